@@ -1,0 +1,1 @@
+"""Shipped priors and photographs; see SOURCES.md for where each came from."""

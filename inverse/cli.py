@@ -1,0 +1,287 @@
+"""The command: parse, look names up, solve, write, print. Nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from inverse import __version__
+from inverse.errors import InverseError, OptionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inverse.plugins import Registry
+
+GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images", "--plugin"}
+
+
+class Commands(TyperGroup):
+    """The core's commands; an unknown one is looked for among the plug-ins before it is refused."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _plugin_command(cmd_name, ctx)
+
+
+app = typer.Typer(
+    name="inverse",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reconstruct what a measurement hides: posterior samples from a diffusion prior and a forward operator.",
+    epilog="First result: inverse solve --problem deblur --method red-diff",
+)
+
+PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point of the `inverse` command: errors of the user's become one line and exit code 2."""
+    try:
+        app(args=spread(sys.argv[1:]), prog_name="inverse")
+    except InverseError as error:
+        print(f"inverse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeat an option for each value that follows it: `--set a=1 b=2` becomes `--set a=1 --set b=2`."""
+    result: list[str] = []
+    current, taken = "", False
+    for argument in arguments:
+        if argument.startswith("-") and argument != "-":
+            current, taken = (argument if argument in GREEDY else ""), False
+            result.append(argument)
+        else:
+            result += [current, argument] if current and taken else [argument]
+            taken = True
+    return result
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(f"inverse {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def solve(
+    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "deblur",
+    method: Annotated[str, typer.Option(help="A method: see `inverse methods`.")] = "red-diff",
+    input: Annotated[list[Path], typer.Option("--input", help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.", show_default=False)] = [],  # noqa: B006
+    measurement: Annotated[list[Path], typer.Option("--measurement", help="Real measurements, without a truth.", show_default=False)] = [],  # noqa: B006
+    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
+    steps: Annotated[int | None, typer.Option(help="Short for --set steps=N.", show_default=False)] = None,
+    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON record for each result instead of a table.")] = False,
+    plugin: PluginFiles = [],  # noqa: B006
+) -> None:
+    """Reconstruct: the shipped photograph, your own (--input), or a real measurement (--measurement)."""
+    from inverse.run import Request, run
+
+    if input and measurement:
+        raise OptionError("solve: give either --input (a truth to degrade) or --measurement (a real one), not both")
+    registry(plugin)
+    method_options = assignments(set_, "--set") | ({} if steps is None else {"steps": steps})
+    request = Request(
+        problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
+        files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,
+    )  # fmt: skip
+    interrupted = run(request, as_json=json_)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, plugin: PluginFiles = []) -> None:  # noqa: B006
+    """List the methods, or explain one: reference, equation, options."""
+    _list_or_explain("inverse_methods", name, plugin, lambda cls: _first_sentence(cls.__doc__))
+
+
+@app.command()
+def problems(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, plugin: PluginFiles = []) -> None:  # noqa: B006
+    """List the problems, or explain one."""
+    _list_or_explain("inverse_problems", name, plugin, lambda cls: cls.summary)
+
+
+@app.command()
+def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """List the priors with what they were trained on."""
+    from inverse.assets import read_card
+
+    table = _table("prior", "shape", "units", "trained on")
+    for name, entry in registry(plugin).table("inverse_priors").items():
+        card = read_card(entry.thing)
+        table.add_row(name, card.shape, card.units, str(card.training.get("data", "")))
+    _print(table)
+
+
+@app.command()
+def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """List the samplers that a guidance can use (--set sampler=...)."""
+    table = _table("sampler", "what it is")
+    for name, entry in registry(plugin).table("inverse_samplers").items():
+        table.add_row(name, _first_sentence(entry.thing.__doc__))
+    _print(table)
+
+
+@app.command()
+def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """Show what was loaded, from where, which version, and why something was not."""
+    from inverse.errors import PluginError
+
+    try:
+        found = registry(plugin)
+        failure = None
+    except PluginError as error:
+        found, failure = registry([]), error
+    table = _table("plug-in", "from", "file", "state")
+    for item in found.loaded:
+        table.add_row(item.module, item.distribution, item.file, item.error or "ok")
+    _print(table)
+    for hook in ("inverse_methods", "inverse_problems", "inverse_samplers", "inverse_metrics", "inverse_priors"):
+        found.table(hook)
+    if failure:
+        raise failure
+
+
+@app.command()
+def train(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; every source is drawn equally often.")],
+    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
+    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
+    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "2,3,4",
+    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
+    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
+) -> None:
+    """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
+    from inverse.training_run import train_prior
+
+    numbers = {"widths": _integers(widths, "--widths"), "blocks": _integers(blocks, "--blocks")}
+    if len(numbers["widths"]) != len(numbers["blocks"]):
+        raise OptionError(f"train: --widths has {len(numbers['widths'])} levels, --blocks {len(numbers['blocks'])}; give as many")
+    config = {"size": size, "steps": steps, "batch": batch, "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown, "seed": seed}
+    finished = train_prior(images, out, channels, numbers, config, device, {"licence": licence, "limits": limits})
+    if not finished:
+        raise typer.Exit(130)
+
+
+def registry(files: list[Path]) -> Registry:
+    """The registry with these plug-in files loaded."""
+    from inverse.plugins import registry
+
+    found = registry()
+    for path in files:
+        found.load_file(path)
+    return found
+
+
+def assignments(pairs: list[str], option: str) -> dict[str, str]:
+    """["a=1", "b=x=y"] -> {"a": "1", "b": "x=y"}."""
+    for pair in pairs:
+        if "=" not in pair.lstrip("="):
+            raise OptionError(f"{option} takes name=value, got '{pair}'")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) -> None:
+    found = registry(files)
+    if name is not None:
+        _explain(found.find(hook, name))
+        return
+    table = _table(hook.removeprefix("inverse_").rstrip("s"), "what it is")
+    for key, entry in found.table(hook).items():
+        table.add_row(key, line(entry.thing))
+    _print(table)
+
+
+def _explain(cls: Any) -> None:
+    import inspect
+
+    from inverse.options import options
+
+    print(f"{cls.name}\n\n{inspect.cleandoc(cls.__doc__ or '').split('Args:')[0].strip()}\n")
+    for label in ("equation", "reference", "claim"):
+        if getattr(cls, label, ""):
+            print(f"{label}: {getattr(cls, label)}")
+    if needs := getattr(cls, "needs", ()):
+        from inverse.method import NEEDS
+
+        print(f"needs: {', '.join(NEEDS[need][0] for need in needs)}")
+    table = _table("option", "type", "default", "what it is")
+    for option in options(cls):
+        table.add_row(option.name, option.type, "auto" if option.default is None else str(option.default), option.help)
+    print()
+    _print(table)
+
+
+def _plugin_command(name: str, ctx: Any) -> Any:
+    """A command that a plug-in adds through `inverse_commands`, or None."""
+    extra = typer.Typer()
+    registry([]).manager.hook.inverse_commands(app=extra)
+    if not extra.registered_commands and not extra.registered_groups:
+        return None
+    extra.callback()(lambda: None)
+    return typer.main.get_command(extra).get_command(ctx, name)  # type: ignore[attr-defined]
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"train: {option} takes whole numbers separated by commas, got '{text}'") from error
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".:")
+
+
+def _table(*headers: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, header in enumerate(headers):
+        table.add_column(header, no_wrap=i == 0, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+
+
+def dump(record: dict[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(record, default=str)

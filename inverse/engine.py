@@ -1,0 +1,139 @@
+"""Run a method on a posterior: lay out the rows, seed them, time the method alone, return the account."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.method import Method, Weighted
+from inverse.noise import GaussianNoise
+from inverse.options import values
+from inverse.plugins import get_method
+from inverse.posterior import Posterior
+from inverse.result import Result
+from inverse.seeding import Generators
+
+Observer = Callable[..., Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a solve; `result` holds the last iterate."""
+
+    def __init__(self, result: Result):
+        super().__init__("interrupted")
+        self.result = result
+
+
+def solve(
+    posterior: Posterior,
+    method: Method | type[Method] | str,
+    samples: int = 1,
+    seed: int = 0,
+    *,
+    observers: Sequence[Observer] = (),
+    first_image: int = 0,
+) -> Result:
+    """Draw posterior samples.
+
+    Args:
+        posterior: of one or more measurements.
+        method: an instance, a class (default options) or a registered name.
+        samples: per measurement.
+        seed: of the method's randomness; sample j of image i depends on (seed, i, j) alone.
+        observers: called as observer(index, total, x, misfit) after each iterate, outside the timed region.
+        first_image: index of the first measurement, where a larger set is solved in parts.
+
+    Returns: samples in physical units, on the CPU, with cost, seconds and provenance.
+
+    Raises: UnsupportedError with the reason if the method cannot run here; Interrupted (a KeyboardInterrupt) with the
+        last iterate on Ctrl-C; InputError if the method diverges.
+    """
+    method = get_method(method) if isinstance(method, str) else method() if isinstance(method, type) else method
+    if samples < 1:
+        raise OptionError(f"samples must be at least 1, got {samples}")
+    if reason := method.unsupported(posterior):
+        raise UnsupportedError(reason)
+    rows = posterior.rows(samples)
+    generator = Generators.for_samples(seed, len(posterior), samples, device=posterior.device, first_image=first_image)
+    answer: Tensor | Weighted | None = None
+    index, seconds, interrupted = 0, 0.0, False
+    iterates = iter(method.run(rows, samples, generator))
+    with torch.no_grad():
+        try:
+            while True:
+                start = time.perf_counter()
+                step = next(iterates, None)
+                seconds += time.perf_counter() - start
+                if step is None:
+                    break
+                answer, index = step, index + 1
+                for observe in observers:
+                    x = answer.x if isinstance(answer, Weighted) else answer
+                    observe(index, method.total, x, lambda x=x: float(residual_chi_square(rows, x).mean()))
+            start = time.perf_counter()
+            if posterior.device.type == "cuda":
+                torch.cuda.synchronize(posterior.device)
+            seconds += time.perf_counter() - start
+        except KeyboardInterrupt:
+            if answer is None:
+                raise
+            interrupted = True
+        if answer is None:
+            raise InputError(f"{method.name} yielded nothing")
+        result = _result(posterior, rows, method, answer, samples, seed, seconds, interrupted)
+    if interrupted:
+        raise Interrupted(result)
+    return result
+
+
+def residual_chi_square(posterior: Posterior, x: Tensor) -> Tensor:
+    """|y - A x|^2 / (m sigma_y^2) of each row, not counted in the cost: (B, *shape) -> (B,); NaN without Gaussian noise of positive sigma."""
+    noise = posterior.noise
+    if not isinstance(noise, GaussianNoise) or noise.noiseless:
+        return torch.full((len(x),), float("nan"))
+    return noise.chi_square(posterior.y, posterior.operator.A(posterior.prior.decode(x)))
+
+
+def _result(posterior: Posterior, rows: Posterior, method: Method, answer: Tensor | Weighted, samples: int, seed: int, seconds: float, interrupted: bool) -> Result:
+    x = answer.x if isinstance(answer, Weighted) else answer
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y")
+    split = (len(posterior), samples)
+    weighted = isinstance(answer, Weighted)
+    return Result(
+        samples=rows.prior.decode(x).unflatten(0, split).cpu(),
+        y=posterior.y.cpu(),
+        misfit=residual_chi_square(rows, x).unflatten(0, split).cpu(),
+        cost=rows.cost,
+        seconds=seconds,
+        truth=None if posterior.truth is None else posterior.truth.cpu().to(posterior.dtype),
+        log_weights=answer.log_weights.unflatten(0, split).log_softmax(1).cpu() if weighted else None,
+        log_evidence=answer.log_evidence.cpu() if weighted and answer.log_evidence is not None else None,
+        interrupted=interrupted,
+        provenance={
+            **posterior.provenance,
+            "method": {"name": method.name, "options": values(method), "derived": method.derived(posterior)},
+            "seed": seed,
+            "device": str(posterior.device),
+            "dtype": str(posterior.dtype).removeprefix("torch."),
+            "versions": versions(),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"python": platform.python_version()}
+    for name in ("inverse-posterior", "torch", "deepinv", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,67 @@
+"""The hooks a plug-in may implement. Hooks register, they never compute; every one of them may be left out.
+
+    import inverse
+
+    @inverse.hookimpl
+    def inverse_methods():
+        return [MyMethod]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inverse.method import Method
+    from inverse.problem import Problem
+    from inverse.result import Result
+    from inverse.sampler import Sampler
+
+hookspec = pluggy.HookspecMarker("inverse")
+hookimpl = pluggy.HookimplMarker("inverse")
+
+
+@hookspec
+def inverse_methods() -> list[type[Method]]:  # type: ignore[empty-body]
+    """Method classes."""
+
+
+@hookspec
+def inverse_problems() -> list[type[Problem]]:  # type: ignore[empty-body]
+    """Problem classes."""
+
+
+@hookspec
+def inverse_priors() -> list[Path]:  # type: ignore[empty-body]
+    """Paths of prior cards (JSON) with their weights beside them."""
+
+
+@hookspec
+def inverse_samplers() -> dict[str, Sampler]:  # type: ignore[empty-body]
+    """Samplers by name."""
+
+
+@hookspec
+def inverse_metrics() -> dict[str, Callable[[Result], float | None]]:  # type: ignore[empty-body]
+    """Metrics by name: a function of a `Result`, None where it does not apply."""
+
+
+@hookspec
+def inverse_commands(app: Any) -> None:
+    """Add commands to the typer application `app`."""
+
+
+@hookspec
+def inverse_step(index: int, total: int | None, x: Tensor, misfit: Callable[[], float]) -> None:
+    """Observe iterate `index` (from 1) of `total`; x in model units. Calling misfit() costs one evaluation of A, untimed and uncounted."""
+
+
+@hookspec
+def inverse_result(result: Result) -> None:
+    """Observe a finished (or interrupted) solve."""

@@ -1,0 +1,129 @@
+"""A method turns a posterior into samples; a guidance only says how to denoise given y."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from inverse.errors import OptionError
+from inverse.posterior import Posterior
+from inverse.schedule import schedule
+from inverse.seeding import Generators
+
+CLAIMS = ("exact", "exact in the limit", "point estimate", "biased")
+NEEDS = {
+    "linear": ("a linear operator", lambda p: p.linear),
+    "decomposable": ("an operator with known singular values", lambda p: p.decomposable),
+    "gaussian": ("Gaussian noise", lambda p: p.gaussian),
+    "noisy": ("sigma_y > 0", lambda p: not (p.gaussian and p.noise.noiseless)),
+    "exact-prior": ("a prior whose denoiser is exact", lambda p: p.prior.exact),
+    "image": ("an image (channels, height, width)", lambda p: len(p.shape) == 3),
+}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An iterate that is a weighted ensemble.
+
+    Args:
+        x: particles (B, *shape), model units.
+        log_weights: (B,), normalised over the rows of each image or not.
+        log_evidence: log p(y) per image (images,), nats, where the method estimates it.
+    """
+
+    x: Tensor
+    log_weights: Tensor
+    log_evidence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of every method: a frozen dataclass whose fields are its options.
+
+    Class attributes: `name` (kebab-case), `reference` (title, authors, venue, year, link), `equation` (one line),
+    `claim` (one of `CLAIMS`, what it promises on a conjugate problem) and `needs` (names from `NEEDS`).
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str] = ""
+    equation: ClassVar[str] = ""
+    claim: ClassVar[str] = "biased"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        steps = getattr(self, "steps", None)
+        if steps is not None and steps < 1:
+            raise OptionError(f"{self.name}: steps must be at least 1, got {steps}")
+
+    def unsupported(self, posterior: Posterior) -> str | None:
+        """Why this method cannot run on this posterior, or None if it can."""
+        missing = [words for need in self.needs for words, offered in [NEEDS[need]] if not offered(posterior)]
+        return f"{self.name} needs {' and '.join(missing)}" if missing else None
+
+    def derived(self, posterior: Posterior) -> dict[str, float]:
+        """Settings that follow from the options and this posterior, for the record."""
+        return {}
+
+    @property
+    def total(self) -> int | None:
+        """How many iterates `run` yields, where that is known beforehand; for progress only."""
+        return getattr(self, "steps", None)
+
+    @abstractmethod
+    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor | Weighted]:
+        """Yield iterates (B, *shape) in model units, the last is the answer.
+
+        Args:
+            posterior: of B rows, `samples` consecutive ones for each measurement.
+            samples: rows that share a measurement; of interest to ensembles only.
+            generator: one stream per row.
+        """
+
+
+@dataclass(frozen=True)
+class Guidance(Method):
+    """Methods that replace E[x0 | x] by an estimate of E[x0 | x, y] inside any sampler; they implement `denoise` alone.
+
+    Args:
+        steps: sampler steps.
+        sampler: name of a registered sampler.
+        schedule: name of a noise schedule.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+    """
+
+    steps: int = 100
+    sampler: str = "ddim"
+    schedule: str = "karras"
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+
+    @abstractmethod
+    def denoise(self, posterior: Posterior, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x, y], or what stands for it: x (B, *shape), sigma () -> (B, *shape)."""
+
+    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor]:
+        from inverse.plugins import get_sampler
+
+        sigmas = noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
+        x = sigmas[0] * standard_normal(posterior, generator)
+        yield from get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma), x, sigmas, generator)
+
+
+def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:
+    """N(0, I) in the shape, dtype and on the device of the unknown: (B, *shape)."""
+    return generator.randn_like(torch.empty(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device))
+
+
+def noise_levels(posterior: Posterior, name: str, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Tensor:
+    """A named schedule within the levels the prior was trained for, ending in 0: (steps + 1,), dtype and device of x."""
+    low = max(posterior.prior.sigma_min, 0.002) if sigma_min is None else sigma_min
+    high = min(posterior.prior.sigma_max, 80.0) if sigma_max is None else sigma_max
+    if not 0 < low < high:
+        raise OptionError(f"noise levels: need 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
+    return schedule(name, steps, low, high).to(posterior.device, posterior.dtype)

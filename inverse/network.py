@@ -1,0 +1,133 @@
+"""The U-Net behind a trained prior: local, fully convolutional, noise-conditioned.
+
+Everything in it is translation-equivariant on the stride grid (normalisation is per pixel, over channels only), so a
+denoised tile equals the same region of the denoised whole once the overlap covers the receptive field.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Architecture of a `UNet`; stored beside the weights.
+
+    Args:
+        channels: image channels in and out.
+        widths: feature channels of each level, finest first; the finest works at half resolution.
+        blocks: residual blocks of each level on the way down (the last level has these alone), mirrored on the way up.
+        embedding: width of the noise-level embedding.
+    """
+
+    channels: int = 3
+    widths: tuple[int, ...] = (64, 128, 256)
+    blocks: tuple[int, ...] = (2, 3, 4)
+    embedding: int = 256
+
+    @property
+    def stride(self) -> int:
+        """Side lengths must be a multiple of this; `UNet` pads by reflection to reach it."""
+        return 2 ** len(self.widths)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a region beyond which nothing can change its output: half the receptive field, rounded up."""
+        levels = range(len(self.widths))
+        per_block = [2 * 2 ** (level + 1) for level in levels]
+        reach = sum(n * cells * (1 if level == len(self.widths) - 1 else 2) for level, (n, cells) in enumerate(zip(self.blocks, per_block, strict=True)))
+        return math.ceil((reach + 4 + 2 * self.stride) / self.stride) * self.stride
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoidal features of log sigma, then a two-layer perceptron: (B,) -> (B, width)."""
+
+    def __init__(self, width: int, features: int = 64):
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(math.log(0.25), math.log(16.0), features // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies: Tensor
+        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, log_sigma: Tensor) -> Tensor:
+        angles = log_sigma[:, None] * self.frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Divide each pixel by the root mean square of its channels: (B, C, H, W) -> same."""
+    return F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=1e-4).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Pre-normalised residual block, modulated by the noise embedding: x + conv(silu(a(e) conv(silu(norm(x))) + b(e)))."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.first(F.silu(pixel_norm(x)))
+        return x + self.second(F.silu(h * (1 + scale) + shift))
+
+
+class UNet(nn.Module):
+    """Residual U-Net with additive skips. forward: x (B, C, H, W) any H, W; log_sigma (B,) -> (B, C, H, W)."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, blocks, e = config.widths, config.blocks, config.embedding
+        self.embedding = NoiseEmbedding(e)
+        self.head = nn.Conv2d(4 * config.channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
+        self.up = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.tail = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, self.config.stride)
+        embedding = self.embedding(log_sigma)
+        h = self.head(F.pixel_unshuffle(x, 2))
+        skips = []
+        for level, group in enumerate(self.down):
+            for block in group:
+                h = block(h, embedding)
+            if level < len(self.shrink):
+                skips.append(h)
+                h = self.shrink[level](h)
+        for level in reversed(range(len(self.grow))):
+            h = self.grow[level](h) + skips[level]
+            for block in self.up[level]:
+                h = block(h, embedding)
+        h = F.pixel_shuffle(self.tail(F.silu(pixel_norm(h))), 2)
+        return h[..., :height, :width]
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Extend right and bottom by reflection (edge repetition where the image is smaller than the pad) to a multiple."""
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if not (bottom or right):
+        return x
+    mode = "reflect" if bottom < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, bottom), mode=mode)

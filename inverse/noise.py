@@ -1,0 +1,158 @@
+"""Noise models: how a clean measurement becomes the observed one, and how likely an observation is.
+
+`sigma` and every other parameter is in the units of the measurement y; there is no other noise level anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inverse.errors import NoiseError
+
+
+class Noise(ABC):
+    """A conditional law p(y | clean)."""
+
+    @abstractmethod
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw y given clean (B, *out_shape), which is left as it is -> same shape."""
+
+    @abstractmethod
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """log p(y | clean) in nats: (B, *out_shape) twice -> (B,). Terms in y alone may be left out where a class says so."""
+
+
+class GaussianNoise(Noise):
+    """Additive white noise of a linear detector: y ~ N(clean, sigma^2).
+
+    Args:
+        sigma: standard deviation in the units of y, >= 0; a tensor (*out_shape) where it varies.
+        observed: boolean (*out_shape), false at entries of y that are not measurements (the hole of an inpainting problem):
+            they carry no noise and no likelihood. A must be zero there.
+
+    log_prob: complete; raises NoiseError for sigma = 0, which has no density.
+    """
+
+    def __init__(self, sigma: float | Tensor, observed: Tensor | None = None):
+        self.sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        self.observed = observed
+        if not bool((self.sigma >= 0).all() and self.sigma.isfinite().all()):
+            raise NoiseError(f"Gaussian noise: sigma must be finite and at least 0, got {sigma}")
+
+    @property
+    def noiseless(self) -> bool:
+        return bool((self.sigma == 0).any())
+
+    def variance(self, y: Tensor) -> Tensor:
+        """sigma^2 in the dtype and on the device of y, () or (*out_shape)."""
+        return (self.sigma**2).to(y.device, y.dtype)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        noise = self.sigma.to(clean) * _randn(clean, generator)
+        return clean + (noise if self.observed is None else noise * self.observed.to(clean))
+
+    def chi_square(self, y: Tensor, clean: Tensor) -> Tensor:
+        """sum of ((y - clean) / sigma)^2 over the measurements, divided by their number: (B, *out_shape) twice -> (B,)."""
+        return (((y - clean) / self.sigma.to(y)) ** 2 * self._weights(y)).flatten(1).sum(1) / self._weights(y).sum()
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        if self.noiseless:
+            raise NoiseError("Gaussian noise: sigma = 0 has no density; use a positive sigma_y")
+        w = self._weights(y)
+        normaliser = ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum()
+        return -0.5 * w.sum() * self.chi_square(y, clean) - normaliser
+
+    def _weights(self, y: Tensor) -> Tensor:
+        return torch.ones_like(y[0]) if self.observed is None else self.observed.to(y).expand(y.shape[1:])
+
+    def __repr__(self) -> str:
+        return f"GaussianNoise({self.sigma.item():g})" if self.sigma.ndim == 0 else f"GaussianNoise({tuple(self.sigma.shape)})"
+
+
+class PoissonNoise(Noise):
+    """Counting noise of a photon detector: y ~ gain * Poisson(clean / gain).
+
+    Args:
+        gain: units of y per photon, > 0 (deepinv's convention).
+
+    log_prob: without the terms in y alone. Raises NoiseError if clean is negative beyond rounding.
+    """
+
+    def __init__(self, gain: float):
+        self.gain = float(gain)
+        if not self.gain > 0:
+            raise NoiseError(f"Poisson noise: gain must be positive, got {gain}")
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.poisson(_non_negative(clean) / self.gain, generator=generator) * self.gain
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        photons = _non_negative(clean) / self.gain
+        return (torch.xlogy(y / self.gain, photons) - photons).flatten(1).sum(1)
+
+    def __repr__(self) -> str:
+        return f"PoissonNoise({self.gain:g})"
+
+
+class LaplaceNoise(Noise):
+    """Additive heavy-tailed noise: y ~ Laplace(clean, b); log_prob is complete.
+
+    Args:
+        b: scale in the units of y, > 0.
+    """
+
+    def __init__(self, b: float):
+        self.b = float(b)
+        if not self.b > 0:
+            raise NoiseError(f"Laplace noise: b must be positive, got {b}")
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        u = torch.rand(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device) - 0.5
+        return clean - self.b * u.sign() * torch.log1p(-2 * u.abs())
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        scale = torch.log(torch.tensor(2 * self.b)).to(y)
+        return -((y - clean).abs() / self.b + scale).flatten(1).sum(1)
+
+    def __repr__(self) -> str:
+        return f"LaplaceNoise({self.b:g})"
+
+
+_FROM_DEEPINV: dict[str, Callable[..., Noise]] = {
+    "GaussianNoise": lambda model: GaussianNoise(model.sigma.squeeze()),
+    "PoissonNoise": lambda model: PoissonNoise(float(model.gain) if bool(model.normalize) else _refuse_unnormalised()),
+    "LaplaceNoise": lambda model: LaplaceNoise(float(model.b)),
+    "ZeroNoise": lambda model: GaussianNoise(0.0),
+}
+
+
+def likelihood_of(noise_model: object) -> Noise:
+    """The `Noise` of a deepinv noise model.
+
+    Raises: NoiseError for a model whose likelihood is not known here; there is no default.
+    """
+    if isinstance(noise_model, Noise):
+        return noise_model
+    name = type(noise_model).__name__
+    if name not in _FROM_DEEPINV:
+        raise NoiseError(f"no likelihood is known for the noise model {name}; known: {', '.join(sorted(_FROM_DEEPINV))}, or pass an inverse.Noise")
+    return _FROM_DEEPINV[name](noise_model)
+
+
+def _refuse_unnormalised() -> float:
+    raise NoiseError("Poisson noise with normalize=False is in photons; use normalize=True so that y has the units of A(x)")
+
+
+def _non_negative(clean: Tensor) -> Tensor:
+    if bool((clean < -1e-6).any()):
+        raise NoiseError(f"Poisson noise: the clean measurement must not be negative, its minimum is {clean.min().item():.3g}")
+    return clean.clamp_min(0)
+
+
+def _randn(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,0 +1,134 @@
+"""Forward operators: deepinv's physics contract, a decorator that makes one from a function, and the adjoint test.
+
+Operators act on physical units, batch first. Linear ones have `A` and `A_adjoint`; decomposable ones `U`, `V` and `mask`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse._deepinv import deepinv
+from inverse.errors import OperatorError
+from inverse.seeding import seeded
+
+
+def operator(function: Callable[[Tensor], Tensor] | None = None, *, shape: tuple[int, ...], linear: bool = True) -> Any:
+    """Turn a plain differentiable function of a batch into an operator; the adjoint is derived by automatic differentiation.
+
+        @inverse.operator(shape=(3, 64, 64))
+        def grey(x):
+            return x.mean(1, keepdim=True)
+
+    Args:
+        function: x (B, *shape) -> y (B, *out_shape), physical units.
+        shape: of one x.
+        linear: claim that the function is linear; `adjoint_error` shows at once if it is not.
+
+    Returns: a deepinv `LinearPhysics` (or `Physics` when `linear` is false).
+    """
+
+    def wrap(f: Callable[[Tensor], Tensor]):
+        physics = deepinv("physics")
+        if not linear:
+            return physics.Physics(A=lambda x, **_: f(x))
+
+        def adjoint(v: Tensor, **_: Any) -> Tensor:
+            with torch.enable_grad():
+                x = torch.zeros(v.shape[0], *shape, dtype=v.dtype, device=v.device, requires_grad=True)
+                (result,) = torch.autograd.grad(f(x), x, v)
+            return result
+
+        return physics.LinearPhysics(A=lambda x, **_: f(x), A_adjoint=adjoint, img_size=shape)
+
+    return wrap if function is None else wrap(function)
+
+
+def is_linear(physics: object) -> bool:
+    """Whether the operator is a deepinv `LinearPhysics`."""
+    return isinstance(physics, deepinv("physics").LinearPhysics)
+
+
+def is_decomposable(physics: object) -> bool:
+    """Whether the operator exposes its singular values (deepinv `DecomposablePhysics`)."""
+    return isinstance(physics, deepinv("physics").DecomposablePhysics)
+
+
+def adjoint_error(physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> float:
+    """Relative gap |<A u, v> - <u, A^T v>| / (|A u| |v|) for random u, v: zero to rounding for a true adjoint.
+
+    Args:
+        physics: a linear operator whose parameters are in `dtype`.
+        shape: of one x.
+
+    Raises: OperatorError if A^T v does not have the shape of u.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(1, *shape, generator=generator, dtype=dtype)
+    Au = physics.A(u)
+    v = torch.randn(Au.shape, generator=generator, dtype=dtype)
+    Atv = physics.A_adjoint(v)
+    if Atv.shape != u.shape:
+        raise OperatorError(f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, A takes {tuple(u.shape)}")
+    gap = (Au * v).sum() - (u * Atv).sum()
+    return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(dtype).tiny))
+
+
+def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """A private copy of an operator, its real parameters in `dtype`; the caller's is never touched."""
+    copy = physics.clone()
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def convert(t: Tensor) -> Tensor:
+        if t.is_complex():
+            return t.to(device, complex_dtype)
+        return t.to(device, dtype) if t.is_floating_point() else t.to(device)
+
+    return copy._apply(convert)
+
+
+def separable(rows: Tensor, columns: Tensor) -> Any:
+    """The operator Y = rows X columns^T on every channel, with its singular value decomposition, so that solves are closed-form.
+
+    Args:
+        rows: (h, H), columns: (w, W), real; stored in float64 precision of the decomposition.
+
+    Returns: a deepinv `DecomposablePhysics`, x (B, C, H, W) -> y (B, C, h, w).
+    """
+    return _separable_class()(rows, columns)
+
+
+@functools.cache
+def _separable_class() -> Any:
+    physics = deepinv("physics")
+
+    class Separable(physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, rows: Tensor, columns: Tensor):
+            left, right = (torch.linalg.svd(m.double(), full_matrices=False) for m in (rows, columns))
+            super().__init__(mask=torch.outer(left.S, right.S))
+            for name, value in {"U1": left.U, "V1": left.Vh, "U2": right.U, "V2": right.Vh}.items():
+                self.register_buffer(name, value)
+
+        def U(self, x: Tensor) -> Tensor:
+            return self.U1 @ x @ self.U2.T
+
+        def U_adjoint(self, x: Tensor, **_: Any) -> Tensor:
+            return self.U1.T @ x @ self.U2
+
+        def V(self, x: Tensor, **_: Any) -> Tensor:
+            return self.V1.T @ x @ self.V2
+
+        def V_adjoint(self, x: Tensor) -> Tensor:
+            return self.V1 @ x @ self.V2.T
+
+    return Separable
+
+
+def motion_kernel(size: int, seed: int) -> Tensor:
+    """A camera-shake kernel (size, size), sum 1: a smooth random trajectory drawn by deepinv's MotionBlurGenerator."""
+    maker = deepinv("physics.generator").MotionBlurGenerator((size, size), num_channels=1, rng=seeded(seed, "motion kernel"))
+    return maker.step(batch_size=1)["filter"][0, 0].float()

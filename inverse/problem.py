@@ -1,0 +1,135 @@
+"""A problem: an operator, a noise model and some truths; with a measurement it makes a posterior."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from inverse import operators
+from inverse.assets import load_prior
+from inverse.errors import InputError, OptionError
+from inverse.noise import GaussianNoise, Noise
+from inverse.options import values
+from inverse.posterior import Execution, Posterior
+from inverse.prior import Prior
+from inverse.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Problem(ABC):
+    """Base of every problem: a frozen dataclass whose fields are its options.
+
+    Class attributes: `name` (kebab-case), `summary` (one line), `reference`, `prior` (default prior's name).
+
+    Args:
+        sigma_y: standard deviation of the measurement noise, in the units of y.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    prior: ClassVar[str] = "photo-64"
+
+    sigma_y: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma_y < float("inf"):
+            raise OptionError(f"{self.name}: sigma_y must be at least 0 and finite, got {self.sigma_y}")
+
+    @abstractmethod
+    def operator(self, shape: tuple[int, ...]) -> Any:
+        """The forward operator (a deepinv physics object) for a truth of this shape; the same at every call."""
+
+    @abstractmethod
+    def truths(self) -> list[Tensor]:
+        """Truths that ship with the problem, each (*shape), physical units."""
+
+    def noise(self, shape: tuple[int, ...]) -> Noise:
+        """White Gaussian noise of standard deviation sigma_y, for a truth of this shape; override for another law."""
+        return GaussianNoise(self.sigma_y)
+
+    def prepare(self, truth: Tensor) -> Tensor:
+        """Crop a truth (*shape) to a size the operator can take; unchanged, unless a problem says otherwise."""
+        return truth
+
+    def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the unknown behind a measurement of shape y_shape; equal, unless a problem says otherwise."""
+        return y_shape
+
+    def measure(self, truth: Tensor, generator: torch.Generator) -> Tensor:
+        """y for a batch of truths (B, *shape), each with its own draw from one generator -> (B, *out_shape)."""
+        physics = operators.clone(self.operator(tuple(truth.shape[1:])), truth.device, truth.dtype)
+        return self.noise(tuple(truth.shape[1:])).sample(physics.A(truth), generator)
+
+    def exact(self, y: Tensor) -> Any:
+        """The exact posterior of y where a closed form exists, else None."""
+        return None
+
+    def posterior(
+        self,
+        truth: Tensor | int = 0,
+        *,
+        y: Tensor | None = None,
+        prior: Prior | str | Path | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        execution: Execution | None = None,
+    ) -> Posterior:
+        """The posterior of a measurement.
+
+        Args:
+            truth: (*shape) or (B, *shape) in physical units, or the index of a shipped one, from which y is drawn; image i
+                of a batch gets the noise of (seed, i).
+            y: a real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
+            prior: object, name or path; by default the problem's own.
+            seed: of the measurement noise.
+            dtype: of x and the operator.
+        """
+        prior = prior if isinstance(prior, Prior) else load_prior(prior or self.prior, device)
+        if y is None:
+            x = self.prepare(self._shipped(truth)) if isinstance(truth, int) else truth
+            x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)
+            known: Tensor | None = x
+            y = torch.cat([self.measure(x[i : i + 1], seeded(seed, "measurement", i)) for i in range(len(x))])
+            shape = tuple(x.shape[1:])
+        else:
+            y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)
+            known, shape = None, self.signal_shape(tuple(y.shape[1:]))
+        digest = hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest() if y.device.type == "cpu" else ""
+        about = {"problem": {"name": self.name, "options": values(self)}, "prior": _label(prior), "measurement_sha256": digest, "measurement_seed": seed if known is not None else None}
+        return Posterior(prior, self.operator(shape), y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
+
+    def _shipped(self, index: int) -> Tensor:
+        truths = self.truths()
+        if not 0 <= index < len(truths):
+            raise InputError(f"{self.name}: truth {index} does not exist; there are {len(truths)}, counted from 0")
+        return truths[index]
+
+
+@dataclass(frozen=True)
+class ImageProblem(Problem):
+    """A problem on photographs: truths are colour images in [0, 1]; a subclass implements `operator` alone."""
+
+    def truths(self) -> list[Tensor]:
+        """The shipped photographs, (3, 256, 256) each, in the order of their names."""
+        from inverse.images import read_image
+
+        return [read_image(path).pixels for path in shipped_photographs()]
+
+
+def shipped_photographs() -> list[Path]:
+    """Paths of the photographs in `data/images`, by name."""
+    folder = Path(str(importlib.resources.files("inverse_data"))) / "images"
+    return sorted(folder.glob("*.png"))
+
+
+def _label(prior: Prior) -> str:
+    return getattr(prior, "name", type(prior).__name__)

@@ -1,0 +1,119 @@
+"""What a solve returns, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.errors import InputError
+from inverse.posterior import Cost
+
+
+@dataclass(frozen=True)
+class Result:
+    """Posterior samples in physical units with their full account.
+
+    Args:
+        samples: (images, samples, *shape).
+        y: measurements (images, *out_shape).
+        misfit: residual chi-square per measurement of every sample (images, samples): |y - A x|^2 / (m sigma_y^2), near 1
+            for a draw from the posterior; NaN where the noise is not Gaussian or sigma_y is 0.
+        cost: evaluations counted by the posterior.
+        seconds: wall time inside the method, observers excluded.
+        truth: (images, *shape), where known.
+        log_weights: (images, samples) of a weighted ensemble, normalised.
+        log_evidence: log p(y) (images,), nats, where the method estimates it.
+        interrupted: whether the solve was stopped before its end.
+        provenance: names, options, versions, hashes, seed: what it takes to do it again.
+    """
+
+    samples: Tensor
+    y: Tensor
+    misfit: Tensor
+    cost: Cost
+    seconds: float
+    truth: Tensor | None = None
+    log_weights: Tensor | None = None
+    log_evidence: Tensor | None = None
+    interrupted: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights (images, samples)."""
+        if self.log_weights is None:
+            return torch.full(self.samples.shape[:2], 1 / self.samples.shape[1], dtype=self.samples.dtype)
+        return self.log_weights.softmax(1).to(self.samples.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior mean (images, *shape)."""
+        return (self._row_weights() * self.samples).sum(1)
+
+    @property
+    def std(self) -> Tensor:
+        """Posterior standard deviation per pixel (images, *shape), unbiased over equal weights; zero for one sample."""
+        n = self.samples.shape[1]
+        if n == 1:
+            return torch.zeros_like(self.samples[:, 0])
+        variance = (self._row_weights() * (self.samples - self.mean[:, None]) ** 2).sum(1)
+        ess = 1 / self.weights.square().sum(1)
+        correction = (ess / (ess - 1).clamp_min(1 / n)).reshape(-1, *[1] * (variance.ndim - 1))
+        return (variance * correction).sqrt()
+
+    def _row_weights(self) -> Tensor:
+        return self.weights.reshape(*self.weights.shape, *[1] * (self.samples.ndim - 2))
+
+    def save(self, path: str | Path) -> None:
+        """Write HDF5: float32 datasets `samples`, `y`, `misfit` and, where there, `truth`, `log_weights`, `log_evidence`; the rest as JSON attributes."""
+        import h5py
+
+        with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+            for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence"):
+                value = getattr(self, name)
+                if value is not None:
+                    file.create_dataset(name, data=value.numpy(), compression="gzip", compression_opts=1) if value.ndim else file.create_dataset(name, data=value.numpy())
+            file.attrs["format"] = "inverse-result 1"
+            file.attrs["cost"] = json.dumps(asdict(self.cost))
+            file.attrs["seconds"] = self.seconds
+            file.attrs["interrupted"] = self.interrupted
+            file.attrs["provenance"] = json.dumps(self.provenance, default=str)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read what `save` wrote.
+
+        Raises: InputError if the file is missing, damaged or of another kind.
+        """
+        import h5py
+
+        if not Path(path).is_file():
+            raise InputError(f"result {path}: no such file")
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs.get("format") != "inverse-result 1":
+                    raise InputError(f"result {path}: not a result of inverse")
+                tensors = {name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()]) for name, item in file.items()}
+                cost = Cost(**json.loads(file.attrs["cost"]))
+                rest = {"seconds": float(file.attrs["seconds"]), "interrupted": bool(file.attrs["interrupted"])}
+                return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **tensors, **rest)
+        except OSError as error:
+            raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed onto it when the block ends well and removed when it does not."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""One `inverse solve`: files to posteriors, posteriors to results, results to files and a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.assets import load_prior
+from inverse.engine import Interrupted, solve
+from inverse.errors import InputError, OptionError
+from inverse.images import input_files, panel, read_image, write_png
+from inverse.plugins import get_method, get_problem, registry
+from inverse.posterior import Execution
+from inverse.prior import Prior
+from inverse.problem import ImageProblem, Problem, shipped_photographs
+from inverse.result import Result
+
+DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of `inverse solve`; see its options."""
+
+    problem: str
+    method: str
+    problem_options: dict[str, Any] = field(default_factory=dict)
+    method_options: dict[str, Any] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    measured: bool = False
+    prior: str | None = None
+    samples: int = 1
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    out: Path = Path("out")
+
+
+def run(request: Request, as_json: bool = False) -> bool:
+    """Solve for every input, write its files, print the table and last the path; true if the user interrupted."""
+    problem: Problem = get_problem(request.problem, **request.problem_options)
+    method = get_method(request.method, **request.method_options)
+    device = check_device(request.device)
+    if request.dtype not in DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{request.dtype}'")
+    files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
+    check_writable(request.out)
+    prior = load_prior(request.prior or problem.prior, device)
+    if request.dtype == "float64":
+        prior = prior.double()
+    records, interrupted = [], False
+    for index, file in enumerate(files):
+        posterior = _posterior(problem, request, file, prior)
+        with progress(file, index, len(files)) as observer:
+            try:
+                result = solve(posterior, method, request.samples, request.seed, observers=[observer] if observer else [], first_image=index)
+            except Interrupted as stop:
+                result, interrupted = stop.result, True
+        registry().manager.hook.inverse_result(result=result)
+        folder = request.out if len(files) == 1 else request.out / f"{file.stem if file else index}"
+        write(result, folder)
+        records.append(record(result, file, folder))
+        if interrupted:
+            print(f"inverse: interrupted; the last iterate is saved in {folder}", file=sys.stderr)
+            break
+    report(records, as_json)
+    return interrupted
+
+
+def check_device(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises: OptionError if torch has no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        raise OptionError(f"device '{name}' is not available; this machine has cpu{''.join(f', cuda:{i}' for i in range(gpus))}") from error
+    return device
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder, before any work is done.
+
+    Raises: InputError if that cannot be, or nothing can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out") from error
+
+
+def write(result: Result, folder: Path) -> None:
+    """result.h5, reconstruction.png and panel.png, each under a temporary name and renamed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        result.save(folder / "result.h5")
+        if result.samples.ndim == 5 and result.samples.shape[2] in (1, 3):
+            write_png(folder / "reconstruction.png", result.mean[0])
+            write_png(folder / "panel.png", panel(result))
+    except OSError as error:
+        raise InputError(f"output folder {folder}: {error.strerror or error}") from error
+
+
+def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
+    """One flat row: what was solved, its scores and its cost."""
+    about = result.provenance
+    scores = {name: entry.thing(result) for name, entry in registry().table("inverse_metrics").items()}
+    cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "A": result.cost.A, "A_adjoint": result.cost.A_adjoint}
+    names = {"input": about.get("input"), "problem": about["problem"]["name"], "method": about["method"]["name"], "prior": about["prior"]}
+    return {**names, **scores, **cost, "seconds": result.seconds, "samples": result.samples.shape[1], "interrupted": result.interrupted, "out": str(folder)} | {
+        "options": about["method"]["options"] | about["method"]["derived"],
+        "problem_options": about["problem"]["options"],
+        "seed": about["seed"],
+        "notes": about.get("notes", []),
+    }
+
+
+def report(records: list[dict[str, Any]], as_json: bool) -> None:
+    """The table, or a JSON line for each result; last, the path."""
+    if as_json:
+        for row in records:
+            print(json.dumps(row, default=str))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {"psnr": "PSNR (dB)", "ssim": "SSIM", "misfit": "residual chi2", "nfe": "prior evaluations", "vjp": "vjps", "seconds": "seconds"}
+    digits = {"psnr": 2, "ssim": 4, "misfit": 3, "nfe": 0, "vjp": 0, "seconds": 1}
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("input", overflow="fold")
+    table.add_column("problem")
+    table.add_column("method")
+    for label in columns.values():
+        table.add_column(label, justify="right")
+    for row in records:
+        table.add_row(str(row["input"]), row["problem"], row["method"], *["-" if row[k] is None else f"{row[k]:.{digits[k]}f}" for k in columns])
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+    for row in records:
+        for note in row["notes"]:
+            print(f"{row['input']}: {note}")
+    print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
+
+
+def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior):
+    dtype, autocast = DTYPES[request.dtype]
+    execution = Execution(autocast=autocast)
+    where = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": execution}
+    if file is None:
+        posterior = problem.posterior(0, **where)
+        shipped = shipped_photographs()[0].stem if isinstance(problem, ImageProblem) else "truth 0"
+        posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
+        return posterior
+    channels = prior.shape[0] or 3
+    picture = read_image(file, channels)
+    if not bool(torch.isfinite(picture.pixels).all()):
+        raise InputError(f"{file}: {int((~torch.isfinite(picture.pixels)).sum())} values are NaN or infinite")
+    notes = list(picture.notes)
+    if request.measured:
+        posterior = problem.posterior(y=picture.pixels, **where)
+    else:
+        truth = fitted(problem, picture.pixels, notes)
+        posterior = problem.posterior(truth, **where)
+    posterior.provenance.update(input=str(file), notes=notes)
+    return posterior
+
+
+def fitted(problem: Problem, truth: Tensor, notes: list[str]) -> Tensor:
+    """The truth cropped to what the operator takes, with a note if it was."""
+    cropped = problem.prepare(truth)
+    if cropped.shape != truth.shape:
+        notes.append(f"cropped from {truth.shape[-2]}x{truth.shape[-1]} to {cropped.shape[-2]}x{cropped.shape[-1]}")
+    return cropped
+
+
+def prior_device(prior: Prior) -> torch.device:
+    return next((p.device for p in prior.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def progress(file: Path | None, index: int, count: int) -> Iterator[Any]:
+    """An observer that draws step, data misfit, prior evaluations and time left on a terminal; None elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    label = f"{file.name if file else 'solving'}" + (f" {index + 1}/{count}" if count > 1 else "")
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.fields[misfit]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task, last = bar.add_task(label, total=None, misfit=""), 0.0
+
+        def observer(step: int, total: int | None, x: Tensor, misfit: Any) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < 0.3 and step != total:
+                return
+            last = now
+            bar.update(task, completed=step, total=total, misfit=f"chi2 {misfit():.3g}")
+
+        yield observer

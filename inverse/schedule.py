@@ -1,0 +1,59 @@
+"""Noise-level schedules: decreasing sequences of sigma (model units), computed once per solve.
+
+A VP network at alpha_bar sees the level sigma = sqrt((1 - alpha_bar) / alpha_bar).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inverse.errors import OptionError, UnknownNameError, suggestion
+
+
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """(sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho: (steps,), float64.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022, eq. 5.
+    """
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def log_uniform(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Uniform in log sigma, that is in half log-SNR: (steps,), float64."""
+    return torch.linspace(torch.tensor(sigma_max).double().log(), torch.tensor(sigma_min).double().log(), steps, dtype=torch.float64).exp()
+
+
+def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tensor:
+    """Levels of the discrete linear-beta VP process, index t = 0 ... timesteps - 1, increasing: (timesteps,), float64.
+
+    Source: Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020, section 4.
+    """
+    alpha_bar = torch.cumprod(1 - torch.linspace(beta_min, beta_max, timesteps, dtype=torch.float64), 0)
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """`steps` levels of the 1000-step linear VP process, evenly spaced in t, within [sigma_min, sigma_max]: (steps,), float64."""
+    levels = vp_levels()
+    levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
+    t = torch.linspace(len(levels) - 1, 0, steps, dtype=torch.float64)
+    return levels[t.round().long()]
+
+
+SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {"karras": karras, "log-uniform": log_uniform, "vp": vp}
+
+
+def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """The named schedule followed by a final 0: (steps + 1,), float64.
+
+    Raises: UnknownNameError for a name not in `SCHEDULES`; OptionError for fewer than one step.
+    """
+    if name not in SCHEDULES:
+        raise UnknownNameError(f"schedule '{name}' is not known; {suggestion(name, SCHEDULES)}")
+    if steps < 1:
+        raise OptionError(f"steps must be at least 1, got {steps}")
+    return torch.cat([SCHEDULES[name](steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)])

@@ -1,0 +1,56 @@
+"""Randomness as an argument: generators named by what they are for, one per sample of a batch.
+
+The stream of sample j of image i depends on (seed, i, j) alone, so a result does not depend on the batch it was
+computed in, and neither the global generator nor another sample's stream is ever touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose seed is a hash of `key`; 0 is a seed like any other. seeded(0, "noise", 3) never equals seeded(0, 3)."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Generators:
+    """One `torch.Generator` per row of a batch; draws have the rows' streams stacked along dimension 0.
+
+    Args:
+        generators: one per row, all on one device.
+    """
+
+    def __init__(self, generators: Iterable[torch.Generator]):
+        self.rows: Sequence[torch.Generator] = list(generators)
+
+    @classmethod
+    def for_samples(cls, seed: int, images: int, samples: int, device: torch.device | str = "cpu", first_image: int = 0) -> Generators:
+        """Rows in the order of a solve: all samples of image 0, then of image 1, ..."""
+        return cls(seeded(seed, "image", first_image + i, "sample", j, device=device) for i in range(images) for j in range(samples))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal draws: x (B, *shape) -> (B, *shape), same dtype and device; B must be len(self)."""
+        self._check(x)
+        return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=x.device) for g in self.rows])
+
+    def rand_like(self, x: Tensor) -> Tensor:
+        """Uniform draws on [0, 1): x (B, *shape) -> (B, *shape)."""
+        self._check(x)
+        return torch.stack([torch.rand(x.shape[1:], generator=g, dtype=x.dtype, device=x.device) for g in self.rows])
+
+    def permutations(self, n: int) -> Tensor:
+        """One random permutation of range(n) per row: (B, n), on the CPU if the generators are."""
+        return torch.stack([torch.randperm(n, generator=g, device=g.device) for g in self.rows])
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[0] != len(self.rows):
+            raise ValueError(f"generators: {len(self.rows)} rows were seeded, the batch has {x.shape[0]}")

@@ -1,0 +1,196 @@
+"""Train an unconditional diffusion prior from images: a generator of progress that survives a kill.
+
+Every step draws its crops, noise levels and noise from a generator seeded by (seed, step), so a run resumed from a
+checkpoint is the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inverse.dataset import random_crops
+from inverse.errors import InputError, OptionError
+from inverse.network import UNetConfig
+from inverse.prior import NetworkPrior
+from inverse.seeding import seeded
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights.
+
+    Args:
+        size: side of the training crops (pixels).
+        steps: optimiser steps.
+        batch: crops a step.
+        learning_rate: peak of AdamW; linear warm-up, constant, then linear to zero over the last `cooldown` of the steps.
+        warmup: steps of warm-up.
+        cooldown: fraction of the steps over which the rate falls to zero.
+        ema: decay of the averaged weights (the ones that are kept), reached gradually.
+        sigma_log_mean, sigma_log_std: log-normal law of the training noise level, model units.
+        precision: "bf16" (autocast) or "float32".
+        seed: of initialisation, crops and noise.
+    """
+
+    size: int = 64
+    steps: int = 100_000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    cooldown: float = 0.3
+    ema: float = 0.999
+    sigma_log_mean: float = -1.2
+    sigma_log_std: float = 1.2
+    precision: str = "float32"
+    seed: int = 0
+    network: UNetConfig = UNetConfig()
+
+    def __post_init__(self):
+        for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
+            if getattr(self, name) < least:
+                raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+        if self.precision not in ("bf16", "float32"):
+            raise OptionError(f"train: precision must be 'bf16' or 'float32', got '{self.precision}'")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (0-based)."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.cooldown * self.steps))
+        return self.learning_rate * min(rise, fall)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step's news: number of steps done, loss averaged over the last hundred, crops a second, seconds left."""
+
+    step: int
+    loss: float
+    crops_per_second: float
+    seconds_left: float
+
+
+class Training:
+    """The state of a run: prior, averaged weights, optimiser, step.
+
+    Args:
+        sources: lists of uint8 images (H, W, C), see `dataset.load_images`.
+        config: what decides the weights.
+        checkpoint: where the state is kept; an existing one is resumed if its config is the same but for `steps`.
+        device: of the network and its batches.
+    """
+
+    def __init__(self, sources: list[list[np.ndarray]], config: TrainConfig, checkpoint: Path, device: torch.device | str = "cpu"):
+        self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            prior = NetworkPrior.unet(config.network, sigma_data=measured_std(sources), shift=0.5, scale=0.5)
+        self.prior = prior.to(self.device, memory_format=torch.channels_last)
+        self.parameters = dict(self.prior.named_parameters())
+        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        self.step = 0
+        if checkpoint.exists():
+            self._load()
+
+    def run(self, save_every: float = 120.0) -> Iterator[Progress]:
+        """Step until done, yielding after each step; state is saved every `save_every` seconds and at the end."""
+        losses: list[Tensor] = []
+        first, start, saved = self.step, time.monotonic(), time.monotonic()
+        while self.step < self.config.steps:
+            losses = [*losses[-99:], self._advance()]
+            elapsed = time.monotonic() - start
+            speed = (self.step - first) / elapsed
+            if time.monotonic() - saved > save_every or self.step == self.config.steps:
+                self.save()
+                saved = time.monotonic()
+            report = self.step % 20 == 0 or self.step == self.config.steps
+            if report:
+                mean = torch.stack(losses).mean().item()
+                if not math.isfinite(mean):
+                    raise InputError(f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}")
+                yield Progress(self.step, mean, speed * self.config.batch, (self.config.steps - self.step) / speed)
+
+    def averaged(self) -> NetworkPrior:
+        """A copy of the prior with the averaged weights, on the CPU, ready to be saved or used."""
+        config = self.config.network
+        prior = NetworkPrior.unet(config, self.prior.sigma_data, shift=self.prior.shift, scale=self.prior.scale)
+        prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()})
+        return prior.eval()
+
+    def _advance(self) -> Tensor:
+        config = self.config
+        generator = seeded(config.seed, "train", self.step)
+        x0 = self.prior.encode(random_crops(self.sources, config.size, config.batch, generator))
+        sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
+        noise = torch.randn(x0.shape, generator=generator)
+        x0, sigma, noise = (t.to(self.device, non_blocking=True) for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = self.prior.loss(x0, sigma, noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        self.step += 1
+        return loss.detach()
+
+    def save(self) -> None:
+        """Write the whole state as safetensors, to a temporary name and renamed."""
+        from safetensors.torch import save_file
+
+        state = self.optimizer.state
+        tensors = {}
+        for name, p in self.parameters.items():
+            tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
+            if p in state:
+                tensors |= {f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
+        temporary = self.checkpoint.with_name(self.checkpoint.name + ".part")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"step": str(self.step), "config": self._fingerprint()})
+        temporary.replace(self.checkpoint)
+
+    def _load(self) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.checkpoint, "pt", device=str(self.device)) as file:
+                metadata = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except SafetensorError as error:
+            raise InputError(f"train: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again") from error
+        if metadata["config"] != self._fingerprint():
+            raise InputError(f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it")
+        self.step = int(metadata["step"])
+        for name, p in self.parameters.items():
+            p.data.copy_(tensors[f"network/{name}"])
+            self.ema[name].copy_(tensors[f"ema/{name}"])
+            if f"exp_avg/{name}" in tensors:
+                moments = {moment: torch.empty_like(p).copy_(tensors[f"{moment}/{name}"]) for moment in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
+
+    def _fingerprint(self) -> str:
+        free = {"steps", "cooldown"}
+        return json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True)
+
+
+def measured_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int = 500) -> float:
+    """Standard deviation of the pixels in model units, each source weighing the same; from at most `most` images of each."""
+    means, squares = [], []
+    for source in sources:
+        for image in source[:: max(1, len(source) // most)]:
+            x = (image.astype(np.float64) / 255 - 0.5) / scale
+            means.append(x.mean() / len(source[:: max(1, len(source) // most)]))
+            squares.append(np.square(x).mean() / len(source[:: max(1, len(source) // most)]))
+    mean, square = sum(means) / len(sources), sum(squares) / len(sources)
+    return float(np.sqrt(square - mean**2))

@@ -1,0 +1,59 @@
+"""DiffPIR: plug-and-play restoration with a diffusion denoiser.
+
+Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023,
+https://arxiv.org/abs/2305.08995 (algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import inverse
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class DiffPIR(inverse.Method):
+    """Denoise, solve the proximal data problem exactly, put the noise of the next level back.
+
+    rho_t = lambda sigma_y^2 / sigma_t^2 in the paper's proximal problem |y - A x|^2 + rho_t |x - x0_hat|^2 makes it the mean
+    of a Gaussian of variance sigma_t^2 / lambda around x0_hat, given y.
+
+    Args:
+        steps: of the VP schedule.
+        lambda_: inverse prior variance in units of 1 / sigma_t^2.
+        zeta: fraction of fresh noise in [0, 1]; the rest is the predicted noise.
+    """
+
+    name = "diffpir"
+    reference = "Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023, https://arxiv.org/abs/2305.08995"
+    equation = "x0 = prox_{-log p(y|.)}(x0_hat; sigma^2 / lambda);  x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
+    claim = "biased"
+    needs = ("linear", "gaussian")
+
+    steps: int = 100
+    lambda_: float = 7.0
+    zeta: float = 0.3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
+            raise OptionError(f"diffpir: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}")
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, "vp", self.steps)
+        levels = sigmas.tolist()
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for i, (s, t) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+            x0_hat = posterior.denoise(x, sigmas[i])
+            x0 = posterior.prox(x0_hat, s * s / self.lambda_)
+            eps_hat = (x - x0) / s
+            x = x0 + t * (1 - self.zeta) ** 0.5 * eps_hat
+            if t > 0 and self.zeta > 0:
+                x = x + t * self.zeta**0.5 * generator.randn_like(x)
+            yield x
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [DiffPIR]

@@ -1,0 +1,40 @@
+"""The pseudo-inverse: what the operator alone gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+import inverse
+from inverse.linalg import CG, conjugate_gradient
+
+
+@dataclass(frozen=True)
+class PseudoInverse(inverse.Method):
+    """A^+ y by conjugate gradients on the normal equations from zero, stopped at a relative residual.
+
+    Args:
+        tolerance: relative residual at which to stop; earlier stopping is regularisation.
+        max_iter: most iterations.
+    """
+
+    name = "pseudo-inverse"
+    reference = "Hestenes, Stiefel, Methods of Conjugate Gradients for Solving Linear Systems, 1952"
+    equation = "x = A^+ y, the least-squares solution of least norm around mid-grey"
+    claim = "point estimate"
+    needs = ("linear",)
+
+    tolerance: float = 1e-3
+    max_iter: int = 100
+
+    def run(self, posterior, samples, generator):
+        x = torch.zeros(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device)
+        offset = posterior.A(x)
+        normal = posterior.A_adjoint(posterior.y - offset)
+        yield conjugate_gradient(lambda v: posterior.A_adjoint(posterior.A(v) - offset), normal, settings=CG(self.tolerance, self.max_iter))
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [PseudoInverse]

@@ -1,0 +1,100 @@
+"""Deblurring with a known kernel: y = k * x + noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import inverse
+from inverse.errors import InputError, OptionError
+
+
+@dataclass(frozen=True)
+class Deblur(inverse.ImageProblem):
+    """Known-kernel blur of a photograph of any size.
+
+    Args:
+        kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), or the path of a kernel file
+            (picture or .npy, odd sides; it is divided by its sum).
+        width: standard deviation of gaussian, radius of defocus (pixels).
+        kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise what width needs.
+        kernel_seed: of the motion trajectory.
+        boundary: what lies beyond the edges: reflect, replicate, circular, zeros, or valid (nothing is assumed: the
+            measurement is smaller than the image by the kernel's side less one).
+    """
+
+    name = "deblur"
+    summary = "known-kernel deblurring: Gaussian, motion, defocus or a kernel file"
+    reference = "boundary 'reflect' as in Chung et al., ICLR 2023; trajectories of deepinv's MotionBlurGenerator"
+
+    kernel: str = "gaussian"
+    width: float = 2.0
+    kernel_size: int | None = None
+    kernel_seed: int = 0
+    boundary: Literal["reflect", "replicate", "circular", "zeros", "valid"] = "reflect"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel_size is not None and (self.kernel_size < 3 or self.kernel_size % 2 == 0):
+            raise OptionError(f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {self.kernel_size + 1}")
+        if not self.width > 0:
+            raise OptionError(f"deblur: width must be positive, got {self.width:g}")
+
+    def filter(self) -> Tensor:
+        """The kernel (1, 1, k, k), sum 1."""
+        makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
+        k = makers[self.kernel]() if self.kernel in makers else self._from_file()
+        return (k / k.sum())[None, None]
+
+    def operator(self, shape: tuple[int, ...]):
+        k = self.filter()
+        self._check_fits(k, shape)
+        if self.boundary == "circular":
+            return inverse.physics.BlurFFT(img_size=shape, filter=k)
+        return inverse.physics.Blur(filter=k, padding=self.boundary, use_fft=k.shape[-1] > 9)
+
+    def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.boundary != "valid":
+            return y_shape
+        height, width = self.filter().shape[-2:]
+        return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
+
+    def _gaussian(self) -> Tensor:
+        r = (self.kernel_size or 2 * int(3 * self.width + 0.999) + 1) // 2
+        t = torch.arange(-r, r + 1, dtype=torch.float32)
+        g = torch.exp(-0.5 * (t / self.width) ** 2)
+        return torch.outer(g, g)
+
+    def _defocus(self) -> Tensor:
+        """A disk, antialiased by a one-pixel ramp at its edge."""
+        r = (self.kernel_size or 2 * int(self.width + 0.999) + 1) // 2
+        t = torch.arange(-r, r + 1, dtype=torch.float32)
+        return (self.width + 0.5 - torch.hypot(t[:, None], t[None, :])).clamp(0, 1)
+
+    def _motion(self) -> Tensor:
+        from inverse.operators import motion_kernel
+
+        return motion_kernel(self.kernel_size or 31, self.kernel_seed)
+
+    def _from_file(self) -> Tensor:
+        k = inverse.read_image(self.kernel, channels=1).pixels[0]
+        if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
+            raise InputError(f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; crop or pad it by one")
+        if not bool(torch.isfinite(k).all()):
+            raise InputError(f"deblur: kernel {self.kernel} holds NaN or infinity")
+        if abs(float(k.sum())) < 1e-6 * float(k.abs().sum()) or not bool(k.any()):
+            raise InputError(f"deblur: kernel {self.kernel} sums to zero, it would remove the mean of the image")
+        return k
+
+    def _check_fits(self, k: Tensor, shape: tuple[int, ...]) -> None:
+        side, room = max(k.shape[-2:]), min(shape[-2:])
+        if side > room:
+            raise OptionError(f"deblur: the kernel is {k.shape[-2]}x{k.shape[-1]} pixels, the image only {shape[-2]}x{shape[-1]}; use a smaller kernel or a larger image")
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Deblur]

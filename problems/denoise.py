@@ -1,0 +1,29 @@
+"""Denoising: y = x + noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import inverse
+
+
+@dataclass(frozen=True)
+class Denoise(inverse.ImageProblem):
+    """White noise on a photograph of any size.
+
+    Args:
+        sigma_y: standard deviation of the noise, intensities in [0, 1]; the default is 25 of 255.
+    """
+
+    name = "denoise"
+    summary = "white Gaussian noise on a photograph"
+
+    sigma_y: float = 25 / 255
+
+    def operator(self, shape: tuple[int, ...]):
+        return inverse.physics.Denoising()
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Denoise]

@@ -1,0 +1,60 @@
+"""Super-resolution: the image reduced by an integer factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import inverse
+from inverse.errors import OptionError
+from inverse.operators import separable
+
+
+@dataclass(frozen=True)
+class SuperResolution(inverse.ImageProblem):
+    """Reduction by antialiased bicubic interpolation or by block averages; both have closed-form solves.
+
+    Args:
+        factor: of reduction, e.g. 2 or 4; sizes that it does not divide are cropped.
+        filter: bicubic (antialiased, reflecting at the edges, as MATLAB's imresize) or area (block mean).
+    """
+
+    name = "super-resolution"
+    summary = "reduction by x2, x4, ...: bicubic or area"
+    reference = "bicubic as in Chung et al., ICLR 2023; area as in Kawar et al., NeurIPS 2022"
+
+    factor: int = 4
+    filter: Literal["bicubic", "area"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor < 2:
+            raise OptionError(f"super-resolution: factor must be at least 2, got {self.factor}")
+
+    def prepare(self, truth: Tensor) -> Tensor:
+        height, width = (n - n % self.factor for n in truth.shape[-2:])
+        return truth[..., :height, :width]
+
+    def operator(self, shape: tuple[int, ...]):
+        if any(n % self.factor or n < 4 * self.factor for n in shape[-2:]):
+            raise OptionError(f"super-resolution: sides must be multiples of {self.factor} and at least {4 * self.factor}, got {shape[-2]}x{shape[-1]}")
+        return separable(self._matrix(shape[-2]), self._matrix(shape[-1]))
+
+    def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (y_shape[0], y_shape[1] * self.factor, y_shape[2] * self.factor)
+
+    def _matrix(self, n: int) -> Tensor:
+        """The reduction of a signal of n pixels as a matrix (n / factor, n)."""
+        if self.filter == "area":
+            return torch.eye(n // self.factor, dtype=torch.float64).repeat_interleave(self.factor, dim=1) / self.factor
+        basis = torch.eye(n, dtype=torch.float64)[:, None, :, None].expand(n, 1, n, 4 * self.factor)
+        reduced = inverse.physics.functional.imresize_matlab(basis.clone(), scale=1 / self.factor, kernel="cubic", padding_type="reflect", antialiasing=True)
+        return reduced[:, 0, :, 0].T
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [SuperResolution]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
         raise InputError(f"{path}: is empty (0 bytes)")
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
-        return Picture(_channels_first(_read_array(path), channels, path))
+        return _array_picture(_read_array(path), channels, path)
     if suffix not in PICTURES:
         raise InputError(f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, got '{suffix or 'no suffix'}'")
     array, notes = _read_picture(path)
@@ -117,30 +118,21 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
     """(H, W, C) float32 in [0, 1] and notes; sixteen bits are kept."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-
-            array = tifffile.imread(path)
-        else:
-            with Image.open(path) as image:
-                image.load()
-                array = _sixteen_bit_png(path) if _is_sixteen_bit_png(path) else np.asarray(_expand(image))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable image ({str(error).splitlines()[0]})") from error
-    except Exception as error:  # tifffile and the 16-bit reader raise types of their own
-        raise InputError(f"{path}: not a readable image ({type(error).__name__}: {error})") from error
+        deep = _deep_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _deep_png(path)
+        array, notes = (deep, []) if deep is not None else _read_eight_bit(path)
+    except Exception as error:  # every reader raises types of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable image ({reason}); expected PNG, JPEG, TIFF, WebP or BMP") from error
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 4):
         raise InputError(f"{path}: expected one picture (height, width[, channels]), found an array of shape {array.shape}")
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint16:
-        return array.astype(np.float32) / 65535, ["16-bit"]
+        return array.astype(np.float32) / 65535, [*notes, "16-bit"]
     if array.dtype == bool or array.dtype == np.uint8:
-        return array.astype(np.float32) / (1 if array.dtype == bool else 255), []
+        return array.astype(np.float32) / (1 if array.dtype == bool else 255), notes
     if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32), ["floating point, used as intensities"]
+        return array.astype(np.float32), [*notes, "floating point, used as intensities"]
     raise InputError(f"{path}: pixels are {array.dtype}; expected 8-bit, 16-bit or floating point")
 
 
@@ -151,19 +143,47 @@ def _expand(image):
     return image if image.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16") else image.convert("RGB")
 
 
-def _is_sixteen_bit_png(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(26)
-    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24] == 16
+def _read_eight_bit(path: Path) -> tuple[np.ndarray, list[str]]:
+    """The first page, upright, through Pillow."""
+    from PIL import Image, ImageOps
+
+    notes = []
+    with Image.open(path) as image:
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            notes.append(f"first of {pages} pages")
+        if image.getexif().get(0x0112, 1) != 1:
+            notes.append("turned upright as its EXIF orientation says")
+        if _png_depth(path) == (16, 4):
+            notes.append("16-bit grey with alpha, read at 8 bits")
+        return np.asarray(_expand(ImageOps.exif_transpose(image))), notes
 
 
-def _sixteen_bit_png(path: Path) -> np.ndarray:
-    """Pillow reduces 16-bit colour PNG to eight bits; kornia's reader does not."""
+def _deep_png(path: Path) -> np.ndarray | None:
+    """Pixels of a 16-bit PNG, which Pillow reduces to eight bits in colour; None for every other file."""
+    depth, colour_type = _png_depth(path)
+    mode = {0: "mono", 2: "rgb", 6: "rgba"}.get(colour_type)
+    if depth != 16 or mode is None:
+        return None
     import kornia_rs
 
-    colour_type = path.read_bytes()[25]
-    mode = {0: "mono", 2: "rgb", 4: "mono", 6: "rgba"}.get(colour_type, "rgb")
     return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
+
+
+def _png_depth(path: Path) -> tuple[int, int]:
+    """Bits per channel and colour type of a PNG; (0, 0) for every other file."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return (head[24], head[25]) if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 else (0, 0)
+
+
+def _deep_tiff(path: Path) -> np.ndarray | None:
+    """Pixels of a TIFF of more than eight bits, which Pillow does not read in colour; None for the others."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would log about a damaged file, the error says
+    with tifffile.TiffFile(path) as file:
+        shallow = not len(file.pages) or (file.pages.first.dtype or np.dtype(float)).itemsize == 1
+        return None if shallow else file.asarray()
 
 
 def _flatten_alpha(array: np.ndarray, notes: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -189,19 +209,23 @@ def _read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not a readable array ({str(error).splitlines()[0]})") from error
 
 
-def _channels_first(array: np.ndarray, channels: int, path: Path) -> Tensor:
+def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
+    """Channels first; unsigned integers are scaled to [0, 1], everything else is kept as it is."""
     if not (np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)):
         raise InputError(f"{path}: expected real numbers, found {array.dtype}")
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3 and array.shape[0] != channels and array.shape[2] == channels:
         array = array.transpose(2, 0, 1)
-    if array.ndim != 3:
+    if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path}: expected (channels, height, width), found shape {array.shape}")
     if array.shape[0] != channels:
         raise InputError(f"{path}: has {array.shape[0]} channels, the prior has {channels}; store it as ({channels}, height, width)")
-    scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(array.dtype, 1.0)
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
+    scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)
+    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
+    return Picture(pixels, (f"{array.dtype} divided by {scale}",) if scale > 1 else ())
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

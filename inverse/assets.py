@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from inverse.errors import PriorError
+from inverse.errors import OptionError, PriorError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
 from inverse.result import replacing
@@ -63,13 +63,15 @@ class Card:
 def read_card(path: Path) -> Card:
     """Parse a card.
 
-    Raises: PriorError if it is missing, not JSON, or lacks a field.
+    Raises: PriorError if it is missing, not JSON, lacks a field, or describes no network.
     """
     try:
-        return Card(**json.loads(path.read_text()))
+        card = Card(**json.loads(path.read_text()))
+        _ = card.config, path.with_name(card.file)  # both raise for what cannot be meant
+        return card
     except FileNotFoundError as error:
         raise PriorError(f"prior card {path}: no such file; weights need their card beside them") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OptionError) as error:
         raise PriorError(f"prior card {path}: not a valid card ({error})") from error
 
 
@@ -149,11 +151,18 @@ def _load_weights(prior: NetworkPrior, path: Path, expected: str) -> None:
         weights = load_file(path)
         prior.load_state_dict({k: v.float() for k, v in weights.items()})
     except (SafetensorError, RuntimeError) as error:
-        raise PriorError(f"prior weights {path}: do not fit the card ({str(error).splitlines()[0]})") from error
+        raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
+
+
+def _second_line(error: Exception) -> str:
+    """Where torch's "Error(s) in loading state_dict" becomes specific; the first line of a shorter message."""
+    return str(error).splitlines()[:2][-1].strip()
 
 
 def _refuse_pickle(path: Path) -> None:
+    """A safetensors file has "{" at byte 8, after the length of its header, which may by chance begin like a pickle."""
     with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"PK" or head[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
+        head = file.read(9)
+    pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
+    if pickled or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
         raise PriorError(f"prior weights {path}: a pickle can run code when it is read; convert it to .safetensors first")

@@ -14,7 +14,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,7 @@ from inverse import hookspecs
 from inverse.errors import DuplicateNameError, PluginError, UnknownNameError, suggestion
 from inverse.options import build
 
-GROUP = "inverse"
+GROUP = CORE = "inverse"
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Registry:
             self.manager.register(module, name)
             self.loaded.append(Loaded(name, origin, getattr(module, "__file__", "") or "", self._misspelt(module)))
         except (Exception, SystemExit) as error:
-            lines = str(error).strip().splitlines()
-            self.loaded.append(Loaded(name, origin, "", f"{type(error).__name__}: {lines[0] if lines else 'no message'}"))
+            self.loaded.append(Loaded(name, origin, "", _one_line(error)))
 
     def _misspelt(self, module: ModuleType) -> str | None:
         known = {name for name in vars(hookspecs) if name.startswith("inverse_")}
@@ -91,9 +90,28 @@ class Registry:
     def _items(self, hook: str) -> Iterator[tuple[str, Registered]]:
         caller = getattr(self.manager.hook, hook)
         for implementation in caller.get_hookimpls():
-            found = implementation.function()
-            pairs = found.items() if isinstance(found, dict) else [(_name_of(thing), thing) for thing in found]
+            try:
+                found = implementation.function()
+                pairs = found.items() if isinstance(found, dict) else [(_name_of(thing), thing) for thing in found]
+            except Exception as error:
+                self._blame(implementation, error)
+                continue
             yield from ((name, Registered(thing, implementation.plugin_name)) for name, thing in pairs)
+
+    def add_commands(self, app: Any) -> None:
+        """Let every plug-in add its commands to a typer application."""
+        for implementation in self.manager.hook.inverse_commands.get_hookimpls():
+            try:
+                implementation.function(app=app)
+            except Exception as error:
+                self._blame(implementation, error)
+
+    def _blame(self, implementation: pluggy.HookImpl, error: Exception) -> None:
+        """Note that a plug-in's hook raised, for `inverse plugins`; an error of the core's own hooks goes on."""
+        if implementation.plugin_name == CORE:
+            raise error
+        reason = f"{implementation.function.__name__}: {_one_line(error)}"
+        self.loaded = [replace(item, error=reason) if item.module == implementation.plugin_name else item for item in self.loaded]
 
     def table(self, hook: str) -> dict[str, Registered]:
         """Name -> thing of one hook.
@@ -124,7 +142,7 @@ class Registry:
 def registry() -> Registry:
     """The registry of this process, loaded on first use."""
     registry = Registry()
-    registry.manager.register(_core_module(), "inverse")
+    registry.manager.register(_core_module(), CORE)
     registry.load_entry_points()
     return registry
 
@@ -153,7 +171,7 @@ def _modules(value: str) -> list[str]:
     name = value.split(":")[0]
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
+    except Exception:  # the parent package does not import; importing the module will say why
         return [name]
     if spec is None or not spec.submodule_search_locations:
         return [name]
@@ -170,6 +188,11 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _name_of(thing: Any) -> str:

@@ -70,9 +70,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
                 continue
         return _convert(value, kinds[-1], where)
     if origin is typing.Literal:
-        if value not in args:
-            raise OptionError(f"{where} must be one of {', '.join(map(str, args))}, got '{value}'")
-        return value
+        allowed = {str(a): a for a in args}
+        if str(value) not in allowed:
+            raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
+        return allowed[str(value)]
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_convert(part, args[0], where) for part in parts)

@@ -82,23 +82,25 @@ class Problem(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         execution: Execution | None = None,
+        first_image: int = 0,
     ) -> Posterior:
         """The posterior of a measurement.
 
         Args:
             truth: (*shape) or (B, *shape) in physical units, or the index of a shipped one, from which y is drawn; image i
-                of a batch gets the noise of (seed, i).
+                of a batch gets the noise of (seed, first_image + i).
             y: a real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
             prior: object, name or path; by default the problem's own.
             seed: of the measurement noise.
             dtype: of x and the operator.
+            first_image: index of the first truth, where a larger set is measured in parts.
         """
         prior = prior if isinstance(prior, Prior) else load_prior(prior or self.prior, device)
         if y is None:
             x = self.prepare(self._shipped(truth)) if isinstance(truth, int) else truth
             x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)
             known: Tensor | None = x
-            y = torch.cat([self.measure(x[i : i + 1], seeded(seed, "measurement", i)) for i in range(len(x))])
+            y = torch.cat([self.measure(x[i : i + 1], seeded(seed, "measurement", first_image + i)) for i in range(len(x))])
             shape = tuple(x.shape[1:])
         else:
             y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)

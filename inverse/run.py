@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inverse.assets import load_prior
-from inverse.engine import Interrupted, solve
+from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
 from inverse.images import input_files, panel, read_image, write_png
 from inverse.plugins import get_method, get_problem, registry
@@ -50,6 +50,8 @@ def run(request: Request, as_json: bool = False) -> bool:
     """Solve for every input, write its files, print the table and last the path; true if the user interrupted."""
     problem: Problem = get_problem(request.problem, **request.problem_options)
     method = get_method(request.method, **request.method_options)
+    if request.samples < 1:
+        raise OptionError(f"samples must be at least 1, got {request.samples}")
     device = check_device(request.device)
     if request.dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{request.dtype}'")
@@ -59,15 +61,15 @@ def run(request: Request, as_json: bool = False) -> bool:
     if request.dtype == "float64":
         prior = prior.double()
     records, interrupted = [], False
-    for index, file in enumerate(files):
-        posterior = _posterior(problem, request, file, prior)
-        with progress(file, index, len(files)) as observer:
+    for index, (file, folder) in enumerate(zip(files, output_folders(files, request.out), strict=True)):
+        posterior = _posterior(problem, request, file, prior, index)
+        with progress(file, index, len(files)) as bar:
+            observers = [observer for observer in (bar, step_hook()) if observer]
             try:
-                result = solve(posterior, method, request.samples, request.seed, observers=[observer] if observer else [], first_image=index)
+                result = solve(posterior, method, request.samples, request.seed, observers=observers, first_image=index)
             except Interrupted as stop:
                 result, interrupted = stop.result, True
         registry().manager.hook.inverse_result(result=result)
-        folder = request.out if len(files) == 1 else request.out / f"{file.stem if file else index}"
         write(result, folder)
         records.append(record(result, file, folder))
         if interrupted:
@@ -84,25 +86,33 @@ def check_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         gpus = torch.cuda.device_count()
         raise OptionError(f"device '{name}' is not available; this machine has cpu{''.join(f', cuda:{i}' for i in range(gpus))}") from error
     return device
 
 
 def check_writable(folder: Path) -> None:
-    """Create the folder, before any work is done.
+    """Try to write in the folder, or in the nearest one that exists, before any work is done; nothing is left behind.
 
-    Raises: InputError if that cannot be, or nothing can be written in it.
+    Raises: InputError if that cannot be.
     """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    probe = nearest / f".write-test-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out") from error
+
+
+def output_folders(files: list[Path | None], out: Path) -> list[Path]:
+    """`out` itself for one input, otherwise a folder in it for each, named after the file and numbered where two share a name."""
+    if len(files) == 1:
+        return [out]
+    stems = [file.stem for file in files if file]
+    return [out / (stem if stems.count(stem) == 1 else f"{stem}-{index}") for index, stem in enumerate(stems)]
 
 
 def write(result: Result, folder: Path) -> None:
@@ -135,7 +145,7 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     """The table, or a JSON line for each result; last, the path."""
     if as_json:
         for row in records:
-            print(json.dumps(row, default=str))
+            print(strict_json(row))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -159,10 +169,23 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
 
 
-def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior):
+def strict_json(row: dict[str, Any]) -> str:
+    """One line of JSON, in which NaN and infinity, which JSON does not have, are null."""
+    return json.dumps(json.loads(json.dumps(row, default=str), parse_constant=lambda name: None))
+
+
+def step_hook() -> Observer | None:
+    """The plug-ins that watch every iterate, as one observer; None, and so no cost, where nobody does."""
+    hook = registry().manager.hook.inverse_step
+    if not hook.get_hookimpls():
+        return None
+    return lambda index, total, x, misfit: hook(index=index, total=total, x=x, misfit=misfit)
+
+
+def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int):
     dtype, autocast = DTYPES[request.dtype]
     execution = Execution(autocast=autocast)
-    where = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": execution}
+    where = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": execution, "first_image": index}
     if file is None:
         posterior = problem.posterior(0, **where)
         shipped = shipped_photographs()[0].stem if isinstance(problem, ImageProblem) else "truth 0"
@@ -170,8 +193,8 @@ def _posterior(problem: Problem, request: Request, file: Path | None, prior: Pri
         return posterior
     channels = prior.shape[0] or 3
     picture = read_image(file, channels)
-    if not bool(torch.isfinite(picture.pixels).all()):
-        raise InputError(f"{file}: {int((~torch.isfinite(picture.pixels)).sum())} values are NaN or infinite")
+    if bad := int((~torch.isfinite(picture.pixels)).sum()):
+        raise InputError(f"{file}: {bad} of {picture.pixels.numel()} values are NaN or infinite; replace them, or mask them with --problem inpainting")
     notes = list(picture.notes)
     if request.measured:
         posterior = problem.posterior(y=picture.pixels, **where)

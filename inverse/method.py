@@ -63,7 +63,8 @@ class Method(ABC):
     def unsupported(self, posterior: Posterior) -> str | None:
         """Why this method cannot run on this posterior, or None if it can."""
         missing = [words for need in self.needs for words, offered in [NEEDS[need]] if not offered(posterior)]
-        return f"{self.name} needs {' and '.join(missing)}" if missing else None
+        found = f"{type(posterior.operator).__name__} with {posterior.noise!r}"
+        return f"{self.name} needs {' and '.join(missing)}; this posterior has {found}" if missing else None
 
     def derived(self, posterior: Posterior) -> dict[str, float]:
         """Settings that follow from the options and this posterior, for the record."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import InputError, OptionError, suggestion
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ class Deblur(inverse.ImageProblem):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel_size is not None and (self.kernel_size < 3 or self.kernel_size % 2 == 0):
-            raise OptionError(f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {self.kernel_size + 1}")
-        if not self.width > 0:
-            raise OptionError(f"deblur: width must be positive, got {self.width:g}")
+            raise OptionError(f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {max(3, self.kernel_size + 1)}")
+        if not 0 < self.width <= 1000:
+            raise OptionError(f"deblur: width must be positive and at most 1000 pixels, got {self.width:g}")
 
     def filter(self) -> Tensor:
         """The kernel (1, 1, k, k), sum 1."""
         makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
+        if self.kernel not in makers and not Path(self.kernel).exists():
+            raise InputError(f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; {suggestion(self.kernel, makers)}")
         k = makers[self.kernel]() if self.kernel in makers else self._from_file()
         return (k / k.sum())[None, None]
 

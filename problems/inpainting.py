@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import InputError, OptionError, suggestion
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Inpainting(inverse.ImageProblem):
     def observed(self, height: int, width: int) -> Tensor:
         """Boolean (height, width), true where a pixel was seen."""
         makers = {"box": self._box, "random": self._random, "free-form": self._free_form}
+        if self.mask not in makers and not Path(self.mask).exists():
+            raise InputError(f"inpainting: mask '{self.mask}' is neither a file nor a known mask; {suggestion(self.mask, makers)}")
         seen = makers[self.mask](height, width) if self.mask in makers else self._from_file(height, width)
         if not bool(seen.any()):
             raise InputError("inpainting: the mask leaves no pixel observed")
@@ -86,7 +89,7 @@ class Inpainting(inverse.ImageProblem):
     def _from_file(self, height: int, width: int) -> Tensor:
         mask = inverse.read_image(self.mask, channels=1).pixels[0]
         if mask.shape != (height, width):
-            raise InputError(f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, the image {height}x{width}")
+            raise InputError(f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, the image {height}x{width}; resize the mask")
         return mask >= 0.5
 
 

@@ -1,0 +1,272 @@
+"""Pictures in and out: what is read is what was written, conversions are said, panels show what they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+from cli_fixtures import pixels, write_picture, write_png16
+from PIL import Image
+
+from inverse.errors import InputError
+from inverse.images import grid, heat, input_files, panel, read_image, write_png
+from inverse.posterior import Cost
+from inverse.result import Result
+
+LUMA = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+
+
+def as_tensor(array: np.ndarray, largest: int = 255) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32) / largest).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "bmp"])
+def test_eight_bit_colour_is_read_exactly(tmp_path, suffix):
+    picture = read_image(write_picture(tmp_path / f"a.{suffix}"))
+    assert picture.notes == ()
+    torch.testing.assert_close(picture.pixels, as_tensor(pixels()), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits", "jpeg"])
+def test_compressed_tiff_is_read(tmp_path, compression):
+    smooth = np.full((16, 16, 3), 90, np.uint8)
+    picture = read_image(write_picture(tmp_path / "a.tif", smooth, compression=compression))
+    torch.testing.assert_close(picture.pixels, as_tensor(smooth), rtol=0, atol=2 / 255)
+
+
+@pytest.mark.parametrize(("suffix", "settings"), [("jpg", {"quality": 95}), ("jpeg", {}), ("webp", {"lossless": True}), ("webp", {})])
+def test_compressed_pictures_are_read_closely(tmp_path, suffix, settings):
+    smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3)).copy()
+    picture = read_image(write_picture(tmp_path / f"a.{suffix}", smooth, **settings))
+    assert picture.notes == ()
+    assert (picture.pixels - as_tensor(smooth)).abs().mean() < 3 / 255
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_palette_pictures_become_their_colours(tmp_path, suffix):
+    palette = Image.fromarray(pixels()).convert("P")
+    palette.save(tmp_path / f"a.{suffix}")
+    expected = as_tensor(np.asarray(palette.convert("RGB")))
+    torch.testing.assert_close(read_image(tmp_path / f"a.{suffix}").pixels, expected, rtol=0, atol=1e-7)
+
+
+def test_one_bit_picture_is_black_and_white(tmp_path):
+    Image.fromarray(pixels(channels=1)[..., 0] > 100).save(tmp_path / "a.png")
+    assert set(read_image(tmp_path / "a.png").pixels.unique().tolist()) == {0.0, 1.0}
+
+
+def test_cmyk_jpeg_is_read_as_colour(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    mean = read_image(tmp_path / "a.jpg").pixels.mean((1, 2))
+    assert mean[0] > 0.9
+    assert mean[1:].max() < 0.1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_kept(tmp_path, suffix, channels):
+    array = pixels(channels=channels, dtype=np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "png":
+        write_png16(path, array)
+    else:
+        tifffile.imwrite(path, array.squeeze(), photometric="rgb" if channels == 3 else "minisblack", compression="zlib")
+    picture = read_image(path, channels)
+    assert picture.notes == ("16-bit",)
+    torch.testing.assert_close(picture.pixels, as_tensor(array, 65535), rtol=0, atol=1e-7)
+
+
+def test_floating_point_tiff_is_kept_and_said(tmp_path):
+    array = np.random.default_rng(0).random((20, 26, 3), dtype=np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
+    picture = read_image(tmp_path / "a.tif")
+    assert picture.notes == ("floating point, used as intensities",)
+    torch.testing.assert_close(picture.pixels, torch.from_numpy(array).permute(2, 0, 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sixteen", [False, True])
+def test_alpha_is_laid_on_white_and_said(tmp_path, sixteen):
+    array = pixels(channels=4, dtype=np.uint16 if sixteen else np.uint8)
+    path = write_png16(tmp_path / "a.png", array) if sixteen else write_picture(tmp_path / "a.png", array)
+    rgba = as_tensor(array, 65535 if sixteen else 255)
+    picture = read_image(path)
+    assert "transparency laid on white" in picture.notes
+    torch.testing.assert_close(picture.pixels, rgba[:3] * rgba[3:] + 1 - rgba[3:], rtol=0, atol=1e-6)
+
+
+def test_grey_with_alpha_in_sixteen_bits_says_that_it_loses_some(tmp_path):
+    picture = read_image(write_png16(tmp_path / "a.png", pixels(channels=2, dtype=np.uint16)), channels=1)
+    assert "16-bit grey with alpha, read at 8 bits" in picture.notes
+
+
+def test_grey_is_repeated_and_said(tmp_path):
+    picture = read_image(write_picture(tmp_path / "a.png", pixels(channels=1)))
+    assert picture.notes == ("grey repeated to three channels",)
+    assert torch.equal(picture.pixels[0], picture.pixels[2])
+
+
+def test_colour_becomes_luma_and_says_so(tmp_path):
+    picture = read_image(write_picture(tmp_path / "a.png"), channels=1)
+    assert picture.notes == ("colour converted to grey",)
+    torch.testing.assert_close(picture.pixels, (LUMA * as_tensor(pixels())).sum(0, keepdim=True), rtol=0, atol=1e-6)
+
+
+def test_exif_orientation_is_followed_and_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = write_picture(tmp_path / "a.png", exif=exif)
+    picture = read_image(path)
+    assert picture.notes == ("turned upright as its EXIF orientation says",)
+    torch.testing.assert_close(picture.pixels, as_tensor(np.rot90(pixels(), -1).copy()), rtol=0, atol=1e-7)
+
+
+def test_several_pages_are_said(tmp_path):
+    frames = [Image.fromarray(pixels(seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    picture = read_image(tmp_path / "a.tif")
+    assert picture.notes == ("first of 3 pages",)
+    torch.testing.assert_close(picture.pixels, as_tensor(pixels()), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "batch of one"])
+def test_array_layouts_are_told_apart(tmp_path, layout):
+    array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+    stored = {"channels first": array, "channels last": array.transpose(1, 2, 0), "batch of one": array[None]}[layout]
+    np.save(tmp_path / "a.npy", stored)
+    assert torch.equal(read_image(tmp_path / "a.npy").pixels, torch.from_numpy(array))
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_integer_arrays_are_scaled_and_said(tmp_path, dtype, largest):
+    np.save(tmp_path / "a.npy", pixels(dtype=dtype))
+    picture = read_image(tmp_path / "a.npy")
+    assert picture.notes == (f"{np.dtype(dtype)} divided by {largest}",)
+    torch.testing.assert_close(picture.pixels, as_tensor(pixels(dtype=dtype), largest), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["y", "anything"])
+def test_hdf5_measurement_is_found(tmp_path, name):
+    array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = array
+        if name == "y":
+            file["other"] = np.zeros(3)
+    assert torch.equal(read_image(tmp_path / "a.h5").pixels, torch.from_numpy(array))
+
+
+def test_hdf5_with_several_datasets_and_no_y_lists_them(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one"], file["two"] = np.zeros(3), np.zeros(3)
+    with pytest.raises(InputError, match="expected a dataset 'y' or a single dataset, found one, two"):
+        read_image(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((3, 8, 9), complex), "expected real numbers, found complex128"),
+        (np.array(["a", "b"]), "expected real numbers"),
+        (np.zeros(5), r"expected \(channels, height, width\), found shape \(5,\)"),
+        (np.zeros((2, 3, 8, 9)), r"found shape \(2, 3, 8, 9\)"),
+        (np.zeros((3, 0, 9)), r"found shape \(3, 0, 9\)"),
+        (np.zeros((5, 8, 9)), "has 5 channels, the prior has 3"),
+    ],
+)
+def test_unfit_arrays_say_what_was_found(tmp_path, array, said):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=said):
+        read_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("keep", [4, 30, 200, 0.5])
+@pytest.mark.parametrize("name", ["a.png", "a16.png", "a.jpg", "a.webp", "a.tif", "a16.tif", "a.npy", "a.h5"])
+def test_truncated_files_are_one_line(tmp_path, capfd, name, keep):
+    data = written(tmp_path / f"whole-{name}").read_bytes()
+    path = tmp_path / name
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(InputError, match=f"^{path}: not a readable .*$"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def written(path: Path) -> Path:
+    """A whole file of the kind that the name says."""
+    if path.suffix == ".npy":
+        np.save(path, pixels())
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["y"] = pixels()
+    elif path.stem.endswith("16"):
+        array = pixels(dtype=np.uint16)
+        write_png16(path, array) if path.suffix == ".png" else tifffile.imwrite(path, array, photometric="rgb")
+    else:
+        write_picture(path)
+    return path
+
+
+def test_folder_lists_pictures_by_name(tmp_path):
+    for name in ("b.png", "a.JPG", "c.npy", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in input_files([tmp_path, tmp_path / "b.png"])] == ["a.JPG", "b.png", "c.npy", "b.png"]
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 11), (1, 7, 11), (7, 11)])
+def test_png_survives_a_round_trip(tmp_path, shape):
+    values = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)) / 255
+    write_png(tmp_path / "a.png", values)
+    back = read_image(tmp_path / "a.png", channels=3 if shape[0] == 3 and len(shape) == 3 else 1).pixels
+    torch.testing.assert_close(back, values if values.ndim == 3 else values[None], rtol=0, atol=1e-6)
+
+
+def test_png_clips_to_the_unit_interval(tmp_path):
+    write_png(tmp_path / "a.png", torch.tensor([[-1.0, 0.5, 3.0]]))
+    assert read_image(tmp_path / "a.png", channels=1).pixels.flatten().tolist() == pytest.approx([0, 128 / 255, 1])
+
+
+def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", torch.zeros(4, 4))
+    before = (tmp_path / "a.png").read_bytes()
+
+    def fail(self, path: Path, format: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_png(tmp_path / "a.png", torch.ones(4, 4))
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def result(samples: int, truth: bool, shape: tuple[int, int, int] = (3, 20, 26), y_shape: tuple[int, int, int] = (3, 20, 26)) -> Result:
+    x = torch.rand(1, samples, *shape, generator=torch.Generator().manual_seed(0))
+    known = torch.full((1, *shape), 0.5) if truth else None
+    return Result(samples=x, y=torch.rand(1, *y_shape), misfit=torch.ones(1, samples), cost=Cost(), seconds=0.0, truth=known)
+
+
+@pytest.mark.parametrize(("samples", "truth", "tiles"), [(1, False, 2), (1, True, 4), (3, False, 3), (3, True, 5)])
+def test_panel_shows_deviation_with_samples_and_error_with_truth(samples, truth, tiles):
+    assert panel(result(samples, truth)).shape == (3, 20 + 16, tiles * (26 + 4))
+
+
+@pytest.mark.parametrize("y_shape", [(3, 5, 6), (1, 18, 24), (3, 20, 26), (3, 40, 60)])
+def test_panel_takes_measurements_of_any_size(y_shape):
+    sheet = panel(result(1, True, y_shape=y_shape))
+    assert sheet.shape == (3, 36, 4 * 30)
+    assert 0 <= sheet.min() <= sheet.max() <= 1
+
+
+def test_heat_is_monotone_in_brightness():
+    colours = heat(torch.linspace(0, 1, 64)[None])
+    assert (((LUMA * colours).sum(0)).diff() > 0).all()
+
+
+def test_grid_places_images_row_by_row():
+    images = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 2, 2) / 4
+    sheet = grid(images, columns=2, gap=1)
+    assert sheet.shape == (1, 5, 5)
+    assert [sheet[0, 0, 0], sheet[0, 0, 3], sheet[0, 3, 0], sheet[0, 3, 3]] == [0, 0.25, 0.5, 1]

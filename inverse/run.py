@@ -194,7 +194,7 @@ def _posterior(problem: Problem, request: Request, file: Path | None, prior: Pri
     channels = prior.shape[0] or 3
     picture = read_image(file, channels)
     if bad := int((~torch.isfinite(picture.pixels)).sum()):
-        raise InputError(f"{file}: {bad} of {picture.pixels.numel()} values are NaN or infinite; replace them, or mask them with --problem inpainting")
+        raise InputError(f"{file}: {bad} of {picture.pixels.numel()} values are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
     notes = list(picture.notes)
     if request.measured:
         posterior = problem.posterior(y=picture.pixels, **where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -177,19 +176,21 @@ def train(
     precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
     cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images for the card's denoising table.", show_default="the first source")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
     limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
 ) -> None:
     """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
+    from inverse.network import UNetConfig
+    from inverse.train import TrainConfig
     from inverse.training_run import train_prior
 
-    numbers = {"widths": _integers(widths, "--widths"), "blocks": _integers(blocks, "--blocks")}
-    if len(numbers["widths"]) != len(numbers["blocks"]):
-        raise OptionError(f"train: --widths has {len(numbers['widths'])} levels, --blocks {len(numbers['blocks'])}; give as many")
-    config = {"size": size, "steps": steps, "batch": batch, "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown, "seed": seed}
-    finished = train_prior(images, out, channels, numbers, config, device, {"licence": licence, "limits": limits})
-    if not finished:
+    if channels not in (1, 3):
+        raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
+    network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
+    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
+    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation):
         raise typer.Exit(130)
 
 
@@ -280,8 +281,3 @@ def _print(table: Table) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table)
-
-
-def dump(record: dict[str, Any]) -> str:
-    """One line of JSON."""
-    return json.dumps(record, default=str)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inverse.errors import OptionError
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -30,6 +32,10 @@ class UNetConfig:
     blocks: tuple[int, ...] = (2, 3, 4)
     embedding: int = 256
 
+    def __post_init__(self):
+        if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
+            raise OptionError(f"network: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}")
+
     @property
     def stride(self) -> int:
         """Side lengths must be a multiple of this; `UNet` pads by reflection to reach it."""
@@ -38,10 +44,11 @@ class UNetConfig:
     @property
     def halo(self) -> int:
         """Pixels around a region beyond which nothing can change its output: half the receptive field, rounded up."""
-        levels = range(len(self.widths))
-        per_block = [2 * 2 ** (level + 1) for level in levels]
-        reach = sum(n * cells * (1 if level == len(self.widths) - 1 else 2) for level, (n, cells) in enumerate(zip(self.blocks, per_block, strict=True)))
-        return math.ceil((reach + 4 + 2 * self.stride) / self.stride) * self.stride
+        deepest = len(self.widths) - 1
+        passes = [n if level == deepest else 2 * n for level, n in enumerate(self.blocks)]
+        reach = sum(n * 2 * 2 ** (level + 1) for level, n in enumerate(passes))
+        head_and_tail, alignment = 4, 2 * self.stride
+        return math.ceil((reach + head_and_tail + alignment) / self.stride) * self.stride
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -45,7 +45,7 @@ class TrainConfig:
     steps: int = 100_000
     batch: int = 16
     learning_rate: float = 1e-3
-    warmup: int = 500
+    warmup: int = 300
     cooldown: float = 0.3
     ema: float = 0.999
     sigma_log_mean: float = -1.2

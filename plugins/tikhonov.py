@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 import inverse
 from inverse.errors import OptionError
-from inverse.finite_differences import divergence, gradient
-from inverse.linalg import CG, conjugate_gradient
+from inverse.finite_differences import smooth_least_squares
+from inverse.linalg import CG
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Tikhonov(inverse.Method):
 
     lambda_: float | None = None
     strength: float = 30.0
-    tolerance: float = 1e-4
-    max_iter: int = 200
+    tolerance: float = 1e-6
+    max_iter: int = 300
 
     def __post_init__(self):
         super().__post_init__()
@@ -43,13 +41,8 @@ class Tikhonov(inverse.Method):
         return {"lambda": self._lambda(posterior)}
 
     def run(self, posterior, samples, generator):
-        zero = torch.zeros(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device)
-        offset, weight = posterior.A(zero), self._lambda(posterior) * posterior.prior.scale**2
-        normal = posterior.A_adjoint(posterior.y - offset)
-        start = posterior.pseudo_inverse()
-        yield conjugate_gradient(
-            lambda v: posterior.A_adjoint(posterior.A(v) - offset) - weight * divergence(gradient(v)), normal, start, CG(self.tolerance, self.max_iter)
-        )
+        weight = self._lambda(posterior) * posterior.prior.scale**2
+        yield smooth_least_squares(posterior, weight, CG(self.tolerance, self.max_iter))
 
     def _lambda(self, posterior):
         return self.strength * posterior.sigma_y**2 if self.lambda_ is None else self.lambda_

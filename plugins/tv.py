@@ -11,7 +11,11 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.finite_differences import divergence, gradient
+from inverse.finite_differences import divergence, gradient, smooth_least_squares
+from inverse.linalg import CG
+
+START = 1e3
+"""Weight of the smooth start, in units of lambda^2: large enough to fill a hole, small enough not to blur."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class TV(inverse.Method):
         smooth = posterior.norm_squared
         dual_step = max(smooth, 1e-6) / 8
         step = 1 / (smooth / 2 + 8 * dual_step)
-        x = posterior.pseudo_inverse()
+        x = smooth_least_squares(posterior, START * radius**2, CG(1e-6, 300))
         p = torch.zeros_like(gradient(x))
         for _ in range(self.steps):
             previous = x

@@ -1,0 +1,149 @@
+"""One `inverse train`: images in, weights, card and a sheet of samples out; interrupted, it resumes where it was saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inverse.assets import save_prior
+from inverse.dataset import load_images
+from inverse.errors import InputError, OptionError
+from inverse.images import grid, write_png
+from inverse.network import UNetConfig
+from inverse.prior import NetworkPrior, Prior
+from inverse.run import check_device, check_writable
+from inverse.sampler import heun
+from inverse.schedule import schedule
+from inverse.seeding import Generators, seeded
+from inverse.train import Progress, TrainConfig, Training
+
+LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
+"""Noise levels of the card's denoising table, of 255."""
+
+
+def train_prior(sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None) -> bool:
+    """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
+
+    Args:
+        sources: see `dataset.load_images`; all are drawn equally often.
+        out: the weights, `.safetensors`.
+        about: `licence` and `limits` for the card.
+        validation: images on which the card's denoising table is measured; by default the first source's.
+    """
+    if out.suffix != ".safetensors":
+        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
+    check_writable(out.parent)
+    where = check_device(device)
+    images = [load_images(path, config.size, network.channels) for path in sources]
+    held_out = load_images(validation, config.size, network.channels) if validation else images[0]
+    print(f"{sum(map(len, images))} images from {len(images)} sources", file=sys.stderr)
+    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    if training.step:
+        print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
+    sheet = out.with_suffix(".samples.png")
+    start, loss = time.monotonic(), float("nan")
+    try:
+        with reporting(config.steps) as report:
+            last_sheet = time.monotonic()
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+                if time.monotonic() - last_sheet > 1200:
+                    write_png(sheet, sample_grid(training.averaged(), config.size))
+                    last_sheet = time.monotonic()
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return False
+    prior = training.averaged()
+    write_png(sheet, sample_grid(prior, config.size))
+    facts = {
+        "data": ", ".join(path.name for path in sources),
+        "images": sum(map(len, images)),
+        "command": " ".join(["inverse", *sys.argv[1:]]),
+        "seed": config.seed,
+        "steps": config.steps,
+        "batch": config.batch,
+        "crop": config.size,
+        "precision": config.precision,
+        "loss": None if loss != loss else round(loss, 5),
+        "hours_of_last_run": round((time.monotonic() - start) / 3600, 2),
+        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "torch": torch.__version__,
+    }
+    table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
+    card = save_prior(prior, out, training=facts, denoising=table, **about)
+    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+    return True
+
+
+def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:
+    """Unconditional samples by Heun's method on a sheet: (3, H, W)."""
+    assert prior.shape[0] is not None
+    sigmas = schedule("karras", steps, 0.01, min(prior.sigma_max, 80.0)).float()
+    generator = Generators.for_samples(seed, count, 1)
+    x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], size, size))
+    with torch.no_grad():
+        for x in heun(prior, x, sigmas, generator):  # noqa: B007
+            pass
+    return grid(prior.decode(x).clamp(0, 1))
+
+
+def denoising_table(prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64) -> dict[str, float]:
+    """Noise level of 255 -> mean PSNR (dB) of denoised central crops of the first `count` images."""
+    crops = torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in images[:count]]).permute(0, 3, 1, 2).float() / 255
+    x0, table = prior.encode(crops), {}
+    for level in LEVELS:
+        sigma = level / 255 / prior.scale
+        noise = torch.randn(x0.shape, generator=seeded("denoising", level))
+        with torch.no_grad():
+            clean = prior.decode(prior(x0 + sigma * noise, torch.tensor(sigma))).clamp(0, 1)
+        error = (clean - crops).square().flatten(1).mean(1)
+        table[str(level)] = round(float((-10 * error.log10()).mean()), 2)
+    return table
+
+
+@contextmanager
+def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
+    """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        with Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.fields[news]}"), console=console) as bar:
+            task = bar.add_task("train", total=total, news="")
+            yield lambda p: bar.update(task, completed=p.step, news=_news(p))
+        return
+    last = 0.0
+
+    def line(p: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last > 60 or p.step == total:
+            last = time.monotonic()
+            print(f"step {p.step}/{total}  {_news(p)}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def _news(p: Progress) -> str:
+    left = int(p.seconds_left)
+    return f"loss {p.loss:.4f}  {p.crops_per_second:.0f} crops/s  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+
+
+def _centre(image: np.ndarray, size: int) -> np.ndarray:
+    if min(image.shape[:2]) < size:
+        raise InputError(f"image of {image.shape[:2]} is smaller than {size}")
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]

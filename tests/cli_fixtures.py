@@ -1,4 +1,7 @@
-"""The command as a test meets it: run in this process, or as a real one; a tiny prior, pictures, fake distributions."""
+"""The command as a test meets it: run in this process, or as a real one; a tiny prior, pictures, fake distributions.
+
+A test module that wants the fixtures says `pytest_plugins = "cli_fixtures"`. PYTEST_DONT_REWRITE: it imports the helpers too.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+"""Priors on disk: what is saved is loaded, and nothing else is."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from cli_fixtures import CONFIG, tiny_network
+from safetensors.torch import load_file, save_file
+
+from inverse.assets import load_prior, read_card, save_prior, sha256, write_card
+from inverse.errors import PriorError, UnknownNameError
+from inverse.network import UNetConfig
+
+
+@pytest.fixture
+def prior_path(tmp_path: Path) -> Path:
+    """A prior that a test may damage."""
+    path = tmp_path / "own.safetensors"
+    save_prior(tiny_network(), path, units="kelvin", training={"data": "none", "steps": 0}, licence="CC0", denoising={"25": 20.1}, limits="untrained")
+    return path
+
+
+def edit_card(path: Path, **changes: object) -> None:
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+
+
+def refused(path: Path | str) -> str:
+    """The message with which a prior is refused: one line that names the file."""
+    with pytest.raises(PriorError) as caught:
+        load_prior(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert Path(path).stem in message
+    return message
+
+
+def test_saved_prior_denoises_as_the_one_it_was(prior_path):
+    saved, loaded = tiny_network(), load_prior(prior_path)
+    x, sigma = torch.randn(2, 3, 13, 18, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 2.0])
+    torch.testing.assert_close(loaded(x, sigma), saved(x, sigma), rtol=0, atol=2e-3)  # half precision: 2^-11 of the weights
+    assert loaded.name == "own"
+    assert (loaded.shift, loaded.scale, loaded.sigma_min, loaded.sigma_max) == (saved.shift, saved.scale, saved.sigma_min, saved.sigma_max)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.training
+
+
+def test_prior_is_found_by_its_card_too(prior_path):
+    assert load_prior(prior_path.with_suffix(".json")).name == "own"
+
+
+def test_card_survives_a_round_trip(prior_path, tmp_path):
+    card = read_card(prior_path.with_suffix(".json"))
+    assert (card.units, card.licence, card.training, card.denoising) == ("kelvin", "CC0", {"data": "none", "steps": 0}, {"25": 20.1})
+    assert card.config == CONFIG
+    assert card.shape == "3 x any x any"
+    assert card.sha256 == sha256(prior_path)
+    write_card(card, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == prior_path.with_suffix(".json").read_bytes()
+
+
+def test_weights_take_two_bytes_each(prior_path):
+    assert {tensor.dtype for tensor in load_file(prior_path).values()} == {torch.float16}
+
+
+def test_saving_leaves_nothing_else_behind(prior_path):
+    assert sorted(path.name for path in prior_path.parent.iterdir()) == ["own.json", "own.safetensors"]
+
+
+def test_saving_as_a_pickle_is_refused(tmp_path):
+    with pytest.raises(PriorError, match=r"weights are written as \.safetensors, not '\.pt'"):
+        save_prior(tiny_network(), tmp_path / "own.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_hash_names_both(prior_path):
+    data = bytearray(prior_path.read_bytes())
+    data[-1] ^= 1
+    prior_path.write_bytes(data)
+    message = refused(prior_path)
+    assert sha256(prior_path)[:12] in message
+    assert read_card(prior_path.with_suffix(".json")).sha256[:12] in message
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
+@pytest.mark.parametrize("honest_card", [False, True])
+def test_truncated_weights_are_refused(prior_path, keep, honest_card):
+    data = prior_path.read_bytes()
+    prior_path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    if honest_card:
+        edit_card(prior_path, sha256=sha256(prior_path))
+    assert ("do not fit" if honest_card else "sha256") in refused(prior_path)
+
+
+@pytest.mark.parametrize("kind", ["torch", "legacy torch", "pickle"])
+def test_disguised_pickle_is_refused_before_it_is_opened(prior_path, kind):
+    buffer = io.BytesIO()
+    state = tiny_network().state_dict()
+    if kind == "pickle":
+        pickle.dump({"weights": [1.0]}, buffer)
+    else:
+        torch.save(state, buffer, _use_new_zipfile_serialization=kind == "torch")
+    prior_path.write_bytes(buffer.getvalue())
+    edit_card(prior_path, sha256=sha256(prior_path))
+    assert "a pickle can run code" in refused(prior_path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".pkl", ".bin"])
+def test_pickle_path_is_refused_whatever_it_holds(prior_path, suffix):
+    path = prior_path.rename(prior_path.with_suffix(suffix))
+    assert "a pickle can run code" in refused(path)
+
+
+def test_card_cannot_name_a_pickle(prior_path):
+    prior_path.rename(prior_path.with_suffix(".pt"))
+    edit_card(prior_path, file="own.pt")
+    assert "a pickle can run code" in refused(prior_path.with_suffix(".json"))
+
+
+@pytest.mark.parametrize("first_bytes", [b"\x80", b"PK"])
+def test_header_length_that_looks_like_a_pickle_is_no_pickle(prior_path, first_bytes):
+    """The first bytes of a safetensors file are the length of its header, which is padded here until they are `first_bytes`."""
+    tensors, length, modulus = load_file(prior_path), int.from_bytes(first_bytes, "little"), 256 ** len(first_bytes)
+    header = int.from_bytes(prior_path.read_bytes()[:8], "little")
+    save_file(tensors, prior_path, {"pad": "x"})
+    overhead = int.from_bytes(prior_path.read_bytes()[:8], "little") - header
+    save_file(tensors, prior_path, {"pad": "x" * (1 + (length - header - overhead) % modulus)})
+    assert prior_path.read_bytes().startswith(first_bytes)
+    edit_card(prior_path, sha256=sha256(prior_path))
+    assert load_prior(prior_path).name == "own"
+
+
+def test_missing_card_is_asked_for(prior_path):
+    prior_path.with_suffix(".json").unlink()
+    assert "weights need their card beside them" in refused(prior_path)
+
+
+def test_missing_weights_are_named(prior_path):
+    prior_path.unlink()
+    assert "own.safetensors: no such file" in refused(prior_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"name": "own"}', "\x00\xff"])
+def test_card_that_is_none_is_refused(prior_path, text):
+    prior_path.with_suffix(".json").write_bytes(text.encode("latin-1"))
+    assert "not a valid card" in refused(prior_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"unknown": 1}, {"network": {"depth": 3}}, {"network": 3}, {"network": {"widths": [8], "blocks": [1, 1]}}, {"file": "../own.safetensors"}, {"file": 3}],
+)
+def test_card_that_describes_nothing_is_refused(prior_path, changes):
+    edit_card(prior_path, **changes)
+    assert "not a valid card" in refused(prior_path)
+
+
+def test_weights_of_another_network_say_which_tensor(prior_path):
+    edit_card(prior_path, network=UNetConfig(channels=3, widths=(8, 24), blocks=(1, 1), embedding=16).to_dict())
+    assert "size mismatch for network." in refused(prior_path)
+
+
+def test_weights_of_a_deeper_network_say_what_is_missing(prior_path):
+    edit_card(prior_path, network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 2), embedding=16).to_dict())
+    assert "Missing key" in refused(prior_path)
+
+
+def test_neither_name_nor_weights_says_what_is_expected(tmp_path):
+    assert "expected a registered name or a .safetensors file with its card" in refused(tmp_path / "own.onnx")
+
+
+def test_unknown_name_is_unknown():
+    with pytest.raises(UnknownNameError, match="prior 'nobody' is not known"):
+        load_prior("nobody")

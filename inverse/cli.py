@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from inverse.plugins import Registry
 
-GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images", "--plugin"}
+GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
 
 
 class Commands(TyperGroup):
@@ -125,11 +126,15 @@ def problems(name: Annotated[str | None, typer.Argument(help="Explain this one."
 def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
     """List the priors with what they were trained on."""
     from inverse.assets import read_card
+    from inverse.errors import PriorError
 
     table = _table("prior", "shape", "units", "trained on")
     for name, entry in registry(plugin).table("inverse_priors").items():
-        card = read_card(entry.thing)
-        table.add_row(name, card.shape, card.units, str(card.training.get("data", "")))
+        try:
+            card = read_card(entry.thing)
+            table.add_row(name, card.shape, card.units, str(card.training.get("data", "")))
+        except PriorError as error:
+            table.add_row(name, "-", "-", str(error))
     _print(table)
 
 
@@ -145,21 +150,20 @@ def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
 @app.command()
 def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
     """Show what was loaded, from where, which version, and why something was not."""
-    from inverse.errors import PluginError
-
-    try:
-        found = registry(plugin)
-        failure = None
-    except PluginError as error:
-        found, failure = registry([]), error
+    found, failures = registry([]), []
+    calls = [partial(found.load_file, path) for path in plugin]
+    calls += [partial(found.table, f"inverse_{kind}") for kind in ("methods", "problems", "samplers", "metrics", "priors")]
+    for call in calls:
+        try:
+            call()
+        except InverseError as error:
+            failures.append(error)
     table = _table("plug-in", "from", "file", "state")
     for item in found.loaded:
         table.add_row(item.module, item.distribution, item.file, item.error or "ok")
     _print(table)
-    for hook in ("inverse_methods", "inverse_problems", "inverse_samplers", "inverse_metrics", "inverse_priors"):
-        found.table(hook)
-    if failure:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 @app.command()
@@ -246,7 +250,7 @@ def _explain(cls: Any) -> None:
 def _plugin_command(name: str, ctx: Any) -> Any:
     """A command that a plug-in adds through `inverse_commands`, or None."""
     extra = typer.Typer()
-    registry([]).manager.hook.inverse_commands(app=extra)
+    registry([]).add_commands(extra)
     if not extra.registered_commands and not extra.registered_groups:
         return None
     extra.callback()(lambda: None)

@@ -112,12 +112,11 @@ class LaplaceNoise(Noise):
             raise NoiseError(f"Laplace noise: b must be positive, got {b}")
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        u = torch.rand(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device) - 0.5
-        return clean - self.b * u.sign() * torch.log1p(-2 * u.abs())
+        one, other = (torch.empty_like(clean).exponential_(generator=generator) for _ in range(2))
+        return clean + self.b * (one - other)
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        scale = torch.log(torch.tensor(2 * self.b)).to(y)
-        return -((y - clean).abs() / self.b + scale).flatten(1).sum(1)
+        return -((y - clean).abs() / self.b + math.log(2 * self.b)).flatten(1).sum(1)
 
     def __repr__(self) -> str:
         return f"LaplaceNoise({self.b:g})"

@@ -121,7 +121,8 @@ class Registry:
         table: dict[str, Registered] = {}
         for name, entry in self._items(hook):
             if name in table and table[name].thing is not entry.thing:
-                raise DuplicateNameError(f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is registered twice: by {table[name].module} and by {entry.module}; remove or rename one")
+                both = f"by {table[name].module} and by {entry.module}"
+                raise DuplicateNameError(f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is registered twice: {both}; remove or rename one")
             table[name] = entry
         return dict(sorted(table.items()))
 
@@ -191,8 +192,8 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[-1 if isinstance(error, pluggy.PluginValidationError) else 0]}"
 
 
 def _name_of(thing: Any) -> str:

@@ -49,6 +49,41 @@ def conjugate_gradient(apply: Callable[[Tensor], Tensor], b: Tensor, start: Tens
     return x
 
 
+def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = None) -> Tensor:
+    """Solve M x = b for any square M by minimal residuals (Saad, Schultz, 1986) from zero, each row on its own: b (B, *shape) -> (B, *shape).
+
+    A row that has converged takes no part in later iterations, so that its result does not depend on the other rows.
+    """
+    settings = settings or CG()
+    tiny = torch.finfo(b.dtype).tiny
+    length = row_dot(b, b).sqrt()
+    basis, columns, rotations, g = [b / per_row(length.clamp_min(tiny), b)], [], [], [length]
+    for k in range(settings.max_iter):
+        active = g[k].abs() > settings.tolerance * length
+        if not bool(active.any()):
+            break
+        w, h = apply(basis[k]), []
+        for q in basis:
+            h.append(row_dot(q, w))
+            w = w - per_row(h[-1], w) * q
+        norm = row_dot(w, w).sqrt()
+        for j, (c, s) in enumerate(rotations):
+            h[j], h[j + 1] = c * h[j] + s * h[j + 1], c * h[j + 1] - s * h[j]
+        radius = torch.hypot(h[k], norm).clamp_min(tiny)
+        c, s = h[k] / radius, norm / radius
+        rotations.append((c, s))
+        columns.append([*h[:k], radius])
+        g[k], rest = torch.where(active, c * g[k], 0.0), torch.where(active, -s * g[k], 0.0)
+        g.append(rest)
+        basis.append(w / per_row(norm.clamp_min(tiny), w))
+    x, coefficients = torch.zeros_like(b), [torch.zeros_like(length)] * len(columns)
+    for k in reversed(range(len(columns))):
+        known = sum((columns[j][k] * coefficients[j] for j in range(k + 1, len(columns))), torch.zeros_like(length))
+        coefficients[k] = torch.where(g[k] == 0, torch.zeros_like(length), (g[k] - known) / columns[k][k])
+        x = x + per_row(coefficients[k], x) * basis[k]
+    return x
+
+
 def functional_calculus(physics, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """f(A A^T) v for a decomposable operator A = U diag(s) V^T.
 
@@ -56,12 +91,25 @@ def functional_calculus(physics, v: Tensor, f: Callable[[Tensor, Tensor], Tensor
         physics: a deepinv `DecomposablePhysics`.
         v: (B, *out_shape).
         f: called as f(lam, like) where lam holds eigenvalues s^2 broadcastable to `like` (B, ...) in the singular basis.
+
+    What U leaves of v is dropped where it is no more than rounding: f(0) may be 1 / sigma_y^2.
     """
-    coefficients = physics.U_adjoint(v)
-    s = physics.mask
+    return _in_basis(physics.U, physics.U_adjoint, physics.mask, v, f)
+
+
+def spectral_filter(physics, x: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """f(A^T A) x for a decomposable operator: as `functional_calculus`, on the other side; x (B, *shape) -> same."""
+    return _in_basis(physics.V, physics.V_adjoint, physics.mask, x, f)
+
+
+def _in_basis(to: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], s: Tensor | float, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    coefficients = back(v)
+    s = torch.as_tensor(s, dtype=None if torch.is_tensor(s) else v.dtype, device=coefficients.device)
     lam = (s * s.conj()).real if torch.is_complex(s) else s**2
-    inside = physics.U(f(lam.to(coefficients.device), coefficients) * coefficients)
-    outside = v - physics.U(coefficients)
+    inside = to(f(lam, coefficients) * coefficients)
+    outside = v - to(coefficients)
+    rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
+    outside = torch.where(per_row(rounding, outside), 0.0, outside)
     zero = torch.zeros((), dtype=v.dtype, device=v.device)
     return inside + f(zero, outside) * outside
 

@@ -1,0 +1,65 @@
+"""LGD: loss-guided diffusion by Monte Carlo.
+
+Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation,
+ICML 2023, https://proceedings.mlr.press/v202/song23k.html (section 4, LGD-MC), written in the VE coordinate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+import inverse
+from inverse.errors import OptionError
+from inverse.linalg import per_row
+
+
+@dataclass(frozen=True)
+class LGD(inverse.Guidance):
+    """Guide by log E[p(y | x0)] over x0 ~ N(x0_hat, r^2 I), r^2 = sigma^2 / (1 + sigma^2), the mean taken over a few draws.
+
+    With many draws and Gaussian noise it is PiGDM; with few the best draw takes nearly all the weight, and the gradient
+    is as stiff as the likelihood itself: needs steps in proportion to |A|^2 / sigma_y^2. One VJP of the prior a step. The
+    draws are points z_i fixed for the step, so that the weighted sum below is the gradient of the log-mean.
+
+    Args:
+        steps: sampler steps.
+        sampler: name of a registered sampler.
+        schedule: name of a noise schedule.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        draws: Monte Carlo samples n.
+    """
+
+    name = "lgd"
+    reference = "Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation, ICML 2023, https://proceedings.mlr.press/v202/song23k.html"
+    equation = "E[x0|x,y] = x0_hat + sigma^2 grad_x log 1/n sum_i p(y | x0_hat + r z_i)"
+    claim = "biased"
+    needs = ("noisy",)
+
+    draws: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.draws < 1:
+            raise OptionError(f"lgd: draws must be at least 1, got {self.draws}")
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        yield from inverse.get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma, generator), x, sigmas, generator)
+
+    def denoise(self, posterior, x, sigma, generator=None):
+        """Without a generator the only draw is x0_hat itself, which is the gradient of DPS before its normalisation."""
+        x0_hat, vjp = posterior.tweedie(x, sigma)
+        r = sigma / (1 + sigma**2) ** 0.5
+        points = [x0_hat] if generator is None else [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
+        weights = torch.stack([posterior.log_likelihood(x0) for x0 in points]).softmax(0)
+        score = sum(per_row(w, x) * posterior.likelihood_score(x0) for w, x0 in zip(weights, points, strict=True))
+        return x0_hat + sigma**2 * vjp(score)
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [LGD]

@@ -1,0 +1,75 @@
+"""DDRM: denoising diffusion restoration models.
+
+Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, https://arxiv.org/abs/2201.11793
+(eq. 4-5 and 7-8), already in the VE coordinate of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+import inverse
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class DDRM(inverse.Method):
+    """Diffuse in the singular basis of A, where each coordinate is seen with noise tau = sigma_y / s of its own.
+
+    Going to level t a coordinate with t >= tau is drawn around what was seen (its noise completed from tau to t), one with
+    t < tau around the denoiser's estimate, pulled towards what was seen; an unseen one follows DDIM. All terms are
+    functions of A^T A applied to real images, so the noise is real and has its full variance for Fourier operators too.
+    Departure: the VP levels are cut to the prior's range.
+
+    Args:
+        steps: of the VP schedule; the paper's 20.
+        eta: fraction of fresh noise in unseen and noisier coordinates, in [0, 1].
+        eta_b: weight of what was seen in the others, in [0, 1].
+    """
+
+    name = "ddrm"
+    reference = "Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, https://arxiv.org/abs/2201.11793"
+    equation = "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, t^2 - eta_b^2 sigma_y^2 / s_i^2)  where t >= sigma_y / s_i"
+    claim = "biased"
+    needs = ("decomposable", "gaussian")
+
+    steps: int = 20
+    eta: float = 0.85
+    eta_b: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
+            raise OptionError(f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}")
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, "vp", self.steps)
+        levels, filtered = sigmas.tolist(), posterior.filter
+        x = inverse.standard_normal(posterior, generator)
+        seen = posterior.A_dagger(posterior.residual(torch.zeros_like(x)))
+
+        def tau(lam):
+            return torch.where(lam > 0, posterior.sigma_y / lam.sqrt(), torch.inf)
+
+        x = filtered(seen, lambda lam: (tau(lam) <= levels[0]).to(x)) + filtered(x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0))
+        for i, (s, t) in enumerate(pairwise(levels)):
+            x0_hat = posterior.denoise(x, sigmas[i])
+            keep = t * (1 - self.eta**2) ** 0.5
+            x = x0_hat + filtered(x - x0_hat, lambda lam, k=keep / s: torch.where(lam > 0, 0.0, k))
+            x = x + filtered(seen - x0_hat, lambda lam, t=t, k=keep: torch.where(lam > 0, torch.where(t >= tau(lam), self.eta_b, k / tau(lam)), 0.0))
+            if t > 0:
+                x = x + filtered(generator.randn_like(x), lambda lam, t=t: self._std(tau(lam), t, self.eta, self.eta_b))
+            yield x
+
+    @staticmethod
+    def _std(tau, t, eta, eta_b):
+        """Standard deviation of the fresh noise of a coordinate seen with noise tau, at level t."""
+        return torch.where(tau <= t, (t * t - (eta_b * tau.clamp(max=t)) ** 2).sqrt(), eta * t)
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [DDRM]

@@ -1,0 +1,64 @@
+"""Annealed Langevin dynamics on the posterior.
+
+Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019, https://arxiv.org/abs/1907.05600
+(algorithm 1), with the annealed likelihood of Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust Compressed Sensing MRI with Deep
+Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368 (eq. 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import inverse
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(inverse.Method):
+    """At each level a few Langevin steps on p_sigma(x) N(y; A x, R + gamma^2 I), with gamma = |A| sigma, so that a step of
+    epsilon sigma^2 is stable at every level.
+
+    Departures: gamma follows sigma (Jalal et al. tune it), and R may vary over the measurements. For an A that is not
+    linear |A| is taken as that of `decode`.
+
+    Args:
+        steps: levels, log-uniform.
+        inner_steps: Langevin steps at each level.
+        epsilon: step in units of sigma^2; the chain is stable below 1.
+        sigma_max: first level, model units; by default the prior's, at most 80.
+        sigma_min: last level, model units; by default the prior's, at least 0.002.
+    """
+
+    name = "langevin"
+    reference = "Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019; Jalal et al., NeurIPS 2021, https://arxiv.org/abs/2108.01368"
+    equation = "x' = x + eta [(x0_hat - x) / sigma^2 + A^T (R + gamma^2 I)^-1 (y - A x)] + sqrt(2 eta) z,  eta = epsilon sigma^2"
+    claim = "exact in the limit"
+    needs = ("gaussian",)
+
+    steps: int = 100
+    inner_steps: int = 5
+    epsilon: float = 0.2
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inner_steps < 1 or not 0 < self.epsilon < 1:
+            raise OptionError(f"langevin: need inner_steps of at least 1 and epsilon in (0, 1), got {self.inner_steps} and {self.epsilon:g}")
+
+    def run(self, posterior, samples, generator):
+        levels = inverse.noise_levels(posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max)[:-1]
+        x = levels[0] * inverse.standard_normal(posterior, generator)
+        gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+        for s in levels:
+            variance = posterior.noise.variance(posterior.y) + gain * s**2
+            eta = self.epsilon * s**2
+            for _ in range(self.inner_steps):
+                score = (posterior.denoise(x, s) - x) / s**2 + posterior.A_vjp(x, posterior.residual(x) / variance)
+                x = x + eta * score + (2 * eta).sqrt() * generator.randn_like(x)
+            yield x
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [AnnealedLangevin]

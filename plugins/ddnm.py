@@ -1,0 +1,81 @@
+"""DDNM and DDNM+: the range of A from the measurement, its null space from the prior.
+
+Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023,
+https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), written in the VE coordinate x / sqrt(alpha_bar).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+import inverse
+
+
+@dataclass(frozen=True)
+class DDNM(inverse.Method):
+    """Replace the range part of x0_hat by A^+ y, then an ancestral step. Made for sigma_y = 0: noise in y is copied.
+
+    Departure: no time travel (off in the paper's linear tasks).
+
+    Args:
+        steps: of the VP schedule; the paper's 100.
+    """
+
+    name = "ddnm"
+    reference = "Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
+    equation = "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  a = 1 - t^2/s^2,  c^2 = a t^2"
+    claim = "biased"
+    needs = ("linear",)
+
+    steps: int = 100
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, "vp", self.steps)
+        levels = sigmas.tolist()
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for i, (s, t) in enumerate(pairwise(levels)):
+            x0_hat = posterior.denoise(x, sigmas[i])
+            correction = posterior.A_dagger(posterior.residual(x0_hat))
+            a = 1 - (t / s) ** 2
+            mean = x + a * (x0_hat - x)
+            z = generator.randn_like(x) if t > 0 else torch.zeros_like(x)
+            yield (x := self._step(posterior, mean, a, correction, t * a**0.5, z))
+
+    def _step(self, posterior, mean, a, correction, c, z):
+        return mean + a * correction + c * z
+
+
+@dataclass(frozen=True)
+class DDNMPlus(DDNM):
+    """DDNM whose correction is weakened where the noise in y exceeds that of the step, and whose fresh noise is lessened by it.
+
+    In the singular basis, c the noise of the step: Lambda = min(1, c s_i / (a sigma_y)), and the fresh variance is
+    c^2 - (a Lambda sigma_y / s_i)^2, so that both together are c^2.
+
+    Args:
+        steps: of the VP schedule; the paper's 100.
+    """
+
+    name = "ddnm-plus"
+    equation = "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
+    needs = ("decomposable", "gaussian")
+
+    def _step(self, posterior, mean, a, correction, c, z):
+        def weight(lam):
+            return torch.where(lam > 0, (c * lam.sqrt() / (a * posterior.sigma_y)).clamp(max=1.0), 1.0)
+
+        def fresh(lam):
+            copied = torch.where(lam > 0, a * weight(lam) * posterior.sigma_y / lam.sqrt(), 0.0)
+            return (c * c - copied**2).clamp_min(0).sqrt()
+
+        if posterior.noise.noiseless:
+            return super()._step(posterior, mean, a, correction, c, z)
+        return mean + a * posterior.filter(correction, weight) + posterior.filter(z, fresh)
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [DDNM, DDNMPlus]

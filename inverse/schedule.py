@@ -5,6 +5,7 @@ A VP network at alpha_bar sees the level sigma = sqrt((1 - alpha_bar) / alpha_ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,26 @@ def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     return levels[t.round().long()]
 
 
-SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {"karras": karras, "log-uniform": log_uniform, "vp": vp}
+def cosine(steps: int, sigma_min: float, sigma_max: float, offset: float = 0.008) -> Tensor:
+    """Uniform in the time t of alpha_bar = cos^2(a(t)) / cos^2(a(0)), a(t) = (t + offset) / (1 + offset) pi / 2: (steps,), float64.
+
+    Source: Nichol, Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, eq. 17.
+    """
+    start = math.cos(offset / (1 + offset) * math.pi / 2)
+    high, low = (math.acos(start / math.hypot(1, sigma)) for sigma in (sigma_max, sigma_min))
+    return ((torch.linspace(high, low, steps, dtype=torch.float64).cos() / start) ** -2 - 1).sqrt()
+
+
+def flow(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Uniform in the time t of the straight path (1 - t) x0 + t n, sigma = t / (1 - t): (steps,), float64.
+
+    Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.
+    """
+    t = torch.linspace(sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64)
+    return t / (1 - t)
+
+
+SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {"karras": karras, "log-uniform": log_uniform, "vp": vp, "cosine": cosine, "flow": flow}
 
 
 def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Tensor:

@@ -1,0 +1,193 @@
+"""One exponential integrator; the DPM-Solver, DEIS, UniPC and EVODiff families are configurations of it.
+
+In the coordinate x = x0 + sigma n with lambda = -log sigma, a step of length h from level s down to t is, exactly,
+
+    x_t = e^{-r h} x_s + int_0^h r e^{-r (h - u)} D(lambda_s + u) du + t sqrt(1 - e^{-2 eta h}) z,    r = 1 + eta      (data)
+    x_t = x_s + t int_0^h r e^{-r (h - u)} eps(lambda_s + u) du,                                      r = -1           (noise)
+
+where eta = 0 is the probability-flow ODE and eta = 1 the reverse SDE. Only D = E[x0 | x] (or eps = (x - D) / sigma) is
+approximated: by the polynomial in v through its values at nodes v_j, where v is the place within the step, 0 at s and 1 at
+t, on some clock (lambda itself, the time of a VP process, sigma). The sum that replaces the integral is then fixed by moments:
+
+    sum_j W_j v_j^k = m_k,    m_k = int_0^1 z e^{-z (1 - w)} v(w)^k dw,    z = r h,  w = u / h.
+
+Levels of a VP process at alpha_bar are sigma = sqrt(1 / alpha_bar - 1), where x is x_t / sqrt(alpha_bar).
+A schedule that ends in 0 ends with a step of infinite h, taken at order one: x = D, the final denoise.
+
+Sources: Lu et al., DPM-Solver, NeurIPS 2022, https://arxiv.org/abs/2206.00927, and DPM-Solver++, https://arxiv.org/abs/2211.01095;
+Zhang, Chen, DEIS, ICLR 2023, https://arxiv.org/abs/2204.13902; Zhao et al., UniPC, NeurIPS 2023, https://arxiv.org/abs/2302.04867.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from torch import Tensor
+
+from inverse.seeding import Generators
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Clock = Callable[[np.ndarray], np.ndarray]
+Average = Callable[[int, float, Callable[[np.ndarray], np.ndarray] | None], np.ndarray]
+
+_ROOTS, _GAUSS = np.polynomial.legendre.leggauss(20)
+_ROOTS, _GAUSS = (_ROOTS + 1) / 2, _GAUSS / 2
+
+
+def half_log_snr(sigma: np.ndarray) -> np.ndarray:
+    """lambda = -log sigma."""
+    return -np.log(sigma)
+
+
+def vp_time(sigma: np.ndarray, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
+    """The time at which the linear VP process has this level, the inverse of log(1 + sigma^2) = beta_min t + (beta_max - beta_min) t^2 / 2."""
+    snr, slope = np.log1p(np.square(sigma)), beta_max - beta_min
+    return 2 * snr / (beta_min + np.sqrt(beta_min**2 + 2 * slope * snr))
+
+
+def exact(count: int, z: float, place: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    """m_0 ... m_{count - 1}; place is w -> v, None for the identity. The recurrence cancels for small z, the quadrature does not."""
+    if place is None and abs(z) > 1:
+        m = [-np.expm1(-z)]
+        for k in range(1, count):
+            m.append(1 - k / z * m[-1])
+        return np.array(m)
+    kernel = _GAUSS * z * np.exp(-z * (1 - _ROOTS))
+    return kernel @ np.vander(_ROOTS if place is None else place(_ROOTS), count, increasing=True)
+
+
+def uniform(count: int, z: float, place: object) -> np.ndarray:
+    """m_0 / (k + 1): the polynomial's plain mean over the step, as in the published second-order DPM solvers."""
+    return -np.expm1(-z) / np.arange(1, count + 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """x_t = keep x_s + sum_j weights_j values_j + noise z."""
+
+    keep: float
+    weights: tuple[float, ...]
+    noise: float = 0.0
+
+    def __call__(self, x: Tensor, values: Iterable[Tensor], generator: Generators) -> Tensor:
+        x = self.keep * x
+        for weight, value in zip(self.weights, values, strict=False):
+            x.add_(value, alpha=weight)
+        return x.add_(generator.randn_like(x), alpha=self.noise) if self.noise else x
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a step is taken: which prediction, how stochastic, polynomial on which clock, which average of it.
+
+    Args:
+        form: data (D is interpolated) or noise (eps is).
+        eta: 0 for the ODE, 1 for the reverse SDE; data form only.
+        clock: sigma -> the variable in which the interpolant is a polynomial.
+        average: `exact` moments, or the published approximation of them.
+    """
+
+    form: str = "data"
+    eta: float = 0.0
+    clock: Clock = half_log_snr
+    average: Average = exact
+
+    def step(self, s: float, t: float, nodes: Sequence[float]) -> Step:
+        """From level s to t with evaluations at the levels `nodes`; at t = 0 only the newest, `nodes[0]` = s, is used."""
+        if t == 0:
+            return Step(0.0, (1.0,)) if self.form == "data" else Step(1.0, (-s,))
+        rate = 1 + self.eta if self.form == "data" else -1.0
+        h, start = np.log(s / t), self.clock(np.float64(s))
+        span = self.clock(np.float64(t)) - start
+        place = None if self.clock is half_log_snr else lambda w: (self.clock(s * np.exp(-h * w)) - start) / span
+        v = (self.clock(np.asarray(nodes)) - start) / span
+        W = np.linalg.solve(np.vander(v, increasing=True).T, self.average(len(nodes), rate * h, place))
+        if self.form == "noise":
+            return Step(1.0, tuple((t * W).tolist()))
+        return Step((t / s) ** rate, tuple(W.tolist()), t * float(np.sqrt(-np.expm1(-2 * self.eta * h))))
+
+    def predict(self, denoise: Denoise, x: Tensor, sigma: Tensor, level: float) -> Tensor:
+        x0_hat = denoise(x, sigma)
+        return x0_hat if self.form == "data" else (x - x0_hat) / level
+
+
+@functools.lru_cache(maxsize=256)
+def _predictors(levels: tuple[float, ...], order: int, rule: Rule) -> list[Step]:
+    return [rule.step(s, t, levels[max(0, i + 1 - order) : i + 1][::-1]) for i, (s, t) in enumerate(pairwise(levels))]
+
+
+@functools.lru_cache(maxsize=256)
+def _correctors(levels: tuple[float, ...], order: int, rule: Rule) -> list[Step]:
+    steps = [rule.step(s, t, (t, *levels[max(0, i + 1 - order) : i + 1][::-1])) for i, (s, t) in enumerate(pairwise(levels)) if t > 0]
+    return [Step(1.0, ()), *steps]
+
+
+@functools.lru_cache(maxsize=256)
+def _stages(levels: tuple[float, ...], fractions: tuple[float, ...], rule: Rule) -> tuple[list[float], list[list[Step]]]:
+    """The inner levels of all steps in a row, and the steps that lead to them and to the end of each."""
+    inner, plan = [], []
+    for s, t in pairwise(levels):
+        inside = [] if t == 0 else [s ** (1 - r) * t**r for r in fractions]
+        inner += inside
+        plan.append([rule.step(s, to, (s, *latest)) for to, latest in zip([*inside, t], [(), *((m,) for m in inside)], strict=True)])
+    return inner, plan
+
+
+def multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, rule: Rule) -> Iterator[Tensor]:
+    """One evaluation a step; the polynomial runs through the last `order` of them, fewer while there are not so many."""
+    sigmas = sigmas.unique_consecutive()
+    levels, past = tuple(sigmas.tolist()), deque[Tensor](maxlen=order)
+    for sigma, level, step in zip(sigmas, levels, _predictors(levels, order, rule), strict=False):
+        past.appendleft(rule.predict(denoise, x, sigma, level))
+        x = step(x, past, generator)
+        yield x
+
+
+def predictor_corrector(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, corrector: int, rule: Rule) -> Iterator[Tensor]:
+    """`multistep` that takes each step again once its end has been evaluated, through that value and `corrector` older ones; no evaluation more."""
+    sigmas = sigmas.unique_consecutive()
+    levels, past, start = tuple(sigmas.tolist()), deque[Tensor](maxlen=max(order, corrector + 1)), x
+    plan = zip(sigmas, levels, _predictors(levels, order, rule), _correctors(levels, corrector, rule), strict=False)
+    for sigma, level, predict, correct in plan:
+        past.appendleft(rule.predict(denoise, x, sigma, level))
+        start = correct(start, past, generator)
+        x = predict(start, past, generator)
+        yield x
+
+
+def singlestep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, fractions: tuple[float, ...], rule: Rule) -> Iterator[Tensor]:
+    """1 + len(fractions) evaluations a step, at s and at these fractions of h; each stage interpolates the first and the latest of them."""
+    sigmas = sigmas.unique_consecutive()
+    levels = tuple(sigmas.tolist())
+    inner, plan = _stages(levels, fractions, rule)
+    stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
+    for sigma, level, (*inside, last) in zip(sigmas, levels, plan, strict=False):
+        values = [rule.predict(denoise, x, sigma, level)]
+        for step in inside:
+            at, there = next(stages)
+            values[1:] = [rule.predict(denoise, step(x, values, generator), at, there)]
+        x = last(x, values, generator)
+        yield x
+
+
+def mean_reverting(native: Denoise, mu: Tensor, spread: float) -> Denoise:
+    """The denoiser, in our coordinate, of a process that reverts to mu: x_t = mu + alpha (x0 - mu) + spread sqrt(1 - alpha^2) z.
+
+    Args:
+        native: (x_t, standard deviation of its noise) -> E[x0 | x_t].
+        mu: (B, *shape), e.g. the degraded image.
+        spread: stationary standard deviation. Sampling starts at mu + alpha^-1 spread z and ends on x0 itself.
+
+    Source: Luo et al., IR-SDE, ICML 2023; with any sampler here it is the MR sampler, Li et al., ICLR 2025.
+    """
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        alpha = (1 + (sigma / spread) ** 2).rsqrt()
+        return native(mu + alpha * (x - mu), alpha * sigma)
+
+    return denoise

@@ -1,0 +1,313 @@
+"""Samplers against the exact flow of a mixture, the formulas of their papers, and the laws of stochastic processes, in float64."""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad, solve_ivp
+
+from inverse.analytic import GaussianPrior, MixturePrior
+from inverse.integrator import Rule, exact, mean_reverting, multistep, uniform, vp_time
+from inverse.sampler import SAMPLERS, ancestral, ddim, edm, euler, thresholded
+from inverse.schedule import SCHEDULES, schedule
+from inverse.seeding import Generators
+
+F64 = torch.float64
+START, END = -3.0, 2.5  # lambda
+STOCHASTIC = {"ancestral", "ddpm", "dpmpp-2m-sde"}
+ORDER = {
+    "ddim": 1, "dpm-solver-1": 1, "euler": 1, "heun": 2, "dpm-solver-2": 2, "dpm-solver-3": 3, "dpmpp-2s": 2, "dpmpp-2m": 2, "dpmpp-3m": 3,
+    "dpmpp-3m-compat": 2, "deis-tab1": 2, "deis-tab2": 3, "deis-tab3": 4, "rho-ab": 4, "unipc": 3, "unipc-3": 4, "evodiff": 1, "evodiff-exact": 2,
+}  # fmt: skip
+
+
+@functools.cache
+def posterior_law() -> MixturePrior:
+    """Three Gaussians in the plane given one noisy projection: the exact posterior denoiser that the samplers run on."""
+    means = torch.tensor([[1.5, 0.3], [-1.0, 1.2], [-0.2, -1.4]], dtype=F64)
+    prior = MixturePrior(torch.tensor([0.4, 0.35, 0.25], dtype=F64), means, torch.tensor([0.1625, 0.26, 0.19], dtype=F64))
+    return prior.given(torch.tensor([[1.0, 0.5]], dtype=F64), 1.0, torch.tensor([0.2], dtype=F64))
+
+
+@functools.cache
+def flow() -> tuple[torch.Tensor, torch.Tensor]:
+    """64 starts at lambda = -3 and where the probability-flow ODE, dx / dlambda = D - x, takes them at 2.5."""
+    x = math.exp(-START) * torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+    def slope(at: float, flat: np.ndarray) -> np.ndarray:
+        x = torch.tensor(flat).reshape(64, 2)
+        return (posterior_law()(x, torch.tensor(math.exp(-at), dtype=F64)) - x).numpy().ravel()
+
+    end = solve_ivp(slope, (START, END), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    return x, torch.tensor(end).reshape(64, 2)
+
+
+def uniform_lambda(steps: int) -> torch.Tensor:
+    """Levels uniform in lambda; the first interval is entered through steps that double, which gives multistep methods their history."""
+    h = (END - START) / steps
+    lam = [START + h * i for i in range(steps + 1)]
+    lam[1:1] = [START + h * 2.0**-k for k in range(14, 0, -1)]
+    return torch.tensor(lam, dtype=F64).neg().exp()
+
+
+def last(iterates):
+    *_, x = iterates
+    return x
+
+
+def rmse(name: str, steps: int) -> float:
+    x, end = flow()
+    return float((last(SAMPLERS[name](posterior_law(), x, uniform_lambda(steps), None)) - end).square().mean().sqrt())
+
+
+def test_every_deterministic_sampler_has_its_order_asserted():
+    assert set(ORDER) == set(SAMPLERS) - STOCHASTIC
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_order_of_convergence(name):
+    slope = math.log2(rmse(name, 160) / rmse(name, 320))
+    assert abs(slope - ORDER[name]) < 0.15  # 0.15: next order's term at h = 0.02
+
+
+def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
+    error = {name: rmse(name, 20) for name in ("ddim", "dpmpp-2m", "dpmpp-3m", "evodiff", "evodiff-exact", "unipc")}
+    assert error["dpmpp-2m"] < error["ddim"] / 4
+    assert error["evodiff-exact"] < error["dpmpp-2m"]
+    assert error["unipc"] < error["dpmpp-2m"] / 2
+    assert error["dpmpp-2m"] < error["evodiff"] < error["ddim"]
+
+
+# --- the kernel ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("z", [-9.0, -1.0001, -0.9999, -0.02, 1e-4, 0.02, 0.9999, 1.0001, 4.0, 20.0])
+def test_moments_are_their_integrals(z):
+    assert np.allclose(uniform(4, z, None) * [1, 2, 3, 4], -math.expm1(-z))
+    integrals = [quad(lambda w, k=k: z * math.exp(-z * (1 - w)) * w**k, 0, 1, epsabs=0, epsrel=1e-13)[0] for k in range(4)]
+    assert np.allclose(exact(4, z, None), integrals, rtol=1e-12, atol=0)
+    assert np.allclose(exact(4, z, lambda w: w), integrals, rtol=1e-12, atol=0)
+
+
+def test_weights_integrate_polynomials_exactly():
+    """Data that is a cubic in lambda, noise that is a cubic in sigma: four nodes leave no error but rounding."""
+    rule, s, t, nodes = Rule(eta=0.7), 2.0, 0.5, (2.0, 3.0, 7.0, 9.0)
+    step, rate = rule.step(s, t, nodes), 1.7
+    for k in range(4):
+        integral = quad(lambda u, k=k: rate * math.exp(-rate * (math.log(s / t) - u)) * (u - math.log(s)) ** k, 0, math.log(s / t), epsrel=1e-13)[0]
+        assert math.isclose(sum(w * (-math.log(n)) ** k for w, n in zip(step.weights, nodes, strict=True)), integral, rel_tol=1e-11)
+    step = Rule("noise", clock=np.asarray, average=uniform).step(s, t, nodes)
+    for k in range(4):
+        assert math.isclose(sum(w * n**k for w, n in zip(step.weights, nodes, strict=True)), (t ** (k + 1) - s ** (k + 1)) / (k + 1), rel_tol=1e-11)
+
+
+def test_vp_time_inverts_the_schedule():
+    t = np.linspace(1e-4, 1, 50)
+    sigma = np.sqrt(np.expm1(0.1 * t + 19.9 * t**2 / 2))
+    assert np.allclose(vp_time(sigma), t, rtol=1e-12)
+
+
+def test_order_one_is_ddim():
+    x, sigmas = flow()[0], schedule("karras", 12, 0.01, 20.0)
+    expected = torch.stack(list(ddim(posterior_law(), x, sigmas, None)))
+    for rule in (Rule(), Rule("noise"), Rule(average=uniform), Rule("noise", clock=vp_time)):
+        assert torch.allclose(torch.stack(list(multistep(posterior_law(), x, sigmas, None, 1, rule))), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(torch.stack(list(euler(posterior_law(), x, sigmas, None))), expected, rtol=0, atol=1e-12)
+
+
+def test_order_one_of_the_sde_is_the_ancestral_sampler():
+    x, sigmas = flow()[0], schedule("karras", 12, 0.01, 20.0)
+    streams = (Generators.for_samples(0, 1, 64) for _ in range(2))
+    expected = last(ancestral(posterior_law(), x, sigmas, next(streams)))
+    assert torch.allclose(last(multistep(posterior_law(), x, sigmas, next(streams), 1, Rule(eta=1.0))), expected, rtol=0, atol=1e-12)
+
+
+# --- the formulas as printed -----------------------------------------------------------------------------------------------
+
+
+def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generators) -> torch.Tensor:
+    """The papers' update rules with alpha = 1, written out once more; eps = (x - D) / sigma, h = log(s / t)."""
+    levels, m, em, level = sigmas.tolist(), [], math.expm1, sigmas.new_tensor
+    eps = lambda x, s: (x - D(x, level(s))) / s  # noqa: E731
+    for i, (s, t) in enumerate(pairwise(levels)):
+        h, q = math.log(s / t), t / s
+        if name in ("dpm-solver-2", "dpm-solver-3"):
+            e = eps(x, s)
+            r1, r2 = (1 / 2, 0) if name == "dpm-solver-2" else (1 / 3, 2 / 3)
+            s1, s2 = s * math.exp(-r1 * h), s * math.exp(-r2 * h)
+            D1 = eps(x - s1 * em(r1 * h) * e, s1) - e
+            if name == "dpm-solver-2":
+                x = x - t * em(h) * e - t / (2 * r1) * em(h) * D1
+            else:
+                D2 = eps(x - s2 * em(r2 * h) * e - s2 * r2 / r1 * (em(r2 * h) / (r2 * h) - 1) * D1, s2) - e
+                x = x - t * em(h) * e - t / r2 * (em(h) / h - 1) * D2
+            continue
+        m.insert(0, D(x, level(s)))
+        if name == "dpmpp-2s":
+            s1 = math.sqrt(s * t)
+            x = q * x - em(-h) * D(s1 / s * x - em(-h / 2) * m[0], level(s1))
+        elif name == "dpmpp-2m-sde":
+            c = -em(-2 * h)
+            slope = (m[0] - m[1]) / (math.log(levels[i - 1] / s) / h) if i else 0 * m[0]
+            x = q * math.exp(-h) * x + c * m[0] + (1 - c / (2 * h)) * slope + t * math.sqrt(c) * noise.randn_like(x)
+        elif i == 0:
+            x = q * x - em(-h) * m[0]
+        elif name == "dpmpp-2m" or (i == 1 and name == "dpmpp-3m-compat"):
+            r = math.log(levels[i - 1] / s) / h
+            x = q * x - em(-h) * ((1 + 1 / (2 * r)) * m[0] - m[1] / (2 * r))
+        elif i == 1:
+            r, p2 = math.log(levels[0] / s) / h, em(-h) / h + 1
+            x = q * x - em(-h) * m[0] + p2 * (m[0] - m[1]) / r
+        else:
+            r0, r1 = math.log(levels[i - 1] / s) / h, math.log(levels[i - 2] / levels[i - 1]) / h
+            P, Q = (m[0] - m[1]) / r0, (m[1] - m[2]) / r1
+            D1, D2 = P + r0 / (r0 + r1) * (P - Q), (2 if name == "dpmpp-3m" else 1) * (P - Q) / (r0 + r1)
+            p1, p2 = em(-h), em(-h) / h + 1
+            x = q * x - p1 * m[0] + p2 * D1 - (p2 / h - 1 / 2) * D2
+    return x
+
+
+@pytest.mark.parametrize("name", ["dpm-solver-2", "dpm-solver-3", "dpmpp-2s", "dpmpp-2m", "dpmpp-3m", "dpmpp-3m-compat", "dpmpp-2m-sde"])
+def test_sampler_is_the_printed_formula(name):
+    x, sigmas = flow()[0], schedule("karras", 9, 0.05, 20.0)[:-1]
+    streams = [Generators.for_samples(0, 1, 64) for _ in range(2)]
+    expected = printed(name, posterior_law(), x, sigmas, streams[0])
+    assert torch.allclose(last(SAMPLERS[name](posterior_law(), x, sigmas, streams[1])), expected, rtol=0, atol=1e-11)
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------------
+
+
+class Impulses:
+    """In place of random numbers: draw i is 1 in row i + 1 and 0 elsewhere, so that a linear sampler shows the gain of each draw."""
+
+    draws = 0
+
+    def randn_like(self, x: torch.Tensor) -> torch.Tensor:
+        self.draws += 1
+        return torch.nn.functional.one_hot(torch.tensor(self.draws), len(x)).to(x).reshape(-1, 1)
+
+
+def variance(sampler, denoise, sigmas: torch.Tensor, initial: float) -> float:
+    """The exact variance of what a sampler makes of N(0, initial) with a linear denoiser: no Monte Carlo error."""
+    x = torch.zeros(2 * len(sigmas), 1, dtype=F64)
+    x[0] = math.sqrt(initial)
+    return float(last(sampler(denoise, x, sigmas, Impulses())).square().sum())
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_sde_keeps_the_marginals_of_a_known_image_at_any_step(order, eta):
+    sigmas = torch.tensor([9.0, 4.0, 3.5, 0.2, 0.1], dtype=F64)
+    sampler = functools.partial(multistep, order=order, rule=Rule(eta=eta))
+    assert math.isclose(variance(sampler, lambda x, sigma: 0 * x, sigmas, 81.0), 0.01, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [
+    (ancestral, 1), (functools.partial(ddim, eta=0.5), 1), (SAMPLERS["dpmpp-2m-sde"], 2), (functools.partial(multistep, order=2, rule=Rule(eta=0.5)), 2),
+    (functools.partial(multistep, order=3, rule=Rule(eta=1.0)), 2), (functools.partial(edm, churn=20.0), 2),
+])  # fmt: skip
+def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
+    law, end = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), math.exp(-END)
+    error = [variance(sampler, law, torch.linspace(START, END, n + 1, dtype=F64).neg().exp(), 0.04 + math.exp(6)) / (0.04 + end**2) - 1 for n in (160, 320)]
+    assert abs(error[1]) < 0.02
+    assert math.log2(abs(error[0] / error[1])) > order - 0.2
+
+
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
+def test_samples_have_the_law_within_monte_carlo_error(name):
+    law, n = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), 4000
+    x = 20 * torch.randn(1, n, generator=torch.Generator().manual_seed(1), dtype=F64)  # one row of n: one stream, not n of them
+    x = last(SAMPLERS[name](lambda x, sigma: law(x.T, sigma).T, x, schedule("log-uniform", 400, 0.005, 20.0), Generators.for_samples(0, 1, 1)))
+    assert abs(float(x.mean())) < 4 * 0.2 / math.sqrt(n)
+    assert abs(float(x.var()) / 0.04 - 1) < 4 * math.sqrt(2 / n) + 0.02  # 0.02: the first-order bias at 400 steps
+
+
+def test_eta_zero_draws_no_noise():
+    x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
+    ode = last(multistep(posterior_law(), x, sigmas, None, 2, Rule(eta=0.0)))
+    assert torch.equal(ode, last(multistep(posterior_law(), x, sigmas, None, 2, Rule())))
+    assert torch.equal(last(edm(posterior_law(), x, sigmas, None, churn=0.0)), last(SAMPLERS["heun"](posterior_law(), x, sigmas, None)))
+
+
+# --- every sampler -------------------------------------------------------------------------------------------------------
+
+
+NFE = {"heun": 19, "dpm-solver-2": 19, "dpmpp-2s": 19, "dpm-solver-3": 28}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("levels", sorted(SCHEDULES))
+def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
+    """Ten levels and a final 0: finite everywhere, the evaluations that were promised, and x0 where there is only one."""
+    calls = []
+    x0 = torch.tensor([0.3, -0.7], dtype=F64)
+
+    def denoise(x, sigma):
+        calls.append(float(sigma))
+        return x0.expand_as(x)
+
+    sigmas = schedule(levels, 10, 0.02, 50.0)
+    start = sigmas[0] * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x = last(SAMPLERS[name](denoise, start, sigmas, Generators.for_samples(0, 1, 4)))
+    assert torch.allclose(x, x0.expand_as(x), atol=1e-9)
+    assert len(calls) == NFE.get(name, 10)
+    assert min(calls) > 0
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_rows_do_not_see_each_other(name):
+    sigmas = schedule("karras", 6, 0.02, 20.0)
+    start = 20 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
+    run = lambda x, rows: last(SAMPLERS[name](lambda x, sigma: torch.tanh(x / (1 + sigma)), x, sigmas, Generators(rows)))  # noqa: E731
+    streams = lambda: [torch.Generator().manual_seed(i) for i in range(3)]  # noqa: E731
+    assert torch.equal(run(start, streams())[1:2], run(start[1:2], streams()[1:2]))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_repeated_levels_and_float32_do_no_harm(name):
+    law = posterior_law()
+    sigmas = torch.tensor([20.0, 5.0, 5.0, 1.0, 0.2, 0.2, 0.05, 0.0])
+    x = last(SAMPLERS[name](lambda x, sigma: law(x.double(), sigma.double()).float(), flow()[0].float(), sigmas, Generators.for_samples(0, 1, 64)))
+    assert x.dtype == torch.float32
+    assert bool(x.isfinite().all())
+
+
+# --- wrappers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_mean_reverting_process_is_the_mr_sampler(eta):
+    """One step of MRS, written out in its own coordinate x_t = mu + alpha (x0 - mu) + s z, is one step here."""
+    spread, mu, x = 0.2, torch.tensor([[0.5, -0.1]], dtype=F64), torch.tensor([[0.8, 0.3]], dtype=F64)
+    native = lambda x, sigma: 0.3 * x + 0.1  # noqa: E731
+    (a_s, s_s), (a_t, s_t) = ((a, spread * math.sqrt(1 - a * a)) for a in (0.4, 0.8))
+    h, D = math.log(a_t / s_t * s_s / a_s), native(x, s_s)
+    c, q = -math.expm1(-(1 + eta) * h), s_t / s_s * math.exp(-eta * h)
+    z = Generators.for_samples(0, 1, 1).randn_like(x)
+    expected = q * x + a_t * c * D + mu * (1 - q - a_t * c) + s_t * math.sqrt(-math.expm1(-2 * eta * h)) * z
+    sigmas = torch.tensor([s_s / a_s, s_t / a_t], dtype=F64)
+    ours = last(multistep(mean_reverting(native, mu, spread), mu + (x - mu) / a_s, sigmas, Generators.for_samples(0, 1, 1), 1, Rule(eta=eta)))
+    assert torch.allclose(mu + a_t * (ours - mu), expected, atol=1e-14)
+
+
+def test_thresholding_is_per_sample_and_idle_within_the_ceiling():
+    inside, outside = torch.linspace(-1, 1, 100), torch.linspace(-3, 3, 100)
+    both = torch.stack([inside, outside])[:, None]
+    found = thresholded(lambda x, sigma: x, quantile=1.0)(both, torch.tensor(1.0))
+    assert torch.equal(found[0, 0], inside)
+    assert torch.allclose(found[1, 0], outside / 3)
+
+
+def test_cosine_and_flow_schedules_are_uniform_in_their_own_time():
+    cosine, flow = SCHEDULES["cosine"](9, 0.01, 80.0), SCHEDULES["flow"](9, 0.01, 80.0)
+    offset = math.cos(0.008 / 1.008 * math.pi / 2)
+    angle = (offset / (1 + cosine**2).sqrt()).acos()
+    t = flow / (1 + flow)
+    for even in (angle, t):
+        assert torch.allclose(even.diff(), even.diff().mean().expand(8), rtol=1e-9)

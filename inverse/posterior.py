@@ -331,7 +331,12 @@ class Posterior:
         if len(known) == len(self.prior.shape):
             return known
         if operators.is_linear(self.operator):
-            return tuple(self.operator.A_adjoint(self.y[:1]).shape[1:])
+            try:
+                return tuple(self.operator.A_adjoint(self.y[:1]).shape[1:])
+            except RuntimeError as error:  # y does not fit: the shape that the operator was built for lets the check below say what would
+                if size := getattr(self.operator, "img_size", None):
+                    return tuple(size)
+                raise InputError(f"measurement: the operator does not take its shape {tuple(self.y.shape[1:])} ({str(error).splitlines()[0]})") from error
         raise InputError("posterior: the prior takes any size and the operator is not linear; pass shape=(channels, height, width)")
 
     def _check_shapes(self) -> None:
@@ -339,7 +344,10 @@ class Posterior:
             want = " x ".join("any" if n is None else str(n) for n in self.prior.shape)
             raise InputError(f"the prior denoises {want}, the unknown has shape {' x '.join(map(str, self.shape))}")
         probe = torch.zeros(1, *self.shape, dtype=self.dtype, device=self.device)
-        with torch.no_grad():
-            expected = tuple(self.operator.A(self.prior.decode(probe)).shape[1:])
+        try:
+            with torch.no_grad():
+                expected = tuple(self.operator.A(self.prior.decode(probe)).shape[1:])
+        except RuntimeError as error:
+            raise InputError(f"the operator does not take an image of shape {self.shape} ({str(error).splitlines()[0]})") from error
         if expected != tuple(self.y.shape[1:]):
             raise InputError(f"measurement: its shape is {tuple(self.y.shape[1:])}, the operator expects {expected} for an image of shape {self.shape}")

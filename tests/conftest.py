@@ -56,8 +56,7 @@ def problems(sigma_y: float = 0.1) -> dict[str, inverse.Problem]:
 
 def draws(prior: inverse.GaussianPrior, count: int, seed: int = 0) -> Tensor:
     """Truths (count, *shape) from a Gaussian prior, physical units."""
-    z = normal(count, prior.basis.shape[0], seed=seed)
-    return prior.decode(prior.mean + ((z * prior.variances.sqrt()) @ prior.basis.T).reshape(count, *prior.shape))
+    return prior.decode(prior.sample(count, inverse.seeded("truths", seed)))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,142 @@
+"""Linear solves against dense algebra, and rows that never hear of each other."""
+
+import pytest
+import torch
+from conftest import dense, normal
+
+import inverse
+from inverse import operators
+from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, per_row, row_dot
+
+EXACT = CG(1e-14, 500)
+N = 12
+
+
+def symmetric(eigenvalues, seed=0):
+    """A symmetric matrix with these eigenvalues."""
+    basis = torch.linalg.qr(normal(len(eigenvalues), len(eigenvalues), seed=seed)).Q
+    return (basis * torch.as_tensor(eigenvalues, dtype=torch.float64)) @ basis.T
+
+
+def row_by_row(matrix):
+    """v -> M v with arithmetic that is the same whatever the batch size."""
+    return lambda v: torch.stack([(matrix * row).sum(1) for row in v])
+
+
+def test_row_dot_is_the_inner_product_of_each_row():
+    a, b = normal(3, 2, 4), normal(3, 2, 4, seed=1)
+    torch.testing.assert_close(row_dot(a, b), torch.einsum("bij,bij->b", a, b), rtol=1e-13, atol=1e-13)
+
+
+def test_per_row_multiplies_whole_rows():
+    a, x = normal(3), normal(3, 2, 4)
+    assert torch.equal(per_row(a, x) * x, torch.stack([a[i] * x[i] for i in range(3)]))
+
+
+# --- conjugate gradients ----------------------------------------------------------------------------------------------
+
+
+def test_conjugate_gradient_equals_a_dense_solve():
+    """Condition number 100: the tolerance of 1e-14 on the residual leaves 1e-12 on the solution."""
+    matrix, b = symmetric(torch.linspace(0.1, 10, N)), normal(5, N, seed=1)
+    torch.testing.assert_close(conjugate_gradient(row_by_row(matrix), b, settings=EXACT), torch.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-11)
+
+
+def test_conjugate_gradient_from_any_start_equals_a_dense_solve():
+    matrix, b, start = symmetric(torch.linspace(0.1, 10, N)), normal(5, N, seed=1), normal(5, N, seed=2)
+    torch.testing.assert_close(conjugate_gradient(row_by_row(matrix), b, start, EXACT), torch.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-11)
+
+
+def test_conjugate_gradient_leaves_its_start_as_it_was():
+    start = normal(5, N, seed=2)
+    before = start.clone()
+    conjugate_gradient(row_by_row(symmetric(torch.linspace(0.1, 10, N))), normal(5, N), start, EXACT)
+    assert torch.equal(start, before)
+
+
+def test_conjugate_gradient_ends_after_as_many_steps_as_there_are_eigenvalues():
+    """Krylov spaces are exhausted after three distinct eigenvalues; rounding leaves 1e-12."""
+    matrix, b = symmetric([1.0] * 4 + [5.0] * 4 + [20.0] * 4), normal(2, N, seed=1)
+    torch.testing.assert_close(conjugate_gradient(row_by_row(matrix), b, settings=CG(1e-14, 3)), torch.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-12)
+
+
+def test_conjugate_gradient_of_a_singular_consistent_system_has_least_norm():
+    matrix = symmetric([0.0] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    b = normal(3, N, seed=1) @ matrix
+    torch.testing.assert_close(conjugate_gradient(row_by_row(matrix), b, settings=EXACT), b @ torch.linalg.pinv(matrix), rtol=0, atol=1e-11)
+
+
+def test_conjugate_gradient_of_zero_is_zero():
+    assert torch.equal(conjugate_gradient(row_by_row(symmetric([1.0, 2.0])), torch.zeros(3, 2, dtype=torch.float64)), torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_conjugate_gradient_stays_finite_where_the_matrix_is_zero():
+    b = normal(3, N)
+    assert torch.isfinite(conjugate_gradient(torch.zeros_like, b, settings=EXACT)).all()
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_conjugate_gradient_stops_at_the_relative_residual(tolerance):
+    matrix, b = symmetric(torch.logspace(-2, 2, N)), normal(4, N, seed=1) * torch.tensor([[1e-6], [1.0], [1e6], [1.0]], dtype=torch.float64)
+    x = conjugate_gradient(row_by_row(matrix), b, settings=CG(tolerance, 500))
+    assert ((b - x @ matrix).norm(dim=1) <= tolerance * b.norm(dim=1) * (1 + 1e-6)).all()
+
+
+def test_a_row_does_not_depend_on_the_other_rows():
+    """Bit by bit: rows of different difficulty stop at different steps and are frozen from there."""
+    matrix = symmetric(torch.logspace(-2, 2, N))
+    eigenvector = torch.linalg.eigh(matrix).eigenvectors[:, 3]
+    b = torch.stack([normal(N, seed=1), eigenvector, torch.zeros(N, dtype=torch.float64), 1e6 * normal(N, seed=2)])
+    together = conjugate_gradient(row_by_row(matrix), b, settings=CG(1e-6, 200))
+    alone = torch.cat([conjugate_gradient(row_by_row(matrix), row[None], settings=CG(1e-6, 200)) for row in b])
+    assert torch.equal(together, alone)
+
+
+# --- functions of A A^T -----------------------------------------------------------------------------------------------
+
+SHAPE = (2, 6, 9)
+DECOMPOSABLE = {
+    "circular-blur": lambda: inverse.physics.BlurFFT(img_size=SHAPE, filter=normal(1, 1, 3, 5).abs()),
+    "separable": lambda: operators.separable(normal(4, 6), normal(5, 9, seed=1)),
+    "separable-that-gains-rows": lambda: operators.separable(normal(8, 6), normal(5, 9, seed=1)),
+    "inpainting": lambda: inverse.physics.Inpainting(img_size=SHAPE, mask=(normal(*SHAPE) > 0).double()),
+    "identity": lambda: inverse.physics.Denoising(),
+}
+
+
+@pytest.mark.parametrize("make", DECOMPOSABLE.values(), ids=DECOMPOSABLE)
+@pytest.mark.parametrize("f", [lambda lam: 1 / (lam + 0.1), lambda lam: torch.exp(-lam)], ids=["inverse", "exponential"])
+def test_functional_calculus_equals_a_dense_function_of_A_At(make, f):
+    """f(0) is not 0 in either case, so that what lies outside the range of A is tested too."""
+    operator = operators.clone(make(), "cpu", torch.float64)
+    A = dense(operator, SHAPE)
+    eigenvalues, basis = torch.linalg.eigh(A @ A.T)
+    v = normal(3, *operator.A(torch.zeros(1, *SHAPE, dtype=torch.float64)).shape[1:], seed=5)
+    expected = v.flatten(1) @ (basis * f(eigenvalues)) @ basis.T
+    torch.testing.assert_close(functional_calculus(operator, v, lambda lam, _: f(lam)).flatten(1), expected, rtol=0, atol=1e-10)
+
+
+def test_functional_calculus_does_not_amplify_rounding():
+    """U of a square matrix leaves nothing of v but rounding, which 1 / sigma_y^2 = 1e8 would blow up in float32."""
+    operator = operators.separable(normal(8, 8), normal(8, 8, seed=1)).float()
+    v = normal(1, 1, 8, 8, seed=2)
+    found = functional_calculus(operator, v.float(), lambda lam, _: torch.where(lam > 0, 1.0, 1e8))
+    torch.testing.assert_close(found, v.float(), rtol=0, atol=1e-5)
+
+
+# --- the operator norm ------------------------------------------------------------------------------------------------
+
+
+def test_norm_squared_is_the_largest_eigenvalue():
+    """30 iterations at a ratio of 0.5 leave (0.5)^60 of the error."""
+    matrix = symmetric([0.0, 0.1, 0.5, 1.0, 2.0, 4.0])
+    torch.testing.assert_close(norm_squared(row_by_row(matrix), normal(2, 6)), torch.full((2,), 4.0, dtype=torch.float64), rtol=1e-10, atol=0)
+
+
+def test_norm_squared_never_exceeds_the_largest_eigenvalue():
+    matrix = symmetric(torch.linspace(0.9, 1, N))
+    assert (norm_squared(row_by_row(matrix), normal(20, N)) <= 1 + 1e-12).all()
+
+
+def test_norm_squared_of_the_zero_map_is_zero():
+    assert torch.equal(norm_squared(torch.zeros_like, normal(2, N)), torch.zeros(2, dtype=torch.float64))

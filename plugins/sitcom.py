@@ -1,0 +1,83 @@
+"""SITCOM: step-wise triple-consistent sampling.
+
+Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems,
+ICML 2025, https://arxiv.org/abs/2410.04479 (algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+import inverse
+from inverse.errors import OptionError
+from inverse.linalg import per_row, row_dot
+
+
+@dataclass(frozen=True)
+class SITCOM(inverse.Method):
+    """At each level look near x for an input v whose denoised image explains y, by Adam; then put the next level's noise on that image.
+
+    Each row stops alone once its residual is below stop sigma_y sqrt(m). Units are the paper's: Adam moves u = v / sqrt(1 + s^2),
+    and the residual is in model units.
+
+    Args:
+        steps: of the VP schedule; the paper's 20.
+        inner_steps: most Adam steps at a level; the paper's 20 to 30.
+        lr: Adam's step in u; the paper's 0.01.
+        lambda_: weight of |u - u_x|^2; the paper's 0 for most tasks.
+        stop: residual per measurement at which a row stops, in units of sigma_y.
+    """
+
+    name = "sitcom"
+    reference = "Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems, ICML 2025, https://arxiv.org/abs/2410.04479"
+    equation = "v = argmin |y - A x0_hat(v)|^2 + lambda |v - x|^2 / (1 + s^2);  x' = x0_hat(v) + t z"
+    claim = "biased"
+    needs = ("gaussian",)
+
+    steps: int = 20
+    inner_steps: int = 20
+    lr: float = 0.01
+    lambda_: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inner_steps < 1 or not self.lr > 0 or self.lambda_ < 0:
+            raise OptionError(f"sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}")
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, "vp", self.steps)
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for s, t in zip(sigmas[:-1], sigmas[1:].tolist(), strict=True):
+            x0 = posterior.denoise(self._consistent(posterior, x, s), s)
+            yield (x := x0 + t * generator.randn_like(x) if t > 0 else x0)
+
+    def _consistent(self, posterior, x, s):
+        """v, near x, whose denoised image explains y."""
+        unit = (1 + s * s).sqrt()
+        v, first, second = x, torch.zeros_like(x), torch.zeros_like(x)
+        moving = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for k in range(1, self.inner_steps + 1):
+            x0_hat, vjp = posterior.tweedie(v, s)
+            r = posterior.residual(x0_hat)
+            moving = moving & self._unexplained(posterior, r)
+            if not bool(moving.any()):
+                break
+            misfit = vjp(posterior.A_vjp(x0_hat, r)) * (unit / posterior.prior.scale**2)
+            g = 2 * (self.lambda_ * (v - x) / unit - misfit)
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+            step = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
+            v = torch.where(per_row(moving, x), v - self.lr * unit * step, v)
+        return v
+
+    def _unexplained(self, posterior, r):
+        if posterior.noise.noiseless:
+            return row_dot(r, r) > 0
+        return posterior.noise.chi_square(posterior.y, posterior.y - r) > self.stop**2
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [SITCOM]

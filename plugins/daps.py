@@ -1,7 +1,7 @@
 """DAPS: decoupled annealing posterior sampling.
 
 Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing,
-CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1, eq. 7-8).
+CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
 """
 
 from __future__ import annotations

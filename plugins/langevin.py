@@ -2,7 +2,7 @@
 
 Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019, https://arxiv.org/abs/1907.05600
 (algorithm 1), with the annealed likelihood of Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust Compressed Sensing MRI with Deep
-Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368 (eq. 4).
+Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LGD: loss-guided diffusion by Monte Carlo.
 
 Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation,
-ICML 2023, https://proceedings.mlr.press/v202/song23k.html (section 4, LGD-MC), written in the VE coordinate.
+ICML 2023, https://proceedings.mlr.press/v202/song23k.html (LGD-MC), written in the VE coordinate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MMPS: moment-matching posterior sampling.
 
 Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation Maximization, NeurIPS 2024,
-https://arxiv.org/abs/2405.13712 (section 4.2, eq. 14-18 and algorithm 2).
+https://arxiv.org/abs/2405.13712 (moment matching posterior sampling).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RePaint: inpainting by replacement and resampling.
 
 Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022,
-https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump schedule of appendix B), written in the VE coordinate x / sqrt(alpha_bar).
+https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump schedule of its appendix), written in the VE coordinate x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TMPD: Tweedie moment projected diffusions.
 
 Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie Moment Projected Diffusions for Inverse Problems, TMLR 2024,
-https://arxiv.org/abs/2310.06721 (proposition 1 and the diagonal approximation of its section 3.3).
+https://arxiv.org/abs/2310.06721 (the approximation of the covariance by its row sums).
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from pathlib import Path
 
 def one(side: int, method: str, steps: int) -> dict[str, float]:
     """Solve here and report this process's peak."""
-    import torch
     from torch.nn import functional as F
 
     import inverse
@@ -28,7 +27,7 @@ def one(side: int, method: str, steps: int) -> dict[str, float]:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = inverse.solve(problem.posterior(truth, prior=prior), inverse.get_method(method, steps=steps))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"side": side, "method": method, "steps": steps, "base_gib": base, "peak_gib": peak, "seconds_a_step": result.seconds / steps, "threads": torch.get_num_threads()}
+    return {"side": side, "method": method, "steps": steps, "base_gib": base, "peak_gib": peak, "seconds_a_step": result.seconds / steps}
 
 
 def main() -> None:

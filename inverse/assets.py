@@ -51,7 +51,7 @@ class Card:
 
     @property
     def config(self) -> UNetConfig:
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
         return UNetConfig(**lists)
 
     @property
@@ -104,7 +104,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
     _load_weights(prior, card_path.with_name(card.file), card.sha256)
     prior.name = card.name  # type: ignore[assignment]
-    return prior.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_prior(prior: NetworkPrior, path: Path, **about: Any) -> Card:
@@ -120,7 +120,7 @@ def save_prior(prior: NetworkPrior, path: Path, **about: Any) -> Card:
     with replacing(path) as temporary:
         save_file({k: v.detach().half().contiguous().cpu() for k, v in prior.state_dict().items()}, temporary)
     network = prior.network.config.to_dict()  # type: ignore[union-attr, operator]
-    units = {"shift": prior.shift, "scale": prior.scale, "sigma_data": prior.sigma_data, "sigma_min": prior.sigma_min, "sigma_max": prior.sigma_max}
+    units: dict[str, Any] = {"shift": prior.shift, "scale": prior.scale, "sigma_data": prior.sigma_data, "sigma_min": prior.sigma_min, "sigma_max": prior.sigma_max}
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
     write_card(card, path.with_suffix(".json"))
     return card

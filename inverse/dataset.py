@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
-            ends = zip(offsets[:-1], offsets[1:], strict=True)
+            ends = itertools.pairwise(offsets)
             return [_decode(blob[a:b].tobytes(), channels, f"{path}[{i}]") for i, (a, b) in enumerate(ends)]
         return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
 
@@ -65,7 +66,8 @@ def _from_hdf5(path: Path, channels: int) -> list[np.ndarray]:
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> list[np.ndarray]:
     stacks = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim in (3, 4)]
     if len(stacks) != 1:
-        raise InputError(f"training images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {', '.join(f'{k} {v.dtype}{v.shape}' for k, v in arrays.items()) or 'nothing'}")
+        found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "nothing"
+        raise InputError(f"training images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}")
     stack = stacks[0] if stacks[0].ndim == 4 else stacks[0][..., None]
     if stack.shape[-1] == channels:
         return list(stack)

@@ -101,12 +101,14 @@ def residual_chi_square(posterior: Posterior, x: Tensor) -> Tensor:
     return noise.chi_square(posterior.y, posterior.operator.A(posterior.prior.decode(x)))
 
 
-def _result(posterior: Posterior, rows: Posterior, method: Method, answer: Tensor | Weighted, samples: int, seed: int, seconds: float, interrupted: bool) -> Result:
+def _result(
+    posterior: Posterior, rows: Posterior, method: Method, answer: Tensor | Weighted, samples: int, seed: int, seconds: float, interrupted: bool
+) -> Result:
     x = answer.x if isinstance(answer, Weighted) else answer
+    log_weights, log_evidence = (answer.log_weights, answer.log_evidence) if isinstance(answer, Weighted) else (None, None)
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y")
     split = (len(posterior), samples)
-    weighted = isinstance(answer, Weighted)
     return Result(
         samples=rows.prior.decode(x).unflatten(0, split).cpu(),
         y=posterior.y.cpu(),
@@ -114,8 +116,8 @@ def _result(posterior: Posterior, rows: Posterior, method: Method, answer: Tenso
         cost=rows.cost,
         seconds=seconds,
         truth=None if posterior.truth is None else posterior.truth.cpu().to(posterior.dtype),
-        log_weights=answer.log_weights.unflatten(0, split).log_softmax(1).cpu() if weighted else None,
-        log_evidence=answer.log_evidence.cpu() if weighted and answer.log_evidence is not None else None,
+        log_weights=None if log_weights is None else log_weights.unflatten(0, split).log_softmax(1).cpu(),
+        log_evidence=None if log_evidence is None else log_evidence.cpu(),
         interrupted=interrupted,
         provenance={
             **posterior.provenance,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,10 +84,8 @@ class Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _zero(self.modulation)
+        _zero(self.second)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -104,12 +104,11 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(4 * config.channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
         self.up = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.tail = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        _zero(self.tail)
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -118,17 +117,23 @@ class UNet(nn.Module):
         h = self.head(F.pixel_unshuffle(x, 2))
         skips = []
         for level, group in enumerate(self.down):
-            for block in group:
+            for block in cast(nn.ModuleList, group):
                 h = block(h, embedding)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.grow))):
             h = self.grow[level](h) + skips[level]
-            for block in self.up[level]:
+            for block in cast(nn.ModuleList, self.up[level]):
                 h = block(h, embedding)
         h = F.pixel_shuffle(self.tail(F.silu(pixel_norm(h))), 2)
         return h[..., :height, :width]
+
+
+def _zero(layer: nn.Module) -> None:
+    """Start a layer at zero, so that its block starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -114,11 +114,11 @@ class RescaledPrior(Prior):
     Args:
         native: a prior whose input is native = a x + b, e.g. in [0, 1] (a = b = 0.5) where models live in [-1, 1].
         a, b: the affine map, a > 0.
-        units: `shift`, `scale` of the new prior; by default those that keep the physical meaning.
     """
 
     def __init__(self, native: Prior, a: float, b: float):
-        super().__init__(native.shape, shift=native.scale * b + native.shift, scale=native.scale * a, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a)
+        units = {"shift": native.scale * b + native.shift, "scale": native.scale * a}
+        super().__init__(native.shape, **units, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a)
         self.native, self.a, self.b = native, float(a), float(b)
         self.halo, self.exact = native.halo, native.exact
 

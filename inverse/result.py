@@ -79,7 +79,7 @@ class Result:
             for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence"):
                 value = getattr(self, name)
                 if value is not None:
-                    file.create_dataset(name, data=value.numpy(), compression="gzip", compression_opts=1) if value.ndim else file.create_dataset(name, data=value.numpy())
+                    file.create_dataset(name, data=value.numpy(), **({"compression": "gzip", "compression_opts": 1} if value.ndim else {}))
             file.attrs["format"] = "inverse-result 1"
             file.attrs["cost"] = json.dumps(asdict(self.cost))
             file.attrs["seconds"] = self.seconds
@@ -100,10 +100,10 @@ class Result:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != "inverse-result 1":
                     raise InputError(f"result {path}: not a result of inverse")
-                tensors = {name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()]) for name, item in file.items()}
+                fields: dict[str, Any] = {name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()]) for name, item in file.items()}
                 cost = Cost(**json.loads(file.attrs["cost"]))
-                rest = {"seconds": float(file.attrs["seconds"]), "interrupted": bool(file.attrs["interrupted"])}
-                return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **tensors, **rest)
+                fields |= {"seconds": float(file.attrs["seconds"]), "interrupted": bool(file.attrs["interrupted"])}
+                return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **fields)
         except OSError as error:
             raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
 

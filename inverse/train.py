@@ -93,7 +93,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             prior = NetworkPrior.unet(config.network, sigma_data=measured_std(sources), shift=0.5, scale=0.5)
-        self.prior = prior.to(self.device, memory_format=torch.channels_last)
+        self.prior = prior.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
@@ -151,7 +151,7 @@ class Training:
         from safetensors.torch import save_file
 
         state = self.optimizer.state
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, p in self.parameters.items():
             tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
             if p in state:
@@ -166,7 +166,7 @@ class Training:
         try:
             with safe_open(self.checkpoint, "pt", device=str(self.device)) as file:
                 metadata = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"train: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again") from error
         if metadata["config"] != self._fingerprint():

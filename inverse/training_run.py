@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,9 @@ LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 """Noise levels of the card's denoising table, of 255."""
 
 
-def train_prior(sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None) -> bool:
+def train_prior(
+    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
+) -> bool:
     """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
 
     Args:
@@ -93,8 +94,7 @@ def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed:
     generator = Generators.for_samples(seed, count, 1)
     x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], size, size))
     with torch.no_grad():
-        for x in heun(prior, x, sigmas, generator):  # noqa: B007
-            pass
+        *_, x = heun(prior, x, sigmas, generator)
     return grid(prior.decode(x).clamp(0, 1))
 
 

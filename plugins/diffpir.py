@@ -7,6 +7,7 @@ https://arxiv.org/abs/2305.08995 (algorithm 1), written in the VE coordinate x /
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
@@ -44,7 +45,7 @@ class DiffPIR(inverse.Method):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         levels = sigmas.tolist()
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for i, (s, t) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        for i, (s, t) in enumerate(pairwise(levels)):
             x0_hat = posterior.denoise(x, sigmas[i])
             x0 = posterior.prox(x0_hat, s * s / self.lambda_)
             eps_hat = (x - x0) / s

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2209.14687 (algorithm 1), written in the VE coordinate x /
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
@@ -42,7 +43,7 @@ class DPS(inverse.Method):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         levels = sigmas.tolist()
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for i, (s, t) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        for i, (s, t) in enumerate(pairwise(levels)):
             x0_hat, vjp = posterior.tweedie(x, sigmas[i])
             r = posterior.residual(x0_hat)
             norm = row_dot(r, r).sqrt().clamp_min(1e-12) * posterior.prior.scale

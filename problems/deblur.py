@@ -95,7 +95,8 @@ class Deblur(inverse.ImageProblem):
     def _check_fits(self, k: Tensor, shape: tuple[int, ...]) -> None:
         side, room = max(k.shape[-2:]), min(shape[-2:])
         if side > room:
-            raise OptionError(f"deblur: the kernel is {k.shape[-2]}x{k.shape[-1]} pixels, the image only {shape[-2]}x{shape[-1]}; use a smaller kernel or a larger image")
+            sizes = f"the kernel is {k.shape[-2]}x{k.shape[-1]} pixels, the image only {shape[-2]}x{shape[-1]}"
+            raise OptionError(f"deblur: {sizes}; use a smaller kernel or a larger image")
 
 
 @inverse.hookimpl

@@ -131,8 +131,9 @@ class MixturePrior(AnalyticPrior):
         gain = torch.linalg.solve(S, CH.mT).mT
         means = self.means + (gain @ residuals[..., None])[..., 0].reshape(self.means.shape)
         covariances = self.covariances - gain @ CH.mT
-        weights = (self.log_weights + _log_normal(residuals, S)).softmax(0)
-        return MixturePrior(weights, means, (covariances + covariances.mT) / 2, **self.units)
+        law = MixturePrior(self.weights, means, (covariances + covariances.mT) / 2, **self.units)
+        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(0)  # in logarithms: a weight of e^-2000 still has a density
+        return law
 
     def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
         """log p(y) in nats: ()."""

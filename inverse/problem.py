@@ -72,6 +72,16 @@ class Problem(ABC):
         """The exact posterior of y where a closed form exists, else None."""
         return None
 
+    def make_prior(self) -> Prior:
+        """The problem's own prior: the card named `prior`; a problem whose law is known returns that law, in float64."""
+        return load_prior(self.prior)
+
+    def resolve_prior(self, prior: Prior | str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Prior:
+        """An object as it is; a prior by name or path, or else the problem's own, on a device and in a precision."""
+        if isinstance(prior, Prior):
+            return prior
+        return (load_prior(prior) if prior else self.make_prior()).to(device, dtype)
+
     def posterior(
         self,
         truth: Tensor | int = 0,
@@ -95,7 +105,7 @@ class Problem(ABC):
             dtype: of x and the operator.
             first_image: index of the first truth, where a larger set is measured in parts.
         """
-        prior = prior if isinstance(prior, Prior) else load_prior(prior or self.prior, device)
+        prior = self.resolve_prior(prior, device, dtype)
         if y is None:
             x = self.prepare(self._shipped(truth)) if isinstance(truth, int) else truth
             x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)

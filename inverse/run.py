@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.assets import load_prior
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
 from inverse.images import input_files, panel, read_image, write_png
@@ -57,9 +56,7 @@ def run(request: Request, as_json: bool = False) -> bool:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{request.dtype}'")
     files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
     check_writable(request.out)
-    prior = load_prior(request.prior or problem.prior, device)
-    if request.dtype == "float64":
-        prior = prior.double()
+    prior = problem.resolve_prior(request.prior, device, DTYPES[request.dtype][0])
     records, interrupted = [], False
     for index, (file, folder) in enumerate(zip(files, output_folders(files, request.out), strict=True)):
         posterior = _posterior(problem, request, file, prior, index)
@@ -214,7 +211,7 @@ def fitted(problem: Problem, truth: Tensor, notes: list[str]) -> Tensor:
 
 
 def prior_device(prior: Prior) -> torch.device:
-    return next((p.device for p in prior.parameters()), torch.device("cpu"))
+    return next((t.device for t in (*prior.parameters(), *prior.buffers())), torch.device("cpu"))
 
 
 @contextmanager

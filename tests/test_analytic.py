@@ -125,6 +125,13 @@ def test_bayes_rule_holds_pointwise():
         assert torch.allclose(law.given(matrix, sigma_y, y).log_density(x), expected, atol=1e-9)
 
 
+def test_components_that_the_data_exclude_keep_their_density():
+    means = torch.tensor([[-50.0], [50.0]], dtype=F64)
+    law = MixturePrior(torch.ones(2, dtype=F64), means, torch.ones(1, dtype=F64)).given(torch.ones(1, 1, dtype=F64), 1.0, torch.tensor([50.0], dtype=F64))
+    assert math.isclose(float(law.log_weights[0]), -(100.0**2) / 4, rel_tol=1e-12)
+    assert bool(law.log_density(means).isfinite().all())
+
+
 def test_posterior_and_evidence_of_a_mixture_by_quadrature():
     law = MixturePrior(torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64), spd(2, 2), shift=0.2, scale=2.0)
     matrix, y, sigma_y = torch.tensor([[1.0, -0.5]], dtype=F64), torch.tensor([0.7], dtype=F64), 0.6

@@ -1,0 +1,58 @@
+"""Two mirror images that one measurement cannot tell apart: who finds both?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from inverse_problems._conjugate import Conjugate
+from torch import Tensor
+
+import inverse
+from inverse.analytic import MixturePrior
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Bimodal(Conjugate):
+    """Ellipses around (1, 0) and (-1, 0), one the mirror image of the other, seen along the mirror: y = x_2 + noise.
+
+    The correlations of x_1 and x_2 are opposite, so that y moves the modes, x_1 -> +-(1 + gain y), and yet any y leaves them their
+    prior masses: a mode-seeking method shows a mass of 0 or 1 at once.
+
+    Args:
+        mass: of the mode on the right, in (0, 1).
+        std: standard deviation of each coordinate within a mode.
+        correlation: of the coordinates in the mode on the right, in (-1, 1).
+    """
+
+    name = "bimodal"
+    summary = "two mirrored modes, a measurement along the mirror; closed-form posterior"
+
+    sigma_y: float = 0.1
+    mass: float = 0.5
+    std: float = 0.3
+    correlation: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mass < 1:
+            raise OptionError(f"bimodal: mass must lie between 0 and 1, got {self.mass:g}")
+        if not -1 < self.correlation < 1:
+            raise OptionError(f"bimodal: correlation must lie between -1 and 1, got {self.correlation:g}")
+        if not self.std > 0:
+            raise OptionError(f"bimodal: std must be positive, got {self.std:g}")
+
+    def law(self) -> MixturePrior:
+        right = self.std**2 * torch.tensor([[1.0, self.correlation], [self.correlation, 1.0]], dtype=torch.float64)
+        mirror = torch.diag(torch.tensor([-1.0, 1.0], dtype=torch.float64))
+        means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+        return MixturePrior(torch.tensor([self.mass, 1 - self.mass], dtype=torch.float64), means, torch.stack([right, mirror @ right @ mirror]))
+
+    def matrix(self) -> Tensor:
+        return torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Bimodal]

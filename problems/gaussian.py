@@ -1,0 +1,62 @@
+"""A smooth Gaussian image seen through a matrix: the conjugate problem, where every posterior is Gaussian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from inverse_problems._conjugate import Conjugate, circular_blur, gaussian_matrix, squared_exponential
+from torch import Tensor
+
+import inverse
+from inverse.analytic import GaussianPrior
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Gaussian(Conjugate):
+    """N(0.5, C) with a squared-exponential C, in intensities [0, 1]; model units are [-1, 1] as for photographs.
+
+    Args:
+        side: of the image (pixels).
+        view: inpainting (half of the pixels, chosen at random), blur (3x3 mean on a torus) or random (half as many Gaussian
+            projections as pixels).
+        view_seed: of inpainting and random.
+        std: standard deviation of a pixel (intensity).
+        length: correlation length (pixels).
+    """
+
+    name = "gaussian"
+    summary = "smooth Gaussian image, closed-form posterior: half the pixels, a blur or random projections"
+
+    sigma_y: float = 0.05
+    side: int = 8
+    view: Literal["inpainting", "blur", "random"] = "inpainting"
+    view_seed: int = 0
+    std: float = 0.12
+    length: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (3 <= self.side <= 64):
+            raise OptionError(f"gaussian: side must lie between 3 and 64 (its covariance is dense), got {self.side}")
+        if not (self.std > 0 and self.length > 0):
+            raise OptionError(f"gaussian: std and length must be positive, got {self.std:g} and {self.length:g}")
+
+    def law(self) -> GaussianPrior:
+        zero = torch.zeros(1, self.side, self.side, dtype=torch.float64)
+        return GaussianPrior(zero, squared_exponential(self.side, 2 * self.std, self.length), shift=0.5, scale=0.5)
+
+    def matrix(self) -> Tensor:
+        n, generator = self.side**2, inverse.seeded(self.view_seed, "gaussian", self.view)
+        if self.view == "blur":
+            return circular_blur(self.side)
+        if self.view == "random":
+            return gaussian_matrix(n // 2, n, generator)
+        return torch.eye(n, dtype=torch.float64)[torch.randperm(n, generator=generator)[: n // 2].sort().values]
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Gaussian]

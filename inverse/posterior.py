@@ -59,7 +59,7 @@ class Execution:
 
     Args:
         autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own.
-        tile: side of the tiles (pixels) in which a local prior denoises images larger than `tile_above`.
+        tile: side of the tiles (pixels, rounded down to the prior's stride) in which a local prior denoises images larger than `tile_above`.
         tile_above: pixels of an image above which it is tiled.
         max_pixels: rows x pixels in one prior call; larger batches go through in parts.
         solver: conjugate-gradient settings of `solve_normal`.
@@ -168,7 +168,8 @@ class Posterior:
         with torch.autocast(x.device.type, half or torch.bfloat16, enabled=half is not None):
             if tile:
                 assert self.prior.halo is not None
-                return tiled(self.prior, x, level, self.execution.tile, self.prior.halo)
+                side = max(self.execution.tile // self.prior.stride, 1) * self.prior.stride
+                return tiled(self.prior, x, level, side, self.prior.halo)
             return self.prior(x, level)
 
     @cached_property

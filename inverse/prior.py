@@ -25,6 +25,9 @@ class Prior(nn.Module):
     halo: int | None = None
     """Pixels beyond which nothing changes an output pixel; None if the denoiser is not local (then it cannot be tiled)."""
 
+    stride = 1
+    """Pixels of the grid on which a local denoiser is translation-equivariant; tiles start on it."""
+
     affine = True
     """True when `decode` is scale * x + shift; a latent prior, whose decoder is a network, says False."""
 
@@ -80,7 +83,8 @@ class NetworkPrior(Prior):
         super().__init__(shape, **units)
         self.network, self.sigma_data = network, float(sigma_data)
         config = getattr(network, "config", None)
-        self.halo = config.halo if isinstance(config, UNetConfig) else None
+        if isinstance(config, UNetConfig):
+            self.halo, self.stride = config.halo, config.stride
 
     @classmethod
     def unet(cls, config: UNetConfig, sigma_data: float = 0.5, **units: float) -> NetworkPrior:
@@ -120,7 +124,7 @@ class RescaledPrior(Prior):
         units = {"shift": native.scale * b + native.shift, "scale": native.scale * a}
         super().__init__(native.shape, **units, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a)
         self.native, self.a, self.b = native, float(a), float(b)
-        self.halo, self.exact = native.halo, native.exact
+        self.halo, self.stride, self.exact = native.halo, native.stride, native.exact
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return (self.native(self.a * x + self.b, torch.as_tensor(sigma) * self.a) - self.b) / self.a

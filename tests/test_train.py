@@ -1,0 +1,168 @@
+"""Training: the data it reads, the run that survives a kill, the prior it writes."""
+
+import io
+import json
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inverse
+from inverse.dataset import load_images, random_crops
+from inverse.errors import InputError, OptionError
+from inverse.network import UNetConfig
+from inverse.train import TrainConfig, Training, measured_std
+from inverse.training_run import train_prior
+
+TINY = TrainConfig(size=16, steps=6, batch=2, warmup=2, network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16))
+
+
+@pytest.fixture
+def images():
+    """Twelve smooth colour images, 20 x 24, uint8."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (12, 5, 6, 3), dtype=np.uint8)
+    return [np.asarray(Image.fromarray(c).resize((24, 20), Image.Resampling.BICUBIC)) for c in coarse]
+
+
+def test_resumed_run_is_the_uninterrupted_run(images, tmp_path):
+    whole = Training([images], TINY, tmp_path / "whole.safetensors")
+    for _ in whole.run():
+        pass
+    for steps in (3, 6):  # the second object starts from the first one's file alone, as after a kill
+        part = Training([images], replace(TINY, steps=steps, cooldown=0.0), tmp_path / "part.safetensors")
+        part.config = replace(TINY, steps=6)
+        while part.step < steps:
+            part._advance()
+        part.save()
+    for name, value in whole.ema.items():
+        assert torch.equal(value, part.ema[name]), name
+        assert torch.equal(whole.parameters[name], part.parameters[name]), name
+
+
+def test_training_lowers_the_loss(images, tmp_path):
+    training = Training([images], replace(TINY, steps=150, batch=8, learning_rate=3e-3), tmp_path / "c.safetensors")
+    x0 = training.prior.encode(random_crops([images], 16, 64, inverse.seeded("held out")))
+    noise, sigma = torch.randn(x0.shape, generator=inverse.seeded("noise")), torch.full((64,), 0.3)
+    before = training.prior.loss(x0, sigma, noise).item()
+    list(advance(training, 150))
+    after = training.prior.loss(x0, sigma, noise).item()
+    assert after < 0.7 * before  # a zero-initialised network starts at the loss of a linear denoiser; smooth images are easier than that
+
+
+def advance(training, steps):
+    for _ in range(steps):
+        yield training._advance()
+
+
+def test_training_leaves_the_global_generator_alone(images, tmp_path):
+    state = torch.get_rng_state()
+    list(advance(Training([images], TINY, tmp_path / "c.safetensors"), 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_learning_rate_warms_up_and_cools_down():
+    config = TrainConfig(steps=1000, warmup=100, cooldown=0.2, learning_rate=1.0)
+    assert config.rate(0) == pytest.approx(0.01)
+    assert config.rate(500) == 1.0
+    assert config.rate(900) == pytest.approx(0.5)
+    assert config.rate(999) == pytest.approx(0.005)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
+    Training([images], TINY, tmp_path / "c.safetensors").save()
+    with pytest.raises(InputError, match="belongs to other settings"):
+        Training([images], replace(TINY, batch=3), tmp_path / "c.safetensors")
+
+
+def test_a_damaged_checkpoint_is_refused(images, tmp_path):
+    (tmp_path / "c.safetensors").write_bytes(b"\x10\x00\x00")
+    with pytest.raises(InputError, match="damaged"):
+        Training([images], TINY, tmp_path / "c.safetensors")
+
+
+def test_sources_read_alike_from_folder_npz_jpeg_pack_and_hdf5(images, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    np.savez(tmp_path / "a.npz", images=np.stack(images))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = np.stack(images)
+    files = [png_bytes(image) for image in images]  # the pack stores encoded files; PNG makes the comparison exact
+    offsets = np.cumsum([0, *map(len, files)])
+    np.savez(tmp_path / "pack.npz", jpeg=np.frombuffer(b"".join(files), dtype=np.uint8), offsets=offsets, labels=np.zeros(len(files)))
+    for source in (folder, tmp_path / "a.npz", tmp_path / "a.h5", tmp_path / "pack.npz"):
+        found = load_images(source, 16, 3)
+        assert len(found) == len(images)
+        assert all(np.array_equal(a, b) for a, b in zip(found, images, strict=True)), source
+
+
+def png_bytes(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_crops_are_pieces_of_the_images_and_sources_come_equally_often(images):
+    black, white = [np.zeros((20, 20, 3), np.uint8)] * 9, [np.full((20, 20, 3), 255, np.uint8)]
+    crops = random_crops([black, white], 16, 4000, inverse.seeded(0))
+    share = float(crops.mean())
+    assert abs(share - 0.5) < 4 * 0.5 / 4000**0.5  # four standard errors of a fair coin
+    crop = random_crops([images], 16, 1, inverse.seeded(1))[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+    windows = [w for image in images for flip in (image, image[:, ::-1]) for w in windows_of(flip, 16)]
+    assert any(np.array_equal(crop, w) for w in windows)
+
+
+def windows_of(image, size):
+    return [image[i : i + size, j : j + size] for i in range(image.shape[0] - size + 1) for j in range(image.shape[1] - size + 1)]
+
+
+def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
+    expected = (np.stack(images) / 255.0 * 2 - 1).std()
+    assert measured_std([images]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("make", "message"), [("missing", "no such file"), ("empty", "0 images found"), ("small", "none of at least"), ("text", "expected a folder")])
+def test_unusable_sources_are_named(make, message, tmp_path):
+    path = tmp_path / "source"
+    if make == "text":
+        path = tmp_path / "source.txt"
+        path.write_text("no images")
+    elif make != "missing":
+        path.mkdir()
+        if make == "small":
+            Image.new("RGB", (8, 8)).save(path / "a.png")
+    with pytest.raises(InputError, match=message):
+        load_images(path, 16, 3)
+
+
+def test_train_writes_a_prior_that_loads_and_a_card_that_describes_it(images, tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.stack(images))
+    out = tmp_path / "mine.safetensors"
+    assert train_prior([tmp_path / "a.npz"], out, TINY.network, TINY, "cpu", {"licence": "mine", "limits": "none known"})
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["name"] == "mine"
+    assert card["training"]["steps"] == TINY.steps
+    assert card["licence"] == "mine"
+    assert set(card["denoising"]["psnr"]) >= {"15", "25", "50"}
+    assert out.with_suffix(".samples.png").exists()
+    training = Training([images], TINY, out.with_suffix(".checkpoint.safetensors"))
+    prior = inverse.load_prior(out)
+    x = torch.randn(1, 3, 16, 16, generator=inverse.seeded(0))
+    gap = (prior(x, torch.tensor(1.0)) - training.averaged()(x, torch.tensor(1.0))).abs().max()
+    assert gap < 2e-3  # the weights were rounded to half precision: 11 bits
+
+
+def test_out_must_be_safetensors(tmp_path):
+    with pytest.raises(OptionError, match=r"must end in \.safetensors"):
+        train_prior([tmp_path], tmp_path / "prior.pt", TINY.network, TINY, "cpu", {})
+
+
+@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}])
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        replace(TINY, **bad)

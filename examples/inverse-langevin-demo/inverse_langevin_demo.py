@@ -1,0 +1,42 @@
+"""Annealed Langevin dynamics as an outside distribution: this module and its pyproject.toml are all it takes."""
+
+from dataclasses import dataclass
+
+import inverse
+
+
+@dataclass(frozen=True)
+class LangevinDemo(inverse.Method):
+    """Langevin steps on p_sigma(x) N(y; A x, sigma_y^2 + sigma^2 |A|^2) while sigma falls, so that the law tends to p(x | y).
+
+    Args:
+        steps: noise levels, uniform in log sigma.
+        inner: Langevin steps at each level.
+        eta: step size; at 1 one step forgets the stiffest direction.
+    """
+
+    name = "langevin-demo"
+    reference = "Jalal et al., Robust Compressed Sensing MRI with Deep Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368"
+    equation = "x' = x + h (score(x, sigma) + A^T (y - A x) / (sigma_y^2 + sigma^2 |A|^2)) + sqrt(2 h) z,  h = eta sigma^2 / 2"
+    claim = "exact in the limit"
+    needs = ("linear", "gaussian")
+
+    steps: int = 100
+    inner: int = 5
+    eta: float = 0.2
+
+    def run(self, posterior, samples, generator):
+        sigmas = inverse.noise_levels(posterior, "log-uniform", self.steps)[:-1]
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for sigma in sigmas:
+            h, variance = self.eta * sigma**2 / 2, posterior.sigma_y**2 + sigma**2 * posterior.norm_squared
+            for _ in range(self.inner):
+                prior_score = (posterior.denoise(x, sigma) - x) / sigma**2
+                likelihood_score = posterior.A_adjoint(posterior.residual(x)) / variance
+                x = x + h * (prior_score + likelihood_score) + (2 * h).sqrt() * generator.randn_like(x)
+            yield x
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [LangevinDemo]

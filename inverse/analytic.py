@@ -115,7 +115,7 @@ class MixturePrior(AnalyticPrior):
         for i, U in enumerate(() if self.basis is None else self.basis):
             rows = k == i if len(self.basis) > 1 else slice(None)  # type: ignore[arg-type]
             z[rows] = z[rows] @ U.T
-        return self.means[k] + z.reshape(count, *self.shape)
+        return self.means[k] + z.reshape(count, *self.means.shape[1:])
 
     def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> MixturePrior:
         """The law of x given y = matrix decode(x) + N(0, sigma_y^2): component k has

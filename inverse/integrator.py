@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -32,8 +33,9 @@ from torch import Tensor
 from inverse.seeding import Generators
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-Clock = Callable[[np.ndarray], np.ndarray]
-Average = Callable[[int, float, Callable[[np.ndarray], np.ndarray] | None], np.ndarray]
+Clock = Callable[[Any], Any]
+Place = Callable[[np.ndarray], np.ndarray]
+Average = Callable[[int, float, Place | None], np.ndarray]
 
 _ROOTS, _GAUSS = np.polynomial.legendre.leggauss(20)
 _ROOTS, _GAUSS = (_ROOTS + 1) / 2, _GAUSS / 2
@@ -50,7 +52,7 @@ def vp_time(sigma: np.ndarray, beta_min: float = 0.1, beta_max: float = 20.0) ->
     return 2 * snr / (beta_min + np.sqrt(beta_min**2 + 2 * slope * snr))
 
 
-def exact(count: int, z: float, place: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+def exact(count: int, z: float, place: Place | None) -> np.ndarray:
     """m_0 ... m_{count - 1}; place is w -> v, None for the identity. The recurrence cancels for small z, the quadrature does not."""
     if place is None and abs(z) > 1:
         m = [-np.expm1(-z)]
@@ -61,7 +63,7 @@ def exact(count: int, z: float, place: Callable[[np.ndarray], np.ndarray] | None
     return kernel @ np.vander(_ROOTS if place is None else place(_ROOTS), count, increasing=True)
 
 
-def uniform(count: int, z: float, place: object) -> np.ndarray:
+def uniform(count: int, z: float, place: Place | None) -> np.ndarray:
     """m_0 / (k + 1): the polynomial's plain mean over the step, as in the published second-order DPM solvers."""
     return -np.expm1(-z) / np.arange(1, count + 1)
 
@@ -102,8 +104,8 @@ class Rule:
         if t == 0:
             return Step(0.0, (1.0,)) if self.form == "data" else Step(1.0, (-s,))
         rate = 1 + self.eta if self.form == "data" else -1.0
-        h, start = np.log(s / t), self.clock(np.float64(s))
-        span = self.clock(np.float64(t)) - start
+        h, start = np.log(s / t), self.clock(s)
+        span = self.clock(t) - start
         place = None if self.clock is half_log_snr else lambda w: (self.clock(s * np.exp(-h * w)) - start) / span
         v = (self.clock(np.asarray(nodes)) - start) / span
         W = np.linalg.solve(np.vander(v, increasing=True).T, self.average(len(nodes), rate * h, place))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inverse.evodiff import evodiff
-from inverse.integrator import Denoise, Rule, exact, multistep, predictor_corrector, singlestep, uniform, vp_time
+from inverse.integrator import Denoise, Place, Rule, exact, multistep, predictor_corrector, singlestep, uniform, vp_time
 from inverse.seeding import Generators
 
 Sampler = Callable[[Denoise, Tensor, Tensor, Generators], Iterator[Tensor]]
@@ -151,12 +151,12 @@ def evodiff_exact(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Genera
     return predictor_corrector(denoise, x, sigmas, generator, 2, 1, Rule(average=uniform))
 
 
-def published_3m(count: int, z: float, place: None) -> np.ndarray:
+def published_3m(count: int, z: float, place: Place | None) -> np.ndarray:
     """Moments behind the released 3M: exact, but m_1 uniform in the two-node start-up and m_2 halved after it."""
     return uniform(count, z, place) if count < 3 else exact(count, z, place) * [1, 1, 0.5]
 
 
-def published_unipc(count: int, z: float, place: None) -> np.ndarray:
+def published_unipc(count: int, z: float, place: Place | None) -> np.ndarray:
     """Moments behind UniPC with B(h) = e^h - 1: uniform where there is one difference only, exact otherwise."""
     return uniform(count, z, place) if count < 3 else exact(count, z, place)
 

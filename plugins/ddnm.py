@@ -63,6 +63,9 @@ class DDNMPlus(DDNM):
     equation = "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
     needs = ("decomposable", "gaussian")
 
+    def unsupported(self, posterior):
+        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "ddnm-plus needs one sigma_y for all measurements")
+
     def _step(self, posterior, mean, a, correction, c, z):
         def weight(lam):
             return torch.where(lam > 0, (c * lam.sqrt() / (a * posterior.sigma_y)).clamp(max=1.0), 1.0)

@@ -45,6 +45,9 @@ class DDRM(inverse.Method):
         if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
             raise OptionError(f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}")
 
+    def unsupported(self, posterior):
+        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "ddrm needs one sigma_y for all measurements")
+
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         levels, filtered = sigmas.tolist(), posterior.filter

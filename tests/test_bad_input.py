@@ -275,7 +275,7 @@ def test_zero_sigma_y_has_no_likelihood():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--problem", "debblur"), ("problem 'debblur' is not known", "did you mean 'deblur'?", "known: deblur, denoise")),
+        (("--problem", "debblur"), ("problem 'debblur' is not known", "did you mean 'deblur'?", "deblur, denoise")),
         (("--method", "rediff"), ("method 'rediff' is not known", "did you mean 'red-diff'?", "known: ", "tikhonov, ")),
         (("--prior", "zzz"), ("prior 'zzz' is not known", "known: ")),
         (("--prior", "lost.safetensors"), ("lost.json", "no such file", "weights need their card beside them")),

@@ -19,7 +19,10 @@ _HOME = {
     "NetworkPrior": "prior",
     "RescaledPrior": "prior",
     "GaussianPrior": "analytic",
+    "MixturePrior": "analytic",
+    "FieldPrior": "field",
     "FlatPrior": "analytic",
+    "Exact": "analytic",
     "Noise": "noise",
     "GaussianNoise": "noise",
     "PoissonNoise": "noise",
@@ -52,10 +55,11 @@ _HOME = {
 __all__ = ["InverseError", "__version__", "physics", *_HOME]
 
 if TYPE_CHECKING:
-    from inverse.analytic import FlatPrior, GaussianPrior
+    from inverse.analytic import Exact, FlatPrior, GaussianPrior, MixturePrior
     from inverse.assets import load_prior
     from inverse.bridge import as_reconstructor, from_reconstructor
     from inverse.engine import Interrupted, solve
+    from inverse.field import FieldPrior
     from inverse.hookspecs import hookimpl
     from inverse.images import read_image
     from inverse.linalg import CG

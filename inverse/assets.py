@@ -120,7 +120,7 @@ def save_prior(prior: NetworkPrior, path: Path, **about: Any) -> Card:
     with replacing(path) as temporary:
         save_file({k: v.detach().half().contiguous().cpu() for k, v in prior.state_dict().items()}, temporary)
     network = prior.network.config.to_dict()  # type: ignore[union-attr, operator]
-    units: dict[str, Any] = {"shift": prior.shift, "scale": prior.scale, "sigma_data": prior.sigma_data, "sigma_min": prior.sigma_min, "sigma_max": prior.sigma_max}
+    units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_data", "sigma_min", "sigma_max")}
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
     write_card(card, path.with_suffix(".json"))
     return card

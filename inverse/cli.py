@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,7 +152,7 @@ def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
 def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
     """Show what was loaded, from where, which version, and why something was not."""
     found, failures = registry([]), []
-    calls = [partial(found.load_file, path) for path in plugin]
+    calls: list[Callable[[], object]] = [partial(found.load_file, path) for path in plugin]
     calls += [partial(found.table, f"inverse_{kind}") for kind in ("methods", "problems", "samplers", "metrics", "priors")]
     for call in calls:
         try:

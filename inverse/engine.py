@@ -47,7 +47,8 @@ def solve(
         method: an instance, a class (default options) or a registered name.
         samples: per measurement.
         seed: of the method's randomness; sample j of image i depends on (seed, i, j) alone.
-        observers: called as observer(index, total, x, misfit) after each iterate, outside the timed region.
+        observers: called as observer(index, total, x, misfit, nfe) after each iterate, outside the timed region; see
+            `hookspecs.inverse_step`.
         first_image: index of the first measurement, where a larger set is solved in parts.
 
     Returns: samples in physical units, on the CPU, with cost, seconds and provenance.
@@ -76,7 +77,7 @@ def solve(
                 answer, index = step, index + 1
                 for observe in observers:
                     x = answer.x if isinstance(answer, Weighted) else answer
-                    observe(index, method.total, x, lambda x=x: float(residual_chi_square(rows, x).mean()))
+                    observe(index, method.total, x, lambda x=x: float(residual_chi_square(rows, x).mean()), rows.cost.nfe)
             start = time.perf_counter()
             if posterior.device.type == "cuda":
                 torch.cuda.synchronize(posterior.device)

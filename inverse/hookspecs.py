@@ -58,8 +58,11 @@ def inverse_commands(app: Any) -> None:
 
 
 @hookspec
-def inverse_step(index: int, total: int | None, x: Tensor, misfit: Callable[[], float]) -> None:
-    """Observe iterate `index` (from 1) of `total`; x in model units. Calling misfit() costs one evaluation of A, untimed and uncounted."""
+def inverse_step(index: int, total: int | None, x: Tensor, misfit: Callable[[], float], nfe: float) -> None:
+    """Observe iterate `index` (from 1) of `total`; x in model units; nfe prior evaluations so far.
+
+    Calling misfit() gives the residual chi-square at the cost of one evaluation of A, untimed and uncounted.
+    """
 
 
 @hookspec

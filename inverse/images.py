@@ -193,6 +193,21 @@ def _flatten_alpha(array: np.ndarray, notes: list[str]) -> tuple[np.ndarray, lis
     return array[..., :-1] * alpha + (1 - alpha), [*notes, "transparency laid on white"]
 
 
+def read_array(path: Path) -> Tensor:
+    """Real numbers of any shape from .npy or .h5 (its dataset `y`, or its only one), float32, as stored.
+
+    Raises: InputError if the file is missing, of another kind, or holds anything else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() not in ARRAYS:
+        raise InputError(f"{path}: this problem is not about pictures; expected one of {', '.join(sorted(ARRAYS))}")
+    array = _read_array(path)
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise InputError(f"{path}: expected real numbers, found {array.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
 def _read_array(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":

@@ -57,7 +57,9 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
     settings = settings or CG()
     tiny = torch.finfo(b.dtype).tiny
     length = row_dot(b, b).sqrt()
-    basis, columns, rotations, g = [b / per_row(length.clamp_min(tiny), b)], [], [], [length]
+    basis, g = [b / per_row(length.clamp_min(tiny), b)], [length]
+    columns: list[list[Tensor]] = []
+    rotations: list[tuple[Tensor, Tensor]] = []
     for k in range(settings.max_iter):
         active = g[k].abs() > settings.tolerance * length
         if not bool(active.any()):

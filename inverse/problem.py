@@ -116,7 +116,8 @@ class Problem(ABC):
             y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)
             known, shape = None, self.signal_shape(tuple(y.shape[1:]))
         digest = hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest() if y.device.type == "cpu" else ""
-        about = {"problem": {"name": self.name, "options": values(self)}, "prior": _label(prior), "measurement_sha256": digest, "measurement_seed": seed if known is not None else None}
+        about: dict[str, Any] = {"problem": {"name": self.name, "options": values(self)}, "prior": _label(prior)}
+        about |= {"measurement_sha256": digest, "measurement_seed": None if known is None else seed}
         return Posterior(prior, self.operator(shape), y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
 
     def _shipped(self, index: int) -> Tensor:

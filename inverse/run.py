@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
-from inverse.images import input_files, panel, read_image, write_png
+from inverse.images import Picture, input_files, panel, read_array, read_image, write_png
 from inverse.plugins import get_method, get_problem, registry
 from inverse.posterior import Execution
 from inverse.prior import Prior
@@ -176,28 +177,29 @@ def step_hook() -> Observer | None:
     hook = registry().manager.hook.inverse_step
     if not hook.get_hookimpls():
         return None
-    return lambda index, total, x, misfit: hook(index=index, total=total, x=x, misfit=misfit)
+    return lambda index, total, x, misfit, nfe: hook(index=index, total=total, x=x, misfit=misfit, nfe=nfe)
 
 
 def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int):
     dtype, autocast = DTYPES[request.dtype]
-    execution = Execution(autocast=autocast)
-    where = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": execution, "first_image": index}
+    make = partial(
+        problem.posterior, prior=prior, seed=request.seed, device=prior_device(prior), dtype=dtype, execution=Execution(autocast=autocast), first_image=index
+    )
     if file is None:
-        posterior = problem.posterior(0, **where)
+        posterior = make(0)
         shipped = shipped_photographs()[0].stem if isinstance(problem, ImageProblem) else "truth 0"
         posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
         return posterior
-    channels = prior.shape[0] or 3
-    picture = read_image(file, channels)
+    picture = read_image(file, prior.shape[0] or 3) if isinstance(problem, ImageProblem) else Picture(read_array(file))
     if bad := int((~torch.isfinite(picture.pixels)).sum()):
-        raise InputError(f"{file}: {bad} of {picture.pixels.numel()} values are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
+        count = f"{bad} of {picture.pixels.numel()} values"
+        raise InputError(f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
     notes = list(picture.notes)
     if request.measured:
-        posterior = problem.posterior(y=picture.pixels, **where)
+        posterior = make(y=picture.pixels)
     else:
         truth = fitted(problem, picture.pixels, notes)
-        posterior = problem.posterior(truth, **where)
+        posterior = make(truth)
     posterior.provenance.update(input=str(file), notes=notes)
     return posterior
 
@@ -226,16 +228,17 @@ def progress(file: Path | None, index: int, count: int) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     label = f"{file.name if file else 'solving'}" + (f" {index + 1}/{count}" if count > 1 else "")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.fields[misfit]}"), TimeRemainingColumn())
+    news = TextColumn("step {task.completed}/{task.total}  {task.fields[news]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), news, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task, last = bar.add_task(label, total=None, misfit=""), 0.0
+        task, last = bar.add_task(label, total=None, news=""), 0.0
 
-        def observer(step: int, total: int | None, x: Tensor, misfit: Any) -> None:
+        def observer(step: int, total: int | None, x: Tensor, misfit: Any, nfe: float) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last < 0.3 and step != total:
                 return
             last = now
-            bar.update(task, completed=step, total=total, misfit=f"chi2 {misfit():.3g}")
+            bar.update(task, completed=step, total=total, news=f"chi2 {misfit():.3g}  {nfe:.0f} prior evaluations")
 
         yield observer

@@ -126,7 +126,9 @@ def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
     assert measured_std([images]) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("make", "message"), [("missing", "no such file"), ("empty", "0 images found"), ("small", "none of at least"), ("text", "expected a folder")])
+@pytest.mark.parametrize(
+    ("make", "message"), [("missing", "no such file"), ("empty", "0 images found"), ("small", "none of at least"), ("text", "expected a folder")]
+)
 def test_unusable_sources_are_named(make, message, tmp_path):
     path = tmp_path / "source"
     if make == "text":

@@ -25,7 +25,7 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
 
 def log_uniform(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Uniform in log sigma, that is in half log-SNR: (steps,), float64."""
-    return torch.linspace(torch.tensor(sigma_max).double().log(), torch.tensor(sigma_min).double().log(), steps, dtype=torch.float64).exp()
+    return torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64).exp()
 
 
 def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tensor:
@@ -38,11 +38,19 @@ def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0
 
 
 def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """`steps` levels of the 1000-step linear VP process, evenly spaced in t, within [sigma_min, sigma_max]: (steps,), float64."""
+    """`steps` levels of the 1000-step linear VP process, evenly spaced in t, within [sigma_min, sigma_max]: (steps,), float64.
+
+    With more steps than the process has levels there, those in between are interpolated in log sigma, so that none comes twice.
+    """
     levels = vp_levels()
     levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
+    if len(levels) < 2:
+        raise OptionError(f"schedule vp has no two levels between {sigma_min:g} and {sigma_max:g}; its 1000 levels run from 0.01 to 157")
     t = torch.linspace(len(levels) - 1, 0, steps, dtype=torch.float64)
-    return levels[t.round().long()]
+    if steps <= len(levels):
+        return levels[t.round().long()]
+    below = t.long().clamp(max=len(levels) - 2)
+    return torch.lerp(levels[below].log(), levels[below + 1].log(), t - below).exp()
 
 
 def cosine(steps: int, sigma_min: float, sigma_max: float, offset: float = 0.008) -> Tensor:

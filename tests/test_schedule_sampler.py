@@ -129,7 +129,7 @@ DETERMINISTIC = sorted(set(SAMPLERS) - {"ancestral", "ddpm", "dpmpp-2m-sde"})
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_every_deterministic_sampler_transports_noise_to_the_prior(name):
-    """N(0, sigma_max^2 I) to N(m, C) with 500 steps: up to the tail m sqrt(c) / sigma_max of the start and the sampler's own error, 1.3% for the first-order ones."""
+    """N(0, sigma_max^2 I) to N(m, C) with 500 steps: up to m sqrt(c) / sigma_max and the sampler's own error, 1.3% at first order."""
     mean, stretch = affine_map(SAMPLERS[name], schedule("karras", 500, 0.002, 80.0))
     torch.testing.assert_close(mean, MEAN, rtol=0, atol=0.05)
     torch.testing.assert_close((80 * stretch).square(), VARIANCES, rtol=0.02, atol=0)

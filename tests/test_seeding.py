@@ -14,8 +14,15 @@ def numbers(generator, n=4):
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((0,), (1,)),
-     ((0, "noise"), (0, "start")), ((0, "noise", 3), (0, 3)), ((1, 23), (12, 3)), ((0, 1), (1, 0)), ((0, "1"), (0, 1)), ((0, "ab"), (0, "a", "b"))],
+    [
+        ((0,), (1,)),
+        ((0, 1), (1, 0)),
+        ((1, 23), (12, 3)),
+        ((0, "1"), (0, 1)),
+        ((0, "noise"), (0, "start")),
+        ((0, "noise", 3), (0, 3)),
+        ((0, "ab"), (0, "a", "b")),
+    ],
 )
 def test_different_keys_give_different_streams(a, b):
     assert not torch.equal(numbers(seeded(*a)), numbers(seeded(*b)))

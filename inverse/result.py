@@ -106,6 +106,8 @@ class Result:
                 return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **fields)
         except OSError as error:
             raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"result {path}: damaged, or written by another version ({error})") from error
 
 
 @contextmanager

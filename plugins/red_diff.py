@@ -100,7 +100,7 @@ class REDDiff(inverse.Method):
         """Level indices: a number per step, or one per row and step in random order."""
         if self.order == "random":
             return [torch.cat([torch.randint(0, 1000, (1,), generator=g, device=g.device) for g in generator.rows]) for _ in range(self.steps)]
-        descending = list(range(999, -1, -(1000 // self.steps)))[: self.steps]
+        descending = [999 - 1000 * i // self.steps for i in range(self.steps)]
         return descending if self.order == "descending" else descending[::-1]
 
     def _adam(self, mu):

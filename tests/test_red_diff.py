@@ -1,0 +1,211 @@
+"""RED-diff where its answer is known: a Gaussian prior in the plane and one linear measurement.
+
+The expected gradient is linear in mu, so that the mean over many rows obeys an exact recursion with the fixed point
+
+    mu* = m + (A^T A + R)^-1 A^T (y - A m),    R = lambda E_t[w(s) s (C + s^2)^-1].
+
+Following the levels downwards without noise in y, mu instead tracks the mode of the smoothed prior under A mu = y.
+"""
+
+import itertools
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from conftest import matrix_operator, normal
+
+import inverse
+from inverse.plugins import registry
+from inverse.schedule import vp_levels
+
+REDDiff = registry().find("inverse_methods", "red-diff")
+F64 = torch.float64
+WEIGHTS = {
+    "linear": lambda s: s,
+    "sqrt": lambda s: s.sqrt(),
+    "square": lambda s: s**2,
+    "log": lambda s: (1 + s).log(),
+    "trunc-linear": lambda s: torch.minimum(s, torch.ones_like(s)),
+    "power2over3": lambda s: s ** (2 / 3),
+    "const": torch.ones_like,
+}
+ORDERS = ("descending", "ascending", "random")
+
+
+class Stream(inverse.Generators):
+    """One stream for all rows: thousands of them at the price of one."""
+
+    def __init__(self, rows):
+        super().__init__([inverse.seeded("rows")] * rows)
+
+    def randn_like(self, x):
+        return torch.randn(x.shape, generator=self.rows[0], dtype=x.dtype)
+
+
+def posterior(variances, A, y, mean=(0.0, 0.0), sigma_y=0.0):
+    prior = inverse.GaussianPrior(torch.tensor(mean, dtype=F64), torch.diag(torch.tensor(variances, dtype=F64)))
+    operator = matrix_operator(torch.tensor([A], dtype=F64), (2,))
+    return inverse.Posterior(prior, operator, torch.tensor([[y]], dtype=F64), inverse.GaussianNoise(sigma_y), dtype=F64)
+
+
+def answers(p, rows, **options):
+    """The last mu of so many independent runs: (rows, 2)."""
+    with torch.no_grad():
+        *_, mu = inverse.get_method("red-diff", **options).run(p.rows(rows), rows, Stream(rows))
+    return mu
+
+
+def fixed_point(p, lam, weight):
+    """mu* with the method's own levels, those of the VP process clipped to what the prior is trusted with."""
+    s = vp_levels().clamp(p.prior.sigma_min, p.prior.sigma_max)[:, None]
+    C, m = p.prior.covariance.diagonal(), p.prior.mean
+    R = torch.diag((lam * WEIGHTS[weight](s) * s / (C + s**2)).mean(0))
+    A = p.operator.A(torch.eye(2, dtype=F64)).T
+    return m + torch.linalg.solve(A.T @ A + R, A.T @ (p.y[0] - A @ m))
+
+
+# --- random order, plain gradient steps -------------------------------------------------------------------------------
+
+
+def test_the_fixed_point_is_the_specifications():
+    """methods-six.md, 1.4: (0.5059, 0.4025) from unclipped levels; the last 5% of them are clipped to 80, which changes the fifth digit."""
+    found = fixed_point(posterior((1.0, 0.05), (1.0, 1.0), 1.0), 0.25, "linear")
+    torch.testing.assert_close(found, torch.tensor([0.5059, 0.4025], dtype=F64), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", ["linear", "log", "const"])
+def test_the_mean_of_random_order_gradient_descent_is_the_fixed_point(weight):
+    """400 steps of 0.3 forget the start (log: (1 - 0.3 0.075)^400 = 1e-4); the rest is Monte Carlo, 4 standard errors of 800 rows."""
+    p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, mean=(0.3, -0.1))
+    mu = answers(p, 800, steps=400, lr=0.3, lambda_=0.25, weight=weight, order="random", optimizer="sgd", normalise="sum")
+    error = (mu.mean(0) - fixed_point(p, 0.25, weight)).abs()
+    assert (error < 4 * mu.std(0) / 800**0.5 + 1e-3).all()
+
+
+def test_the_fixed_point_is_not_the_posterior_mode():
+    """R saturates at lambda where the prior's precision is 1 / variance: the two are told apart by this test's tolerance."""
+    p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, sigma_y=1.0)
+    mode, _ = p.prior.posterior(torch.ones(1, 2, dtype=F64), 1.0, p.y[0])
+    assert (fixed_point(p, 1.0, "linear") - mode).abs().max() > 0.1
+
+
+# --- descending order -------------------------------------------------------------------------------------------------
+
+CASE, MODE = {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7}, torch.tensor([0.6512, 0.0977], dtype=F64)
+TRACKING = {"lambda_": 0.25, "steps": 1000, "lr": 0.05, "normalise": "sum"}
+
+
+def distance(**options):
+    return float((answers(posterior(**CASE), 64, **TRACKING, **options).mean(0) - MODE).norm())
+
+
+def test_the_constrained_mode_is_the_specifications():
+    p = posterior(**CASE)
+    C, A = p.prior.covariance, torch.tensor([CASE["A"]], dtype=F64)
+    torch.testing.assert_close(C @ A.T @ torch.linalg.solve(A @ C @ A.T, p.y[0]), MODE, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "bias"), [("linear", 0.0141), ("square", 0.0152), ("const", 0.0605)])
+def test_descending_order_tracks_the_constrained_mode(weight, bias):
+    """methods-six.md, 1.4, gives means of 20 runs at this distance from the mode; the spread of a mean of 64 is at most 0.04."""
+    assert distance(weight=weight) < bias + 0.04
+
+
+def test_ascending_and_random_order_do_not():
+    """They end at (0.47, 0.23) and (0.50, 0.22): the large levels come last, or any time, and pull towards the mean."""
+    descending, ascending, random = (distance(order=order) for order in ORDERS)
+    assert descending < 0.05
+    assert ascending > 0.2
+    assert 0.1 < random < ascending
+
+
+def test_a_noiseless_measurement_is_met():
+    """A mu = y at the end of a descending run, where the weight of the prior has gone to 0: the mean misfit is below Adam's step."""
+    mu = answers(posterior(**CASE), 64, **TRACKING)
+    assert (mu @ torch.tensor(CASE["A"], dtype=F64) - CASE["y"]).abs().mean() < 0.05
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def short(**options):
+    return answers(posterior(**CASE), 3, **{"steps": 12, "lambda_": 0.25, **options})
+
+
+def test_the_weights_are_the_published_ones():
+    assert set(WEIGHTS) == set(get_args(get_type_hints(REDDiff)["weight"]))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_any_two_weights_differ(order):
+    results = [short(weight=weight, order=order) for weight in WEIGHTS]
+    assert min(float((a - b).abs().max()) for a, b in itertools.combinations(results, 2)) > 1e-4
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_any_two_orders_differ(weight):
+    results = [short(weight=weight, order=order) for order in ORDERS]
+    assert min(float((a - b).abs().max()) for a, b in itertools.combinations(results, 2)) > 1e-3
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 300, 600, 1000])
+def test_descending_levels_are_evenly_spaced_from_the_top_to_the_bottom(steps):
+    """600 steps must not stop at t = 400, where s = 2."""
+    t = torch.tensor(REDDiff(steps=steps)._order(None))
+    assert len(t) == steps
+    assert t[0] == 999
+    assert 0 <= t[-1] < 1000 / steps
+    if steps > 1:
+        assert (t[:-1] - t[1:]).max() - (t[:-1] - t[1:]).min() <= 1
+
+
+@pytest.mark.parametrize("steps", [50, 100, 1000])
+def test_steps_that_divide_1000_visit_the_authors_levels(steps):
+    assert REDDiff(steps=steps)._order(None) == list(range(999, -1, -(1000 // steps)))
+
+
+def test_ascending_is_descending_backwards():
+    assert REDDiff(order="ascending", steps=30)._order(None) == REDDiff(steps=30)._order(None)[::-1]
+
+
+def image_posterior():
+    """192 unknowns, 48 measurements: m / n = 1 / 4."""
+    operator = inverse.get_problem("super-resolution", factor=2, filter="area").operator((3, 8, 8))
+    prior = inverse.GaussianPrior(normal(3, 8, 8), torch.eye(192, dtype=F64), shift=0.5, scale=0.5)
+    return inverse.Posterior(prior, operator, normal(1, 3, 4, 4), inverse.GaussianNoise(0.1), dtype=F64)
+
+
+def test_mean_normalisation_is_sum_with_lambda_times_m_over_n():
+    """Gradient steps: the common factor n / m goes into the step."""
+    p = image_posterior()
+    by_mean = inverse.solve(p, REDDiff(steps=20, lr=0.01, lambda_=0.2, normalise="mean", optimizer="sgd")).samples
+    by_sum = inverse.solve(p, REDDiff(steps=20, lr=0.04, lambda_=0.05, normalise="sum", optimizer="sgd")).samples
+    torch.testing.assert_close(by_mean, by_sum, rtol=0, atol=1e-12)
+
+
+def test_lambda_eff_is_the_weight_without_normalisation():
+    p = image_posterior()
+    assert REDDiff(lambda_=0.2).derived(p)["lambda_eff"] == pytest.approx(0.05)
+    assert REDDiff(lambda_=0.2, normalise="sum").derived(p)["lambda_eff"] == 0.2
+
+
+def test_without_a_prior_term_it_is_gradient_descent_on_the_misfit():
+    """lambda = 0, one step: mu - lr A^T (A mu - y) with everything in model units, images and measurements alike."""
+    p = image_posterior()
+    start, lr = p.pseudo_inverse(), 0.1
+    expected = start + lr * p.A_adjoint(p.residual(start)) / p.prior.scale**2
+    found = inverse.solve(p, REDDiff(steps=1, lr=lr, lambda_=0.0, normalise="sum", optimizer="sgd")).samples[0]
+    torch.testing.assert_close(found, p.prior.decode(expected), rtol=0, atol=1e-12)
+
+
+def test_adam_is_torchs_adam():
+    """lambda = 0 makes it plain optimisation of |y - A mu|^2 / 2."""
+    p = image_posterior()
+    mu = p.pseudo_inverse().requires_grad_()
+    adam = torch.optim.Adam([mu], lr=0.05, betas=(0.9, 0.99))
+    for _ in range(20):
+        adam.zero_grad()
+        (0.5 * p.residual(mu).square().sum() / p.prior.scale**2).backward()
+        adam.step()
+    found = inverse.solve(p, REDDiff(steps=20, lr=0.05, lambda_=0.0, normalise="sum")).samples[0]
+    torch.testing.assert_close(found, p.prior.decode(mu.detach()), rtol=0, atol=1e-9)

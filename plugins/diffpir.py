@@ -20,6 +20,8 @@ class DiffPIR(inverse.Method):
     rho_t = lambda sigma_y^2 / sigma_t^2 in the paper's proximal problem |y - A x|^2 + rho_t |x - x0_hat|^2 makes it the mean
     of a Gaussian of variance sigma_t^2 / lambda around x0_hat, given y.
 
+    The defaults are the authors' for inpainting; docs/methods.md has the calibration.
+
     Args:
         steps: of the VP schedule.
         lambda_: inverse prior variance in units of 1 / sigma_t^2.
@@ -33,8 +35,8 @@ class DiffPIR(inverse.Method):
     needs = ("linear", "gaussian")
 
     steps: int = 100
-    lambda_: float = 7.0
-    zeta: float = 0.3
+    lambda_: float = 1.0
+    zeta: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -37,8 +37,8 @@ class REDDiff(inverse.Method):
     Args:
         steps: levels visited, evenly spaced in t of the 1000-step VP process; one prior evaluation each.
         lr: Adam's step, model units.
-        lambda_: weight of the prior term; auto is 0.25 (the paper's) without noise, and grows with sigma_y as calibrated
-            in docs/methods.md.
+        lambda_: weight of the prior term; auto is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in model units, which passes
+            through the authors' 0.25 without noise and 1 at 0.1; docs/methods.md has the calibration.
         weight: of level s in the prior term.
         order: in which the levels are visited.
         normalise: mean divides the data term by the number of measurements and the prior term by that of pixels, as the
@@ -117,7 +117,7 @@ class REDDiff(inverse.Method):
         return update
 
     def _lambda(self, posterior):
-        return 0.25 if self.lambda_ is None else self.lambda_
+        return 0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2) if self.lambda_ is None else self.lambda_
 
 
 @inverse.hookimpl

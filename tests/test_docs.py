@@ -1,0 +1,51 @@
+"""The README does what it says: its Python runs, its example is the file it names, its table is what the bench wrote."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from inverse.plugins import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "hookimpl" not in block]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=["image", "operator"])
+def test_readme_python_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readme_shows_the_example_distribution_as_it_is():
+    example = (ROOT / "examples" / "inverse-langevin-demo" / "inverse_langevin_demo.py").read_text()
+    assert f"```python\n{example}```" in README
+    assert len(example.splitlines()) < 60
+
+
+def test_readme_table_is_the_bench_record():
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from photo import table
+    finally:
+        sys.path.pop(0)
+    record = json.loads((ROOT / "docs" / "photo.json").read_text())
+    assert table(record["records"]) in README
+    assert (ROOT / "docs" / "photo.md").read_text() == table(record["records"])
+
+
+def test_every_method_and_problem_stands_in_the_guide():
+    guide = (ROOT / "docs" / "methods.md").read_text()
+    for hook in ("inverse_methods", "inverse_problems"):
+        for name, entry in registry().table(hook).items():
+            if entry.module.startswith(("inverse_plugins", "inverse_problems")):
+                assert f"`{name}`" in guide, name
+
+
+def test_links_of_the_docs_lead_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -116,6 +116,7 @@ def process(*arguments: object, interrupt_when: Callable[[], bool] | None = None
     child = subprocess.Popen(
         [sys.executable, "-c", "from inverse.cli import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite run in the background inherits that it is ignored
     )  # fmt: skip
     while interrupt_when is not None and child.poll() is None:
         if interrupt_when():

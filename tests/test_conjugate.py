@@ -267,7 +267,7 @@ def law_of_ddnm(p: Conjugate, steps: int, plus: bool = False) -> Law:
     return law
 
 
-def law_of_diffpir(p: Conjugate, steps: int, lambda_: float = 7.0, zeta: float = 0.3) -> Law:
+def law_of_diffpir(p: Conjugate, steps: int, lambda_: float = 1.0, zeta: float = 1.0) -> Law:
     levels = levels_of(p, "vp", steps)
     law = start(p, levels[0])
     for s, t in pairwise(levels):
@@ -358,6 +358,7 @@ LINEAR = [
     ("lgd", {"steps": 100, "draws": 1, "temper": 0.0}, lambda p: law_of_lgd(p, 100, temper=0.0)),
     ("ddnm", {"steps": 50}, lambda p: law_of_ddnm(p, 50)),
     ("diffpir", {"steps": 50}, lambda p: law_of_diffpir(p, 50)),
+    ("diffpir", {"steps": 50, "lambda": 7.0, "zeta": 0.3}, lambda p: law_of_diffpir(p, 50, 7.0, 0.3)),
     ("daps", {"steps": 20}, lambda p: law_of_daps(p, 20)),
     ("pnp-dm", {"steps": 50, "prior_steps": 5}, lambda p: law_of_pnp_dm(p, 50, 5, 0.1)),
     ("langevin", {"steps": 30, "inner_steps": 3}, lambda p: law_of_langevin(p, 30, 3)),

@@ -7,8 +7,8 @@ https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), written in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 

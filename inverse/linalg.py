@@ -64,10 +64,12 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
         active = g[k].abs() > settings.tolerance * length
         if not bool(active.any()):
             break
-        w, h = apply(basis[k]), []
-        for q in basis:
-            h.append(row_dot(q, w))
-            w = w - per_row(h[-1], w) * q
+        w, h = apply(basis[k]), [torch.zeros_like(length)] * len(basis)
+        for _ in range(2):  # once more, or rounding leaves the basis short of orthogonal and grows
+            for j, q in enumerate(basis):
+                overlap = row_dot(q, w)
+                h[j] = h[j] + overlap
+                w = w - per_row(overlap, w) * q
         norm = row_dot(w, w).sqrt()
         for j, (c, s) in enumerate(rotations):
             h[j], h[j + 1] = c * h[j] + s * h[j + 1], c * h[j + 1] - s * h[j]

@@ -33,12 +33,15 @@ NOT_SCALED = {
 """Why a method's samples depend on the units of y; all others must not."""
 
 
+GENTLE = {"mmps": {"steps": 20}}  # six Heun steps over four decades of sigma amplify rounding to the bound of the test
+
+
 def quick(name, **more):
     """The method with few steps of each kind."""
     limits = {o.name: 6 if o.name == "steps" else 3 for o in options(METHODS[name]) if "steps" in o.name and isinstance(o.default, int)}
     limits |= {o.name: 2 for o in options(METHODS[name]) if o.name in ("repeats", "draws")}
     short = {key: min(limit, getattr(METHODS[name], key)) for key, limit in limits.items()}
-    return inverse.get_method(name, **{**short, **more})
+    return inverse.get_method(name, **{**short, **GENTLE.get(name, {}), **more})
 
 
 def posterior_for(method, truths, prior, dtype=torch.float64, **options):

@@ -47,16 +47,20 @@ class DPS(inverse.Method):
         zeta = self._zeta(posterior)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
         for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat, vjp = posterior.tweedie(x, sigmas[i])
-            r = posterior.residual(x0_hat)
-            norm = row_dot(r, r).sqrt().clamp_min(1e-12) * posterior.prior.scale
-            ascent = vjp(posterior.A_vjp(x0_hat, r)) / per_row(norm, x)
+            x0_hat, ascent = self._tweedie_and_ascent(posterior, x, sigmas[i])
             ratio = (t / s) ** 2
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:
                 x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
             x = x + zeta * ((1 + s * s) * (1 + t * t)) ** 0.5 * ascent
             yield x
+
+    def _tweedie_and_ascent(self, posterior, x, sigma):
+        """x0_hat and -grad_x |y - A(x0_hat)|; the graph of the network is gone when it returns."""
+        x0_hat, vjp = posterior.tweedie(x, sigma)
+        r = posterior.residual(x0_hat)
+        norm = row_dot(r, r).sqrt().clamp_min(1e-12) * posterior.prior.scale
+        return x0_hat, vjp(posterior.A_vjp(x0_hat, r)) / per_row(norm, x)
 
     def derived(self, posterior):
         return {"zeta": self._zeta(posterior)}

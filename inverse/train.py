@@ -21,6 +21,7 @@ from inverse.dataset import random_crops
 from inverse.errors import InputError, OptionError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior
+from inverse.result import replacing
 from inverse.seeding import seeded
 
 
@@ -107,17 +108,17 @@ class Training:
         first, start, saved = self.step, time.monotonic(), time.monotonic()
         while self.step < self.config.steps:
             losses = [*losses[-99:], self._advance()]
-            elapsed = time.monotonic() - start
-            speed = (self.step - first) / elapsed
-            if time.monotonic() - saved > save_every or self.step == self.config.steps:
+            last = self.step == self.config.steps
+            if self.step % 20 and not last:
+                continue
+            mean = torch.stack(losses).mean().item()
+            if not math.isfinite(mean):  # before anything is saved: the checkpoint stays a good one
+                raise InputError(f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}")
+            if time.monotonic() - saved > save_every or last:
                 self.save()
                 saved = time.monotonic()
-            report = self.step % 20 == 0 or self.step == self.config.steps
-            if report:
-                mean = torch.stack(losses).mean().item()
-                if not math.isfinite(mean):
-                    raise InputError(f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}")
-                yield Progress(self.step, mean, speed * self.config.batch, (self.config.steps - self.step) / speed)
+            speed = (self.step - first) / (time.monotonic() - start)
+            yield Progress(self.step, mean, speed * self.config.batch, (self.config.steps - self.step) / speed)
 
     def averaged(self) -> NetworkPrior:
         """A copy of the prior with the averaged weights, on the CPU, ready to be saved or used."""
@@ -156,9 +157,8 @@ class Training:
             tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
             if p in state:
                 tensors |= {f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
-        temporary = self.checkpoint.with_name(self.checkpoint.name + ".part")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"step": str(self.step), "config": self._fingerprint()})
-        temporary.replace(self.checkpoint)
+        with replacing(self.checkpoint) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"step": str(self.step), "config": self._fingerprint()})
 
     def _load(self) -> None:
         from safetensors import SafetensorError, safe_open
@@ -188,9 +188,10 @@ def measured_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int 
     """Standard deviation of the pixels in model units, each source weighing the same; from at most `most` images of each."""
     means, squares = [], []
     for source in sources:
-        for image in source[:: max(1, len(source) // most)]:
+        chosen = source[:: max(1, len(source) // most)]
+        for image in chosen:
             x = (image.astype(np.float64) / 255 - 0.5) / scale
-            means.append(x.mean() / len(source[:: max(1, len(source) // most)]))
-            squares.append(np.square(x).mean() / len(source[:: max(1, len(source) // most)]))
+            means.append(x.mean() / len(chosen))
+            squares.append(np.square(x).mean() / len(chosen))
     mean, square = sum(means) / len(sources), sum(squares) / len(sources)
     return float(np.sqrt(square - mean**2))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inverse.assets import save_prior
 from inverse.dataset import load_images
-from inverse.errors import InputError, OptionError
+from inverse.errors import OptionError
 from inverse.images import grid, write_png
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
@@ -143,7 +143,5 @@ def _news(p: Progress) -> str:
 
 
 def _centre(image: np.ndarray, size: int) -> np.ndarray:
-    if min(image.shape[:2]) < size:
-        raise InputError(f"image of {image.shape[:2]} is smaller than {size}")
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

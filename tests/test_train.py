@@ -168,3 +168,14 @@ def test_out_must_be_safetensors(tmp_path):
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)
+
+
+def test_a_run_that_diverges_leaves_the_good_checkpoint(images, tmp_path):
+    path = tmp_path / "c.safetensors"
+    training = Training([images], replace(TINY, steps=40), path)
+    training.save()
+    good = path.read_bytes()
+    next(iter(training.parameters.values())).data.fill_(float("nan"))
+    with pytest.raises(InputError, match="the loss is nan"):
+        list(training.run(save_every=0.0))
+    assert path.read_bytes() == good

@@ -113,12 +113,12 @@ def save_prior(prior: NetworkPrior, path: Path, **about: Any) -> Card:
     Args:
         about: the descriptive fields of `Card`: units, training, licence, denoising, limits.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if path.suffix != ".safetensors":
         raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
     with replacing(path) as temporary:
-        save_file({k: v.detach().half().contiguous().cpu() for k, v in prior.state_dict().items()}, temporary)
+        temporary.write_bytes(save({k: v.detach().half().contiguous().cpu() for k, v in prior.state_dict().items()}))
     network = prior.network.config.to_dict()  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_data", "sigma_min", "sigma_max")}
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,8 @@ class Result:
         """Write HDF5: float32 datasets `samples`, `y`, `misfit` and, where there, `truth`, `log_weights`, `log_evidence`; the rest as JSON attributes."""
         import h5py
 
-        with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        whole = io.BytesIO()  # HDF5 crashes the process when its own write meets a full disk
+        with h5py.File(whole, "w") as file:
             for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence"):
                 value = getattr(self, name)
                 if value is not None:
@@ -85,6 +87,8 @@ class Result:
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
             file.attrs["provenance"] = json.dumps(self.provenance, default=str)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(whole.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

@@ -149,7 +149,7 @@ class Training:
 
     def save(self) -> None:
         """Write the whole state as safetensors, to a temporary name and renamed."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         state = self.optimizer.state
         tensors: dict[str, Tensor] = {}
@@ -158,7 +158,7 @@ class Training:
             if p in state:
                 tensors |= {f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
         with replacing(self.checkpoint) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"step": str(self.step), "config": self._fingerprint()})
+            temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, {"step": str(self.step), "config": self._fingerprint()}))
 
     def _load(self) -> None:
         from safetensors import SafetensorError, safe_open

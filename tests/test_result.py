@@ -1,6 +1,7 @@
 """Results: what is saved comes back, weights mean what they say, and a file is whole or not there."""
 
 import math
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -268,3 +269,12 @@ def test_scoring_a_result_is_not_counted(gaussian_posterior):
     watched = inverse.solve(posterior, "diffpir", observers=[lambda *a: seen.append(a[3]())])
     assert len(seen) == 100
     assert watched.cost == inverse.solve(posterior, "diffpir").cost
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "result.h5"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left on device"), replacing(path):
+        Path("/dev/full").write_bytes(b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["result.h5"]
+    assert path.read_bytes() == b"old"

@@ -137,6 +137,46 @@ def _separable_class() -> Any:
     return Separable
 
 
+def dense(matrix: Tensor, shape: tuple[int, ...], out_shape: tuple[int, ...] | None = None) -> Any:
+    """The operator of a matrix with its singular value decomposition, so that solves are closed-form.
+
+    Args:
+        matrix: (m, n), n the number of entries of one x; stored in float64 precision of the decomposition.
+        shape: of one x.
+        out_shape: of one y; by default (1, ..., 1, m), of as many dimensions as x.
+
+    Returns: a deepinv `DecomposablePhysics`, x (B, *shape) -> y (B, *out_shape).
+    """
+    return _dense_class()(matrix, shape, out_shape or (*[1] * (len(shape) - 1), len(matrix)))
+
+
+@functools.cache
+def _dense_class() -> Any:
+    physics = deepinv("physics")
+
+    class Dense(physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, matrix: Tensor, shape: tuple[int, ...], out_shape: tuple[int, ...]):
+            left, S, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+            super().__init__(mask=S)
+            self.shape, self.out_shape = shape, out_shape
+            self.register_buffer("left", left)
+            self.register_buffer("right", right)
+
+        def U(self, c: Tensor) -> Tensor:
+            return (c @ self.left.T).reshape(-1, *self.out_shape)
+
+        def U_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return y.flatten(1) @ self.left
+
+        def V(self, c: Tensor, **_: Any) -> Tensor:
+            return (c @ self.right).reshape(-1, *self.shape)
+
+        def V_adjoint(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ self.right.T
+
+    return Dense
+
+
 def motion_kernel(size: int, seed: int) -> Tensor:
     """A camera-shake kernel (size, size), sum 1: a smooth random trajectory drawn by deepinv's MotionBlurGenerator."""
     maker = deepinv("physics.generator").MotionBlurGenerator((size, size), rng=seeded(seed, "motion kernel"))

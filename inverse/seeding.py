@@ -54,3 +54,21 @@ class Generators:
     def _check(self, x: Tensor) -> None:
         if x.shape[0] != len(self.rows):
             raise ValueError(f"generators: {len(self.rows)} rows were seeded, the batch has {x.shape[0]}")
+
+
+class SharedStream(Generators):
+    """`Generators` whose rows draw from one stream, in order: a thousand rows at the price of one, each of which then depends on its batch.
+
+    For a referee that looks at thousands of samples of a law, not for answers that somebody keeps.
+    """
+
+    def __init__(self, generator: torch.Generator, rows: int):
+        super().__init__([generator] * rows)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return torch.randn(x.shape, generator=self.rows[0], dtype=x.dtype, device=x.device)
+
+    def rand_like(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return torch.rand(x.shape, generator=self.rows[0], dtype=x.dtype, device=x.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 import inverse
 from inverse.analytic import Exact, MixturePrior
 from inverse.errors import InputError, OptionError
+from inverse.operators import dense
 
 
 @dataclass(frozen=True)
@@ -59,36 +59,6 @@ class Conjugate(inverse.Problem):
         if len(flat) != len(A):
             raise InputError(f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time")
         return Exact(law.given(A, self.sigma_y, flat), float(law.log_evidence(A, self.sigma_y, flat)))
-
-
-def dense(matrix: Tensor, shape: tuple[int, ...]) -> Any:
-    """The operator of a matrix (m, n) with its singular values: x (B, *shape) -> y (B, 1, ..., 1, m)."""
-    return _dense_class()(matrix, shape)
-
-
-@functools.cache
-def _dense_class() -> Any:
-    class Dense(inverse.physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
-        def __init__(self, matrix: Tensor, shape: tuple[int, ...]):
-            left, S, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-            super().__init__(mask=S)
-            self.shape, self.out_shape = shape, (*[1] * (len(shape) - 1), len(matrix))
-            self.register_buffer("left", left)
-            self.register_buffer("right", right)
-
-        def U(self, c: Tensor) -> Tensor:
-            return (c @ self.left.T).reshape(-1, *self.out_shape)
-
-        def U_adjoint(self, y: Tensor, **_: Any) -> Tensor:
-            return y.flatten(1) @ self.left
-
-        def V(self, c: Tensor, **_: Any) -> Tensor:
-            return (c @ self.right).reshape(-1, *self.shape)
-
-        def V_adjoint(self, x: Tensor) -> Tensor:
-            return x.flatten(1) @ self.right.T
-
-    return Dense
 
 
 def squared_exponential(side: int, std: float, length: float) -> Tensor:

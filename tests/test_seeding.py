@@ -5,7 +5,7 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.seeding import Generators, seeded
+from inverse.seeding import Generators, SharedStream, seeded
 
 
 def numbers(generator, n=4):
@@ -117,3 +117,12 @@ def test_samples_of_an_image_do_not_depend_on_how_many_are_drawn(gaussian_poster
     method = inverse.get_method("diffpir", steps=3)
     few, many = (inverse.solve(gaussian_posterior(), method, samples=n).samples for n in (2, 5))
     torch.testing.assert_close(few, many[:, :2], rtol=0, atol=1e-12)
+
+
+def test_a_shared_stream_draws_what_its_generator_would():
+    shared, alone = SharedStream(inverse.seeded(1), 3), inverse.seeded(1)
+    x = torch.empty(3, 2, dtype=torch.float64)
+    assert torch.equal(shared.randn_like(x), torch.randn(3, 2, generator=alone, dtype=torch.float64))
+    assert torch.equal(shared.rand_like(x), torch.rand(3, 2, generator=alone, dtype=torch.float64))
+    with pytest.raises(ValueError, match="3 rows"):
+        shared.randn_like(x[:2])

@@ -42,6 +42,7 @@ _HOME = {
     "Result": "result",
     "solve": "engine",
     "Interrupted": "engine",
+    "verify": "referee",
     "hookimpl": "hookspecs",
     "get_method": "plugins",
     "get_problem": "plugins",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from inverse.posterior import Execution, Posterior
     from inverse.prior import NetworkPrior, Prior, RescaledPrior
     from inverse.problem import ImageProblem, Problem
+    from inverse.referee import verify
     from inverse.result import Result
     from inverse.seeding import Generators, seeded
 

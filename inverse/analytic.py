@@ -108,6 +108,10 @@ class MixturePrior(AnalyticPrior):
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         return self._log_terms(*self._offsets(x, sigma)).logsumexp(0)
 
+    def responsibilities(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """r_k, the probability that x (B, *shape) came from component k: (K, B)."""
+        return self._log_terms(*self._offsets(x, sigma)).softmax(0)
+
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.coordinates.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)

@@ -174,6 +174,33 @@ def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
 
 
 @app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="A method: see `inverse methods`.", show_default=False)] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every registered method.")] = False,
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
+    case: Annotated[list[str], typer.Option("--case", help="Only this case; may be repeated.", show_default="all")] = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(help="On each case.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the JSON records.")] = Path("out/verify"),
+    json_: Annotated[bool, typer.Option("--json", help="Print the records instead of tables.")] = False,
+    plugin: PluginFiles = [],  # noqa: B006
+) -> None:
+    """Hold a method to its claim where the posterior is known exactly; exit 1 if the claim fails."""
+    if all_ == (name is not None):
+        raise OptionError("verify: name one method, or say --all")
+    if all_ and set_:
+        raise OptionError("verify: --set is for one method, not for --all")
+    from inverse.plugins import get_method
+    from inverse.referee import CASES
+    from inverse.verify_run import run
+
+    found = registry(plugin)
+    methods = [get_method(m) for m in found.table("inverse_methods")] if name is None else [get_method(name, **assignments(set_, "--set"))]
+    if not run(methods, samples, seed, case or [c.name for c in CASES], out, json_):
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; every source is drawn equally often.")],
     out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],

@@ -15,7 +15,7 @@ from inverse.posterior import Posterior
 from inverse.schedule import schedule
 from inverse.seeding import Generators
 
-CLAIMS = ("exact", "exact in the limit", "point estimate", "biased")
+CLAIMS = ("exact", "exact in the limit", "point estimate", "biased", "none")
 NEEDS = {
     "linear": ("a linear operator", lambda p: p.linear),
     "decomposable": ("an operator with known singular values", lambda p: p.decomposable),
@@ -46,13 +46,17 @@ class Method(ABC):
     """Base of every method: a frozen dataclass whose fields are its options.
 
     Class attributes: `name` (kebab-case), `reference` (title, authors, venue, year, link), `equation` (one line),
-    `claim` (one of `CLAIMS`, what it promises on a conjugate problem) and `needs` (names from `NEEDS`).
+    `claim` (one of `CLAIMS`, what it promises on a conjugate problem, and what `inverse verify` holds it to), `any_prior` (whether it
+    promises that for every prior), `limit` (the options that the limit is taken in, with their powers of the effort) and `needs`
+    (names from `NEEDS`).
     """
 
     name: ClassVar[str]
     reference: ClassVar[str] = ""
     equation: ClassVar[str] = ""
     claim: ClassVar[str] = "biased"
+    any_prior: ClassVar[bool] = False
+    limit: ClassVar[dict[str, float]] = {"steps": 1.0}
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class PnPDM(inverse.Method):
     )
     equation = "z ~ p(y | z) N(z; x, rho^2 I);  x ~ p(x0 | x0 + rho n = z);  rho' = max(decay rho, rho_min)"
     claim = "exact in the limit"
+    limit = {"steps": 1, "prior_steps": 0.5, "rho_min": -0.5}
 
     steps: int = 100
     rho_max: float = 10.0

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from inverse_problems._conjugate import Conjugate, circular_blur, gaussian_matrix, squared_exponential
 from torch import Tensor
 
 import inverse
-from inverse.analytic import GaussianPrior
-from inverse.errors import OptionError
+from inverse.analytic import Exact, GaussianPrior
+from inverse.errors import InputError, OptionError
+from inverse.noise import GaussianNoise
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,29 @@ class Gaussian(Conjugate):
             return circular_blur(self.side)
         if self.view == "random":
             return gaussian_matrix(n // 2, n, generator)
-        return torch.eye(n, dtype=torch.float64)[torch.randperm(n, generator=generator)[: n // 2].sort().values]
+        return torch.eye(n, dtype=torch.float64)[self._seen().flatten()]
+
+    def operator(self, shape: tuple[int, ...]) -> Any:
+        if self.view == "inpainting":
+            return inverse.physics.Inpainting(img_size=shape, mask=self._seen().double())
+        return super().operator(shape)
+
+    def noise(self, shape: tuple[int, ...]) -> GaussianNoise:
+        return GaussianNoise(self.sigma_y, observed=self._seen() if self.view == "inpainting" else None)
+
+    def exact(self, y: Tensor) -> Exact:
+        """The posterior of one measurement; of inpainting, y is the image with its holes."""
+        if self.view == "inpainting":
+            if y.numel() != self.side**2:
+                raise InputError(f"gaussian: an inpainting measurement has {self.side**2} pixels, got {y.numel()}; ask for one measurement at a time")
+            y = y.flatten()[self._seen().flatten().to(y.device)]
+        return super().exact(y)
+
+    def _seen(self) -> Tensor:
+        """Which pixels inpainting sees: (1, side, side), half of them."""
+        n = self.side**2
+        order = torch.randperm(n, generator=inverse.seeded(self.view_seed, "gaussian", "inpainting"))
+        return (order.argsort() < n // 2).reshape(1, self.side, self.side)
 
 
 @inverse.hookimpl

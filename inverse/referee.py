@@ -1,0 +1,373 @@
+"""The referee: a method against posteriors that are known exactly, and its claim against what was measured.
+
+Every figure stands beside its floor, the same figure of exact draws of equal number, and beside the prior's, the figure of who
+never looked at y. In between lies
+
+    score = (loss - floor) / (prior - floor):    0 is exact, 1 is no use of the data, more is worse than none.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse import distances, operators
+from inverse.analytic import Exact, MixturePrior
+from inverse.engine import solve, versions
+from inverse.errors import InverseError, OptionError
+from inverse.method import Method, Weighted
+from inverse.options import values
+from inverse.plugins import get_method, get_problem
+from inverse.posterior import Cost, Posterior
+from inverse.problem import Problem
+from inverse.seeding import SharedStream, seeded
+
+TARGETS = {"spread": 1.0, "cover 50 %": 0.5, "cover 90 %": 0.9}
+"""What an exact sampler would show; every other figure is an error, as small as its floor allows."""
+REPEATS = 20  # sets of exact draws behind a floor
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+"""Of the effort, for the order; a method that claims a limit is taken to 4 as well."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with a closed-form posterior.
+
+    Args:
+        name: of the case.
+        problem: registered name.
+        options: of the problem.
+        gaussian: whether the posterior is Gaussian.
+    """
+
+    name: str
+    problem: str
+    options: dict[str, Any] = field(default_factory=dict)
+    gaussian: bool = True
+
+
+CASES = (
+    Case("inpainting", "gaussian", {"side": 4, "view": "inpainting"}),
+    Case("blur", "gaussian", {"side": 4, "view": "blur"}),
+    Case("random", "gaussian", {"side": 4, "view": "random"}),
+    Case("field", "field", {"size": 8, "width": 1.0, "length": 3.0, "sigma_y": 0.05}),
+    Case("bimodal", "bimodal", {}, gaussian=False),
+    Case("mixture 8/1", "mixture", {"d": 8, "d_y": 1}, gaussian=False),
+    Case("mixture 8/4", "mixture", {"d": 8, "d_y": 4}, gaussian=False),
+)
+PROBE = "random"  # the case of the order, the batch and the rotation
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a method, with its floor and the prior's, and the score between them; None where the prior is as good as the floor."""
+
+    value: float
+    floor: float
+    prior: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method on one case.
+
+    Args:
+        case: name.
+        figures: by name; empty if skipped.
+        cost: evaluations per sample by name.
+        seconds: for all samples.
+        skipped: why there are no figures.
+    """
+
+    case: str
+    figures: dict[str, Figure] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found.
+
+    Args:
+        method, options, claim: the accused.
+        cases: figures for every case.
+        effort: factor on the options that the claim's limit is taken in, and the main figure of the probe case, floor included.
+        order: slope of the log loss above the floor against the log effort, None where it cannot be told from the floor.
+        batch: largest change of a sample through the other images of its batch, in posterior standard deviations; None if nothing ran.
+        rotation: the main figure, and that after y and A were multiplied by one orthogonal matrix, through A and its adjoint alone.
+        failures: why the claim or an obligation of every method does not hold; empty if all do.
+        versions: of what decides the figures.
+    """
+
+    method: str
+    options: dict[str, Any]
+    claim: str
+    cases: list[Measured]
+    effort: dict[float, float]
+    order: float | None
+    batch: float | None
+    rotation: tuple[float, float] | None
+    failures: list[str]
+    versions: dict[str, str]
+
+    @property
+    def held(self) -> bool:
+        return not self.failures
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A case made ready: its posterior, the exact answer, draws of it, and the figures of exact draws and of the prior."""
+
+    case: Case
+    posterior: Posterior
+    problem: Problem
+    exact: Exact
+    draws: Tensor
+    floors: dict[str, tuple[float, float]]
+    """Mean and standard deviation of the loss of exact draws."""
+    values: dict[str, float]
+    prior: dict[str, float]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.exact.mean.flatten()
+
+    @functools.cached_property
+    def covariance(self) -> Tensor:
+        return self.exact.covariance
+
+    @functools.cached_property
+    def unit(self) -> float:
+        """Root of the posterior's total variance."""
+        return float(self.covariance.trace().sqrt())
+
+    def excess(self, name: str, value: float) -> float:
+        """How many standard deviations of the floor the loss lies above it."""
+        mean, deviation = self.floors[name]
+        return (loss(name, value) - mean) / max(deviation, 1e-12)
+
+    def figure(self, name: str, value: float) -> Figure:
+        floor, deviation = self.floors[name]
+        room = loss(name, self.prior[name]) - floor
+        score = (loss(name, value) - floor) / room if room > 5 * deviation else None
+        return Figure(value, self.values[name], self.prior[name], score)
+
+
+def loss(name: str, value: float) -> float:
+    """Distance of a figure from what it should be."""
+    return abs(value - TARGETS.get(name, 0.0))
+
+
+def main_figure(case: Case) -> str:
+    """The figure that a claim is judged by: W2 for a Gaussian posterior, else sliced W1."""
+    return "W2" if case.gaussian else "sliced W1"
+
+
+@functools.cache
+def reference(name: str, samples: int) -> Reference:
+    """A case of `CASES` with everything that does not depend on the method."""
+    case = next(c for c in CASES if c.name == name)
+    problem = get_problem(case.problem, **case.options)
+    posterior = problem.posterior(0, dtype=torch.float64)
+    made: Reference = Reference(case, posterior, problem, problem.exact(posterior.y[0]), torch.empty(0), {}, {}, {})
+    stream = seeded("verify", name)
+    made = replace(made, draws=made.exact.sample(4 * samples, stream).flatten(1))
+    exact_rows = [figures(made, made.exact.sample(samples, stream).flatten(1)) for _ in range(REPEATS)]
+    law = problem.make_prior()
+    if any(n is None for n in law.shape):
+        law = law.sized(*posterior.shape[-2:])
+    prior_rows = [figures(made, law.decode(law.sample(samples, stream)).flatten(1)) for _ in range(4)]
+    mean = lambda rows, name: sum(row[name] for row in rows) / len(rows)  # noqa: E731
+    floors = {}
+    for key in exact_rows[0]:
+        losses = torch.tensor([loss(key, row[key]) for row in exact_rows])
+        floors[key] = (float(losses.mean()), float(losses.std()))
+    return replace(made, floors=floors, values={k: mean(exact_rows, k) for k in floors}, prior={k: mean(prior_rows, k) for k in floors})
+
+
+def figures(made: Reference, x: Tensor) -> dict[str, float]:
+    """Every figure of samples (n, d) in physical units.
+
+    Lengths are in units of the root of the posterior's total variance, per coordinate for sliced W1 and CRPS.
+    """
+    mean, covariance, per_coordinate = x.mean(0), x.T.cov(), made.unit / math.sqrt(x.shape[1])
+    found = {"W2": distances.gaussian_w2(mean, covariance, made.mean, made.covariance) / made.unit} if made.case.gaussian else {}
+    found |= {
+        "sliced W1": distances.sliced_wasserstein(x, made.draws[: len(x)], seeded("slices")) / per_coordinate,
+        "mean": float((mean - made.mean).norm()) / made.unit,
+        "covariance": float((covariance - made.covariance).norm() / made.covariance.norm()),
+        "spread": float(covariance.trace().sqrt()) / made.unit,
+    }
+    law = made.exact.law
+    if isinstance(law, MixturePrior) and len(law.weights) > 1:
+        found["mode mass"] = float((law.responsibilities(law.encode(x.unflatten(1, law.means.shape[1:]))).mean(1) - law.weights).abs().sum() / 2)
+    found |= {f"cover {p} %": distances.interval_mass(x, made.draws, p / 100) for p in (50, 90)}
+    return found | {"CRPS": distances.crps(x, made.draws) / per_coordinate}
+
+
+def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) -> tuple[Tensor, Cost, float]:
+    """Final samples (samples, d) in physical units, a weighted ensemble resampled; the cost; and seconds.
+
+    Raises: OptionError with the reason if the method cannot run here or diverges.
+    """
+    rows = posterior.rows(samples)
+    if reason := method.unsupported(rows):
+        raise OptionError(reason)
+    stream, began = seeded("verify", seed), time.perf_counter()
+    with torch.no_grad():
+        (answer,) = deque(method.run(rows, samples, SharedStream(stream, samples)), maxlen=1)
+    seconds = time.perf_counter() - began
+    x = answer.x if isinstance(answer, Weighted) else answer
+    if not bool(x.isfinite().all()):
+        raise OptionError(f"{method.name} diverged")
+    if isinstance(answer, Weighted):
+        x = x[systematic(answer.log_weights, samples, stream)]
+    return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
+
+
+def systematic(log_weights: Tensor, count: int, stream: torch.Generator) -> Tensor:
+    """Indices of `count` equal draws from weights (n,), by systematic resampling."""
+    edges = log_weights.double().softmax(0).cumsum(0)
+    points = (torch.arange(count, dtype=torch.float64) + torch.rand((), generator=stream, dtype=torch.float64)) / count
+    return torch.searchsorted(edges, points).clamp_max(len(edges) - 1)
+
+
+def measure(method: Method, made: Reference, samples: int, seed: int = 0) -> Measured:
+    """All figures of a method on one case, or why there are none."""
+    try:
+        x, cost, seconds = sample(method, made.posterior, samples, seed)
+    except InverseError as error:
+        return Measured(made.case.name, skipped=str(error))
+    found = {name: made.figure(name, value) for name, value in figures(made, x).items()}
+    return Measured(made.case.name, found, {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")}, seconds)
+
+
+def at_effort(method: Method, factor: float) -> Method:
+    """The method with its effort multiplied: each option in `method.limit` times factor to its power."""
+    known = {f.name.rstrip("_"): f for f in fields(method)}
+    changed = {}
+    for option, power in method.limit.items():
+        if option in known:
+            value = getattr(method, known[option].name) * factor**power
+            changed[known[option].name] = max(1, round(value)) if isinstance(getattr(method, known[option].name), int) else value
+    return replace(method, **changed)
+
+
+def order(made: Reference, curve: dict[float, float]) -> float | None:
+    """Slope of log loss over log effort, squares of the floor removed, over the points that stand clear of it."""
+    name = main_figure(made.case)
+    floor, deviation = made.floors[name]
+    clear = {k: math.sqrt(v**2 - floor**2) for k, v in curve.items() if v > floor + 4 * deviation}
+    if len(clear) < 2:
+        return None
+    k, v = torch.tensor(list(clear)).log(), torch.tensor(list(clear.values())).log()
+    return -float(((k - k.mean()) * (v - v.mean())).sum() / (k - k.mean()).square().sum())
+
+
+def batch_dependence(method: Method, made: Reference) -> float | None:
+    """Largest change of the samples of one measurement of three when it is solved alone, in posterior standard deviations; None if the method cannot run."""
+    posterior = made.problem.posterior(torch.stack(made.problem.truths()[:3]), dtype=torch.float64)
+    if method.unsupported(posterior):
+        return None
+    per_image = 8
+    alone = Posterior(posterior.prior, posterior.operator, posterior.y[1:2], posterior.noise, shape=posterior.shape, dtype=torch.float64)
+    together = solve(posterior, method, samples=per_image).samples[1]
+    single = solve(alone, method, samples=per_image, first_image=1).samples[0]
+    return float((single - together).abs().max()) / (made.unit / math.sqrt(together[0].numel()))
+
+
+def rotated(made: Reference, method: Method) -> Posterior:
+    """The same posterior seen through Q A and Q y, Q orthogonal: as a bare function with its adjoint, or with singular values if the method needs them."""
+    posterior = made.posterior
+    n = math.prod(posterior.shape)
+    A = posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)).flatten(1).T
+    Q = torch.linalg.qr(torch.randn(len(A), len(A), generator=seeded("rotation"), dtype=torch.float64)).Q
+    y = posterior.y.flatten(1) @ Q.T
+
+    def make(operator: Any, y: Tensor) -> Posterior:
+        return Posterior(posterior.prior, operator, y, posterior.noise, shape=posterior.shape, dtype=torch.float64)
+
+    plain = make(operators.operator(lambda x: x.flatten(1) @ (Q @ A).T, shape=posterior.shape), y)
+    if method.unsupported(plain) is None:
+        return plain
+    return make(operators.dense(Q @ A, posterior.shape, tuple(posterior.y.shape[1:])), y.reshape(posterior.y.shape))
+
+
+def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequence[str] = tuple(c.name for c in CASES)) -> Verdict:
+    """Hold a method to its claim on the closed-form cases.
+
+    Args:
+        method: an instance, or a registered name for its defaults.
+        samples: on each case.
+        seed: of the method's randomness.
+        cases: names from `CASES`.
+
+    Returns: figures, order, batch and rotation invariance, and every reason why the claim fails.
+    """
+    method = get_method(method) if isinstance(method, str) else method
+    known = [case.name for case in CASES]
+    if unknown := [name for name in cases if name not in known]:
+        raise OptionError(f"verify: no case is called '{unknown[0]}'; there are {', '.join(known)}")
+    if samples < 100:
+        raise OptionError(f"verify: a floor needs at least 100 samples, got {samples}")
+    measured = [measure(method, reference(name, samples), samples, seed) for name in cases]
+    probe = reference(PROBE, samples)
+    name = main_figure(probe.case)
+    curve: dict[float, float] = {}
+    rotation = batch = None
+    ran = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(method, probe, samples, seed)
+    if ran.figures:
+        if method.limit and set(method.limit) & set(values(method)):
+            for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
+                again = ran if factor == 1 else measure(at_effort(method, factor), probe, samples, seed)
+                if again.figures:
+                    curve[factor] = again.figures[name].value
+        batch = batch_dependence(method, probe)
+        x, _, _ = sample(method, rotated(probe, method), samples, seed)
+        rotation = (ran.figures[name].value, figures(probe, x)[name])
+    verdict = Verdict(method.name, values(method), method.claim, measured, curve, order(probe, curve), batch, rotation, [], versions())
+    return replace(verdict, failures=list(_failures(method, verdict, samples)))
+
+
+def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
+    """What does not hold, in words; see docs/verify.md for the rules."""
+    ran = [m for m in verdict.cases if m.figures]
+    judged = [(reference(m.case, samples), m.figures) for m in ran if method.any_prior or reference(m.case, samples).case.gaussian]
+    if not judged:
+        yield f"ran on none of the cases that its claim speaks of ({'; '.join({m.skipped for m in verdict.cases if m.skipped})})"
+        return
+    if verdict.batch is not None and verdict.batch > 1e-3:
+        yield f"a sample moves by {verdict.batch:.2g} standard deviations with the other images of its batch"
+    probe = reference(PROBE, samples)
+    name = main_figure(probe.case)
+    if verdict.rotation is not None:
+        here, turned = (loss(name, v) for v in verdict.rotation)
+        if abs(turned - here) > 0.1 * here + 5 * probe.floors[name][1]:
+            yield f"{name} is {here:.3g}, and {turned:.3g} after y and A are rotated, which the posterior does not notice: look at the adjoint"
+    for made, found in judged:
+        name = main_figure(made.case)
+        figure = found[name]
+        if verdict.claim == "exact" and made.excess(name, figure.value) > 5:
+            yield f"{made.case.name}: claims to be exact, {name} is {figure.value:.3g} where exact draws have {figure.floor:.3g}"
+        if verdict.claim in ("biased", "exact in the limit") and figure.score is not None and figure.score >= 1:
+            yield f"{made.case.name}: score {figure.score:.2f}, no better than ignoring the data"
+        mean = found["mean"]
+        if verdict.claim == "point estimate" and mean.score is not None and mean.score >= 1:
+            yield f"{made.case.name}: its point is no nearer to the posterior mean than the prior's mean"
+    if verdict.claim == "exact in the limit" and verdict.effort:
+        late = {k: v for k, v in verdict.effort.items() if k >= 1}
+        steady = order(probe, late)
+        if probe.excess(name := main_figure(probe.case), late[max(late)]) > 5 and (steady is None or steady < 0.25):
+            yield f"{PROBE}: claims to be exact in the limit, {name} does not fall with effort: " + ", ".join(f"x{k:g} {v:.3g}" for k, v in late.items())

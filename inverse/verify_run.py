@@ -1,0 +1,116 @@
+"""`inverse verify`: hold methods to their claims, print what was found, store it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from inverse.method import Method
+from inverse.referee import CASES, PROBE, TARGETS, Measured, Verdict, verify
+from inverse.result import replacing
+from inverse.run import check_writable, strict_json
+
+COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
+
+
+def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str], out: Path, as_json: bool) -> bool:
+    """Verify every method, write `out/METHOD.json` as soon as it is known, print; true if every claim held."""
+    check_writable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    verdicts = []
+    for index, method in enumerate(methods, 1):
+        if len(methods) > 1:
+            print(f"inverse: {method.name} ({index} of {len(methods)})", file=sys.stderr)
+        verdict = verify(method, samples, seed, cases)
+        record = {**dataclasses.asdict(verdict), "held": verdict.held, "samples": samples, "seed": seed}
+        with replacing(out / f"{method.name}.json") as temporary:
+            temporary.write_text(strict_json(record) + "\n")
+        if as_json:
+            print(json.dumps(json.loads(strict_json(record))))
+        elif len(methods) == 1:
+            _print(_figures(verdict))
+            _print(_obligations(verdict))
+        verdicts.append(verdict)
+    if as_json:
+        return all(v.held for v in verdicts)
+    if len(methods) > 1:
+        _print(_summary(verdicts))
+    for verdict in verdicts:
+        for failure in verdict.failures:
+            print(f"{verdict.method}: {failure}")
+    held = sum(v.held for v in verdicts)
+    print(f"{held} of {len(verdicts)} claims hold" if len(verdicts) > 1 else f"{verdicts[0].method} claims {verdicts[0].claim}: {'held' if held else 'FAILED'}")
+    print(out if len(methods) > 1 else out / f"{methods[0].name}.json")
+    return held == len(verdicts)
+
+
+def _figures(verdict: Verdict) -> Table:
+    """Four lines a case: the method, the floor, the prior, the score."""
+    names = list(dict.fromkeys(name for m in verdict.cases for name in m.figures))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for label in ("case", "", *(f"{n} ({TARGETS[n]:g})" if n in TARGETS else n for n in names)):
+        table.add_column(label, justify="right" if label in names else "left", no_wrap=label in ("case", ""))
+    for measured in verdict.cases:
+        if measured.skipped:
+            table.add_row(measured.case, measured.skipped.split(";")[0], style="dim")
+            continue
+        for line in ("value", "floor", "prior", "score"):
+            cells = [_number(getattr(measured.figures[n], line)) if n in measured.figures else "" for n in names]
+            first = measured.case if line == "value" else ""
+            table.add_row(first, verdict.method if line == "value" else line, *cells, style="" if line in ("value", "score") else "dim")
+        table.add_section()
+    return table
+
+
+def _obligations(verdict: Verdict) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("found")
+    if verdict.effort:
+        curve = ", ".join(f"x{k:g}: {v:.3g}" for k, v in verdict.effort.items())
+        table.add_row("effort", f"W2 on {PROBE} at {curve}; order {'not seen above the floor' if verdict.order is None else f'{verdict.order:.2f}'}")
+    if verdict.batch is not None:
+        table.add_row("batch", f"a sample moves by {verdict.batch:.1g} standard deviations with the other images of its batch")
+    if verdict.rotation is not None:
+        table.add_row("adjoint", f"W2 {verdict.rotation[0]:.3g}, after a rotation of y and A {verdict.rotation[1]:.3g}")
+    for measured in verdict.cases:
+        if measured.cost:
+            spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())
+            table.add_row(f"cost, {measured.case}", f"{spent} a sample; {measured.seconds:.2f} s in all")
+    return table
+
+
+def _summary(verdicts: Sequence[Verdict]) -> Table:
+    """A line a method: the score of its main figure on each case."""
+    cases = list(dict.fromkeys(m.case for v in verdicts for m in v.cases))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="scores of W2 (sliced W1 where the posterior is not Gaussian): 0 is exact, 1 ignores the data")
+    for label in ("method", "claim", "held", *cases, "order", "batch", "adjoint"):
+        table.add_column(label, no_wrap=label == "method", justify="right" if label in (*cases, "order", "batch", "adjoint") else "left")
+    for v in verdicts:
+        turn = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
+        row = ["-" if m.skipped else _number(_main(m).score) for m in v.cases]
+        order, batch = "" if v.order is None else f"{v.order:.1f}", "" if v.batch is None else f"{v.batch:.0e}"
+        table.add_row(v.method, v.claim, "yes" if v.held else "NO", *row, order, batch, turn)
+    return table
+
+
+def _main(measured: Measured) -> Any:
+    case = next(c for c in CASES if c.name == measured.case)
+    return measured.figures["W2" if case.gaussian else "sliced W1"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    (console if console.is_terminal else Console(width=170)).print(table)

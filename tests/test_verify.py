@@ -1,0 +1,209 @@
+"""The referee on trial: an exact sampler passes, planted defects fail for the reason they were planted for."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import inverse
+from inverse import referee
+from inverse.seeding import seeded
+
+pytest_plugins = "cli_fixtures"
+
+SAMPLES = 400
+GAUSSIAN = ("inpainting", "random")
+
+
+def exact_law(posterior, y):
+    """The posterior of one row, by the closed form; what no real method can do."""
+    n = torch.Size(posterior.shape).numel()
+    A = posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)).flatten(1).T
+    seen = A.abs().sum(1) > 0
+    return posterior.prior.given(A[seen], posterior.noise.sigma.max(), y.flatten()[seen])
+
+
+@dataclass(frozen=True)
+class Planted(inverse.Method):
+    """Exact draws, with a defect."""
+
+    name = "planted"
+    claim = "exact"
+    limit = {}
+
+    defect: str = "none"
+    steps: int = 10
+
+    def run(self, posterior, samples, generator):
+        y = posterior.y.abs() if self.defect == "looks at signs" else posterior.y
+        laws = [exact_law(posterior, y[row]) for row in range(0, len(posterior), samples)]
+        mean = torch.cat([law.means.expand(samples, *posterior.shape) for law in laws])
+        z = inverse.standard_normal(posterior, generator)
+        roots = [referee.distances.square_root(law.covariance) for law in laws]
+        spread = torch.cat([(z[i * samples : (i + 1) * samples].flatten(1) @ root).reshape(-1, *posterior.shape) for i, root in enumerate(roots)])
+        if self.defect == "narrow":
+            spread = 0.5 * spread
+        if self.defect == "slow":
+            spread = spread * (1 + 5 / self.steps)
+        if self.defect == "ignores y":
+            yield posterior.prior.mean + (z.flatten(1) @ referee.distances.square_root(posterior.prior.covariance)).reshape(z.shape)
+        elif self.defect == "batch":
+            yield mean + spread * (1 + 0.1 * (mean - mean.mean(0)).norm())
+        elif self.defect == "weighted":
+            twice = torch.arange(len(mean)) % 2 == 0  # every other sample is noise of no weight
+            yield inverse.Weighted(torch.where(twice[:, None, None, None], mean + spread, mean + 3), torch.where(twice, 0.0, -torch.inf))
+        else:
+            yield mean + spread
+
+
+def judge(defect, claim="exact", **options):
+    kind = type("Planted", (Planted,), {"claim": claim, **{k: options.pop(k) for k in ("limit", "any_prior") if k in options}})
+    return inverse.verify(kind(defect=defect, **options), samples=SAMPLES, cases=GAUSSIAN)
+
+
+@pytest.mark.parametrize("claim", ["exact", "exact in the limit", "biased", "point estimate", "none"])
+def test_an_exact_sampler_keeps_every_claim_and_scores_zero(claim):
+    verdict = judge("none", claim)
+    assert verdict.failures == []
+    for measured in verdict.cases:
+        made = referee.reference(measured.case, SAMPLES)
+        assert [name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5] == []
+        assert abs(measured.figures["W2"].score) < 0.02
+    assert verdict.batch < 1e-9
+    assert verdict.rotation[0] == pytest.approx(verdict.rotation[1], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("defect", "claim", "words"),
+    [
+        ("narrow", "exact", "inpainting: claims to be exact"),
+        ("ignores y", "biased", "no better than ignoring the data"),
+        ("ignores y", "point estimate", "no nearer to the posterior mean"),
+        ("batch", "none", "with the other images of its batch"),
+        ("looks at signs", "none", "after y and A are rotated"),
+    ],
+)
+def test_a_defect_fails_the_claim_it_breaks(defect, claim, words):
+    verdict = judge(defect, claim)
+    assert not verdict.held
+    assert any(words in failure for failure in verdict.failures)
+
+
+def test_a_limit_is_held_where_the_error_falls_and_not_where_it_stays():
+    """A spread 5 / steps too wide has order 1; one that halving leaves alone has order 0."""
+    falling, staying = judge("slow", "exact in the limit", limit={"steps": 1}), judge("narrow", "exact in the limit", limit={"steps": 1})
+    assert falling.held
+    assert falling.order == pytest.approx(1, abs=0.2)
+    assert list(falling.effort) == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert staying.order == pytest.approx(0, abs=0.1)
+    assert "does not fall with effort" in staying.failures[0]
+
+
+def test_a_weighted_ensemble_is_judged_by_its_weights():
+    verdict = judge("weighted", "exact")
+    assert verdict.cases[0].figures["mean"].score < 0.1
+    assert verdict.cases[0].figures["W2"].score < 0.1
+
+
+def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
+    verdict = inverse.verify("repaint", samples=SAMPLES, cases=("random", "inpainting"))
+    assert verdict.cases[0].skipped == "repaint needs an inpainting operator"
+    assert verdict.cases[0].figures == {}
+    assert verdict.cases[1].figures["W2"].score < 1
+    assert "ran on none" in inverse.verify("repaint", samples=SAMPLES, cases=("random",)).failures[0]
+
+
+def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
+    made = referee.reference("blur", SAMPLES)
+    for seed in range(3):
+        found = referee.figures(made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1))
+        assert all(made.excess(name, value) < 5 for name, value in found.items())
+    assert made.prior["W2"] > 10 * made.values["W2"]
+    assert made.values["cover 90 %"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_mode_mass_of_a_sampler_that_finds_one_mode_of_two_is_a_half():
+    made = referee.reference("bimodal", SAMPLES)
+    x = made.exact.sample(SAMPLES, seeded("modes")).flatten(1)
+    x[:, 0] = x[:, 0].abs()
+    assert referee.figures(made, x)["mode mass"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_systematic_resampling_has_the_weights_to_within_one():
+    log_weights = torch.tensor([0.1, 0.2, 0.0, 0.7]).log()
+    counts = referee.systematic(log_weights, 100, seeded("x")).bincount(minlength=4)
+    assert (counts - torch.tensor([10, 20, 0, 70])).abs().max() <= 1
+
+
+def test_effort_scales_the_options_of_the_limit_by_their_powers():
+    pnp = inverse.get_method("pnp-dm", steps=100, prior_steps=10, rho_min=0.1)
+    more = referee.at_effort(pnp, 4)
+    assert (more.steps, more.prior_steps, more.rho_min) == (400, 20, 0.05)
+    assert referee.at_effort(inverse.get_method("dps", steps=2), 0.25).steps == 1
+    assert referee.at_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method("pseudo-inverse")
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+import inverse
+
+@dataclass(frozen=True)
+class Guess(inverse.Method):
+    """Draws from nowhere."""
+    name, reference, equation, claim, limit = "guess", "nobody", "x = z", "{claim}", {{}}
+    def run(self, posterior, samples, generator):
+        yield inverse.standard_normal(posterior, generator)
+
+@inverse.hookimpl
+def inverse_methods():
+    return [Guess]
+'''
+
+
+def test_the_command_fails_a_third_partys_false_claim_with_exit_1_and_stores_why(command, tmp_path):
+    (tmp_path / "guess.py").write_text(PLUGIN.format(claim="biased"))
+    done = command("verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random")
+    assert done.code == 1
+    assert "no better than ignoring the data" in done.out
+    assert "guess claims biased: FAILED" in done.out
+    record = json.loads(done.path.read_text())
+    assert done.path.name == "guess.json"
+    assert record["held"] is False
+    assert record["cases"][0]["figures"]["W2"]["score"] >= 1
+
+
+def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(command, tmp_path):
+    (tmp_path / "guess.py").write_text(PLUGIN.format(claim="none"))
+    done = command("verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["method"] == "guess"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name one method, or say --all"),
+        (["dps", "--all"], "name one method, or say --all"),
+        (["--all", "--set", "steps=3"], "for one method"),
+        (["dpz"], "'dpz' is not known"),
+        (["dps", "--case", "moon"], "no case is called 'moon'; there are inpainting"),
+        (["dps", "--samples", "20"], "at least 100 samples, got 20"),
+    ],
+)
+def test_bad_requests_are_one_line_and_exit_2(command, arguments, words):
+    command("verify", *arguments).refused(words)
+
+
+@pytest.mark.slow
+def test_every_registered_method_keeps_its_claim():
+    from inverse.plugins import registry
+
+    broken = {name: v.failures for name in registry().table("inverse_methods") if not (v := inverse.verify(name)).held}
+    assert broken == {}
+
+
+def test_a_verdict_is_replaced_not_changed():
+    verdict = judge("none")
+    assert replace(verdict, failures=["x"]).held is False
+    assert verdict.held

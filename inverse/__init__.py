@@ -35,6 +35,7 @@ _HOME = {
     "Method": "method",
     "Guidance": "method",
     "Weighted": "method",
+    "ParticleMethod": "smc",
     "standard_normal": "method",
     "noise_levels": "method",
     "Generators": "seeding",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from inverse.referee import verify
     from inverse.result import Result
     from inverse.seeding import Generators, seeded
+    from inverse.smc import ParticleMethod
 
     physics: Any
 

@@ -123,6 +123,7 @@ def _result(
         provenance={
             **posterior.provenance,
             "method": {"name": method.name, "options": values(method), "derived": method.derived(posterior)},
+            **({"trace": answer.trace} if isinstance(answer, Weighted) and answer.trace is not None else {}),
             "seed": seed,
             "device": str(posterior.device),
             "dtype": str(posterior.dtype).removeprefix("torch."),

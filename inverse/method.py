@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,11 +34,13 @@ class Weighted:
         x: particles (B, *shape), model units.
         log_weights: (B,), normalised over the rows of each image or not.
         log_evidence: log p(y) per image (images,), nats, where the method estimates it.
+        trace: what happened at each noise level, numbers and lists of numbers per image by name; kept with the result.
     """
 
     x: Tensor
     log_weights: Tensor
     log_evidence: Tensor | None = None
+    trace: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

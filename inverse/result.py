@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError
+from inverse.errors import InputError, OptionError
 from inverse.posterior import Cost
+from inverse.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,23 @@ class Result:
         ess = 1 / self.weights.square().sum(1)
         correction = (ess / (ess - 1).clamp_min(1 / n)).reshape(-1, *[1] * (variance.ndim - 1))
         return (variance * correction).sqrt()
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size 1 / sum w^2 (images,): how many equally weighted samples the ensemble is worth."""
+        return 1 / self.weights.double().square().sum(1)
+
+    @property
+    def best(self) -> Tensor:
+        """The sample of largest weight (images, *shape); of equal weights the first."""
+        return self.samples[torch.arange(len(self.samples)), self.weights.argmax(1)]
+
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        """Equally weighted samples (images, count, *shape), each chosen in proportion to its weight, at random and with replacement."""
+        if count < 1:
+            raise OptionError(f"draw: count must be at least 1, got {count}")
+        chosen = [torch.multinomial(w, count, replacement=True, generator=seeded(seed, "draw", i)) for i, w in enumerate(self.weights)]
+        return torch.stack([samples[index] for samples, index in zip(self.samples, chosen, strict=True)])
 
     def _row_weights(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * (self.samples.ndim - 2))

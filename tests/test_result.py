@@ -10,7 +10,7 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.errors import InputError
+from inverse.errors import InputError, OptionError
 from inverse.posterior import Cost
 from inverse.result import Result, replacing
 
@@ -237,6 +237,49 @@ def test_one_surviving_particle_has_a_finite_deviation():
     r = result(log_weights=log_weights)
     assert torch.equal(r.mean, r.samples[:, 2])
     assert (r.std == 0).all()
+
+
+# --- one sample, and equally weighted samples ---------------------------------------------------------------------------
+
+
+def test_the_best_sample_has_the_largest_weight():
+    r = result(weighted=True)
+    for i in range(2):
+        assert torch.equal(r.best[i], r.samples[i, int(r.log_weights[i].argmax())])
+
+
+def test_draws_repeat_each_sample_in_proportion_to_its_weight():
+    """Over 20000 draws, within 4 standard errors of a frequency."""
+    r = result(log_weights=torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0], [0.0, 0.1, 0.1, 0.4, 0.4]]).log())
+    drawn = r.draw(20000)
+    for i in range(2):
+        frequency = (drawn[i][:, None, 0, 0, 0] == r.samples[i][None, :, 0, 0, 0]).double().mean(0)
+        w = r.weights[i].double()
+        assert ((frequency - w).abs() <= 4 * (w * (1 - w) / 20000).sqrt()).all()
+
+
+def test_draws_depend_on_their_seed_alone():
+    r = result(weighted=True)
+    assert torch.equal(r.draw(50, seed=1), r.draw(50, seed=1))
+    assert not torch.equal(r.draw(50, seed=1), r.draw(50, seed=2))
+
+
+def test_draws_of_equal_weights_are_samples():
+    drawn = result().draw(3)
+    assert drawn.shape == (2, 3, 3, 4, 6)
+    assert all((drawn[i, j] == result().samples[i]).flatten(1).all(1).any() for i in range(2) for j in range(3))
+
+
+def test_the_effective_size_of_equal_weights_is_their_number():
+    torch.testing.assert_close(result().ess, torch.full((2,), 5.0, dtype=torch.float64), rtol=1e-6, atol=0)
+    single = torch.full((2, 5), -math.inf)
+    single[:, 2] = 0
+    torch.testing.assert_close(result(log_weights=single).ess, torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_no_draws_are_refused():
+    with pytest.raises(OptionError, match="count must be at least 1, got 0"):
+        result().draw(0)
 
 
 # --- the account ------------------------------------------------------------------------------------------------------

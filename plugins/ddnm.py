@@ -28,7 +28,7 @@ class DDNM(inverse.Method):
     name = "ddnm"
     reference = "Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
     equation = "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  a = 1 - t^2/s^2,  c^2 = a t^2"
-    claim = "biased"
+    claim = "none"  # on noisy measurements
     needs: ClassVar[tuple[str, ...]] = ("linear",)
 
     steps: int = 100

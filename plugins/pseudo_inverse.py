@@ -22,7 +22,7 @@ class PseudoInverse(inverse.Method):
     name = "pseudo-inverse"
     reference = "Hestenes, Stiefel, Methods of Conjugate Gradients for Solving Linear Systems, 1952"
     equation = "x = A^+ y, the least-squares solution of least norm around mid-grey"
-    claim = "point estimate"
+    claim = "none"
     needs = ("linear",)
 
     tolerance: float = 1e-3

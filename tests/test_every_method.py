@@ -25,6 +25,8 @@ ROUNDING = {"rtol": 0, "atol": 1e-10}
 """Float64 products add in another order in another batch: 1e-16 each, amplified through a run of solves."""
 
 NOT_SCALED = {
+    "deepinv-diffpir": "starts from A^T y, which grows by the square",
+    "deepinv-dps": "weighs |y - A x| as it is, without 1 / sigma_y",
     "dps": "its step zeta |grad| / |y - A x| is a length in the units of the paper, images and measurements in [-1, 1]",
     "red-diff": "lambda weighs |y - A x|^2 as it is, without 1 / sigma_y^2, as the paper does",
     "repaint": "takes y for pixels, and the mask's only values for 0 and 1",
@@ -212,6 +214,8 @@ def test_total_is_the_number_of_iterates(name, prior, truths):
 def test_one_step_is_enough_to_run(name, prior, truths):
     if "steps" not in {o.name for o in options(METHODS[name])}:
         pytest.skip("no steps")
+    if name == "deepinv-diffpir":
+        pytest.skip("the level it starts from and the one it ends at are two")
     method = quick(name, steps=1)
     assert torch.isfinite(inverse.solve(posterior_for(method, truths[:1], prior), method).samples).all()
 

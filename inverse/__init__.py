@@ -43,6 +43,7 @@ _HOME = {
     "Result": "result",
     "solve": "engine",
     "Interrupted": "engine",
+    "diagnose": "calibration",
     "verify": "referee",
     "hookimpl": "hookspecs",
     "get_method": "plugins",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from inverse.analytic import Exact, FlatPrior, GaussianPrior, MixturePrior
     from inverse.assets import load_prior
     from inverse.bridge import as_reconstructor, from_reconstructor
+    from inverse.calibration import diagnose
     from inverse.engine import Interrupted, solve
     from inverse.field import FieldPrior
     from inverse.hookspecs import hookimpl

@@ -118,6 +118,40 @@ def solve(
 
 
 @app.command()
+def diagnose(
+    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "gaussian",
+    method: Annotated[str, typer.Option(help="A method: see `inverse methods`.")] = "mmps",
+    input: Annotated[list[Path], typer.Option("--input", help="Held-out truths, by default draws from the prior or shipped ones.", show_default=False)] = [],  # noqa: B006
+    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
+    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    simulations: Annotated[int | None, typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones")] = None,
+    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
+    level: Annotated[float, typer.Option(help="Most probability with which an exact sampler is called not calibrated.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the truths, the measurement noise, the method and the tests.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
+    json_: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
+    plugin: PluginFiles = [],  # noqa: B006
+) -> None:
+    """Ask of truths alone whether a method's samples are calibrated; the exit code is 1 if they are not."""
+    from inverse.calibration import run, table, verdict
+    from inverse.plugins import get_method, get_problem
+
+    registry(plugin)
+    chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), get_method(method, **assignments(set_, "--set"))
+    found, path = run(*chosen, input, device, dtype, out, simulations=simulations, samples=samples, seed=seed, prior=prior, level=level)
+    if json_:
+        print(found.json())
+    else:
+        _print(table(found))
+        print("\n".join([verdict(found), *found.notes, str(path)]))
+    if not found.calibrated:
+        raise typer.Exit(1)
+
+
+@app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, plugin: PluginFiles = []) -> None:  # noqa: B006
     """List the methods, or explain one: reference, equation, options."""
     _list_or_explain("inverse_methods", name, plugin, lambda cls: _first_sentence(cls.__doc__))

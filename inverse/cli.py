@@ -181,11 +181,14 @@ def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
 
 @app.command()
 def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
-    """List the samplers that a guidance can use (--set sampler=...)."""
-    table = _table("sampler", "what it is")
+    """List the samplers that a guidance can use, with their options (--set sampler=ddim:eta=0.5)."""
+    from inverse.sampler import sampler_options, settled
+
+    table = _table("sampler", "options", "what it is")
     for name, entry in registry(plugin).table("inverse_samplers").items():
-        table.add_row(name, _first_sentence(entry.thing.__doc__))
+        table.add_row(name, _settings(sampler_options(entry.thing)), _first_sentence(entry.thing.__doc__))
     _print(table)
+    print(f"every sampler: {_settings(sampler_options(settled))}")
 
 
 @app.command()
@@ -330,6 +333,10 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise OptionError(f"train: {option} takes whole numbers separated by commas, got '{text}'") from error
+
+
+def _settings(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={str(default).lower()}" for name, default in options.items())
 
 
 def _first_sentence(text: str | None) -> str:

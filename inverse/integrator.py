@@ -118,57 +118,80 @@ class Rule:
         return x0_hat if self.form == "data" else (x - x0_hat) / level
 
 
-@functools.lru_cache(maxsize=256)
-def _predictors(levels: tuple[float, ...], order: int, rule: Rule) -> list[Step]:
-    return [rule.step(s, t, levels[max(0, i + 1 - order) : i + 1][::-1]) for i, (s, t) in enumerate(pairwise(levels))]
+Scheme = tuple[tuple[float, ...], Rule]
+
+
+def _nodes(levels: tuple[float, ...], order: int, lower_order_final: bool) -> list[tuple[float, ...]]:
+    """The levels, newest first, that each step looks back on."""
+    steps = len(levels) - 1
+    count = [min(order, steps - i) if lower_order_final else order for i in range(steps)]
+    return [levels[max(0, i + 1 - count[i]) : i + 1][::-1] for i in range(steps)]
 
 
 @functools.lru_cache(maxsize=256)
-def _correctors(levels: tuple[float, ...], order: int, rule: Rule) -> list[Step]:
-    steps = [rule.step(s, t, (t, *levels[max(0, i + 1 - order) : i + 1][::-1])) for i, (s, t) in enumerate(pairwise(levels)) if t > 0]
-    return [Step(1.0, ()), *steps]
+def _predictors(levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool) -> list[Step]:
+    return [rule.step(s, t, nodes) for (s, t), nodes in zip(pairwise(levels), _nodes(levels, order, lower_order_final), strict=True)]
 
 
 @functools.lru_cache(maxsize=256)
-def _stages(levels: tuple[float, ...], fractions: tuple[float, ...], rule: Rule) -> tuple[list[float], list[list[Step]]]:
+def _correctors(levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool) -> list[Step]:
+    steps = zip(pairwise(levels), _nodes(levels, order, lower_order_final), strict=True)
+    return [Step(1.0, ()), *(rule.step(s, t, (t, *nodes)) for (s, t), nodes in steps if t > 0)]
+
+
+@functools.lru_cache(maxsize=256)
+def _stages(levels: tuple[float, ...], schemes: tuple[Scheme, ...]) -> tuple[list[float], list[list[Step]]]:
     """The inner levels of all steps in a row, and the steps that lead to them and to the end of each."""
     inner, plan = [], []
-    for s, t in pairwise(levels):
+    for (s, t), (fractions, rule) in zip(pairwise(levels), schemes, strict=False):
         inside = [] if t == 0 else [s ** (1 - r) * t**r for r in fractions]
         inner += inside
         plan.append([rule.step(s, to, (s, *latest)) for to, latest in zip([*inside, t], [(), *((m,) for m in inside)], strict=True)])
     return inner, plan
 
 
-def multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, rule: Rule) -> Iterator[Tensor]:
-    """One evaluation a step; the polynomial runs through the last `order` of them, fewer while there are not so many."""
+def multistep(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, rule: Rule, lower_order_final: bool = False
+) -> Iterator[Tensor]:
+    """One evaluation a step; the polynomial runs through the last `order` of them, fewer while there are not so many.
+
+    Args:
+        lower_order_final: of no more evaluations than there are steps left, this one counted, for stiff denoisers and few steps.
+    """
     sigmas = sigmas.unique_consecutive()
     levels, past = tuple(sigmas.tolist()), deque[Tensor](maxlen=order)
-    for sigma, level, step in zip(sigmas, levels, _predictors(levels, order, rule), strict=False):
+    for sigma, level, step in zip(sigmas, levels, _predictors(levels, order, rule, lower_order_final), strict=False):
         past.appendleft(rule.predict(denoise, x, sigma, level))
         x = step(x, past, generator)
         yield x
 
 
-def predictor_corrector(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, corrector: int, rule: Rule) -> Iterator[Tensor]:
+def predictor_corrector(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, corrector: int, rule: Rule, lower_order_final: bool = False
+) -> Iterator[Tensor]:
     """`multistep` that takes each step again once its end has been evaluated, through that value and `corrector` older ones; no evaluation more."""
     sigmas = sigmas.unique_consecutive()
     levels, past, start = tuple(sigmas.tolist()), deque[Tensor](maxlen=max(order, corrector + 1)), x
-    plan = zip(sigmas, levels, _predictors(levels, order, rule), _correctors(levels, corrector, rule), strict=False)
-    for sigma, level, predict, correct in plan:
+    plans = _predictors(levels, order, rule, lower_order_final), _correctors(levels, corrector, rule, lower_order_final)
+    for sigma, level, predict, correct in zip(sigmas, levels, *plans, strict=False):
         past.appendleft(rule.predict(denoise, x, sigma, level))
         start = correct(start, past, generator)
         x = predict(start, past, generator)
         yield x
 
 
-def singlestep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, fractions: tuple[float, ...], rule: Rule) -> Iterator[Tensor]:
-    """1 + len(fractions) evaluations a step, at s and at these fractions of h; each stage interpolates the first and the latest of them."""
+def singlestep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, *schemes: Scheme) -> Iterator[Tensor]:
+    """1 + len(fractions) evaluations a step, at s and at these fractions of h; each stage interpolates the first and the latest of them.
+
+    Args:
+        schemes: (fractions, rule), one for all steps or one for each.
+    """
     sigmas = sigmas.unique_consecutive()
     levels = tuple(sigmas.tolist())
-    inner, plan = _stages(levels, fractions, rule)
+    schemes = schemes * (len(levels) - 1) if len(schemes) == 1 else schemes
+    inner, plan = _stages(levels, schemes)
     stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
-    for sigma, level, (*inside, last) in zip(sigmas, levels, plan, strict=False):
+    for sigma, level, (_, rule), (*inside, last) in zip(sigmas, levels, schemes, plan, strict=False):
         values = [rule.predict(denoise, x, sigma, level)]
         for step in inside:
             at, there = next(stages)

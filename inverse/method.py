@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import OptionError
+from inverse.integrator import Denoise
 from inverse.posterior import Posterior
 from inverse.schedule import schedule
 from inverse.seeding import Generators
@@ -20,6 +21,7 @@ NEEDS = {
     "linear": ("a linear operator", lambda p: p.linear),
     "decomposable": ("an operator with known singular values", lambda p: p.decomposable),
     "gaussian": ("Gaussian noise", lambda p: p.gaussian),
+    "white": ("one sigma_y for all measurements", lambda p: not p.gaussian or p.noise.sigma.ndim == 0),
     "noisy": ("sigma_y > 0", lambda p: not (p.gaussian and p.noise.noiseless)),
     "exact-prior": ("a prior whose denoiser is exact", lambda p: p.prior.exact),
     "image": ("an image (channels, height, width)", lambda p: len(p.shape) == 3),
@@ -98,7 +100,7 @@ class Guidance(Method):
 
     Args:
         steps: sampler steps.
-        sampler: name of a registered sampler.
+        sampler: name of a registered sampler, with settings after a colon: ddim:eta=0.5 (`inverse samplers` lists them).
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's, at most 80.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
@@ -112,14 +114,18 @@ class Guidance(Method):
 
     @abstractmethod
     def denoise(self, posterior: Posterior, x: Tensor, sigma: Tensor) -> Tensor:
-        """E[x0 | x, y], or what stands for it: x (B, *shape), sigma () -> (B, *shape)."""
+        """E[x0 | x, y], or what stands for it: x (B, *shape), sigma () or (B, 1, ..., 1) -> (B, *shape)."""
+
+    def guide(self, posterior: Posterior, generator: Generators) -> Denoise:
+        """What the sampler calls; a guidance that draws at random overrides this to give its `denoise` the generator."""
+        return lambda x, sigma: self.denoise(posterior, x, sigma)
 
     def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor]:
         from inverse.plugins import get_sampler
 
         sigmas = noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
         x = sigmas[0] * standard_normal(posterior, generator)
-        yield from get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma), x, sigmas, generator)
+        yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
 
 
 def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:

@@ -48,7 +48,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         key = name.replace("-", "_").rstrip("_")
         if key not in fields:
             raise UnknownNameError(f"{label} has no option '{name}'; {suggestion(key, fields)}")
-        arguments[fields[key]] = _convert(value, hints[fields[key]], f"{label}: {name}")
+        arguments[fields[key]] = convert(value, hints[fields[key]], f"{label}: {name}")
     return cls(**arguments)
 
 
@@ -57,7 +57,11 @@ def values(instance: Any) -> dict[str, Any]:
     return {f.name.rstrip("_"): getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """A value, perhaps text, as the type of a hint.
+
+    Raises: OptionError that begins with `where` if it cannot be.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "auto") and types.NoneType in args):
@@ -65,10 +69,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         kinds = [a for a in args if a is not types.NoneType]
         for kind in kinds[:-1]:
             try:
-                return _convert(value, kind, where)
+                return convert(value, kind, where)
             except OptionError:
                 continue
-        return _convert(value, kinds[-1], where)
+        return convert(value, kinds[-1], where)
     if origin is typing.Literal:
         allowed = {str(a): a for a in args}
         if str(value) not in allowed:
@@ -76,7 +80,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return allowed[str(value)]
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_convert(part, args[0], where) for part in parts)
+        return tuple(convert(part, args[0], where) for part in parts)
     try:
         return _SCALARS[hint](value) if hint in _SCALARS else value
     except (ValueError, TypeError, OverflowError) as error:

@@ -159,8 +159,12 @@ def get_problem(name: str, **options: Any) -> Any:
 
 
 def get_sampler(name: str) -> Any:
-    """The sampler called `name`: a generator function (denoise, x, sigmas, generator)."""
-    return registry().find("inverse_samplers", name)
+    """The sampler called `name`, with settings after a colon: get_sampler("ddim:eta=0.5"), a generator function (denoise, x, sigmas, generator)."""
+    from inverse.sampler import configured
+
+    name, _, settings = name.partition(":")
+    sampler = registry().find("inverse_samplers", name)
+    return configured(name, sampler, settings) if settings else sampler
 
 
 def _core_module() -> ModuleType:

@@ -154,7 +154,7 @@ class Posterior:
 
     def _denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         dtype, execution = self._prior_dtype, self.execution
-        level = torch.as_tensor(sigma, dtype=dtype, device=x.device).expand(len(x))
+        level = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1).expand(len(x))
         pixels = x[0].numel() // x.shape[1] if x.ndim == 4 else x[0].numel()
         tile = self.prior.halo is not None and x.ndim == 4 and pixels > execution.tile_above
         step = max(1, execution.max_pixels // pixels)

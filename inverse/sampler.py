@@ -1,25 +1,35 @@
 """Samplers: plain generators over a `denoise` callable and a schedule; each yields its iterates, the last is the answer.
 
-    denoise(x, sigma) -> x0_hat        x (B, *shape), sigma ()
+    denoise(x, sigma) -> x0_hat        x (B, *shape), sigma (), or (B, 1, ..., 1) where rows have levels of their own
     sigmas                             (steps + 1,), decreasing, ending in 0
 
 All live in the coordinate x = x0 + sigma n. The last step, into 0, is everywhere the final denoise x = x0_hat; a schedule
 that stops above 0 is integrated at full order to its end and leaves the noise in.
+
+The parameters of a sampler that follow `generator` are its options, set by name: "ddim:eta=0.5" (`configured`).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from inverse.adaptive import adaptive
+from inverse.errors import OptionError, UnknownNameError, suggestion
 from inverse.evodiff import evodiff
-from inverse.integrator import Denoise, Place, Rule, exact, multistep, predictor_corrector, singlestep, uniform, vp_time
+from inverse.integrator import Denoise, Place, Rule, Scheme, exact, multistep, predictor_corrector, singlestep, uniform, vp_time
+from inverse.options import convert
 from inverse.seeding import Generators
 
-Sampler = Callable[[Denoise, Tensor, Tensor, Generators], Iterator[Tensor]]
+Sampler = Callable[..., Iterator[Tensor]]
 
 
 def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 0.0) -> Iterator[Tensor]:
@@ -29,6 +39,7 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta
 
     Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models, ICLR 2021, eq. 12 and 16, divided by sqrt(alpha_bar).
     """
+    _need(0 <= eta <= 1, f"eta must lie in [0, 1], got {eta:g}")
     levels = sigmas.tolist()
     for sigma, s, t in zip(sigmas, levels[:-1], levels[1:], strict=False):
         x0_hat = denoise(x, sigma)
@@ -44,34 +55,41 @@ def ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
     return ddim(denoise, x, sigmas, generator, eta=1.0)
 
 
-def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, churn: float = 0.0) -> Iterator[Tensor]:
+def euler(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
+    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
+) -> Iterator[Tensor]:  # fmt: skip
     """First-order sampler of EDM, `heun` without its correction; without churn it is `ddim`."""
-    return edm(denoise, x, sigmas, generator, churn, correct=False)
+    return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=False)
 
 
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, churn: float = 0.0) -> Iterator[Tensor]:
+def heun(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
+    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
+) -> Iterator[Tensor]:  # fmt: skip
     """Second-order sampler of EDM: Euler step, then the trapezoidal correction (two evaluations a step, one in the last)."""
-    return edm(denoise, x, sigmas, generator, churn)
+    return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=True)
 
 
 def edm(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
-    churn: float = 0.0, low: float = 0.0, high: float = float("inf"), inflate: float = 1.0, correct: bool = True,
+    s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, correct: bool,
 ) -> Iterator[Tensor]:  # fmt: skip
     """The stochastic sampler of EDM: raise the level by fresh noise, then step down along the ODE.
 
     Args:
-        churn, low, high, inflate: S_churn, S_tmin, S_tmax and S_noise of the paper.
+        s_churn, s_tmin, s_tmax, s_noise: of the paper: how much noise over all steps, between which levels, inflated by what.
         correct: with the trapezoidal correction.
 
-    Source: Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364, algorithms 1 (churn = 0) and 2.
+    Source: Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364, algorithms 1 (s_churn = 0) and 2.
     """
+    _need(s_churn >= 0 and s_noise > 0, f"s_churn must be at least 0 and s_noise positive, got {s_churn:g} and {s_noise:g}")
     levels = sigmas.tolist()
-    gamma = min(churn / (len(levels) - 1), 2**0.5 - 1)
-    raised = [s * (1 + gamma) if low <= s <= high else s for s in levels[:-1]]
+    gamma = min(s_churn / (len(levels) - 1), 2**0.5 - 1)
+    raised = [s * (1 + gamma) if s_tmin <= s <= s_tmax else s for s in levels[:-1]]
     for sigma, s, r, t, end in zip(sigmas.new_tensor(raised), levels, raised, levels[1:], sigmas[1:], strict=False):
         if r > s:
-            x = x + inflate * (r * r - s * s) ** 0.5 * generator.randn_like(x)
+            x = x + s_noise * (r * r - s * s) ** 0.5 * generator.randn_like(x)
         slope = (x - denoise(x, sigma)) / r
         ahead = x + (t - r) * slope
         if correct and t > 0:
@@ -81,74 +99,105 @@ def edm(
         yield x
 
 
+DPM_1: Scheme = ((), Rule("noise"))
+DPM_2: Scheme = ((1 / 2,), Rule("noise", average=uniform))
+DPM_3: Scheme = ((1 / 3, 2 / 3), Rule("noise"))
+
+
 def dpm_solver_2(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
     """DPM-Solver-2, r1 = 1/2: noise prediction, two evaluations a step (Lu et al., NeurIPS 2022, algorithm 1)."""
-    return singlestep(denoise, x, sigmas, generator, (1 / 2,), Rule("noise", average=uniform))
+    return singlestep(denoise, x, sigmas, generator, DPM_2)
 
 
 def dpm_solver_3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
     """DPM-Solver-3, r1 = 1/3, r2 = 2/3: noise prediction, three evaluations a step (Lu et al., NeurIPS 2022, algorithm 2)."""
-    return singlestep(denoise, x, sigmas, generator, (1 / 3, 2 / 3), Rule("noise"))
+    return singlestep(denoise, x, sigmas, generator, DPM_3)
+
+
+def dpm_solver_fast(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+    """DPM-Solver-fast: as many third-order steps as fit into one evaluation a level, the last of lower order (Lu et al., NeurIPS 2022, section 3.4).
+
+    A step of order k spans k intervals of the schedule, as in the authors' code for grids that are not uniform in lambda.
+    The interval into 0, where there is one, is the final denoise and has its own evaluation.
+    """
+    sigmas = sigmas.unique_consecutive()
+    budget = len(sigmas) - 1 - bool(sigmas[-1] == 0)
+    orders = [3] * (budget // 3 - (budget % 3 == 0)) + [[2, 1], [1], [2]][budget % 3] if budget else []
+    ends = [0, *accumulate(orders), len(sigmas) - 1]
+    return singlestep(denoise, x, sigmas[ends].unique_consecutive(), generator, *[(DPM_1, DPM_2, DPM_3)[k - 1] for k in orders], DPM_1)
+
+
+def dpm_solver_12(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, atol: float = 0.0078, rtol: float = 0.05) -> Iterator[Tensor]:
+    """DPM-Solver-12, adaptive: steps of second order, as long as they agree with those of first (Lu et al., NeurIPS 2022, appendix C)."""
+    return adaptive(denoise, x, sigmas, generator, 2, atol, rtol)
+
+
+def dpm_solver_23(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, atol: float = 0.0078, rtol: float = 0.05) -> Iterator[Tensor]:
+    """DPM-Solver-23, adaptive: steps of third order, as long as they agree with those of second (Lu et al., NeurIPS 2022, appendix C)."""
+    return adaptive(denoise, x, sigmas, generator, 3, atol, rtol)
 
 
 def dpmpp_2s(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
     """DPM-Solver++(2S), r1 = 1/2: data prediction, two evaluations a step (Lu et al., 2022, algorithm 1)."""
-    return singlestep(denoise, x, sigmas, generator, (1 / 2,), Rule(average=uniform))
+    return singlestep(denoise, x, sigmas, generator, ((1 / 2,), Rule(average=uniform)))
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DPM-Solver++(2M): data prediction, second order at one evaluation a step (Lu et al., 2022, algorithm 2)."""
-    return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform))
+    return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform), lower_order_final)
 
 
-def dpmpp_3m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpmpp_3m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DPM-Solver++(3M) with the exact integrals of its parabola: third order, unlike the published codes."""
-    return multistep(denoise, x, sigmas, generator, 3, Rule())
+    return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final)
 
 
-def dpmpp_3m_compat(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpmpp_3m_compat(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DPM-Solver++(3M) as published: the curvature at half its weight, which leaves second order."""
-    return multistep(denoise, x, sigmas, generator, 3, Rule(average=published_3m))
+    return multistep(denoise, x, sigmas, generator, 3, Rule(average=published_3m), lower_order_final)
 
 
-def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
-    """SDE-DPM-Solver++(2M): the reverse SDE with two data predictions (Lu et al., 2022, appendix)."""
-    return multistep(denoise, x, sigmas, generator, 2, Rule(eta=1.0))
+def dpmpp_2m_sde(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 1.0, lower_order_final: bool = False
+) -> Iterator[Tensor]:
+    """SDE-DPM-Solver++(2M): the reverse SDE with two data predictions (Lu et al., 2022, appendix); eta from 0, the ODE, over 1 upwards."""
+    _need(eta >= 0, f"eta must be at least 0, got {eta:g}")
+    return multistep(denoise, x, sigmas, generator, 2, Rule(eta=eta), lower_order_final)
 
 
-def deis_tab1(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def deis_tab1(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DEIS tAB1: noise prediction linear in the time of the linear VP process; second order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time))
+    return multistep(denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time), lower_order_final)
 
 
-def deis_tab2(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def deis_tab2(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DEIS tAB2: noise prediction quadratic in VP time; third order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time))
+    return multistep(denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time), lower_order_final)
 
 
-def deis_tab3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def deis_tab3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DEIS tAB3: noise prediction cubic in VP time; fourth order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time))
+    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time), lower_order_final)
 
 
-def rho_ab(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def rho_ab(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """DEIS rhoAB3: Adams-Bashforth of fourth order in sigma itself, where dx = eps dsigma (Zhang and Chen, ICLR 2023; the LMS of k-diffusion)."""
-    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=np.asarray, average=uniform))
+    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=np.asarray, average=uniform), lower_order_final)
 
 
-def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """UniPC-2 (B2): 2M, each step corrected through its own end at no cost; third order (Zhao et al., NeurIPS 2023)."""
-    return predictor_corrector(denoise, x, sigmas, generator, 2, 2, Rule(average=published_unipc))
+    return predictor_corrector(denoise, x, sigmas, generator, 2, 2, Rule(average=published_unipc), lower_order_final)
 
 
-def unipc_3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def unipc_3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """UniPC-3 (B2): the exact 3M, corrected; fourth order, for unguided denoisers (Zhao et al., NeurIPS 2023)."""
-    return predictor_corrector(denoise, x, sigmas, generator, 3, 3, Rule(average=published_unipc))
+    return predictor_corrector(denoise, x, sigmas, generator, 3, 3, Rule(average=published_unipc), lower_order_final)
 
 
-def evodiff_exact(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def evodiff_exact(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
     """EVODiff with consistent constants: 2M, corrected by the trapezoid of its two ends at no cost; second order."""
-    return predictor_corrector(denoise, x, sigmas, generator, 2, 1, Rule(average=uniform))
+    return predictor_corrector(denoise, x, sigmas, generator, 2, 1, Rule(average=uniform), lower_order_final)
 
 
 def published_3m(count: int, z: float, place: Place | None) -> np.ndarray:
@@ -166,10 +215,58 @@ def thresholded(denoise: Denoise, quantile: float = 0.995, ceiling: float = 1.0)
 
     def clipped(x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat = denoise(x, sigma)
-        s = torch.quantile(x0_hat.flatten(1).abs(), quantile, dim=1).clamp_min(ceiling).reshape(-1, *[1] * (x.ndim - 1))
+        size = x0_hat.flatten(1).abs().sort(1).values  # torch.quantile refuses large images
+        place = quantile * (size.shape[1] - 1)
+        s = torch.lerp(size[:, math.floor(place)], size[:, math.ceil(place)], place % 1)
+        s = s.clamp_min(ceiling).reshape(-1, *[1] * (x.ndim - 1))
         return x0_hat.clamp(-s, s) * (ceiling / s)
 
     return clipped
+
+
+def settled(
+    sampler: Sampler, denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
+    threshold: float = 0.0, ceiling: float = 1.0, final_denoise: bool = True, **own: Any,
+) -> Iterator[Tensor]:  # fmt: skip
+    """A sampler with the options that all have and those of its own.
+
+    Args:
+        threshold: quantile of dynamic thresholding, e.g. 0.995; 0 for none.
+        ceiling: of its values, model units.
+        final_denoise: whether the last step is the one into level 0; without it the noise of the last level stays in.
+        own: options of this sampler.
+    """
+    _need(0 <= threshold <= 1 and ceiling > 0, f"threshold must lie in [0, 1] and ceiling be positive, got {threshold:g} and {ceiling:g}")
+    _need(final_denoise or len(sigmas) > 2, "final_denoise=false needs at least two steps")
+    levels = sigmas if final_denoise or sigmas[-1] > 0 else sigmas[:-1]
+    return sampler(thresholded(denoise, threshold, ceiling) if threshold else denoise, x, levels, generator, **own)
+
+
+def sampler_options(sampler: Sampler) -> dict[str, Any]:
+    """Name -> default of the options of its own: the parameters after `generator`."""
+    return {p.name: p.default for p in inspect.signature(sampler).parameters.values() if p.default is not p.empty}
+
+
+def configured(name: str, sampler: Sampler, settings: str) -> Sampler:
+    """The sampler called `name` with settings such as "eta=0.5,threshold=0.995".
+
+    Raises: UnknownNameError for an option that it does not have; OptionError for a value of the wrong type.
+    """
+    known, chosen = sampler_options(settled) | sampler_options(sampler), {}
+    for setting in settings.split(","):
+        option, given, value = setting.strip().partition("=")
+        if not given:
+            raise OptionError(f"sampler '{name}' takes name=value after the colon, separated by commas, got '{setting}'")
+        key = option.replace("-", "_")
+        if key not in known:
+            raise UnknownNameError(f"sampler '{name}' has no option '{option}'; {suggestion(key, known)}")
+        chosen[key] = convert(value, type(known[key]), f"sampler '{name}': {option}")
+    return functools.partial(settled, sampler, **chosen)
+
+
+def _need(condition: bool, words: str) -> None:
+    if not condition:
+        raise OptionError(f"sampler: {words}")
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -181,6 +278,9 @@ SAMPLERS: dict[str, Sampler] = {
     "heun": heun,
     "dpm-solver-2": dpm_solver_2,
     "dpm-solver-3": dpm_solver_3,
+    "dpm-solver-fast": dpm_solver_fast,
+    "dpm-solver-12": dpm_solver_12,
+    "dpm-solver-23": dpm_solver_23,
     "dpmpp-2s": dpmpp_2s,
     "dpmpp-2m": dpmpp_2m,
     "dpmpp-3m": dpmpp_3m,

@@ -62,10 +62,7 @@ class DDNMPlus(DDNM):
 
     name = "ddnm-plus"
     equation = "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
-    needs = ("decomposable", "gaussian")
-
-    def unsupported(self, posterior):
-        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "ddnm-plus needs one sigma_y for all measurements")
+    needs = ("decomposable", "gaussian", "white")
 
     def _step(self, posterior, mean, a, correction, c, z):
         def weight(lam):

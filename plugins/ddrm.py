@@ -34,7 +34,7 @@ class DDRM(inverse.Method):
     reference = "Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, https://arxiv.org/abs/2201.11793"
     equation = "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, t^2 - eta_b^2 sigma_y^2 / s_i^2)  where t >= sigma_y / s_i"
     claim = "biased"
-    needs = ("decomposable", "gaussian")
+    needs = ("decomposable", "gaussian", "white")
 
     steps: int = 20
     eta: float = 0.85
@@ -44,9 +44,6 @@ class DDRM(inverse.Method):
         super().__post_init__()
         if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
             raise OptionError(f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}")
-
-    def unsupported(self, posterior):
-        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "ddrm needs one sigma_y for all measurements")
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)

@@ -48,10 +48,8 @@ class LGD(inverse.Guidance):
         if self.draws < 1 or not self.temper >= 0:
             raise OptionError(f"lgd: draws must be at least 1 and temper at least 0, got {self.draws} and {self.temper:g}")
 
-    def run(self, posterior, samples, generator):
-        sigmas = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
-        x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        yield from inverse.get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma, generator), x, sigmas, generator)
+    def guide(self, posterior, generator):
+        return lambda x, sigma: self.denoise(posterior, x, sigma, generator)
 
     def denoise(self, posterior, x, sigma, generator=None):
         """Without a generator the only draw is x0_hat itself, which is the gradient of DPS before its normalisation."""
@@ -59,7 +57,7 @@ class LGD(inverse.Guidance):
         r = sigma / (1 + sigma**2) ** 0.5
         points = [x0_hat] if generator is None else [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
         power = self._power(posterior, r)
-        weights = torch.stack([power * posterior.log_likelihood(x0) for x0 in points]).softmax(0)
+        weights = torch.stack([power.flatten() * posterior.log_likelihood(x0) for x0 in points]).softmax(0)
         score = sum(per_row(w, x) * posterior.likelihood_score(x0) for w, x0 in zip(weights, points, strict=True))
         return x0_hat + sigma**2 * power * vjp(score)
 

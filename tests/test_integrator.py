@@ -12,14 +12,17 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from inverse.analytic import GaussianPrior, MixturePrior
+from inverse.errors import InverseError, OptionError
 from inverse.integrator import Rule, exact, mean_reverting, multistep, uniform, vp_time
-from inverse.sampler import SAMPLERS, ancestral, ddim, edm, euler, thresholded
+from inverse.sampler import SAMPLERS, ancestral, configured, ddim, euler, heun, thresholded
 from inverse.schedule import SCHEDULES, schedule
 from inverse.seeding import Generators
 
 F64 = torch.float64
 START, END = -3.0, 2.5  # lambda
 STOCHASTIC = {"ancestral", "ddpm", "dpmpp-2m-sde"}
+ADAPTIVE = {"dpm-solver-12": 2, "dpm-solver-23": 3}  # they choose their steps
+MIXED = {"dpm-solver-fast"}  # its order depends on how it ends
 ORDER = {
     "ddim": 1, "dpm-solver-1": 1, "euler": 1, "heun": 2, "dpm-solver-2": 2, "dpm-solver-3": 3, "dpmpp-2s": 2, "dpmpp-2m": 2, "dpmpp-3m": 3,
     "dpmpp-3m-compat": 2, "deis-tab1": 2, "deis-tab2": 3, "deis-tab3": 4, "rho-ab": 4, "unipc": 3, "unipc-3": 4, "evodiff": 1, "evodiff-exact": 2,
@@ -55,6 +58,11 @@ def uniform_lambda(steps: int) -> torch.Tensor:
     return torch.tensor(lam, dtype=F64).neg().exp()
 
 
+def grid(steps: int) -> torch.Tensor:
+    """Levels uniform in lambda."""
+    return torch.linspace(START, END, steps + 1, dtype=F64).neg().exp()
+
+
 def last(iterates):
     *_, x = iterates
     return x
@@ -66,13 +74,65 @@ def rmse(name: str, steps: int) -> float:
 
 
 def test_every_deterministic_sampler_has_its_order_asserted():
-    assert set(ORDER) == set(SAMPLERS) - STOCHASTIC
+    assert set(ORDER) == set(SAMPLERS) - STOCHASTIC - MIXED - set(ADAPTIVE)
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_order_of_convergence(name):
     slope = math.log2(rmse(name, 160) / rmse(name, 320))
     assert abs(slope - ORDER[name]) < 0.15  # 0.15: next order's term at h = 0.02
+
+
+@pytest.mark.parametrize(("steps", "order"), [((80, 161), 3), ((81, 159), 2), ((82, 160), 2)])
+def test_fast_is_of_third_order_where_it_ends_with_order_two_and_of_second_elsewhere(steps, order):
+    """The last step is short by the factor N: order k there leaves an error of N^-(k + 1), against N^-3 of all others."""
+    x, end = flow()
+    error = [last(SAMPLERS["dpm-solver-fast"](posterior_law(), x, grid(n), None)) - end for n in steps]
+    slope = math.log(float(error[0].norm() / error[1].norm())) / math.log(steps[1] / steps[0])
+    assert abs(slope - order) < 0.25  # the grid of 81 intervals is still some way from its limit
+
+
+def test_fast_spends_as_many_evaluations_as_there_are_intervals():
+    for n in range(1, 12):
+        for levels in (grid(n), torch.cat([grid(n), torch.zeros(1, dtype=F64)])):
+            calls = []
+            last(SAMPLERS["dpm-solver-fast"](lambda x, sigma, calls=calls: calls.append(1) or posterior_law()(x, sigma), flow()[0], levels, None))
+            assert len(calls) == len(levels) - 1
+
+
+@pytest.mark.parametrize(("name", "tolerances"), [("dpm-solver-12", (1e-4, 1e-5)), ("dpm-solver-23", (1e-7, 1e-8))])
+def test_adaptive_error_falls_with_the_evaluations_at_its_order(name, tolerances):
+    """On average over the starts, each with steps of its own; a tolerance one tenth as large makes an error one tenth as large."""
+    (x, end), errors, counts = flow(), [], []
+    for tolerance in tolerances:
+        used = torch.zeros(64, 1, dtype=F64)
+
+        def denoise(x, sigma, used=used):
+            used += sigma > math.exp(-END)  # rows that have arrived wait at or below the last level
+            return posterior_law()(x, sigma)
+
+        errors.append(float((last(SAMPLERS[name](denoise, x, grid(1), None, atol=tolerance, rtol=0.0)) - end).square().mean().sqrt()))
+        counts.append(float(used.mean()))
+    assert abs(math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0]) - ADAPTIVE[name]) < 0.15
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
+
+
+def test_adaptive_steps_are_those_of_the_fixed_solvers():
+    """A tolerance that nothing fails, and first steps of the whole way: one step of DPM-Solver-2 and -3."""
+    x, sigmas = flow()[0], torch.tensor([1.5, 1.45], dtype=F64)
+    for name, fixed in [("dpm-solver-12", "dpm-solver-2"), ("dpm-solver-23", "dpm-solver-3")]:
+        found = list(SAMPLERS[name](posterior_law(), x, sigmas, None, atol=1e9))
+        assert len(found) == 1
+        assert torch.allclose(found[0], last(SAMPLERS[fixed](posterior_law(), x, sigmas, None)), rtol=0, atol=1e-13)
+
+
+def test_adaptive_ends_where_a_denoiser_is_broken_and_where_nothing_is_good_enough():
+    sigmas = torch.tensor([20.0, 0.1, 0.0])
+    broken = last(SAMPLERS["dpm-solver-23"](lambda x, sigma: x * torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1), sigmas, None))
+    assert broken.isnan().flatten().tolist() == [False, True]
+    noisy = Generators.for_samples(0, 1, 1)
+    steps = list(SAMPLERS["dpm-solver-12"](lambda x, sigma: noisy.randn_like(x), torch.ones(1, 1), sigmas, None, atol=1e-9, rtol=0.0))
+    assert 10_000 < len(steps) < 12_000
 
 
 def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
@@ -210,7 +270,7 @@ def test_sde_keeps_the_marginals_of_a_known_image_at_any_step(order, eta):
 
 @pytest.mark.parametrize(("sampler", "order"), [
     (ancestral, 1), (functools.partial(ddim, eta=0.5), 1), (SAMPLERS["dpmpp-2m-sde"], 2), (functools.partial(multistep, order=2, rule=Rule(eta=0.5)), 2),
-    (functools.partial(multistep, order=3, rule=Rule(eta=1.0)), 2), (functools.partial(edm, churn=20.0), 2),
+    (functools.partial(multistep, order=3, rule=Rule(eta=1.0)), 2), (functools.partial(heun, s_churn=20.0), 2),
 ])  # fmt: skip
 def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
     law, end = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), math.exp(-END)
@@ -232,7 +292,7 @@ def test_eta_zero_draws_no_noise():
     x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
     ode = last(multistep(posterior_law(), x, sigmas, None, 2, Rule(eta=0.0)))
     assert torch.equal(ode, last(multistep(posterior_law(), x, sigmas, None, 2, Rule())))
-    assert torch.equal(last(edm(posterior_law(), x, sigmas, None, churn=0.0)), last(SAMPLERS["heun"](posterior_law(), x, sigmas, None)))
+    assert torch.equal(last(SAMPLERS["dpmpp-2m-sde"](posterior_law(), x, sigmas, None, eta=0.0)), ode)
 
 
 # --- every sampler -------------------------------------------------------------------------------------------------------
@@ -249,14 +309,14 @@ def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
     x0 = torch.tensor([0.3, -0.7], dtype=F64)
 
     def denoise(x, sigma):
-        calls.append(float(sigma))
+        calls.append(float(sigma.min()))
         return x0.expand_as(x)
 
     sigmas = schedule(levels, 10, 0.02, 50.0)
     start = sigmas[0] * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     x = last(SAMPLERS[name](denoise, start, sigmas, Generators.for_samples(0, 1, 4)))
     assert torch.allclose(x, x0.expand_as(x), atol=1e-9)
-    assert len(calls) == NFE.get(name, 10)
+    assert name in ADAPTIVE or len(calls) == NFE.get(name, 10)
     assert min(calls) > 0
 
 
@@ -302,6 +362,67 @@ def test_thresholding_is_per_sample_and_idle_within_the_ceiling():
     found = thresholded(lambda x, sigma: x, quantile=1.0)(both, torch.tensor(1.0))
     assert torch.equal(found[0, 0], inside)
     assert torch.allclose(found[1, 0], outside / 3)
+    level = torch.quantile(outside.abs(), 0.9)
+    found = thresholded(lambda x, sigma: x, quantile=0.9, ceiling=1.5)(both, torch.tensor(1.0))
+    assert torch.allclose(found[1, 0], outside.clamp(-level, level) * 1.5 / level)
+
+
+# --- options ---------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_sampler_are_its_keyword_parameters():
+    x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
+    streams = [Generators.for_samples(0, 1, 64) for _ in range(4)]
+    eta = last(configured("ddim", ddim, "eta=0.5")(posterior_law(), x, sigmas, streams[0]))
+    assert torch.equal(eta, last(ddim(posterior_law(), x, sigmas, streams[1], eta=0.5)))
+    churned = last(configured("heun", heun, "s-churn=4, s_tmin=0.1,s_tmax=9,s_noise=1.01")(posterior_law(), x, sigmas, streams[2]))
+    assert torch.equal(churned, last(heun(posterior_law(), x, sigmas, streams[3], 4.0, 0.1, 9.0, 1.01)))
+    assert not torch.equal(churned, last(heun(posterior_law(), x, sigmas, None)))
+
+
+def test_churn_raises_the_levels_between_its_ends_only():
+    seen, sigmas = [], torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=F64)
+    denoise = lambda x, sigma: seen.append(float(sigma)) or 0 * x  # noqa: E731
+    last(euler(denoise, torch.zeros(1, 1, dtype=F64), sigmas, Generators.for_samples(0, 1, 1), s_churn=0.3, s_tmin=3.0, s_tmax=5.0))
+    assert seen == pytest.approx([8.0, 4.0 * 1.1, 2.0])
+
+
+def test_options_that_every_sampler_has():
+    x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
+    law = posterior_law()
+    clipped = last(configured("ddim", ddim, "threshold=1,ceiling=0.25")(law, x, sigmas, None))
+    assert torch.equal(clipped, last(ddim(thresholded(law, 1.0, 0.25), x, sigmas, None)))
+    assert float(clipped.abs().max()) <= 0.25
+    noisy = last(configured("dpmpp-2m", SAMPLERS["dpmpp-2m"], "final_denoise=off")(law, x, sigmas, None))
+    assert torch.equal(noisy, last(SAMPLERS["dpmpp-2m"](law, x, sigmas[:-1], None)))
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "dpmpp-3m", "deis-tab3", "unipc-3"])
+def test_lower_order_final_looks_back_on_no_more_than_the_steps_left(name):
+    """The last step but one of a run that ends at level s is the last of one step fewer with one order less: all orders fall to one."""
+    x, sigmas = flow()[0], grid(12)
+    full = list(SAMPLERS[name](posterior_law(), x, sigmas, None))
+    lower = list(SAMPLERS[name](posterior_law(), x, sigmas, None, lower_order_final=True))
+    order = {"dpmpp-2m": 2, "dpmpp-3m": 3, "deis-tab3": 4, "unipc-3": 3}[name]
+    same = [torch.equal(a, b) for a, b in zip(full, lower, strict=True)]
+    assert same == [True] * (13 - order) + [False] * (order - 1)
+    if name == "dpmpp-2m":
+        assert torch.allclose(lower[-1], last(ddim(posterior_law(), lower[-2], sigmas[-2:], None)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ("etaa=0.5", "has no option 'etaa'; did you mean 'eta'"), ("eta=much", "eta must be a number, got 'much'"), ("eta", "name=value after the colon"),
+    ("eta=1.5", "eta must lie in"), ("threshold=2", "threshold must lie in"), ("ceiling=0", "ceiling be positive"),
+])  # fmt: skip
+def test_a_wrong_setting_is_one_line(settings, words):
+    with pytest.raises(InverseError, match=words):
+        last(configured("ddim", ddim, settings)(posterior_law(), flow()[0], grid(3), None))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("heun", "s_churn=-1"), ("euler", "s_noise=0"), ("dpmpp-2m-sde", "eta=-1"), ("dpm-solver-23", "atol=0")])
+def test_an_impossible_setting_is_refused(name, settings):
+    with pytest.raises(OptionError, match=settings.split("=")[0]):
+        last(configured(name, SAMPLERS[name], settings)(posterior_law(), flow()[0], grid(3), None))
 
 
 def test_cosine_and_flow_schedules_are_uniform_in_their_own_time():

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from inverse import __version__
+from inverse.arena import cli as arena
 from inverse.errors import InverseError, OptionError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ app = typer.Typer(
     help="Reconstruct what a measurement hides: posterior samples from a diffusion prior and a forward operator.",
     epilog="First result: inverse solve --problem deblur --method red-diff",
 )
+
+app.add_typer(arena.bench, name="bench")
+app.command()(arena.tune)
 
 PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from inverse import diagnostics
+from inverse._deepinv import deepinv
 from inverse.result import Result
 
 
@@ -43,4 +46,84 @@ def misfit(result: Result) -> float | None:
     return value if value == value else None
 
 
-METRICS: dict[str, Callable[[Result], float | None]] = {"psnr": psnr, "ssim": ssim, "rmse": rmse, "misfit": misfit}
+def ms_ssim(result: Result) -> float | None:
+    """Multi-scale structural similarity of the posterior mean, five scales, mean over the images; torchmetrics' implementation.
+
+    Source: Wang, Simoncelli, Bovik, Multiscale Structural Similarity for Image Quality Assessment, Asilomar 2003. None up to 160 pixels a side.
+    """
+    if result.truth is None or not _colour_or_grey(result.truth) or min(result.truth.shape[-2:]) <= 160:
+        return None
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    return float(multiscale_structural_similarity_index_measure(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float(), data_range=1.0))
+
+
+def haarpsi(result: Result) -> float | None:
+    """Haar wavelet perceptual similarity of the posterior mean in [0, 1], constants for natural images; deepinv's implementation.
+
+    Source: Reisenhofer et al., A Haar Wavelet-Based Perceptual Similarity Index, Signal Processing: Image Communication 2018.
+    None below 16 pixels a side.
+    """
+    if result.truth is None or not _colour_or_grey(result.truth) or min(result.truth.shape[-2:]) < 16:
+        return None
+    score = deepinv("loss.metric").HaarPSI(C=30.0, alpha=4.2)
+    return float(score(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float()).mean())
+
+
+def area_weighted_rmse(result: Result) -> float | None:
+    """Root mean square error of the posterior mean on the sphere, rows weighted by the cosine of latitude, physical units.
+
+    The rows of a (channels, height, width) field are taken as equal bands of latitude from pole to pole, their centres inside.
+    """
+    if result.truth is None or result.truth.ndim != 4:
+        return None
+    rows = result.truth.shape[-2]
+    weight = torch.cos(torch.pi * ((torch.arange(rows, dtype=torch.float64) + 0.5) / rows - 0.5))
+    error = (result.mean - result.truth).double().square().mean((0, 1, 3))
+    return float((error * weight).sum().div(weight.sum()).sqrt())
+
+
+def crps(result: Result) -> float | None:
+    """Fair continuous ranked probability score (`diagnostics.fair_crps`), mean over the images, physical units."""
+    return _of_samples(diagnostics.fair_crps, result)
+
+
+def energy_score(result: Result) -> float | None:
+    """Fair energy score (`diagnostics.energy_score`), mean over the images, physical units."""
+    return _of_samples(diagnostics.energy_score, result)
+
+
+def coverage(result: Result) -> float | None:
+    """Fraction of the truth inside the samples' central 80 % intervals; 0.8 is right. None below 9 samples, too few for such an interval."""
+    return _of_samples(lambda samples, truth: diagnostics.interval_coverage(samples, truth, 0.8), result, least=9)
+
+
+def spread_skill(result: Result) -> float | None:
+    """sqrt((m + 1) / m) times the samples' spread over the error of their mean, root mean squares over all entries; 1 is right.
+
+    Source: Fortin et al., Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?, J. Hydrometeorology 2014.
+    """
+    if result.truth is None or result.log_weights is not None or (m := result.samples.shape[1]) < 2:
+        return None
+    spread = result.samples.double().var(1).mean().sqrt()
+    return float(((m + 1) / m) ** 0.5 * spread / (result.mean - result.truth).double().square().mean().sqrt())
+
+
+def _of_samples(score: Callable[[Tensor, Tensor], Tensor], result: Result, least: int = 2) -> float | None:
+    """Mean over the images; None without a truth, for weighted samples, or for too few."""
+    if result.truth is None or result.log_weights is not None or result.samples.shape[1] < least:
+        return None
+    return float(score(result.samples, result.truth).mean())
+
+
+def _colour_or_grey(images: Tensor) -> bool:
+    return images.ndim == 4 and images.shape[1] in (1, 3)
+
+
+METRICS: dict[str, Callable[[Result], float | None]] = {
+    "psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim, "haarpsi": haarpsi, "rmse": rmse, "area-rmse": area_weighted_rmse,
+    "misfit": misfit, "crps": crps, "energy-score": energy_score, "coverage": coverage, "spread-skill": spread_skill,
+}  # fmt: skip
+
+HEAVY = {"ms-ssim", "haarpsi"}
+"""Those whose packages take seconds to import: computed where a suite asks for them, not by `inverse solve`."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
 from inverse.images import Picture, input_files, panel, read_array, read_image, write_png
+from inverse.metrics import HEAVY
 from inverse.plugins import get_method, get_problem, registry
 from inverse.posterior import Execution
 from inverse.prior import Prior
@@ -128,7 +129,7 @@ def write(result: Result, folder: Path) -> None:
 def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
     """One flat row: what was solved, its scores and its cost."""
     about = result.provenance
-    scores = {name: entry.thing(result) for name, entry in registry().table("inverse_metrics").items()}
+    scores = {name: entry.thing(result) for name, entry in registry().table("inverse_metrics").items() if name not in HEAVY}
     cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "A": result.cost.A, "A_adjoint": result.cost.A_adjoint}
     names = {"input": about.get("input"), "problem": about["problem"]["name"], "method": about["method"]["name"], "prior": about["prior"]}
     return {**names, **scores, **cost, "seconds": result.seconds, "samples": result.samples.shape[1], "interrupted": result.interrupted, "out": str(folder)} | {

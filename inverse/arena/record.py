@@ -28,9 +28,10 @@ class Record:
 
     Args:
         cell: hex digest, the content address of everything that decides the numbers.
-        problem: name, options and version (of its source); crop (pixels) where the truth was cut to a square.
-        method: name, options and version (of its source).
-        prior: name and sha256 (of its weights).
+        problem: name, options and version (of its source), `given` (the options that the suite set); crop (pixels) where the truth was
+            cut to a square.
+        method: name, options, version (of its source) and `given` (the options that the suite or its budget set).
+        prior: name, sha256 (of its weights) and source (the name or path it was loaded from; None for the problem's own).
         truth: index of the truth among those of the problem.
         seed: of the measurement noise and of the method.
         samples: posterior samples drawn.

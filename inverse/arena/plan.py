@@ -1,0 +1,117 @@
+"""From a suite to its cells: observations drawn, steps fitted to budgets, every cell with its hash, in an order that never changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from inverse.arena.bank import Bank, Observation
+from inverse.arena.budget import Fit
+from inverse.arena.cell import Cell, describe, plain
+from inverse.arena.local import Executor
+from inverse.arena.source import prior_hash, version_of
+from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
+from inverse.errors import InverseError
+from inverse.options import values
+from inverse.plugins import get_method, get_problem
+from inverse.problem import ImageProblem, Problem
+from inverse.result import replacing
+
+PROBE = 32
+"""Side of the squares on which costs are counted (pixels): a network's evaluations are as many on a small photograph as on a large one."""
+
+
+@dataclass
+class Planner:
+    """Turns a suite into cells.
+
+    Args:
+        suite: what is to be run.
+        folder: where steps fitted to budgets are kept, so that a run that is continued has the same cells.
+        executor: who counts costs.
+        bank: where observations come from.
+    """
+
+    suite: Suite
+    folder: Path
+    executor: Executor
+    bank: Bank
+    fits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        path = self.folder / "budgets.json"
+        self.fits = json.loads(path.read_text()) if path.is_file() else {}
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell: by problem, then method, its options and budget, then truth and seed."""
+        for entry in self.suite.problems:
+            yield from self._of_problem(entry)
+
+    def observe(self, cell: Cell) -> Observation:
+        """The observation of a cell."""
+        return self.bank.get(cell.build_problem(), cell.problem, cell.truth, cell.seed)
+
+    def _of_problem(self, entry: ProblemEntry) -> Iterator[Cell]:
+        problem: Problem = get_problem(entry.name, **entry.options)
+        about = describe(problem, version_of(type(problem)), entry.crop, entry.options)
+        source = entry.prior or self.suite.prior
+        prior = problem.resolve_prior(source)
+        weights = {"name": getattr(prior, "name", problem.prior or type(prior).__name__), "sha256": prior_hash(prior), "source": source}
+        truths = entry.truths or self.suite.truths
+        observed = {(truth, seed): self.bank.get(problem, about, truth, seed).sha256 for truth in truths for seed in self.suite.seeds}
+        for method in self.suite.methods:
+            if method.problems is not None and entry.name not in method.problems:
+                continue
+            for options in method.combinations():
+                for limits in self.suite.limits:
+                    base = self._cell(about, weights, method, options, limits, observed[truths[0], self.suite.seeds[0]])
+                    base = self._fitted(base, problem, options)
+                    yield from (replace(base, truth=truth, seed=seed, observation=sha) for (truth, seed), sha in observed.items())
+
+    def _cell(
+        self, about: dict, weights: dict, entry: MethodEntry, options: dict[str, Any], limits: dict | None, observation: str
+    ) -> Cell:  # fmt: skip
+        method = get_method(entry.name, **options)
+        named = {"name": entry.name, "options": plain(values(method)), "version": version_of(type(method)), "given": options}
+        tuned = "defaults" if entry.tuned is None and not options else "set by the suite" if entry.tuned is None else str(entry.tuned)
+        return Cell(
+            about, named, weights, 0, 0, entry.samples or self.suite.samples, limits, tuned, observation, self.suite.device, self.suite.dtype,
+            metrics=tuple(self.suite.metrics),
+        )  # fmt: skip
+
+    def _fitted(self, cell: Cell, problem: Problem, options: dict[str, Any]) -> Cell:
+        """The cell with the steps that its budget allows, or with the reason why it is skipped."""
+        if cell.budget is None:
+            return cell
+        fit = self._fit(cell, problem, "steps" in options)
+        if fit.steps is None:
+            return replace(cell, skip=fit.skip)
+        given = {**cell.method["given"], "steps": fit.steps}
+        return replace(cell, method={**cell.method, "options": {**cell.method["options"], "steps": fit.steps}, "given": given})
+
+    def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
+        assert cell.budget is not None
+        timed = [cell.samples, cell.device, cell.dtype] if "seconds" in cell.budget else []
+        asked = [cell.problem, cell.method["name"], cell.method["options"], cell.method["version"], cell.prior["sha256"], cell.budget, pinned, *timed]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        if key not in self.fits:
+            fit = self._counted(cell, problem, pinned)
+            self.fits[key] = {"method": cell.method["name"], "problem": cell.problem["name"], "budget": cell.budget, "steps": fit.steps, "skip": fit.skip}
+            with replacing(self.folder / "budgets.json") as temporary:
+                temporary.write_text(json.dumps(self.fits, indent=1, sort_keys=True))
+        return Fit(self.fits[key]["steps"], self.fits[key]["skip"])
+
+    def _counted(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
+        """Costs are counted on truth 0 under noise of its own, on a small square of it where the problem allows that."""
+        sizes = [PROBE, 2 * PROBE, cell.problem.get("crop")] if isinstance(problem, ImageProblem) and "seconds" not in (cell.budget or {}) else []
+        for size in sizes:
+            try:
+                observation = Bank(None).get(problem, {**cell.problem, "crop": size}, 0, "budget")
+                return self.executor.call("steps_within", cell, observation, cell.budget, pinned)
+            except (InverseError, RuntimeError):
+                continue  # an operator made for one size, or a kernel larger than the square
+        return self.executor.call("steps_within", cell, Bank(None).get(problem, cell.problem, 0, "budget"), cell.budget, pinned)

@@ -1,0 +1,211 @@
+"""Computes a cell: loads what it needs once, warms up, measures the floor, times the method alone, scores it afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inverse.arena.bank import Observation
+from inverse.arena.budget import Fit, fit, overrun
+from inverse.arena.cell import Cell
+from inverse.arena.record import Record
+from inverse.arena.source import core_version
+from inverse.engine import solve, versions
+from inverse.errors import InverseError, UnsupportedError
+from inverse.method import Method
+from inverse.options import values
+from inverse.plugins import get_method, registry
+from inverse.posterior import Execution, Posterior
+from inverse.prior import Prior
+from inverse.result import Result
+from inverse.run import DTYPES, check_device
+from inverse.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A record, and the bytes of its HDF5 artifact where there is one."""
+
+    record: Record
+    artifact: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Seconds that one call takes on all rows of a solve at once: the prior forward, its VJP, A and its adjoint."""
+
+    forward: float
+    vjp: float
+    A: float
+    A_adjoint: float
+
+    def seconds(self, cost: dict[str, float]) -> float:
+        """What the counted evaluations alone take."""
+        return cost["nfe"] * self.forward + cost["vjp"] * self.vjp + cost["A"] * self.A + cost["A_adjoint"] * self.A_adjoint
+
+
+class Worker:
+    """One process's share of the work; priors stay loaded and warm between cells.
+
+    Args:
+        plugins: files to load as plug-ins.
+        threads: of torch; by default as many as it has. Equal numbers need equally many.
+    """
+
+    def __init__(self, plugins: tuple[str, ...] = (), threads: int | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        for path in plugins:
+            registry().load_file(Path(path))
+        self._priors: dict[tuple[Any, ...], Prior] = {}
+        self._floors: dict[tuple[Any, ...], Floor | None] = {}
+        self._warm: set[tuple[Any, ...]] = set()
+
+    def compute(self, cell: Cell, observation: Observation) -> Outcome:
+        """Solve a cell; what goes wrong in a method is the reason of a failed or skipped row, never an exception."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        facts: dict[str, Any] = {"versions": {**versions(), "core": core_version()}, "started": started}
+        if cell.skip:
+            return Outcome(cell.record(status="skipped", reason=cell.skip, **facts))
+        try:
+            posterior, method = self.posterior(cell, observation), cell.build_method()
+            if reason := method.unsupported(posterior):
+                return Outcome(cell.record(status="skipped", reason=reason, **facts))
+            self.warm_up(cell, posterior, method)
+            floor = self.floor(cell, posterior)
+            with peak_memory(posterior.device) as peak:
+                result = solve(posterior, method, cell.samples, cell.seed, first_image=cell.truth)
+            cost = cost_of(result)
+            facts |= {"cost": cost, "seconds": result.seconds, "peak_memory": peak(), "floor_seconds": floor and floor.seconds(cost)}
+            if reason := overrun(cell.budget, cost, result.seconds):
+                return Outcome(cell.record(status="failed", reason=reason, **facts))
+            result = replace(result, truth=observation.truth.to(result.samples.dtype))
+            facts["metrics"] = score(result, cell.metrics)
+        except UnsupportedError as error:
+            return Outcome(cell.record(status="skipped", reason=one_line(error), **facts))
+        except Exception as error:
+            return Outcome(cell.record(status="failed", reason=one_line(error), **facts))
+        return Outcome(cell.record(**facts), serialised(result))
+
+    def posterior(self, cell: Cell, observation: Observation) -> Posterior:
+        """What the method meets: a fresh posterior without the truth."""
+        problem, (dtype, autocast), device = cell.build_problem(), DTYPES[cell.dtype], check_device(cell.device)
+        key = (cell.prior["sha256"], cell.prior["source"], cell.device, cell.dtype)
+        if key not in self._priors:
+            self._priors[key] = problem.resolve_prior(cell.prior["source"], device, dtype)
+        return problem.posterior(
+            y=observation.y.to(dtype), prior=self._priors[key], device=device, dtype=dtype, execution=Execution(autocast=autocast)
+        )  # fmt: skip
+
+    def warm_up(self, cell: Cell, posterior: Posterior, method: Method) -> None:
+        """Once for each method and shape: two steps whose time nobody counts, so that imports, allocations and kernel choices are made."""
+        key = (cell.method["name"], cell.problem["name"], posterior.shape, cell.samples, cell.device, cell.dtype)
+        if key in self._warm:
+            return
+        self._warm.add(key)
+        short = values(method) | ({"steps": 2} if "steps" in values(method) else {})
+        with suppress(Exception):  # two steps may be too few for it; what else is wrong the solve itself will say
+            solve(posterior, get_method(method.name, **short), cell.samples, cell.seed)
+
+    def steps_within(self, cell: Cell, observation: Observation, budget: dict[str, float], pinned: bool) -> Fit:
+        """The steps that a budget allows this cell's method; see `budget.fit`."""
+        return fit(self.posterior(cell, observation), cell.build_method(), budget, cell.samples, pinned)
+
+    def floor(self, cell: Cell, posterior: Posterior) -> Floor | None:
+        """The micro-benchmark of this posterior's evaluations, made once for each problem, prior, batch, device and precision."""
+        key = (json.dumps(cell.problem, sort_keys=True), cell.prior["sha256"], cell.samples, posterior.shape, cell.device, cell.dtype)
+        if key not in self._floors:
+            self._floors[key] = measure_floor(posterior.rows(cell.samples))
+        return self._floors[key]
+
+
+def measure_floor(rows: Posterior) -> Floor:
+    """Least seconds of each evaluation over a few repeats, on all rows at once."""
+    sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
+    x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
+    forward = _least(lambda: rows.denoise(x, sigma), rows.device)
+
+    def vjp() -> float:
+        _, pull = rows.tweedie(x, sigma)
+        return _once(lambda: pull(x), rows.device)
+
+    back = min(vjp() for _ in range(3))
+    return Floor(forward, back, _least(lambda: rows.A(x), rows.device), _least(lambda: rows.A_vjp(x, rows.y), rows.device))
+
+
+def _least(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -> float:
+    times, end = [_once(call, device), _once(call, device)], time.perf_counter() + seconds
+    while len(times) < 10 and time.perf_counter() < end:
+        times.append(_once(call, device))
+    return min(times)
+
+
+def _once(call: Callable[[], Any], device: torch.device) -> float:
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
+
+
+def cost_of(result: Result) -> dict[str, float]:
+    """Evaluations per sample."""
+    return {name: getattr(result.cost, name) for name in ("nfe", "vjp", "A", "A_adjoint")}
+
+
+def score(result: Result, metrics: tuple[str, ...]) -> dict[str, float | None]:
+    """Every metric of a result that has its truth."""
+    table = registry().table("inverse_metrics")
+    return {name: table[name].thing(result) for name in metrics}
+
+
+def serialised(result: Result) -> bytes:
+    """The HDF5 artifact of a result. Its bytes are those of the numbers alone: seconds are in the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.h5"
+        replace(result, seconds=float("nan")).save(path)
+        return path.read_bytes()
+
+
+def one_line(error: BaseException) -> str:
+    """The reason of a row: the message of an error of the user's, the place too of any other."""
+    message = next(iter(str(error).strip().splitlines()), "no message")
+    if isinstance(error, InverseError):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {message}{place}"
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """A function that gives the bytes held at most since the block began, above those held then; None where that cannot be known."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident set, Linux only
+        held = _resident("VmRSS")
+    except (OSError, TypeError):
+        yield lambda: None
+        return
+    yield lambda: max(0, _resident("VmHWM") - held)
+
+
+def _resident(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024  # type: ignore[index]

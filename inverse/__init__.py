@@ -19,6 +19,7 @@ _HOME = {
     "NetworkPrior": "prior",
     "RescaledPrior": "prior",
     "GaussianPrior": "analytic",
+    "LowRankPrior": "analytic",
     "MixturePrior": "analytic",
     "FieldPrior": "field",
     "FlatPrior": "analytic",
@@ -58,7 +59,7 @@ _HOME = {
 __all__ = ["InverseError", "__version__", "physics", *_HOME]
 
 if TYPE_CHECKING:
-    from inverse.analytic import Exact, FlatPrior, GaussianPrior, MixturePrior
+    from inverse.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior
     from inverse.assets import load_prior
     from inverse.bridge import as_reconstructor, from_reconstructor
     from inverse.calibration import diagnose

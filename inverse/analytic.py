@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,8 +135,12 @@ class MixturePrior(AnalyticPrior):
         residuals, S, CH = self._innovations(matrix, sigma_y, y)
         gain = torch.linalg.solve(S, CH.mT).mT
         means = self.means + (gain @ residuals[..., None])[..., 0].reshape(self.means.shape)
-        covariances = self.covariances - gain @ CH.mT
-        law = MixturePrior(self.weights, means, (covariances + covariances.mT) / 2, **self.units)
+        if self.basis is None and bool((matrix != 0).sum(1).le(1).all()):  # each entry of y sees one of x: diagonals stay diagonal
+            covariances = self.variances - (gain * CH).sum(-1)
+        else:
+            covariances = self.covariances - gain @ CH.mT
+            covariances = (covariances + covariances.mT) / 2
+        law = MixturePrior(self.weights, means, covariances, **self.units)
         law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(0)  # in logarithms: a weight of e^-2000 still has a density
         return law
 
@@ -147,7 +152,8 @@ class MixturePrior(AnalyticPrior):
     def _innovations(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y - A m_k (K, m), S_k (K or 1, m, m) and C_k A^T (K or 1, n, m)."""
         H = matrix * self.scale
-        CH = self.covariances @ H.T
+        CH = self.variances[..., None] * (H.T if self.basis is None else self.basis.mT @ H.T)
+        CH = CH if self.basis is None else self.basis @ CH
         R = torch.eye(len(H), dtype=H.dtype, device=H.device) * sigma_y**2
         return y - self.decode(self.means).flatten(1) @ matrix.T, H @ CH + R, CH
 
@@ -177,10 +183,88 @@ class GaussianPrior(MixturePrior):
     def mean(self) -> Tensor:  # type: ignore[override]
         return self.means[0]
 
+    def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        U, scaled = None if self.basis is None else self.basis[0], f(self.variances[0])
+        flat = x.flatten(1)
+        return (flat * scaled if U is None else (flat @ U * scaled) @ U.T).reshape(x.shape)
+
     def posterior(self, matrix: Tensor, sigma_y: float, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (n,) and covariance (n, n) of x given y = matrix decode(x) + N(0, sigma_y^2 I); see `given`."""
         law = self.given(matrix, sigma_y, y)
         return law.mean.flatten(), law.covariance
+
+
+class LowRankPrior(AnalyticPrior):
+    """x0 ~ N(mean, C) with C = Q diag(variances - floor) Q^T + floor I; denoising, density and draws take O(n r), no (n, n) matrix appears.
+
+    Args:
+        mean: (*shape), model units.
+        basis: Q (n, r), orthonormal columns.
+        variances: (r,), those of C along Q, >= 0.
+        floor: (), the variance of every direction orthogonal to Q, >= 0.
+    """
+
+    def __init__(self, mean: Tensor, basis: Tensor, variances: Tensor, floor: Tensor, **units: float):
+        super().__init__(tuple(mean.shape), **units)
+        for name, value in {"mean": mean, "basis": basis, "variances": variances, "floor": floor}.items():
+            self.register_buffer(name, value.clone())
+
+    basis: Tensor
+    variances: Tensor
+    floor: Tensor
+
+    @classmethod
+    def factored(cls, mean: Tensor, factor: Tensor, floor: Tensor, **units: float) -> LowRankPrior:
+        """C = U U^T + floor I for a factor U (n, r) with r <= n."""
+        basis, s, _ = torch.linalg.svd(factor, full_matrices=False)
+        return cls(mean, basis, s**2 + floor, floor, **units)
+
+    @property
+    def covariance(self) -> Tensor:
+        eye = torch.eye(len(self.basis), dtype=self.basis.dtype, device=self.basis.device)
+        return (self.basis * (self.variances - self.floor)) @ self.basis.T + self.floor * eye
+
+    def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        flat, rest = x.flatten(1), f(self.floor)
+        return (rest * flat + (flat @ self.basis * (f(self.variances) - rest)) @ self.basis.T).reshape(x.shape)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
+        return self.mean + self.spectral(x - self.mean, lambda v: v / (v + s2))
+
+    def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
+        offset = (x - self.mean).flatten(1)
+        inside = offset @ self.basis
+        outside, rest = offset - inside @ self.basis.T, self.floor + s2
+        terms = (inside.square() / (self.variances + s2) + (self.variances + s2).log()).sum(1)
+        return -0.5 * (terms + outside.square().sum(1) / rest[:, 0] + (offset.shape[1] - inside.shape[1]) * rest[:, 0].log() + offset.shape[1] * LOG_2PI)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        white = torch.randn(count, *self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + self.spectral(white, torch.sqrt)
+
+    def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> LowRankPrior:
+        """The law of x given y, of rank r + m at most: what lies outside Q and the rows of the matrix is not measured. As `MixturePrior.given`."""
+        span, seen, residual = self._projected(matrix, y)
+        law = seen.given(matrix * self.scale @ span, sigma_y, residual)
+        variances, turn = torch.linalg.eigh(law.covariance)
+        return LowRankPrior(self.mean + (span @ law.mean).reshape(self.mean.shape), span @ turn, variances.clamp_min(0), self.floor, **self.units)
+
+    def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
+        """log p(y) in nats: ()."""
+        span, seen, residual = self._projected(matrix, y)
+        return seen.log_evidence(matrix * self.scale @ span, sigma_y, residual)
+
+    def _projected(self, matrix: Tensor, y: Tensor) -> tuple[Tensor, GaussianPrior, Tensor]:
+        """A basis (n, k) of Q and the rows of the matrix, the law of x - mean in it, and y - A mean."""
+        span, _ = torch.linalg.qr(torch.cat([self.basis, matrix.T], 1))
+        inner = span.T @ self.basis
+        eye = torch.eye(span.shape[1], dtype=span.dtype, device=span.device)
+        covariance = (inner * (self.variances - self.floor)) @ inner.T + self.floor * eye
+        return span, GaussianPrior(torch.zeros_like(span[0]), covariance), y - matrix @ self.decode(self.mean).flatten()
 
 
 class FlatPrior(Prior):

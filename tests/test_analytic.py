@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from inverse.analytic import Exact, GaussianPrior, MixturePrior
-from inverse.field import FieldPrior, matern
+from inverse.analytic import Exact, GaussianPrior, LowRankPrior, MixturePrior
+from inverse.field import FieldPrior, fit_power_law, matern, power_law, power_law_field
 
 F64 = torch.float64
 
@@ -39,10 +39,24 @@ def field() -> FieldPrior:
     return FieldPrior(torch.tensor(0.2, dtype=F64), matern(0.5, 2.0), shift=0.1, scale=0.5).sized(4, 5)
 
 
+def colour_field() -> FieldPrior:
+    colours = torch.linalg.qr(torch.randn(3, 3, generator=generator(6), dtype=F64))[0]
+    spectrum = power_law(*(torch.tensor(v, dtype=F64) for v in ([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8])))
+    mean = torch.tensor([0.1, -0.2, 0.3], dtype=F64)[:, None, None]
+    return FieldPrior(mean, spectrum, (3, None, None), colours, shift=0.1, scale=0.5).sized(4, 3)
+
+
+def low_rank(floor: float = 0.2) -> LowRankPrior:
+    factor = torch.randn(6, 2, generator=generator(3), dtype=F64)
+    return LowRankPrior.factored(torch.randn(2, 3, generator=generator(2), dtype=F64), factor, torch.tensor(floor, dtype=F64), shift=0.3, scale=0.7)
+
+
 LAWS = {
     **{kind: lambda kind=kind: mixture(kind) for kind in ("full", "shared", "diagonal", "isotropic")},
     "gaussian": lambda: GaussianPrior(torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6)),
     "field": field,
+    "colour field": colour_field,
+    "low rank": low_rank,
 }
 
 
@@ -156,19 +170,89 @@ def test_gaussian_posterior_is_the_mixture_of_one():
     assert torch.allclose(covariance, expected[1], atol=1e-9)
 
 
-def test_field_is_its_dense_gaussian():
-    law, y = field(), torch.randn(1, 4, 5, generator=generator(1), dtype=F64)
+@pytest.mark.parametrize("make", [field, colour_field])
+def test_field_is_its_dense_gaussian(make):
+    law = make()
+    y, n = torch.randn(*law.shape, generator=generator(1), dtype=F64), law.mean.numel()
     dense = GaussianPrior(law.mean, law.covariance, **law.units)
-    kernel = torch.rand(4, 5, generator=generator(2), dtype=F64)
+    kernel = torch.rand(*law.shape[1:], generator=generator(2), dtype=F64)
     transfer = torch.fft.fft2(kernel)
-    unit = torch.eye(20, dtype=F64).reshape(20, 4, 5)
-    matrix = torch.fft.ifft2(torch.fft.fft2(unit) * transfer).real.reshape(20, 20).T
+    unit = torch.eye(n, dtype=F64).reshape(n, *law.shape)
+    matrix = torch.fft.ifft2(torch.fft.fft2(unit) * transfer).real.reshape(n, n).T
     given, expected = law.given(transfer, 0.1, y), dense.given(matrix, 0.1, y.flatten())
     x = law.sample(2, generator(3))
     assert torch.allclose(given.mean, expected.mean, atol=1e-10)
     assert torch.allclose(given.covariance, expected.covariance, atol=1e-10)
     assert torch.allclose(given(x, torch.tensor(0.3)), expected(x, torch.tensor(0.3)), atol=1e-10)
     assert torch.allclose(law.log_evidence(transfer, 0.1, y), dense.log_evidence(matrix, 0.1, y.flatten()), atol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 5])
+def test_low_rank_is_its_dense_gaussian(m):
+    """Given 2 numbers the posterior has rank 4 of 6; given 5 nothing is left outside it."""
+    law = low_rank()
+    dense = GaussianPrior(law.mean, law.covariance, **law.units)
+    matrix, y = torch.randn(m, 6, generator=generator(1), dtype=F64), torch.randn(m, generator=generator(4), dtype=F64)
+    sigma_y = torch.linspace(0.1, 0.5, m, dtype=F64)
+    given, expected = law.given(matrix, sigma_y, y), dense.given(matrix, sigma_y, y)
+    x, level = law.sample(3, generator(3)), torch.tensor([0.1, 1.0, 10.0], dtype=F64)
+    assert given.basis.shape == (6, min(6, 2 + m))
+    for ours, theirs in ((law, dense), (given, expected)):
+        assert torch.allclose(ours.mean, theirs.mean, atol=1e-12)
+        assert torch.allclose(ours.covariance, theirs.covariance, atol=1e-12)
+        assert torch.allclose(ours(x, level), theirs(x, level), atol=1e-12)
+        assert torch.allclose(ours.log_density(x, level), theirs.log_density(x, level), atol=1e-11)
+    assert torch.allclose(law.log_evidence(matrix, sigma_y, y), dense.log_evidence(matrix, sigma_y, y), atol=1e-11)
+
+
+def test_low_rank_never_meets_a_square_matrix():
+    """20 000 unknowns: the dense covariance would take 3 GB."""
+    n = 20_000
+    law = LowRankPrior.factored(torch.zeros(n), torch.randn(n, 3, generator=generator(1)) / 100, torch.tensor(0.01))
+    matrix = torch.zeros(2, n)
+    matrix[0, :100] = matrix[1, 50:150] = 0.1
+    given = law.given(matrix, 0.01, torch.tensor([1.0, -1.0]))
+    x = given.sample(2, generator(2))
+    assert given(x, torch.tensor(0.3)).shape == (2, n)
+    assert torch.allclose((matrix @ given.mean), torch.tensor([1.0, -1.0]), atol=0.05)
+    assert bool(given.log_density(x).isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "diagonal", "low rank", "field", "colour field"])
+def test_functions_of_the_covariance(kind):
+    """C^1/2 twice is C, and C / (C + sigma^2) is the denoiser."""
+    law = GaussianPrior(torch.zeros(2, dtype=F64), torch.tensor([1.0, 0.3], dtype=F64)) if kind == "diagonal" else LAWS[kind]()
+    x = torch.randn(2, *law.shape, generator=generator(1), dtype=F64)
+    product = (x.flatten(1) @ law.covariance).reshape(x.shape)
+    assert torch.allclose(law.spectral(law.spectral(x, torch.sqrt), torch.sqrt), product, atol=1e-12)
+    assert torch.allclose(law.mean + law.spectral(x - law.mean, lambda v: v / (v + 0.09)), law(x, torch.tensor(0.3, dtype=F64)), atol=1e-12)
+
+
+def test_a_diagonal_law_stays_diagonal_where_each_number_sees_one_unknown():
+    """One entry twice, one once, one never; and the same posterior as when nobody knows that it is diagonal."""
+    law = mixture("diagonal")
+    matrix = torch.tensor([[0.5, 0, 0], [2.0, 0, 0], [0, 1.0, 0]], dtype=F64)
+    y, sigma_y = torch.tensor([0.4, -1.0, 0.3], dtype=F64), torch.tensor([0.3, 0.5, 0.1], dtype=F64)
+    dense = MixturePrior(law.weights, law.means, law.covariances, **law.units).given(matrix, sigma_y, y)
+    given = law.given(matrix, sigma_y, y)
+    assert given.basis is None
+    assert torch.allclose(given.covariances, dense.covariances, atol=1e-12)
+    assert torch.allclose(given.means, dense.means, atol=1e-12)
+    assert torch.allclose(given.log_weights, dense.log_weights, atol=1e-12)
+
+
+def test_a_power_law_is_found_again_in_its_own_draws():
+    law = colour_field()
+    big = FieldPrior(law.mean[:, :1, :1], law.spectrum, (3, None, None), law.colours).sized(192, 192)
+    found = fit_power_law(list(big.sample(12, generator(1))))
+    field = power_law_field(found)
+    assert torch.allclose(field.mean, big.mean[:, :1, :1], atol=0.05)
+    overlap = (field.colours.T @ law.colours).abs()
+    assert torch.allclose(overlap, torch.eye(3, dtype=F64), atol=0.1)
+    f = torch.linspace(0.02, 0.5, 50, dtype=F64)
+    for c, (a, corner, p) in enumerate(zip([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8], strict=True)):
+        ours = found["power"][c] * (found["corner"][c] ** 2 + f**2) ** -found["exponent"][c]
+        assert float((ours / (a * (corner**2 + f**2) ** -p)).log().abs().max()) < 0.15
 
 
 def test_field_takes_any_size_with_one_pixel_variance():

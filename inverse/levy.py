@@ -204,17 +204,17 @@ class WalkPrior(Prior):
         offsets = torch.arange(n, dtype=z.dtype, device=z.device)
 
         logits = -0.5 * ((z[..., None] - h[:, None, None] * (first[..., None] + offsets)) / s[:, None, None]) ** 2
-        emission = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+        emission = (logits - logits.detach().amax(-1, keepdim=True)).clamp_min(-300).exp().unbind(1)
         ring = torch.cat([offsets, offsets - n])  # lags of a circular convolution of length 2 n
-        kernel = torch.fft.rfft(self._lattice_law(first[:, 1:, None] - first[:, :-1, None] + ring, h))
+        kernel = torch.fft.rfft(self._lattice_law(first[:, 1:, None] - first[:, :-1, None] + ring, h)).unbind(1)
         start = self._lattice_law(first[:, :1] + offsets, h)
 
-        message = torch.stack([start * emission[:, 0], emission[:, -1]])
-        forward, backward = [message[0]], [torch.ones_like(emission[:, -1])]
+        message = torch.stack([start * emission[0], emission[-1]])
+        forward, backward = [message[0]], [torch.ones_like(emission[-1])]
         for t in range(1, steps):
-            both = torch.stack([kernel[:, t - 1], kernel[:, steps - 1 - t].conj()])
-            predicted = torch.fft.irfft(torch.fft.rfft(message, 2 * n) * both, 2 * n)[..., :n].clamp_min(0)
-            message = predicted * torch.stack([emission[:, t], emission[:, steps - 1 - t]])
+            both = torch.stack([kernel[t - 1], kernel[steps - 1 - t].conj()])
+            predicted = torch.fft.irfft(torch.fft.rfft(message, 2 * n) * both, 2 * n)[..., :n].clamp_min(1e-30)  # no message vanishes
+            message = predicted * torch.stack([emission[t], emission[steps - 1 - t]])
             message = message / message.detach().sum(-1, keepdim=True)
             forward.append(message[0])
             backward.append(predicted[1] / predicted[1].detach().sum(-1, keepdim=True))
@@ -233,10 +233,10 @@ class WalkPrior(Prior):
         table = self._central_law(h)
         size = lags.abs()
         wide = h.reshape(-1, *[1] * (lags.ndim - 1))
-        far = (1 - self.increments.spike) * wide * self.increments.density(lags * wide)
-        row = torch.arange(len(h), device=h.device).reshape(wide.shape)
-        law = torch.where(size < table.shape[1], table[row, size.clamp(max=table.shape[1] - 1).long()], far).clamp_min(1e-300)
-        return law / law.amax(-1, keepdim=True)
+        law = self.increments.density(size * wide).mul_((1 - self.increments.spike) * wide)
+        near = (size < table.shape[1]).nonzero(as_tuple=True)
+        law[near] = table[near[0], size[near].long()]
+        return law.clamp_min_(1e-300).div_(law.amax(-1, keepdim=True))
 
     def _central_law(self, h: Tensor, cells: int = 16) -> Tensor:
         """Masses of the lattice points 0, h, ..., (cells - 1) h: h (B,) -> (B, cells).

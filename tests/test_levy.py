@@ -223,6 +223,17 @@ def test_jacobian_is_the_posterior_covariance(law, sigma):
     assert (mixed[0] - walk(x, torch.tensor(sigma))[0]).abs().max() < 3e-3 * sigma
 
 
+@every_law
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 60.0])
+def test_walks_that_cannot_be_are_denoised_all_the_same(law, sigma):
+    """White noise of a thousand sigma, as a diverging method would ask for: finite, and so is the gradient."""
+    x = (1000 * sigma * normal(2, 64)).requires_grad_()
+    x0_hat = WalkPrior(law, 64)(x, torch.tensor(sigma, dtype=F64))
+    (gradient,) = torch.autograd.grad(x0_hat, x, torch.ones_like(x0_hat))
+    assert x0_hat.isfinite().all()
+    assert gradient.isfinite().all()
+
+
 # --- the problem ------------------------------------------------------------------------------------------------------
 
 

@@ -127,7 +127,7 @@ def reproduce(
     from inverse.cli import registry
 
     registry(plugin)
-    found = again(records, cell, tuple(str(path.resolve()) for path in plugin))
+    found = again(records, cell)
     new = found.outcome.record
     print(f"{new.problem['name']}, {new.method['name']}, truth {new.truth}, seed {new.seed}: {new.status}{f' ({new.reason})' if new.reason else ''}")
     for line in found.differs:
@@ -173,7 +173,7 @@ def tune(
     split = Tuning(problem=problem, truths=_indices(truths, "--truths"), seeds=_indices(seeds, "--seeds"), metric=metric, trials=trials)
     task = tuning.Task(
         method, problem, split, tuple(map(tuning.Range.parse, range_)), dict(assignments(set_, "--set")), dict(assignments(problem_option, "--problem-option")),
-        prior, crop, samples, None if nfe is None else {"nfe": nfe}, device, dtype, seed, tuple(str(path.resolve()) for path in plugin),
+        prior, crop, samples, None if nfe is None else {"nfe": nfe}, device, dtype, seed,
     )  # fmt: skip
     if suite is not None:
         tuning.disjoint(task, load_suite(suite))

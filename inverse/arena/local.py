@@ -28,12 +28,12 @@ class Executor(Protocol):
 
 
 class Local:
-    """One worker, this process."""
+    """One worker, this process, with the plug-ins that it has loaded already."""
 
     name = "local"
 
-    def __init__(self, plugins: tuple[str, ...] = ()):
-        self.worker, self.running = Worker(plugins), 0
+    def __init__(self) -> None:
+        self.worker, self.running = Worker(), 0
 
     def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self.worker, method)(*arguments)

@@ -46,13 +46,13 @@ def find(folder: Path, cell: str) -> Record:
     return found[0]
 
 
-def reproduce(folder: Path, cell: str, plugins: tuple[str, ...] = ()) -> Comparison:
+def reproduce(folder: Path, cell: str) -> Comparison:
     """Draw the observation anew, solve, compare.
 
     Raises: InputError if y or the prior is not what was recorded: then nothing can be compared.
     """
     record = find(folder, cell)
-    worker = Worker(plugins)
+    worker = Worker()
     wanted = Cell.of(record)
     problem = wanted.build_problem()
     if (found := prior_hash(problem.resolve_prior(wanted.prior["source"]))) != record.prior["sha256"]:

@@ -42,7 +42,7 @@ class Request:
         workers: Ray workers; None for as many as the cluster has room for.
         retry: run failed cells again.
         refresh: run cells again that were computed by another core.
-        plugins: files to load as plug-ins, here and in every worker.
+        plugins: files that are loaded as plug-ins here, for other processes to load.
     """
 
     out: Path
@@ -164,7 +164,7 @@ def make_executor(request: Request, suite: Suite) -> Executor:
     if name == "local":
         if request.address:
             raise InputError("bench run: --address is for --executor ray")
-        return Local(request.plugins)
+        return Local()
     if name == "ray":
         from inverse.arena.cluster import Ray
 

@@ -82,7 +82,6 @@ class Task:
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
-    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class _Objective:
     """Mean loss over the split, infinite where a cell fails; `reason` says why the last one did."""
 
     def __init__(self, task: Task):
-        self.task, self.worker, self.bank, self.reason = task, Worker(task.plugins), Bank(None), ""
+        self.task, self.worker, self.bank, self.reason = task, Worker(), Bank(None), ""
         self.problem = get_problem(task.problem, **task.problem_options)
         prior = self.problem.resolve_prior(task.prior)
         self.prior = {"name": getattr(prior, "name", type(prior).__name__), "sha256": prior_hash(prior), "source": task.prior}

@@ -59,7 +59,7 @@ class Worker:
     """One process's share of the work; priors stay loaded and warm between cells.
 
     Args:
-        plugins: files to load as plug-ins.
+        plugins: files to load as plug-ins, in a process that has not.
         threads: of torch; by default as many as it has. Equal numbers need equally many.
     """
 

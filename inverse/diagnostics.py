@@ -423,25 +423,32 @@ def _moments(x: Tensor, generator: torch.Generator) -> list[Check]:
 def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) -> list[Check]:
     """Coverage and PIT over all entries at once; entries of an image are dependent, images are not."""
     images, members, _ = x.shape
-    found = [members_ranks(part, generator) for part in x.split(max(1, (1 << 24) // x[0].numel()))]
+    frequency = torch.cat([_rank_frequency(part, generator) for part in x.split(max(1, (1 << 22) // x[0].numel()))])
     checks = []
     for nominal in (0.5, 0.9):
         k = max(1, round(members * (1 - nominal) / 2))
         if 2 * k >= members:
             checks.append(Check(f"coverage {nominal:.0%}", detail=f"skipped: {members - 1} samples have no such interval"))
             continue
-        inside = torch.cat([((r >= k) & (r < members - k)).double().mean(2) for r in found])
+        inside = frequency[..., k : members - k].sum(2)
         mean, reach = float(inside[:, 0].mean()), 1.96 * float(inside[:, 0].std()) / math.sqrt(images)
         p = randomisation_p_value(inside[..., None], generator)
         detail = f"between samples {k} and {members - k} of {members - 1} in order"
         checks.append(Check(f"coverage {nominal:.0%}", mean, (members - 2 * k) / members, (mean - reach, mean + reach), p, detail=detail))
     bins = min(10, members)
-    histogram = torch.cat([torch.stack([(r * bins // members == b).double().mean(2) for b in range(bins)], 2) for r in found])
-    expected = torch.bincount(torch.arange(members) * bins // members, minlength=bins).double() / members
+    of = torch.nn.functional.one_hot(torch.arange(members) * bins // members, bins).double()
+    histogram, expected = frequency @ of, of.mean(0)
     departure = float((histogram[:, 0].mean(0) - expected).abs().sum() / 2)
     curves["pit"] = {"frequency": histogram[:, 0].mean(0).tolist(), "expected": expected.tolist()}
     checks.append(Check("PIT", departure, p_value=randomisation_p_value(histogram, generator), detail="total variation of the histogram from uniform"))
     return checks
+
+
+def _rank_frequency(x: Tensor, generator: torch.Generator) -> Tensor:
+    """How often each member takes each rank among the members, over entries: (images, M, n) -> (images, M, M)."""
+    images, members, n = x.shape
+    slot = torch.arange(images * members).reshape(images, members, 1) * members
+    return torch.bincount((members_ranks(x, generator) + slot).flatten(), minlength=images * members**2).reshape(images, members, members).double() / n
 
 
 def _sbc(x: Tensor, s: Simulations, generator: torch.Generator, curves: dict[str, Any]) -> list[Check]:

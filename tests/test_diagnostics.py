@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 
 import inverse
 from inverse import diagnostics
-from inverse.errors import InputError
+from inverse.errors import InputError, OptionError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import power
+
+pytest_plugins = "cli_fixtures"
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,3 +85,324 @@ def test_shapes_that_do_not_fit_are_refused():
         diagnostics.fair_crps(normal(3, 5, 2), normal(3, 1))
     with pytest.raises(InputError, match="at least 2 samples"):
         diagnostics.fair_crps(normal(3, 1, 2), normal(3, 2))
+
+
+# --- exchangeability ----------------------------------------------------------------------------------------------------
+
+
+def test_rank_counts_the_samples_below():
+    values = torch.tensor([[2.5, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], [9.0, 1.0, 2.0, 3.0]])
+    assert diagnostics.ranks(values, inverse.seeded(0)).tolist() == [2, 0, 3]
+
+
+def test_ties_are_broken_uniformly():
+    r = diagnostics.ranks(torch.zeros(6000, 4), inverse.seeded(0))
+    every = diagnostics.members_ranks(torch.zeros(6000, 4, 1), inverse.seeded(1))[:, 0, 0]
+    for found in (r, every):
+        assert scipy.stats.chisquare(torch.bincount(found, minlength=4).numpy()).pvalue > 1e-3
+
+
+def test_ranks_of_every_member_are_those_of_each_in_the_truths_place():
+    x = normal(3, 5, 2)
+    found = diagnostics.members_ranks(x, inverse.seeded(0))
+    for k in range(5):
+        order = [k, *(j for j in range(5) if j != k)]
+        assert torch.equal(found[:, k], diagnostics.ranks(x[:, order], inverse.seeded(0)))
+
+
+def test_three_decibel_table_is_the_definition_and_its_casts_cancel():
+    x, m = normal(4, 6, 3), 5
+    pair, of_mean = diagnostics.three_decibel_table(x)
+    for k in range(m + 1):
+        others = torch.cat([x[:, :k], x[:, k + 1 :]], 1)
+        torch.testing.assert_close(pair[:, k], (others - x[:, k : k + 1]).square().sum(2).mean(1))
+        torch.testing.assert_close(of_mean[:, k], (others.mean(1) - x[:, k]).square().sum(1))
+    torch.testing.assert_close(pair.sum(1), 2 * m / (m + 1) * of_mean.sum(1))  # the target 2 / (1 + 1/m), whatever the law
+
+
+def test_jackknife_is_that_of_leaving_one_out_and_covers():
+    a, b = normal(30).exp(), normal(30, seed=1).exp()
+    ratio, low, high = diagnostics.jackknife_ratio(a, b)
+    left_out = torch.stack([(a[keep].sum() / b[keep].sum()).log() for i in range(30) for keep in [torch.arange(30) != i]])
+    deviation = float((29 / 30 * (left_out - left_out.mean()).square().sum()).sqrt())
+    assert ratio == pytest.approx(float(a.sum() / b.sum()))
+    assert math.log(high / low) == pytest.approx(2 * scipy.stats.t.ppf(0.975, 29) * deviation)
+    hits = [low < 0.5 < high for s in range(400) for _, low, high in [diagnostics.jackknife_ratio(normal(60, seed=s).abs(), 2 * normal(60, seed=-1 - s).abs())]]
+    assert sum(hits) >= scipy.stats.binom.ppf(0.001, 400, 0.94)
+
+
+def test_randomisation_is_exact_for_heavy_tails():
+    """Cauchy statistics: P(p <= a) = a for every multiple of 1 / (1 + draws)."""
+    tables = [torch.tan(math.pi * (torch.rand(12, 5, 2, generator=inverse.seeded("cauchy", s), dtype=torch.float64) - 0.5)) for s in range(1000)]
+    p = [diagnostics.randomisation_p_value(table, inverse.seeded("draws", s), draws=19) for s, table in enumerate(tables)]
+    for a in (0.1, 0.5):
+        assert abs(sum(x <= a + 1e-9 for x in p) - 1000 * a) < 3.3 * math.sqrt(1000 * a * (1 - a))
+
+
+# --- uniform laws -------------------------------------------------------------------------------------------------------
+
+
+def test_ecdf_p_value_is_that_of_enumeration():
+    """Every set of 4 ranks in 0, 1, 2: the p-value is the probability of a departure at least as large."""
+    n, m = 4, 2
+    tail = {k: scipy.stats.binom(n, (k + 1) / (m + 1)) for k in range(m)}
+
+    def gamma(r):
+        counts = [sum(x <= k for x in r) for k in range(m)]
+        return min(min(tail[k].cdf(c), tail[k].sf(c - 1)) for k, c in enumerate(counts))
+
+    every = {r: gamma(r) for r in itertools.product(range(m + 1), repeat=n)}
+    for r, g in every.items():
+        expected = sum(other <= g * (1 + 1e-9) for other in every.values()) / len(every)
+        assert diagnostics.ecdf_p_value(torch.tensor(r), m) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m", "level"), [(200, 19, 0.95), (50, 9, 0.8)])
+def test_band_holds_the_whole_ecdf_with_its_probability(n, m, level):
+    z, lower, upper = (torch.tensor(side, dtype=torch.float64) for side in diagnostics.ecdf_band(n, m, level))
+    r = torch.randint(m + 1, (4000, n), generator=inverse.seeded("band", n))
+    ecdf = (r[..., None] < (z * (m + 1)).round()).double().mean(1)
+    inside = ((ecdf >= lower - 1e-9) & (ecdf <= upper + 1e-9)).all(1)
+    deviation = math.sqrt(level * (1 - level) / 4000)
+    assert level - 3.5 * deviation < float(inside.double().mean()) < level + 0.02 + 3.5 * deviation  # counts are whole: a little above is right
+    assert [diagnostics.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[:100].tolist()
+
+
+def test_pearson_is_scipys_where_bins_are_even():
+    r = torch.randint(20, (200,), generator=inverse.seeded("ranks"))
+    expected = scipy.stats.chisquare(torch.bincount(r, minlength=20).numpy())
+    assert diagnostics.rank_chi_square(r, 19) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+def test_pearson_weighs_uneven_bins():
+    r = torch.tensor([0] * 5 + [1] * 5 + [2] * 5)  # 15 images, 3 bins for 5 ranks: of 2, 2 and 1
+    statistic, _ = diagnostics.rank_chi_square(r, 4)
+    assert statistic == pytest.approx((10 - 6) ** 2 / 6 + (5 - 6) ** 2 / 6 + (0 - 3) ** 2 / 3)
+
+
+def test_residuals_of_truths_are_chi_square():
+    p = [diagnostics.chi_square_ks(normal(40, 7, seed=s).square().sum(1), 7)[1] for s in range(300)]
+    assert scipy.stats.kstest(p, "uniform").pvalue > 1e-3
+    assert diagnostics.chi_square_ks(torch.zeros(40), 7) == (1.0, 0.0)
+
+
+def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
+    x, points = normal(4000, 10, 3), normal(4000, 1, 3, seed=1)
+    r = diagnostics.ranks((x - points).norm(dim=2), inverse.seeded(0))
+    assert scipy.stats.chisquare(torch.bincount(r, minlength=10).numpy()).pvalue > 1e-3
+    x[:, 1:] *= 0.8
+    assert diagnostics.ecdf_p_value(diagnostics.ranks((x - points).norm(dim=2), inverse.seeded(0)), 9) < 1e-6
+
+
+# --- the report ---------------------------------------------------------------------------------------------------------
+
+
+def test_holm_steps_down():
+    found = diagnostics.holm([diagnostics.Check(name, p_value=p) for name, p in [("a", 0.01), ("b", 0.04), ("c", 0.03), ("d", 0.005), ("e", None)]])
+    assert {c.name: c.adjusted for c in found} == {
+        "a": pytest.approx(0.03),
+        "b": pytest.approx(0.06),
+        "c": pytest.approx(0.06),
+        "d": pytest.approx(0.02),
+        "e": None,
+    }
+
+
+def test_linear_quantities_of_an_image():
+    rows = diagnostics.linear_quantities((1, 4, 4), inverse.seeded(0))
+    x = torch.arange(16.0, dtype=torch.float64)
+    assert float(rows["mean"] @ x) == 7.5
+    assert float(rows["mean of part 21"] @ x) == x.reshape(4, 4)[2:, :2].mean()
+    assert float(rows["entry 1"] @ x) == 1.0
+    assert all(float(row.norm()) == pytest.approx(1) for name, row in rows.items() if name.startswith("projection"))
+
+
+def test_report_is_plain_data():
+    found = diagnostics.report(diagnostics.Simulations(normal(20, 5, 1, 2), normal(20, 1, 2, seed=1)))
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["verdict"] == ("calibrated" if found.calibrated else "not calibrated")
+    assert {c["name"] for c in data["checks"]} >= {"3 dB ratio", "PIT", "SBC ECDF", "residual chi-square"}
+    assert sum(data["curves"]["sbc"]["|x|^2"]) == 20
+    coverage = next(c for c in data["checks"] if c["name"] == "coverage 90%")
+    assert coverage["expected"] == pytest.approx(4 / 6)  # five samples have no wider interval, and the report says so
+
+
+def test_report_refuses_what_it_cannot_test():
+    with pytest.raises(InputError, match="at least 10 truths"):
+        diagnostics.report(diagnostics.Simulations(normal(9, 5, 2), normal(9, 2)))
+    with pytest.raises(InputError, match="NaN"):
+        diagnostics.report(diagnostics.Simulations(normal(10, 5, 2) / 0, normal(10, 2)))
+
+
+# --- power --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [case for case in power.CASES if not case.startswith("none")])
+def test_planted_defect_is_found(case):
+    """Five of five: a verdict of power 0.5 would pass one time in 32; the full study stands in docs/diagnostics.md."""
+    assert power.study(case, 5)["verdict"] == 1
+
+
+def test_exact_sampler_is_accused_at_most_at_the_level():
+    assert power.study("none (bimodal)", 60)["verdict"] * 60 <= scipy.stats.binom.ppf(0.999, 60, power.LEVEL)
+
+
+def test_only_solving_alone_shows_standardised_noise():
+    found = power.diagnosed(power.Conjugate.of(inverse.get_problem("gaussian", side=6)), power.batch_standardised_noise, 0)
+    assert found.objections == ("batch independence",)
+
+
+@pytest.mark.parametrize("problem", [("gaussian", {"side": 3, "view": "random"}), ("bimodal", {})])
+def test_vectorised_exact_sampler_is_the_problems_exact_posterior(problem):
+    problem = inverse.get_problem(problem[0], **problem[1])
+    p, n = power.Conjugate.of(problem), 40000
+    y = p.draw(2, inverse.seeded("y")) @ p.A.T
+    noise = power.Noise(normal(2, n, p.A.shape[1]), torch.rand(2, n, generator=inverse.seeded("u"), dtype=torch.float64))
+    for one, samples in zip(y, power.exact(p, y, noise), strict=True):
+        law = problem.exact(one)
+        deviation = law.covariance.diagonal().sqrt()
+        assert ((samples.mean(0) - law.mean.flatten()).abs() < 5 * deviation / math.sqrt(n)).all()
+        torch.testing.assert_close(samples.T.cov(), law.covariance, atol=5 * float(deviation.max()) ** 2 * math.sqrt(2 / n), rtol=0)
+
+
+# --- the driver ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scales(inverse.Problem):
+    """White x seen entry by entry, half of it with noise that differs from pixel to pixel, the rest not at all."""
+
+    name = "scales"
+
+    def make_prior(self):
+        return inverse.GaussianPrior(torch.zeros(1, 3, 4, dtype=torch.float64), torch.ones((), dtype=torch.float64))
+
+    def observed(self):
+        return torch.tensor([True, False, True, False]).expand(1, 3, 4)
+
+    def operator(self, shape):
+        mask = self.observed()
+        return inverse.operator(lambda x: x * mask, shape=shape)
+
+    def noise(self, shape):
+        return inverse.GaussianNoise(torch.linspace(0.1, 1.0, 12, dtype=torch.float64).reshape(1, 3, 4), self.observed())
+
+    def truths(self):
+        return []
+
+
+@dataclass(frozen=True)
+class ScalesExact(inverse.Method):
+    """The posterior of `Scales`, entry by entry.
+
+    Args:
+        couple: subtract the mean of the noise over the batch.
+    """
+
+    name = "scales-exact"
+    couple: bool = False
+
+    def run(self, posterior, samples, generator):
+        precision = 1 + posterior.noise.observed / posterior.noise.variance(posterior.y)
+        z = inverse.standard_normal(posterior, generator)
+        z = z - z.mean(0) if self.couple else z
+        yield (posterior.y * posterior.noise.observed / posterior.noise.variance(posterior.y)) / precision + z / precision.sqrt()
+
+
+def check(diagnosis, name):
+    return next(c for c in diagnosis.report.checks if c.name == name)
+
+
+def test_masked_heteroscedastic_noise_is_accounted_for():
+    found = inverse.diagnose(Scales(), ScalesExact, simulations=150, dtype=torch.float64)
+    assert found.calibrated
+    assert found.exact_prior
+    residual = check(found, "residual chi-square")
+    assert "6 measurements" in residual.detail
+    assert abs(residual.statistic - 1) < 4 * math.sqrt(2 / (6 * 150))
+
+
+def test_batch_coupling_is_found_through_the_engine():
+    found = inverse.diagnose(Scales(), ScalesExact(couple=True), simulations=30)
+    assert "batch independence" in found.report.objections
+
+
+def test_same_seed_same_diagnosis():
+    one, two, other = (inverse.diagnose(Scales(), ScalesExact, simulations=20, seed=seed).to_dict() for seed in (3, 3, 4))
+    assert one == two
+    assert one["scores"] != other["scores"]
+
+
+@dataclass(frozen=True)
+class Counts(inverse.Problem):
+    """Photon counts of a positive x; no law of x is known."""
+
+    name = "counts"
+
+    def make_prior(self):
+        return inverse.FlatPrior((1, 2, 2))
+
+    def operator(self, shape):
+        return inverse.operator(lambda x: x, shape=shape)
+
+    def noise(self, shape):
+        return inverse.PoissonNoise(0.1)
+
+    def truths(self):
+        return [1 + normal(1, 2, 2, seed=i).abs().float() for i in range(12)]
+
+
+@dataclass(frozen=True)
+class Jitter(inverse.Method):
+    """y with a little noise."""
+
+    name = "jitter"
+
+    def run(self, posterior, samples, generator):
+        yield (posterior.y + 0.1 * inverse.standard_normal(posterior, generator)).abs()
+
+
+def test_held_out_truths_and_noise_that_is_not_gaussian_are_named():
+    found = inverse.diagnose(Counts(), Jitter, samples=5)
+    assert not found.exact_prior
+    assert "held out" in found.notes[0]
+    assert found.report.images == 12
+    assert "PoissonNoise(0.1), not Gaussian" in check(found, "residual chi-square").detail
+    assert "log-likelihood" in found.report.curves["sbc"]
+    assert "linear operator and Gaussian noise" in check(found, "TARP, A^+ y").detail
+
+
+def test_noiseless_measurements_have_no_likelihood():
+    truths = [normal(1, 8, 8, seed=i).float() for i in range(10)]
+    found = inverse.diagnose(inverse.get_problem("denoise", sigma_y=0), Jitter, samples=5, prior=inverse.FlatPrior((1, None, None)), truths=truths)
+    assert check(found, "residual chi-square").detail == "skipped: sigma_y is 0"
+    assert "no log-likelihood: sigma_y is 0" in check(found, "SBC ECDF").detail
+    assert "log-likelihood" not in found.report.curves["sbc"]
+
+
+def test_truths_that_will_not_do_are_refused():
+    with pytest.raises(InputError, match="20 truths are needed, 10 were given"):
+        inverse.diagnose("denoise", Jitter, 20, truths=[normal(1, 8, 8, seed=i) for i in range(10)])
+    with pytest.raises(InputError, match="share one shape"):
+        inverse.diagnose("denoise", Jitter, truths=[normal(1, 8, 8 + i % 2) for i in range(10)], prior=inverse.FlatPrior((1, None, None)))
+    with pytest.raises(OptionError, match="samples must be at least 2"):
+        inverse.diagnose("denoise", Jitter, samples=1)
+
+
+def test_command_writes_json_and_exits_by_the_verdict(command):
+    small = ("diagnose", "--problem", "gaussian", "--problem-option", "side=3", "--simulations", 40)
+    good = command(*small, "--method", "mmps", "--set", "steps=20")
+    assert good.code == 0, good
+    data = json.loads(good.path.read_text())
+    assert data["verdict"] == "calibrated"
+    assert data["exact_prior"]
+    bad = command(*small, "--method", "ddnm", "--set", "steps=20", "--json")
+    assert bad.code == 1
+    assert "residual chi-square" in json.loads(bad.out)["objections"]
+
+
+def test_command_refuses_in_one_line(command):
+    command("diagnose", "--simulations", 5).refused("simulations must be at least 10", "got 5")
+    command("diagnose", "--level", 0).refused("level")
+    command("diagnose", "--problem", "denoise", "--method", "pseudo-inverse").refused("10 truths are needed", "ships 4", "--input")
+    assert not Path("out").exists()

@@ -58,16 +58,17 @@ class GaussianNoise(Noise):
 
     def chi_square(self, y: Tensor, clean: Tensor) -> Tensor:
         """sum of ((y - clean) / sigma)^2 over the measurements, divided by their number: (B, *out_shape) twice -> (B,)."""
-        return (((y - clean) / self.sigma.to(y)) ** 2 * self._weights(y)).flatten(1).sum(1) / self._weights(y).sum()
+        return (((y - clean) / self.sigma.to(y)) ** 2 * self.weights(y)).flatten(1).sum(1) / self.weights(y).sum()
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         if self.noiseless:
             raise NoiseError("Gaussian noise: sigma = 0 has no density; use a positive sigma_y")
-        w = self._weights(y)
+        w = self.weights(y)
         normaliser = ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum()
         return -0.5 * w.sum() * self.chi_square(y, clean) - normaliser
 
-    def _weights(self, y: Tensor) -> Tensor:
+    def weights(self, y: Tensor) -> Tensor:
+        """1 where an entry of y is a measurement and 0 where it is not: (*out_shape)."""
         return torch.ones_like(y[0]) if self.observed is None else self.observed.to(y).expand(y.shape[1:])
 
     def __repr__(self) -> str:

@@ -11,10 +11,11 @@ Sequential Monte Carlo, 2020.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -156,16 +157,24 @@ class Cloud:
             self._quarantine(bad, float(sigma))
         self._record(float(sigma))
 
-    def resample(self) -> Tensor:
-        """Resample every cloud whose ESS is below the threshold; returns the row (B,) from which each particle now descends."""
+    def resample(self, power: float = 1.0) -> Tensor:
+        """Resample every cloud whose ESS is below the threshold; returns the row (B,) from which each particle now descends.
+
+        Args:
+            power: choose by W^power and keep the rest, W^(1 - power), as weights: 1 is plain resampling, less of it keeps more ancestors.
+        """
         clouds, particles = self.log_weights.shape
         same = torch.arange(particles, device=self.x.device).expand(clouds, particles)
-        chosen = ancestors(self.log_weights, self._per_cloud(), scheme=self.scheme)
+        chances = (power * self.log_weights).log_softmax(1)
+        chosen = ancestors(chances, self._per_cloud(), scheme=self.scheme)
         low = effective_size(self.log_weights)[:, None] < self.ess_threshold * particles
         rows = (torch.where(low, chosen, same) + particles * torch.arange(clouds, device=self.x.device)[:, None]).flatten()
         if bool(low.any()):
             self.x, self.roots = self.x[rows], self.roots[rows]
-            self.log_weights = torch.where(low, torch.full_like(self.log_weights, 1 / particles).log(), self.log_weights)
+            kept = (self.log_weights - chances).gather(1, chosen) - math.log(particles)
+            total = kept.logsumexp(1, keepdim=True)
+            self.log_evidence = self.log_evidence + torch.where(low, total, 0.0)[:, 0]
+            self.log_weights = torch.where(low, kept - total, self.log_weights)
         return rows
 
     def weighted(self, samples: int) -> Weighted:
@@ -216,6 +225,22 @@ class Cloud:
         raise InputError(f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise level sigma = {sigma:.4g}; {hint}")
 
 
+def metropolis(cloud: Cloud, sweeps: int = 100) -> None:
+    """Give every particle the weight 1 / particles by an independence Metropolis chain: it proposes a particle of the cloud and moves with min(1, W' / W).
+
+    The cloud being weighted draws of a proposal, the chain leaves their law alone (Tierney, Markov Chains for Exploring Posterior Distributions, 1994).
+    """
+    clouds, particles = cloud.log_weights.shape
+    generator, at = cloud._per_cloud(), torch.arange(particles, device=cloud.x.device).expand(clouds, particles)
+    for _ in range(sweeps):
+        proposal = (generator.rand_like(cloud.log_weights) * particles).long()
+        ratio = cloud.log_weights.gather(1, proposal) - cloud.log_weights.gather(1, at)
+        at = torch.where(generator.rand_like(ratio).log() < ratio, proposal, at)
+    rows = (at + particles * torch.arange(clouds, device=at.device)[:, None]).flatten()
+    cloud.x, cloud.roots = cloud.x[rows], cloud.roots[rows]
+    cloud.log_weights = torch.full_like(cloud.log_weights, -math.log(particles))
+
+
 @dataclass(frozen=True)
 class ParticleMethod(Method):
     """Methods that move a weighted cloud of particles; they implement `run`, which begins with `cloud`.
@@ -231,7 +256,7 @@ class ParticleMethod(Method):
         islands: clouds of each image that do not interact until the end; they divide the particles.
     """
 
-    needs = ("noisy",)
+    needs: ClassVar[tuple[str, ...]] = ("noisy",)
 
     particles: int = 16
     ess_threshold: float = 0.5

@@ -25,7 +25,7 @@ class Cell:
 
     Args:
         problem: name, options, version, `given`, those options that the suite set, and crop (pixels) for squares of photographs.
-        method: name, options, version and `given`, those options that the suite or the budget set.
+        method: name, options, version and `given`, those options that the suite set.
         prior: name, sha256 and source, the name or path it is loaded from (None for the problem's own).
         truth, seed, samples: which observation, which randomness, how many samples.
         budget: its limits, or None.

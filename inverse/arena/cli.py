@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inverse.errors import OptionError
+from inverse.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     pass
@@ -114,6 +114,34 @@ def compare(
         print("\n".join([*notes, f"{len(found.moves)} scores compared: {same} the same, {worse} worse past {threshold:g}, {len(found.broken)} cells broken"]))
     if found.regressed:
         raise typer.Exit(1)
+
+
+@bench.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="An .html file, an .md file, or a folder that gets both.", show_default="the records' folder")] = None,
+) -> None:
+    """Write the leaderboard: one HTML page that needs no network, and a Markdown table."""
+    from inverse.arena.record import read_records
+    from inverse.arena.report import markdown, write
+    from inverse.result import replacing
+
+    out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
+    kind = out.suffix.lower()
+    if kind not in ("", ".html", ".htm", ".md"):
+        raise OptionError(f"bench report: --out is an .html file, an .md file or a folder, got '{out}'")
+    if kind != ".md":
+        print(write(folder, out / "report.html" if kind == "" else out))
+    if kind in ("", ".md"):
+        page = out if kind == ".md" else out / "report.md"
+        text = markdown(read_records(folder))
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(page) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"report {page}: cannot be written ({error.strerror or error})") from error
+        print(page)
 
 
 @bench.command()

@@ -120,7 +120,4 @@ def _problem(record: Record) -> str:
 
 
 def _asked(record: Record) -> tuple[Any, ...]:
-    given = {k: v for k, v in record.method.get("given", record.method.get("options", {})).items() if record.budget is None or k != "steps"}
-    problem = [record.problem["name"], record.problem.get("given", record.problem.get("options")), record.problem.get("crop"), record.prior["name"]]
-    asked = [problem, record.method["name"], given, record.budget, record.samples, record.device, record.dtype]
-    return json.dumps(asked, sort_keys=True), record.truth, record.seed
+    return json.dumps(record.asked, sort_keys=True), record.truth, record.seed

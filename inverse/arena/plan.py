@@ -90,8 +90,7 @@ class Planner:
         fit = self._fit(cell, problem, "steps" in options)
         if fit.steps is None:
             return replace(cell, skip=fit.skip)
-        given = {**cell.method["given"], "steps": fit.steps}
-        return replace(cell, method={**cell.method, "options": {**cell.method["options"], "steps": fit.steps}, "given": given})
+        return replace(cell, method={**cell.method, "options": {**cell.method["options"], "steps": fit.steps}})
 
     def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         assert cell.budget is not None

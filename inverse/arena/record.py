@@ -30,7 +30,7 @@ class Record:
         cell: hex digest, the content address of everything that decides the numbers.
         problem: name, options and version (of its source), `given` (the options that the suite set); crop (pixels) where the truth was
             cut to a square.
-        method: name, options, version (of its source) and `given` (the options that the suite or its budget set).
+        method: name, options, version (of its source) and `given` (the options that the suite set; a budget's steps are not among them).
         prior: name, sha256 (of its weights) and source (the name or path it was loaded from; None for the problem's own).
         truth: index of the truth among those of the problem.
         seed: of the measurement noise and of the method.
@@ -80,13 +80,16 @@ class Record:
     started: str = ""
 
     @property
+    def asked(self) -> list[Any]:
+        """What a suite asked of every truth and seed: names, the options that it set, budget, samples, device and precision."""
+        problem, method = (table.get("given", table.get("options", {})) for table in (self.problem, self.method))
+        names = [self.problem["name"], problem, self.problem.get("crop"), self.prior["name"], self.method["name"], method]
+        return [*names, self.budget, self.samples, self.device, self.dtype]
+
+    @property
     def slot(self) -> str:
-        """What was asked, without the versions it was answered with: two rows of one slot are an old and a new answer."""
-        asked = [
-            self.problem["name"], self.problem.get("options", {}), self.problem.get("crop"), self.method["name"], self.method.get("options", {}),
-            self.budget, self.prior["name"], self.truth, self.seed, self.samples, self.device, self.dtype,
-        ]  # fmt: skip
-        return json.dumps(asked, sort_keys=True)
+        """What was asked of this truth and seed, without the versions it was answered with: two rows of one slot are an old and a new answer."""
+        return json.dumps([*self.asked, self.truth, self.seed], sort_keys=True)
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinity are null."""

@@ -1,0 +1,231 @@
+"""The particle methods against closed forms: a Gaussian, two modes, evidence, a likelihood that says nothing, and bad input.
+
+Every statistic is that of many independent clouds, so that its standard error is measured. Moments and evidence are compared with
+those of the chain that the methods simulate, whose law is a Gaussian too: they are exact at any number of steps.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import normal
+
+import inverse
+from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.operators import dense
+from inverse.seeding import Generators
+from inverse.smc import CloudGenerators
+
+SHAPE = (1, 1, 2)
+TDS = {"pigdm": {"twist": "pigdm"}, "moment": {"twist": "moment"}, "dps": {"twist": "dps"}}
+CONFIGURATIONS = {f"tds {name}": ("tds", options) for name, options in TDS.items()}
+every_configuration = pytest.mark.parametrize("configuration", CONFIGURATIONS)
+
+
+def method(configuration, **more):
+    name, options = CONFIGURATIONS[configuration]
+    return inverse.get_method(name, **{**options, **more})
+
+
+def law():
+    """The configuration of a narrow and a wide axis."""
+    mean, variances = torch.tensor([[0.3, -0.2], [1.0, 0.3]]).double()
+    return inverse.GaussianPrior(mean.reshape(SHAPE), torch.diag(variances), sigma_min=0.01, sigma_max=30.0)
+
+
+def chain(chosen, prior, p):
+    """What the ancestral sampler makes of a Gaussian prior with independent entries in these steps, eta of fresh noise: a Gaussian."""
+    levels, eta = inverse.noise_levels(p, chosen.schedule, chosen.steps, chosen.sigma_min, chosen.sigma_max), getattr(chosen, "eta", 1.0)
+    C, mean = prior.covariance.diagonal(), -prior.mean.flatten()
+    variance = levels[0] ** 2 * torch.ones_like(mean)
+    for s, t in pairwise(levels):
+        c2, kept = (eta * t) ** 2 * (1 - (t / s) ** 2), C / (C + s**2)
+        factor = kept + (t * t - c2).sqrt() / s * (1 - kept)
+        mean, variance = factor * mean, factor**2 * variance + c2
+    return inverse.GaussianPrior(prior.mean + mean.reshape(prior.mean.shape), torch.diag(variance))
+
+
+def test_the_chain_tends_to_the_prior():
+    """Its variance falls short by a multiple of the step: half of it with twice the steps."""
+    short, long = (chain(inverse.get_method("tds", steps=n), law(), posterior()).covariance - law().covariance for n in (200, 400))
+    ratio = short.diagonal() / long.diagonal()
+    assert ((ratio > 1.9) & (ratio < 2.1)).all()
+
+
+MATRIX, SIGMA_Y, Y = torch.tensor([[1.0, 0.5]]).double(), 0.5, 1.2
+
+
+def posterior(clouds=1, matrix=MATRIX, sigma_y=SIGMA_Y, y=Y, prior=None):
+    y = torch.full((clouds, 1, 1, len(matrix)), y).double()
+    return inverse.Posterior(prior or law(), dense(matrix, SHAPE), y, inverse.GaussianNoise(sigma_y), dtype=torch.float64)
+
+
+def standard_errors(values, expected):
+    """How far the mean of independent estimates (clouds, ...) lies from what it should be, in standard errors: the largest of all entries."""
+    return float(((values.mean(0) - expected).abs() / (values.std(0) / len(values) ** 0.5)).max())
+
+
+def moments(result):
+    """Weighted first (clouds, n) and second moments (clouds, n, n) of each cloud."""
+    x, W = result.samples.flatten(2), result.weights[..., None]
+    return (W * x).sum(1), (W * x).mT @ x
+
+
+def unbiased(result, estimates, expected):
+    """Z (estimate - expected) of each cloud, of mean zero at any number of particles, unlike the estimate itself: (clouds, ...)."""
+    Z = (result.log_evidence - result.log_evidence.max()).exp()
+    return Z.reshape(-1, *[1] * (estimates.ndim - 1)) * (estimates - expected)
+
+
+@every_configuration
+def test_a_gaussian_posterior_is_sampled(configuration):
+    """First and second moments of 24 clouds of 400, within 3.5 standard errors (5 numbers)."""
+    p, chosen = posterior(24), method(configuration, steps=30)
+    mean, covariance = chain(chosen, law(), p).posterior(MATRIX, SIGMA_Y, p.y[0].flatten())
+    result = inverse.solve(p, chosen, samples=400)
+    first, second = moments(result)
+    assert standard_errors(unbiased(result, first, mean), 0) < 3.5
+    assert standard_errors(unbiased(result, second, covariance + torch.outer(mean, mean)), 0) < 3.5
+
+
+@every_configuration
+def test_the_evidence_is_that_of_the_closed_form(configuration):
+    """Mean of Z / p(y) over 24 clouds of 300, within 3.5 standard errors, which are below 3 per cent."""
+    p, chosen = posterior(24), method(configuration, steps=30)
+    expected = chain(chosen, law(), p).log_evidence(MATRIX, SIGMA_Y, p.y[0].flatten())
+    ratio = (inverse.solve(p, chosen, samples=300).log_evidence - expected).exp()
+    assert standard_errors(ratio, 1.0) < 3.5
+    assert ratio.std() / 24**0.5 < 0.03
+
+
+@every_configuration
+def test_both_modes_get_their_mass(configuration):
+    """Unequal modes, 0.7 and 0.3, which y leaves alone: 8 clouds of 500, within 0.05."""
+    problem = inverse.get_problem("bimodal", mass=0.7)
+    truth = problem.truths()[0].expand(8, *problem.truths()[0].shape)
+    p = problem.posterior(truth, dtype=torch.float64)
+    p.y = p.y[:1].expand_as(p.y).clone()
+    result = inverse.solve(p, method(configuration, steps=100), samples=500)
+    right = (result.weights * (result.samples.flatten(2)[..., 0] > 0)).sum(1)
+    assert abs(right.mean() - 0.7) < 0.05
+
+
+class AfterResampling(CloudGenerators):
+    """Streams from which systematic resampling has drawn before every step."""
+
+    def randn_like(self, x):
+        Generators.rand_like(self, x.new_empty(len(self), 1))
+        return super().randn_like(x)
+
+
+@every_configuration
+@pytest.mark.parametrize("blind", ["A = 0", "sigma_y = 1e9"])
+def test_a_likelihood_that_says_nothing_leaves_the_prior_sampler(configuration, blind):
+    """Equal weights, and the very particles of the ancestral sampler."""
+    matrix, sigma_y = (0 * MATRIX, SIGMA_Y) if blind == "A = 0" else (MATRIX, 1e9)
+    p, chosen = posterior(2, matrix, sigma_y), method(configuration, steps=20)
+    result = inverse.solve(p, chosen, samples=50, seed=3)
+    torch.testing.assert_close(result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0)
+    streams = Generators.for_samples(3, 2, 50).rows[::50]
+    sigmas = inverse.noise_levels(p, chosen.schedule, 20)
+    start = sigmas[0] * CloudGenerators(streams).randn_like(torch.empty(100, *SHAPE).double())
+    *_, expected = inverse.get_sampler("ancestral")(lambda x, sigma: p.denoise(x, sigma), start, sigmas, AfterResampling(streams))
+    torch.testing.assert_close(result.samples.flatten(0, 1), expected, rtol=0, atol=1e-7)
+
+
+def test_the_error_of_tds_falls_like_the_root_of_the_particles():
+    """RMSE of the mean over 48 clouds of 25, 100, 400 particles: slope of its logarithm in [-0.65, -0.4]."""
+    p, chosen = posterior(48), inverse.get_method("tds", steps=30)
+    mean, _ = chain(chosen, law(), p).posterior(MATRIX, SIGMA_Y, p.y[0].flatten())
+    errors = []
+    for count in (25, 100, 400):
+        first, _ = moments(inverse.solve(p, chosen, samples=count))
+        errors.append(float((first - mean).square().mean().sqrt()))
+    slope = (math.log(errors[2]) - math.log(errors[0])) / math.log(16)
+    assert -0.65 < slope < -0.4, errors
+
+
+def test_a_nonlinear_operator_is_seen_through_the_plug_in_twist():
+    """y = x^3 + noise of a standard normal: mean and evidence against quadrature, 24 clouds of 400, 3.5 standard errors."""
+    prior = inverse.GaussianPrior(torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0)
+    cube, y = inverse.operator(lambda x: x**3, shape=(1, 1, 1), linear=False), torch.full((24, 1, 1, 1), 2.0).double()
+    p, chosen = inverse.Posterior(prior, cube, y, inverse.GaussianNoise(1.0), dtype=torch.float64), inverse.get_method("tds", twist="dps", steps=30)
+    grid = torch.linspace(-8, 8, 40001).double()
+    density = torch.exp(chain(chosen, prior, p).log_density(grid.reshape(-1, 1, 1, 1)) - 0.5 * (2 - grid**3) ** 2) / (2 * math.pi) ** 0.5
+    evidence = torch.trapezoid(density, grid)
+    result = inverse.solve(p, chosen, samples=400)
+    assert standard_errors(unbiased(result, moments(result)[0], torch.trapezoid(density * grid, grid) / evidence), 0) < 3.5
+    assert standard_errors((result.log_evidence - evidence.log()).exp(), 1.0) < 3.5
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@every_configuration
+def test_one_particle_is_refused(configuration):
+    with pytest.raises(OptionError, match="particles must be at least 2, got 1"):
+        method(configuration, particles=1)
+
+
+def nan_beyond(limit):
+    """The identity, NaN where an entry exceeds the limit."""
+    return inverse.operator(lambda x: torch.where(x.abs() > limit, math.nan, x), shape=SHAPE, linear=False)
+
+
+def test_particles_that_the_operator_cannot_map_are_quarantined():
+    p = inverse.Posterior(law(), nan_beyond(1.5), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    with pytest.warns(UserWarning, match="of 64 particles have NaN at noise level"):
+        result = inverse.solve(p, inverse.get_method("tds", twist="dps", steps=20), samples=64)
+    x = result.samples[0][result.weights[0] > 0]
+    assert x.isfinite().all()
+    assert (x.abs() <= 1.5).all()
+
+
+def test_an_operator_that_maps_nothing_is_an_error_that_names_the_level():
+    p = inverse.Posterior(law(), nan_beyond(-1.0), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    with pytest.raises(InputError, match=r"all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 30"):
+        inverse.solve(p, inverse.get_method("tds", twist="dps", steps=5))
+
+
+def test_the_twist_follows_the_measurement():
+    """Few entries, many, and an operator that is not linear; an explicit choice is kept."""
+    many, bent = posterior(matrix=normal(17, 2)), inverse.operator(torch.tanh, shape=SHAPE, linear=False)
+    nonlinear = inverse.Posterior(law(), bent, torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    tds = inverse.get_method("tds")
+    assert [tds.derived(p)["twist"] for p in (posterior(), many, nonlinear)] == ["moment", "pigdm", "dps"]
+    assert inverse.get_method("tds", twist="dps").derived(many) == {"twist": "dps"}
+
+
+@pytest.mark.parametrize("twist", ["pigdm", "moment"])
+def test_a_gaussian_twist_needs_a_linear_operator_and_says_what_does_not(twist):
+    p = inverse.Posterior(law(), nan_beyond(9.0), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match=f"twist={twist} needs a linear operator and Gaussian noise, found Physics.*use twist=dps"):
+        inverse.solve(p, inverse.get_method("tds", twist=twist))
+
+
+def test_the_moment_twist_refuses_an_image():
+    problem = inverse.get_problem("denoise")
+    p = problem.posterior(torch.rand(1, 3, 16, 16, generator=inverse.seeded(0)), prior=inverse.FlatPrior((3, None, None)))
+    with pytest.raises(UnsupportedError, match="twist=moment takes a VJP for each entry of y, at most 256, found 768; use twist=pigdm"):
+        inverse.solve(p, inverse.get_method("tds", twist="moment"))
+
+
+def test_noise_without_a_density_is_refused():
+    p = posterior(sigma_y=0.0)
+    with pytest.raises(UnsupportedError, match="tds needs sigma_y > 0"):
+        inverse.solve(p, inverse.get_method("tds"))
+
+
+def test_the_moment_twist_is_exact_for_a_gaussian():
+    """All weights of the first cloud after a few steps stay within the discretisation: ESS above 0.9 without any resampling."""
+    result = inverse.solve(posterior(), inverse.get_method("tds", twist="moment", steps=200), samples=400)
+    assert min(entry["ess"][0] for entry in result.provenance["trace"]) > 0.9 * 400
+    assert result.provenance["trace"][-1]["survivors"] == [400]
+
+
+def test_moments_of_a_network_need_not_be_variances(network_prior):
+    """A negative eigenvalue of A V A^T counts as zero: finite samples from random weights."""
+    operator = inverse.operator(lambda x: x.mean((2, 3), keepdim=True), shape=(3, 8, 8))
+    p = inverse.Posterior(network_prior, operator, normal(1, 3, 1, 1, dtype=torch.float32), inverse.GaussianNoise(0.1), shape=(3, 8, 8))
+    assert inverse.solve(p, inverse.get_method("tds", twist="moment", steps=6)).samples.isfinite().all()

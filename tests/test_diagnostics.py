@@ -406,3 +406,11 @@ def test_command_refuses_in_one_line(command):
     command("diagnose", "--level", 0).refused("level")
     command("diagnose", "--problem", "denoise", "--method", "pseudo-inverse").refused("10 truths are needed", "ships 4", "--input")
     assert not Path("out").exists()
+
+
+def test_page_shows_the_recorded_power():
+    docs = Path(__file__).parents[1] / "docs"
+    rates = json.loads((docs / "diagnostics.json").read_text())["rates"]
+    assert power.table(rates) in (docs / "diagnostics.md").read_text()
+    assert all(row["verdict"] >= 0.95 for case, row in rates.items() if not case.startswith("none"))
+    assert rates.keys() == power.CASES.keys()

@@ -97,14 +97,23 @@ class MixturePrior(AnalyticPrior):
         return (self.weights[:, None, None] * self.covariances).sum(0) + (self.weights * spread.T) @ spread
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if len(self.variances) == 1:
+            return self._with_shared_covariance(x, sigma)
         offsets, total = self._offsets(x, sigma)
         r = self._log_terms(offsets, total).softmax(0)
         pulled = r[..., None] * (self.coordinates[:, None] + self.variances[:, None] / total * offsets)
-        if self.basis is None:
-            return pulled.sum(0).reshape(x.shape)
-        if len(self.basis) == 1:
-            pulled = pulled.sum(0, keepdim=True)
-        return (pulled @ self.basis.mT).sum(0).reshape(x.shape)
+        return (pulled if self.basis is None else pulled @ self.basis.mT).sum(0).reshape(x.shape)
+
+    def _with_shared_covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D in O(B n K) without a (K, B, n) tensor: what the components share drops out of r, and the pull is towards their mean under r."""
+        U, v = None if self.basis is None else self.basis[0], self.variances
+        total = v + torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
+        centre = self.coordinates.mean(0)
+        u, apart = (x.flatten(1) if U is None else x.flatten(1) @ U), self.coordinates - centre
+        log_r = self.log_weights + ((u - centre) / total) @ apart.T - 0.5 * (1 / total) @ apart.square().T
+        towards = centre + log_r.softmax(1) @ apart
+        pulled = towards + v / total * (u - towards)
+        return (pulled if U is None else pulled @ U.T).reshape(x.shape)
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         return self._log_terms(*self._offsets(x, sigma)).logsumexp(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -134,6 +135,11 @@ def _result(
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("inverse-posterior", "torch", "deepinv", "numpy"):
         try:

@@ -595,6 +595,7 @@ def test_names_that_are_not_there_are_refused(tmp_path, command):
     command("bench", "run", "smoek").refused("neither a .toml file nor a shipped suite", "did you mean 'smoke'?")
     command("bench", "run", tmp_path / "no.toml").refused("cannot be read")
     command("bench", "ls", tmp_path).refused("no records.jsonl there")
+    command("bench", "run", write_suite(tmp_path, SUITE.replace("samples = 4", 'device = "cuda:7"')), "--out", "r").refused("device 'cuda:7' is not available")
     command("bench", "run", write_suite(tmp_path), "--executor", "slurm", "--out", "r").refused("executor must be local or ray, got 'slurm'")
     command("bench", "run", write_suite(tmp_path), "--address", "a:1", "--out", "r").refused("--address is for --executor ray")
 

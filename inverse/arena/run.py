@@ -29,6 +29,7 @@ from inverse.arena.suite import Suite
 from inverse.arena.worker import Outcome, score
 from inverse.errors import InputError
 from inverse.result import Result, replacing
+from inverse.run import check_device
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ def rescore(folder: Path, record: Record, metrics: list[str]) -> None:
 def make_executor(request: Request, suite: Suite) -> Executor:
     """The executor that was asked for, on the command line or by the suite.
 
-    Raises: InputError for an unknown name.
+    Raises: InputError for an unknown name; OptionError for a device that this machine does not have.
     """
     name = request.executor or suite.executor
     if name == "local":
         if request.address:
             raise InputError("bench run: --address is for --executor ray")
+        check_device(suite.device)
         return Local()
     if name == "ray":
         from inverse.arena.cluster import Ray

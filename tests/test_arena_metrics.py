@@ -1,0 +1,77 @@
+"""The arena's metrics against closed forms and their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from inverse.metrics import METRICS
+from inverse.posterior import Cost
+from inverse.result import Result
+
+
+def result(samples: torch.Tensor, truth: torch.Tensor | None) -> Result:
+    """Samples (images, m, *shape) and truths (images, *shape)."""
+    return Result(samples, torch.zeros(len(samples), 1), torch.ones(samples.shape[:2]), Cost(), 0.0, truth)
+
+
+def draws(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> torch.Tensor:
+    from inverse.images import read_image
+    from inverse.problem import shipped_photographs
+
+    return read_image(shipped_photographs()[1]).pixels[None]
+
+
+def test_an_exact_sampler_has_the_scores_of_its_law():
+    """Truth and nine samples are independent standard normals: CRPS 1/sqrt(pi), coverage 0.8, spread over skill 1, each within 4 standard errors."""
+    n = 40_000
+    found = result(draws(1, 9, n), draws(1, n, seed=1))
+    assert METRICS["crps"](found) == pytest.approx(1 / math.sqrt(math.pi), abs=4 * 0.7 / math.sqrt(n))
+    assert METRICS["coverage"](found) == pytest.approx(0.8, abs=4 * 0.4 / math.sqrt(n))
+    assert METRICS["spread-skill"](found) == pytest.approx(1, abs=4 / math.sqrt(n))
+    assert METRICS["rmse"](found) == pytest.approx(math.sqrt(1 + 1 / 9), abs=4 / math.sqrt(n))
+
+
+def test_a_sampler_of_half_the_spread_is_found_out():
+    n = 40_000
+    found = result(0.5 * draws(1, 9, n), draws(1, n, seed=1))
+    assert METRICS["spread-skill"](found) == pytest.approx(math.sqrt(10 / 9) * 0.5 / math.sqrt(1 + 0.25 / 9), abs=0.02)
+    assert METRICS["coverage"](found) < 0.6
+
+
+def test_energy_score_of_two_samples_is_the_definition():
+    found = result(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]), torch.tensor([[3.0, 0.0]]))
+    assert METRICS["energy-score"](found) == pytest.approx((3 + 4) / 2 - 2 * 5 / (2 * 2 * 1))
+
+
+def test_area_weighting_is_that_of_the_sphere():
+    """An error on one band of latitude counts by the band's share of the area, up to the midpoint rule."""
+    truth = torch.zeros(1, 1, 90, 4)
+    answer = truth.clone()
+    answer[..., :30, :] = 1  # from the pole to 30 degrees of latitude: (1 - sin 30) / 2 of the sphere
+    assert METRICS["area-rmse"](result(answer[:, None], truth)) == pytest.approx(math.sqrt(0.25), rel=1e-3)
+    assert METRICS["rmse"](result(answer[:, None], truth)) == pytest.approx(math.sqrt(1 / 3))
+
+
+@pytest.mark.parametrize("name", ["haarpsi", "ms-ssim"])
+def test_perceptual_similarity_is_one_for_the_truth_and_falls_with_noise(photograph, name):
+    noise = draws(*photograph.shape).float()
+    scores = [METRICS[name](result((photograph + sigma * noise)[:, None], photograph)) for sigma in (0, 0.05, 0.2)]
+    assert scores[0] == pytest.approx(1, abs=1e-5)
+    assert scores[0] > scores[1] > scores[2] > 0
+
+
+def test_what_does_not_apply_is_none():
+    points = result(draws(2, 1, 5), draws(2, 5, seed=1))
+    assert {name for name, metric in METRICS.items() if metric(points) is not None} == {"rmse", "misfit"}
+    blind = result(draws(2, 20, 3, 16, 16), None)
+    assert {name for name, metric in METRICS.items() if metric(blind) is not None} == {"misfit"}
+    small = result(draws(2, 20, 3, 12, 12), draws(2, 3, 12, 12, seed=1))
+    assert {name for name, metric in METRICS.items() if metric(small) is None} == {"haarpsi", "ms-ssim"}

@@ -21,7 +21,7 @@ from inverse.run import check_writable, strict_json
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
 
 
-def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str], out: Path, as_json: bool) -> bool:
+def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str] | None, out: Path, as_json: bool) -> bool:
     """Verify every method, write `out/METHOD.json` as soon as it is known, print; true if every claim held."""
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -222,7 +222,7 @@ class GuidedDiffusion(Baseline):
     conjugate gradients run all their iterations here; deepinv stops them when every row of the batch has converged.
     """
 
-    steps: int = 1000
+    steps: int = 100
     weight: float = 1.0
 
     def reconstruct(self, posterior, physics, y, generator):
@@ -255,6 +255,7 @@ class DPS(GuidedDiffusion):
     equation = "score + weight grad_x -|y - A(x0_hat(x))|"
     needs = ("image",)
 
+    steps: int = 1000
     guidance: Literal["norm", "annealed"] = "norm"
 
     def model(self, denoiser, times):
@@ -266,7 +267,7 @@ class PiGDM(GuidedDiffusion):
     """deepinv's PiGDM data term in its VP diffusion; closed form for a decomposable operator.
 
     Args:
-        steps: of the DDPM solver.
+        steps: of the DDPM solver; deepinv leaves them to its user.
         weight: of the likelihood's gradient; deepinv's 1.
         iterations: conjugate-gradient iterations for other operators; deepinv's 3.
     """
@@ -286,7 +287,7 @@ class MomentMatching(GuidedDiffusion):
     """deepinv's moment-matching data term (MMPS) in its VP diffusion.
 
     Args:
-        steps: of the DDPM solver.
+        steps: of the DDPM solver; deepinv leaves them to its user.
         weight: of the likelihood's gradient; deepinv's 1.
         iterations: conjugate-gradient iterations, a vjp each; deepinv's 3.
     """

@@ -240,3 +240,28 @@ def test_moment_matching_is_nearly_exact(view):
     distance, spread, _ = w2(view, draw(posterior(view), "deepinv-moment-matching", steps=200)[0])
     assert distance < 0.2
     assert abs(spread - 1) < 0.15
+
+
+@VIEWS
+def test_our_dps_with_the_step_of_a_score_is_theirs_at_the_same_weight(view):
+    """Two implementations of one chain, on levels that differ at both ends alone; 0.05 is the distance of two draws of one law."""
+    p = posterior(view)
+    scale, unit = p.prior.scale, float(inverse.get_problem("gaussian", side=4, view=view).exact(p.y[0]).covariance.trace().sqrt())
+    ours, _ = draw(p, "dps", step="score", zeta=30 * scale)
+    theirs, _ = draw(p, "deepinv-dps", steps=100, weight=30.0)
+    assert distances.gaussian_w2(ours.mean(0), ours.T.cov(), theirs.mean(0), theirs.T.cov()) / unit < 0.1
+
+
+@VIEWS
+def test_our_dps_with_the_step_of_a_score_needs_no_tuning(view):
+    """Its own weight, against the best of five for each view."""
+    ours = w2(view, draw(posterior(view), "dps", step="score")[0])[0]
+    theirs = min(w2(view, draw(posterior(view), "deepinv-dps", steps=100, weight=weight)[0])[0] for weight in (10.0, 20.0, 30.0, 50.0, 100.0))
+    assert ours < theirs + 0.05  # the floor of two thousand samples
+    assert ours < w2(view, draw(posterior(view), "dps")[0])[0]
+
+
+def test_the_step_of_a_score_needs_a_noise_level_or_a_weight():
+    p = inverse.get_problem("denoise", sigma_y=0.0).posterior(normal(1, 3, 8, 8), prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5))
+    assert "zeta" in inverse.get_method("dps", step="score").unsupported(p)
+    assert inverse.get_method("dps", step="score", zeta=1.0).unsupported(p) is None

@@ -80,13 +80,15 @@ METRICS: dict[str, Metric] = {
 """Every score we ship and its direction; a plug-in's own is shown unranked until it is entered here."""
 
 COSTS: dict[str, Metric] = {
-    "seconds": Metric("seconds", "lower", unit="s"),
+    "seconds": Metric("seconds", "lower"),
+    "calls": Metric("evaluations + VJPs", "lower", digits=0),
     "nfe": Metric("evaluations", "lower", digits=0),
     "vjp": Metric("VJPs", "lower", digits=0),
     "A": Metric("A", "lower", digits=0),
     "A_adjoint": Metric("Aᵀ", "lower", digits=0),
     "peak_memory": Metric("peak memory", "lower", unit="B", digits=0),
 }
+"""What a cell spent; calls are what a budget of evaluations limits: prior evaluations and VJPs together."""
 
 
 def metric(name: str) -> Metric:
@@ -98,7 +100,13 @@ def value(record: Record, name: str) -> float | None:
     """A metric or a cost of one cell; None where it did not finish, or does not apply."""
     if record.status != "ok":
         return None
-    found = record.metrics.get(name) if name not in COSTS else record.cost.get(name) if name not in ("seconds", "peak_memory") else getattr(record, name)
+    found: float | None
+    if name == "calls":
+        found = record.cost.get("nfe", math.nan) + record.cost.get("vjp", math.nan)
+    elif name in ("seconds", "peak_memory"):
+        found = getattr(record, name)
+    else:
+        found = (record.cost if name in COSTS else record.metrics).get(name)
     return None if found is None or not math.isfinite(found) else float(found)
 
 
@@ -123,6 +131,7 @@ class Group:
     budget: str
     family: str
     records: tuple[Record, ...] = field(repr=False)
+    _estimates: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def count(self, status: str) -> int:
         return sum(record.status == status for record in self.records)
@@ -137,7 +146,9 @@ class Group:
 
     def estimate(self, name: str) -> Estimate | None:
         """The mean over truths with its interval; None where no cell has the metric."""
-        return estimate(list(self.by_truth(name).values()))
+        if name not in self._estimates:
+            self._estimates[name] = estimate(list(self.by_truth(name).values()))
+        return self._estimates[name]
 
     @cached_property
     def efficiency(self) -> float | None:
@@ -348,15 +359,17 @@ def wilcoxon(differences: np.ndarray) -> float:
     n = len(kept)
     if not n:
         return 1.0
-    ranks = stats.rankdata(np.abs(kept))
-    positive = float(ranks[kept > 0].sum())
-    tied = len(np.unique(np.abs(kept))) < n
+    _, place, counts = np.unique(np.abs(kept), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    positive, total = float(ranks[kept > 0].sum()), n * (n + 1) / 2
+    tied = len(counts) < n
     if n <= 50 and not tied:
-        return min(1.0, 2 * _signed_rank(n)[int(min(positive, n * (n + 1) / 2 - positive))])
+        return min(1.0, 2 * float(_signed_rank(n)[int(min(positive, total - positive))]))
     if tied and n <= 13:
-        sums = np.array(np.meshgrid(*[[0, r] for r in ranks])).reshape(n, -1).sum(0)  # every assignment of signs
+        sums = np.array(np.meshgrid(*[[0, rank] for rank in ranks])).reshape(n, -1).sum(0)  # every assignment of signs
         return min(1.0, 2 * float(min(np.mean(sums <= positive + 1e-9), np.mean(sums >= positive - 1e-9))))
-    return float(stats.wilcoxon(kept, method="asymptotic").pvalue)
+    variance = total * (2 * n + 1) / 12 - float((counts**3 - counts).sum()) / 48
+    return math.erfc(abs(positive - total / 2) / math.sqrt(2 * variance))
 
 
 @lru_cache(maxsize=64)

@@ -32,6 +32,7 @@ class Card:
         licence: of the weights and the terms of the data.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         limits: what it is known not to do.
+        power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Card:
     licence: str = ""
     denoising: dict[str, Any] = field(default_factory=dict)
     limits: str = ""
+    power_law: dict[str, list] = field(default_factory=dict)
 
     @property
     def config(self) -> UNetConfig:
@@ -103,7 +105,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     card = read_card(card_path)
     prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
     _load_weights(prior, card_path.with_name(card.file), card.sha256)
-    prior.name = card.name  # type: ignore[assignment]
+    prior.name, prior.power_law = card.name, card.power_law  # type: ignore[assignment]
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

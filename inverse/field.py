@@ -39,9 +39,10 @@ class FieldPrior(AnalyticPrior):
         self.spectrum = spectrum
 
     def sized(self, height: int, width: int) -> FieldPrior:
-        """The same field on a torus of one size."""
+        """The same field on a torus of one size; its spectrum is computed once."""
         mean = self.mean.expand(self.shape[0] or 1, height, width)
-        return FieldPrior(mean, self.spectrum, (self.shape[0], height, width), self.colours, **self.units)
+        S = self.spectrum(height, width).to(mean)
+        return FieldPrior(mean, lambda height, width: S, (self.shape[0], height, width), self.colours, **self.units)
 
     @property
     def covariance(self) -> Tensor:
@@ -130,14 +131,15 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
     """Mean, independent mixtures of channels and their power laws, fitted to images: the arguments of `power_law_field`.
 
     The periodogram is that of each image times a Hann window, and the fit is least squares in log S over bins of log |f|, so that every
-    octave counts alike; corners are looked for between 1e-4 and 0.3 cycles a pixel.
+    octave counts alike. The corner, looked for between 1e-4 and 0.3 cycles a pixel, must also give the variance of a pixel: frequencies
+    too low for the window, the brightness of a whole image among them, are seen in nothing else.
 
     Args:
         images: (channels, height, width) each, model units; a few suffice, since there are three numbers for a mixture of channels.
     """
     pixels = torch.cat([image.flatten(1) for image in images], 1).double()
-    mean = pixels.mean(1)
-    colours = torch.linalg.eigh(pixels.cov())[1].flip(1)
+    mean, (variances, colours) = pixels.mean(1), torch.linalg.eigh(pixels.cov())
+    variances, colours = variances.flip(0), colours.flip(1)
     places, powers = [], []
     for image in images:
         window = torch.outer(*(torch.hann_window(n, periodic=True, dtype=torch.float64) for n in image.shape[1:]))
@@ -151,12 +153,15 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
     centre, level = zip(*((f[i].log().mean().exp(), S[:, i].mean(1).log()) for i in inside if bool(i.any())), strict=True)
     f, S = torch.stack(centre), torch.stack(level, 1)
     law: dict[str, list] = {"mean": mean.tolist(), "colours": colours.tolist(), "power": [], "corner": [], "exponent": []}
-    for line in S:
+    grid = _frequencies(*images[0].shape[1:])
+    for line, variance in zip(S, variances, strict=True):
         trials = []
-        for corner in torch.logspace(-4, math.log10(0.3), 301, dtype=torch.float64):
+        for corner in torch.logspace(-4, math.log10(0.3), 201, dtype=torch.float64):
             terms = torch.stack([torch.ones_like(f), -(corner**2 + f**2).log()], 1)
-            solution = torch.linalg.lstsq(terms, line[:, None]).solution
-            trials.append((float((terms @ solution - line[:, None]).square().sum()), float(corner), *solution[:, 0].tolist()))
+            solution = torch.linalg.lstsq(terms, line[:, None]).solution[:, 0]
+            ratio = solution[0].exp() * (corner**2 + grid).pow(-solution[1]).mean() / variance
+            misfit = (terms @ solution - line).square().mean() + ratio.log().square()
+            trials.append((float(misfit), float(corner), *solution.tolist()))
         _, corner, log_power, exponent = min(trials)
         for name, value in {"power": math.exp(log_power), "corner": corner, "exponent": exponent}.items():
             law[name].append(value)

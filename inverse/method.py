@@ -15,6 +15,7 @@ from inverse.integrator import Denoise
 from inverse.posterior import Posterior
 from inverse.schedule import schedule
 from inverse.seeding import Generators
+from inverse.start import analytic_start, unstartable
 
 CLAIMS = ("exact", "exact in the limit", "point estimate", "biased", "none")
 NEEDS = {
@@ -104,6 +105,7 @@ class Guidance(Method):
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's, at most 80.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        analytic_start: level, model units, above which the steps are replaced by a draw of the prior's Gaussian given y; auto is none.
     """
 
     steps: int = 100
@@ -111,6 +113,11 @@ class Guidance(Method):
     schedule: str = "karras"
     sigma_max: float | None = None
     sigma_min: float | None = None
+    analytic_start: float | None = None
+
+    def unsupported(self, posterior: Posterior) -> str | None:
+        reason = unstartable(posterior) if self.analytic_start is not None else None
+        return super().unsupported(posterior) or (f"analytic_start needs {reason}" if reason else None)
 
     @abstractmethod
     def denoise(self, posterior: Posterior, x: Tensor, sigma: Tensor) -> Tensor:
@@ -124,7 +131,13 @@ class Guidance(Method):
         from inverse.plugins import get_sampler
 
         sigmas = noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
-        x = sigmas[0] * standard_normal(posterior, generator)
+        if self.analytic_start is None:
+            x = sigmas[0] * standard_normal(posterior, generator)
+        else:
+            sigmas = sigmas[sigmas <= self.analytic_start]
+            if len(sigmas) < 2:
+                raise OptionError(f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}")
+            x = analytic_start(posterior, float(sigmas[0]), generator)
         yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
 
 

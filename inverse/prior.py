@@ -79,6 +79,9 @@ class NetworkPrior(Prior):
         sigma_data: standard deviation of the training data, model units.
     """
 
+    power_law: dict[str, list] = {}
+    """Mean and power spectrum of the training data, where they were fitted (`field.fit_power_law`)."""
+
     def __init__(self, network: nn.Module, shape: tuple[int | None, ...], sigma_data: float = 0.5, **units: float):
         super().__init__(shape, **units)
         self.network, self.sigma_data = network, float(sigma_data)

@@ -1,0 +1,102 @@
+"""The analytic start: at high noise a prior is its mean and covariance, and the posterior of a Gaussian needs no network.
+
+    C = covariance of the prior,  x' ~ N(m, C),  n ~ N(0, R):    x0 = x' + C A^T (A C A^T + R)^-1 (y + n - A x'),    x = x0 + sigma z
+
+is a draw of N(m', C' + sigma^2 I), m' and C' those of N(m, C) given y. For a Gaussian prior it has the law that the exact
+reverse process has at that level, whatever the level; for another prior it is nearer to it the higher the level.
+
+Wang, Vastola, The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models and its Applications, TMLR 2024,
+https://arxiv.org/abs/2412.09726 (teleportation), there without y and as the map x -> m + sqrt((C + t^2) / (C + s^2)) (x - m) of the
+flow from level s; here conditioned on y, and drawn (Papandreou, Yuille, NIPS 2010) instead of mapped, since C' has no
+closed-form root for an operator that is not diagonal where C is. The solve is that of w, x0 = x' + C^1/2 w, so that a solve which is
+stopped early is wrong where the prior has little variance and y says little, and not the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.analytic import AnalyticPrior, GaussianPrior
+from inverse.errors import UnsupportedError
+from inverse.field import FieldPrior, power_law_field
+from inverse.linalg import conjugate_gradient
+from inverse.noise import GaussianNoise
+from inverse.posterior import Posterior
+from inverse.prior import Prior, RescaledPrior
+from inverse.seeding import Generators
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, C) in model units.
+
+    Args:
+        mean: broadcasts to one x.
+        spectral: (x (B, *shape), f) -> f(C) x.
+    """
+
+    mean: Tensor
+    spectral: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+
+
+def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
+    """The Gaussian with the mean and covariance of a prior, None where nobody knows them.
+
+    An exact law knows its own; a network has those of its training photographs, as a stationary field, if its card says them.
+    """
+    if isinstance(prior, RescaledPrior):
+        native, a, b = gaussian_of(prior.native, shape), prior.a, prior.b
+        return native and Gaussian((native.mean - b) / a, lambda x, f: native.spectral(x, lambda v: f(v / a**2)))
+    law: Any = prior
+    if power_law := getattr(prior, "power_law", None):
+        device = next((t.device for t in (*prior.parameters(), *prior.buffers())), None)
+        law = power_law_field(power_law).to(device)
+    elif isinstance(prior, AnalyticPrior) and not hasattr(prior, "spectral"):
+        law = GaussianPrior(prior.mean, prior.covariance)
+    elif not isinstance(prior, AnalyticPrior):
+        return None
+    if isinstance(law, FieldPrior):
+        law = law.sized(*shape[-2:])
+    return Gaussian(law.mean, lambda x, f: law.spectral(x.to(law.mean), f).to(x))
+
+
+def unstartable(posterior: Posterior) -> str | None:
+    """Why there is no analytic start for this posterior, or None if there is."""
+    if not (posterior.linear and isinstance(posterior.noise, GaussianNoise)) or posterior.noise.noiseless:
+        return f"a linear operator with Gaussian noise of positive sigma_y; this posterior has {type(posterior.operator).__name__} with {posterior.noise!r}"
+    if gaussian_of(posterior.prior, posterior.shape) is None:
+        return f"a prior whose mean and covariance are known; {type(posterior.prior).__name__} does not say them"
+    return None
+
+
+def analytic_start(posterior: Posterior, sigma: float, generator: Generators) -> Tensor:
+    """A draw at noise level sigma of the Gaussian of the prior, given y: (B, *shape), model units; no evaluation of the prior.
+
+    Exact up to the linear solve, (I + C^1/2 A^T R^-1 A C^1/2) w = C^1/2 A^T R^-1 (y + n - A x'), by the conjugate gradients of
+    `posterior.execution`.
+
+    Raises: UnsupportedError where `unstartable` says why.
+    """
+    if reason := unstartable(posterior):
+        raise UnsupportedError(f"analytic_start needs {reason}")
+    law = gaussian_of(posterior.prior, posterior.shape)
+    assert law is not None
+    assert isinstance(posterior.noise, GaussianNoise)
+    white = generator.randn_like(torch.empty(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device))
+    x = law.mean.to(white) + law.spectral(white, torch.sqrt)
+    variance, offset = posterior.noise.variance(posterior.y), posterior.A(torch.zeros_like(x))
+    r = posterior.residual(x) + variance.sqrt() * generator.randn_like(posterior.y)
+
+    def back(v: Tensor) -> Tensor:
+        return law.spectral(posterior.A_adjoint(v / variance), torch.sqrt)
+
+    def precision(w: Tensor) -> Tensor:
+        return w + back(posterior.A(law.spectral(w, torch.sqrt)) - offset)
+
+    w = conjugate_gradient(precision, back(r), settings=posterior.execution.solver)
+    return x + law.spectral(w, torch.sqrt) + sigma * generator.randn_like(x)

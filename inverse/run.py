@@ -136,6 +136,8 @@ def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
         "options": about["method"]["options"] | about["method"]["derived"],
         "problem_options": about["problem"]["options"],
         "seed": about["seed"],
+        "ess": None if result.log_weights is None else float(result.ess.mean()),
+        "log_evidence": None if result.log_evidence is None else float(result.log_evidence.mean()),
         "notes": about.get("notes", []),
     }
 
@@ -165,6 +167,9 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     for row in records:
         for note in row["notes"]:
             print(f"{row['input']}: {note}")
+        if row["ess"] is not None:
+            evidence = "" if row["log_evidence"] is None else f", log p(y) = {row['log_evidence']:.4g} nats"
+            print(f"{row['input']}: effective sample size {row['ess']:.1f} of {row['samples']}{evidence}")
     print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
 
 

@@ -9,6 +9,8 @@ import inverse
 from inverse import distances, smc
 from inverse.seeding import seeded
 
+pytest_plugins = "cli_fixtures"
+
 PARTICLES = 1000
 
 
@@ -123,3 +125,10 @@ def test_partial_resampling_keeps_expectations_and_evidence(power):
 def test_bad_options_are_refused(options, words):
     with pytest.raises(inverse.InverseError, match=words):
         inverse.get_method("smc-mmps", **options)
+
+
+def test_the_command_reports_the_ensembles_size_and_evidence(command):
+    done = command("solve", "--problem", "bimodal", "--method", "smc-mmps", "--samples", 20, "--steps", 10)
+    assert done.code == 0
+    assert "effective sample size" in done.out
+    assert "log p(y) = " in done.out

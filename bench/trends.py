@@ -202,21 +202,21 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
             verdict(found["dps"] < 0.5 and min(1 - (1 - found[k]) ** 4 for k in ("daps", "pnp-dm")) > 0.8),
         )
     )
-    saturated = {name: photographs.nonlinear(name) for name in ("red-diff", "dps", "lgd")}
-    box = {name: run("inpainting", {"mask": "box"}, name, samples=4)["spread"] for name in ("red-diff", "dps", "diffpir")}
+    saturated = {name: photographs.nonlinear(name, {"steps": 50}) for name in ("red-diff", "dps", "lgd")}
+    box = {name: run("inpainting", {"mask": "box"}, name, {"steps": 50}, samples=2)["spread"] for name in ("red-diff", "dps", "diffpir")}
     best = max(saturated, key=lambda name: saturated[name]["psnr"])
     rows.append(
         (
             "RED-diff: highest PSNR of the diffusion methods on nonlinear blur, over-smooth, hardly any diversity",
-            "saturated blur: "
+            "50 steps, saturated blur: "
             + ", ".join(f"{k} {v['psnr']:.2f}" for k, v in saturated.items())
-            + "; standard deviation over seeds, box inpainting: "
+            + "; standard deviation over two seeds (intensity), box inpainting: "
             + ", ".join(f"{k} {v:.4f}" for k, v in box.items()),
             f"PSNR {verdict(best == 'red-diff')}; diversity {verdict(box['red-diff'] < 0.2 * box['dps'])}",
         )
     )
     at = {row["method"]: row for row in conjugate_rows()["blur, 8x8"]}
-    low, right = run("deblur", {"boundary": "circular"}, "ddnm"), run("deblur", {"boundary": "circular"}, "ddnm-plus")
+    low, right = run("deblur", {"boundary": "circular"}, "ddnm", {"steps": 20}), run("deblur", {"boundary": "circular"}, "ddnm-plus", {"steps": 20})
     rows.append(
         (
             "A low residual is not quality",
@@ -227,8 +227,8 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
         )
     )
     lost = {}
-    for name in ("ddrm", "ddnm-plus", "dps"):
-        few, many = (run("inpainting", {"mask": "random", "missing": share}, name)["psnr"] for share in (0.95, 0.5))
+    for name, steps in (("ddrm", 20), ("ddnm-plus", 20), ("dps", 50)):
+        few, many = (run("inpainting", {"mask": "random", "missing": share}, name, {"steps": steps})["psnr"] for share in (0.95, 0.5))
         lost[name] = few - many
     rows.append(
         (
@@ -270,7 +270,7 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
         )
     )
     memory = json.loads((DOCS / "memory.json").read_text())
-    plain, gradient = run("super-resolution", sr, "diffpir"), run("super-resolution", sr, "dps")
+    plain, gradient = run("super-resolution", sr, "diffpir", {"steps": 20}), run("super-resolution", sr, "dps")
     per = {name: row["seconds"] / row["nfe"] / photographs.forward() for name, row in (("diffpir", plain), ("dps", gradient))}
     rows.append(
         (

@@ -85,11 +85,15 @@ def cards() -> dict[str, Path]:
 
 
 def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
-    """A prior by registered name, or by the path of its `.safetensors` file or card.
+    """A prior by registered name, or by the path of its `.safetensors` file or card, or of a folder saved by diffusers.
 
     Raises: PriorError for weights that are missing, truncated, pickled or of another hash than the card's.
     """
     path = Path(name)
+    if path.is_dir() and (path != Path(path.name) or str(name) not in cards()):
+        from inverse.adapters import from_diffusers
+
+        return from_diffusers(path).to(device)
     if path.suffix in (".safetensors", ".json"):
         card_path = path.with_suffix(".json")
     elif path.suffix or path.parent != Path("."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -32,6 +33,7 @@ class Ray:
     name = "ray"
 
     def __init__(self, plugins: tuple[str, ...] = (), address: str | None = None, workers: int | None = None, gpus: float = 0):
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what matters reaches the user as one line
         try:
             import ray
         except ImportError as error:

@@ -1,0 +1,144 @@
+"""FK steering: particles of the plain sampler, resampled by what a reward says of their denoised means.
+
+Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time Scaling and Steering of Diffusion Models,
+ICML 2025, https://arxiv.org/abs/2501.06848 (algorithm 1, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import inverse
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class FKSteering(inverse.ParticleMethod):
+    """Sample prior(x) exp(lambda r(x)) with evaluations of r alone: no gradient, so that r and the operator may be anything.
+
+    The product of the potentials is exp(lambda r) whatever they are, which makes the weights right; how soon they tell good
+    particles from bad ones is the difference. Departures: weights are kept where there is no resampling (the authors' code drops
+    them); the last potential of `max` is exp(lambda r(x_0)) over the others' product, as in the paper (the code puts the running
+    maximum in its place); the default reward is log p(y | x) with lambda = 1, at every step, and before the last one times b,
+    1 / b = 1 + (|A| r / sigma_y)^2, since early on x0_hat is the mean of what will part, and a sharp likelihood of it chooses
+    too soon; tau = 0 leaves it as it is (the paper). Use many particles.
+
+    Args:
+        steps: of the noise level.
+        schedule: name of a noise schedule.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        potential: difference, lambda (r_t - r of the last time); max or sum, lambda times that of all r so far.
+        lambda_: the reward's weight.
+        interval: steps from one potential to the next; the paper's 20 of 100.
+        reward: FILE.py:FUNCTION or a function of x (B, *shape) in physical units that returns (B,); by default log p(y | x).
+            The file is run as a program: name only what you trust.
+        tau: standard deviation of the prior in 1 / r^2 = 1 / sigma^2 + 1 / tau^2, model units; of no effect with another reward.
+    """
+
+    name = "fk-steering"
+    reference = (
+        "Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time Scaling and Steering of Diffusion Models, "
+        "ICML 2025, https://arxiv.org/abs/2501.06848"
+    )
+    equation = "w *= G_t,  log G_t = lambda (r(x0_hat_t) - r(x0_hat_s)), lambda max_s r or lambda sum_s r;  prod_t G_t = exp(lambda r(x_0))"
+    claim = "exact in the limit"
+    any_prior = True
+    limit = {"steps": 1.0, "particles": 2.5}
+
+    particles: int = 64
+    steps: int = 100
+    schedule: str = "karras"
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    potential: Literal["difference", "max", "sum"] = "difference"
+    lambda_: float = 1.0
+    interval: int = 1
+    reward: Callable[[Tensor], Tensor] | str | None = None
+    tau: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.interval < 1 or not math.isfinite(self.lambda_) or not self.tau >= 0:
+            found = f"{self.interval}, {self.lambda_:g} and {self.tau:g}"
+            raise OptionError(f"fk-steering: interval must be at least 1, lambda finite and tau at least 0, got {found}")
+        if isinstance(self.reward, str) and not all(self.reward.rpartition(":")[::2]):
+            raise OptionError(f"fk-steering: reward must be FILE.py:FUNCTION, got '{self.reward}'")
+
+    def unsupported(self, posterior):
+        return super().unsupported(posterior) if self.reward is None else None
+
+    def run(self, posterior, samples, generator):
+        posterior, cloud = self.cloud(posterior, samples, generator)
+        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        reward, cloud.x = self._reward(posterior), levels[0] * cloud.x
+        product, history = torch.zeros(2, len(cloud.x), dtype=torch.float64, device=cloud.x.device)
+        if self.potential == "max":
+            history = history - math.inf
+        for i, (s, t) in enumerate(pairwise(levels)):
+            x0_hat = posterior.denoise(cloud.x, s)
+            if t == 0:
+                cloud.x = x0_hat
+                cloud.reweight(reward(x0_hat) - product, t)
+            else:
+                if i % self.interval == 0:
+                    history, log_G = self._potential(self._trust(posterior, s) * reward(x0_hat), history, product)
+                    cloud.reweight(log_G, s)
+                    rows = cloud.resample()
+                    x0_hat, history, product = x0_hat[rows], history[rows], (product + log_G)[rows]
+                c, z = t * math.sqrt(1 - (t / s) ** 2), cloud.generator.randn_like(cloud.x)
+                cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + c * z
+            yield cloud.weighted(samples)
+
+    def _trust(self, posterior, s):
+        """b."""
+        if self.tau == 0 or self.reward is not None or not posterior.gaussian:
+            return 1.0
+        gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+        return 1 / (1 + gain / (1 / s**2 + 1 / self.tau**2) / posterior.sigma_y**2)
+
+    def _potential(self, r, history, product):
+        """What is remembered of the rewards so far, lambda included, and log G_t."""
+        if self.potential == "difference":
+            return r, r - product
+        history = torch.maximum(history, r) if self.potential == "max" else history + r
+        return history, history
+
+    def _reward(self, posterior):
+        """x, model units -> lambda r(x): (B,), float64."""
+        if self.reward is None:
+            return lambda x: self.lambda_ * posterior.log_likelihood(x).double()
+        r = _load(self.reward) if isinstance(self.reward, str) else self.reward
+
+        def evaluate(x):
+            value = torch.as_tensor(r(posterior.prior.decode(x)), device=x.device)
+            if value.shape != x.shape[:1]:
+                raise OptionError(f"fk-steering: reward must return one number for each of {len(x)} images, found shape {tuple(value.shape)}")
+            return self.lambda_ * value.double()
+
+        return evaluate
+
+
+def _load(source):
+    """The function of FILE.py:FUNCTION."""
+    path, _, name = source.rpartition(":")
+    if not Path(path).is_file():
+        raise OptionError(f"fk-steering: reward {source}: no file {path}; reward must be FILE.py:FUNCTION")
+    found = runpy.run_path(path)
+    if not callable(found.get(name)):
+        raise OptionError(f"fk-steering: reward {source}: {path} has no function '{name}'")
+    return found[name]
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [FKSteering]

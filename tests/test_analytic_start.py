@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from inverse.field import FieldPrior, power_law
 from inverse.noise import PoissonNoise
 from inverse.posterior import Execution
 from inverse.prior import RescaledPrior
+from inverse.sampler import SAMPLERS, sampler_options, settled
 from inverse.start import analytic_start, gaussian_of
 
 pytest_plugins = "cli_fixtures"
@@ -207,3 +210,15 @@ def test_the_command_takes_it_and_refuses_what_it_must(command):
     assert command(*asked, "analytic_start=1").code == 0
     command(*asked, "analytic_start=high").refused("analytic_start must be", "got 'high'")
     assert issubclass(UnsupportedError, InverseError)
+
+
+def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(str(root / "bench"))
+    from analytic_start import table
+
+    page = (root / "docs" / "samplers.md").read_text()
+    assert table(json.loads((root / "docs" / "analytic_start.json").read_text())["records"]) in page
+    for name in SAMPLERS:
+        assert f"`{name}`" in page or f"`{name.removeprefix('deis')}`" in page, name
+    assert all(f"`{option}`" in page for sampler in (settled, *SAMPLERS.values()) for option in sampler_options(sampler))

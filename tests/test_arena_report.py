@@ -64,11 +64,18 @@ def test_markdown_by_hand():
         "\n"
         "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ | cells |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n"
-        "| a | **21.00 [20.00, 22.00]** | 0.600 | 100 | 0 | 1.5 | 2 |\n"
-        "| b | 20.50 | **1.100** | 100 | 0 | 12 | 1 of 2 |\n"
+        "| a | **21.00 [20.00, 22.00]** | **0.600** | 100 | 0 | 1.5 | 2 |\n"
+        "| b | 20.50 | 1.100 | 100 | 0 | 12 | 1 of 2 |\n"
         "\n"
         "- 1 of b failed: diverged\n"
     )
+
+
+def test_a_mean_over_fewer_cells_is_never_the_best():
+    """`b` has only the easy truth: the other was never run."""
+    text = report.markdown([record("a", truth=0, psnr=30.0), record("a", truth=1, psnr=20.0), record("b", truth=0, psnr=29.0)])
+    assert "| b | 29.00 | 100 | 0 | 2 | 1 of 2 |" in text
+    assert "| a | **25.00 [20.00, 30.00]** |" in text
 
 
 def test_markdown_has_a_table_for_each_setting_and_budget():
@@ -304,3 +311,7 @@ def test_what_is_no_picture_is_left_to_the_artifact(tmp_path):
     result = inverse.solve(inverse.get_problem("bimodal").posterior(seed=0), inverse.get_method("dps", steps=4), samples=2)
     result.save(tmp_path / "a.h5")
     assert gallery(tmp_path, [record(artifact="a.h5")]).scenes == []
+
+
+def test_not_a_number_among_options_does_not_break_the_page():
+    assert embedded(report.page([record(options={"zeta": float("nan")})]), "data")["tables"]["method"][0]["options"] == {"zeta": None}

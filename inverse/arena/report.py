@@ -108,9 +108,10 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
     cells = [record for group in groups for record in group.records]
     place = {id(record): i for i, record in enumerate(cells)}
     tables: dict[str, list[Any]] = {name: [] for name in ("problem", "method", "prior", "versions", "budget")}
-    rows, start = [], 0
+    rows, start, asked = [], 0, statistics.asked(groups)
     for group in groups:
-        rows.append(_row(group, start, names, (settings, contestants, budgets, families)))
+        missing = asked[group.setting, group.budget] - len(group.records)
+        rows.append(_row(group, start, names, (settings, contestants, budgets, families)) | {"missing": missing})
         start += len(group.records)
     return {
         "metrics": [{"name": name, **_reading(name)} for name in names],
@@ -166,7 +167,8 @@ def _short(number: float | None) -> float | None:
 def _cell(record: Record, tables: dict[str, list[Any]], artifacts: str) -> dict[str, Any]:
     """A record with its tables by index and without what is empty."""
     found: dict[str, Any] = {}
-    for name, item in json.loads(record.to_json()).items():
+    plain = json.loads(json.dumps(vars(record), default=str), parse_constant=lambda name: None)
+    for name, item in plain.items():
         if name in tables:
             if item not in tables[name]:
                 tables[name].append(item)
@@ -299,7 +301,8 @@ def _budget_order(budget: str) -> tuple[Any, ...]:
 def markdown(records: list[Record]) -> str:
     """A table for every setting and budget: contestants by their mean of the first metric that has a direction, the best of each column in bold.
 
-    The first metric carries its 95 % interval over truths; `cells` says how many of the asked for ones finished.
+    A method that finished fewer cells than another is never in bold: its mean is over other cells.
+    The first metric carries its 95 % interval over truths; `cells` says how many of those asked for finished.
     """
     groups = statistics.groups(records)
     settings, budgets = (list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("setting", "budget"))
@@ -324,7 +327,8 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     def loss(group: Group, name: str) -> float:
         return metric(name).loss(mean.mean) if (mean := found[id(group), name]) else math.inf
 
-    best = {name: min(loss(group, name) for group in rows) for name in ranked}
+    most, asked = max(group.count("ok") for group in rows), max(statistics.asked(rows).values())
+    best = {name: min(loss(group, name) for group in rows if group.count("ok") == most) for name in ranked}
     if ranked:
         rows = sorted(rows, key=lambda group: (loss(group, ranked[0]), names[group.contestant]))
     heads = [f"{metric(name).label}{f' ({metric(name).unit})' if metric(name).unit else ''}{_arrow(metric(name).better)}" for name in columns]
@@ -333,9 +337,10 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
         shown = []
         for name in columns:
             text = _figure(found[id(group), name], name, interval=name == metrics[0])
-            shown.append(f"**{text}**" if name in best and math.isfinite(best[name]) and loss(group, name) == best[name] else text)
-        count, total = group.count("ok"), len(group.records)
-        lines.append(f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {count if count == total else f'{count} of {total}'} |")
+            first = group.count("ok") == most and name in best and math.isfinite(best[name]) and loss(group, name) == best[name]
+            shown.append(f"**{text}**" if first else text)
+        count = group.count("ok")
+        lines.append(f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {count if count == asked else f'{count} of {asked}'} |")
     return lines
 
 

@@ -4,8 +4,8 @@ A *setting* is a problem with its options, prior, device and precision; a *conte
 samples; a *group* the records of one contestant in one setting under one budget, a row of the leaderboard. An *observation* is
 one truth and seed of a setting.
 
-Missing cells. A cell that failed or was skipped has no score; every group counts those, and its own mean is over the cells that
-finished. Whatever compares contestants (ranks, tests, cliques) does so on observations that all of them finished: while
+Missing cells. A cell that failed, was skipped or has not run has no score; every group counts those, and its own mean is over the
+cells that finished. Whatever compares contestants (ranks, tests, cliques) does so on observations that all of them finished: while
 fewer than `KEEP` of the observations are common to all, the contestant that finished fewest is left out, and named. A target
 (`solved`) counts an unfinished cell as one that did not reach it.
 
@@ -458,6 +458,14 @@ def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict
                 first.append(min(reached, key=lambda record: (value(record, cost), record.cell)))
         found[family] = sorted(first, key=lambda record: (value(record, cost), record.cell))
     return found
+
+
+def asked(groups: Iterable[Group]) -> dict[tuple[str, str], int]:
+    """How many observations each (setting, budget) has: what every group there would hold if nothing were missing."""
+    seen: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
+    for group in groups:
+        seen[group.setting, group.budget] |= {(record.truth, record.seed) for record in group.records}
+    return {key: len(found) for key, found in seen.items()}
 
 
 def observations(groups: Iterable[Group]) -> int:

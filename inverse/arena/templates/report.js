@@ -28,7 +28,7 @@ function number(value, name) {
   if (name === "seconds") return value >= 100 ? value.toFixed(0) : String(+value.toPrecision(3));
   const digits = (quantities[name] || { digits: 3 }).digits;
   if (digits === 0) return value >= 1e6 ? value.toExponential(2) : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
-  if (value !== 0 && (Math.abs(value) < 10 ** -digits || Math.abs(value) >= 1e6)) return value.toExponential(2);
+  if ((Math.abs(value) > 1e-9 && Math.abs(value) < 10 ** -digits) || Math.abs(value) >= 1e6) return value.toExponential(2);
   return value.toFixed(digits);
 }
 const arrow = (q) => (q.better === "higher" ? " ↑" : q.better === "lower" ? " ↓" : q.better === null ? "" : ` → ${q.better}`);
@@ -82,7 +82,7 @@ function columns() {
     ...others.map(metricColumn),
     ...["nfe", "vjp", "seconds", "peak_memory"].filter(has).map((name) => ({ ...metricColumn(quantities[name]), cost: true })),
     ...(rows.some((row) => row.eff != null) ? [{ key: "eff", text: "Efficiency", help: "time of the counted evaluations alone over the time taken", value: (row) => row.eff, show: (row) => (row.eff == null ? "–" : `${(100 * row.eff).toFixed(0)} %`) }] : []),
-    { key: "cells", text: "Cells", help: "finished, of those asked for", value: (row) => row.n[0], show: (row) => { const total = row.n[0] + row.n[1] + row.n[2]; return row.n[0] === total ? `${total}` : `${row.n[0]} of ${total}`; } },
+    { key: "cells", text: "Cells", help: "finished, of those asked for", value: (row) => row.n[0], show: (row) => { const total = row.n[0] + row.n[1] + row.n[2] + row.missing; return row.n[0] === total ? `${total}` : `${row.n[0]} of ${total}`; } },
   ];
 }
 const metricColumn = (q) => ({ key: q.name, text: titled(q) + (D.costs.includes(q) ? "" : arrow(q)), q, value: (row) => (mean(row, q.name) == null ? null : D.costs.includes(q) || q.better === null ? mean(row, q.name) : loss(q, mean(row, q.name))), rising: true, show: (row) => number(mean(row, q.name), q.name) });
@@ -97,15 +97,16 @@ function drawBoard() {
     return (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y) * (falling ? -1 : 1);
   };
   const rows = D.rows.filter(shown).sort((a, b) => a.s - b.s || order(a, b) || a.m - b.m);
-  const best = {};
-  for (const row of D.rows) for (const c of cols) if (c.q && !c.cost && c.q.better !== null && c.value(row) != null) { const k = `${c.key}|${row.s}|${row.b}`; best[k] = Math.min(best[k] ?? Infinity, c.value(row)); }
+  const best = {}, most = {}; // a mean over fewer cells than another's is never the best
+  for (const row of D.rows) most[`${row.s}|${row.b}`] = Math.max(most[`${row.s}|${row.b}`] ?? 0, row.n[0]);
+  for (const row of D.rows.filter((r) => r.n[0] === most[`${r.s}|${r.b}`])) for (const c of cols) if (c.q && !c.cost && c.q.better !== null && c.value(row) != null) { const k = `${c.key}|${row.s}|${row.b}`; best[k] = Math.min(best[k] ?? Infinity, c.value(row)); }
   const whisker = whiskers();
   const body = h("tbody");
   let last = null;
   for (const row of rows.slice(0, state.limit)) {
     if (row.s !== last && D.settings.length > 1) body.append(h("tr", { class: "group" }, h("th", { colspan: cols.length, scope: "rowgroup" }, D.settings[row.s])));
     last = row.s;
-    body.append(h("tr", { class: "row" }, ...cols.map((c) => boardCell(c, row, best, whisker))));
+    body.append(h("tr", { class: "row" }, ...cols.map((c) => boardCell(c, row, row.n[0] === most[`${row.s}|${row.b}`] ? best : {}, whisker))));
     if (state.open.has(row.at)) body.append(cellsOf(row, cols.length));
   }
   if (!rows.length) body.append(h("tr", {}, h("td", { class: "text none", colspan: cols.length }, "Nothing matches these filters.")));
@@ -114,7 +115,7 @@ function drawBoard() {
   $("more").hidden = rows.length <= state.limit;
   $("more").textContent = `Show all ${rows.length} rows`;
   const budgets = state.budget < 0 ? "every budget" : D.budgets[state.budget];
-  $("board-note").textContent = `Means over truths, ${budgets === "no limit" ? "without a budget" : budgets}; the best of each column and problem in bold. Open a row for its cells, a cell for its record.`;
+  $("board-note").textContent = `Means over truths, ${budgets === "no limit" ? "without a budget" : budgets}; the best of each column and problem in bold, among the methods that finished the most cells. Open a row for its cells, a cell for its record.`;
 }
 
 function headCell(c, sort, falling) {
@@ -133,7 +134,7 @@ function boardCell(c, row, best, whisker) {
   if (c.kind === "whisker") return h("td", { class: "whisker" }, whisker(row));
   const text = c.show(row);
   const top = c.q && !c.cost && c.value(row) != null && c.q.better !== null && c.value(row) === best[`${c.key}|${row.s}|${row.b}`];
-  const cell = h("td", { class: [c.kind === "text" ? "text" : "", top ? "best" : "", text === "–" ? "none" : "", c.key === "cells" && row.n[1] + row.n[2] ? "partial" : ""].join(" ").trim() || null }, text);
+  const cell = h("td", { class: [c.kind === "text" ? "text" : "", top ? "best" : "", text === "–" ? "none" : "", c.key === "cells" && row.n[1] + row.n[2] + row.missing ? "partial" : ""].join(" ").trim() || null }, text);
   const e = c.main && row.est[c.key];
   if (e) cell.title = e[1] == null ? "one truth: no interval" : `95 % interval ${number(e[1], c.key)} to ${number(e[2], c.key)}, ${plural(e[3], "truth")}`;
   return cell;
@@ -218,7 +219,7 @@ function drawRanking() {
   const left = c.left.length ? ` Left out for too few finished cells: ${c.left.map(([m, n]) => `${D.contestants[m]} (${n} of ${c.common[1]})`).join(", ")}.` : "";
   const equal = c.friedman == null ? "" : ` That all are equal has p = ${probability(c.friedman)} (Friedman).`;
   const few = 2 / 2 ** c.blocks * ((c.order.length * (c.order.length - 1)) / 2) > 0.05 ? " So few truths cannot tell any two of so many methods apart, however different they look." : "";
-  $("ranking-note").textContent = `${where}. Average ranks over ${plural(c.blocks, "truth")}, ${c.common[0]} of ${c.common[1]} cells common to all. Bars join methods among which no paired Wilcoxon test with Holm's correction finds a difference at 5 %.${equal}${few}${left}`;
+  $("ranking-note").textContent = `${where}. Average ranks over ${plural(c.blocks, "truth")}, ${c.common[0]} of ${c.common[1]} observations finished by all. Bars join methods among which no paired Wilcoxon test with Holm's correction finds a difference at 5 %.${equal}${few}${left}`;
   $("diagram").replaceChildren(diagram(c));
   const p = (i, j) => { if (i > j) [i, j] = [j, i]; const k = c.order.length; return c.p[i * k - (i * (i + 1)) / 2 + j - i - 1]; };
   $("pairs").replaceChildren(
@@ -491,6 +492,8 @@ function drawUnfinished() {
     const links = cells.slice(0, 12).map((i) => h("button", { type: "button", onclick: () => openRecord(i) }, `${D.settings[rowOf(i).s]}, truth ${D.cells[i].truth}`));
     return h("li", {}, `${D.contestants[m]}: ${plural(cells.length, "cell")} ${status}, ${reason} `, ...links, cells.length > 12 ? ` and ${cells.length - 12} more` : "");
   });
+  for (const row of D.rows.filter((r) => r.missing && (state.problem < 0 || r.s === state.problem) && visible(r.m)))
+    items.push(h("li", {}, `${D.contestants[row.m]}: ${plural(row.missing, "cell")} of ${D.settings[row.s]}, ${D.budgets[row.b]}, not run`));
   $("reasons").replaceChildren(items.length ? h("ul", {}, ...items) : h("p", {}, "Every cell finished."));
 }
 
@@ -542,8 +545,8 @@ function theme(wanted) {
 
 const cell = recall();
 try { if (["light", "dark"].includes(localStorage.getItem("inverse-theme"))) document.documentElement.dataset.theme = localStorage.getItem("inverse-theme"); } catch { /* as above */ }
-const count = D.status, asked = D.cells.length;
-$("summary").textContent = [`${plural(new Set(D.contestants).size, "method")} on ${plural(D.settings.length, "problem")}`, plural(asked, "cell") + (count.ok === asked ? ", all finished" : `: ${count.ok || 0} finished${count.failed ? `, ${count.failed} failed` : ""}${count.skipped ? `, ${count.skipped} skipped` : ""}`), D.started[0] ? (D.started[0].slice(0, 10) === D.started[1].slice(0, 10) ? D.started[0].slice(0, 10) : `${D.started[0].slice(0, 10)} to ${D.started[1].slice(0, 10)}`) : null].filter(Boolean).join(" · ");
+const count = D.status, missing = D.rows.reduce((sum, row) => sum + row.missing, 0), asked = D.cells.length + missing;
+$("summary").textContent = [`${plural(new Set(D.contestants).size, "method")} on ${plural(D.settings.length, "problem")}`, plural(asked, "cell") + (count.ok === asked ? ", all finished" : `: ${count.ok || 0} finished${count.failed ? `, ${count.failed} failed` : ""}${count.skipped ? `, ${count.skipped} skipped` : ""}${missing ? `, ${missing} not run` : ""}`), D.started[0] ? (D.started[0].slice(0, 10) === D.started[1].slice(0, 10) ? D.started[0].slice(0, 10) : `${D.started[0].slice(0, 10)} to ${D.started[1].slice(0, 10)}`) : null].filter(Boolean).join(" · ");
 options($("problem"), [...(D.settings.length > 1 ? [[-1, "all problems"]] : []), ...D.settings.map((label, i) => [i, label])], state.problem);
 options($("metric"), D.metrics.map((m) => [m.name, m.label + arrow(m)]), state.metric);
 options($("budget"), [...(D.budgets.length > 1 ? [[-1, "every budget"]] : []), ...D.budgets.map((label, i) => [i, label])], state.budget);

@@ -17,6 +17,8 @@ import torch
 from cli_fixtures import method_source, process
 
 import inverse
+from inverse import plugins
+from inverse.arena import source
 from inverse.arena.bank import Bank, digest, tiles_of
 from inverse.arena.budget import fit, spend
 from inverse.arena.cell import Cell, describe
@@ -147,7 +149,7 @@ def inverse_methods():
 def test_a_method_never_receives_the_truth(tmp_path, fresh_registry):
     plugin = tmp_path / "spy.py"
     plugin.write_text(SPY)
-    inverse.plugins.registry().load_file(plugin)
+    plugins.registry().load_file(plugin)
     run(tmp_path, SUITE.split("[[methods]]")[0] + '[[methods]]\nname = "spy"\n')
     assert [record.status for record in read_records(tmp_path / "records")] == ["ok", "ok"]
 
@@ -216,7 +218,7 @@ def test_skips_are_rows_with_reasons(finished):
 def test_failures_are_rows_with_reasons_and_hide_nobody(tmp_path, fresh_registry):
     plugin = tmp_path / "broken.py"
     plugin.write_text(method_source("broken").replace("for _ in range(self.steps):\n            yield", "raise ZeroDivisionError('oh')\n        yield"))
-    inverse.plugins.registry().load_file(plugin)
+    plugins.registry().load_file(plugin)
     done = run(tmp_path, SUITE.replace('"tikhonov"', '"broken"').replace("[[budgets]]\nnfe = 10\n", ""))
     assert (done.total, done.failed) == (6, 2)
     (reason,) = {record.reason for record in read_records(tmp_path / "records") if record.status == "failed"}
@@ -309,24 +311,25 @@ def test_an_artifact_that_was_changed_is_refused(tmp_path):
 METHODS_AB = [method_source(name).replace("yield 0 *", "yield 0.5 *") for name in ("mine", "other")]
 
 
-def test_a_changed_method_runs_again_and_nobody_else(tmp_path):
-    """Each run is a process of its own, which reads the plug-ins anew; a comment or docstring is no change."""
-    plugins = [tmp_path / "mine.py", tmp_path / "other.py"]
-    for path, source in zip(plugins, METHODS_AB, strict=True):
-        path.write_text(source)
-    write_suite(tmp_path, SUITE.split("[[methods]]")[0] + '[[methods]]\nname = "mine"\n\n[[methods]]\nname = "other"\n')
+def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
+    """A comment or a docstring is no change."""
+    files = [tmp_path / "mine.py", tmp_path / "other.py"]
+    for path, code in zip(files, METHODS_AB, strict=True):
+        path.write_text(code)
+    text = SUITE.split("[[methods]]")[0] + '[[methods]]\nname = "mine"\n\n[[methods]]\nname = "other"\n'
 
-    def computed() -> str:
-        flags = [part for path in plugins for part in ("--plugin", path)]
-        outcome = process("bench", "run", tmp_path / "tiny.toml", "--out", tmp_path / "records", *flags)
-        assert outcome.code == 0, outcome.err
-        return outcome.out.splitlines()[0].split("; ")[1]
+    def computed() -> int:
+        plugins.registry.cache_clear()
+        source._version_of.cache_clear()
+        for path in files:
+            plugins.registry().load_file(path)
+        return run(tmp_path, text).computed
 
-    assert computed() == "4 computed now"
-    plugins[0].write_text(METHODS_AB[0].replace("Answer mid-grey", "Answer nothing in particular") + "\n# the same\n")
-    assert computed() == "0 computed now"
-    plugins[0].write_text(METHODS_AB[0].replace("0.5", "0.25"))
-    assert computed() == "2 computed now"
+    assert computed() == 4
+    files[0].write_text(METHODS_AB[0].replace("Answer mid-grey", "Answer nothing in particular") + "\n# the same\n")
+    assert computed() == 0
+    files[0].write_text(METHODS_AB[0].replace("0.5", "0.25"))
+    assert computed() == 2
     assert sorted(row["method"]["name"] for row in lines(tmp_path)) == ["mine"] * 4 + ["other"] * 2
     assert len(read_records(tmp_path / "records")) == 4
 
@@ -426,7 +429,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, command):
     from inverse.arena.run import locked
 
     with locked(tmp_path / "records"):
-        outcome = process("bench", "run", write_suite(tmp_path), "--out", tmp_path / "records")
+        outcome = command("bench", "run", write_suite(tmp_path), "--out", tmp_path / "records")
     outcome.refused("another run is at work there", str(os.getpid()))
 
 
@@ -449,11 +452,11 @@ def test_any_cell_is_the_same_bit_for_bit(finished):
         assert found.outcome.record.metrics == record.metrics
 
 
-def test_the_recorded_command_runs(finished):
+def test_the_recorded_command_runs(finished, command):
     record = read_records(finished)[0]
     words = record.command.split()
     assert words[0] == "inverse"
-    outcome = process(*words[1:])
+    outcome = command(*words[1:])
     assert outcome.code == 0, outcome
     assert outcome.out.splitlines()[-1] == "the same, bit for bit"
 
@@ -695,7 +698,7 @@ def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(tmp_pa
     monkeypatch.chdir(tmp_path)
     plugin = tmp_path / "mortal.py"
     plugin.write_text(MORTAL)
-    inverse.plugins.registry().load_file(plugin)
+    plugins.registry().load_file(plugin)
     suite = load_suite(write_suite(tmp_path, SUITE.split("[[budgets]]")[0].replace('"tikhonov"', '"mortal"')))
     done = run_suite(suite, Request(Path("records"), executor="ray", workers=2, plugins=(str(plugin),)))
     assert (tmp_path / "killed").exists()

@@ -20,6 +20,7 @@ from inverse.tilted import Tilt
 SHAPE = (1, 1, 2)
 A, C, SIGMA_Y, Y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([1.0, 0.3], dtype=torch.float64), 0.5, 1.3
 H = A.T @ A / SIGMA_Y**2
+SDE = {"variant": "sde"}
 ODE = {"variant": "ode", "corrector_steps": 2, "sigma_max": 20.0}
 
 
@@ -30,7 +31,7 @@ def posterior(images=1, matrix=A, sigma_y=SIGMA_Y):
 
 
 def solve(images, samples, seed=0, on=None, **options):
-    return inverse.solve(on or posterior(images), inverse.get_method("afdps", **options), samples, seed)
+    return inverse.solve(on or posterior(images), inverse.get_method("afdps", **SDE | options), samples, seed)
 
 
 def other(operator, y=0.0, sigma_y=0.5, images=1, noise=None):
@@ -167,7 +168,7 @@ def test_the_cloud_follows_its_path(options):
     rows, generator = posterior(images).rows(n), Generators.for_samples(5, images, n)
     sigmas, law = levels(steps, 20.0), chain(steps, 20.0)
     with torch.no_grad():
-        iterates = list(inverse.get_method("afdps", steps=steps, sigma_max=20.0, **options).run(rows, n, generator))
+        iterates = list(inverse.get_method("afdps", steps=steps, sigma_max=20.0, **SDE | options).run(rows, n, generator))
     for k in (30, 60, 90):
         t = sigmas[k]
         mean, second, _ = gaussian(C + t * t if options else law[k], 1 / (1 + (float((A @ A.T).sqrt()) * t / SIGMA_Y) ** 2))
@@ -302,7 +303,7 @@ def test_permuted_particles_are_permuted_in_the_next_step():
             return super().randn_like(x)[order]
 
     for options in ({}, {"substep": "euler"}, {"variant": "ode"}, {"weights": "pde", "substep": "euler"}):
-        method, found = inverse.get_method("afdps", **options), []
+        method, found = inverse.get_method("afdps", **SDE | options), []
         for kind in (CloudGenerators, Permuted):
             x = normal(20, *SHAPE)
             cloud = Cloud(x if kind is CloudGenerators else x[order], kind([inverse.seeded("noise")]))

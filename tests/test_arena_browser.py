@@ -277,7 +277,9 @@ def test_uncertainty_and_the_next_observation(visit):
     first = page.evaluate("document.querySelectorAll('#wall img')[2].src")
     page.select_option("#layer", "std")
     assert page.evaluate("document.querySelectorAll('#wall img')[2].src") != first
+    assert re.search(r"from 0 \(dark\) to 0\.\d+ \(bright\)", page.inner_text("#scale-note"))
     page.select_option("#layer", "mean")
+    assert page.inner_text("#scale-note") == ""
     page.click("#next")
     assert page.evaluate("document.querySelectorAll('#wall img')[2].src") != first
     assert page.input_value("#scene") == "1"

@@ -387,7 +387,7 @@ function drawPictures() {
   const unusable = Object.keys(P.unusable).length;
   $("images").hidden = !P.scenes.length && !unusable;
   const lost = [P.beyond ? `${plural(P.beyond, "more observation")} beyond the size of this page` : "", unusable ? `${plural(unusable, "artifact")} not shown (${[...new Set(Object.values(P.unusable))].slice(0, 3).join("; ")})` : ""].filter(Boolean).join("; ");
-  $("viewer").hidden = !chosen.length;
+  $("viewer").hidden = $("scale-note").hidden = !chosen.length;
   $("images-note").textContent = (chosen.length ? "Thumbnails; the artifact of a record has every pixel and sample. Choose any picture for the right side." : "No pictures for this problem.") + (lost ? ` Left out: ${lost}.` : "");
   if (!chosen.length) return options($("scene"), [["", "none"]], "");
   if (!chosen.includes(view.scene)) view.scene = chosen[0];
@@ -413,7 +413,9 @@ function drawScene() {
     $(id).hidden = !(picture && picture.src);
     if (picture && picture.src) { $(id).src = picture.src; $(id).alt = picture.name; }
   }
-  const layer = view.layer === "std" ? `, posterior standard deviation from 0 (dark) to ${scene.high ?? 0} (bright), one scale for all` : "";
+  const layer = view.layer === "std" ? ", posterior standard deviation" : "";
+  const [low, high] = scene.window, channel = [1, 3].includes(scene.channels) ? "" : ` First of ${scene.channels} channels, in false colours.`;
+  $("scale-note").textContent = (view.layer === "std" ? `Standard deviation of the samples, from 0 (dark) to ${number(scene.high ?? 0, "")} (bright), one scale for all methods.` : low === 0 && high === 1 ? "" : `From ${number(low, "")} (dark) to ${number(high, "")} (bright), one scale for all methods.`) + channel;
   $("wall").replaceChildren(...pictures.map((picture) => h("figure", {},
     h("div", { class: picture.src ? "frame" : "frame absent" }, picture.src ? h("img", { src: picture.src, alt: picture.name + (picture.index === undefined ? "" : layer), loading: "lazy", draggable: "false" }) : "one sample: no spread"),
     h("figcaption", {}, h("button", { type: "button", title: "Show on the right side", onclick: () => { view.right = picture.key; drawScene(); } }, picture.name), picture.index === undefined ? null : h("button", { type: "button", title: "Open the record", "aria-label": `Record of ${picture.name}`, onclick: () => openRecord(picture.index) }, picture.score == null ? "record" : number(picture.score, state.metric))))));

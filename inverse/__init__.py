@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _HOME = {
     "operator": "operators",
     "adjoint_error": "operators",
+    "stack": "modalities",
+    "stacked_noise": "modalities",
     "Prior": "prior",
     "NetworkPrior": "prior",
     "RescaledPrior": "prior",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from inverse.images import read_image
     from inverse.linalg import CG
     from inverse.method import Guidance, Method, Weighted, noise_levels, standard_normal
+    from inverse.modalities import stack, stacked_noise
     from inverse.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
     from inverse.operators import adjoint_error, operator
     from inverse.plugins import get_method, get_problem, get_sampler

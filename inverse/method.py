@@ -35,13 +35,13 @@ class Weighted:
 
     Args:
         x: particles (B, *shape), model units.
-        log_weights: (B,), normalised over the rows of each image or not.
+        log_weights: (B,), normalised over the rows of each image or not; None for an ensemble of equals that has a trace to keep.
         log_evidence: log p(y) per image (images,), nats, where the method estimates it.
         trace: what happened at each noise level, numbers and lists of numbers per image by name; kept with the result.
     """
 
     x: Tensor
-    log_weights: Tensor
+    log_weights: Tensor | None
     log_evidence: Tensor | None = None
     trace: list[dict[str, Any]] | None = None
 
@@ -127,18 +127,21 @@ class Guidance(Method):
         """What the sampler calls; a guidance that draws at random overrides this to give its `denoise` the generator."""
         return lambda x, sigma: self.denoise(posterior, x, sigma)
 
-    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor]:
+    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor | Weighted]:
         from inverse.plugins import get_sampler
 
+        x, sigmas = self.begin(posterior, generator)
+        yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
+
+    def begin(self, posterior: Posterior, generator: Generators) -> tuple[Tensor, Tensor]:
+        """x at the first noise level (B, *shape), and the levels from there on."""
         sigmas = noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
         if self.analytic_start is None:
-            x = sigmas[0] * standard_normal(posterior, generator)
-        else:
-            sigmas = sigmas[sigmas <= self.analytic_start]
-            if len(sigmas) < 2:
-                raise OptionError(f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}")
-            x = analytic_start(posterior, float(sigmas[0]), generator)
-        yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
+            return sigmas[0] * standard_normal(posterior, generator), sigmas
+        sigmas = sigmas[sigmas <= self.analytic_start]
+        if len(sigmas) < 2:
+            raise OptionError(f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}")
+        return analytic_start(posterior, float(sigmas[0]), generator), sigmas
 
 
 def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:

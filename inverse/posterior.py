@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inverse import operators
-from inverse.errors import InputError, UnsupportedError
+from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, spectral_filter
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior, like
@@ -127,6 +127,36 @@ class Posterior:
         copy.y = self.y.repeat_interleave(samples, dim=0)
         copy.truth, copy.cost = None, Cost(rows=len(copy.y))
         return copy
+
+    def tempered(self, weights: Tensor) -> Posterior:
+        """p(x) times the likelihood of each entry of y to a power, for Gaussian noise: its variance is R / weights; the count is shared.
+
+        Args:
+            weights: (*out_shape), positive.
+        """
+        if not isinstance(self.noise, GaussianNoise):
+            raise UnsupportedError(f"tempered needs Gaussian noise, this posterior has {self.noise!r}")
+        copy = object.__new__(Posterior)
+        copy.__dict__.update(self.__dict__)
+        copy.noise = GaussianNoise(self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed)
+        return copy
+
+    @property
+    def modalities(self) -> dict[str, slice]:
+        """Which entries of the last dimension of y each instrument measured, by the names given to `inverse.stack`; otherwise all are y's."""
+        return getattr(self.operator, "modalities", {"y": slice(None)})
+
+    def per_modality(self, values: dict[str, float], default: float = 1.0) -> Tensor:
+        """A number for each modality, laid out on the entries of y: (*out_shape).
+
+        Raises: OptionError for a name that is no modality.
+        """
+        entries = torch.full(tuple(self.y.shape[1:]), default, dtype=self.y.dtype, device=self.y.device)
+        for name, value in values.items():
+            if name not in self.modalities:
+                raise OptionError(f"modality '{name}' is not measured here; measured: {', '.join(self.modalities)}")
+            entries[..., self.modalities[name]] = value
+        return entries
 
     def __len__(self) -> int:
         return len(self.y)
@@ -256,7 +286,11 @@ class Posterior:
 
             return functional_calculus(self.operator, v, inverse)
         covariance = signal if callable(signal) else lambda x: like(signal, x) * x
-        return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings or self.execution.solver)
+        settings = settings or self.execution.solver
+        if variance.ndim == 0 or bool((variance == 0).any()):
+            return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
+        white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
+        return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
 
     def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
         """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""

@@ -232,7 +232,7 @@ def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) ->
     x = answer.x if isinstance(answer, Weighted) else answer
     if not bool(x.isfinite().all()):
         raise OptionError(f"{method.name} diverged")
-    if isinstance(answer, Weighted):
+    if isinstance(answer, Weighted) and answer.log_weights is not None:
         x = x[systematic(answer.log_weights, samples, stream)]
     return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
 

@@ -1,0 +1,204 @@
+"""Multimodal guidance: several instruments at once, each with its own noise and tempering weight.
+
+Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025,
+https://arxiv.org/abs/2506.22780 (sampler and guidance as in the authors' code), with the guidance of
+Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/abs/2306.10574 (sda).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+import inverse
+from inverse.errors import OptionError
+from inverse.linalg import conjugate_gradient, gmres
+
+SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
+PUBLISHED = {
+    "guidance": "sda", "corrected": True, "steps": 60, "sigma_max": 80.0, "sigma_min": 0.001,
+    "weights": ("0.25", "coarse:1"), "std": ("5e-4", "coarse:0.1"), "gamma": ("2e-6", "coarse:5e-3"), "average": ("1", "coarse:0"),
+}  # fmt: skip
+"""What the authors set: the coarse field on its own, and all else as their radiosondes."""
+
+
+@dataclass(frozen=True)
+class Multimodal(inverse.Guidance):
+    """The slope of every modality's likelihood, added up: prod_k p(y_k | x)^lambda_k.
+
+    `mmps` and `pigdm` condition on all modalities jointly, with noise R_k / lambda_k, and are the methods of those names where
+    there is one modality. `sda` adds the published slopes, with variance R_k + gamma_k sigma^2 (in model units). `dps` steps down
+    |R_k^-1/2 r_k|, scaled so that it is the likelihood's slope where the residual has the size that noise would give it.
+
+    A value per modality is written "name:value"; without a name it goes for all that are not named.
+    preset=published takes the authors' settings for what is left at its default. Departures: their clamp is off unless asked for,
+    and the rows they leave out of the coarse residual are left to the operator.
+
+    Args:
+        steps: sampler steps.
+        sampler: name of a registered sampler.
+        schedule: name of a noise schedule.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        guidance: what stands for log p(y | x) at a noise level.
+        weights: tempering weight lambda of each modality, positive, e.g. stations:0.25; by default 1.
+        gamma: of sda, share of sigma^2 that is added to the noise variance; 1e-2 is that of the paper.
+        std: of sda, noise of each modality in model units, instead of the problem's; by default the problem's.
+        average: of sda, 1 for modalities whose squared residuals are averaged, as the authors' code does, instead of summed.
+        sigma_data: of pigdm, standard deviation of the data, model units.
+        solver: of mmps, gmres or cg.
+        iterations: of mmps, most solver iterations.
+        tolerance: of mmps, relative residual at which the solver stops.
+        corrected: whether to step as the authors do: Heun on the prior alone, the likelihood's slope, at the start of the step, added in full.
+        clamp: bound on each entry of the likelihood's gradient, model units; auto is none, the authors have 1. The saturated fraction is kept.
+        preset: published for the authors' settings.
+    """
+
+    name = "multimodal"
+    reference = (
+        "Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025, "
+        "https://arxiv.org/abs/2506.22780; sda: Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/abs/2306.10574"
+    )
+    equation = "E[x0|x,y] = x0_hat + sigma^2 sum_k lambda_k grad_x log p(y_k | x),  p(y_k | x) ~ N(A_k x0_hat, R_k + A_k V A_k^T)"
+    claim = "exact in the limit"
+    needs = ("gaussian",)
+
+    steps: int = 50
+    sampler: str = "heun"
+    guidance: Literal["mmps", "pigdm", "sda", "dps"] = "mmps"
+    weights: tuple[str, ...] = ()
+    gamma: tuple[str, ...] = ("1e-2",)
+    std: tuple[str, ...] = ()
+    average: tuple[str, ...] = ()
+    sigma_data: float = 1.0
+    solver: Literal["gmres", "cg"] = "gmres"
+    iterations: int = 20
+    tolerance: float = 1e-3
+    corrected: bool = False
+    clamp: float | None = None
+    preset: Literal["none", "published"] = "none"
+
+    def __post_init__(self):
+        if self.preset == "published":
+            for field, value in PUBLISHED.items():
+                if getattr(self, field) == getattr(type(self), field):
+                    object.__setattr__(self, field, value)
+        super().__post_init__()
+        if self.iterations < 1 or not self.tolerance >= 0:
+            raise OptionError(f"multimodal: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}")
+        if not self.sigma_data > 0 or not (self.clamp is None or self.clamp > 0):
+            raise OptionError(f"multimodal: sigma_data and clamp must be positive, got {self.sigma_data:g} and {self.clamp}")
+        bounds = {"weights": 0, "std": 0, "gamma": None, "average": None}
+        for field, bound in bounds.items():
+            for value in _values(field, getattr(self, field)).values():
+                if not (value > bound if bound is not None else value >= 0):
+                    raise OptionError(f"multimodal: {field} must be {'positive' if bound is not None else 'at least 0'}, got {value:g}")
+
+    def unsupported(self, posterior):
+        if reason := super().unsupported(posterior):
+            return reason
+        if self.guidance in ("mmps", "pigdm") and not posterior.linear:
+            found = type(posterior.operator).__name__
+            return f"multimodal needs a linear operator for guidance={self.guidance}, this posterior has {found}; sda and dps do not"
+        if self.guidance == "dps" and posterior.noise.noiseless:
+            return "multimodal needs sigma_y > 0 for guidance=dps"
+        for field in ("weights", "std", "gamma", "average"):
+            self._entries(posterior, field, 1.0)
+        return None
+
+    def derived(self, posterior):
+        weights = self._entries(posterior, "weights", 1.0)
+        return {f"weight_{name}": float(weights[..., part].flatten()[0]) for name, part in posterior.modalities.items()}
+
+    def run(self, posterior, samples, generator):
+        x, sigmas = self.begin(posterior, generator)
+        trace: list[dict[str, float]] = []
+        if self.corrected:
+            iterates = self._corrected_heun(posterior, x, sigmas, trace)
+        else:
+            iterates = inverse.get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma, trace), x, sigmas, generator)
+        for x in iterates:
+            yield x if self.clamp is None else inverse.Weighted(x, None, trace=trace)
+
+    def denoise(self, posterior, x, sigma, trace=None):
+        x0_hat, score = self.likelihood(posterior, x, sigma, trace)
+        return x0_hat + sigma**2 * score
+
+    def likelihood(self, posterior, x, sigma, trace=None):
+        """x0_hat and sum_k lambda_k grad_x log p(y_k | x), clamped: (B, *shape) each."""
+        x0_hat, vjp = posterior.tweedie(x, sigma)
+        score = vjp(posterior.A_vjp(x0_hat, getattr(self, f"_{self.guidance}")(posterior, posterior.residual(x0_hat), sigma, vjp)))
+        if self.clamp is None:
+            return x0_hat, score
+        if trace is not None:
+            trace.append({"sigma": float(torch.as_tensor(sigma).max()), "saturated": float((score.abs() > self.clamp).double().mean())})
+        return x0_hat, score.clamp(-self.clamp, self.clamp)
+
+    def _mmps(self, posterior, r, sigma, vjp):
+        return self._tempered(posterior).solve_normal(r, lambda u: sigma**2 * vjp(u), SOLVERS[self.solver], inverse.CG(self.tolerance, self.iterations))
+
+    def _pigdm(self, posterior, r, sigma, vjp):
+        return self._tempered(posterior).solve_normal(r, sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2))
+
+    def _sda(self, posterior, r, sigma, vjp):
+        gain = posterior.prior.scale**2
+        R = gain * self._entries(posterior, "std", 1.0) ** 2 if self.std else posterior.noise.variance(r)
+        size = torch.where(self._entries(posterior, "average", 0.0) > 0, _sizes(posterior), torch.ones_like(r[0]))
+        return self._entries(posterior, "weights", 1.0) * r / (size * (R + self._entries(posterior, "gamma", 0.0) * gain * sigma**2))
+
+    def _dps(self, posterior, r, sigma, vjp):
+        R, v = posterior.noise.variance(r), torch.zeros_like(r)
+        for part in posterior.modalities.values():
+            white = (r / R.sqrt() * posterior.noise.weights(r))[..., part]
+            norm = white.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, *[1] * (r.ndim - 1))
+            v[..., part] = white * (white[0].numel() ** 0.5 / norm)
+        return self._entries(posterior, "weights", 1.0) * v / R.sqrt()
+
+    def _corrected_heun(self, posterior, x, sigmas, trace):
+        """x' = x + (t - s) [(d + d') / 2 - s grad_x log p(y | x)], d and d' the prior's slopes; the last step, into 0, is the prior's."""
+        for s, t in pairwise(sigmas):
+            if t == 0:
+                x = posterior.denoise(x, s)
+            else:
+                x0_hat, score = self.likelihood(posterior, x, s, trace)
+                d = (x - x0_hat) / s
+                ahead = x + (t - s) * d
+                x = x + (t - s) * (0.5 * d + 0.5 * (ahead - posterior.denoise(ahead, t)) / t - s * score)
+            yield x
+
+    def _tempered(self, posterior):
+        return posterior.tempered(self._entries(posterior, "weights", 1.0)) if self.weights else posterior
+
+    def _entries(self, posterior, field, default):
+        """The option's value for each entry of y. The authors weigh a modality where it is one of several, and name two, of which either may be absent."""
+        values, published = _values(field, getattr(self, field)), getattr(self, field) == PUBLISHED.get(field)
+        if published:
+            values = {name: value for name, value in values.items() if name in ("", *posterior.modalities)}
+            values = {} if field == "weights" and len(posterior.modalities) == 1 else values
+        return posterior.per_modality({name: value for name, value in values.items() if name}, values.get("", default))
+
+
+def _values(field, texts):
+    """("0.25", "coarse:1") as {"": 0.25, "coarse": 1.0}."""
+    found = {}
+    for text in texts:
+        name, _, value = text.rpartition(":")
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise OptionError(f"multimodal: {field} takes numbers, or name:number for one modality, got '{text}'") from error
+    return found
+
+
+def _sizes(posterior):
+    """How many entries the modality of each entry of y has: (*out_shape)."""
+    counts = {name: posterior.y[0][..., part].numel() for name, part in posterior.modalities.items()}
+    return posterior.per_modality(counts)
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [Multimodal]

@@ -254,13 +254,13 @@ def measure(method: Method, made: Reference, samples: int, seed: int = 0) -> Mea
     return Measured(made.case.name, found, {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")}, seconds)
 
 
-def at_effort(method: Method, factor: float) -> Method:
-    """The method with its effort multiplied: each option in `method.limit` times factor to its power."""
+def at_effort(method: Method, factor: float, samples: int = 1) -> Method:
+    """The method with each option in `method.limit` multiplied by factor to its power; a cloud starts from at least `samples` particles."""
     known = {f.name.rstrip("_"): f for f in fields(method)}
     changed = {}
     for option, power in method.limit.items():
         if option in known:
-            value = getattr(method, known[option].name) * factor**power
+            value = max(getattr(method, known[option].name), samples if option == "particles" else 0) * factor**power
             changed[known[option].name] = max(1, round(value)) if isinstance(getattr(method, known[option].name), int) else value
     return replace(method, **changed)
 
@@ -332,7 +332,7 @@ def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequ
     if ran.figures:
         if method.limit and set(method.limit) & set(values(method)):
             for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
-                again = ran if factor == 1 else measure(at_effort(method, factor), probe, samples, seed)
+                again = ran if factor == 1 else measure(at_effort(method, factor, samples), probe, samples, seed)
                 if again.figures:
                     curve[factor] = again.figures[name].value
         batch = batch_dependence(method, probe)

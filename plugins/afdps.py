@@ -57,7 +57,7 @@ class AFDPS(inverse.ParticleMethod):
     equation = "dx = (v^2 + g^2)/2 phi - v^2 a grad mu + v dW;  log w += log K(x'|x) / Q(x'|x) + a mu(x) - b mu(x')"
     claim = "exact in the limit"
     any_prior = True
-    limit = {"steps": 1.0, "particles": 1.5}
+    limit = {"steps": 1.0, "particles": 1.0}
 
     steps: int = 100
     rho: float = 7.0

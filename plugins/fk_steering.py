@@ -53,7 +53,7 @@ class FKSteering(inverse.ParticleMethod):
     equation = "w *= G_t,  log G_t = lambda (r(x0_hat_t) - r(x0_hat_s)), lambda max_s r or lambda sum_s r;  prod_t G_t = exp(lambda r(x_0))"
     claim = "exact in the limit"
     any_prior = True
-    limit = {"steps": 1.0, "particles": 2.5}
+    limit = {"steps": 1.0, "particles": 1.0}
 
     particles: int = 64
     steps: int = 100

@@ -141,6 +141,7 @@ def test_effort_scales_the_options_of_the_limit_by_their_powers():
     more = referee.at_effort(pnp, 4)
     assert (more.steps, more.prior_steps, more.rho_min) == (400, 20, 0.05)
     assert referee.at_effort(inverse.get_method("dps", steps=2), 0.25).steps == 1
+    assert referee.at_effort(inverse.get_method("afdps", steps=100), 2, samples=1000).particles == 2000
     assert referee.at_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method("pseudo-inverse")
 
 

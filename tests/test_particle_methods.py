@@ -14,13 +14,16 @@ from conftest import normal
 import inverse
 from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.operators import dense
+from inverse.sampler import ddim
 from inverse.seeding import Generators
 from inverse.smc import CloudGenerators
 
 SHAPE = (1, 1, 2)
 TDS = {"pigdm": {"twist": "pigdm"}, "moment": {"twist": "moment"}, "dps": {"twist": "dps"}}
 FK = {"difference": {}, "as published": {"tau": 0, "interval": 10}, "max": {"potential": "max", "interval": 10}, "sum": {"potential": "sum", "interval": 10}}
-CONFIGURATIONS = {f"{name} {which}": (name, options) for name, table in {"tds": TDS, "fk-steering": FK}.items() for which, options in table.items()}
+MCG = {"100 steps": {}}
+TABLES = {"tds": TDS, "fk-steering": FK, "mcg-diff": MCG}
+CONFIGURATIONS = {f"{name} {which}": (name, options) for name, table in TABLES.items() for which, options in table.items()}
 every_configuration = pytest.mark.parametrize("configuration", CONFIGURATIONS)
 
 
@@ -35,16 +38,40 @@ def law():
     return inverse.GaussianPrior(mean.reshape(SHAPE), torch.diag(variances), sigma_min=0.01, sigma_max=30.0)
 
 
-def chain(chosen, prior, p):
-    """What the ancestral sampler makes of a Gaussian prior with independent entries in these steps, eta of fresh noise: a Gaussian."""
-    levels, eta = inverse.noise_levels(p, chosen.schedule, chosen.steps, chosen.sigma_min, chosen.sigma_max), getattr(chosen, "eta", 1.0)
-    C, mean = prior.covariance.diagonal(), -prior.mean.flatten()
-    variance = levels[0] ** 2 * torch.ones_like(mean)
+def walk(chosen, prior, levels, mean, variance):
+    """Mean (of x less the prior's) and variance after these steps of the sampler of a Gaussian prior with independent entries, eta of fresh noise."""
+    C, eta = prior.covariance.diagonal(), getattr(chosen, "eta", 1.0)
+    factor = torch.ones_like(C)
     for s, t in pairwise(levels):
         c2, kept = (eta * t) ** 2 * (1 - (t / s) ** 2), C / (C + s**2)
-        factor = kept + (t * t - c2).sqrt() / s * (1 - kept)
-        mean, variance = factor * mean, factor**2 * variance + c2
+        a = kept + (t * t - c2) ** 0.5 / s * (1 - kept)
+        factor, mean, variance = a * factor, a * mean, a**2 * variance + c2
+    return factor, mean, variance
+
+
+def chain(chosen, prior, p):
+    """What the sampler makes of a Gaussian prior in the steps of a method: a Gaussian."""
+    levels = inverse.noise_levels(p, chosen.schedule, chosen.steps, chosen.sigma_min, chosen.sigma_max).tolist()
+    _, mean, variance = walk(chosen, prior, levels, -prior.mean.flatten(), levels[0] ** 2 * torch.ones(prior.mean.numel()).double())
     return inverse.GaussianPrior(prior.mean + mean.reshape(prior.mean.shape), torch.diag(variance))
+
+
+def simulated(chosen, p):
+    """Mean, covariance and log-evidence of the law that a method's particles stand for at this number of steps."""
+    if chosen.name != "mcg-diff":
+        prior = chain(chosen, law(), p)
+        return *prior.posterior(MATRIX, SIGMA_Y, p.y[0].flatten()), prior.log_evidence(MATRIX, SIGMA_Y, p.y[0].flatten())
+    (levels, _), prior, norm = chosen._levels(p), law(), MATRIX.norm()
+    tau = float(SIGMA_Y / norm)
+    at = min(range(len(levels)), key=lambda i: abs(levels[i] - tau))
+    assert levels[at] == pytest.approx(tau)
+    _, mean, variance = walk(chosen, prior, levels[: at + 1], -prior.mean.flatten(), levels[0] ** 2 * torch.ones(2).double())
+    diffused = inverse.GaussianPrior(prior.mean + mean.reshape(SHAPE), torch.diag(variance))
+    seen, width = p.y[0].flatten() / norm, (chosen.kappa * (1 + tau**2)) ** 0.5
+    mean, covariance = diffused.posterior(MATRIX / norm, width, seen)
+    factor, mean, rest = walk(chosen, prior, levels[at:], mean - prior.mean.flatten(), torch.zeros(2).double())
+    evidence = diffused.log_evidence(MATRIX / norm, width, seen) - norm.log()
+    return mean + prior.mean.flatten(), factor[:, None] * covariance * factor + torch.diag(rest), evidence
 
 
 def test_the_chain_tends_to_the_prior():
@@ -83,7 +110,7 @@ def unbiased(result, estimates, expected):
 def test_a_gaussian_posterior_is_sampled(configuration):
     """First and second moments of 24 clouds of 400, within 3.5 standard errors (5 numbers)."""
     p, chosen = posterior(24), method(configuration, steps=30)
-    mean, covariance = chain(chosen, law(), p).posterior(MATRIX, SIGMA_Y, p.y[0].flatten())
+    mean, covariance, _ = simulated(chosen, p)
     result = inverse.solve(p, chosen, samples=400)
     first, second = moments(result)
     assert standard_errors(unbiased(result, first, mean), 0) < 3.5
@@ -92,12 +119,12 @@ def test_a_gaussian_posterior_is_sampled(configuration):
 
 @every_configuration
 def test_the_evidence_is_that_of_the_closed_form(configuration):
-    """Mean of Z / p(y) over 24 clouds of 300, within 3.5 standard errors, which are below 3 per cent, 10 without gradients."""
+    """Mean of Z / p(y) over 24 clouds of 300, within 3.5 standard errors, which are below 3 per cent for TDS, 15 for others."""
     p, chosen = posterior(24), method(configuration, steps=30)
-    expected = chain(chosen, law(), p).log_evidence(MATRIX, SIGMA_Y, p.y[0].flatten())
+    _, _, expected = simulated(chosen, p)
     ratio = (inverse.solve(p, chosen, samples=300).log_evidence - expected).exp()
     assert standard_errors(ratio, 1.0) < 3.5
-    assert ratio.std() / 24**0.5 < (0.1 if "fk-steering" in configuration else 0.03)
+    assert ratio.std() / 24**0.5 < (0.03 if "tds" in configuration else 0.15)
 
 
 @pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS if c not in ("fk-steering max", "fk-steering sum", "fk-steering as published")])
@@ -133,11 +160,11 @@ def test_a_likelihood_that_says_nothing_leaves_the_prior_sampler(configuration, 
     result = inverse.solve(p, chosen, samples=50, seed=3)
     torch.testing.assert_close(result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0)
     streams = Generators.for_samples(3, 2, 50).rows[::50]
-    sigmas = inverse.noise_levels(p, chosen.schedule, 20)
+    sigmas, eta = inverse.noise_levels(p, chosen.schedule, 20), getattr(chosen, "eta", 1.0)
     start = sigmas[0] * CloudGenerators(streams).randn_like(torch.empty(100, *SHAPE).double())
     streams = AfterResampling(streams)
     streams.interval = getattr(chosen, "interval", 1)
-    *_, expected = inverse.get_sampler("ancestral")(lambda x, sigma: p.denoise(x, sigma), start, sigmas, streams)
+    *_, expected = ddim(lambda x, sigma: p.denoise(x, sigma), start, sigmas, streams, eta)
     torch.testing.assert_close(result.samples.flatten(0, 1), expected, rtol=0, atol=1e-7)
 
 
@@ -293,3 +320,55 @@ def test_moments_of_a_network_need_not_be_variances(network_prior):
     operator = inverse.operator(lambda x: x.mean((2, 3), keepdim=True), shape=(3, 8, 8))
     p = inverse.Posterior(network_prior, operator, normal(1, 3, 1, 1, dtype=torch.float32), inverse.GaussianNoise(0.1), shape=(3, 8, 8))
     assert inverse.solve(p, inverse.get_method("tds", twist="moment", steps=6)).samples.isfinite().all()
+
+
+# --- what FPS-SMC does, which is not exact ----------------------------------------------------------------------------
+
+
+def fps_moments(sigma_y):
+    """Mean and covariance of 24 clouds of 400, each with its own path of y, the standard error of the mean; and what is right."""
+    p = posterior(24, sigma_y=sigma_y)
+    first, second = moments(inverse.solve(p, inverse.get_method("fps-smc", steps=200), samples=400))
+    mean = first.mean(0)
+    return mean, second.mean(0) - torch.outer(mean, mean), first.std(0) / 24**0.5, *law().posterior(MATRIX, sigma_y, p.y[0].flatten())
+
+
+def test_filtering_is_right_without_noise():
+    """Mean within 3.5 standard errors; total variance within a quarter, for what is left between clouds."""
+    mean, covariance, error, exact_mean, exact = fps_moments(1e-3)
+    assert ((mean - exact_mean).abs() < 3.5 * error).all()
+    assert abs(covariance.trace() / exact.trace() - 1) < 0.25
+    assert torch.linalg.eigvalsh(covariance)[0] < 1e-4
+
+
+def test_filtering_takes_the_same_noise_for_new_at_every_level():
+    """Along what is seen the variance is less than half of what it should be."""
+    _, covariance, _, _, exact = fps_moments(SIGMA_Y)
+    a = MATRIX[0] / MATRIX.norm()
+    assert 0.05 < (a @ covariance @ a) / (a @ exact @ a) < 0.5
+
+
+def test_filtering_what_says_nothing_leaves_equal_weights():
+    result = inverse.solve(posterior(2, 0 * MATRIX), inverse.get_method("fps-smc", steps=10), samples=50)
+    torch.testing.assert_close(result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("fps-smc", {"c": 0.0}, r"c must lie in \(0, 1\], got 0"),
+        ("mcg-diff", {"eta": 0.0}, r"eta must lie in \(0, 1\] and kappa above 0, got 0 and 0.0001"),
+        ("mcg-diff", {"kappa": 0.0}, "kappa above 0, got 0.85 and 0"),
+        ("tds", {"tau": -1.0}, "tau must be at least 0, got -1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name, options, words):
+    with pytest.raises(OptionError, match=words):
+        inverse.get_method(name, **options)
+
+
+def test_mcg_diff_refuses_an_operator_without_singular_values():
+    plain = inverse.operator(lambda x: x.flatten(1) @ MATRIX.T, shape=SHAPE)
+    p = inverse.Posterior(law(), plain, torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="mcg-diff needs an operator with known singular values; this posterior has LinearPhysics"):
+        inverse.solve(p, inverse.get_method("mcg-diff"))

@@ -1,0 +1,118 @@
+"""MCG-diff: Monte Carlo guided diffusion.
+
+Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024,
+https://arxiv.org/abs/2308.07983 (algorithm 1, and section 3 for noisy measurements), in the VE coordinate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+import inverse
+from inverse.errors import OptionError
+from inverse.linalg import row_dot
+from inverse.tilted import Tilt
+
+
+@dataclass(frozen=True)
+class MCGDiff(inverse.ParticleMethod):
+    """In the singular basis of A a measurement with noise tau = sigma_y / s is the diffused coordinate of level tau, seen without noise.
+
+    Above tau a coordinate is drawn from the product of the sampler's step and g_t = N(seen, t^2 - tau^2 + kappa (1 + tau^2)), the
+    forward process from what was seen; below, and where nothing is seen, by the sampler alone. Weights precede the draw.
+    All terms are functions of A^T A applied to real images. Departures: levels are those of a named schedule (the paper's are
+    uniform in sqrt(alpha_bar)); the first particles are drawn from N(0, sigma_max^2) g and their evidence counted, which
+    the division by g of the first step presumes; x at tau keeps its g, as in the paper (the authors' code divides it out and weighs by
+    p(y | x) at the end: weights of infinite variance as kappa goes to 0); resampling only when it is due.
+
+    Args:
+        steps: of the noise level, those at tau included.
+        schedule: name of a noise schedule, into which the levels tau are put if there are no more than a quarter of the steps; otherwise
+            each tau is the nearest level.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        eta: fraction of fresh noise in a step of the sampler, in (0, 1]; the paper's mixtures took 0.6 for 20 steps, 0.85 for 100.
+        kappa: variance of g at tau in units of 1 + tau^2.
+    """
+
+    name = "mcg-diff"
+    reference = (
+        "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
+    )
+    equation = "w *= int g_t(x') N(x'; m_t(x), c^2) dx' / g_s(x),  x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
+    claim = "exact in the limit"
+    any_prior = True
+    needs = ("decomposable", "gaussian", "noisy")
+
+    steps: int = 100
+    schedule: str = "karras"
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    eta: float = 0.85
+    kappa: float = 1e-4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (0 < self.eta <= 1 and self.kappa > 0):
+            raise OptionError(f"mcg-diff: eta must lie in (0, 1] and kappa above 0, got {self.eta:g} and {self.kappa:g}")
+
+    def unsupported(self, posterior):
+        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "mcg-diff needs one sigma_y for all measurements")
+
+    def run(self, posterior, samples, generator):
+        posterior, cloud = self.cloud(posterior, samples, generator)
+        levels, taus = self._levels(posterior)
+        seen, tilt, filtered = posterior.A_dagger(posterior.residual(0 * cloud.x)), Tilt(posterior), posterior.filter
+
+        def variance(lam, t):
+            """v_t where a coordinate is seen at level t, infinity elsewhere; lam the eigenvalues of A^T A."""
+            nearest = (posterior.sigma_y / lam.sqrt())[..., None].log().sub(taus.log()).abs().argmin(-1)
+            tau = torch.where((lam > 0) & (posterior.sigma_y / lam.sqrt() <= levels[0]), taus.to(lam)[nearest], math.inf)
+            return torch.where(tau <= t, t * t - tau**2 + self.kappa * (1 + tau**2), math.inf)
+
+        def log_g(x, s, t, extra=0.0):
+            """log of the product of N(x_i; seen_i, v_s + extra) over the coordinates that are seen at t."""
+
+            def v(lam):
+                return torch.where(variance(lam, t).isfinite(), variance(lam, s) + extra, math.inf)
+
+            log_det = tilt.trace(lambda h: torch.where(v(posterior.sigma_y**2 * h).isfinite(), (2 * math.pi * v(posterior.sigma_y**2 * h)).log(), 0.0))
+            return -0.5 * (row_dot(x - seen, filtered(x - seen, lambda lam: 1 / v(lam))).double() + log_det)
+
+        def draw(m, c2, t, z):
+            """x' ~ N(m, c2) g_t from standard normal z."""
+            x = m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t)))
+            return x + filtered(z, lambda lam: (c2 / (1 + c2 / variance(lam, t))).sqrt())
+
+        cloud.reweight(log_g(0 * cloud.x, levels[0], levels[0], levels[0] ** 2), levels[0])
+        log_det = tilt.trace(lambda h: torch.where(variance(posterior.sigma_y**2 * h, levels[0]).isfinite(), (2 * math.pi / h).log(), 0.0))
+        cloud.log_evidence += posterior.log_likelihood(seen).view_as(cloud.log_weights)[:, 0].double() + 0.5 * log_det  # p(y | x) over that of seen
+        cloud.x = draw(0 * cloud.x, levels[0] ** 2, levels[0], cloud.x)
+        for s, t in pairwise(levels):
+            x0_hat, c = posterior.denoise(cloud.x, s), self.eta * t * math.sqrt(1 - (t / s) ** 2)
+            m = x0_hat + math.sqrt(t * t - c * c) / s * (cloud.x - x0_hat)
+            cloud.reweight(log_g(m, t, t, c * c) - log_g(cloud.x, s, t), t)
+            cloud.x = m if t == 0 else draw(m[cloud.resample()], c * c, t, cloud.generator.randn_like(m))
+            yield cloud.weighted(samples)
+
+    def _levels(self, posterior):
+        """Noise levels, ending in 0, and those that stand for a tau (k,)."""
+        lam = (posterior.prior.scale * torch.as_tensor(posterior.operator.mask).abs().double()) ** 2
+        *sigmas, low, _ = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        tau = (posterior.sigma_y / lam[lam > 1e-10 * lam.max()].sqrt()).unique()
+        tau = tau[(tau > low) & (tau < max(sigmas, default=0.0))]
+        if len(tau) <= self.steps // 4:
+            grid = inverse.noise_levels(posterior, self.schedule, self.steps - len(tau), self.sigma_min, self.sigma_max).double()
+            grid = torch.cat([grid[:-1], tau]).sort(descending=True).values
+        else:
+            grid = torch.tensor([*sigmas, low], dtype=torch.float64)
+        return [*grid.tolist(), 0.0], grid
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [MCGDiff]

@@ -1,0 +1,85 @@
+"""FPS-SMC: filtering posterior sampling.
+
+Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective, ICLR 2024,
+https://openreview.net/forum?id=tplXNcHZs1 (algorithm 2), in the VE coordinate.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import inverse
+from inverse.errors import OptionError
+from inverse.tilted import Tilt
+
+
+@dataclass(frozen=True)
+class FPSSMC(inverse.ParticleMethod):
+    """Diffuse the measurement along with the image, y_t = y + A n_t, and filter: x_t is seen through y_t = A x_t + noise at every level.
+
+    The path of y_t is drawn first, one for each image; a step is an exact draw from (step of the sampler) p(y_t | x_t), weighed
+    by the likelihood of y_t before it. The noise in y_t is the same at all levels, and the filter takes it for new each time:
+    with sigma_y > 0 the answer is too narrow, the more so the more levels lie below sigma_y / s. Departures: levels are cut
+    to the prior's range; resampling only when it is due; the last step is a draw given y, too.
+
+    Args:
+        steps: of the noise level.
+        schedule: name of a noise schedule.
+        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
+        c: share of fresh noise in the variance at each level, in (0, 1]; by default that of DDPM, 1 - t^2 / s^2. A fixed number, as in the
+            authors' code, puts the mean in place of a draw at every step: many steps then make the prior itself too narrow.
+    """
+
+    name = "fps-smc"
+    reference = "Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective, ICLR 2024, https://openreview.net/forum?id=tplXNcHZs1"
+    equation = "y_t = y + sqrt(1-c) t/s (y_s - y) + sqrt(c) t A z;  x' ~ N(m_t(x), c t^2) p(y_t|x'),  w *= p(y_t|m_t(x))"
+    claim = "biased"
+    needs = ("linear", "gaussian", "noisy")
+
+    steps: int = 100
+    schedule: str = "vp"
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    c: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.c is not None and not 0 < self.c <= 1:
+            raise OptionError(f"fps-smc: c must lie in (0, 1], got {self.c:g}")
+
+    def run(self, posterior, samples, generator):
+        posterior, cloud = self.cloud(posterior, samples, generator)
+        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        images, step = copy.copy(posterior), copy.copy(posterior)
+        images.y = posterior.y[:: len(posterior) // len(cloud.generator)]
+        noise, tilt = self._noise(images, levels[0], cloud), Tilt(posterior)
+        tilt.posterior = step
+
+        def see(t):
+            """p(y_t | x_t) from here on."""
+            step.y = posterior.y + t * noise.repeat_interleave(len(posterior) // len(noise), 0)
+
+        see(levels[0])
+        cloud.x = tilt.draw(0 * cloud.x, levels[0] ** 2, 1.0, cloud.generator)
+        for s, t in pairwise(levels):
+            x0_hat, c = posterior.denoise(cloud.x, s), 1 - (t / s) ** 2 if self.c is None else self.c
+            m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)
+            noise = math.sqrt(1 - c) * noise + math.sqrt(c) * self._noise(images, t, cloud)
+            see(t)
+            cloud.reweight(tilt.log_mass(m, c * t * t, 1.0), t)
+            cloud.x = tilt.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
+            yield cloud.weighted(samples)
+
+    def _noise(self, images, t, cloud):
+        """A z of each image, z standard normal from the stream of its cloud."""
+        z = inverse.Generators(cloud.generator.rows).randn_like(cloud.x[:: len(cloud.x) // len(images)])
+        return images.A(z) - images.A(0 * z)
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [FPSSMC]

@@ -234,6 +234,12 @@ class LowRankPrior(AnalyticPrior):
         eye = torch.eye(len(self.basis), dtype=self.basis.dtype, device=self.basis.device)
         return (self.basis * (self.variances - self.floor)) @ self.basis.T + self.floor * eye
 
+    @property
+    def deviation(self) -> float:
+        """Root mean square standard deviation of the entries of x0."""
+        n = self.mean.numel()
+        return float(((self.variances.sum() + (n - len(self.variances)) * self.floor) / n).sqrt())
+
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
         flat, rest = x.flatten(1), f(self.floor)

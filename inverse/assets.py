@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from inverse.analytic import LowRankPrior
+from inverse.corrected import CorrectedPrior
 from inverse.errors import OptionError, PriorError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
@@ -27,12 +30,14 @@ class Card:
         shift, scale: physical = scale * model + shift.
         sigma_data: standard deviation of the training data, model units.
         sigma_min, sigma_max: trusted noise levels, model units.
-        network: fields of `UNetConfig`.
+        network: fields of `UNetConfig`; empty for a Gaussian alone.
         training: data, command, seed, steps, loss, machine, hours.
         licence: of the weights and the terms of the data.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         limits: what it is known not to do.
         power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
+        law: shape and rank of the Gaussian (`LowRankPrior`) that the weights hold, and how it was fitted; empty where there is none.
+        extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
     """
 
     name: str
@@ -50,6 +55,8 @@ class Card:
     denoising: dict[str, Any] = field(default_factory=dict)
     limits: str = ""
     power_law: dict[str, list] = field(default_factory=dict)
+    law: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> UNetConfig:
@@ -59,7 +66,7 @@ class Card:
     @property
     def shape(self) -> str:
         """In words, e.g. "3 x any x any"."""
-        return f"{self.config.channels} x any x any"
+        return " x ".join(map(str, self.law["shape"])) if self.law else f"{self.config.channels} x any x any"
 
 
 def read_card(path: Path) -> Card:
@@ -107,26 +114,31 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     if path.suffix == ".safetensors" and path.is_file():
         _refuse_pickle(path)
     card = read_card(card_path)
-    prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
-    _load_weights(prior, card_path.with_name(card.file), card.sha256)
-    prior.name, prior.power_law = card.name, card.power_law  # type: ignore[assignment]
+    prior = _read_prior(card, card_path.with_name(card.file))
+    prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra  # type: ignore[assignment]
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_prior(prior: NetworkPrior, path: Path, **about: Any) -> Card:
+def save_prior(prior: NetworkPrior | LowRankPrior, path: Path, **about: Any) -> Card:
     """Write half-precision weights to `path` (.safetensors) and the card beside it; returns the card.
 
+    A Gaussian's mean and variances keep single precision: a temperature of 280 K has steps of 0.25 K in half.
+
     Args:
-        about: the descriptive fields of `Card`: units, training, licence, denoising, limits.
+        about: the descriptive fields of `Card`: units, training, licence, denoising, limits, law, extra.
     """
     from safetensors.torch import save
 
     if path.suffix != ".safetensors":
         raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
     with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().half().contiguous().cpu() for k, v in prior.state_dict().items()}))
-    network = prior.network.config.to_dict()  # type: ignore[union-attr, operator]
-    units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_data", "sigma_min", "sigma_max")}
+        temporary.write_bytes(save({k: v.detach().to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in prior.state_dict().items()}))
+    law = prior if isinstance(prior, LowRankPrior) else getattr(prior, "law", None)
+    network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
+    units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
+    units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
+    if law is not None:
+        about["law"] = {"shape": list(law.shape), "rank": len(law.variances), **about.get("law", {})}
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
     write_card(card, path.with_suffix(".json"))
     return card
@@ -144,7 +156,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_weights(prior: NetworkPrior, path: Path, expected: str) -> None:
+def _read_prior(card: Card, path: Path) -> Prior:
+    """The prior that a card describes, with the weights of its file."""
+    weights = _read_weights(path, card.sha256)
+    units = {"shift": card.shift, "scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
+    try:
+        if not card.law:
+            prior = NetworkPrior.unet(card.config, card.sigma_data, **units)
+        else:
+            parts = {name: weights[name if not card.network else f"law.{name}"] for name in ("mean", "basis", "variances", "floor")}
+            parts["basis"], turn = torch.linalg.qr(parts["basis"].double())  # halves are not quite orthonormal
+            basis = (parts["basis"] * turn.diagonal().sign()).float()
+            law = LowRankPrior(parts["mean"], basis, parts["variances"], parts["floor"], **units)
+            if not card.network:
+                return law
+            prior = CorrectedPrior(law, card.config)
+            weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
+        prior.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
+    return prior
+
+
+def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -154,10 +188,14 @@ def _load_weights(prior: NetworkPrior, path: Path, expected: str) -> None:
     if (found := sha256(path)) != expected:
         raise PriorError(f"prior weights {path}: sha256 is {found[:12]}..., the card says {expected[:12]}...; the file is damaged or not the one described")
     try:
-        weights = load_file(path)
-        prior.load_state_dict({k: v.float() for k, v in weights.items()})
+        return {k: v.float() for k, v in load_file(path).items()}
     except (SafetensorError, RuntimeError) as error:
         raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
+
+
+def _stored(name: str) -> torch.dtype:
+    """Precision on disk of an entry of a prior's state."""
+    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor") else torch.float16
 
 
 def _second_line(error: Exception) -> str:

@@ -242,7 +242,7 @@ def verify(
 
 @app.command()
 def train(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; every source is drawn equally often.")],
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or one NetCDF file of fields (.nc, .zarr).")],
     out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
     size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
@@ -258,12 +258,27 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
     limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
+    variable: Annotated[list[str], typer.Option(help="Of fields: a variable; may be repeated.", show_default=False)] = [],  # noqa: B006
+    period: Annotated[str, typer.Option(help="Of fields: FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
+    validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
+    test_period: Annotated[str, typer.Option(help="Of fields: times for the card's denoising table.")] = "",
+    rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
 ) -> None:
-    """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
+    """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
     from inverse.network import UNetConfig
     from inverse.train import TrainConfig
-    from inverse.training_run import train_prior
+    from inverse.training_run import train_field_prior, train_prior
 
+    if any(path.suffix in (".nc", ".zarr") for path in images):
+        if len(images) > 1 or not variable or not (period and validation_period and test_period):
+            raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
+        network = UNetConfig(1, _integers(widths, "--widths"), _integers(blocks, "--blocks"))
+        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
+        periods = (period, validation_period, test_period)
+        about = {"licence": licence, "limits": limits}
+        if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about):
+            raise typer.Exit(130)
+        return
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
     network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))

@@ -1,17 +1,20 @@
-"""Training images in memory: a folder, an `.npz` or an `.h5`, served as random crops."""
+"""Training data in memory: images of a folder, an `.npz` or an `.h5`, served as random crops; fields of a NetCDF file, served whole."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError
+from inverse.atmosphere.grid import Grid
+from inverse.errors import InputError, OptionError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
@@ -99,3 +102,94 @@ def random_crops(sources: list[list[np.ndarray]], size: int, batch: int, generat
         crop = image[top : top + size, left : left + size]
         crops.append(crop[:, ::-1] if flip < 0.5 else crop)
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Fields on a latitude-longitude grid.
+
+    Args:
+        values: (N, C, H, W), physical units, float32.
+        channels: what each is, e.g. ("t2m",) or ("z_850", "z_500"), levels in hPa.
+        units: of each channel.
+        grid: of the points.
+        period: first and last time, ISO 8601.
+        skipped: fields that were left out because values are missing.
+        source: what the file says it is.
+    """
+
+    values: Tensor
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    grid: Grid
+    period: tuple[str, str]
+    skipped: int
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, count: int, generator: torch.Generator) -> Tensor:
+        """Fields drawn uniformly: (count, C, H, W)."""
+        return self.values[torch.randint(len(self.values), (count,), generator=generator)]
+
+    def facts(self) -> dict[str, Any]:
+        """For the card; `atmosphere.domain.domain_of` reads the first four."""
+        about: dict[str, Any] = {"variables": list(self.channels), "units": list(self.units)}
+        about |= {"latitudes": list(self.grid.latitudes), "longitudes": list(self.grid.longitudes)}
+        return about | {"period": list(self.period), "fields": len(self), "skipped": self.skipped, "source": self.source}
+
+
+def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
+    """Fields of a NetCDF file (or Zarr store) between two times, both included.
+
+    Every dimension but latitude, longitude and the level counts samples; variables and levels become channels. A sample with a
+    missing value is left out and counted.
+
+    Args:
+        period: FIRST/LAST in ISO 8601, a day standing for its last moment at the end: 2019-03-01/2019-03-21. Empty for all times.
+
+    Raises: InputError if the file cannot be read, lacks a variable, its grid or its units, or holds no whole field in the period.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise InputError("fields in NetCDF need xarray: pip install 'inverse-posterior[atmosphere]'") from error
+    if not path.exists():
+        raise InputError(f"training fields {path}: no such file")
+    try:
+        data = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"training fields {path}: not a readable NetCDF file ({str(error).splitlines()[0]})") from error
+    with data:
+        if absent := [name for name in variables if name not in data]:
+            raise InputError(f"training fields {path}: no variable '{absent[0]}'; it holds {', '.join(map(str, data.data_vars))}")
+        chosen = data[variables]
+        if period:
+            first, _, last = period.partition("/")
+            if not last:
+                raise OptionError(f"train: a period is FIRST/LAST, e.g. 2019-03-01/2019-03-21, got '{period}'")
+            if "time" not in chosen.dims:
+                raise InputError(f"training fields {path}: there is no dimension 'time' to take {period} of")
+            chosen = chosen.sel(time=slice(first, last))
+        if gone := {"latitude", "longitude"} - set(chosen.dims):
+            raise InputError(f"training fields {path}: no dimension '{min(gone)}'; it has {', '.join(map(str, chosen.dims))}")
+        stacks, channels, units = [], [], []
+        for name in variables:
+            if not chosen[name].attrs.get("units"):
+                raise InputError(f"training fields {path}: variable '{name}' has no units")
+            levels = chosen.level.values if "level" in chosen[name].dims else [None]
+            for level in levels:
+                one = chosen[name] if level is None else chosen[name].sel(level=level)
+                stacks.append(one.transpose(..., "latitude", "longitude").values.reshape(-1, *[chosen.sizes[d] for d in ("latitude", "longitude")]))
+                channels.append(name if level is None else f"{name}_{level:g}")
+                units.append(str(chosen[name].attrs["units"]))
+        values = np.stack(stacks, axis=1).astype(np.float32)
+        whole = np.isfinite(values).all(axis=(1, 2, 3))
+        if not whole.any():
+            raise InputError(f"training fields {path}: no whole field of {', '.join(variables)} {'in ' + period if period else ''}".rstrip())
+        times = np.sort(np.atleast_1d(chosen.time.values)) if "time" in chosen.coords else None
+        span = ("", "") if times is None else (str(times[0])[:16], str(times[-1])[:16])
+        grid = Grid.of(chosen.latitude.values, chosen.longitude.values)
+        kept = torch.from_numpy(values[whole])
+        return Fields(kept, tuple(channels), tuple(units), grid, span, int((~whole).sum()), str(data.attrs.get("source", path.name)))

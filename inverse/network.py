@@ -27,12 +27,16 @@ class UNetConfig:
         widths: feature channels of each level, finest first; the finest works at half resolution.
         blocks: residual blocks of each level on the way down (the last level has these alone), mirrored on the way up.
         embedding: width of the noise-level embedding.
+        extra: input channels beyond those that come out, such as maps of what stays the same.
+        circular: whether the last column's neighbour is the first, as on a globe; the width must then be a multiple of the stride.
     """
 
     channels: int = 3
     widths: tuple[int, ...] = (64, 128, 256)
     blocks: tuple[int, ...] = (2, 3, 4)
     embedding: int = 256
+    extra: int = 0
+    circular: bool = False
 
     def __post_init__(self):
         if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
@@ -79,11 +83,11 @@ def pixel_norm(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-normalised residual block, modulated by the noise embedding: x + conv(silu(a(e) conv(silu(norm(x))) + b(e)))."""
 
-    def __init__(self, width: int, embedding: int):
+    def __init__(self, width: int, embedding: int, circular: bool = False):
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.first = _conv(width, width, circular)
         self.modulation = nn.Linear(embedding, 2 * width)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.second = _conv(width, width, circular)
         _zero(self.modulation)
         _zero(self.second)
 
@@ -93,25 +97,38 @@ class Block(nn.Module):
         return x + self.second(F.silu(h * (1 + scale) + shift))
 
 
+class LongitudeConv2d(nn.Conv2d):
+    """A 3x3 convolution that pads columns around the globe and rows with zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), self.weight, self.bias)
+
+
+def _conv(inputs: int, outputs: int, circular: bool) -> nn.Conv2d:
+    return LongitudeConv2d(inputs, outputs, 3) if circular else nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
 class UNet(nn.Module):
-    """Residual U-Net with additive skips. forward: x (B, C, H, W) any H, W; log_sigma (B,) -> (B, C, H, W)."""
+    """Residual U-Net with additive skips. forward: x (B, C + extra, H, W) any H, W; log_sigma (B,) -> (B, C, H, W)."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         widths, blocks, e = config.widths, config.blocks, config.embedding
         self.embedding = NoiseEmbedding(e)
-        self.head = nn.Conv2d(4 * config.channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
-        self.up = nn.ModuleList(nn.ModuleList(Block(w, e) for _ in range(n)) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        self.head = _conv(4 * (config.channels + config.extra), widths[0], config.circular)
+        self.down = nn.ModuleList(nn.ModuleList(Block(w, e, config.circular) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
+        self.up = nn.ModuleList(nn.ModuleList(Block(w, e, config.circular) for _ in range(n)) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
-        self.tail = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
+        self.tail = _conv(widths[0], 4 * config.channels, config.circular)
         _zero(self.tail)
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         height, width = x.shape[-2:]
+        if self.config.circular and width % self.config.stride:
+            raise OptionError(f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}")
         x = pad_to_multiple(x, self.config.stride)
         embedding = self.embedding(log_sigma)
         h = self.head(F.pixel_unshuffle(x, 2))

@@ -6,6 +6,7 @@ checkpoint is the run that was never interrupted.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.dataset import random_crops
+from inverse.analytic import LowRankPrior
+from inverse.corrected import CorrectedPrior
+from inverse.dataset import Fields, random_crops
 from inverse.errors import InputError, OptionError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior
@@ -83,17 +86,30 @@ class Training:
     """The state of a run: prior, averaged weights, optimiser, step.
 
     Args:
-        sources: lists of uint8 images (H, W, C), see `dataset.load_images`.
+        sources: lists of uint8 images (H, W, C), see `dataset.load_images`, or fields, see `dataset.load_fields`.
         config: what decides the weights.
         checkpoint: where the state is kept; an existing one is resumed if its config is the same but for `steps`.
         device: of the network and its batches.
+        law: the Gaussian of the fields, which the network then corrects; see `CorrectedPrior`.
     """
 
-    def __init__(self, sources: list[list[np.ndarray]], config: TrainConfig, checkpoint: Path, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        sources: list[list[np.ndarray]] | Fields,
+        config: TrainConfig,
+        checkpoint: Path,
+        device: torch.device | str = "cpu",
+        law: LowRankPrior | None = None,
+    ):
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            prior = NetworkPrior.unet(config.network, sigma_data=measured_std(sources), shift=0.5, scale=0.5)
+            if isinstance(sources, Fields):
+                if law is None:
+                    raise OptionError("train: fields need the Gaussian that the network corrects")
+                prior: NetworkPrior = CorrectedPrior(law, config.network)
+            else:
+                prior = NetworkPrior.unet(config.network, sigma_data=measured_std(sources), shift=0.5, scale=0.5)
         self.prior = prior.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -122,15 +138,14 @@ class Training:
 
     def averaged(self) -> NetworkPrior:
         """A copy of the prior with the averaged weights, on the CPU, ready to be saved or used."""
-        config = self.config.network
-        prior = NetworkPrior.unet(config, self.prior.sigma_data, shift=self.prior.shift, scale=self.prior.scale)
-        prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()})
+        prior = copy.deepcopy(self.prior).cpu().to(memory_format=torch.contiguous_format)
+        prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
         return prior.eval()
 
     def _advance(self) -> Tensor:
         config = self.config
         generator = seeded(config.seed, "train", self.step)
-        x0 = self.prior.encode(random_crops(self.sources, config.size, config.batch, generator))
+        x0 = self.prior.encode(self._draw(generator))
         sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (t.to(self.device, non_blocking=True) for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise))
@@ -146,6 +161,11 @@ class Training:
         torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
         self.step += 1
         return loss.detach()
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        if isinstance(self.sources, Fields):
+            return self.sources.batch(self.config.batch, generator)
+        return random_crops(self.sources, self.config.size, self.config.batch, generator)
 
     def save(self) -> None:
         """Write the whole state as safetensors, to a temporary name and renamed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inverse.analytic import LowRankPrior
 from inverse.assets import save_prior
-from inverse.dataset import load_images
+from inverse.dataset import Fields, load_fields, load_images
 from inverse.errors import OptionError
 from inverse.images import grid, write_png
 from inverse.network import UNetConfig
@@ -24,6 +26,9 @@ from inverse.sampler import heun
 from inverse.schedule import schedule
 from inverse.seeding import Generators, seeded
 from inverse.train import Progress, TrainConfig, Training
+
+FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
+"""Noise levels of a field prior's denoising table, model units."""
 
 LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 """Noise levels of the card's denoising table, of 255."""
@@ -70,21 +75,111 @@ def train_prior(
     facts = {
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
-        "command": " ".join(["inverse", *sys.argv[1:]]),
-        "seed": config.seed,
-        "steps": config.steps,
-        "batch": config.batch,
         "crop": config.size,
-        "precision": config.precision,
-        "loss": None if loss != loss else round(loss, 5),
-        "hours_of_last_run": round((time.monotonic() - start) / 3600, 2),
-        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
-        "torch": torch.__version__,
+        **_facts(config, loss, time.monotonic() - start, where),
     }
     table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
     card = save_prior(prior, out, training=facts, denoising=table, **about)
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
+
+
+def train_field_prior(
+    source: Path,
+    variables: list[str],
+    periods: tuple[str, str, str],
+    out: Path,
+    rank: int,
+    config: TrainConfig | None,
+    device: str,
+    about: dict[str, str],
+) -> bool:
+    """Fit a Gaussian to the fields of a NetCDF file, train a network that corrects it, and write `out` and its card; false if interrupted.
+
+    The Gaussian's taper and inflation are chosen on the second period; the third is for the card's table alone.
+
+    Args:
+        variables: channels, see `dataset.load_fields`.
+        periods: of training, validation and test, apart from one another.
+        rank: of the Gaussian.
+        config: of the network's training; None for the Gaussian alone.
+    """
+    from inverse.atmosphere.gaussian import fit_gaussian
+
+    if out.suffix != ".safetensors":
+        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
+    check_writable(out.parent)
+    where = check_device(device)
+    fields, validation, test = (load_fields(source, variables, period) for period in periods)
+    check_disjoint([fields, validation, test])
+    skipped = f", {fields.skipped} with missing values skipped" if fields.skipped else ""
+    print(f"{len(fields)} fields to train on{skipped}, {len(validation)} to choose by, {len(test)} to test on", file=sys.stderr)
+    shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
+    climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
+    about = about | {"units": ", ".join(fields.units)}
+    described = {"law": climate.facts(), "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period)}}
+    if config is None:
+        table = {"fields": "test", "rmse": field_table(climate.law, climate.law, test)}
+        facts: dict[str, object] = {"data": source.name, "command": " ".join(["inverse", *sys.argv[1:]]), "torch": torch.__version__}
+        card = save_prior(climate.law, out, training=facts, denoising=table, **described, **about)
+        print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+        return True
+    training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, climate.law)
+    if training.step:
+        print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
+    start, loss = time.monotonic(), float("nan")
+    try:
+        with reporting(config.steps) as report:
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return False
+    prior = training.averaged()
+    table = {"fields": "test", "rmse": field_table(prior, climate.law, test), "validation": field_table(prior, climate.law, validation)}
+    facts = {"data": source.name, "fields": len(fields), **_facts(config, loss, time.monotonic() - start, where)}
+    card = save_prior(prior, out, training=facts, denoising=table, **described, **about)
+    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+    return True
+
+
+def check_disjoint(parts: list[Fields]) -> None:
+    """Raises OptionError where the period of one set of fields reaches into another's: neighbouring hours are nearly the same field."""
+    spans = sorted(part.period for part in parts)
+    for before, after in itertools.pairwise(spans):
+        if not after[0] > before[1]:
+            raise OptionError(f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time")
+
+
+def field_table(prior: Prior, law: LowRankPrior, fields: Fields, count: int = 168) -> dict[str, list[float]]:
+    """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
+    chosen = fields.values[:: max(1, len(fields) // count)]
+    x0 = prior.encode(chosen)
+    table: dict[str, list[float]] = {"sigma": [], "prior": [], "gaussian": []}
+    for i, level in enumerate(FIELD_LEVELS):
+        sigma = torch.full((len(x0),), level)
+        noisy = x0 + level * torch.randn(x0.shape, generator=seeded("denoising", i))
+        table["sigma"].append(level * prior.scale)
+        for name, denoiser in (("prior", prior), ("gaussian", law)):
+            with torch.no_grad():
+                table[name].append(float((denoiser(noisy, sigma) - x0).square().mean().sqrt()) * prior.scale)
+    return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}
+
+
+def _facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
+    return {
+        "command": " ".join(["inverse", *sys.argv[1:]]),
+        "seed": config.seed,
+        "steps": config.steps,
+        "batch": config.batch,
+        "precision": config.precision,
+        "loss": None if loss != loss else round(loss, 5),
+        "hours_of_last_run": round(seconds / 3600, 2),
+        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "torch": torch.__version__,
+    }
 
 
 def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:

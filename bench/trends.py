@@ -87,7 +87,7 @@ class Photographs:
     def _score(result: inverse.Result) -> dict[str, float]:
         spread = float(result.samples.std(1).mean()) if result.samples.shape[1] > 1 else 0.0
         first = result.samples[:, 0]
-        psnr = -10 * (first - result.truth).square().flatten(1).mean(1).log10()
+        psnr = -10 * (first.clamp(0, 1) - result.truth).square().flatten(1).mean(1).log10()
         cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": result.seconds, "spread": spread}
         return {"psnr": float(psnr.mean()), "ssim": METRICS["ssim"](result), "misfit": float(result.misfit.mean()), **cost}
 
@@ -125,10 +125,11 @@ def phase_retrieval(ledger: Ledger, method: str, options: dict[str, Any]) -> flo
 
     def measure() -> float:
         law = inverse.get_problem("gaussian", side=8).law()
-        M = torch.randn(128, 64, generator=inverse.seeded("phase"), dtype=torch.float64) / 8
+        M = torch.randn(128, 64, generator=inverse.seeded("phase"), dtype=torch.float64)
+        M /= torch.linalg.matrix_norm(M, 2)
         operator = inverse.operator(lambda u: ((2 * u - 1).flatten(1) @ M.T).abs(), shape=(1, 8, 8), linear=False)
         truth = law.decode(law.sample(5, inverse.seeded("phase truths")))
-        noise = inverse.GaussianNoise(0.01)
+        noise = inverse.GaussianNoise(0.005)
         y = noise.sample(operator.A(truth), inverse.seeded("phase noise"))
         posterior = inverse.Posterior(law, operator, y, noise, shape=(1, 8, 8), dtype=torch.float64)
         x, x0 = (2 * t - 1 for t in (inverse.solve(posterior, inverse.get_method(method, **options), samples=10).samples.flatten(2), truth.flatten(1)[:, None]))
@@ -190,11 +191,12 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
     rows.append(
         (
             "DAPS beats DPS by 4 to 5 dB on super-resolution x4, sigma_y = 0.05 on [-1, 1]",
-            f"daps (50 levels of 5) {psnr['daps']:.2f}, dps (100) {psnr['dps']:.2f}: {gap:+.2f} dB",
+            f"daps (50 levels of 5) {psnr['daps']:.2f}, dps (100) {psnr['dps']:.2f}: {gap:+.2f} dB; its inner draws are exact here, which adds the level's "
+            "whole noise to what y does not see; the paper's 100 Langevin steps stop short of that",
             verdict(gap > 3, "weaker here" if gap > 0.5 else "does not hold"),
         )
     )
-    found = {name: phase_retrieval(ledger, name, o) for name, o in (("dps", {}), ("daps", {"steps": 100}), ("pnp-dm", {}))}
+    found = {name: phase_retrieval(ledger, name, o) for name, o in (("dps", {}), ("daps", {"steps": 50, "langevin_steps": 30}), ("pnp-dm", {"steps": 50}))}
     rows.append(
         (
             "Phase retrieval: a single run of DPS mostly fails, DAPS and PnP-DM find the image in the best of four",
@@ -257,7 +259,7 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
     covers: dict[str, list[float]] = {}
     for view in conjugate_rows().values():
         for row in view:
-            if "skipped" not in row and row["spread"] > 0 and not row["method"].startswith("*") and "," not in row["method"]:
+            if "skipped" not in row and row["spread"] > 0.01 and not row["method"].startswith("*") and "," not in row["method"]:
                 covers.setdefault(row["method"], []).append(row["cover 90 %"])
     means = {k: sum(v) / len(v) for k, v in covers.items()}
     under, over = ([k for k, v in sorted(means.items()) if test(v)] for test in (lambda v: v < 0.88, lambda v: v > 0.92))

@@ -46,6 +46,7 @@ class MCGDiff(inverse.ParticleMethod):
     equation = "w *= int g_t(x') N(x'; m_t(x), c^2) dx' / g_s(x),  x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
     claim = "exact in the limit"
     any_prior = True
+    limit = {"steps": 1.0, "particles": 1.0}
     needs = ("decomposable", "gaussian", "noisy")
 
     steps: int = 100

@@ -54,6 +54,7 @@ class TDS(inverse.ParticleMethod):
     equation = "x' ~ q = N(mu + (s^2 - t^2) grad log p~_s(y|x), c^2);  w *= p~_t(y|x') p(x'|x) / (p~_s(y|x) q(x'|x))"
     claim = "exact in the limit"
     any_prior = True
+    limit = {"steps": 1.0, "particles": 1.0}
 
     steps: int = 100
     schedule: str = "karras"

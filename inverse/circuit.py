@@ -1,0 +1,444 @@
+"""Probabilistic circuits: layered sum-product networks whose likelihood, conditionals and samples given evidence are exact.
+
+A circuit is a law of n discrete variables. A region stands for `states` distributions over one set of variables: a leaf for rows of
+a table theta, every other region for mixtures of products of smaller ones,
+
+    m_r[h] = sum_p sum_k W_r[h, p, k] prod_{c in p} m_c[k],    sum_{p, k} W_r[h, p, k] = 1,
+
+where the partitions p of a region split its variables into disjoint parts (decomposable) and all cover the same ones (smooth).
+Evidence is a weight w_i(c) >= 0 for every category c of every variable i, in logarithms: all zero where nothing is known, one-hot
+where the value is, a likelihood in between. One pass upwards gives log E[prod_i w_i(x_i)], its derivatives every conditional:
+Darwiche, A Differential Approach to Inference in Bayesian Networks, JACM 2003; Choi, Vergari, Van den Broeck, Probabilistic Circuits, 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inverse.errors import InputError
+from inverse.prior import Prior, like
+from inverse.seeding import Generators
+
+Leaves = Literal["categorical", "gaussian"]
+Region = tuple[tuple[int, ...], ...]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class RegionGraph:
+    """Which regions a circuit has.
+
+    Args:
+        variables: of each leaf region; their numbers are 0, 1, ...
+        sums: every other region, numbered on from the leaves, as its partitions, each a tuple of regions with smaller numbers; the
+            last is the root.
+
+    Raises: InputError if a partition overlaps (not decomposable), partitions differ in scope (not smooth) or the root misses a variable.
+    """
+
+    variables: tuple[int, ...]
+    sums: tuple[Region, ...]
+
+    def __post_init__(self) -> None:
+        scopes = [frozenset([v]) for v in self.variables]
+        for region in self.sums:
+            number = len(scopes)
+            parts = [[scopes[c] if 0 <= c < number else frozenset[int]() for c in partition] for partition in region]
+            covered = {frozenset[int]().union(*part) for part in parts}
+            if not region or not all(all(part) and part for part in parts):
+                raise InputError(f"circuit: region {number} needs partitions into regions with smaller numbers, got {region}")
+            if any(sum(map(len, part)) != len(frozenset[int]().union(*part)) for part in parts):
+                raise InputError(f"circuit: a partition of region {number} overlaps; a circuit must be decomposable")
+            if len(covered) != 1:
+                raise InputError(f"circuit: the partitions of region {number} cover different variables; a circuit must be smooth")
+            scopes.append(covered.pop())
+        if not self.sums or scopes[-1] != frozenset(range(self.size)):
+            raise InputError("circuit: the last region must cover every variable, counted from 0")
+
+    @property
+    def size(self) -> int:
+        """Number of variables."""
+        return max(self.variables) + 1
+
+    @classmethod
+    def tree(cls, parents: Sequence[int]) -> RegionGraph:
+        """A latent variable for every variable, in a tree: the latent of i hangs on that of parents[i], -1 at the root (HCLT, HMM).
+
+        Liu, Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021, https://arxiv.org/abs/2106.02264.
+        """
+        children: dict[int, list[int]] = {}
+        for i, parent in enumerate(parents):
+            children.setdefault(parent, []).append(i)
+        order = list(children[-1])
+        for i in order:
+            order += children.get(i, [])
+        if len(order) != len(parents) or len(children[-1]) != 1:
+            raise InputError(f"circuit: parents must form one tree with one root (-1), got {list(parents)}")
+        number = {i: len(parents) + k for k, i in enumerate(reversed(order))}
+        return cls(tuple(range(len(parents))), tuple(((i, *(number[c] for c in children.get(i, []))),) for i in reversed(order)))
+
+    @classmethod
+    def quad_split(cls, height: int, width: int) -> RegionGraph:
+        """Rectangles of pixels, halved in both directions down to single ones; every product has up to four factors."""
+        pending = [(0, height, 0, width)]
+        splits: dict[Box, list[Box]] = {}
+        for box in pending:
+            rows, columns = _halves(box[0], box[1]), _halves(box[2], box[3])
+            splits[box] = [(*r, *c) for r in rows for c in columns]
+            pending += [part for part in splits[box] if _area(part) > 1]
+        number = {(i, i + 1, j, j + 1): i * width + j for i in range(height) for j in range(width)}
+        number |= {box: height * width + k for k, box in enumerate(reversed(pending))} if height * width > 1 else {}
+        sums = [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)] if height * width > 1 else [((0,),)]
+        return cls(tuple(range(height * width)), tuple(sums))
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Sum regions at one distance from the root: how many, partitions at most, and per source level (-1 for the leaves) which of its regions
+    enter which products; `padding` is -inf at products that do not exist."""
+
+    regions: tuple[int, ...]
+    partitions: int
+    edges: dict[int, tuple[Tensor, Tensor]]
+    padding: Tensor
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """The three conditionals of every variable given evidence (B, n, K), named apart, and the evidence's log-probability.
+
+    With flow[l, k] the probability that state k of the leaf l generated its variable i, theta its table and w the evidence:
+
+    Args:
+        log_likelihood: log E[prod_i w_i(x_i)]: (B,), nats.
+        posterior: p(x_i = c | all evidence), sum_k flow theta w_i / sum_c theta w_i.
+        predictive: p(another draw of x_i from the same leaf = c | all evidence), sum_k flow theta; its own evidence is in the flow alone.
+        leave_one_out: p(x_i = c | evidence on all other variables).
+    """
+
+    log_likelihood: Tensor
+    posterior: Tensor
+    predictive: Tensor
+    leave_one_out: Tensor
+
+
+class Circuit(nn.Module):
+    """A law of n variables with K categories each.
+
+    Args:
+        graph: its regions.
+        states: distributions H in each region but the root, which has one.
+        categories: K.
+        leaves: "categorical", a free row theta[l, h] for each state, or "gaussian", the mass of N(mean[l, h], deviation[l, h]^2) on
+            the bin around each category, c - 1/2 to c + 1/2, the outer bins being unbounded.
+        levels: what the categories stand for, (K,) increasing; for pixels, intensities in [0, 1]. By default equally spaced there.
+        spread: standard deviation of a value around its level, in the units of the levels; 0 for values that take no others.
+        shape: (height, width) of the pixels that the variables are, row by row; by default one row.
+        generator: of the initial parameters: Dirichlet rows for sums and tables, Gaussians around random categories.
+    """
+
+    table: Tensor
+    mean: Tensor
+    deviation: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        graph: RegionGraph,
+        states: int,
+        categories: int,
+        *,
+        leaves: Leaves = "categorical",
+        levels: Tensor | None = None,
+        spread: float = 0.0,
+        shape: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.graph, self.states, self.categories, self.leaves, self.spread = graph, states, categories, leaves, float(spread)
+        self.shape = (1, graph.size) if shape is None else shape
+        if self.shape[0] * self.shape[1] != graph.size:
+            raise InputError(f"circuit: {graph.size} variables are not the pixels of {self.shape[0]} x {self.shape[1]}")
+        generator = generator or torch.Generator().manual_seed(0)
+        self._variables = torch.tensor(graph.variables)
+        self._plan = _plan(graph)
+        self.register_buffer("levels", torch.linspace(0, 1, categories) if levels is None else levels.clone())
+        for i, level in enumerate(self._plan):
+            drawn = _dirichlet((len(level.regions), 1 if i == 0 else states, level.partitions, states), generator)
+            real = level.padding.reshape(len(level.regions), 1, level.partitions, 1).isfinite()
+            self.register_buffer(f"weight_{i}", (drawn * real).flatten(2))
+        if leaves == "gaussian":
+            self.register_buffer("mean", torch.rand(len(graph.variables), states, generator=generator) * (categories - 1))
+            self.register_buffer("deviation", torch.full((len(graph.variables), states), max(categories / 4, 0.5)))
+        else:
+            self.register_buffer("table", _dirichlet((len(graph.variables), states, categories), generator))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """W of each level, from the root (1, 1, P H) down: (regions, states, P H), rows of sum 1 in whatever precision they are stored."""
+        return [w / w.sum(-1, keepdim=True) for w in (getattr(self, f"weight_{i}") for i in range(len(self._plan)))]
+
+    @property
+    def floor(self) -> float:
+        """The variance that stands for none: an indicator of the nearest level, which floats can still divide by."""
+        return (1e-3 * float(self.levels[-1] - self.levels[0])) ** 2
+
+    @property
+    def theta(self) -> Tensor:
+        """Leaf distributions: (leaves, H, K)."""
+        if self.leaves == "categorical":
+            return self.table / self.table.sum(-1, keepdim=True)
+        edges = torch.arange(self.categories - 1, dtype=self.mean.dtype, device=self.mean.device) + 0.5
+        cdf = torch.special.ndtr((edges - self.mean[..., None]) / self.deviation[..., None])
+        below, above = torch.zeros_like(cdf[..., :1]), torch.ones_like(cdf[..., :1])
+        mass = (torch.cat([cdf, above], -1) - torch.cat([below, cdf], -1)).clamp_min(1e-12)
+        return mass / mass.sum(-1, keepdim=True)
+
+    # --- evidence -----------------------------------------------------------------------------------------------------
+
+    def nothing(self, batch: int = 1) -> Tensor:
+        """No evidence: zeros (batch, n, K)."""
+        return self.levels.new_zeros(batch, self.graph.size, self.categories)
+
+    def values(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """Hard evidence: categories x (B, n), integers, where `known` (B, n) or (n,) holds -> (B, n, K)."""
+        if bool((x < 0).any() or (x >= self.categories).any()):
+            raise InputError(f"circuit: categories run from 0 to {self.categories - 1}, got {int(x.min())} to {int(x.max())}")
+        one_hot = torch.nn.functional.one_hot(x.long(), self.categories)
+        evidence = torch.zeros_like(one_hot, dtype=self.levels.dtype).masked_fill(one_hot == 0, -torch.inf)
+        return evidence if known is None else torch.where(known[..., None], evidence, torch.zeros_like(evidence))
+
+    def gaussian(self, x: Tensor, variance: Tensor | float) -> Tensor:
+        """Exact soft evidence of values seen in Gaussian noise: log N(x_i; level_c, variance + spread^2) up to a constant.
+
+        Args:
+            x: (B, n), in the units of the levels.
+            variance: of the noise, broadcast against x; zero or infinity are allowed, the latter for values that were not seen.
+        """
+        total = (torch.as_tensor(variance, dtype=x.dtype, device=x.device) + self.spread**2).clamp_min(self.floor).expand(x.shape)
+        return -0.5 * (x[..., None] - self.levels.to(x)).square() / total[..., None]
+
+    # --- queries ------------------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, evidence: Tensor) -> Tensor:
+        """log E[prod_i w_i(x_i)] for evidence (B, n, K): (B,), nats; the log-probability of x for the hard evidence of all of x."""
+        leaf, scale = self._leaves(evidence, self.theta)
+        return self._upward(leaf, self.weights)[-1] + scale
+
+    def beliefs(self, evidence: Tensor) -> Beliefs:
+        """All single-variable conditionals, by one pass up and one down; differentiable in the evidence.
+
+        Raises: InputError if the evidence has probability zero.
+        """
+        with torch.enable_grad():
+            leaf, scale = self._leaves(evidence, self.theta)
+            leaf = leaf if leaf.requires_grad else leaf.requires_grad_()
+            root = self._upward(leaf, self.weights)[-1]
+            (flow,) = torch.autograd.grad(root.sum(), leaf, create_graph=evidence.requires_grad)
+        if bool((root == -torch.inf).any()):
+            raise InputError("circuit: the evidence has probability zero; no conditional exists")
+        ratio = torch.where(flow > 0, flow * (-leaf).exp(), torch.zeros_like(flow))
+        own = (evidence - evidence.amax(-1, keepdim=True)).exp()
+        outside = self._gather(torch.einsum("lbh,lhk->lbk", ratio, self.theta))
+        posterior = outside * own
+        predictive = self._gather(torch.einsum("lbh,lhk->lbk", flow, self.theta))
+        return Beliefs(root + scale, *(p / p.sum(-1, keepdim=True) for p in (posterior, predictive, outside)))
+
+    def pairwise(self, evidence: Tensor, variable: int) -> Tensor:
+        """p(x_variable = a, x_j = b | evidence) for every j: (B, K, n, K); the diagonal matrix of the marginal at j = variable."""
+        joint = []
+        for a in range(self.categories):
+            fixed = evidence.clone()
+            fixed[:, variable] = torch.where(torch.arange(self.categories, device=evidence.device) == a, evidence[:, variable], -torch.inf)
+            possible = self.log_likelihood(fixed) > -torch.inf
+            part = torch.zeros_like(evidence)
+            if bool(possible.any()):
+                found = self.beliefs(fixed[possible])
+                part[possible] = found.log_likelihood.exp()[:, None, None] * found.posterior
+            joint.append(part)
+        total = torch.stack(joint, 1)
+        return total / self.log_likelihood(evidence).exp()[:, None, None, None]
+
+    def sample(self, evidence: Tensor, generator: Generators) -> Tensor:
+        """A joint draw of all variables given the evidence, row by row, from the root down: categories (B, n)."""
+        theta = self.theta
+        leaf, _ = self._leaves(evidence, theta)
+        *messages, root = self._upward(leaf, self.weights)
+        if bool((root == -torch.inf).any()):
+            raise InputError("circuit: the evidence has probability zero; nothing can be drawn")
+        batch, weights = len(evidence), self.weights
+        state = {i: torch.zeros(len(level.regions), batch, dtype=torch.long, device=evidence.device) for i, level in enumerate(self._plan)}
+        state[-1] = torch.zeros(len(leaf), batch, dtype=torch.long, device=evidence.device)
+        state[0] += 1  # counted from 1; 0 where a region takes no part in the draw
+        for i, level in enumerate(self._plan):
+            inputs, regions = self._inputs(level, leaf, messages), torch.arange(len(level.regions), device=evidence.device)
+            logits = weights[i][regions[:, None], (state[i] - 1).clamp_min(0)].log() + inputs
+            chosen = _categorical(logits, generator)  # (regions, B), partition * H + state
+            for source, (child, product) in level.edges.items():
+                region, partition = product // level.partitions, product % level.partitions
+                taken = (state[i][region] > 0) & (chosen[region] // self.states == partition[:, None])
+                state[source] = state[source].index_add(0, child, torch.where(taken, chosen[region] % self.states + 1, 0))
+        drawn = theta[torch.arange(len(leaf), device=evidence.device)[:, None], (state[-1] - 1).clamp_min(0)].log()
+        own = evidence[:, self._variables].transpose(0, 1)
+        values = torch.where(state[-1] > 0, _categorical(drawn + own, generator), 0)  # of a variable's leaves one takes part
+        return torch.zeros(self.graph.size, batch, dtype=torch.long, device=evidence.device).index_add(0, self._variables.to(evidence.device), values).T
+
+    # --- passes -------------------------------------------------------------------------------------------------------
+
+    def _leaves(self, evidence: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log messages (leaves, B, H) of the evidence divided by its largest weight per variable, and the log of those (B,)."""
+        if evidence.shape[1:] != (self.graph.size, self.categories):
+            raise InputError(f"circuit: evidence is (batch, {self.graph.size}, {self.categories}), got {tuple(evidence.shape)}")
+        top = evidence.detach().amax(-1).clamp_min(torch.finfo(evidence.dtype).min)
+        own = (evidence - top[..., None]).exp().transpose(0, 1)[self._variables]
+        return _log(own @ theta.mT), top.sum(1)
+
+    def _upward(self, leaf: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        """Log messages of every level from the root's down, (regions, B, H) each, then the root's alone (B,)."""
+        messages: list[Tensor] = [leaf] * len(self._plan)
+        for i in reversed(range(len(self._plan))):
+            inputs = self._inputs(self._plan[i], leaf, messages)
+            top = inputs.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(inputs.dtype).min)
+            messages[i] = _log((inputs - top).exp() @ weights[i].mT) + top
+        return [*messages, messages[0][0, :, 0]]
+
+    def _inputs(self, level: _Level, leaf: Tensor, messages: list[Tensor]) -> Tensor:
+        """Logarithms of the products under each region of a level: (regions, B, P H)."""
+        products = level.padding.to(leaf)[:, None, None].expand(-1, leaf.shape[1], self.states)
+        for source, (child, product) in level.edges.items():
+            products = products.index_add(0, product.to(leaf.device), (leaf if source < 0 else messages[source])[child.to(leaf.device)])
+        return products.unflatten(0, (len(level.regions), level.partitions)).transpose(1, 2).flatten(2)
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """Sum what leaves of one variable say: (leaves, B, K) -> (B, n, K)."""
+        total = values.new_zeros(self.graph.size, *values.shape[1:])
+        return total.index_add(0, self._variables.to(values.device), values).transpose(0, 1)
+
+
+class CircuitPrior(Prior):
+    """A circuit over the pixels of an image as a prior: its exact denoiser at every noise level, by soft evidence.
+
+    Each block of the circuit's size, in every channel, is a draw of its own; so it takes images whose sides are multiples of that.
+
+    Args:
+        circuit: its levels are physical units.
+        channels: of the images.
+    """
+
+    exact = True
+
+    def __init__(self, circuit: Circuit, channels: int = 1, **units: float):
+        super().__init__((channels, None, None), **units)
+        self.circuit = circuit
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return super().fits(shape) and unfit(self.circuit, shape) is None
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        variance = like(noise, x).expand_as(x).square() * self.scale**2
+        mean, _ = moments(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf))
+        return self.encode(mean)
+
+
+def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
+    """Why a circuit does not cover images of this shape, or None if its blocks do."""
+    height, width = circuit.shape
+    if len(shape) == 3 and shape[1] % height == 0 and shape[2] % width == 0:
+        return None
+    found = " x ".join(map(str, shape))
+    return f"its {circuit.graph.size} variables are {height} x {width} pixels of one channel, and the unknown is {found}: its sides must be multiples of those"
+
+
+def moments(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every pixel given two noisy looks at it, N(x0, variance) and N(x0, noise), either variance infinite for none.
+
+    All are images (B, C, H, W) or broadcast to one, in the units of the levels; see `unfit` for which sizes there are.
+    """
+    looks = [(blocks(circuit, value), blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor)) for value, v in ((x, variance), (y, noise))]
+    precision = sum((1 / v for _, v in looks), torch.zeros(()))
+    seen = precision > 0
+    total = torch.where(seen, 1 / torch.where(seen, precision, 1), torch.inf)
+    value = sum((value / v for value, v in looks), torch.zeros(())) * torch.where(seen, total, 0)  # both looks as one
+    p = circuit.beliefs(circuit.gaussian(value, total)).posterior
+    levels, within = circuit.levels.to(x)[None, None], torch.zeros((), dtype=x.dtype, device=x.device)
+    if circuit.spread > 0:  # the value around its level is Gaussian given the level
+        gain = circuit.spread**2 / (circuit.spread**2 + total[..., None])
+        levels, within = levels + gain * (value[..., None] - levels), circuit.spread**2 * (1 - gain)
+    mean = (p * levels).sum(-1)
+    spread = (p * ((levels - mean[..., None]).square() + within)).sum(-1)
+    return unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape)
+
+
+def blocks(circuit: Circuit, image: Tensor) -> Tensor:
+    """Image (B, C, H, W) -> rows of variables (B C H/h W/w, h w)."""
+    h, w = circuit.shape
+    B, C, H, W = image.shape
+    return image.reshape(B, C, H // h, h, W // w, w).transpose(3, 4).reshape(-1, h * w)
+
+
+def unblocks(circuit: Circuit, rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of `blocks` for images of this shape."""
+    h, w = circuit.shape
+    B, C, H, W = shape
+    return rows.reshape(B, C, H // h, W // w, h, w).transpose(3, 4).reshape(B, C, H, W)
+
+
+def _plan(graph: RegionGraph) -> list[_Level]:
+    """Sum regions by their longest distance from the root, so that a tree's children are all one level down."""
+    leaves, total = len(graph.variables), len(graph.variables) + len(graph.sums)
+    depth = [0] * total
+    for number in reversed(range(leaves, total)):
+        for child in (c for partition in graph.sums[number - leaves] for c in partition):
+            depth[child] = max(depth[child], depth[number] + 1)
+    reached = {total - 1} | {c for region in graph.sums for partition in region for c in partition}
+    if len(reached) != total:
+        raise InputError(f"circuit: region {min(set(range(total)) - reached)} is in no partition")
+    regions = [[r for r in range(leaves, total) if depth[r] == d] for d in range(1 + max(depth[leaves:]))]
+    place = {r: (-1, r) for r in range(leaves)} | {r: (d, k) for d, inside in enumerate(regions) for k, r in enumerate(inside)}
+    plan = []
+    for inside in regions:
+        partitions = max(len(graph.sums[r - leaves]) for r in inside)
+        padding, edges = torch.full((len(inside) * partitions,), -torch.inf), dict[int, list[tuple[int, int]]]()
+        for k, r in enumerate(inside):
+            for p, partition in enumerate(graph.sums[r - leaves]):
+                padding[k * partitions + p] = 0
+                for child in partition:
+                    edges.setdefault(place[child][0], []).append((place[child][1], k * partitions + p))
+        indices = {source: (torch.tensor([c for c, _ in pairs]), torch.tensor([p for _, p in pairs])) for source, pairs in edges.items()}
+        plan.append(_Level(tuple(inside), partitions, indices, padding))
+    return plan
+
+
+def _log(s: Tensor) -> Tensor:
+    """log s, -inf at zero with a slope of zero there."""
+    zero = s == 0
+    return torch.where(zero, torch.ones_like(s), s).log().masked_fill(zero, -torch.inf)
+
+
+def _categorical(logits: Tensor, generator: Generators) -> Tensor:
+    """Draws by inversion along the last dimension: (R, B, K) -> (R, B), each row of the batch from its own stream."""
+    weights = torch.softmax(logits, -1).nan_to_num()
+    cumulative = weights.cumsum(-1)
+    u = generator.rand_like(logits[..., 0].T.contiguous()).T * cumulative[..., -1]
+    return torch.searchsorted(cumulative, u[..., None].contiguous(), right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
+
+
+def _dirichlet(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Rows drawn uniformly from the simplex, none of them near its border."""
+    drawn = -(1 - torch.rand(size, generator=generator)).log() + 0.1
+    return drawn / drawn.sum(-1, keepdim=True)
+
+
+def _halves(start: int, end: int) -> list[tuple[int, int]]:
+    middle = (start + end) // 2
+    return [(start, middle), (middle, end)] if end - start > 1 else [(start, end)]
+
+
+def _area(box: Box) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])

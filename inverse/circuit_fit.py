@@ -1,0 +1,226 @@
+"""Circuits from data: Chow-Liu trees, hidden Chow-Liu trees (HCLT) and quad splits, and expectation maximisation.
+
+Chow, Liu, Approximating Discrete Probability Distributions with Dependence Trees, IEEE Trans. Inf. Theory 1968;
+Liu, Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021, https://arxiv.org/abs/2106.02264 (HCLT);
+Peharz et al., Einsum Networks, ICML 2020, https://arxiv.org/abs/2004.06231 (EM by the gradient of the log-likelihood).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.circuit import Circuit, RegionGraph
+from inverse.errors import InputError, OptionError
+
+
+def mutual_information(x: Tensor, categories: int, pseudocount: float = 0.0) -> Tensor:
+    """Of every pair of variables in data x (N, n): (n, n), nats; `pseudocount` observations are spread evenly over each joint table."""
+    joint = _pair_counts(x, categories) + pseudocount / categories**2
+    joint = joint / joint.sum((1, 3), keepdim=True)
+    one, other = joint.sum(3, keepdim=True), joint.sum(1, keepdim=True)
+    return torch.special.xlogy(joint, joint / (one * other).clamp_min(1e-300)).sum((1, 3))
+
+
+def chow_liu_tree(information: Tensor) -> list[int]:
+    """The spanning tree of most mutual information (n, n), as each variable's parent, rooted at the tree's centre (-1)."""
+    n = len(information)
+    best, towards, inside = information[0].clone(), torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    inside[0] = True
+    neighbours: list[list[int]] = [[] for _ in range(n)]
+    for _ in range(n - 1):  # Prim
+        new = int(best.masked_fill(inside, -torch.inf).argmax())
+        neighbours[new].append(int(towards[new]))
+        neighbours[int(towards[new])].append(new)
+        inside[new] = True
+        closer = information[new] > best
+        best, towards = torch.where(closer, information[new], best), torch.where(closer, new, towards)
+    end = _walk(neighbours, 0)[0][-1]
+    order, parents = _walk(neighbours, end)
+    path = [order[-1]]
+    while parents[path[-1]] >= 0:
+        path.append(parents[path[-1]])
+    return _walk(neighbours, path[len(path) // 2])[1]
+
+
+def hclt(x: Tensor, categories: int, states: int, *, noise: float = 0.3, pseudocount: float = 0.1, seed: int = 0, **options: Any) -> Circuit:
+    """A hidden Chow-Liu tree of data x (N, n), started at the Chow-Liu tree itself: each latent state stands for one category (or several).
+
+    Args:
+        states: H of every latent; with H >= categories and no noise the start has exactly the likelihood of the Chow-Liu tree.
+        noise: relative size of the random change of every count, without which states of one category would stay equal for ever; and
+            the share of a state's leaf that is spread over all categories.
+        pseudocount: observations spread evenly over every table.
+        options: of `Circuit`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parents = chow_liu_tree(mutual_information(x[torch.randperm(len(x), generator=generator)[:20_000]], categories, pseudocount))
+    circuit = Circuit(RegionGraph.tree(parents), states, categories, **options)
+    k = torch.arange(max(states, categories))
+    member = torch.zeros(categories, states, dtype=torch.float64)
+    member[k * categories // len(k), k * states // len(k)] = 1
+    share = member / member.sum(1, keepdim=True)  # of a category among its states
+    leaves, children = len(parents), {circuit.graph.sums[s][0][0]: len(parents) + s for s in range(len(parents))}
+    place = {r: (d, i) for d, level in enumerate(circuit._plan) for i, r in enumerate(level.regions)}
+
+    def perturbed(counts: Tensor) -> Tensor:
+        return counts * (1 + noise * torch.rand(counts.shape, generator=generator, dtype=counts.dtype))
+
+    for i in range(leaves):
+        counts = torch.bincount(x[:, i], minlength=categories).double() + pseudocount / categories
+        depth, index = place[children[i]]
+        weight = getattr(circuit, f"weight_{depth}")
+        if parents[i] < 0:
+            weight[index, 0] = perturbed(counts @ share)
+        else:
+            pairs = torch.bincount(x[:, parents[i]] * categories + x[:, i], minlength=categories**2).reshape(categories, categories).double()
+            pairs = pairs + pseudocount / categories**2
+            weight[index] = _rows(perturbed(share.T @ pairs @ share))
+        if circuit.leaves == "gaussian":
+            centre, size = torch.arange(categories, dtype=torch.float64), counts[:, None] * share
+            circuit.mean[i] = _rows(size.T) @ centre + noise * (torch.rand(states, generator=generator) - 0.5)
+            circuit.deviation[i] = max(categories / states / 2, 0.5)
+        else:
+            own = _rows(perturbed((counts[:, None] * share).T))
+            circuit.table[i] = (1 - noise) * own + noise * _rows(counts.expand(states, -1)) if noise else own
+    return circuit
+
+
+def expected_counts(circuit: Circuit, x: Tensor, known: Tensor | None = None) -> tuple[float, list[Tensor]]:
+    """Total log-likelihood of data x (N, n), and how often each parameter is used: the leaf table's counts (leaves, H, K), then each level's.
+
+    An expected count is p d log-likelihood / dp.
+    """
+    with torch.enable_grad():
+        theta = circuit.theta.detach().requires_grad_()
+        weights = [w.detach().requires_grad_() for w in circuit.weights]
+        leaf, scale = circuit._leaves(circuit.values(x, known), theta)
+        total = (circuit._upward(leaf, weights)[-1] + scale).sum()
+        gradients = torch.autograd.grad(total, [theta, *weights])
+    return float(total.detach()), [p.detach() * g for p, g in zip([theta, *weights], gradients, strict=True)]
+
+
+def maximise(circuit: Circuit, counts: list[Tensor], pseudocount: float = 0.0, step: float = 1.0) -> None:
+    """The M-step: every distribution becomes its normalised counts, or moves towards them by the fraction `step`, in place.
+
+    A distribution that nothing used stays. Gaussian leaves take one step of EM for grouped data (Dempster, Laird, Rubin 1977, 4.4): the
+    moments of a normal variable within each bin are expected ones; that never lowers the likelihood either.
+    """
+
+    def moved(old: Tensor, count: Tensor, among: Tensor) -> Tensor:
+        count = torch.where(among, count + pseudocount / among.sum(-1, keepdim=True), 0)
+        total = count.sum(-1, keepdim=True)
+        new = count / total.clamp_min(torch.finfo(count.dtype).tiny)
+        return torch.where(total > 0, torch.lerp(old, new, step), old)
+
+    theta, *weights = counts
+    if circuit.leaves == "categorical":
+        circuit.table.copy_(moved(circuit.theta, theta, torch.ones_like(theta, dtype=torch.bool)))
+    else:
+        _maximise_gaussian(circuit, theta, pseudocount, step)
+    for i, (old, count) in enumerate(zip(circuit.weights, weights, strict=True)):
+        level = circuit._plan[i]
+        real = level.padding.isfinite().reshape(len(level.regions), 1, -1, 1).expand(-1, 1, -1, circuit.states).flatten(2)
+        getattr(circuit, f"weight_{i}").copy_(moved(old, count, real.to(old.device).expand_as(old)))
+
+
+def fit(
+    circuit: Circuit, x: Tensor, epochs: int, *, batch: int | None = None, pseudocount: float = 0.1, step: tuple[float, float] = (1.0, 1.0), seed: int = 0
+) -> Iterator[float]:
+    """Expectation maximisation on data x (N, n) in place; yields the mean log-likelihood (nats) under each epoch's parameters as they were.
+
+    Args:
+        batch: rows per M-step; None for full-batch EM, which with pseudocount 0 and step 1 never lowers the likelihood.
+        pseudocount: observations spread evenly over each distribution at each M-step.
+        step: fraction of the way to the batch's maximum, from the first epoch to the last, geometrically.
+    """
+    if epochs < 1 or not 0 < min(step) <= max(step) <= 1 or pseudocount < 0 or (batch is not None and batch < 1):
+        got = f"{epochs}, {batch}, {step}, {pseudocount:g}"
+        raise OptionError(f"circuit: epochs and batch must be at least 1, steps in (0, 1], pseudocount at least 0, got {got}")
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        rate = math.exp(math.log(step[0]) + (math.log(step[1]) - math.log(step[0])) * epoch / max(epochs - 1, 1))
+        order = torch.arange(len(x)) if batch is None else torch.randperm(len(x), generator=generator)
+        total = 0.0
+        for rows in order.split(batch or len(x)):
+            likelihood, counts = 0.0, None
+            for part in x[rows].split(_rows_at_once(circuit)):
+                nats, more = expected_counts(circuit, part)
+                likelihood += nats
+                counts = more if counts is None else [a + b for a, b in zip(counts, more, strict=True)]
+            assert counts is not None
+            maximise(circuit, counts, pseudocount, rate)
+            total += likelihood
+        yield total / len(x)
+
+
+def quantise(images: Tensor, categories: int) -> Tensor:
+    """Intensities in [0, 1] to the nearest of `categories` equally spaced levels, 0 and 1 among them."""
+    return (images.clamp(0, 1) * (categories - 1)).round().long()
+
+
+def log_likelihoods(circuit: Circuit, x: Tensor) -> Tensor:
+    """log p of data x (N, n): (N,), nats."""
+    with torch.no_grad():
+        return torch.cat([circuit.log_likelihood(circuit.values(part)) for part in x.split(_rows_at_once(circuit))])
+
+
+def _maximise_gaussian(circuit: Circuit, counts: Tensor, pseudocount: float, step: float) -> None:
+    """Moments of the latent normal in each bin, weighted by the counts (leaves, H, K)."""
+    counts = counts + pseudocount * circuit.theta
+    edges = torch.arange(circuit.categories - 1, dtype=counts.dtype, device=counts.device) + 0.5
+    z = (edges - circuit.mean[..., None]) / circuit.deviation[..., None]
+    far = torch.full_like(z[..., :1], torch.inf)
+    low, high = torch.cat([-far, z], -1), torch.cat([z, far], -1)
+    density = [(-0.5 * e.square()).exp() / math.sqrt(2 * math.pi) for e in (low, high)]
+    mass = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp_min(1e-12)
+    slope = [torch.where(e.isfinite(), e, torch.zeros_like(e)) * d for e, d in zip((low, high), density, strict=True)]
+    nearest = torch.where(low.abs() < high.abs(), low, high)  # where the mass underflows, all of it lies at the nearer edge
+    inside = mass > 1e-9
+    first = torch.where(inside, (density[0] - density[1]) / mass, nearest)
+    second = torch.where(inside, 1 + (slope[0] - slope[1]) / mass, nearest.square())
+    total = counts.sum(-1)
+    m1, m2 = ((counts * m).sum(-1) / total.clamp_min(1e-30) for m in (first, second))
+    mean = circuit.mean + circuit.deviation * m1
+    deviation = circuit.deviation * (m2 - m1.square()).clamp_min(1e-6).sqrt()
+    used = total > 0
+    circuit.mean.copy_(torch.where(used, torch.lerp(circuit.mean, mean, step), circuit.mean))
+    circuit.deviation.copy_(torch.where(used, torch.lerp(circuit.deviation, deviation, step), circuit.deviation).clamp_min(0.05))
+
+
+def _pair_counts(x: Tensor, categories: int) -> Tensor:
+    """Joint counts of all pairs: (n, K, n, K), float64."""
+    n = x.shape[1]
+    total = torch.zeros(n * categories, n * categories)
+    for part in x.split(2000):
+        one_hot = torch.nn.functional.one_hot(part, categories).float().flatten(1)
+        total += one_hot.T @ one_hot
+    return total.double().reshape(n, categories, n, categories)
+
+
+def _walk(neighbours: list[list[int]], root: int) -> tuple[list[int], list[int]]:
+    """Breadth first: the order of visits, and each node's parent (-1 at the root)."""
+    parents, order = {root: -1}, [root]
+    for node in order:
+        for other in neighbours[node]:
+            if other not in parents:
+                parents[other] = node
+                order.append(other)
+    if len(order) != len(neighbours):
+        raise InputError(f"circuit: the tree reaches {len(order)} of {len(neighbours)} variables")
+    return order, [parents[i] for i in range(len(neighbours))]
+
+
+def _rows(counts: Tensor) -> Tensor:
+    """Rows that sum to 1; an empty row becomes uniform."""
+    total = counts.sum(-1, keepdim=True)
+    return torch.where(total > 0, counts / total.clamp_min(1e-300), 1 / counts.shape[-1])
+
+
+def _rows_at_once(circuit: Circuit) -> int:
+    """Rows whose messages take about 64 MB."""
+    return max(16, 16_000_000 // (circuit.graph.size * max(circuit.states, circuit.categories)))

@@ -13,8 +13,8 @@ from inverse.result import Result
 
 
 def psnr(result: Result) -> float | None:
-    """Peak signal-to-noise ratio of the posterior mean (dB), peak 1, mean over the images; the estimate is clipped to [0, 1]."""
-    if result.truth is None or result.truth.ndim != 4:
+    """Peak signal-to-noise ratio of the posterior mean (dB), peak 1, mean over the images; the estimate is clipped to [0, 1]. None for kelvins."""
+    if result.truth is None or not _intensities(result.truth):
         return None
     error = (result.mean.clamp(0, 1) - result.truth).square().flatten(1).mean(1)
     return float((-10 * torch.log10(error)).mean())
@@ -23,9 +23,9 @@ def psnr(result: Result) -> float | None:
 def ssim(result: Result) -> float | None:
     """Structural similarity of the posterior mean, Gaussian window of 1.5 pixels, mean over the images.
 
-    Source: Wang et al., Image Quality Assessment, IEEE TIP 2004, as in scikit-image. None below 11 pixels a side.
+    Source: Wang et al., Image Quality Assessment, IEEE TIP 2004, as in scikit-image. None below 11 pixels a side, and for fields of other units.
     """
-    if result.truth is None or result.truth.ndim != 4 or min(result.truth.shape[-2:]) < 11:
+    if result.truth is None or not _intensities(result.truth) or min(result.truth.shape[-2:]) < 11:
         return None
     from skimage.metrics import structural_similarity
 
@@ -73,12 +73,14 @@ def haarpsi(result: Result) -> float | None:
 def area_weighted_rmse(result: Result) -> float | None:
     """Root mean square error of the posterior mean on the sphere, rows weighted by the cosine of latitude, physical units.
 
-    The rows of a (channels, height, width) field are taken as equal bands of latitude from pole to pole, their centres inside.
+    The latitudes are those of the result's grid, where its provenance names them; otherwise the rows of a (channels, height, width)
+    field are taken as equal bands of latitude from pole to pole, their centres inside.
     """
     if result.truth is None or result.truth.ndim != 4:
         return None
     rows = result.truth.shape[-2]
-    weight = torch.cos(torch.pi * ((torch.arange(rows, dtype=torch.float64) + 0.5) / rows - 0.5))
+    bands = 180 * ((torch.arange(rows, dtype=torch.float64) + 0.5) / rows - 0.5)
+    weight = torch.as_tensor(result.provenance.get("grid", {}).get("latitudes", bands), dtype=torch.float64).deg2rad().cos()
     error = (result.mean - result.truth).double().square().mean((0, 1, 3))
     return float((error * weight).sum().div(weight.sum()).sqrt())
 
@@ -103,17 +105,23 @@ def spread_skill(result: Result) -> float | None:
 
     Source: Fortin et al., Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?, J. Hydrometeorology 2014.
     """
-    if result.truth is None or result.log_weights is not None or (m := result.samples.shape[1]) < 2:
+    if result.truth is None or (m := result.samples.shape[1]) < 2:
         return None
-    spread = result.samples.double().var(1).mean().sqrt()
+    spread = result.std.double().square().mean().sqrt()
     return float(((m + 1) / m) ** 0.5 * spread / (result.mean - result.truth).double().square().mean().sqrt())
 
 
 def _of_samples(score: Callable[[Tensor, Tensor], Tensor], result: Result, least: int = 2) -> float | None:
-    """Mean over the images; None without a truth, for weighted samples, or for too few."""
-    if result.truth is None or result.log_weights is not None or result.samples.shape[1] < least:
+    """Mean over the images, of a weighted ensemble by as many draws from it; None without a truth, or for too few samples."""
+    if result.truth is None or result.samples.shape[1] < least:
         return None
-    return float(score(result.samples, result.truth).mean())
+    samples = result.samples if result.log_weights is None else result.draw(result.samples.shape[1])
+    return float(score(samples, result.truth).mean())
+
+
+def _intensities(truth: Tensor) -> bool:
+    """Whether these are (images, channels, height, width) of the size of intensities in [0, 1], and not kelvins."""
+    return truth.ndim == 4 and bool(truth.abs().max() < 10)
 
 
 def _colour_or_grey(images: Tensor) -> bool:

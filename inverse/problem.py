@@ -7,7 +7,7 @@ import importlib.resources
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from inverse.options import values
 from inverse.posterior import Execution, Posterior
 from inverse.prior import Prior
 from inverse.seeding import seeded
+
+if TYPE_CHECKING:
+    from inverse.result import Result
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,27 @@ class Problem(ABC):
         """y for a batch of truths (B, *shape), each with its own draw from one generator -> (B, *out_shape)."""
         physics = operators.clone(self.operator(tuple(truth.shape[1:])), truth.device, truth.dtype)
         return self.noise(tuple(truth.shape[1:])).sample(physics.A(truth), generator)
+
+    def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
+        """The problem that a file poses, the truth or the measurement in it, and notes for the user; by default this problem, and an array.
+
+        Args:
+            prior: that will be used with it.
+            measured: whether the file holds a measurement.
+
+        Raises: InputError if the file cannot be used.
+        """
+        from inverse.images import read_array
+
+        return self, read_array(file), []
+
+    def export(self, result: Result, folder: Path) -> None:
+        """Write what somebody would open first, beside result.h5: by default reconstruction.png and panel.png where x is a picture."""
+        from inverse.images import panel, write_png
+
+        if result.samples.ndim == 5 and result.samples.shape[2] in (1, 3):
+            write_png(folder / "reconstruction.png", result.mean[0])
+            write_png(folder / "panel.png", panel(result))
 
     def exact(self, y: Tensor) -> Any:
         """The exact posterior of y where a closed form exists, else None."""
@@ -130,6 +154,12 @@ class Problem(ABC):
 @dataclass(frozen=True)
 class ImageProblem(Problem):
     """A problem on photographs: truths are colour images in [0, 1]; a subclass implements `operator` alone."""
+
+    def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
+        from inverse.images import read_image
+
+        picture = read_image(file, prior.shape[0] or 3)
+        return self, picture.pixels, list(picture.notes)
 
     def truths(self) -> list[Tensor]:
         """The shipped photographs, (3, 256, 256) each, in the order of their names."""

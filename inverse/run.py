@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
-from inverse.images import Picture, input_files, panel, read_array, read_image, write_png
+from inverse.images import input_files
 from inverse.metrics import HEAVY
 from inverse.plugins import get_method, get_problem, registry
-from inverse.posterior import Execution
+from inverse.posterior import Execution, Posterior
 from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem, shipped_photographs
 from inverse.result import Result
@@ -61,7 +60,7 @@ def run(request: Request, as_json: bool = False) -> bool:
     prior = problem.resolve_prior(request.prior, device, DTYPES[request.dtype][0])
     records, interrupted = [], False
     for index, (file, folder) in enumerate(zip(files, output_folders(files, request.out), strict=True)):
-        posterior = _posterior(problem, request, file, prior, index)
+        posed, posterior = _posterior(problem, request, file, prior, index)
         with progress(file, index, len(files)) as bar:
             observers = [observer for observer in (bar, step_hook()) if observer]
             try:
@@ -69,7 +68,7 @@ def run(request: Request, as_json: bool = False) -> bool:
             except Interrupted as stop:
                 result, interrupted = stop.result, True
         registry().manager.hook.inverse_result(result=result)
-        write(result, folder)
+        write(result, folder, posed)
         records.append(record(result, file, folder))
         if interrupted:
             print(f"inverse: interrupted; the last iterate is saved in {folder}", file=sys.stderr)
@@ -114,14 +113,12 @@ def output_folders(files: list[Path | None], out: Path) -> list[Path]:
     return [out / (stem if stems.count(stem) == 1 else f"{stem}-{index}") for index, stem in enumerate(stems)]
 
 
-def write(result: Result, folder: Path) -> None:
-    """result.h5, reconstruction.png and panel.png, each under a temporary name and renamed."""
+def write(result: Result, folder: Path, problem: Problem) -> None:
+    """result.h5 and what the problem exports, each under a temporary name and renamed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "result.h5")
-        if result.samples.ndim == 5 and result.samples.shape[2] in (1, 3):
-            write_png(folder / "reconstruction.png", result.mean[0])
-            write_png(folder / "panel.png", panel(result))
+        problem.export(result, folder)
     except OSError as error:
         raise InputError(f"output folder {folder}: {error.strerror or error}") from error
 
@@ -154,6 +151,10 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
 
     columns = {"psnr": "PSNR (dB)", "ssim": "SSIM", "misfit": "residual chi2", "nfe": "prior evaluations", "vjp": "vjps", "seconds": "seconds"}
     digits = {"psnr": 2, "ssim": 4, "misfit": 3, "nfe": 0, "vjp": 0, "seconds": 1}
+    if all(row["psnr"] is None for row in records) and any(row["rmse"] is not None for row in records):
+        del columns["psnr"], columns["ssim"]
+        columns = {"rmse": "RMSE", "crps": "CRPS"} | columns
+        digits |= {"rmse": 4, "crps": 4}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("input", overflow="fold")
     table.add_column("problem")
@@ -186,28 +187,25 @@ def step_hook() -> Observer | None:
     return lambda index, total, x, misfit, nfe: hook(index=index, total=total, x=x, misfit=misfit, nfe=nfe)
 
 
-def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int):
+def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int) -> tuple[Problem, Posterior]:
+    """The problem that the file poses, and its posterior."""
     dtype, autocast = DTYPES[request.dtype]
-    make = partial(
-        problem.posterior, prior=prior, seed=request.seed, device=prior_device(prior), dtype=dtype, execution=Execution(autocast=autocast), first_image=index
-    )
+    settings: dict[str, Any] = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": Execution(autocast=autocast)}
     if file is None:
-        posterior = make(0)
+        posterior = problem.posterior(0, first_image=index, **settings)
         shipped = shipped_photographs()[0].stem if isinstance(problem, ImageProblem) else "truth 0"
         posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
-        return posterior
-    picture = read_image(file, prior.shape[0] or 3) if isinstance(problem, ImageProblem) else Picture(read_array(file))
-    if bad := int((~torch.isfinite(picture.pixels)).sum()):
-        count = f"{bad} of {picture.pixels.numel()} values"
+        return problem, posterior
+    problem, values, notes = problem.open(file, prior, request.measured)
+    if bad := int((~torch.isfinite(values)).sum()):
+        count = f"{bad} of {values.numel()} values"
         raise InputError(f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
-    notes = list(picture.notes)
     if request.measured:
-        posterior = make(y=picture.pixels)
+        posterior = problem.posterior(y=values, first_image=index, **settings)
     else:
-        truth = fitted(problem, picture.pixels, notes)
-        posterior = make(truth)
+        posterior = problem.posterior(fitted(problem, values, notes), first_image=index, **settings)
     posterior.provenance.update(input=str(file), notes=notes)
-    return posterior
+    return problem, posterior
 
 
 def fitted(problem: Problem, truth: Tensor, notes: list[str]) -> Tensor:

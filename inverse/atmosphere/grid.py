@@ -101,6 +101,14 @@ class Grid:
         same = zip(self.latitudes + self.longitudes, other.latitudes + tuple(lon - turn for lon in other.longitudes), strict=True)
         return all(abs(a - b) < 1e-3 for a, b in same)
 
+    def holds(self, grid: Grid) -> bool:
+        """Whether another grid has the same points, in whatever order of rows and origin of longitude."""
+        try:
+            self.conform(np.zeros(grid.shape), grid)
+        except InputError:
+            return False
+        return True
+
     def conform(self, values: np.ndarray, grid: Grid) -> np.ndarray:
         """Values (..., H, W) on another grid of the same points, in the order of this one: rows reversed, columns rolled.
 

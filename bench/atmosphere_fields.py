@@ -1,0 +1,59 @@
+"""Write data/atmosphere: held-out hours, the IGRA station list and two soundings.
+
+    python bench/atmosphere_fields.py ../shared/data/atmosphere data/atmosphere
+
+Of the hourly fields of March 2019, days 1 to 21 are for training, 22 to 24 for validation, 25 to 31 are held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+from inverse.atmosphere.igra import read_soundings, read_station_list
+from inverse.atmosphere.netcdf import package, read_fields, write
+
+HOURS = ("25T12", "26T00", "27T06", "28T15", "29T03", "30T18", "31T09", "31T21")
+LICENCE = "Generated using Copernicus Climate Change Service information 2019; contains modified Copernicus Climate Change Service information"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    fields = read_fields(arguments.source / "era5_t2m_uk_2019-03.nc", ("t2m",))
+    rows = np.isin(fields.times, [np.datetime64(f"2019-03-{hour}") for hour in HOURS])
+    xarray, grid, values = package("xarray"), fields.domain.grid, fields.values[rows, 0].astype(np.float32)
+    hours = (fields.times[rows] - np.datetime64("2019-03-01")) / np.timedelta64(1, "h")
+    names = {"units": "K", "standard_name": "air_temperature", "long_name": "2 metre temperature"}
+    about = {"source": "ERA5 hourly 2 metre temperature over the United Kingdom", "licence": LICENCE}
+    dataset = xarray.Dataset(
+        {"t2m": (("time", "latitude", "longitude"), values, names)},
+        {
+            "time": ("time", hours.astype(np.int32), {"units": "hours since 2019-03-01", "calendar": "standard", "standard_name": "time"}),
+            "latitude": ("latitude", np.array(grid.latitudes), {"units": "degrees_north", "standard_name": "latitude"}),
+            "longitude": ("longitude", np.array(grid.longitudes), {"units": "degrees_east", "standard_name": "longitude"}),
+        },
+        {"Conventions": "CF-1.11", "split": "held out: not among the days of any shipped prior", **about},
+    )  # fmt: skip
+    write(arguments.out / "era5-uk-t2m-hours.nc", dataset)
+
+    stations = (arguments.source / "radiosonde" / "igra2-station-list.txt").read_bytes()
+    (arguments.out / "igra2-station-list.txt.gz").write_bytes(gzip.compress(stations, mtime=0))
+    vienna = gzip.decompress((arguments.source / "radiosonde" / "AUM00011035-data.txt.gz").read_bytes()).split(b"\n#")
+    (arguments.out / "AUM00011035-excerpt.txt").write_bytes(b"\n#".join(vienna[:2]) + b"\n")
+
+    assert len(read_station_list(arguments.out / "igra2-station-list.txt.gz")) > 2000
+    assert len(read_soundings(arguments.out / "AUM00011035-excerpt.txt")) == 2
+    for path in sorted(arguments.out.iterdir()):
+        print(f"{path.stat().st_size:8d} {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Weather fields from a coarse field and sparse stations: hours of ERA5 held out, or measurements in NetCDF and CSV."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import inverse
+from inverse.analytic import Exact, LowRankPrior
+from inverse.assets import cards
+from inverse.atmosphere import analysis, observations
+from inverse.atmosphere.domain import Domain, domain_of
+from inverse.atmosphere.igra import read_station_list
+from inverse.atmosphere.netcdf import Fields, chosen, conformed, read_fields
+from inverse.atmosphere.scene import Scene
+from inverse.errors import InputError, OptionError
+from inverse.operators import clone
+
+CLIMATOLOGY = "era5-uk-t2m-gaussian"
+
+
+@dataclass(frozen=True)
+class Atmosphere(inverse.Problem):
+    """2 m temperature in K over the United Kingdom, seen as area means of coarse cells and at the places of radiosonde stations.
+
+    `--input truth.nc` degrades a field of one's own; `--measurement coarse.nc` (or points.nc) with stations=stations.csv reconstructs what was
+    really observed. With another prior everything is on that prior's grid and of its variables.
+
+    Args:
+        sigma_y: standard deviation of the noise, in units of the field; of the coarse cells and of each station that does not say its own.
+        sigma_coarse: that of the coarse cells, if it is another.
+        representativeness: standard deviation of what a station's value has and its place on the grid has not, units of the field.
+        modalities: what is simulated from a truth.
+        factor: coarsening in both directions.
+        count: stations that are simulated: of the IGRA list where it has as many on the grid, the rest at random places.
+        withhold: share of stations kept for the score; simulated ones come on top of count.
+        network: seed of the choice of stations.
+        thin: stations within this distance in km are averaged.
+        stations: real observations to use beside a measurement, .csv, .nc or IGRA soundings.
+        time: which one of a file with several, ISO 8601.
+    """
+
+    name = "atmosphere"
+    summary = "weather fields from a coarse field and sparse stations: ERA5 2 m temperature, or NetCDF and CSV of one's own"
+    reference = "Chakraborty et al., Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025, https://arxiv.org/abs/2506.22780"
+    prior: ClassVar[str] = "era5-uk-t2m"
+
+    sigma_y: float = 0.5
+    sigma_coarse: float | None = None
+    representativeness: float = 0.0
+    modalities: Literal["both", "coarse", "stations"] = "both"
+    factor: int = 4
+    count: int = 25
+    withhold: float = 0.2
+    network: int = 0
+    thin: float = 0.0
+    stations: Path | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_y == 0 or not (self.sigma_coarse is None or 0 < self.sigma_coarse < float("inf")):
+            raise OptionError(f"atmosphere: sigma_y and sigma_coarse must be positive, got {self.sigma_y:g} and {self.sigma_coarse}")
+        if self.count < 1 or self.factor < 1 or not 0 <= self.withhold < 1:
+            raise OptionError(f"atmosphere: count and factor must be at least 1 and withhold in [0, 1), got {self.count}, {self.factor}, {self.withhold:g}")
+        if not (self.representativeness >= 0 and self.thin >= 0):
+            raise OptionError(f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}")
+
+    # --- what is observed ---------------------------------------------------------------------------------------------
+
+    def on(self, domain: Domain) -> Observed:
+        """The problem on another domain, to be simulated there."""
+        return Observed(**vars(self) | {"scene_": self._simulated(domain)})
+
+    def scene(self) -> Scene:
+        """What is observed: here, of the shipped hours."""
+        return self._simulated(shipped().domain)
+
+    def operator(self, shape: tuple[int, ...]) -> Any:
+        scene = self.scene()
+        if tuple(shape) != scene.domain.shape:
+            want, got = (" x ".join(map(str, s)) for s in (scene.domain.shape, shape))
+            raise InputError(f"atmosphere: a field here is {want} (channels, latitudes, longitudes), got {got}")
+        return scene.operator()
+
+    def noise(self, shape: tuple[int, ...]) -> inverse.Noise:
+        return self.scene().noise(self.sigma_coarse or self.sigma_y, self.representativeness)
+
+    def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.scene().domain.shape
+
+    def _simulated(self, domain: Domain) -> Scene:
+        factor = None if self.modalities == "stations" else self.factor
+        if self.modalities == "coarse":
+            return Scene(domain, factor)
+        extra = round(self.withhold * self.count)
+        used, kept = (replace(seen, sigma=np.full(len(seen), self.sigma_y)) for seen in networks(domain, self.count, extra, self.network))
+        return Scene(domain, factor, None, used, kept if extra else None)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def truths(self) -> list[Tensor]:
+        """Eight hours of days 25 to 31 of March 2019, which no shipped prior has seen: (1, 33, 49) each, K."""
+        return [torch.from_numpy(hour) for hour in shipped().values]
+
+    def open(self, file: Path, prior: inverse.Prior, measured: bool) -> tuple[inverse.Problem, Tensor, list[str]]:
+        domain = domain_of(prior)
+        if not measured:
+            fields, missing = conformed(read_fields(file, domain.variables), domain, file)
+            truth, stamp = chosen(fields, self.time, file)
+            if fields.domain.grid.shape != domain.grid.shape:
+                raise InputError(f"{file}: its grid is {fields.domain.grid}, the prior's {domain.grid}")
+            if missing and np.isnan(truth).any():
+                raise InputError(f"{file}: {int(np.isnan(truth).sum())} of {truth.size} values are missing; a truth must be whole, a --measurement need not be")
+            return self.on(domain), torch.from_numpy(truth), [f"time {stamp}"] if stamp else []
+        scene, notes = self._measured(file, domain)
+        return Observed(**vars(self) | {"scene_": scene}), scene.measurement(), notes
+
+    def _measured(self, file: Path, domain: Domain) -> tuple[Scene, list[str]]:
+        factor: int | None = None
+        coarse: np.ndarray | None = None
+        seen: list[tuple[Path, observations.Observations]] = []
+        notes: list[str] = []
+        if observations.is_points(file):
+            seen.append((file, observations.read(file)))
+        else:
+            coarse, factor, notes = self._coarse(file, domain)
+        if self.stations is not None:
+            seen.append((self.stations, observations.read(self.stations)))
+        if not seen:
+            return Scene(domain, factor, coarse), notes
+        points = []
+        for path, each in seen:
+            admitted, why = observations.admitted(each, domain, str(path))
+            points.append(admitted)
+            notes += [f"{path}: {reason}" for reason in why]
+        whole = observations.joined(points)
+        whole = replace(whole, sigma=np.where(np.isnan(whole.sigma), self.sigma_y, whole.sigma))
+        used, kept = observations.withheld(observations.thinned(whole, self.thin), self.withhold)
+        return Scene(domain, factor, coarse, used, kept if len(kept) else None), notes
+
+    def _coarse(self, file: Path, domain: Domain) -> tuple[np.ndarray, int, list[str]]:
+        """Values (C, h, w) of a coarse field, the factor by which the prior's grid is its, and what is missing."""
+        fields = read_fields(file, domain.variables)
+        for factor in range(1, min(domain.grid.shape)):
+            over = domain.grid.coarsened(factor)
+            if over.holds(fields.domain.grid):
+                values, stamp = chosen(conformed(fields, replace(domain, grid=over), file)[0], self.time, file)
+                gone = int(np.isnan(values).sum())
+                if gone == values.size:
+                    raise InputError(f"{file}: all {values.size} values are missing")
+                notes = [f"time {stamp}"] if stamp else []
+                return values, factor, notes + ([f"{gone} of {values.size} coarse values are missing and masked"] if gone else [])
+        fours = domain.grid.coarsened(4)
+        found, wanted = fields.domain.grid, f"{domain.grid}) coarsened by a whole factor; by 4 that is {fours}"
+        raise InputError(f"{file}: its grid is {found}; expected the prior's ({wanted}")
+
+    def export(self, result: inverse.Result, folder: Path) -> None:
+        """analysis.nc (CF conventions) and map.png."""
+        analysis.export(result, self.scene(), folder)
+
+    # --- priors and answers -------------------------------------------------------------------------------------------
+
+    def make_prior(self) -> inverse.Prior:
+        """The trained prior where it is installed, otherwise the climatological Gaussian field."""
+        return inverse.load_prior(self.prior if self.prior in cards() else CLIMATOLOGY)
+
+    def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
+        posterior = super().posterior(truth, **settings)
+        scene = self.scene()
+        grid = scene.domain.grid
+        posterior.provenance["grid"] = {"latitudes": list(grid.latitudes), "longitudes": list(grid.longitudes)}
+        posterior.provenance["observations"] = scene.record()
+        if posterior.truth is not None and scene.withheld is not None:
+            posterior.provenance["observations"]["withheld"]["value"] = self._withheld(scene, posterior.truth, settings)
+        elif scene.withheld is not None:
+            posterior.provenance["observations"]["withheld"]["value"] = [scene.withheld.value.tolist()]
+        return posterior
+
+    def _withheld(self, scene: Scene, truth: Tensor, settings: dict[str, Any]) -> list[list[float]]:
+        """What the withheld stations would have measured of each truth, with noise of their own."""
+        assert scene.withheld is not None
+        clean = clone(scene.at(scene.withheld), "cpu", torch.float64).A(truth.cpu().double())[:, 0, 0]
+        first, seed = settings.get("first_image", 0), settings.get("seed", 0)
+        streams = [inverse.seeded(seed, "withheld", first + i) for i in range(len(clean))]
+        noise = torch.stack([torch.randn(clean.shape[1], generator=stream, dtype=torch.float64) for stream in streams])
+        return (clean + torch.from_numpy(scene.withheld.sigma) * noise).tolist()
+
+    def exact(self, y: Tensor) -> Exact | None:
+        """The posterior of one measurement (1, 1, m) under the climatological field; None with a trained prior."""
+        law, flat = self.make_prior().double(), y.flatten().double().cpu()
+        if not isinstance(law, LowRankPrior):
+            return None
+        n = torch.Size(self.scene().domain.shape).numel()
+        operator = clone(self.scene().operator(), "cpu", torch.float64)
+        matrix = operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *self.scene().domain.shape)).flatten(1).T
+        if len(flat) != len(matrix):
+            raise InputError(f"atmosphere: a measurement has {len(matrix)} entries, got {len(flat)}; ask for one measurement at a time")
+        sigma = self.noise(()).sigma.flatten()  # type: ignore[attr-defined]
+        return Exact(law.given(matrix, sigma, flat), float(law.log_evidence(matrix, sigma, flat)))
+
+
+@dataclass(frozen=True)
+class Observed(Atmosphere):
+    """The problem that a file poses, or another prior's domain.
+
+    Args:
+        scene_: what is observed.
+    """
+
+    scene_: Scene | None = None
+
+    def scene(self) -> Scene:
+        return self.scene_ or super().scene()
+
+
+def folder() -> Path:
+    """Where the shipped fields, the climatology and the station list are."""
+    return Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
+
+
+@functools.lru_cache(maxsize=64)
+def networks(domain: Domain, count: int, extra: int, seed: int) -> tuple[observations.Observations, observations.Observations]:
+    """Places of `count` stations on a domain and of `extra` others; see `observations.network`."""
+    places = observations.network(read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed)
+    return observations.at_stations(places[:count], domain), observations.at_stations(places[count:], domain)
+
+
+@functools.cache
+def shipped() -> Fields:
+    """The shipped hours, K."""
+    return read_fields(folder() / "era5-uk-t2m-hours.nc", ("t2m",))
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Atmosphere]

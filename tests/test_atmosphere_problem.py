@@ -1,0 +1,273 @@
+"""The problem and the command: shipped hours, files in and out, every kind of bad file; the answer against its closed form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+import inverse
+from inverse.atmosphere.domain import domain_of
+from inverse.atmosphere.grid import Grid
+from inverse.atmosphere.operators import coarsen
+from inverse.result import Result
+
+pytest_plugins = "cli_fixtures"
+
+F64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def law():
+    """The climatological field, whatever else is installed."""
+    return inverse.load_prior("era5-uk-t2m-gaussian")
+
+
+@pytest.fixture(scope="module")
+def domain(law):
+    return domain_of(law)
+
+
+@pytest.fixture(scope="module")
+def hour():
+    """A shipped field (1, 33, 49), K."""
+    return inverse.get_problem("atmosphere").truths()[0]
+
+
+@pytest.fixture
+def fuse(command):
+    """`inverse solve` on weather with the climatology and few steps."""
+
+    def run(*arguments, samples=2):
+        given = () if "--prior" in arguments else ("--prior", "era5-uk-t2m-gaussian")
+        return command("solve", "--problem", "atmosphere", "--method", "multimodal", "--steps", 4, "--samples", samples, *given, *arguments)
+
+    return run
+
+
+def grid_file(path, values, grid, name="t2m", units="K", coordinates=None, **encoding):
+    """A NetCDF file of one field (H, W) on a grid."""
+    where = {
+        "latitude": ("latitude", np.array(grid.latitudes), {"units": "degrees_north"}),
+        "longitude": ("longitude", np.array(grid.longitudes), {"units": "degrees_east"}),
+    }
+    about = {} if units is None else {"units": units}
+    xarray.Dataset({name: (("latitude", "longitude"), np.asarray(values), about)}, coordinates or where).to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def coarse_of(hour, domain, factor=4):
+    return coarsen(domain.grid, factor).A(hour[None])[0, 0].numpy(), domain.grid.coarsened(factor)
+
+
+# --- the problem --------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_hours_are_weather(hour):
+    truths = inverse.get_problem("atmosphere").truths()
+    assert len(truths) == 8
+    assert all(t.shape == (1, 33, 49) and t.min() > 265 and t.max() < 295 for t in truths)
+    assert len({float(t.sum()) for t in truths}) == 8
+
+
+def test_what_is_measured(law, hour):
+    """Area means of cells and interpolated stations, with 0.5 K of noise: every residual in units of it is standard normal."""
+    problem = inverse.get_problem("atmosphere")
+    posterior = problem.posterior(torch.stack([hour] * 40), prior=law.double(), dtype=F64)
+    assert posterior.modalities == {"coarse": slice(0, 117), "stations": slice(117, 142)}
+    residual = (posterior.y - problem.operator((1, 33, 49)).A(hour[None])) / 0.5
+    assert float(residual.square().mean()) == pytest.approx(1, abs=0.06)
+    assert {len(posterior.provenance["observations"][k]["station"]) for k in ("used", "withheld")} == {25, 5}
+
+
+def test_the_closed_form_is_optimal_interpolation(hour):
+    """Mean and variance at 30 points from the Kalman gain of the dense covariance, and what mmps draws of the same y."""
+    law = inverse.load_prior("era5-uk-t2m-gaussian").double()
+    problem = inverse.get_problem("atmosphere", factor=8, count=10)
+    posterior = problem.posterior(hour, prior=law, dtype=F64)
+    exact = problem.exact(posterior.y)
+    if exact is None:
+        pytest.skip("a trained prior is installed, whose posterior has no closed form")
+    H = torch.cat([problem.operator((1, 33, 49)).A(torch.eye(1617, dtype=F64).reshape(-1, 1, 33, 49)[i : i + 400]).flatten(1) for i in range(0, 1617, 400)]).T
+    C, y = law.scale**2 * law.covariance, posterior.y.flatten()
+    gain = torch.linalg.solve(H @ C @ H.T + 0.25 * torch.eye(len(y), dtype=F64), H @ C).T
+    mean = law.decode(law.mean).flatten() + gain @ (y - H @ law.decode(law.mean).flatten())
+    torch.testing.assert_close(exact.mean.flatten(), mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(exact.covariance.diagonal(), (C - gain @ H @ C).diagonal(), rtol=0, atol=1e-6)
+
+
+def test_mmps_draws_the_joint_analysis(hour):
+    """64 members of the shipped problem: standard errors of the mean, and 9 % in each standard deviation, averaged over 1617 points."""
+    law = inverse.load_prior("era5-uk-t2m-gaussian").double()
+    posterior = inverse.get_problem("atmosphere", factor=8, count=10).posterior(hour, prior=law, dtype=F64)
+    matrix = posterior.operator.A(torch.eye(1617, dtype=F64).reshape(-1, 1, 33, 49)).flatten(1).T
+    exact = inverse.Exact(law.given(matrix, posterior.noise.sigma.flatten(), posterior.y.flatten()), 0.0)
+    samples = inverse.solve(posterior, inverse.get_method("multimodal", steps=25), 64).samples[0].flatten(1)
+    variance = exact.covariance.diagonal()
+    assert float(((samples.mean(0) - exact.mean.flatten()).square() / (variance / 64)).mean()) < 3
+    assert float((samples.var(0) / variance).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_impossible_options(command):
+    refusals = {"sigma_y=0": "must be positive", "count=0": "at least 1", "withhold=1": "[0, 1)", "factor=40": "from 1 to 33", "thin=-1": "thin"}
+    for option, words in refusals.items():
+        command("solve", "--problem", "atmosphere", "--method", "multimodal", "--problem-option", option).refused(words)
+
+
+def test_a_prior_of_photographs_is_refused(fuse, tmp_path, hour, domain):
+    path = grid_file(tmp_path / "x.nc", hour[0], domain.grid)
+    fuse("--input", path, "--prior", "photo-64").refused("photo-64", "no prior of weather fields")
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_hour_is_solved_and_written(fuse, tmp_path):
+    outcome = fuse("--out", "out", samples=3)
+    assert outcome.code == 0, outcome.err
+    assert "CRPS" in outcome.out
+    assert "PSNR" not in outcome.out
+    result = Result.load("out/result.h5")
+    with xarray.open_dataset("out/analysis.nc") as data:
+        assert data.attrs["Conventions"].startswith("CF-")
+        assert data.t2m_mean.attrs == {"units": "K", "standard_name": "air_temperature", "long_name": "t2m, mean of the ensemble"}
+        np.testing.assert_allclose(data.t2m_mean.values, result.mean[0, 0], rtol=1e-6)
+        np.testing.assert_allclose(data.t2m_members.values.std(0, ddof=1), data.t2m_std.values, atol=1e-4)
+        np.testing.assert_allclose(data.t2m_coarse.values.flatten(), result.y[0].flatten()[:117])
+        np.testing.assert_allclose(data.used_value.values, result.y[0].flatten()[117:])
+        assert not set(data.used_station.values) & set(data.withheld_station.values)
+        near = data.t2m_mean.interp(latitude=data.withheld_latitude, longitude=data.withheld_longitude)
+        np.testing.assert_allclose(data.withheld_analysis.values, near.values, atol=1e-3)
+        assert json.loads(data.attrs["provenance"])["method"]["name"] == "multimodal"
+    assert (tmp_path / "out" / "map.png").read_bytes()[:4] == b"\x89PNG"
+
+
+STATIONS = "station,latitude,longitude,t2m [degC]\nA,51.5,-0.1,8.0\nB,53.0,357.0,7.0\nC,55.0,-4.0,\nD,30.0,-4.0,12.0\nA,51.5,-0.1,8.0\nE,52.0,-2.0,7.5\n"
+
+
+def test_a_coarse_field_and_stations_of_ones_own(fuse, tmp_path, hour, domain):
+    """In degC, ascending, its missing cell filled: each station beside what is in the NetCDF, the counts printed, the truth unknown."""
+    values, grid = coarse_of(hour, domain)
+    values[2, 3] = np.nan
+    up = Grid(grid.latitudes[::-1], grid.longitudes)
+    path = grid_file(tmp_path / "coarse.nc", values[::-1] - 273.15, up, units="degC", t2m={"_FillValue": -9999.0})
+    (tmp_path / "stations.csv").write_text(STATIONS)
+    outcome = fuse("--measurement", path, "--problem-option", "stations=stations.csv", "withhold=0.34")
+    assert outcome.code == 0, outcome.err
+    assert "1 of 117 coarse values are missing and masked" in outcome.out
+    for words in ("1 of 6 observations left out: missing", "1 of 5 observations left out: outside", "1 of 4 observations left out: a second value"):
+        assert words in outcome.out
+    with xarray.open_dataset("out/analysis.nc") as data:
+        assert np.argwhere(np.isnan(data.t2m_coarse.values)).tolist() == [[2, 3]]
+        np.testing.assert_allclose(data.t2m_coarse.values[0], values[0], atol=1e-3)
+        assert sorted([*data.used_station.values, *data.withheld_station.values]) == ["A", "B", "E"]
+        assert sorted([*data.used_value.values, *data.withheld_value.values]) == pytest.approx([280.15, 280.65, 281.15], abs=1e-3)
+        assert "t2m_truth" not in data
+
+
+def test_stations_alone(fuse, tmp_path):
+    (tmp_path / "stations.csv").write_text(STATIONS)
+    outcome = fuse("--measurement", "stations.csv", "--problem-option", "withhold=0")
+    assert outcome.code == 0, outcome.err
+    with xarray.open_dataset("out/analysis.nc") as data:
+        assert "t2m_coarse" not in data
+        assert len(data.used_value) == 3
+        assert "withheld_value" not in data
+
+
+def test_a_truth_of_ones_own_is_found_in_any_order(fuse, tmp_path, hour, domain):
+    flipped = Grid(domain.grid.latitudes[::-1], tuple(lon + 360 for lon in domain.grid.longitudes))
+    outcome = fuse("--input", grid_file(tmp_path / "truth.nc", hour[0].flip(0), flipped))
+    assert outcome.code == 0, outcome.err
+    np.testing.assert_allclose(Result.load("out/result.h5").truth[0], hour, rtol=1e-6)
+
+
+# --- bad files ----------------------------------------------------------------------------------------------------------
+
+
+def truncated(tmp_path, hour, domain):
+    path = grid_file(tmp_path / "bad.nc", hour[0], domain.grid)
+    path.write_bytes(path.read_bytes()[:3000])
+    return path
+
+
+def several_times(tmp_path, hour, domain, calendar="standard"):
+    where = {"latitude": np.array(domain.grid.latitudes), "longitude": np.array(domain.grid.longitudes)}
+    when = ("time", [0, 6], {"units": "hours since 2019-03-25", "calendar": calendar})
+    values = (("time", "latitude", "longitude"), np.stack([hour[0], hour[0]]), {"units": "K"})
+    xarray.Dataset({"t2m": values}, where | {"time": when}).to_netcdf(tmp_path / "bad.nc", engine="h5netcdf")
+    return tmp_path / "bad.nc"
+
+
+def text(tmp_path, hour, domain):
+    (tmp_path / "bad.nc").write_text("latitude, longitude")
+    return tmp_path / "bad.nc"
+
+
+def wrong_dimensions(tmp_path, hour, domain):
+    xarray.Dataset({"t2m": (("a", "b"), hour[0].numpy(), {"units": "K"})}).to_netcdf(tmp_path / "bad.nc", engine="h5netcdf")
+    return tmp_path / "bad.nc"
+
+
+def holes(tmp_path, hour, domain):
+    values = hour[0].clone()
+    values[:2, :3] = float("nan")
+    return grid_file(tmp_path / "bad.nc", values, domain.grid)
+
+
+BAD = {
+    "no file": (lambda *a: "missing.nc", "no such file"),
+    "no NetCDF": (text, "not a NetCDF file"),
+    "truncated": (truncated, "not a readable NetCDF file"),
+    "no units": (lambda p, h, d: grid_file(p / "bad.nc", h[0], d.grid, units=None), "has no units attribute"),
+    "units of another quantity": (lambda p, h, d: grid_file(p / "bad.nc", h[0], d.grid, units="hPa"), "'hPa' do not convert to K"),
+    "wrong units": (lambda p, h, d: grid_file(p / "bad.nc", h[0] - 273.15, d.grid), "said to be 'K'"),
+    "another variable": (lambda p, h, d: grid_file(p / "bad.nc", h[0], d.grid, name="u10"), "has no variable t2m; the prior has t2m, the file u10"),
+    "missing values": (holes, "6 of 1617 values are missing; a truth must be whole"),
+    "calendar": (lambda *a: several_times(*a, calendar="360_day"), "its calendar is '360_day'"),
+    "several times": (several_times, "holds 2 times from 2019-03-25T00:00Z to 2019-03-25T06:00Z; choose one"),
+    "no coordinates": (wrong_dimensions, "no coordinate is latitude"),
+    "another grid": (lambda p, h, d: grid_file(p / "bad.nc", h[0, :-1], Grid(d.grid.latitudes[:-1], d.grid.longitudes)), "its grid is 32 x 49 points"),
+    "shifted grid": (lambda p, h, d: grid_file(p / "bad.nc", h[0], Grid(tuple(x - 1 for x in d.grid.latitudes), d.grid.longitudes)), "its grid is 33 x 49"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_truths_are_refused_in_one_line(name, fuse, tmp_path, hour, domain):
+    make, words = BAD[name]
+    fuse("--input", make(tmp_path, hour, domain)).refused(words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["no NetCDF", "truncated", "no units", "wrong units", "another variable", "calendar", "several times", "another grid"])
+def test_bad_measurements_are_refused_in_one_line(name, fuse, tmp_path, hour, domain):
+    make, words = BAD[name]
+    fuse("--measurement", make(tmp_path, hour, domain)).refused(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_coarse_field_without_any_value(fuse, tmp_path, hour, domain):
+    values, grid = coarse_of(hour, domain)
+    fuse("--measurement", grid_file(tmp_path / "bad.nc", np.nan * values, grid)).refused("all 117 values are missing")
+
+
+def test_stations_all_outside(fuse, tmp_path):
+    (tmp_path / "stations.csv").write_text("station,latitude,longitude,t2m [K]\nA,10,0,280\nB,11,0,281\n")
+    fuse("--measurement", "stations.csv").refused("no observation is left", "2 of 2 observations left out: outside the grid")
+
+
+def test_one_of_several_times_is_chosen(fuse, tmp_path, hour, domain):
+    path = several_times(tmp_path, hour, domain)
+    assert fuse("--input", path, "--problem-option", "time=2019-03-25T06").code == 0
+    fuse("--input", path, "--problem-option", "time=2019-03-25T07").refused("does not hold 2019-03-25T07")
+    fuse("--input", path, "--problem-option", "time=noon").refused("not a date and hour")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    from inverse.atmosphere.netcdf import package
+
+    with pytest.raises(inverse.InverseError, match="pip install 'inverse-posterior\\[atmosphere\\]'"):
+        package("xarray_that_is_not_there")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+import inverse
+from inverse.arena.budget import fit
 from inverse.metrics import METRICS
 from inverse.posterior import Cost
 from inverse.result import Result
@@ -75,3 +78,23 @@ def test_what_does_not_apply_is_none():
     assert {name for name, metric in METRICS.items() if metric(blind) is not None} == {"misfit"}
     small = result(draws(2, 20, 3, 12, 12), draws(2, 3, 12, 12, seed=1))
     assert {name for name, metric in METRICS.items() if metric(small) is None} == {"haarpsi", "ms-ssim"}
+
+
+def test_an_ensemble_is_scored_by_its_weights():
+    """Half of the particles are far away and weigh nothing."""
+    problem = inverse.get_problem("gaussian", side=4)
+    posterior = problem.posterior(0, dtype=torch.float64)
+    good = inverse.solve(posterior, "mmps", samples=40)
+    far = torch.cat([good.samples, good.samples + 3], 1)
+    log_weights = torch.cat([torch.zeros(1, 40), torch.full((1, 40), -torch.inf)], 1).log_softmax(1)
+    weighted, blind = replace(good, samples=far, log_weights=log_weights), replace(good, samples=far)
+    for name in ("crps", "energy-score"):
+        assert METRICS[name](weighted) == pytest.approx(METRICS[name](good), rel=0.2)
+        assert METRICS[name](blind) > 3 * METRICS[name](good)
+    assert METRICS["spread-skill"](weighted) == pytest.approx(METRICS["spread-skill"](good), rel=0.05)
+
+
+def test_a_budget_of_an_ensemble_is_that_of_its_whole_cloud():
+    """64 samples are a cloud of 64 particles, each of which takes one evaluation a step."""
+    posterior = inverse.get_problem("gaussian", side=4).posterior(0, dtype=torch.float64)
+    assert fit(posterior, inverse.get_method("fk-steering"), {"nfe": 100}, 64, False).steps == pytest.approx(100, abs=1)

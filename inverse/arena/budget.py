@@ -46,13 +46,13 @@ def fit(posterior: Posterior, method: Method, budget: dict[str, float], samples:
 
     Args:
         posterior: of the calibration observation.
-        samples: rows to run; only a limit in seconds depends on them.
+        samples: rows to run where the cost of one depends on the others: under a limit in seconds, and of an ensemble, whose cloud they share.
         pinned: whether the suite fixed the steps.
     """
     if reason := method.unsupported(posterior):
         return Fit(skip=reason)
-    rows = samples if "seconds" in budget else 1
     options = values(method)
+    rows = samples if "seconds" in budget or "particles" in options else 1
     if pinned or "steps" not in options:
         load, words = spend(posterior, method, budget, rows)
         return Fit() if load <= 1 else Fit(skip=words)

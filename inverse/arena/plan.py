@@ -94,7 +94,7 @@ class Planner:
 
     def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         assert cell.budget is not None
-        timed = [cell.samples, cell.device, cell.dtype] if "seconds" in cell.budget else []
+        timed = [cell.samples, cell.device, cell.dtype] if "seconds" in cell.budget else [cell.samples] if "particles" in cell.method["options"] else []
         asked = [cell.problem, cell.method["name"], cell.method["options"], cell.method["version"], cell.prior["sha256"], cell.budget, pinned, *timed]
         key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
         if key not in self.fits:

@@ -262,6 +262,7 @@ def train(
     period: Annotated[str, typer.Option(help="Of fields: FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
     validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
     test_period: Annotated[str, typer.Option(help="Of fields: times for the card's denoising table.")] = "",
+    mix: Annotated[float, typer.Option(help="Of fields: share of the batches that is blended from two.")] = 0.5,
     rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
 ) -> None:
     """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
@@ -273,7 +274,7 @@ def train(
         if len(images) > 1 or not variable or not (period and validation_period and test_period):
             raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
         network = UNetConfig(1, _integers(widths, "--widths"), _integers(blocks, "--blocks"))
-        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
+        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mix=mix)
         periods = (period, validation_period, test_period)
         about = {"licence": licence, "limits": limits}
         if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about):

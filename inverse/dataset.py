@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,22 @@ class Fields:
     def __len__(self) -> int:
         return len(self.values)
 
-    def batch(self, count: int, generator: torch.Generator) -> Tensor:
-        """Fields drawn uniformly: (count, C, H, W)."""
-        return self.values[torch.randint(len(self.values), (count,), generator=generator)]
+    @cached_property
+    def mean(self) -> Tensor:
+        """(C, H, W)."""
+        return self.values.mean(0)
+
+    def batch(self, count: int, generator: torch.Generator, mix: float = 0.0) -> Tensor:
+        """Fields drawn uniformly: (count, C, H, W).
+
+        Args:
+            mix: share of them that are blends, mean + cos(angle) a + sin(angle) b of the anomalies a and b of two fields, at a
+                random angle up to 90 degrees: of the same mean and covariance, and more of them than there are fields.
+        """
+        i, j = torch.randint(len(self.values), (2, count), generator=generator)
+        angle, chosen = torch.rand(2, count, generator=generator)
+        angle = (torch.pi / 2 * angle * (chosen < mix))[:, None, None, None]
+        return self.mean + angle.cos() * (self.values[i] - self.mean) + angle.sin() * (self.values[j] - self.mean)
 
     def facts(self) -> dict[str, Any]:
         """For the card; `atmosphere.domain.domain_of` reads the first four."""

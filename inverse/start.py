@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import AnalyticPrior, GaussianPrior
+from inverse.corrected import CorrectedPrior
 from inverse.errors import UnsupportedError
 from inverse.field import FieldPrior, power_law_field
 from inverse.linalg import conjugate_gradient
@@ -47,18 +48,19 @@ class Gaussian:
 def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
     """The Gaussian with the mean and covariance of a prior, None where nobody knows them.
 
-    An exact law knows its own; a network has those of its training photographs, as a stationary field, if its card says them.
+    An exact law knows its own, a network that corrects a Gaussian has that; another network has those of its training photographs,
+    as a stationary field, if its card says them.
     """
     if isinstance(prior, RescaledPrior):
         native, a, b = gaussian_of(prior.native, shape), prior.a, prior.b
         return native and Gaussian((native.mean - b) / a, lambda x, f: native.spectral(x, lambda v: f(v / a**2)))
-    law: Any = prior
+    law: Any = prior.law if isinstance(prior, CorrectedPrior) else prior
     if power_law := getattr(prior, "power_law", None):
         device = next((t.device for t in (*prior.parameters(), *prior.buffers())), None)
         law = power_law_field(power_law).to(device)
-    elif isinstance(prior, AnalyticPrior) and not hasattr(prior, "spectral"):
-        law = GaussianPrior(prior.mean, prior.covariance)
-    elif not isinstance(prior, AnalyticPrior):
+    elif isinstance(law, AnalyticPrior) and not hasattr(law, "spectral"):
+        law = GaussianPrior(law.mean, law.covariance)
+    elif not isinstance(law, AnalyticPrior):
         return None
     if isinstance(law, FieldPrior):
         law = law.sized(*shape[-2:])

@@ -43,6 +43,7 @@ class TrainConfig:
         sigma_log_mean, sigma_log_std: log-normal law of the training noise level, model units.
         precision: "bf16" (autocast) or "float32".
         seed: of initialisation, crops and noise.
+        mix: share of training fields that are blends of two, see `dataset.Fields.batch`; images are not blended.
     """
 
     size: int = 64
@@ -57,11 +58,14 @@ class TrainConfig:
     precision: str = "float32"
     seed: int = 0
     network: UNetConfig = UNetConfig()
+    mix: float = 0.0
 
     def __post_init__(self):
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
             if getattr(self, name) < least:
                 raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.mix <= 1:
+            raise OptionError(f"train: mix must be from 0 to 1, got {self.mix:g}")
         if self.precision not in ("bf16", "float32"):
             raise OptionError(f"train: precision must be 'bf16' or 'float32', got '{self.precision}'")
 
@@ -164,7 +168,7 @@ class Training:
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         if isinstance(self.sources, Fields):
-            return self.sources.batch(self.config.batch, generator)
+            return self.sources.batch(self.config.batch, generator, self.config.mix)
         return random_crops(self.sources, self.config.size, self.config.batch, generator)
 
     def save(self) -> None:

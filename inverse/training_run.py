@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import LowRankPrior
-from inverse.assets import save_prior
+from inverse.assets import read_card, save_prior
 from inverse.dataset import Fields, load_fields, load_images
-from inverse.errors import OptionError
+from inverse.errors import InputError, OptionError
 from inverse.images import grid, write_png
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
@@ -96,7 +97,8 @@ def train_field_prior(
 ) -> bool:
     """Fit a Gaussian to the fields of a NetCDF file, train a network that corrects it, and write `out` and its card; false if interrupted.
 
-    The Gaussian's taper and inflation are chosen on the second period; the third is for the card's table alone.
+    The Gaussian's taper and inflation are chosen on the second period, and so are the weights: `out` is written whenever they have
+    become better there. The third period is for the card's table alone.
 
     Args:
         variables: channels, see `dataset.load_fields`.
@@ -119,30 +121,52 @@ def train_field_prior(
     about = about | {"units": ", ".join(fields.units)}
     described = {"law": climate.facts(), "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period)}}
     if config is None:
-        table = {"fields": "test", "rmse": field_table(climate.law, climate.law, test)}
+        tables: dict[str, object] = {"fields": "test", "rmse": field_table(climate.law, climate.law, test)}
         facts: dict[str, object] = {"data": source.name, "command": " ".join(["inverse", *sys.argv[1:]]), "torch": torch.__version__}
-        card = save_prior(climate.law, out, training=facts, denoising=table, **described, **about)
-        print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+        card = save_prior(climate.law, out, training=facts, denoising=tables, **described, **about)
+        print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
         return True
     training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, climate.law)
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
-    start, loss = time.monotonic(), float("nan")
+    start, loss, best = time.monotonic(), float("nan"), _best_so_far(out) if training.step else 1.0
+    every = 20 * max(1, config.steps // 300)
     try:
         with reporting(config.steps) as report:
             for progress in training.run():
                 loss = progress.loss
                 report(progress)
+                if progress.step % every and progress.step < config.steps:
+                    continue
+                prior = training.averaged()
+                ratio = error_ratio(table := field_table(prior, climate.law, validation, 24))
+                print(f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields", file=sys.stderr, flush=True)
+                if ratio < best:
+                    best = ratio
+                    tables = {"fields": "test", "rmse": field_table(prior, climate.law, test), "validation": table, "validation_ratio": round(ratio, 5)}
+                    facts = {"data": source.name, "kept_step": progress.step, **_facts(config, loss, time.monotonic() - start, where)}
+                    save_prior(prior, out, training=facts, denoising=tables, **described, **about)
     except KeyboardInterrupt:
         training.save()
         print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
         return False
-    prior = training.averaged()
-    table = {"fields": "test", "rmse": field_table(prior, climate.law, test), "validation": field_table(prior, climate.law, validation)}
-    facts = {"data": source.name, "fields": len(fields), **_facts(config, loss, time.monotonic() - start, where)}
-    card = save_prior(prior, out, training=facts, denoising=table, **described, **about)
-    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+    if best == 1.0:
+        raise InputError(f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)")
+    card = read_card(out.with_suffix(".json"))
+    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}))
     return True
+
+
+def _best_so_far(out: Path) -> float:
+    """The validation ratio of an interrupted run, 1 where it wrote no weights."""
+    card = out.with_suffix(".json")
+    return read_card(card).denoising.get("validation_ratio", 1.0) if card.is_file() else 1.0
+
+
+def error_ratio(table: dict[str, list[float]]) -> float:
+    """Geometric mean over noise levels of the prior's mean square error over the Gaussian's."""
+    ratios = [2 * math.log(a / b) for a, b in zip(table["prior"], table["gaussian"], strict=True)]
+    return math.exp(sum(ratios) / len(ratios))
 
 
 def check_disjoint(parts: list[Fields]) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 
 import inverse
+from inverse.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,22 @@ class DDNM(inverse.Method):
 
     Args:
         steps: of the VP schedule; the paper's 100.
+        eta: fresh noise, from 1 (ancestral, the paper's algorithm) to 0 (none: DDIM's step with the corrected x0).
     """
 
     name = "ddnm"
     reference = "Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
-    equation = "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  a = 1 - t^2/s^2,  c^2 = a t^2"
+    equation = "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  c = eta t sqrt(1 - t^2/s^2),  a = 1 - sqrt(t^2 - c^2)/s"
     claim = "none"  # on noisy measurements
     needs: ClassVar[tuple[str, ...]] = ("linear",)
 
     steps: int = 100
+    eta: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.eta <= 1:
+            raise OptionError(f"{self.name}: eta must lie in [0, 1], got {self.eta:g}")
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
@@ -40,10 +48,11 @@ class DDNM(inverse.Method):
         for i, (s, t) in enumerate(pairwise(levels)):
             x0_hat = posterior.denoise(x, sigmas[i])
             correction = posterior.A_dagger(posterior.residual(x0_hat))
-            a = 1 - (t / s) ** 2
+            c = self.eta * t * (1 - (t / s) ** 2) ** 0.5
+            a = 1 - (t * t - c * c) ** 0.5 / s
             mean = x + a * (x0_hat - x)
-            z = generator.randn_like(x) if t > 0 else torch.zeros_like(x)
-            yield (x := self._step(posterior, mean, a, correction, t * a**0.5, z))
+            z = generator.randn_like(x) if c > 0 else torch.zeros_like(x)
+            yield (x := self._step(posterior, mean, a, correction, c, z))
 
     def _step(self, posterior, mean, a, correction, c, z):
         return mean + a * correction + c * z
@@ -58,6 +67,7 @@ class DDNMPlus(DDNM):
 
     Args:
         steps: of the VP schedule; the paper's 100.
+        eta: fresh noise, from 1 (ancestral) to 0 (none, which leaves y no room: the prior alone).
     """
 
     name = "ddnm-plus"

@@ -36,6 +36,7 @@ class Atmosphere(inverse.Problem):
     Args:
         sigma_y: standard deviation of the noise, in units of the field; of the coarse cells and of each station that does not say its own.
         sigma_coarse: that of the coarse cells, if it is another.
+        sigmas: other standard deviations by variable, with or without its level, in units of the field: z:80,t_850:1.
         representativeness: standard deviation of what a station's value has and its place on the grid has not, units of the field.
         modalities: what is simulated from a truth.
         factor: coarsening in both directions.
@@ -54,6 +55,7 @@ class Atmosphere(inverse.Problem):
 
     sigma_y: float = 0.5
     sigma_coarse: float | None = None
+    sigmas: tuple[str, ...] = ()
     representativeness: float = 0.0
     modalities: Literal["both", "coarse", "stations"] = "both"
     factor: int = 4
@@ -73,6 +75,8 @@ class Atmosphere(inverse.Problem):
         if not (self.representativeness >= 0 and self.thin >= 0):
             raise OptionError(f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}")
 
+        self.by_variable()
+
     # --- what is observed ---------------------------------------------------------------------------------------------
 
     def on(self, domain: Domain) -> Observed:
@@ -91,7 +95,22 @@ class Atmosphere(inverse.Problem):
         return scene.operator()
 
     def noise(self, shape: tuple[int, ...]) -> inverse.Noise:
-        return self.scene().noise(self.sigma_coarse or self.sigma_y, self.representativeness)
+        scene, known = self.scene(), self.by_variable()
+        other = self.sigma_coarse or self.sigma_y
+        return scene.noise(tuple(known.get(v, known.get(_base(v), other)) for v in scene.domain.variables), self.representativeness)
+
+    def by_variable(self) -> dict[str, float]:
+        """`sigmas` as a mapping."""
+        found = {}
+        for text in self.sigmas:
+            name, _, value = text.rpartition(":")
+            try:
+                found[name] = float(value)
+            except ValueError as error:
+                raise OptionError(f"atmosphere: sigmas are variable:number, e.g. z:80, got '{text}'") from error
+            if not name or not 0 < found[name] < float("inf"):
+                raise OptionError(f"atmosphere: sigmas are variable:number with a positive number, got '{text}'")
+        return found
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.scene().domain.shape
@@ -101,7 +120,7 @@ class Atmosphere(inverse.Problem):
         if self.modalities == "coarse":
             return Scene(domain, factor)
         extra = round(self.withhold * self.count)
-        used, kept = (replace(seen, sigma=np.full(len(seen), self.sigma_y)) for seen in networks(domain, self.count, extra, self.network))
+        used, kept = (self._levelled(seen) for seen in networks(domain, self.count, extra, self.network))
         return Scene(domain, factor, None, used, kept if extra else None)
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -142,9 +161,14 @@ class Atmosphere(inverse.Problem):
             points.append(admitted)
             notes += [f"{path}: {reason}" for reason in why]
         whole = observations.joined(points)
-        whole = replace(whole, sigma=np.where(np.isnan(whole.sigma), self.sigma_y, whole.sigma))
-        used, kept = observations.withheld(observations.thinned(whole, self.thin), self.withhold)
+        used, kept = observations.withheld(observations.thinned(self._levelled(whole), self.thin), self.withhold)
         return Scene(domain, factor, coarse, used, kept if len(kept) else None), notes
+
+    def _levelled(self, seen: observations.Observations) -> observations.Observations:
+        """With the problem's standard deviation where an observation does not have its own."""
+        known = self.by_variable()
+        ours = np.array([known.get(v, known.get(_base(v), self.sigma_y)) for v in seen.variable], dtype=np.float64)
+        return replace(seen, sigma=np.where(np.isnan(seen.sigma), ours, seen.sigma))
 
     def _coarse(self, file: Path, domain: Domain) -> tuple[np.ndarray, int, list[str]]:
         """Values (C, h, w) of a coarse field, the factor by which the prior's grid is its, and what is missing."""
@@ -219,6 +243,11 @@ class Observed(Atmosphere):
 
     def scene(self) -> Scene:
         return self.scene_ or super().scene()
+
+
+def _base(variable: str) -> str:
+    """The variable of a level: t_850 -> t."""
+    return variable.split("_")[0]
 
 
 def folder() -> Path:

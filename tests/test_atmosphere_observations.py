@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import importlib.resources
 from dataclasses import replace
@@ -17,7 +18,7 @@ import inverse
 from inverse.atmosphere import observations
 from inverse.atmosphere.domain import Domain
 from inverse.atmosphere.grid import Grid, distance
-from inverse.atmosphere.igra import read_soundings, read_station_list
+from inverse.atmosphere.igra import lines, read_soundings, read_station_list
 from inverse.atmosphere.units import conversion
 from inverse.errors import InputError
 
@@ -99,6 +100,34 @@ def test_the_whole_vienna_file():
     assert np.nanmin(reported) > -45
     assert np.nanmax(reported) < -5
     assert np.isnan(reported).sum() < 20
+
+
+RAOB = "station,valid,pres,hght,tmpc,dwpc,drct,sknt\n"
+
+
+def test_a_table_of_soundings(tmp_path):
+    """Norman, Oklahoma: two of four values are there; a station nobody knows has no place."""
+    path = table(tmp_path / "raob.csv", RAOB + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n")
+    seen, notes = observations.admitted(observations.read(path), LEVELS, "raob")
+    assert dict(zip(seen.variable, seen.value, strict=True)) == {"t_850": pytest.approx(289.35), "z_850": pytest.approx(1430 * 9.80665)}
+    assert (seen.latitude[0], seen.longitude[0]) == (35.1808, -97.4378)
+    assert notes == ["4 of 8 observations left out: not one of the prior's variables (t_850, z_850)", "2 of 4 observations left out: missing values"]
+
+
+@pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not here")
+def test_each_table_station_is_the_listed_one_by_its_height():
+    """Of 116 ascents, 113 begin within 40 m of the listed elevation; two others lack the lowest levels, Mexico City's station has moved."""
+    rows = list(csv.DictReader(lines(VIENNA.parent / "raob_1999-05-04T00.csv.gz")))
+    ground = {}
+    for row in rows:
+        if row["tmpc"] and row["hght"]:
+            ground.setdefault(row["station"], float(row["hght"]))
+    elevation = {s.id: s.elevation for s in read_station_list(DATA / "igra2-station-list.txt.gz")}
+    pairs = {row["raob"]: row["igra"] for row in csv.DictReader(lines(DATA / "raob-stations.csv"))}
+    assert set(ground) - set(pairs) == {"KSIC"}
+    apart = {name: abs(ground[name] - elevation[igra]) for name, igra in pairs.items()}
+    assert {name for name, gap in apart.items() if gap > 40} == {"CYSA", "CYYQ", "KMEX"}
+    assert np.median(list(apart.values())) < 2
 
 
 def test_the_station_list():

@@ -10,7 +10,7 @@ import torch
 import xarray
 
 import inverse
-from inverse.atmosphere.domain import domain_of
+from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.grid import Grid
 from inverse.atmosphere.operators import coarsen
 from inverse.result import Result
@@ -111,8 +111,20 @@ def test_mmps_draws_the_joint_analysis(hour):
     assert float((samples.var(0) / variance).mean()) == pytest.approx(1, abs=0.1)
 
 
+def test_noise_by_variable():
+    """Two variables on a globe: the level's own first, then the variable's, then sigma_y; of the coarse field and of the stations."""
+    globe = Domain(("t_850", "z_850", "z_500"), ("K", "m2 s-2", "m2 s-2"), Grid.of(np.linspace(90, -90, 13), np.arange(0, 360, 15.0)))
+    problem = inverse.get_problem("atmosphere", sigmas="z:80,z_500:110", sigma_y=0.7, sigma_coarse=0.4, count=3, withhold=0, representativeness=0.1).on(globe)
+    sigma = problem.noise(globe.shape).sigma.flatten().tolist()
+    cells = 4 * 6
+    assert sigma[: 3 * cells] == pytest.approx([0.4] * cells + [80.0] * cells + [110.0] * cells)
+    assert sigma[3 * cells :] == pytest.approx([np.hypot(s, 0.1) for s in [0.7] * 3 + [80.0] * 3 + [110.0] * 3])
+    assert problem.operator(globe.shape).A(torch.zeros(1, *globe.shape)).numel() == 3 * cells + 9
+
+
 def test_impossible_options(command):
     refusals = {"sigma_y=0": "must be positive", "count=0": "at least 1", "withhold=1": "[0, 1)", "factor=40": "from 1 to 33", "thin=-1": "thin"}
+    refusals |= {"sigmas=80": "variable:number", "sigmas=z:much": "e.g. z:80", "sigmas=z:-1": "positive number"}
     for option, words in refusals.items():
         command("solve", "--problem", "atmosphere", "--method", "multimodal", "--problem-option", option).refused(words)
 

@@ -84,12 +84,12 @@ def read_soundings(path: Path) -> list[Sounding]:
 
     Raises: InputError with the line if the file is missing, of another format or cut off.
     """
-    lines = list(_lines(path))
+    text = list(lines(path))
     soundings, at = [], 0
-    if not lines:
+    if not text:
         raise InputError(f"{path}: is empty")
-    while at < len(lines):
-        header = lines[at]
+    while at < len(text):
+        header = text[at]
         if not header.startswith("#"):
             raise InputError(f"{path}, line {at + 1}: expected an IGRA header that begins with '#', found '{header[:20]}'")
         try:
@@ -98,7 +98,7 @@ def read_soundings(path: Path) -> list[Sounding]:
             time = _time(header)
         except ValueError as error:
             raise InputError(f"{path}, line {at + 1}: not an IGRA header ({error})") from error
-        records = lines[at + 1 : at + 1 + count]
+        records = text[at + 1 : at + 1 + count]
         if len(records) < count or any(record.startswith("#") for record in records):
             raise InputError(f"{path}, line {at + 1}: the sounding has {count} levels, fewer follow; the file is cut off or damaged")
         soundings.append(_sounding(header, place, time, records, f"{path}, line {at + 2}"))
@@ -112,7 +112,7 @@ def read_station_list(path: Path) -> list[Station]:
     Raises: InputError with the line if the file is missing or of another format.
     """
     stations = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path), 1):
         try:
             elevation = float(line[31:37])
             station = Station(
@@ -130,7 +130,7 @@ def read_station_list(path: Path) -> list[Station]:
 
 def is_soundings(path: Path) -> bool:
     """Whether a file begins like IGRA soundings."""
-    return next(_lines(path), "")[:1] == "#"
+    return next(lines(path), "")[:1] == "#"
 
 
 def _sounding(header: str, place: tuple[float, float], time: np.datetime64, records: list[str], where: str) -> Sounding:
@@ -153,7 +153,8 @@ def _time(header: str) -> np.datetime64:
     return np.datetime64("NaT") if hour == 99 else np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}", "h")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, .gz or not."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
+import importlib.resources
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +18,13 @@ from torch import Tensor
 
 from inverse.atmosphere.domain import Domain
 from inverse.atmosphere.grid import distance
-from inverse.atmosphere.igra import Sounding, Station, is_soundings, read_soundings
+from inverse.atmosphere.igra import Sounding, Station, is_soundings, lines, read_soundings, read_station_list
 from inverse.atmosphere.netcdf import believable, fill, opened
 from inverse.atmosphere.units import conversion
 from inverse.errors import InputError
 from inverse.seeding import seeded
 
+RAOB = "station,valid,pres,"
 HEADING = re.compile(r"^\s*(?P<name>[^\[\(]+?)\s*[\[\(]\s*(?P<unit>[^\]\)]+?)\s*[\]\)]\s*$")
 
 
@@ -60,8 +63,8 @@ class Observations:
     @property
     def sha256(self) -> str:
         """Of all that was measured, in order: the same for the same observations."""
-        lines = (f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f}" for s, a, b, v, u, x, _ in zip(*vars(self).values(), strict=True))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        entries = (f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f}" for s, a, b, v, u, x, _ in zip(*vars(self).values(), strict=True))
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def channel(self, domain: Domain) -> Tensor:
         """Which channel of a field each entry sees: (n,)."""
@@ -79,16 +82,18 @@ def observations(rows: list[tuple[str, float, float, str, str | None, float, flo
 
 
 def read(path: Path) -> Observations:
-    """Observations from a CSV table, a NetCDF file of points, or an IGRA file, whose first sounding with a time is taken."""
+    """Observations from a CSV table, a NetCDF file of points, an IGRA file, of which the first sounding, or a table of soundings (`read_raob`)."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix in (".nc", ".nc4", ".cdf"):
         return read_points(path)
+    if next(lines(path), "").startswith(RAOB):
+        return read_raob(path, raob_places())
     if path.suffix in (".csv", ".tsv"):
         return read_csv(path)
     if is_soundings(path):
         return of_soundings(read_soundings(path)[:1])
-    raise InputError(f"{path}: expected stations as .csv, points as .nc, or soundings in IGRA format")
+    raise InputError(f"{path}: expected stations as .csv, points as .nc, or soundings in IGRA format or as a table")
 
 
 def is_points(path: Path) -> bool:
@@ -115,7 +120,7 @@ def read_csv(path: Path) -> Observations:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            names, lines = [str(name).strip() for name in table.fieldnames or ()], list(table)
+            names, records = [str(name).strip() for name in table.fieldnames or ()], list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable table ({error})") from error
     if missing := [name for name in ("station", "latitude", "longitude") if name not in names]:
@@ -125,7 +130,7 @@ def read_csv(path: Path) -> Observations:
         raise InputError(f"{path}: column '{bare[0]}' has no units; write '{bare[0]} [K]' or what it is in")
     variables = {match["name"]: (name, match["unit"]) for name, match in headings.items() if match is not None}
     rows = []
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(records, 2):
         line = {str(key).strip(): value for key, value in line.items()}
         number_in = {name: _number(line[name], f"{path}, line {number}, column '{name}'") for name in ("latitude", "longitude", *headings)}
         for variable, (column, unit) in variables.items():
@@ -164,6 +169,42 @@ def read_points(path: Path) -> Observations:
     if not rows:
         raise InputError(f"{path}: no variable is measured at its points")
     return observations(rows)
+
+
+def read_raob(path: Path, places: dict[str, tuple[float, float]], levels: tuple[float, ...] = (850.0, 500.0)) -> Observations:
+    """Temperature ("t_850") and geopotential ("z_850") at pressure levels (hPa) of a table of soundings, NaN where a level was not reported.
+
+    The columns are those of the Iowa Environmental Mesonet's archive: station, valid, pres (hPa), hght (m), tmpc (degC), ...
+
+    Args:
+        places: latitude and longitude of each station; one that has none stays without a place, and so without use.
+    """
+    found: dict[tuple[str, str], tuple[str, float]] = {}
+    stations: dict[str, None] = {}
+    wanted = {f"{level:g}" for level in levels}
+    for number, line in enumerate(csv.DictReader(lines(path)), 2):
+        stations[line["station"]] = None
+        level = f"{_number(line['pres'], f'{path}, line {number}'):g}"
+        if level in wanted:
+            for short, column, unit in (("t", "tmpc", "degC"), ("z", "hght", "m")):
+                value = _number(line[column], f"{path}, line {number}")
+                if not np.isnan(value):
+                    found.setdefault((line["station"], f"{short}_{level}"), (unit, value))
+    nan = float("nan")
+    rows: list[Any] = []
+    for station in stations:
+        for name in (f"{short}_{level:g}" for level in levels for short in ("t", "z")):
+            unit, value = found.get((station, name), ({"t": "degC", "z": "m"}[name[0]], nan))
+            rows.append((station, *places.get(station, (nan, nan)), name, unit, value, nan))
+    return observations(rows)
+
+
+@functools.cache
+def raob_places() -> dict[str, tuple[float, float]]:
+    """Places of North American sounding stations by the four letters of such tables, from the IGRA list."""
+    folder = Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
+    known = {s.id: (s.latitude, s.longitude) for s in read_station_list(folder / "igra2-station-list.txt.gz")}
+    return {line["raob"]: known[line["igra"]] for line in csv.DictReader(lines(folder / "raob-stations.csv"))}
 
 
 def of_soundings(soundings: list[Sounding], levels: tuple[float, ...] = (850.0, 500.0), checked: bool = False) -> Observations:

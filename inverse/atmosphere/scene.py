@@ -48,11 +48,13 @@ class Scene:
         """The operator that observes a field at these stations."""
         return sample(self.domain.grid, *seen.places, channels=len(self.domain.variables), channel=seen.channel(self.domain))
 
-    def noise(self, sigma_coarse: float, representativeness: float) -> GaussianNoise:
-        """Independent noise: that of the coarse field, and of each station its instrument's with what a point is not representative of."""
+    def noise(self, sigma_coarse: tuple[float, ...], representativeness: float) -> GaussianNoise:
+        """Independent noise: that of each channel of the coarse field, and of each station its instrument's with what a point is not representative of."""
         sigma: dict[str, float | Tensor] = {}
         if self.factor is not None:
-            sigma["coarse"] = sigma_coarse
+            shape = (len(self.domain.variables), *self.domain.grid.coarsened(self.factor).shape)
+            levels = torch.tensor(sigma_coarse, dtype=torch.float64)[:, None, None].expand(shape)
+            sigma["coarse"] = levels if self.coarse is None else levels[torch.from_numpy(~np.isnan(self.coarse))]
         if self.used is not None:
             sigma["stations"] = torch.from_numpy(np.hypot(self.used.sigma, representativeness))
         return stacked_noise(self.operator(), sigma)

@@ -49,3 +49,12 @@ def test_links_of_the_docs_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_leaderboard_is_what_the_records_say():
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from leaderboard import tables
+    finally:
+        sys.path.pop(0)
+    assert (ROOT / "docs" / "leaderboard.md").read_text().endswith(f"{tables().rstrip()}\n")

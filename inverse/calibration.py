@@ -14,14 +14,14 @@ from torch import Tensor
 from inverse.diagnostics import MIN_IMAGES, Report, Simulations, report
 from inverse.engine import solve, versions
 from inverse.errors import InputError, NoiseError, OptionError
-from inverse.images import input_files, read_array, read_image
+from inverse.images import input_files
 from inverse.method import Method
 from inverse.noise import GaussianNoise
 from inverse.options import values
 from inverse.plugins import get_method, get_problem
 from inverse.posterior import Posterior
 from inverse.prior import Prior
-from inverse.problem import ImageProblem, Problem
+from inverse.problem import Problem
 from inverse.result import replacing
 from inverse.run import check_device, check_writable, prior_device
 from inverse.seeding import seeded
@@ -230,7 +230,11 @@ def run(problem: Problem, method: Method, files: list[Path], device: str, dtype:
         raise OptionError(f"dtype must be float32 or float64, got '{dtype}'")
     where = check_device(device)
     check_writable(out)
-    truths = [_read(problem, file) for file in input_files(files)] if files else None
+    truths = None
+    if files:
+        prior = problem.resolve_prior(settings.get("prior"))
+        posed = [_read(problem, file, prior) for file in input_files(files)]
+        problem, truths = posed[0][0], [truth for _, truth in posed]
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("diagnosing", total=None)
@@ -244,11 +248,11 @@ def run(problem: Problem, method: Method, files: list[Path], device: str, dtype:
     return found, path
 
 
-def _read(problem: Problem, file: Path) -> Tensor:
-    pixels = read_image(file).pixels if isinstance(problem, ImageProblem) else read_array(file)
-    if not bool(torch.isfinite(pixels).all()):
+def _read(problem: Problem, file: Path, prior: Prior) -> tuple[Problem, Tensor]:
+    posed, truth, _ = problem.open(file, prior, measured=False)
+    if not bool(torch.isfinite(truth).all()):
         raise InputError(f"{file}: holds NaN or infinity; a truth must be finite")
-    return pixels
+    return posed, truth
 
 
 def table(diagnosis: Diagnosis) -> Table:

@@ -12,6 +12,7 @@ import xarray
 import inverse
 from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.grid import Grid
+from inverse.atmosphere.netcdf import read_fields
 from inverse.atmosphere.operators import coarsen
 from inverse.result import Result
 
@@ -111,6 +112,16 @@ def test_mmps_draws_the_joint_analysis(hour):
     assert float((samples.var(0) / variance).mean()) == pytest.approx(1, abs=0.1)
 
 
+def test_diagnose_reads_weather(command, hour, domain, tmp_path):
+    files = [grid_file(tmp_path / f"{i}.nc", hour[0] + i, domain.grid) for i in range(10)]
+    outcome = command(
+        "diagnose", "--problem", "atmosphere", "--method", "pseudo-inverse", "--prior", "era5-uk-t2m-gaussian", "--samples", 2, "--input", *files, "--json",
+        "--problem-option", "count=5",
+    )  # fmt: skip
+    assert outcome.code in (0, 1), outcome.err
+    assert json.loads(outcome.out)["exact_prior"] is False
+
+
 def test_noise_by_variable():
     """Two variables on a globe: the level's own first, then the variable's, then sigma_y; of the coarse field and of the stations."""
     globe = Domain(("t_850", "z_850", "z_500"), ("K", "m2 s-2", "m2 s-2"), Grid.of(np.linspace(90, -90, 13), np.arange(0, 360, 15.0)))
@@ -195,6 +206,36 @@ def test_a_truth_of_ones_own_is_found_in_any_order(fuse, tmp_path, hour, domain)
     outcome = fuse("--input", grid_file(tmp_path / "truth.nc", hour[0].flip(0), flipped))
     assert outcome.code == 0, outcome.err
     np.testing.assert_allclose(Result.load("out/result.h5").truth[0], hour, rtol=1e-6)
+
+
+def test_netcdf_3_is_read_too(hour, domain, tmp_path):
+    path = grid_file(tmp_path / "x.nc", hour[0], domain.grid)
+    with xarray.open_dataset(path) as data:
+        data.load().to_netcdf(tmp_path / "classic.nc", engine="scipy")
+    np.testing.assert_allclose(read_fields(tmp_path / "classic.nc").values[0], hour, rtol=1e-6)
+
+
+def test_soundings_of_two_variables_on_a_globe(tmp_path):
+    """Temperature and geopotential at two levels, two ascents, a prior of four channels: the analysis is the Kalman one."""
+    globe = Grid.of(np.linspace(90, -90, 7), np.arange(0, 360, 30.0))
+    names, units = ("t_850", "t_500", "z_850", "z_500"), ("K", "K", "m2 s-2", "m2 s-2")
+    mean = torch.tensor([280.0, 255.0, 14000.0, 55000.0], dtype=F64)[:, None, None].expand(4, 7, 12)
+    spread = torch.diag(torch.tensor([5.0, 4.0, 500.0, 800.0], dtype=F64).repeat_interleave(84))
+    law = inverse.LowRankPrior.factored(mean, spread, torch.tensor(0.01, dtype=F64))
+    law.extra = {"variables": names, "units": units, "latitudes": globe.latitudes, "longitudes": globe.longitudes}
+    levels = [("KOUN", 850.0, 1430, 16.2), ("KOUN", 500.0, 5640, -12.5), ("KABQ", 850.0, 1470, 20.0), ("KABQ", 500.0, 5700, -14.1)]
+    rows = [f"{name},1999-05-04,{p},{z},{t},,," for name, p, z, t in levels]
+    (tmp_path / "raob.csv").write_text("\n".join(["station,valid,pres,hght,tmpc,dwpc,drct,sknt", *rows]) + "\n")
+    problem, y, notes = inverse.get_problem("atmosphere", sigmas="z:80,t:0.7", withhold=0).open(tmp_path / "raob.csv", law, measured=True)
+    posterior = problem.posterior(y=y, prior=law, dtype=F64)
+    assert (posterior.y.numel(), notes) == (8, [])
+    H = posterior.operator.A(torch.eye(336, dtype=F64).reshape(-1, 4, 7, 12)).flatten(1).T
+    C, R = law.covariance, torch.diag(posterior.noise.sigma.flatten() ** 2)
+    expected = mean.flatten() + C @ H.T @ torch.linalg.solve(H @ C @ H.T + R, posterior.y.flatten() - H @ mean.flatten())
+    exact = law.given(H, posterior.noise.sigma.flatten(), posterior.y.flatten())
+    torch.testing.assert_close(exact.mean.flatten(), expected, rtol=1e-9, atol=1e-6)
+    assert sorted(posterior.noise.sigma.flatten().tolist()) == [0.7] * 4 + [80.0] * 4
+    assert problem.scene().used.variable.tolist() == ["t_850", "z_850", "t_500", "z_500"] * 2
 
 
 # --- bad files ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Baseline(inverse.Method):
 
     reference = REFERENCE
     claim = "biased"
+    limit = {}
 
     total = 1
 

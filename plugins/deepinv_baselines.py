@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 import inverse
 from inverse.bridge import deepinv
 from inverse.errors import OptionError
+from inverse.linalg import conjugate_gradient
 
 REFERENCE = "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep learning, 2025, https://github.com/deepinv/deepinv"
 
@@ -124,8 +125,12 @@ def as_physics(posterior):
     y = posterior.y - black
     if not posterior.decomposable:
         bare = physics.LinearPhysics(A=A, A_adjoint=A_adjoint, img_size=posterior.shape, noise_model=noise)
-        prox = bare.prox_l2  # its conjugate gradients stop when every row of the batch has converged
-        bare.prox_l2 = lambda z, y, gamma: torch.cat([prox(*row, gamma) for row in zip(z.split(1), y.split(1), strict=True)])
+
+        def prox(z, y, gamma):
+            """Ours, because deepinv's conjugate gradients stop when every row of the batch has converged."""
+            return conjugate_gradient(lambda x: x + gamma * A_adjoint(A(x)), z + gamma * A_adjoint(y), settings=posterior.execution.solver)
+
+        bare.prox_l2 = prox
         return bare, y
     operator, k = posterior.operator, posterior.operator.V_adjoint(zero).shape[1:]
     n = k.numel()

@@ -18,32 +18,47 @@ import torch
 
 import inverse
 from inverse.arena.statistics import estimate
-from inverse.boundary import anova, candidate, endpoints, load_table, shipped_tables
-from inverse.boundary_run import Fit, loss_by, references, sha256
+from inverse.boundary import Table, anova, candidate, endpoints, load_table, shipped_tables, sized
+from inverse.boundary_run import Fit, centre, loss_by, references, sha256
 
 METRICS = ("haarpsi", "psnr")
 RANDOM_SEED = 1000  # no table's
 
 
-def measure(name: str, images: Path, count: int, random: int, size: int) -> dict:
-    """Losses of the fitted start (first row) and of random ones on held-out photographs, per metric (1 + random, count)."""
-    table = load_table(name)
-    about, problem = table.about, inverse.get_problem(table.problem["name"], **table.problem["options"])
-    method = inverse.get_method(table.method["name"], **table.method["options"])
-    prior, used = inverse.load_prior(table.prior["name"]), set(about["references_sha256"])
-    ordered = references(problem, [images], Fit(references=about["references"] + count, size=size), prior)
-    truths = [truth for truth in ordered if sha256(truth) not in used][:count]
+def held_out(table: Table, images: Path, count: int, size: int) -> list[torch.Tensor]:
+    """Crops of the photographs that come after the references in the order of their hashes."""
+    used = set(table.about["references_sha256"])
+    ordered = references(problem_of(table), [images], Fit(references=len(used) + count, size=size), inverse.load_prior(table.prior["name"]))
+    return [truth for truth in ordered if sha256(centre(truth, table.about["size"])) not in used][:count]
+
+
+def problem_of(table: Table) -> inverse.Problem:
+    return inverse.get_problem(table.problem["name"], **table.problem["options"])
+
+
+def posterior_of(table: Table, truth: torch.Tensor, index: int, prior: inverse.Prior) -> inverse.Posterior:
+    execution = inverse.Execution(autocast="bf16" if table.about["dtype"] == "bf16" else None)
+    return problem_of(table).posterior(truth, prior=prior, seed=1, first_image=index, execution=execution)
+
+
+def measure(table: Table, truths: list[torch.Tensor], random: int) -> dict[str, list]:
+    """Losses of the fitted start (first) and of random ones on held-out photographs, per metric (count, 1 + random)."""
+    method, prior = inverse.get_method(table.method["name"], **table.method["options"]), inverse.load_prior(table.prior["name"])
     shape = tuple(truths[0].shape)
-    starts = torch.stack([inverse.boundary.sized(table.x, shape), *(candidate(RANDOM_SEED, k, shape) for k in range(random))])
+    starts = torch.stack([sized(table.x, shape), *(candidate(RANDOM_SEED, k, shape) for k in range(random))])
     losses: dict[str, list] = {metric: [] for metric in METRICS}
-    execution = inverse.Execution(autocast="bf16" if about["dtype"] == "bf16" else None)
     for i, truth in enumerate(truths):
-        posterior = problem.posterior(truth, prior=prior, seed=1, first_image=i, execution=execution)
-        answers = endpoints(method, posterior, starts)[0]
+        answers = endpoints(method, posterior_of(table, truth, i, prior), starts)[0]
         for metric in METRICS:
             losses[metric].append([loss_by(metric)(x, truth) for x in answers])
-    energy = float(table.x.square().mean())
-    return {"table": name, "problem": table.problem, "method": table.method, "about": about, "energy": energy, "size": size, "losses": losses}
+    return losses
+
+
+def fresh(table: Table, truths: list[torch.Tensor]) -> dict[str, list]:
+    """Losses of the base as it is by default, with its fresh noise, in as many steps: one run each, per metric (count,)."""
+    method, prior = inverse.get_method(table.method["name"], steps=table.method["options"]["steps"]), inverse.load_prior(table.prior["name"])
+    answers = [inverse.solve(posterior_of(table, truth, i, prior), method, first_image=i).samples[0, 0] for i, truth in enumerate(truths)]
+    return {metric: [loss_by(metric)(x, truth) for x, truth in zip(answers, truths, strict=True)] for metric in METRICS}
 
 
 def summary(record: dict) -> dict:
@@ -62,12 +77,37 @@ def summary(record: dict) -> dict:
             "expected": variances.gain(about["candidates"], about["references"]),
             "better_than": int((losses[0].mean() < losses[1:].mean(1)).sum()),
             "of": len(losses) - 1,
+            "fresh": asdict(estimate((losses[0] - torch.tensor(record["fresh"][metric], dtype=torch.float64)).neg().tolist())),
         }
     return found
 
 
+def low_frequencies(table: Table) -> tuple[float, float, float]:
+    """Correlation of HaarPSI in the first round with a candidate's power up to 3 cycles a crop and with its energy; power of the chosen one's channel means."""
+    tried = (~table.scores.isnan()).sum(0) == len(table.scores)
+    score = -table.scores[:, tried].mean(1)
+    starts = torch.stack([candidate(table.about["seed"], k, tuple(table.x.shape)) for k in range(len(score))])
+    power, f = torch.fft.fft2(starts, norm="ortho").abs() ** 2, torch.fft.fftfreq(table.x.shape[-1]) * table.x.shape[-1]
+    low, energy = power[:, :, f[:, None] ** 2 + f**2 <= 9].mean((1, 2)), starts.square().mean((1, 2, 3))
+    with_low, with_energy = (float(torch.corrcoef(torch.stack([score, v]))[0, 1]) for v in (low, energy))
+    return with_low, with_energy, float(torch.fft.fft2(table.x, norm="ortho")[:, 0, 0].abs().square().mean())
+
+
 def markdown(records: list[dict]) -> str:
-    head = ["problem", "steps", "random HaarPSI", "b", "w", "expected gain", "gain", "random PSNR (dB)", "gain (dB)", "better than", "energy"]
+    head = [
+        "problem",
+        "steps",
+        "random HaarPSI",
+        "b",
+        "w",
+        "expected gain",
+        "gain",
+        "random PSNR (dB)",
+        "gain (dB)",
+        "better than",
+        "over fresh noise (dB)",
+        "energy",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for record in sorted(records, key=lambda r: (r["problem"]["options"]["factor"], r["method"]["options"]["steps"], r["size"])):
         haar, psnr = (summary(record)[metric] for metric in METRICS)
@@ -82,6 +122,7 @@ def markdown(records: list[dict]) -> str:
             f"{psnr['random']:.2f}",
             _interval(psnr["gain"], 2),
             f"{haar['better_than']} of {haar['of']}",
+            _interval(psnr["fresh"], 2),
             f"{record['energy']:.3f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -104,11 +145,17 @@ def main() -> None:
     file = arguments.out.with_suffix(".json")
     records = json.loads(file.read_text()) if file.exists() else []
     for name in arguments.tables:
-        if not any((r["table"], r["size"]) == (Path(name).stem.removeprefix("boundary-"), arguments.size) for r in records):
-            record = measure(name, arguments.images, arguments.count, arguments.random, arguments.size)
-            records.append({**record, "table": Path(name).stem.removeprefix("boundary-")})
+        label, table = Path(name).stem.removeprefix("boundary-"), load_table(name)
+        found = next((r for r in records if (r["table"], r["size"]) == (label, arguments.size)), None)
+        if found is None:
+            truths = held_out(table, arguments.images, arguments.count, arguments.size)
+            about = {"problem": table.problem, "method": table.method, "about": table.about, "energy": float(table.x.square().mean())}
+            losses, default = measure(table, truths, arguments.random), fresh(table, truths)
+            records.append({"table": label, "size": arguments.size, **about, "losses": losses, "fresh": default})
             file.write_text(json.dumps(records, indent=1) + "\n")
     print(markdown(records))
+    for name in arguments.tables:
+        print(f"{name}: correlation with low frequencies, with energy, power of the channel means: {[round(v, 2) for v in low_frequencies(load_table(name))]}")
     chosen = [summary(r)["haarpsi"]["gain"]["mean"] for r in records]
     print(f"mean gain over {len(records)} tables: {statistics.fmean(chosen):+.4f} HaarPSI")
 

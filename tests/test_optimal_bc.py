@@ -1,8 +1,11 @@
 """The boundary search against closed forms: with a Gaussian prior a deterministic solver is affine in its start and in y."""
 
 import dataclasses
+import importlib
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,6 +315,15 @@ def test_a_shipped_table_is_for_the_shipped_prior_and_todays_solver(name):
     assert torch.equal(table.x, candidate(table.about["seed"], table.about["candidate"], table.x.shape))
     n = table.x.numel()
     assert abs(float(table.x.square().mean()) - 1) < 3 * math.sqrt(2 / n)
+
+
+def test_the_page_shows_the_bench_record(monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(str(root / "bench"))
+    markdown = importlib.import_module("boundary").markdown
+    records = json.loads((root / "docs" / "boundary.json").read_text())
+    assert markdown(records) in (root / "docs" / "boundary.md").read_text()
+    assert {r["table"] for r in records} == set(SHIPPED)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

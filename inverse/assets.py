@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import LowRankPrior
+from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
 from inverse.corrected import CorrectedPrior
 from inverse.errors import OptionError, PriorError
 from inverse.network import UNetConfig
@@ -36,7 +37,8 @@ class Card:
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         limits: what it is known not to do.
         power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
-        law: shape and rank of the Gaussian (`LowRankPrior`) that the weights hold, and how it was fitted; empty where there is none.
+        law: shape and rank of the Gaussian that the weights hold, and how it was fitted; a `ZonalPrior` if its kind is "zonal", or else a
+            `LowRankPrior`; empty where there is none.
         extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
     """
 
@@ -119,7 +121,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_prior(prior: NetworkPrior | LowRankPrior, path: Path, **about: Any) -> Card:
+def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **about: Any) -> Card:
     """Write half-precision weights to `path` (.safetensors) and the card beside it; returns the card.
 
     A Gaussian's mean and variances keep single precision: a temperature of 280 K has steps of 0.25 K in half.
@@ -132,13 +134,16 @@ def save_prior(prior: NetworkPrior | LowRankPrior, path: Path, **about: Any) -> 
     if path.suffix != ".safetensors":
         raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
     with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in prior.state_dict().items()}))
-    law = prior if isinstance(prior, LowRankPrior) else getattr(prior, "law", None)
+        state = {k: torch.view_as_real(v) if v.is_complex() else v.detach() for k, v in prior.state_dict().items()}
+        temporary.write_bytes(save({k: v.to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in state.items()}))
+    law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
+    if isinstance(prior, ZonalPrior):  # its shift is a field, among the weights
+        units["shift"], about["law"] = 0.0, {"kind": "zonal", **about.get("law", {})}
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     if law is not None:
-        about["law"] = {"shape": list(law.shape), "rank": len(law.variances), **about.get("law", {})}
+        about["law"] = {"shape": list(law.shape), "rank": law.variances.shape[-1], **about.get("law", {})}
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
     write_card(card, path.with_suffix(".json"))
     return card
@@ -161,6 +166,8 @@ def _read_prior(card: Card, path: Path) -> Prior:
     weights = _read_weights(path, card.sha256)
     units = {"shift": card.shift, "scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
     try:
+        if card.law.get("kind") == "zonal":
+            return zonal_prior(weights, card.law["shape"][-1], scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
         if not card.law:
             prior = NetworkPrior.unet(card.config, card.sigma_data, **units)
         else:
@@ -195,7 +202,7 @@ def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
 
 def _stored(name: str) -> torch.dtype:
     """Precision on disk of an entry of a prior's state."""
-    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor") else torch.float16
+    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift") else torch.float16
 
 
 def _second_line(error: Exception) -> str:

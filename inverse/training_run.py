@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from inverse.analytic import LowRankPrior
 from inverse.assets import read_card, save_prior
+from inverse.atmosphere.units import GRAVITY
+from inverse.atmosphere.zonal import ZonalPrior
 from inverse.dataset import Fields, load_fields, load_images
 from inverse.errors import InputError, OptionError
 from inverse.images import grid, write_png
@@ -30,6 +33,9 @@ from inverse.train import Progress, TrainConfig, Training
 
 FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
 """Noise levels of a field prior's denoising table, model units."""
+
+ZONAL_TAPERS = (500.0, 700.0, 1000.0, 1500.0, 2000.0, 4000.0)
+"""Half-widths in km of the taper between latitudes that are tried."""
 
 LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 """Noise levels of the card's denoising table, of 255."""
@@ -107,6 +113,7 @@ def train_field_prior(
         config: of the network's training; None for the Gaussian alone.
     """
     from inverse.atmosphere.gaussian import fit_gaussian
+    from inverse.atmosphere.zonal import fit_zonal
 
     if out.suffix != ".safetensors":
         raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
@@ -114,19 +121,33 @@ def train_field_prior(
     where = check_device(device)
     fields, validation, test = (load_fields(source, variables, period) for period in periods)
     check_disjoint([fields, validation, test])
-    skipped = f", {fields.skipped} with missing values skipped" if fields.skipped else ""
-    print(f"{len(fields)} fields to train on{skipped}, {len(validation)} to choose by, {len(test)} to test on", file=sys.stderr)
-    shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
-    climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
+    missing = fields.skipped + validation.skipped + test.skipped
+    skipped = f", {missing} skipped because values are missing" if missing else ""
+    print(f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}", file=sys.stderr)
+    if fields.grid.periodic:
+        if config is not None:
+            raise OptionError("train: of global fields there is a Gaussian alone; say --steps 0")
+        fields, validation, test = map(in_decametres, (fields, validation, test))
+        scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
+        fits = {taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale) for taper in ZONAL_TAPERS}
+        held_out = {taper: float(law.log_density(law.encode(validation.values.double())).mean()) / law.mean.numel() for taper, law in fits.items()}
+        taper = max(held_out, key=held_out.__getitem__)
+        law: LowRankPrior | ZonalPrior = fits[taper]
+        fitted: dict[str, float] = {"taper_km": taper, "held_out_nats_per_point": round(held_out[taper], 4)}
+    else:
+        shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
+        climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
+        law, fitted = climate.law, climate.facts()
     about = about | {"units": ", ".join(fields.units)}
-    described = {"law": climate.facts(), "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period)}}
+    described = {"law": fitted, "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period), "skipped": missing}}
     if config is None:
-        tables: dict[str, object] = {"fields": "test", "rmse": field_table(climate.law, climate.law, test)}
+        tables: dict[str, object] = {"fields": "test", "rmse": field_table(law, law, test)}
         facts: dict[str, object] = {"data": source.name, "command": " ".join(["inverse", *sys.argv[1:]]), "torch": torch.__version__}
-        card = save_prior(climate.law, out, training=facts, denoising=tables, **described, **about)
+        card = save_prior(law, out, training=facts, denoising=tables, **described, **about)
         print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
         return True
-    training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, climate.law)
+    assert isinstance(law, LowRankPrior)
+    training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, law)
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     start, loss, best = time.monotonic(), float("nan"), _best_so_far(out) if training.step else 1.0
@@ -139,11 +160,11 @@ def train_field_prior(
                 if progress.step % every and progress.step < config.steps:
                     continue
                 prior = training.averaged()
-                ratio = error_ratio(table := field_table(prior, climate.law, validation, 24))
+                ratio = error_ratio(table := field_table(prior, law, validation, 24))
                 print(f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields", file=sys.stderr, flush=True)
                 if ratio < best:
                     best = ratio
-                    tables = {"fields": "test", "rmse": field_table(prior, climate.law, test), "validation": table, "validation_ratio": round(ratio, 5)}
+                    tables = {"fields": "test", "rmse": field_table(prior, law, test), "validation": table, "validation_ratio": round(ratio, 5)}
                     facts = {"data": source.name, "kept_step": progress.step, **_facts(config, loss, time.monotonic() - start, where)}
                     save_prior(prior, out, training=facts, denoising=tables, **described, **about)
     except KeyboardInterrupt:
@@ -169,6 +190,12 @@ def error_ratio(table: dict[str, list[float]]) -> float:
     return math.exp(sum(ratios) / len(ratios))
 
 
+def in_decametres(fields: Fields) -> Fields:
+    """Geopotential (m2 s-2) as geopotential height (dam), which varies about as much as temperature in K; other channels as they are."""
+    gain = torch.tensor([1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units])[:, None, None]
+    return replace(fields, values=fields.values * gain, units=tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units))
+
+
 def check_disjoint(parts: list[Fields]) -> None:
     """Raises OptionError where the period of one set of fields reaches into another's: neighbouring hours are nearly the same field."""
     spans = sorted(part.period for part in parts)
@@ -177,7 +204,7 @@ def check_disjoint(parts: list[Fields]) -> None:
             raise OptionError(f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time")
 
 
-def field_table(prior: Prior, law: LowRankPrior, fields: Fields, count: int = 168) -> dict[str, list[float]]:
+def field_table(prior: Prior, law: LowRankPrior | ZonalPrior, fields: Fields, count: int = 168) -> dict[str, list[float]]:
     """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
     chosen = fields.values[:: max(1, len(fields) // count)]
     x0 = prior.encode(chosen)

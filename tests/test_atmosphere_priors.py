@@ -12,6 +12,7 @@ from inverse.assets import cards, load_prior, read_card, save_prior
 from inverse.atmosphere.domain import domain_of
 from inverse.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse.atmosphere.grid import Grid, distance
+from inverse.atmosphere.zonal import fit_zonal
 from inverse.corrected import CorrectedPrior
 from inverse.dataset import Fields, load_fields
 from inverse.errors import InputError, OptionError
@@ -228,6 +229,53 @@ def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
     torch.testing.assert_close(load_prior(tmp_path / "again.safetensors")(x, sigma), prior(x, sigma), rtol=0, atol=2e-3)  # weights in half precision
 
 
+GLOBE = Grid(tuple(np.linspace(90, -90, 7)), tuple(np.arange(0, 360, 45.0)))
+
+
+def globe(count, seed=0):
+    """Fields (count, 2, 7, 8) that do not know where longitudes begin, the channels correlated, constant along the pole rows."""
+    waves = torch.randn(count, 2, 7, 8, generator=inverse.seeded("globe", seed), dtype=torch.float64)
+    waves = torch.fft.irfft(torch.fft.rfft(waves) / (1 + torch.arange(5)), n=8)
+    waves[:, 1] += waves[:, 0] + 0.5 * waves[:, 0].roll(1, -1)
+    waves[..., [0, -1], :] = waves[..., [0, -1], :].mean(-1, keepdim=True)
+    return waves + torch.tensor([550.0, 260.0])[:, None, None] + torch.linspace(-5, 5, 7)[:, None]
+
+
+def test_the_zonal_covariance_is_that_of_all_turns_of_the_fields():
+    fields = globe(60)
+    law = fit_zonal(fields, GLOBE, rank=10, taper=1e9, smooth=0.0, scale=2.0)  # of 14, or 10 where the poles do not vary
+    turned = torch.cat([fields.roll(k, -1) for k in range(8)])
+    anomaly = ((turned - fields.mean((0, 3))[..., None]) / 2).flatten(1)
+    dense = anomaly.T @ anomaly / len(anomaly)
+    assert float(law.covariance.trace()) == pytest.approx(float(dense.trace()), rel=1e-9)
+    assert law.deviation**2 == pytest.approx(float(dense.trace()) / 112, rel=1e-9)
+    keep = torch.fft.rfft(torch.eye(8, dtype=torch.float64), norm="ortho")[:, 1:]  # waves 1 to 4 are kept whole, of the zonal mean 10 in 14
+    turn = torch.kron(torch.eye(14, dtype=torch.complex128), keep)
+    torch.testing.assert_close(turn.mH @ law.covariance.to(turn.dtype) @ turn, turn.mH @ dense.to(turn.dtype) @ turn)
+
+
+def test_the_zonal_law_is_the_dense_one_turns_with_the_globe_and_is_constant_at_the_poles():
+    law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
+    dense = GaussianPrior(law.mean, law.covariance)
+    x, sigma = law.encode(globe(3, 1)) + 0.3 * torch.randn(3, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    torch.testing.assert_close(law(x, sigma), dense(x, sigma))
+    torch.testing.assert_close(law.log_density(x, 0.4), dense.log_density(x, 0.4))
+    torch.testing.assert_close(law(x.roll(3, -1), sigma), law(x, sigma).roll(3, -1))
+    assert float(law(x, sigma)[..., [0, -1], :].std(-1).max()) < 1e-12
+    draws = law.sample(4000, inverse.seeded("draws"))
+    assert float(draws.square().mean().sqrt()) == pytest.approx(law.deviation, rel=0.03)
+    assert float(draws[..., 0, :].std(-1).max()) < 1e-12
+
+
+def test_a_zonal_prior_is_saved_and_loaded(tmp_path):
+    law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
+    save_prior(law, tmp_path / "zonal.safetensors", units="dam, K")
+    loaded = load_prior(tmp_path / "zonal.safetensors")
+    torch.testing.assert_close(loaded.decode(loaded.mean), law.decode(law.mean).float())
+    x = torch.randn(2, 2, 7, 8, generator=inverse.seeded(0))
+    torch.testing.assert_close(loaded(x, torch.tensor(0.4)), law(x.double(), torch.tensor(0.4)).float(), rtol=0, atol=3e-3)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_cards_say_what_where_when_and_whose(name):
     card = read_card(cards()[name])
@@ -236,12 +284,14 @@ def test_shipped_cards_say_what_where_when_and_whose(name):
     assert card.limits
     assert {"variables", "units", "latitudes", "longitudes", "period", "validation", "test"} <= set(card.extra)
     period, validation, test = (card.extra[key] for key in ("period", "validation", "test"))
-    assert period[1] < validation[0] < validation[1] < test[0]
+    assert period[1] < validation[0] <= validation[1] < test[0]
     prior = load_prior(name)
     assert domain_of(prior).shape == tuple(prior.shape)
-    lower, upper = (prior.decode(f(prior.law.mean if isinstance(prior, CorrectedPrior) else prior.mean)) for f in (torch.amin, torch.amax))
-    assert 270 < float(lower) < float(upper) < 290
+    mean = prior.decode(prior.law.mean if isinstance(prior, CorrectedPrior) else prior.mean)
+    bounds = {"t2m": (270, 290), "z_850": (110, 170), "z_500": (480, 600), "t_850": (235, 300), "t_500": (220, 275)}
+    for channel, variable in zip(mean, domain_of(prior).variables, strict=True):
+        assert bounds[variable][0] < float(channel.min()) < float(channel.max()) < bounds[variable][1]
 
 
 def test_shipped_priors_are_found():
-    assert "era5-uk-t2m-gaussian" in SHIPPED
+    assert {"era5-uk-t2m-gaussian", "era5-zt"} <= set(SHIPPED)

@@ -280,6 +280,7 @@ class Circuit(nn.Module):
             logits = weights[i][regions[:, None], (state[i] - 1).clamp_min(0)].log() + inputs
             chosen = _categorical(logits, generator)  # (regions, B), partition * H + state
             for source, (child, product) in level.edges.items():
+                child, product = child.to(evidence.device), product.to(evidence.device)
                 region, partition = product // level.partitions, product % level.partitions
                 taken = (state[i][region] > 0) & (chosen[region] // self.states == partition[:, None])
                 state[source] = state[source].index_add(0, child, torch.where(taken, chosen[region] % self.states + 1, 0))

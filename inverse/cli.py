@@ -325,6 +325,36 @@ def fit_bc(
     print(out)
 
 
+@app.command(name="train-circuit")
+def train_circuit(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey.")],
+    out: Annotated[Path, typer.Option(help="Where the circuit goes (.safetensors); the card is written beside it.")],
+    size: Annotated[int, typer.Option(help="Side of the circuit (pixels); larger images are cut into random crops.")] = 14,
+    shrink: Annotated[int, typer.Option(help="Average squares of this many pixels a side first.")] = 1,
+    levels: Annotated[int, typer.Option(help="Intensity levels.")] = 16,
+    states: Annotated[int, typer.Option(help="Latent states.")] = 32,
+    structure: Annotated[str, typer.Option(help="hclt (hidden Chow-Liu tree) or quad (rectangles, halved).")] = "hclt",
+    leaves: Annotated[str, typer.Option(help="categorical or gaussian.")] = "categorical",
+    spread: Annotated[bool, typer.Option(help="Values lie between the levels: take each as Gaussian around its level.")] = False,
+    crops: Annotated[int, typer.Option(help="Crops of larger images.")] = 50_000,
+    epochs: Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")] = 10,
+    batch: Annotated[int, typer.Option(help="Images of an M-step; 0 for all.")] = 1000,
+    pseudocount: Annotated[float, typer.Option(help="Observations spread evenly over each distribution.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of crops, initialisation and order.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images for the card's held-out bits.", show_default="every tenth of the training images")] = None,
+    licence: Annotated[str, typer.Option(help="For the card: terms of the parameters and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
+) -> None:
+    """Train a probabilistic circuit over pixels, for `tractable-steering`."""
+    from inverse.circuit_run import CircuitConfig, train_circuit
+    from inverse.options import build
+
+    chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
+    chosen |= {"crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
+    if not train_circuit(images, out, build(CircuitConfig, chosen), {"licence": licence, "limits": limits}, validation):
+        raise typer.Exit(130)
+
+
 def registry(files: list[Path]) -> Registry:
     """The registry with these plug-in files loaded."""
     from inverse.plugins import registry

@@ -141,6 +141,20 @@ class Posterior:
         copy.noise = GaussianNoise(self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed)
         return copy
 
+    def denoised_by(self, denoise: Callable[[Tensor, Tensor | float], Tensor]) -> Posterior:
+        """This posterior with another denoiser, for a method that asks for `denoise` alone; what that evaluates of this one is counted here.
+
+        Args:
+            denoise: x (B, *shape), sigma () or (B,) -> (B, *shape).
+        """
+
+        def tweedie(x: Tensor, sigma: Tensor | float) -> Any:
+            raise UnsupportedError("a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it")
+
+        copy = object.__new__(Posterior)
+        copy.__dict__.update(self.__dict__, denoise=denoise, tweedie=tweedie)
+        return copy
+
     @property
     def modalities(self) -> dict[str, slice]:
         """Which entries of the last dimension of y each instrument measured, by the names given to `inverse.stack`; otherwise all are y's."""

@@ -1,0 +1,253 @@
+"""Steering by a circuit: nothing where it has no share, exact where it has all of it, the stated mean in between; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import image_prior, normal, smooth_covariance
+
+import inverse
+from inverse.circuit import Circuit, CircuitPrior, RegionGraph
+from inverse.circuit_fit import log_likelihoods
+from inverse.circuit_run import load_circuit, save_circuit
+from inverse.errors import OptionError, PriorError, UnsupportedError
+from inverse.seeding import SharedStream
+
+pytest_plugins = "cli_fixtures"
+
+BASES = ("ddnm", "ddnm-plus", "diffpir", "repaint")
+
+
+@pytest.fixture(scope="module")
+def circuit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A circuit over 4 x 4 pixels with random parameters, values between the levels."""
+    path = tmp_path_factory.mktemp("circuits") / "small.safetensors"
+    save_circuit(Circuit(RegionGraph.quad_split(4, 4), 3, 4, shape=(4, 4), spread=0.1), path, training={"data": "none"})
+    return path
+
+
+def masked(prior: inverse.Prior, y: torch.Tensor, seen: torch.Tensor, sigma_y: float = 0.0) -> inverse.Posterior:
+    """Pixels of y (B, C, H, W) where `seen` holds."""
+    operator = inverse.physics.Inpainting(img_size=tuple(y.shape[1:]), mask=seen.to(y.dtype))
+    return inverse.Posterior(prior, operator, y * seen, inverse.GaussianNoise(sigma_y, observed=seen), shape=tuple(y.shape[1:]), dtype=torch.float64)
+
+
+def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
+    prior = image_prior()
+    seen = (torch.arange(192).reshape(3, 8, 8) % 3 > 0)[:1].expand(3, 8, 8).clone()
+    return masked(prior, prior.decode(prior.sample(2, inverse.seeded("steering"))), seen, sigma_y)
+
+
+# --- nothing and everything -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("without", [{"a0": 1.0, "a1": 1.0, "fraction": 1.0}, {"fraction": 0.0}], ids=["a = 1", "no step"])
+def test_without_a_share_the_base_comes_out_bit_by_bit(circuit_file, base, without):
+    posterior = eight_by_eight()
+    method = inverse.get_method("tractable-steering", base=base, circuit=str(circuit_file), steps=12, **without)
+    result, expected = (inverse.solve(posterior, m, samples=2, seed=3) for m in (method, inverse.get_method(base, steps=12)))
+    assert torch.equal(result.samples, expected.samples)
+    assert result.cost == expected.cost
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_with_a_share_every_base_changes_at_no_cost_in_evaluations(circuit_file, base):
+    posterior = eight_by_eight()
+    steered, plain = (
+        inverse.solve(posterior, inverse.get_method("tractable-steering", base=base, circuit=str(circuit_file), steps=12, fraction=f)) for f in (0.75, 0.0)
+    )
+    assert (steered.samples - plain.samples).abs().max() > 1e-3
+    assert steered.cost.nfe == plain.cost.nfe
+
+
+def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp_path):
+    """A discrete law on four pixels, one seen without noise: frequencies of the 27 completions against enumeration, 4000 draws (standard error
+    at most 0.008) and 100 steps; the same base with the same law's unconditional denoiser is far off."""
+    generator, rows = inverse.seeded("law"), 4000
+    circuit = Circuit(RegionGraph.tree([-1, 0, 1, 2]), 4, 3, generator=generator)
+    circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)  # pixels that say much about each other
+    for i in range(1, 4):
+        getattr(circuit, f"weight_{i}").copy_(torch.rand(1, 4, 4, generator=generator) ** 4 + 0.01)
+    path = tmp_path / "law.safetensors"
+    save_circuit(circuit, path)
+    circuit = load_circuit(path).double()
+    prior = CircuitPrior(circuit, 1, shift=0.5, scale=0.5, sigma_min=0.05, sigma_max=80.0)
+    seen = torch.tensor([False, True, False, False]).reshape(1, 1, 4)
+    posterior = masked(prior, torch.full((1, 1, 1, 4), 1.0, dtype=torch.float64), seen)
+    x = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    x = x[x[:, 1] == 2]
+    expected = log_likelihoods(circuit, x).softmax(0)
+
+    def error(method: inverse.Method) -> float:
+        with torch.no_grad():
+            *_, drawn = method.run(posterior.rows(rows), rows, SharedStream(inverse.seeded("steered draws"), rows))
+        found = (prior.decode(drawn).reshape(rows, 4).clamp(0, 1) * 2).round().long()
+        assert bool((found[:, 1] == 2).all())
+        place = (found[:, [0, 2, 3]] * torch.tensor([9, 3, 1])).sum(1)
+        return float((torch.bincount(place, minlength=27).double() / rows - expected).abs().sum() / 2)
+
+    exact = inverse.get_method("tractable-steering", circuit=str(path), a0=0.0, a1=0.0, fraction=1.0)
+    steered, base = error(exact), error(inverse.get_method("ddnm"))
+    floor = 0.5 * float((expected * (1 - expected) / rows).sqrt().sum() * math.sqrt(2 / math.pi))  # mean total variation of exact draws
+    assert steered < floor + 0.02
+    assert base > steered + 0.05
+
+
+# --- in between -------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_follows_the_published_schedule():
+    method = inverse.get_method("tractable-steering", steps=250, fraction=1.0)
+    assert 1 - method.exponent(0) == pytest.approx(0.2 * (1 - math.exp(-2)))
+    assert method.exponent(50) == pytest.approx(0.8404, abs=1e-4)
+    assert 1 - method.exponent(249) < 0.002
+    assert [i for i in range(250) if inverse.get_method("tractable-steering", steps=250).exponent(i) < 1] == list(range(25))
+
+
+@pytest.mark.parametrize("probes", [None, 4])
+def test_the_mean_is_the_precision_weighted_one(tmp_path, probes):
+    """One step of ddnm returns the steered denoiser at the first level. Pixels independent under the circuit and, for random probes to be exact,
+    under the prior, whose variance given x is closed-form; the circuit's side by direct summation."""
+    circuit = Circuit(RegionGraph.quad_split(1, 3), 1, 5, shape=(1, 3))
+    path = tmp_path / "independent.safetensors"
+    save_circuit(circuit, path)
+    theta = load_circuit(path).theta[:, 0].double()
+    covariance = smooth_covariance(1, 1, 3, variance=0.2) if probes is None else torch.diag(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    mean = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64).reshape(1, 1, 3)
+    prior = inverse.GaussianPrior(mean, covariance, shift=0.5, scale=0.5, sigma_min=0.3, sigma_max=1.5)
+    posterior = masked(prior, torch.full((1, 1, 1, 3), 0.8, dtype=torch.float64), torch.tensor([True, False, False]).reshape(1, 1, 3), sigma_y=0.1)
+    options = {"variance": "tweedie", "probes": probes, "fraction": 1.0, "steps": 1, "a0": 0.6, "k": 1.0, "circuit": str(path)}
+    method = inverse.get_method("tractable-steering", **options)
+    generators = inverse.Generators.for_samples(0, 1, 1)
+    sigma = inverse.noise_levels(posterior, "vp", 1)[0]
+    x = sigma * inverse.standard_normal(posterior, inverse.Generators.for_samples(0, 1, 1))
+    (found,) = method.run(posterior.rows(1), 1, generators)
+    a = 0.6 + 0.4 * math.exp(-1)
+    assert method.exponent(0) == pytest.approx(a)
+    gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(3))
+    D, v1 = mean.flatten() + gain @ (x - mean).flatten(), (covariance - gain @ covariance).diagonal()
+    levels = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    weight = theta * torch.exp(-0.5 * ((x.reshape(3, 1) - levels) / sigma) ** 2)
+    weight = weight / weight.sum(1, keepdim=True)
+    m = weight @ levels
+    v2 = weight @ levels**2 - m**2
+    expected = (a / v1 * D + (1 - a) / v2 * m) / (a / v1 + (1 - a) / v2)
+    torch.testing.assert_close(found.flatten()[1:], expected[1:], rtol=0, atol=1e-6)
+
+
+def test_the_step_variance_is_the_ancestral_samplers():
+    """beta_tilde = (1 - ab') / (1 - ab) (1 - ab / ab'), ab = 1 / (1 + sigma^2), from the definition of the VP chain."""
+    posterior, method = eight_by_eight(), inverse.get_method("tractable-steering")
+    s, t = torch.tensor(3.0, dtype=torch.float64), torch.tensor(2.5, dtype=torch.float64)
+    _, v = method._denoiser(posterior, normal(2, 3, 8, 8), s, t, None)
+    ab, before = 1 / (1 + s**2), 1 / (1 + t**2)
+    assert float(v) == pytest.approx(float((1 - before) / (1 - ab) * (1 - ab / before)))
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
+    save_circuit(Circuit(RegionGraph.quad_split(3, 5), 2, 2, shape=(3, 5)), tmp_path / "odd.safetensors")
+    outcome = command("solve", "--problem", "inpainting", "--method", "tractable-steering", "--set", f"circuit={tmp_path / 'odd.safetensors'}")
+    outcome.refused("15 variables", "3 x 5 pixels", "256", "multiples")
+
+
+def test_an_operator_without_a_mask_is_refused(circuit_file):
+    posterior = inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=image_prior(), dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="inpainting operator"):
+        inverse.solve(posterior, inverse.get_method("tractable-steering", circuit=str(circuit_file), base="ddnm"))
+
+
+def test_a_base_that_differentiates_is_no_choice():
+    with pytest.raises(OptionError, match="must be one of ddnm"):
+        inverse.get_method("tractable-steering", base="dps")
+
+
+def test_a_replaced_denoiser_has_no_jacobian():
+    posterior = eight_by_eight().denoised_by(lambda x, sigma: x)
+    assert torch.equal(posterior.denoise(normal(2, 3, 8, 8), 1.0), normal(2, 3, 8, 8))
+    with pytest.raises(UnsupportedError, match="no Jacobian"):
+        posterior.tweedie(normal(2, 3, 8, 8), 1.0)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
+def test_a_saved_circuit_is_loaded(tmp_path, leaves):
+    """Up to half precision: 2^-11 of each of 16 leaves, 5 sums and a gaussian's ends."""
+    circuit = Circuit(RegionGraph.quad_split(4, 4), 3, 4, shape=(4, 4), spread=0.1, leaves=leaves)
+    card = save_circuit(circuit, tmp_path / "one.safetensors", licence="CC0")
+    loaded = load_circuit(tmp_path / "one.json")
+    x = torch.randint(4, (50, 16), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_likelihoods(loaded, x), log_likelihoods(circuit, x), rtol=0, atol=2e-2)
+    assert (loaded.graph, loaded.shape, loaded.spread, loaded.leaves) == (circuit.graph, (4, 4), 0.1, leaves)
+    assert (card.licence, card.states, card.categories) == ("CC0", 3, 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.safetensors"]
+
+
+def test_a_file_that_is_not_the_cards_is_refused(circuit_file, tmp_path):
+    for name in ("small.safetensors", "small.json"):
+        (tmp_path / name).write_bytes(circuit_file.with_name(name).read_bytes())
+    damaged = bytearray(circuit_file.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "small.safetensors").write_bytes(damaged)
+    with pytest.raises(PriorError, match="sha256"):
+        load_circuit(tmp_path / "small.safetensors")
+
+
+def test_a_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_path):
+    import hashlib
+
+    blob = pickle.dumps({"table": 1})
+    (tmp_path / "small.safetensors").write_bytes(blob)
+    card = json.loads(circuit_file.with_suffix(".json").read_text()) | {"sha256": hashlib.sha256(blob).hexdigest()}
+    (tmp_path / "small.json").write_text(json.dumps(card))
+    with pytest.raises(PriorError, match="does not fit its card"):
+        load_circuit(tmp_path / "small.json")
+
+
+@pytest.mark.parametrize(("name", "words"), [("nobody", "not known"), ("some/where.pt", "expected a .safetensors"), ("gone.safetensors", "no such file")])
+def test_a_circuit_that_is_not_there_is_refused(name, words):
+    with pytest.raises(PriorError, match=words):
+        load_circuit(name)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("structure", ["hclt", "quad"])
+def test_the_command_trains_a_circuit(command, tmp_path, structure):
+    """Pictures whose pixels all share one grey value: better than independent pixels, log2 4 = 2 bits each, by nearly all of that."""
+    grey = np.random.default_rng(0).integers(0, 4, size=(300, 1, 1)) * 85
+    np.savez(tmp_path / "flat.npz", images=np.broadcast_to(grey, (300, 4, 4)).astype(np.uint8))
+    options = ["--size", "2", "--shrink", "2", "--levels", "4", "--states", "4", "--epochs", "20", "--batch", "0", "--structure", structure]
+    outcome = command("train-circuit", "--images", str(tmp_path / "flat.npz"), "--out", str(tmp_path / "flat.safetensors"), *options)
+    assert outcome.code == 0, outcome
+    assert json.loads(outcome.out.splitlines()[-1])["bits"]["held out"] < 1.0
+    assert load_circuit(tmp_path / "flat.safetensors").shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--structure", "oak"], ["structure", "hclt"]),
+        (["--levels", "1"], ["levels"]),
+        (["--size", "99"], ["99"]),
+        (["--pseudocount", "-1"], ["pseudocount"]),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
+    np.savez(tmp_path / "flat.npz", images=np.zeros((20, 14, 14), dtype=np.uint8))
+    out = tmp_path / "out" / "flat.safetensors"
+    outcome = command("train-circuit", "--images", str(tmp_path / "flat.npz"), "--out", str(out), *options)
+    outcome.refused(*words)
+    assert not out.exists()

@@ -134,8 +134,7 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
     if path.suffix != ".safetensors":
         raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
     with replacing(path) as temporary:
-        state = {k: torch.view_as_real(v) if v.is_complex() else v.detach() for k, v in prior.state_dict().items()}
-        temporary.write_bytes(save({k: v.to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in state.items()}))
+        temporary.write_bytes(save({k: v.detach().to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in prior.state_dict().items()}))
     law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}

@@ -273,6 +273,7 @@ def test_a_zonal_prior_is_saved_and_loaded(tmp_path):
     loaded = load_prior(tmp_path / "zonal.safetensors")
     torch.testing.assert_close(loaded.decode(loaded.mean), law.decode(law.mean).float())
     x = torch.randn(2, 2, 7, 8, generator=inverse.seeded(0))
+    torch.testing.assert_close(loaded.double()(x.double(), torch.tensor(0.4)).float(), loaded.float()(x, torch.tensor(0.4)))
     torch.testing.assert_close(loaded(x, torch.tensor(0.4)), law(x.double(), torch.tensor(0.4)).float(), rtol=0, atol=3e-3)
 
 

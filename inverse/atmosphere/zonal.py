@@ -31,7 +31,7 @@ class ZonalPrior(AnalyticPrior):
         super().__init__((*mean.shape, width), **units)
         del self.shift
         self.register_buffer("shift", mean[..., None].clone())
-        self.register_buffer("basis", basis.clone())
+        self.register_buffer("pairs", torch.view_as_real(basis).clone())  # a module's `to` would leave of a complex buffer the real part
         for name, value in {"variances": variances, "floor": floor}.items():
             self.register_buffer(name, value.clone())
         varies = torch.ones(len(floor), *mean.shape, dtype=floor.dtype)
@@ -39,10 +39,15 @@ class ZonalPrior(AnalyticPrior):
         self.register_buffer("varies", varies.flatten(1), persistent=False)
         self.width = width
 
-    basis: Tensor
+    pairs: Tensor
     variances: Tensor
     floor: Tensor
     varies: Tensor
+
+    @property
+    def basis(self) -> Tensor:
+        """Q: (K, C * H, r) complex."""
+        return torch.view_as_complex(self.pairs.contiguous())
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -99,15 +104,15 @@ class ZonalPrior(AnalyticPrior):
 
 
 def zonal_prior(weights: dict[str, Tensor], width: int, **units: float) -> ZonalPrior:
-    """From what a file holds, float32: shift (C, H, 1), variances, floor, and the basis as pairs of halves, which are not quite orthonormal.
+    """From what a file holds, float32: shift (C, H, 1), variances, floor, and the basis in pairs of halves, which are not quite orthonormal.
 
     Rows at the ends whose basis is zero for all k > 0 are poles.
     """
-    basis, turn = torch.linalg.qr(torch.view_as_complex(weights["basis"].double()))
+    basis, turn = torch.linalg.qr(torch.view_as_complex(weights["pairs"].double()))
     phase = turn.diagonal(dim1=-2, dim2=-1)
     basis = (basis * (phase / phase.abs())[:, None]).to(torch.complex64)
     mean = weights["shift"][..., 0]
-    poles = (weights["basis"][1:].abs().sum((0, 2, 3)).reshape(mean.shape) == 0).all(0)
+    poles = (weights["pairs"][1:].abs().sum((0, 2, 3)).reshape(mean.shape) == 0).all(0)
     return ZonalPrior(mean, basis, weights["variances"], weights["floor"], poles, width, **units)
 
 

@@ -173,7 +173,7 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
         raise InputError(f"training fields {path}: no such file")
     try:
         data = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (ImportError, OSError, ValueError, TypeError) as error:
         raise InputError(f"training fields {path}: not a readable NetCDF file ({str(error).splitlines()[0]})") from error
     with data:
         if absent := [name for name in variables if name not in data]:

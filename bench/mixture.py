@@ -45,8 +45,13 @@ BASIS_DEPENDENT = {
 """Methods whose law in d dimensions is not that in a rotated subspace; they run in all d dimensions."""
 SLOW = {"sitcom": 2}
 """Instances of a cell for methods whose every step is an optimisation."""
-VARIANTS = {"dps, published step": ("dps", {"zeta": 0.1}), "dps, step of a score": ("dps", {"step": "score"})}
-"""More rows: DPS with the experiment's step, and with one that its default weight fits; the default's is calibrated on photographs."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dps, published step": ("dps", {"zeta": 0.1}),
+    "dps, step of a score": ("dps", {"step": "score"}),
+    "smc-mmps, wide": ("smc-mmps", {"schedule": "log-uniform", "sigma_min": 0.01, "sigma_max": lambda d: 5 * math.sqrt(d)}),
+}
+"""More rows: DPS with the experiment's step, and with one that its default weight fits; smc-mmps from five standard deviations of the whole prior
+(model units of the problem), where the published first level lies within the prior's spread for d = 80 and 800. A callable is given d."""
 ABOUT = """# The mixture experiment
 
 Made by `{command}`.
@@ -57,9 +62,9 @@ samples, the mean over {slices} random directions, in the units of x (the means 
 instances, 1.96 std / sqrt(n). Floor: exact draws against exact draws; prior: draws that ignore y. The prior's denoiser is exact, so that all
 error is the method's. `steps` is the option of that name, everything else a default; NFE and VJP are per sample.
 
-Model units are x / {unit:g} (the problem's own are x / sqrt(129); the constants of DPS, PiGDM and LGD mean something else in each). The default
-schedules start at the prior's 157, but no higher than 80 of these units: at 1, as published, that is 80, less than the mixture spreads in its
-plane for d = 80 and 800, which costs every method there.
+Model units are x / {unit:.4g}, the problem's own, in which the prior has unit variance per coordinate. Schedules start at the published 157 (in
+the units of x), less than the mixture spreads in its plane for d = 800, which costs every method there; `smc-mmps, wide` starts at five
+times the prior's whole standard deviation, with levels uniform in log sigma down to 0.01.
 
 Means and rows of A span at most six dimensions; outside of them the prior is white and y says nothing. Chains that look the same in every
 orthonormal basis are run in that span and one more direction, which stands for all others, and sliced by the directions' coordinates
@@ -165,7 +170,7 @@ class Bench:
 
     def rows(self, label: str, d: int, d_y: int, steps: int | None, instances: int) -> list[dict[str, Any]]:
         name, changed = VARIANTS.get(label, (label, {}))
-        changed = changed | ({} if steps is None else {"steps": steps})
+        changed = {key: value(d) if callable(value) else value for key, value in changed.items()} | ({} if steps is None else {"steps": steps})
         direct = self.direct or d < 10 or name in BASIS_DEPENDENT
         found = []
         for i in range(instances):
@@ -249,7 +254,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=20)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")), help="registered names; default all")
-    parser.add_argument("--unit", type=float, default=1.0, help="of x; 1.97 makes the published first level, 157, the ceiling of the default schedules")
+    parser.add_argument("--unit", type=float, default=math.sqrt(129), help="of x; the problem's own by default")
     parser.add_argument("--direct", action="store_true", help="run in all d dimensions")
     parser.add_argument("--known", action="store_true", help="run no method, show what is in --records")
     parser.add_argument("--records", help="a file of finished runs, read and added to")

@@ -387,7 +387,7 @@ def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) 
 def _explain(cls: Any) -> None:
     import inspect
 
-    from inverse.options import options
+    from inverse.options import options, text
 
     print(f"{cls.name}\n\n{inspect.cleandoc(cls.__doc__ or '').split('Args:')[0].strip()}\n")
     for label in ("equation", "reference", "claim"):
@@ -399,7 +399,7 @@ def _explain(cls: Any) -> None:
         print(f"needs: {', '.join(NEEDS[need][0] for need in needs)}")
     table = _table("option", "type", "default", "what it is")
     for option in options(cls):
-        table.add_row(option.name, option.type, "auto" if option.default is None else str(option.default), option.help)
+        table.add_row(option.name, option.type, text(option.default), option.help)
     print()
     _print(table)
 

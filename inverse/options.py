@@ -57,6 +57,13 @@ def values(instance: Any) -> dict[str, Any]:
     return {f.name.rstrip("_"): getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
+def text(value: Any) -> str:
+    """A value as the command line takes it back."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "()"
+    return "auto" if value is None else str(value)
+
+
 def convert(value: Any, hint: Any, where: str) -> Any:
     """A value, perhaps text, as the type of a hint.
 
@@ -79,7 +86,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
         return allowed[str(value)]
     if origin is tuple:
-        parts = [part for part in value.strip("()").split(",") if part.strip()] if isinstance(value, str) else value
+        parts = () if value == "()" else value.split(",") if isinstance(value, str) else value
         return tuple(convert(part, args[0], where) for part in parts)
     try:
         return _SCALARS[hint](value) if hint in _SCALARS else value

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from inverse.errors import OptionError, UnknownNameError
-from inverse.options import build, options, values
+from inverse.options import build, options, text, values
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def test_every_registered_default_survives_the_command_line(hook):
     from inverse.plugins import registry
 
     for name, entry in registry().table(hook).items():
-        defaults = {option.name: "auto" if option.default is None else str(option.default) for option in options(entry.thing)}
+        defaults = {option.name: text(option.default) for option in options(entry.thing)}
         assert build(entry.thing, defaults) == entry.thing(), name

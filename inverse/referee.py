@@ -28,7 +28,8 @@ from inverse.options import values
 from inverse.plugins import get_method, get_problem
 from inverse.posterior import Cost, Posterior
 from inverse.problem import Problem
-from inverse.seeding import SharedStream, seeded
+from inverse.seeding import Generators, SharedStream, seeded
+from inverse.smc import ancestors
 
 TARGETS = {"spread": 1.0, "cover 50 %": 0.5, "cover 90 %": 0.9}
 """What an exact sampler would show; every other figure is an error, as small as its floor allows."""
@@ -233,15 +234,8 @@ def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) ->
     if not bool(x.isfinite().all()):
         raise OptionError(f"{method.name} diverged")
     if isinstance(answer, Weighted) and answer.log_weights is not None:
-        x = x[systematic(answer.log_weights, samples, stream)]
+        x = x[ancestors(answer.log_weights.double()[None], Generators([stream]), samples)[0]]
     return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
-
-
-def systematic(log_weights: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Indices of `count` equal draws from weights (n,), by systematic resampling."""
-    edges = log_weights.double().softmax(0).cumsum(0)
-    points = (torch.arange(count, dtype=torch.float64) + torch.rand((), generator=stream, dtype=torch.float64)) / count
-    return torch.searchsorted(edges, points).clamp_max(len(edges) - 1)
 
 
 def measure(method: Method, made: Reference, samples: int, seed: int = 0) -> Measured:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inverse.method import Method
-from inverse.referee import CASES, PROBE, TARGETS, Measured, Verdict, verify
+from inverse.referee import CASES, PROBE, TARGETS, Measured, Verdict, main_figure, verify
 from inverse.result import replacing
 from inverse.run import check_writable, strict_json
 
@@ -104,7 +104,7 @@ def _summary(verdicts: Sequence[Verdict]) -> Table:
 
 def _main(measured: Measured) -> Any:
     case = next(c for c in CASES if c.name == measured.case)
-    return measured.figures["W2" if case.gaussian else "sliced W1"]
+    return measured.figures[main_figure(case)]
 
 
 def _number(value: float | None) -> str:

@@ -29,7 +29,7 @@ class DPS(inverse.Method):
             docs/methods.md has the calibration. For score, auto is sqrt(m) / (2 sigma_y): the gradient then stands for half of
             the likelihood's where the residual is at the noise.
         step: paper, zeta at every level; or score, zeta (s^2 - t^2) from level s to t, as a score enters the reverse diffusion:
-            nearer to the posterior in few dimensions, but an explicit step that photographs overshoot (7 dB lost with 100 steps).
+            nearer to the posterior in few dimensions, but an explicit step that overshoots on photographs.
     """
 
     name = "dps"

@@ -8,7 +8,8 @@ import torch
 
 import inverse
 from inverse import referee
-from inverse.seeding import seeded
+from inverse.seeding import Generators, seeded
+from inverse.smc import ancestors
 
 pytest_plugins = "cli_fixtures"
 
@@ -132,7 +133,7 @@ def test_mode_mass_of_a_sampler_that_finds_one_mode_of_two_is_a_half():
 
 def test_systematic_resampling_has_the_weights_to_within_one():
     log_weights = torch.tensor([0.1, 0.2, 0.0, 0.7]).log()
-    counts = referee.systematic(log_weights, 100, seeded("x")).bincount(minlength=4)
+    counts = ancestors(log_weights.double()[None], Generators([seeded("x")]), 100)[0].bincount(minlength=4)
     assert (counts - torch.tensor([10, 20, 0, 70])).abs().max() <= 1
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from inverse.errors import InputError, OptionError
-
-if TYPE_CHECKING:
-    pass
+from inverse.errors import OptionError
 
 bench = typer.Typer(no_args_is_help=True, help="The arena: run methods under equal conditions, compare them, do any cell again.")
 
@@ -123,8 +120,7 @@ def report(
 ) -> None:
     """Write the leaderboard: one HTML page that needs no network, and a Markdown table."""
     from inverse.arena.record import read_records
-    from inverse.arena.report import markdown, write
-    from inverse.result import replacing
+    from inverse.arena.report import markdown, save, write
 
     out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
     kind = out.suffix.lower()
@@ -134,14 +130,7 @@ def report(
         print(write(folder, out / "report.html" if kind == "" else out))
     if kind in ("", ".md"):
         page = out if kind == ".md" else out / "report.md"
-        text = markdown(read_records(folder))
-        try:
-            page.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(page) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"report {page}: cannot be written ({error.strerror or error})") from error
-        print(page)
+        print(save(markdown(read_records(folder)), page))
 
 
 @bench.command()

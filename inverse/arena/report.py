@@ -48,13 +48,21 @@ def write(records_dir: Path, out: Path) -> Path:
     folder = folder if folder.is_dir() else folder.parent
     out = out / "report.html" if out.is_dir() or out.suffix.lower() not in (".html", ".htm") else out
     text = page(records, gallery(folder, records), os.path.relpath(folder, out.parent))
+    return save(text, out)
+
+
+def save(text: str, path: Path) -> Path:
+    """Write a page under a temporary name and rename it; returns the path.
+
+    Raises: InputError if it cannot be written.
+    """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"report {out}: cannot be written ({error.strerror or error})") from error
-    return out
+        raise InputError(f"report {path}: cannot be written ({error.strerror or error})") from error
+    return path
 
 
 def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -41,9 +42,9 @@ class Ray:
         self.ray, self.running, self.plugins, self.gpus = ray, 0, plugins, gpus
         if address and address != "auto":
             _reachable(address)
-        own = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+        own: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level="error", ignore_reinit_error=False, **own)
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"executor ray: no cluster at '{address}' ({str(error).strip().splitlines()[0]})") from error
         found = ray.cluster_resources()

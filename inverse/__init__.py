@@ -31,7 +31,7 @@ _HOME = {
     "PoissonNoise": "noise",
     "LaplaceNoise": "noise",
     "Posterior": "posterior",
-    "Execution": "posterior",
+    "Execution": "execution",
     "CG": "linalg",
     "Problem": "problem",
     "ImageProblem": "problem",
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from inverse.bridge import as_reconstructor, from_reconstructor
     from inverse.calibration import diagnose
     from inverse.engine import Interrupted, solve
+    from inverse.execution import Execution
     from inverse.field import FieldPrior
     from inverse.hookspecs import hookimpl
     from inverse.images import read_image
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from inverse.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
     from inverse.operators import adjoint_error, operator
     from inverse.plugins import get_method, get_problem, get_sampler
-    from inverse.posterior import Execution, Posterior
+    from inverse.posterior import Posterior
     from inverse.prior import NetworkPrior, Prior, RescaledPrior
     from inverse.problem import ImageProblem, Problem
     from inverse.referee import verify

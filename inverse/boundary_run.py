@@ -21,10 +21,11 @@ from inverse.boundary import Table, anova, candidate, endpoints, fingerprint, ha
 from inverse.dataset import load_images
 from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.execution import Cost, Execution
 from inverse.method import Method
 from inverse.options import values
 from inverse.plugins import registry
-from inverse.posterior import Cost, Execution, Posterior
+from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem
 from inverse.result import Result, replacing

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,64 +13,13 @@ from torch import Tensor
 
 from inverse import operators
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, spectral_filter
+from inverse.execution import Cost, Execution, evaluate
 from inverse.noise import GaussianNoise, Noise
-from inverse.prior import Prior, like
-from inverse.seeding import Generators
-from inverse.tiling import tiled
+from inverse.prior import Prior
+from inverse.solves import LinearSolves
 
 
-@dataclass
-class Cost:
-    """What a solve evaluated, counted in rows of its batch; the properties divide by the rows, giving evaluations per sample."""
-
-    rows: int = 1
-    prior_rows: int = 0
-    vjp_rows: int = 0
-    A_rows: int = 0
-    A_adjoint_rows: int = 0
-
-    @property
-    def nfe(self) -> float:
-        """Prior (network) evaluations per sample."""
-        return self.prior_rows / self.rows
-
-    @property
-    def vjp(self) -> float:
-        """Vector-Jacobian products of the prior per sample."""
-        return self.vjp_rows / self.rows
-
-    @property
-    def A(self) -> float:
-        """Operator evaluations per sample."""
-        return self.A_rows / self.rows
-
-    @property
-    def A_adjoint(self) -> float:
-        """Adjoint (or operator-VJP) evaluations per sample."""
-        return self.A_adjoint_rows / self.rows
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How evaluations are carried out; no method's code depends on it.
-
-    Args:
-        autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own.
-        tile: side of the tiles (pixels, rounded down to the prior's stride) in which a local prior denoises images larger than `tile_above`.
-        tile_above: pixels of an image above which it is tiled.
-        max_pixels: rows x pixels in one prior call; larger batches go through in parts.
-        solver: conjugate-gradient settings of `solve_normal`.
-    """
-
-    autocast: str | None = None
-    tile: int = 1024
-    tile_above: int = 1024 * 1536
-    max_pixels: int = 1 << 22
-    solver: CG = field(default_factory=CG)
-
-
-class Posterior:
+class Posterior(LinearSolves):
     """p(x | y) of a prior, an operator, a noise model and a batch of measurements.
 
     Args:
@@ -181,45 +128,20 @@ class Posterior:
         """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
         self.cost.prior_rows += len(x)
         with torch.no_grad():
-            return self._denoise(x, sigma)
+            return evaluate(self.prior, x, sigma, self.execution)
 
     def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
         self.cost.prior_rows += len(x)
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            x0_hat = self._denoise(x, sigma)
+            x0_hat = evaluate(self.prior, x, sigma, self.execution)
 
         def vjp(v: Tensor) -> Tensor:
             self.cost.vjp_rows += len(v)
             return torch.autograd.grad(x0_hat, x, v, retain_graph=True)[0]
 
         return x0_hat.detach(), vjp
-
-    def _denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        dtype, execution = self._prior_dtype, self.execution
-        level = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1).expand(len(x))
-        pixels = x[0].numel() // x.shape[1] if x.ndim == 4 else x[0].numel()
-        tile = self.prior.halo is not None and x.ndim == 4 and pixels > execution.tile_above
-        step = max(1, execution.max_pixels // pixels)
-        if not tile and step >= len(x) and execution.autocast is None:
-            return self.prior(x.to(dtype), level).to(x.dtype)
-        parts = [self._call(part, s, tile) for part, s in zip(x.to(dtype).split(step), level.split(step), strict=True)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.dtype)
-
-    def _call(self, x: Tensor, level: Tensor, tile: bool) -> Tensor:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.execution.autocast or "")
-        with torch.autocast(x.device.type, half or torch.bfloat16, enabled=half is not None):
-            if tile:
-                assert self.prior.halo is not None
-                side = max(self.execution.tile // self.prior.stride, 1) * self.prior.stride
-                return tiled(self.prior, x, level, side, self.prior.halo)
-            return self.prior(x, level)
-
-    @cached_property
-    def _prior_dtype(self) -> torch.dtype:
-        floating = (t.dtype for t in (*self.prior.parameters(), *self.prior.buffers()) if t.is_floating_point())
-        return next(floating, self.dtype)
 
     # --- the operator ------------------------------------------------------------------------------------------------
 
@@ -268,112 +190,7 @@ class Posterior:
             value = self.noise.log_prob(self.y, self.operator.A(self.prior.decode(x)))
             return torch.autograd.grad(value.sum(), x)[0]
 
-    # --- linear solves ----------------------------------------------------------------------------------------------
-
-    def solve_normal(
-        self,
-        v: Tensor,
-        signal: Tensor | float | Callable[[Tensor], Tensor] = 1.0,
-        solve: Callable[..., Tensor] = conjugate_gradient,
-        settings: CG | None = None,
-    ) -> Tensor:
-        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I or x -> S x: v (B, *out_shape) -> (B, *out_shape).
-
-        Exact for a decomposable operator with one sigma_y and a number (or one per row) as signal, iterative otherwise. Where the
-        matrix is singular (no noise) the pseudo-inverse is meant.
-
-        Args:
-            solve: `conjugate_gradient`, or `gmres` for an S that need not be symmetric.
-            settings: of the iteration; by default those of `execution`.
-        """
-        self._need_linear_gaussian("solve_normal")
-        assert isinstance(self.noise, GaussianNoise)
-        variance = self.noise.variance(v)
-        if self.decomposable and variance.ndim == 0 and not callable(signal):
-            gain = self.prior.scale**2
-
-            def inverse(lam: Tensor, at: Tensor) -> Tensor:
-                weight = like(signal, at) * gain
-                total = weight * lam + variance
-                small = total <= torch.finfo(v.dtype).eps * weight * (variance == 0)
-                return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
-
-            return functional_calculus(self.operator, v, inverse)
-        covariance = signal if callable(signal) else lambda x: like(signal, x) * x
-        settings = settings or self.execution.solver
-        if variance.ndim == 0 or bool((variance == 0).any()):
-            return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
-        white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
-        return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
-
-    def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
-        """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""
-        return z + like(variance, z) * self.A_adjoint(self.solve_normal(self.residual(z), variance))
-
-    def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
-        """A draw of x ~ N(z, variance I) given y, exact up to the linear solve: the proximal point of perturbed z and y; (B, *shape) -> same.
-
-        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
-        """
-        self._need_linear_gaussian("prox_sample")
-        assert isinstance(self.noise, GaussianNoise)
-        x = z + like(variance, z).sqrt() * generator.randn_like(z)
-        r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
-        return x + like(variance, z) * self.A_adjoint(self.solve_normal(r, variance))
-
-    def prox_langevin(self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float) -> Tensor:
-        """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
-
-        Args:
-            rate: step as a fraction of 1 / (1 / variance + h), h the curvature of the likelihood for an operator of norm 1
-                (1 / sigma_y^2 in model units; 1e4 where the noise has no sigma_y).
-        """
-        curvature = (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
-        step = rate / (1 / like(variance, z) + curvature)
-        x = z
-        for _ in range(steps):
-            drift = self.likelihood_score(x) + (z - x) / like(variance, z)
-            x = x + step * drift + (2 * step).sqrt() * generator.randn_like(x)
-        return x
-
-    def A_dagger(self, v: Tensor) -> Tensor:
-        """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
-        if self.decomposable:
-            return self.filter(self.A_adjoint(v), lambda lam: torch.where(lam > 0, 1 / lam, 0.0))
-        return conjugate_gradient(lambda u: self.A_adjoint(self._A_linear(u)), self.A_adjoint(v), settings=self.execution.solver)
-
-    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(A^T A) x for a decomposable operator, f applied to the eigenvalues (squared singular values, model units): (B, *shape) -> same.
-
-        Singular values below 1e-5 of the largest count as zero.
-        """
-        if not self.decomposable:
-            raise UnsupportedError(f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}")
-        largest = torch.as_tensor(self.operator.mask).abs().max() ** 2
-        return spectral_filter(self.operator, x, lambda lam, _: f(torch.where(lam > 1e-10 * largest, self.prior.scale**2 * lam, torch.zeros_like(lam))))
-
-    def pseudo_inverse(self) -> Tensor:
-        """A^+ y for a linear operator, damped at the noise level: A^T (A A^T + R)^-1 (y - A(0)); for other operators zero."""
-        zero = torch.zeros(len(self), *self.shape, dtype=self.dtype, device=self.device)
-        return self.prox(zero, 1.0) if self.linear and self.gaussian else zero
-
-    @cached_property
-    def norm_squared(self) -> float:
-        """Largest eigenvalue of A^T A in model units (power iteration from a fixed start)."""
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
-        return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
-
-    def _A_linear(self, x: Tensor) -> Tensor:
-        """The linear part of A."""
-        self.cost.A_rows += len(x)
-        return self.operator.A(self.prior.scale * x)
-
     # --- checks -------------------------------------------------------------------------------------------------------
-
-    def _need_linear_gaussian(self, what: str) -> None:
-        if not (self.linear and self.gaussian):
-            raise UnsupportedError(f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}")
 
     def _infer_shape(self) -> tuple[int, ...]:
         known = tuple(n for n in self.prior.shape if n is not None)

@@ -23,10 +23,11 @@ from inverse import distances, operators
 from inverse.analytic import Exact, MixturePrior
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
+from inverse.execution import Cost
 from inverse.method import Method, Weighted
 from inverse.options import values
 from inverse.plugins import get_method, get_problem
-from inverse.posterior import Cost, Posterior
+from inverse.posterior import Posterior
 from inverse.problem import Problem
 from inverse.seeding import Generators, SharedStream, seeded
 from inverse.smc import ancestors

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.posterior import Cost
+from inverse.execution import Cost
 from inverse.seeding import seeded
 
 

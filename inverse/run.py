@@ -17,10 +17,11 @@ from torch import Tensor
 
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
+from inverse.execution import Execution
 from inverse.images import input_files
 from inverse.metrics import HEAVY
 from inverse.plugins import get_method, get_problem, registry
-from inverse.posterior import Execution, Posterior
+from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem, shipped_photographs
 from inverse.result import Result

@@ -14,9 +14,9 @@ from conftest import matrix_operator
 import inverse
 from inverse.analytic import GaussianPrior, LowRankPrior, MixturePrior
 from inverse.errors import InverseError, OptionError, UnsupportedError
+from inverse.execution import Execution
 from inverse.field import FieldPrior, power_law
 from inverse.noise import PoissonNoise
-from inverse.posterior import Execution
 from inverse.prior import RescaledPrior
 from inverse.sampler import SAMPLERS, sampler_options, settled
 from inverse.start import analytic_start, gaussian_of

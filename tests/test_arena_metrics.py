@@ -10,8 +10,8 @@ import torch
 
 import inverse
 from inverse.arena.budget import fit
+from inverse.execution import Cost
 from inverse.metrics import METRICS
-from inverse.posterior import Cost
 from inverse.result import Result
 
 

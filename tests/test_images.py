@@ -13,8 +13,8 @@ from cli_fixtures import pixels, write_picture, write_png16
 from PIL import Image
 
 from inverse.errors import InputError
+from inverse.execution import Cost
 from inverse.images import grid, heat, input_files, panel, read_image, write_png
-from inverse.posterior import Cost
 from inverse.result import Result
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)

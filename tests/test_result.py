@@ -11,7 +11,7 @@ from conftest import normal
 
 import inverse
 from inverse.errors import InputError, OptionError
-from inverse.posterior import Cost
+from inverse.execution import Cost
 from inverse.result import Result, replacing
 
 

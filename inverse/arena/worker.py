@@ -23,10 +23,11 @@ from inverse.arena.record import Record
 from inverse.arena.source import core_version
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, UnsupportedError
+from inverse.execution import Execution
 from inverse.method import Method
 from inverse.options import values
 from inverse.plugins import get_method, registry
-from inverse.posterior import Execution, Posterior
+from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.result import Result
 from inverse.run import DTYPES, check_device

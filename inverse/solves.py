@@ -1,0 +1,158 @@
+"""Linear solves on the posterior's operator: (A S A^T + R)^-1, proximal points, the pseudo-inverse, spectral filters, the operator norm.
+
+`Posterior` inherits them. They are closed-form where the operator is decomposable and iterative (`linalg`) otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.errors import UnsupportedError
+from inverse.execution import Cost, Execution
+from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, spectral_filter
+from inverse.noise import GaussianNoise, Noise
+from inverse.prior import Prior, like
+from inverse.seeding import Generators
+
+
+class LinearSolves(ABC):
+    """What a posterior offers where its operator is linear and its noise Gaussian, in model units."""
+
+    prior: Prior
+    operator: Any
+    noise: Noise
+    execution: Execution
+    y: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    linear: bool
+    decomposable: bool
+    gaussian: bool
+    cost: Cost
+
+    @abstractmethod
+    def A_adjoint(self, v: Tensor) -> Tensor:
+        """Adjoint of the linear part of A: (B, *out_shape) -> (B, *shape)."""
+
+    @abstractmethod
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A(x), units of y."""
+
+    @abstractmethod
+    def likelihood_score(self, x: Tensor) -> Tensor:
+        """grad_x log p(y | x): (B, *shape) -> (B, *shape)."""
+
+    @property
+    @abstractmethod
+    def sigma_y(self) -> float:
+        """Standard deviation of Gaussian noise, units of y."""
+
+    def solve_normal(
+        self,
+        v: Tensor,
+        signal: Tensor | float | Callable[[Tensor], Tensor] = 1.0,
+        solve: Callable[..., Tensor] = conjugate_gradient,
+        settings: CG | None = None,
+    ) -> Tensor:
+        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I or x -> S x: v (B, *out_shape) -> (B, *out_shape).
+
+        Exact for a decomposable operator with one sigma_y and a number (or one per row) as signal, iterative otherwise. Where the
+        matrix is singular (no noise) the pseudo-inverse is meant.
+
+        Args:
+            solve: `conjugate_gradient`, or `gmres` for an S that need not be symmetric.
+            settings: of the iteration; by default those of `execution`.
+        """
+        self._need_linear_gaussian("solve_normal")
+        assert isinstance(self.noise, GaussianNoise)
+        variance = self.noise.variance(v)
+        if self.decomposable and variance.ndim == 0 and not callable(signal):
+            gain = self.prior.scale**2
+
+            def inverse(lam: Tensor, at: Tensor) -> Tensor:
+                weight = like(signal, at) * gain
+                total = weight * lam + variance
+                small = total <= torch.finfo(v.dtype).eps * weight * (variance == 0)
+                return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
+
+            return functional_calculus(self.operator, v, inverse)
+        covariance = signal if callable(signal) else lambda x: like(signal, x) * x
+        settings = settings or self.execution.solver
+        if variance.ndim == 0 or bool((variance == 0).any()):
+            return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
+        white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
+        return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
+
+    def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
+        """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""
+        return z + like(variance, z) * self.A_adjoint(self.solve_normal(self.residual(z), variance))
+
+    def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
+        """A draw of x ~ N(z, variance I) given y, exact up to the linear solve: the proximal point of perturbed z and y; (B, *shape) -> same.
+
+        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
+        """
+        self._need_linear_gaussian("prox_sample")
+        assert isinstance(self.noise, GaussianNoise)
+        x = z + like(variance, z).sqrt() * generator.randn_like(z)
+        r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
+        return x + like(variance, z) * self.A_adjoint(self.solve_normal(r, variance))
+
+    def prox_langevin(self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float) -> Tensor:
+        """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
+
+        Args:
+            rate: step as a fraction of 1 / (1 / variance + h), h the curvature of the likelihood for an operator of norm 1
+                (1 / sigma_y^2 in model units; 1e4 where the noise has no sigma_y).
+        """
+        curvature = (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
+        step = rate / (1 / like(variance, z) + curvature)
+        x = z
+        for _ in range(steps):
+            drift = self.likelihood_score(x) + (z - x) / like(variance, z)
+            x = x + step * drift + (2 * step).sqrt() * generator.randn_like(x)
+        return x
+
+    def A_dagger(self, v: Tensor) -> Tensor:
+        """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
+        if self.decomposable:
+            return self.filter(self.A_adjoint(v), lambda lam: torch.where(lam > 0, 1 / lam, 0.0))
+        return conjugate_gradient(lambda u: self.A_adjoint(self._A_linear(u)), self.A_adjoint(v), settings=self.execution.solver)
+
+    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(A^T A) x for a decomposable operator, f applied to the eigenvalues (squared singular values, model units): (B, *shape) -> same.
+
+        Singular values below 1e-5 of the largest count as zero.
+        """
+        if not self.decomposable:
+            raise UnsupportedError(f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}")
+        largest = torch.as_tensor(self.operator.mask).abs().max() ** 2
+        return spectral_filter(self.operator, x, lambda lam, _: f(torch.where(lam > 1e-10 * largest, self.prior.scale**2 * lam, torch.zeros_like(lam))))
+
+    def pseudo_inverse(self) -> Tensor:
+        """A^+ y for a linear operator, damped at the noise level: A^T (A A^T + R)^-1 (y - A(0)); for other operators zero."""
+        zero = torch.zeros(len(self.y), *self.shape, dtype=self.dtype, device=self.device)
+        return self.prox(zero, 1.0) if self.linear and self.gaussian else zero
+
+    @cached_property
+    def norm_squared(self) -> float:
+        """Largest eigenvalue of A^T A in model units (power iteration from a fixed start)."""
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
+        return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
+
+    def _A_linear(self, x: Tensor) -> Tensor:
+        """The linear part of A."""
+        self.cost.A_rows += len(x)
+        return self.operator.A(self.prior.scale * x)
+
+    def _need_linear_gaussian(self, what: str) -> None:
+        if not (self.linear and self.gaussian):
+            raise UnsupportedError(f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}")

@@ -165,7 +165,8 @@ def from_diffusers(folder: Path) -> Prior:
     side = (size, size) if isinstance(size, int) else tuple(size or (None, None))
     units = {} if (vae := _autoencoder(diffusers, folder)) is None else {"shift": 0.0, "scale": 1.0}
     shape = (unet.config.in_channels, *side)
-    prior = VPPrior(unet, diffusers.DDPMScheduler(**known).alphas_cumprod, schedule.get("prediction_type", "epsilon"), shape, **units)
+    noise: Any = diffusers.DDPMScheduler(**known)
+    prior = VPPrior(unet, noise.alphas_cumprod, schedule.get("prediction_type", "epsilon"), shape, **units)
     if vae is None:
         return prior
     latent = LatentPrior(prior, lambda z: vae.decode(z / getattr(vae.config, "scaling_factor", 1.0)).sample / 2 + 0.5)

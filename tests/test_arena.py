@@ -23,12 +23,13 @@ from inverse.arena.bank import Bank, digest, tiles_of
 from inverse.arena.budget import fit, spend
 from inverse.arena.cell import Cell, describe
 from inverse.arena.compare import compare_records
+from inverse.arena.floor import Floor, measure_floor
 from inverse.arena.record import Record, append, read_records, repair
 from inverse.arena.reproduce import reproduce
 from inverse.arena.run import Request, run_suite
 from inverse.arena.source import version_of
 from inverse.arena.suite import load_suite, shipped
-from inverse.arena.worker import Floor, Worker, measure_floor
+from inverse.arena.worker import Worker
 from inverse.errors import InputError
 
 pytest_plugins = "cli_fixtures"

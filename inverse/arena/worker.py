@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import torch
 from inverse.arena.bank import Observation
 from inverse.arena.budget import Fit, fit, overrun
 from inverse.arena.cell import Cell
+from inverse.arena.floor import Floor, measure_floor
 from inverse.arena.record import Record
 from inverse.arena.source import core_version
 from inverse.engine import solve, versions
@@ -31,7 +31,6 @@ from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.result import Result
 from inverse.run import DTYPES, check_device
-from inverse.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,6 @@ class Outcome:
 
     record: Record
     artifact: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Floor:
-    """Seconds that one call takes on all rows of a solve at once: the prior forward, its VJP, A and its adjoint."""
-
-    forward: float
-    vjp: float
-    A: float
-    A_adjoint: float
-
-    def seconds(self, cost: dict[str, float]) -> float:
-        """What the counted evaluations alone take."""
-        return cost["nfe"] * self.forward + cost["vjp"] * self.vjp + cost["A"] * self.A + cost["A_adjoint"] * self.A_adjoint
 
 
 class Worker:
@@ -129,36 +114,6 @@ class Worker:
         if key not in self._floors:
             self._floors[key] = measure_floor(posterior.rows(cell.samples))
         return self._floors[key]
-
-
-def measure_floor(rows: Posterior) -> Floor:
-    """Least seconds of each evaluation over a few repeats, on all rows at once."""
-    sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
-    x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
-    forward = _least(lambda: rows.denoise(x, sigma), rows.device)
-
-    def vjp() -> float:
-        _, pull = rows.tweedie(x, sigma)
-        return _once(lambda: pull(x), rows.device)
-
-    back = min(vjp() for _ in range(3))
-    return Floor(forward, back, _least(lambda: rows.A(x), rows.device), _least(lambda: rows.A_vjp(x, rows.y), rows.device))
-
-
-def _least(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -> float:
-    times, end = [_once(call, device), _once(call, device)], time.perf_counter() + seconds
-    while len(times) < 10 and time.perf_counter() < end:
-        times.append(_once(call, device))
-    return min(times)
-
-
-def _once(call: Callable[[], Any], device: torch.device) -> float:
-    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - start
 
 
 def cost_of(result: Result) -> dict[str, float]:

@@ -1,0 +1,57 @@
+"""The floor: what a solve's counted evaluations take on their own, timed on the spot. Floor over wall time is efficiency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inverse.posterior import Posterior
+from inverse.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Seconds that one call takes on all rows of a solve at once: the prior forward, its VJP, A and its adjoint."""
+
+    forward: float
+    vjp: float
+    A: float
+    A_adjoint: float
+
+    def seconds(self, cost: dict[str, float]) -> float:
+        """What the counted evaluations alone take."""
+        return cost["nfe"] * self.forward + cost["vjp"] * self.vjp + cost["A"] * self.A + cost["A_adjoint"] * self.A_adjoint
+
+
+def measure_floor(rows: Posterior) -> Floor:
+    """Least seconds of each evaluation over a few repeats, on all rows at once."""
+    sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
+    x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
+    forward = _least(lambda: rows.denoise(x, sigma), rows.device)
+
+    def vjp() -> float:
+        _, pull = rows.tweedie(x, sigma)
+        return _once(lambda: pull(x), rows.device)
+
+    back = min(vjp() for _ in range(3))
+    return Floor(forward, back, _least(lambda: rows.A(x), rows.device), _least(lambda: rows.A_vjp(x, rows.y), rows.device))
+
+
+def _least(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -> float:
+    times, end = [_once(call, device), _once(call, device)], time.perf_counter() + seconds
+    while len(times) < 10 and time.perf_counter() < end:
+        times.append(_once(call, device))
+    return min(times)
+
+
+def _once(call: Callable[[], Any], device: torch.device) -> float:
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start

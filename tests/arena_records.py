@@ -45,7 +45,7 @@ def record(method: str = "dps", problem: str = "deblur", truth: int = 0, seed: i
         **changes,
     }
     cell = hashlib.sha256(repr((problem, method, sorted(options.items()), truth, seed, fields)).encode()).hexdigest()[:32]
-    return Record(cell=cell, truth=truth, seed=seed, **{**fields, "command": fields.get("command", f"inverse bench reproduce {cell} --out bench/records")})
+    return Record(cell=cell, truth=truth, seed=seed, **{**fields, "command": fields.get("command", f"inverse bench reproduce {cell} --records bench/records")})
 
 
 def table(

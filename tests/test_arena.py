@@ -733,7 +733,8 @@ def test_worker_scores_after_the_clock_stopped(monkeypatch):
     observation = Bank(None).get(problem, about, 0, 0)
     method = {"name": "pseudo-inverse", "options": {}, "version": "", "given": {}}
     monkeypatch.setitem(metrics.METRICS, "slow", lambda result: time.sleep(0.2) or 1.0)
-    cell = Cell(about, method, {"name": "p", "sha256": "", "source": None}, 0, 0, 1, None, "defaults", "", "cpu", "float32", ("slow",))
+    prior = {"name": "p", "sha256": "", "source": None}
+    cell = Cell(problem=about, method=method, prior=prior, truth=0, seed=0, samples=1, metrics=("slow",))
     record = Worker().compute(cell, observation).record
     assert record.metrics == {"slow": 1.0}
     assert record.seconds < 0.1

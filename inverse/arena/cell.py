@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from inverse.arena.record import Record
+from inverse.arena.record import Question, Record
 from inverse.engine import versions
 from inverse.errors import InputError
 from inverse.options import values
@@ -19,35 +18,16 @@ PACKAGES = ("inverse-posterior", "torch", "deepinv")
 """Packages whose version is part of a cell's name."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What is to be computed; plain values only, so that it travels to any worker.
+@dataclass(frozen=True, kw_only=True)
+class Cell(Question):
+    """What is to be computed.
 
     Args:
-        problem: name, options, version, `given`, those options that the suite set, and crop (pixels) for squares of photographs.
-        method: name, options, version and `given`, those options that the suite set.
-        prior: name, sha256 and source, the name or path it is loaded from (None for the problem's own).
-        truth, seed, samples: which observation, which randomness, how many samples.
-        budget: its limits, or None.
-        tuned: where the options come from.
-        observation: sha256 of y.
-        device, dtype: where and in which precision.
         metrics: names of the scores.
-        gpus: share of a GPU that a Ray worker needs for it.
         skip: why it is not run, if it is not.
+        packages: versions that are part of its name.
     """
 
-    problem: dict[str, Any]
-    method: dict[str, Any]
-    prior: dict[str, Any]
-    truth: int
-    seed: int
-    samples: int
-    budget: dict[str, float] | None
-    tuned: str
-    observation: str
-    device: str
-    dtype: str
     metrics: tuple[str, ...] = ()
     skip: str | None = None
     packages: dict[str, str] = field(default_factory=lambda: {name: versions()[name] for name in PACKAGES})
@@ -70,14 +50,12 @@ class Cell:
 
     def record(self, **measured: Any) -> Record:
         """The row of this cell with what was measured."""
-        shared = {name: getattr(self, name) for name in ("problem", "method", "prior", "truth", "seed", "samples", "budget", "tuned", "observation", "dtype")}
-        return Record(cell=self.digest, device=self.device.split(":")[0], **shared, **measured)
+        return Record(cell=self.digest, **{**self.asks(), "device": self.device.split(":")[0]}, **measured)
 
     @classmethod
     def of(cls, record: Record) -> Cell:
         """The cell behind a record, under the versions of today."""
-        names = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(Record)}
-        return cls(**{**{name: getattr(record, name) for name in names}, "metrics": tuple(record.metrics)})
+        return cls(**record.asks(), metrics=tuple(record.metrics))
 
 
 def describe(problem: Problem, version: str, crop: int | None, given: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -79,8 +79,8 @@ class Planner:
         named = {"name": entry.name, "options": plain(values(method)), "version": version_of(type(method)), "given": options}
         tuned = "defaults" if entry.tuned is None and not options else "set by the suite" if entry.tuned is None else str(entry.tuned)
         return Cell(
-            about, named, weights, 0, 0, entry.samples or self.suite.samples, limits, tuned, observation, self.suite.device, self.suite.dtype,
-            metrics=tuple(self.suite.metrics),
+            problem=about, method=named, prior=weights, truth=0, seed=0, samples=entry.samples or self.suite.samples, budget=limits, tuned=tuned,
+            observation=observation, device=self.suite.device, dtype=self.suite.dtype, metrics=tuple(self.suite.metrics),
         )  # fmt: skip
 
     def _fitted(self, cell: Cell, problem: Problem, options: dict[str, Any]) -> Cell:

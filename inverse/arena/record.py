@@ -22,38 +22,24 @@ RECORDS = "records.jsonl"
 STATUSES = ("ok", "failed", "skipped")
 
 
-@dataclass(frozen=True)
-class Record:
-    """One row of the leaderboard.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a cell asks. Plain values only, so that it travels to any worker and into JSON.
 
     Args:
-        cell: hex digest, the content address of everything that decides the numbers.
-        problem: name, options and version (of its source), `given` (the options that the suite set); crop (pixels) where the truth was
+        problem: name, options and version (of its source), `given` (the options that the suite set); crop (pixels) where the truth is
             cut to a square.
         method: name, options, version (of its source) and `given` (the options that the suite set; a budget's steps are not among them).
-        prior: name, sha256 (of its weights) and source (the name or path it was loaded from; None for the problem's own).
+        prior: name, sha256 (of its weights) and source (the name or path it is loaded from; None for the problem's own).
         truth: index of the truth among those of the problem.
         seed: of the measurement noise and of the method.
-        samples: posterior samples drawn.
-        budget: the limit under which it ran: nfe, vjp (with nfe, their sum) or seconds; None for no limit.
-        tuned: "defaults", or the tuning split that the options come from.
+        samples: posterior samples to draw.
+        budget: the limit under which it runs: nfe, vjp (with nfe, their sum) or seconds; None for no limit.
+        tuned: "defaults", "set by the suite", or the tuning split that the options come from.
         observation: sha256 of y.
-        status: ok, failed or skipped.
-        reason: why it failed or was skipped.
-        metrics: by name; None where a metric does not apply.
-        cost: nfe, vjp, A and A_adjoint per sample.
-        seconds: wall time inside the method.
-        floor_seconds: what its evaluations alone take here, measured; None where that was not measured.
-        peak_memory: bytes above what was held before the solve.
-        device, dtype, executor: where and how it ran.
-        versions: of what decides a result.
-        artifact: path of the HDF5 result, relative to the records' folder.
-        artifact_sha256: of that file.
-        command: the shell command that does the cell again.
-        started: ISO time.
+        device, dtype: where and in which precision.
     """
 
-    cell: str
     problem: dict[str, Any]
     method: dict[str, Any]
     prior: dict[str, Any]
@@ -63,6 +49,36 @@ class Record:
     budget: dict[str, float] | None = None
     tuned: str = "defaults"
     observation: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def asks(self) -> dict[str, Any]:
+        """These fields, without those of a subclass."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Question)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Question):
+    """One row of the leaderboard: a question and what came of it.
+
+    Args:
+        cell: hex digest, the content address of everything that decides the numbers.
+        status: ok, failed or skipped.
+        reason: why it failed or was skipped.
+        metrics: by name; None where a metric does not apply.
+        cost: nfe, vjp, A and A_adjoint per sample.
+        seconds: wall time inside the method.
+        floor_seconds: what its evaluations alone take here, measured; None where that was not measured.
+        peak_memory: bytes above what was held before the solve.
+        executor: how it ran.
+        versions: of what decides a result.
+        artifact: path of the HDF5 result, relative to the records' folder.
+        artifact_sha256: of that file.
+        command: the shell command that does the cell again.
+        started: ISO time.
+    """
+
+    cell: str
     status: str = "ok"
     reason: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -70,8 +86,6 @@ class Record:
     seconds: float | None = None
     floor_seconds: float | None = None
     peak_memory: int | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
     executor: str = "local"
     versions: dict[str, str] = field(default_factory=dict)
     artifact: str | None = None
@@ -93,7 +107,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinity are null."""
-        row = {"format": FORMAT, **dataclasses.asdict(self)}
+        row = {"format": FORMAT, "cell": self.cell, **dataclasses.asdict(self)}
         return json.dumps(json.loads(json.dumps(row, default=str), parse_constant=lambda name: None))
 
     @classmethod

@@ -162,7 +162,8 @@ class _Objective:
             return math.inf
         about: dict[str, Any] = {"name": task.method, "options": plain(values(method)), "version": version_of(type(method)), "given": varied}
         cell = Cell(
-            self.about, about, self.prior, 0, 0, task.samples, task.budget, "", "", task.device, task.dtype, metrics=(task.split.metric,)
+            problem=self.about, method=about, prior=self.prior, truth=0, seed=0, samples=task.samples, budget=task.budget, device=task.device,
+            dtype=task.dtype, metrics=(task.split.metric,),
         )  # fmt: skip
         if task.budget is not None:
             observation = self.bank.get(self.problem, self.about, task.split.truths[0], "budget")

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 import inverse
+from inverse.arena.markdown import markdown
 from inverse.arena.record import RECORDS, Record, read_records
-from inverse.arena.report import markdown, write
+from inverse.arena.report import write
 from inverse.arena.run import Request, run_suite
 from inverse.arena.suite import Suite
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import inverse
-from inverse.arena.statistics import estimate
+from inverse.arena.estimate import estimate
 from inverse.boundary import Table, anova, candidate, endpoints, load_table, shipped_tables, sized
 from inverse.boundary_run import Fit, centre, loss_by, references, sha256
 

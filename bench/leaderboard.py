@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inverse.arena.markdown import markdown
 from inverse.arena.record import read_records
-from inverse.arena.report import markdown
 
 ROOT = Path(__file__).parents[1]
 START = "<!-- tables -->"

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from arena_records import record, solved, table
 
-from inverse.arena import report, statistics
+from inverse.arena import report, tradeoffs
 from inverse.arena.gallery import gallery
+from inverse.arena.groups import grouped, observations
+from inverse.arena.ranking import compare
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -131,7 +133,7 @@ def test_the_table_shows_the_means(visit):
     page.select_option("#problem", label="inpainting")
     page.select_option("#budget", "0")
     groups = [
-        g for g in statistics.groups(table(truths=3, budgets=(20, 100), problems=3)) if g.records[0].problem["name"] == "inpainting" and '"nfe": 20' in g.budget
+        g for g in grouped(table(truths=3, budgets=(20, 100), problems=3)) if g.records[0].problem["name"] == "inpainting" and '"nfe": 20' in g.budget
     ]
     expected = {g.records[0].method["name"]: f"{g.estimate('psnr').mean:.2f}" for g in groups}
     assert dict(zip(column(page, "name"), column(page, "psnr"), strict=True)) == expected
@@ -211,18 +213,18 @@ def test_all_plots_are_drawn_without_a_request(visit):
 def test_the_ecdf_is_that_of_the_statistics(visit):
     page = visit("plain")
     drawn(page, "solved")
-    groups = statistics.groups(table(truths=3, budgets=(20, 100), problems=3))
-    total = statistics.observations(groups)
+    groups = grouped(table(truths=3, budgets=(20, 100), problems=3))
+    total = observations(groups)
     ends = page.evaluate("document.querySelector('#solved .js-plotly-plot').data.map(trace => trace.y.at(-1))")
-    reached = sorted(100 * len(cells) / total for cells in statistics.solved(groups, "psnr", 1.0, "calls").values())
+    reached = sorted(100 * len(cells) / total for cells in tradeoffs.solved(groups, "psnr", 1.0, "calls").values())
     assert sorted(ends) == pytest.approx(reached)
 
 
 def test_the_diagram_ranks_as_the_statistics_do(visit):
     page = visit("plain")
     see_everything(page)
-    groups = [group for group in statistics.groups(table(truths=3, budgets=(20, 100), problems=3)) if '"nfe": 100' in group.budget]
-    ranks = statistics.compare(groups, "psnr").ranks
+    groups = [group for group in grouped(table(truths=3, budgets=(20, 100), problems=3)) if '"nfe": 100' in group.budget]
+    ranks = compare(groups, "psnr").ranks
     assert page.get_attribute("#diagram svg", "aria-label").count(",") == len(ranks) - 1
     shown = re.findall(r"(\d+\.\d\d)(?:,|$)", page.get_attribute("#diagram svg", "aria-label"))
     assert [float(rank) for rank in shown] == pytest.approx(ranks, abs=0.006)

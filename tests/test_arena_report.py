@@ -14,9 +14,15 @@ import pytest
 from arena_records import record, solved, table, write
 from PIL import Image
 
-from inverse.arena import report, statistics
+from inverse.arena import report, tradeoffs
 from inverse.arena.gallery import CAP, VIRIDIS, gallery
+from inverse.arena.groups import grouped
+from inverse.arena.labels import budget_label, contestant_labels, setting_labels
+from inverse.arena.markdown import markdown
+from inverse.arena.payload import payload
+from inverse.arena.ranking import compare
 from inverse.arena.record import read_records
+from inverse.arena.tradeoffs import front
 from inverse.errors import InputError
 from inverse.result import Result
 
@@ -59,7 +65,7 @@ def embedded(page, name):
 def test_markdown_by_hand():
     rows = [record("a", truth=t, metrics={"psnr": p, "misfit": m}, seconds=1.5) for t, p, m in [(0, 20.0, 0.5), (1, 22.0, 0.7)]]
     rows += [record("b", truth=0, metrics={"psnr": 20.5, "misfit": 1.1}, seconds=12.0), record("b", truth=1, metrics={}, status="failed", reason="diverged")]
-    assert report.markdown(rows) == (
+    assert markdown(rows) == (
         "**deblur**, no limit\n"
         "\n"
         "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ | cells |\n"
@@ -73,19 +79,19 @@ def test_markdown_by_hand():
 
 def test_a_mean_over_fewer_cells_is_never_the_best():
     """`b` has only the easy truth: the other was never run."""
-    text = report.markdown([record("a", truth=0, psnr=30.0), record("a", truth=1, psnr=20.0), record("b", truth=0, psnr=29.0)])
+    text = markdown([record("a", truth=0, psnr=30.0), record("a", truth=1, psnr=20.0), record("b", truth=0, psnr=29.0)])
     assert "| b | 29.00 | 100 | 0 | 2 | 1 of 2 |" in text
     assert "| a | **25.00 [20.00, 30.00]** |" in text
 
 
 def test_markdown_has_a_table_for_each_setting_and_budget():
-    text = report.markdown(table(truths=2, budgets=(20, 100), problems=2, methods=4))
+    text = markdown(table(truths=2, budgets=(20, 100), problems=2, methods=4))
     assert re.findall(r"^\*\*.*$", text, re.M) == [f"**{p}**, {n} evaluations + VJPs" for p in ("deblur", "super-resolution") for n in (20, 100)]
     assert text.count("\n| ") == 4 * (1 + 4)
 
 
 def test_markdown_of_hostile_names_is_inert():
-    text = report.markdown([record(HOSTILE, f"{HOSTILE}\n\n# title", status="failed", reason=HOSTILE, psnr=None)])
+    text = markdown([record(HOSTILE, f"{HOSTILE}\n\n# title", status="failed", reason=HOSTILE, psnr=None)])
     row = next(line for line in text.splitlines() if line.startswith("| ") and "script" in line)
     assert "<" not in text
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"\|", text.splitlines()[2]))  # as many columns as the head
@@ -94,7 +100,7 @@ def test_markdown_of_hostile_names_is_inert():
 
 
 def test_an_unknown_metric_is_shown_and_not_ranked():
-    text = report.markdown([record("a", metrics={"mystery": 1.0}), record("b", metrics={"mystery": 2.0})])
+    text = markdown([record("a", metrics={"mystery": 1.0}), record("b", metrics={"mystery": 2.0})])
     assert "| mystery |" in text
     assert "**1" not in text
 
@@ -107,19 +113,19 @@ def test_namesakes_are_told_apart_by_what_differs():
         record("tv", options={"strength": 0.1}),
         record("dps", options={"eta": 1.0, "zeta": 1.0}, samples=8),
     ]
-    labels = report.contestant_labels([group.contestant for group in statistics.groups(rows)])
+    labels = contestant_labels([group.contestant for group in grouped(rows)])
     assert labels == ["dps zeta=0.5 samples=1", "dps zeta=1 samples=1", "tv", "dps zeta=1 samples=8"]
 
 
 def test_settings_are_told_apart_by_options_crop_prior_and_device():
     rows = [record(problem_options={"kernel": k}) for k in ("gaussian", "motion")] + [record("x", "denoise"), record("x", "denoise", device="cuda")]
-    labels = report.setting_labels([group.setting for group in statistics.groups(rows)])
+    labels = setting_labels([group.setting for group in grouped(rows)])
     assert labels == ["deblur kernel=gaussian", "deblur kernel=motion", "denoise device=cpu", "denoise device=cuda"]
 
 
 def test_budgets_read_as_words():
-    assert report.budget_label('{"nfe": 100, "seconds": 2.5}') == "100 evaluations + VJPs, 2.5 s"
-    assert report.budget_label("null") == "no limit"
+    assert budget_label('{"nfe": 100, "seconds": 2.5}') == "100 evaluations + VJPs, 2.5 s"
+    assert budget_label("null") == "no limit"
 
 
 # --- what the page carries --------------------------------------------------------------------------------------------
@@ -127,7 +133,7 @@ def test_budgets_read_as_words():
 
 def test_every_record_is_in_the_page_once():
     rows = table(truths=3)
-    data = report.payload(rows)
+    data = payload(rows)
     assert sorted(cell["cell"] for cell in data["cells"]) == sorted(r.cell for r in rows)
     counted = [index for row in data["rows"] for index in range(row["at"], row["at"] + sum(row["n"]))]
     assert counted == list(range(len(rows)))
@@ -136,25 +142,25 @@ def test_every_record_is_in_the_page_once():
 
 def test_the_page_says_what_the_statistics_say():
     rows = table(truths=4, problems=2)
-    data, groups = report.payload(rows), statistics.groups(rows)
+    data, groups = payload(rows), grouped(rows)
     for shown, group in zip(data["rows"], groups, strict=True):
         assert data["contestants"][shown["m"]] == json.loads(group.contestant)["name"]
         if found := group.estimate("psnr"):
             assert shown["est"]["psnr"] == pytest.approx([found.mean, found.low, found.high, found.truths], rel=1e-5)
     together = next(c for c in data["comparisons"] if c["metric"] == "psnr" and c["s"] == -1)
-    compared = statistics.compare(groups, "psnr")
+    compared = compare(groups, "psnr")
     assert together["ranks"] == pytest.approx(compared.ranks, abs=1e-3)
     assert [data["contestants"][m] for m in together["order"]] == [json.loads(c)["name"] for c in compared.contestants]
     (deblur,) = [i for i, setting in enumerate(data["settings"]) if setting == "deblur"]
     own = [i for i, row in enumerate(data["rows"]) if row["s"] == deblur]
-    assert data["fronts"][f"psnr|seconds|{deblur}|0"] == [own[i] for i in statistics.front([groups[i] for i in own], "psnr", "seconds")]
-    reached = statistics.solved(groups, "psnr", 1.0, "calls")
+    assert data["fronts"][f"psnr|seconds|{deblur}|0"] == [own[i] for i in front([groups[i] for i in own], "psnr", "seconds")]
+    reached = tradeoffs.solved(groups, "psnr", 1.0, "calls")
     shown = {data["families"][f]: [data["cells"][i]["cell"] for i in cells] for f, cells in enumerate(data["solved"]["psnr|1|calls"])}
     assert shown == {json.loads(family)["name"]: [r.cell for r in cells] for family, cells in reached.items()}
 
 
 def test_a_cell_carries_its_command():
-    (cell,) = report.payload([record(command="inverse bench reproduce 'a b' --out x")])["cells"]
+    (cell,) = payload([record(command="inverse bench reproduce 'a b' --out x")])["cells"]
     assert cell["command"] == "inverse bench reproduce 'a b' --out x"
 
 
@@ -208,9 +214,9 @@ def test_hostile_names_stay_in_their_json():
 
 
 def test_artifact_links_stay_relative():
-    (cell,) = report.payload([record(artifact="artifacts/a b#?.h5")], "../bench/records")["cells"]
+    (cell,) = payload([record(artifact="artifacts/a b#?.h5")], "../bench/records")["cells"]
     assert cell["href"] == "../bench/records/artifacts/a%20b%23%3F.h5"
-    (cell,) = report.payload([record(artifact="javascript:alert(1)")])["cells"]
+    (cell,) = payload([record(artifact="javascript:alert(1)")])["cells"]
     assert cell["href"] == "./javascript%3Aalert%281%29"
 
 

@@ -10,8 +10,11 @@ import pytest
 from arena_records import record, table
 from scipy import stats
 
-from inverse.arena import statistics
-from inverse.arena.statistics import METRICS, compare, critical_difference, curves, estimate, front, groups, holm, pairwise, pareto, solved
+from inverse.arena.estimate import Estimate, estimate
+from inverse.arena.groups import grouped, observations
+from inverse.arena.ranking import cliques, compare, critical_difference, holm, pairwise, wilcoxon
+from inverse.arena.scores import METRICS, value
+from inverse.arena.tradeoffs import curves, front, pareto, position, solved
 
 DEMSAR = np.array([
     [.763, .768, .771, .798], [.599, .591, .590, .569], [.954, .971, .968, .967], [.628, .661, .654, .657], [.882, .888, .886, .898],
@@ -51,7 +54,7 @@ def test_the_interval_covers_as_it_says_with_eight_truths():
 
 def test_the_interval_of_two_values_is_their_range_and_one_has_none():
     assert (estimate([1.0, 3.0]).low, estimate([1.0, 3.0]).high) == (1.0, 3.0)
-    assert estimate([2.5]) == statistics.Estimate(2.5, None, None, 1)
+    assert estimate([2.5]) == Estimate(2.5, None, None, 1)
     assert estimate([]) is None
 
 
@@ -66,7 +69,7 @@ def test_equal_values_have_an_interval_of_no_width():
 
 
 def test_seeds_of_one_truth_count_once():
-    (group,) = groups([record(truth=0, seed=s, psnr=20.0) for s in range(3)] + [record(truth=1, seed=0, psnr=30.0)])
+    (group,) = grouped([record(truth=0, seed=s, psnr=20.0) for s in range(3)] + [record(truth=1, seed=0, psnr=30.0)])
     assert group.by_truth("psnr") == {0: 20.0, 1: 30.0}
     assert (group.estimate("psnr").mean, group.estimate("psnr").truths) == (25.0, 2)
 
@@ -77,45 +80,45 @@ def test_seeds_of_one_truth_count_once():
 def test_steps_that_a_budget_chose_do_not_divide_a_contestant():
     fitted = [("deblur", 10, 20), ("deblur", 50, 100), ("denoise", 20, 20)]
     rows = [record(problem=problem, options={"steps": steps, "eta": 1.0}, budget={"nfe": nfe}) for problem, steps, nfe in fitted]
-    assert len({group.contestant for group in groups(rows)}) == 1
-    assert len(groups(rows)) == 3
+    assert len({group.contestant for group in grouped(rows)}) == 1
+    assert len(grouped(rows)) == 3
 
 
 def test_steps_that_the_suite_asked_for_do():
     free = [record(options={"steps": s}) for s in (10, 20)]
     pinned = [record(options={"steps": s}, budget={"nfe": 100}) for s in (10, 20)]
     for rows in (free, pinned):
-        assert len({group.contestant for group in groups(rows)}) == 2
-        assert len({group.family for group in groups(rows)}) == 1
+        assert len({group.contestant for group in grouped(rows)}) == 2
+        assert len({group.family for group in grouped(rows)}) == 1
 
 
 @pytest.mark.parametrize(
     "change", [{"device": "cuda"}, {"dtype": "float64"}, {"prior": {"name": "photo-64", "sha256": "cd"}}, {"problem_options": {"sigma_y": 0.1}}]
 )
 def test_another_device_prior_or_problem_is_another_setting(change):
-    assert len({group.setting for group in groups([record(), record(**change)])}) == 2
+    assert len({group.setting for group in grouped([record(), record(**change)])}) == 2
 
 
 def test_every_cell_is_counted():
     rows = table(truths=5)
-    found = groups(rows)
+    found = grouped(rows)
     assert sum(group.count("ok") + group.count("failed") + group.count("skipped") for group in found) == len(rows)
     assert sum(group.count("failed") for group in found) == sum(r.status == "failed" for r in rows) > 0
 
 
 def test_efficiency_is_a_ratio_of_sums_over_cells_with_a_floor():
     cells = [record(truth=i, seconds=seconds, floor_seconds=floor) for i, (seconds, floor) in enumerate([(10.0, 1.0), (2.0, 1.0), (5.0, None)])]
-    assert groups(cells)[0].efficiency == pytest.approx(2 / 12)
+    assert grouped(cells)[0].efficiency == pytest.approx(2 / 12)
 
 
 def test_a_failed_cell_has_no_value_and_no_influence():
     rows = [record(truth=0, psnr=20.0), record(truth=1, psnr=99.0, status="failed")]
-    assert groups(rows)[0].estimate("psnr").mean == 20.0
-    assert groups(rows)[0].estimate("seconds").truths == 1
+    assert grouped(rows)[0].estimate("psnr").mean == 20.0
+    assert grouped(rows)[0].estimate("seconds").truths == 1
 
 
 def test_nan_is_no_value():
-    assert statistics.value(record(psnr=float("nan")), "psnr") is None
+    assert value(record(psnr=float("nan")), "psnr") is None
 
 
 def test_metrics_that_ship_have_a_direction():
@@ -138,7 +141,7 @@ def test_loss_puts_the_better_first(name, good, bad):
 
 def test_demsars_example():
     """Average ranks and critical difference as printed there; his Friedman statistic of 9.28 has no correction for ties."""
-    found = compare(groups(of_scores(DEMSAR, ["c", "cm", "ccf", "cmcf"])), "psnr")
+    found = compare(grouped(of_scores(DEMSAR, ["c", "cm", "ccf", "cmcf"])), "psnr")
     assert [json.loads(c)["name"] for c in found.contestants] == ["cmcf", "cm", "ccf", "c"]
     assert found.ranks == pytest.approx([1.964, 2.000, 2.893, 3.143], abs=5e-4)
     assert found.critical_difference == pytest.approx(1.25, abs=0.005)
@@ -158,7 +161,7 @@ def test_nemenyis_critical_values(k, q):
 @pytest.mark.parametrize("n", [3, 6, 13, 30, 50, 51, 80])
 def test_wilcoxon_is_scipys(n):
     differences = np.random.default_rng(n).normal(0.3, 1.0, size=n)
-    assert statistics.wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences).pvalue, rel=1e-9)
+    assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences).pvalue, rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [5, 12, 30])
@@ -168,13 +171,13 @@ def test_wilcoxon_with_ties_and_zeros_is_scipys(n):
     kept = differences[differences != 0]
     assert len(kept) < n or n == 5
     method = stats.PermutationMethod(n_resamples=np.inf) if len(kept) <= 13 else "asymptotic"
-    assert statistics.wilcoxon(differences) == pytest.approx(stats.wilcoxon(kept, method=method).pvalue, rel=1e-9)
+    assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(kept, method=method).pvalue, rel=1e-9)
 
 
 def test_wilcoxon_of_six_wins_by_hand():
     """All signs alike: 2 of the 2^6 assignments are as extreme."""
-    assert statistics.wilcoxon(np.arange(1.0, 7.0)) == 2 / 64
-    assert statistics.wilcoxon(np.zeros(6)) == 1.0
+    assert wilcoxon(np.arange(1.0, 7.0)) == 2 / 64
+    assert wilcoxon(np.zeros(6)) == 1.0
 
 
 def test_holm_by_hand():
@@ -203,40 +206,40 @@ def test_cliques_are_maximal_runs():
     alike = np.eye(5, dtype=bool)
     for i, j in [(0, 1), (1, 2), (0, 2), (2, 3)]:
         alike[i, j] = alike[j, i] = True
-    assert statistics.cliques(alike) == ((0, 2), (2, 3))
-    assert statistics.cliques(np.eye(3, dtype=bool)) == ()
-    assert statistics.cliques(np.ones((4, 4), dtype=bool)) == ((0, 3),)
+    assert cliques(alike) == ((0, 2), (2, 3))
+    assert cliques(np.eye(3, dtype=bool)) == ()
+    assert cliques(np.ones((4, 4), dtype=bool)) == ((0, 3),)
 
 
 def test_a_clear_winner_stands_outside_every_clique():
     rng = np.random.default_rng(0)
-    found = compare(groups(of_scores(rng.normal([30, 25, 25], 0.3, size=(10, 3)).tolist())), "psnr")
+    found = compare(grouped(of_scores(rng.normal([30, 25, 25], 0.3, size=(10, 3)).tolist())), "psnr")
     assert json.loads(found.contestants[0])["name"] == "a"
     assert found.cliques == ((1, 2),)
     assert found.p[0, 1] < 0.05 < found.p[1, 2]
 
 
 def test_closeness_decides_where_a_metric_has_a_number_to_be_close_to():
-    found = compare(groups(of_scores([[0.5, 1.0, 1.2]] * 6, metric="misfit")), "misfit")
+    found = compare(grouped(of_scores([[0.5, 1.0, 1.2]] * 6, metric="misfit")), "misfit")
     assert [json.loads(c)["name"] for c in found.contestants] == ["b", "c", "a"]
 
 
 def test_comparisons_are_on_common_cells():
     """`a` wins on the cells it shares with `b`; on the one it lacks, `b` scores what would have turned the means."""
     rows = of_scores([[20, 10]] * 9 + [[None, 500]])
-    found = compare(groups(rows), "psnr")
+    found = compare(grouped(rows), "psnr")
     assert (found.observations, found.possible, found.ranks) == (9, 10, (1.0, 2.0))
     assert json.loads(found.contestants[0])["name"] == "a"
 
 
 def test_whoever_finished_too_few_is_left_out_and_named():
-    found = compare(groups(of_scores([[3, 2, 1 if i < 4 else None] for i in range(10)])), "psnr")
+    found = compare(grouped(of_scores([[3, 2, 1 if i < 4 else None] for i in range(10)])), "psnr")
     assert (len(found.contestants), found.observations) == (2, 10)
     assert {json.loads(c)["name"]: n for c, n in found.left_out.items()} == {"c": 4}
 
 
 def test_whoever_finished_nothing_is_named_too():
-    found = compare(groups(of_scores([[3, 2, None]] * 3)), "psnr")
+    found = compare(grouped(of_scores([[3, 2, None]] * 3)), "psnr")
     assert list(found.left_out.values()) == [0]
 
 
@@ -244,21 +247,21 @@ def test_seeds_are_paired_before_they_are_averaged():
     """Truth 0 lacks seed 1 of `b`: that cell of `a`, however bad, is not counted."""
     rows = [record(m, truth=t, seed=s, psnr=p) for t in range(6) for s in (0, 1) for m, p in (("a", 2.0), ("b", 1.0)) if (m, t, s) != ("b", 0, 1)]
     rows = [record("a", truth=0, seed=1, psnr=-100.0) if (r.method["name"], r.truth, r.seed) == ("a", 0, 1) else r for r in rows]
-    found = compare(groups(rows), "psnr")
+    found = compare(grouped(rows), "psnr")
     assert (found.blocks, found.observations, found.possible, found.ranks) == (6, 11, 12, (1.0, 2.0))
 
 
 def test_no_comparison_without_rivals_direction_or_common_ground():
-    assert compare(groups(of_scores([[1], [2]])), "psnr") is None
-    assert compare(groups(of_scores([[1, 2]], metric="mystery")), "mystery") is None
-    assert compare(groups(of_scores([[1, None], [None, 2]])), "psnr") is None
+    assert compare(grouped(of_scores([[1], [2]])), "psnr") is None
+    assert compare(grouped(of_scores([[1, 2]], metric="mystery")), "mystery") is None
+    assert compare(grouped(of_scores([[1, None], [None, 2]])), "psnr") is None
     with pytest.raises(ValueError, match="one budget"):
-        compare(groups([record(budget={"nfe": 10}), record("b", budget={"nfe": 20})]), "psnr")
+        compare(grouped([record(budget={"nfe": 10}), record("b", budget={"nfe": 20})]), "psnr")
 
 
 def test_a_comparison_of_many_keeps_the_best():
     scores = [[100.0 - j + 0.01 * i for j in range(35)] for i in range(5)]
-    found = compare(groups(of_scores(scores, [f"m{j:02d}" for j in range(35)])), "psnr")
+    found = compare(grouped(of_scores(scores, [f"m{j:02d}" for j in range(35)])), "psnr")
     assert [json.loads(c)["name"] for c in found.contestants] == [f"m{j:02d}" for j in range(30)]
     assert len(found.left_out) == 5
 
@@ -266,7 +269,7 @@ def test_a_comparison_of_many_keeps_the_best():
 def test_a_comparison_does_not_depend_on_the_order_of_the_records():
     rows = table(problems=2, methods=5)
     shuffled = random.Random(1).sample(rows, len(rows))
-    one, other = compare(groups(rows), "psnr"), compare(groups(shuffled), "psnr")
+    one, other = compare(grouped(rows), "psnr"), compare(grouped(shuffled), "psnr")
     assert (one.contestants, one.ranks, one.cliques) == (other.contestants, other.ranks, other.cliques)
     assert one.p == pytest.approx(other.p)
 
@@ -286,7 +289,7 @@ def test_the_front_is_what_nothing_dominates():
 
 def test_the_front_of_groups_looks_at_means():
     rows = [record("slow", psnr=30.0, seconds=9.0), record("fast", psnr=20.0, seconds=1.0), record("poor", psnr=19.0, seconds=2.0)]
-    found = groups(rows)
+    found = grouped(rows)
     assert [json.loads(found[i].contestant)["name"] for i in front(found, "psnr", "seconds")] == ["fast", "slow"]
 
 
@@ -298,27 +301,27 @@ def test_solved_by_hand():
 
     rows = [cell("a", 0, 29.5, 20), cell("a", 0, 30.0, 80), cell("a", 1, 15.0, 20), cell("a", 1, 19.0, 80)]
     rows += [cell("b", 0, 28.0, 20), cell("b", 0, 28.9, 80), cell("b", 1, 20.0, 20), cell("b", 1, 20.0, 80)]
-    found = {json.loads(f)["name"]: [(r.truth, r.cost["nfe"]) for r in cells] for f, cells in solved(groups(rows), "psnr", 1.0, "nfe").items()}
+    found = {json.loads(f)["name"]: [(r.truth, r.cost["nfe"]) for r in cells] for f, cells in solved(grouped(rows), "psnr", 1.0, "nfe").items()}
     assert found == {"a": [(0, 20), (1, 80)], "b": [(1, 20)]}
-    assert statistics.observations(groups(rows)) == 2
+    assert observations(grouped(rows)) == 2
 
 
 def test_a_failed_cell_stays_in_the_denominator():
     rows = [record("a", truth=0, psnr=30.0), record("a", truth=1, status="failed", psnr=None)]
-    assert statistics.observations(groups(rows)) == 2
-    assert [len(cells) for cells in solved(groups(rows), "psnr", 1.0, "seconds").values()] == [1]
+    assert observations(grouped(rows)) == 2
+    assert [len(cells) for cells in solved(grouped(rows), "psnr", 1.0, "seconds").values()] == [1]
 
 
 def test_a_relative_target_and_one_with_a_number():
     rows = [record("a", metrics={"rmse": 0.100, "misfit": 0.4}), record("b", metrics={"rmse": 0.109, "misfit": 0.95})]
-    names = lambda metric, within: {json.loads(f)["name"] for f, cells in solved(groups(rows), metric, within, "seconds").items() if cells}  # noqa: E731
+    names = lambda metric, within: {json.loads(f)["name"] for f, cells in solved(grouped(rows), metric, within, "seconds").items() if cells}  # noqa: E731
     assert names("rmse", 0.05) == {"a"}
     assert names("rmse", 0.10) == {"a", "b"}
     assert names("misfit", 0.1) == {"b"}
 
 
 def test_curves_follow_steps():
-    found = groups([record(options={"steps": s, "eta": e}, psnr=float(s)) for e in (0, 1) for s in (50, 10, 20)] + [record("once", options={"steps": 5})])
+    found = grouped([record(options={"steps": s, "eta": e}, psnr=float(s)) for e in (0, 1) for s in (50, 10, 20)] + [record("once", options={"steps": 5})])
     lines = curves(found, "steps")
-    assert [[statistics.position(found[i], "steps") for i in line] for line in lines] == [[10, 20, 50]] * 2
+    assert [[position(found[i], "steps") for i in line] for line in lines] == [[10, 20, 50]] * 2
     assert curves(found, "nfe") == []  # all took 100 evaluations

@@ -119,8 +119,9 @@ def report(
     out: Annotated[Path | None, typer.Option(help="An .html file, an .md file, or a folder that gets both.", show_default="the records' folder")] = None,
 ) -> None:
     """Write the leaderboard: one HTML page that needs no network, and a Markdown table."""
+    from inverse.arena.markdown import markdown
     from inverse.arena.record import read_records
-    from inverse.arena.report import markdown, save, write
+    from inverse.arena.report import save, write
 
     out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
     kind = out.suffix.lower()

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from inverse.arena.estimate import Estimate, estimate
 from inverse.arena.record import Record
-from inverse.arena.statistics import Estimate, estimate, metric, value
+from inverse.arena.scores import metric, value
 from inverse.errors import InputError
 
 

@@ -95,7 +95,8 @@ class Planner:
     def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         assert cell.budget is not None
         timed = [cell.samples, cell.device, cell.dtype] if "seconds" in cell.budget else [cell.samples] if "particles" in cell.method["options"] else []
-        asked = [cell.problem, cell.method["name"], cell.method["options"], cell.method["version"], cell.prior["sha256"], cell.budget, pinned, *timed]
+        about = {name: value for name, value in cell.problem.items() if name != "crop" or not _counted_small(cell, problem)}
+        asked = [about, cell.method["name"], cell.method["options"], cell.method["version"], cell.prior["sha256"], cell.budget, pinned, *timed]
         key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
         if key not in self.fits:
             fit = self._counted(cell, problem, pinned)
@@ -106,7 +107,7 @@ class Planner:
 
     def _counted(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         """Costs are counted on truth 0 under noise of its own, on a small square of it where the problem allows that."""
-        sizes = [PROBE, 2 * PROBE, cell.problem.get("crop")] if isinstance(problem, ImageProblem) and "seconds" not in (cell.budget or {}) else []
+        sizes = [PROBE, 2 * PROBE, cell.problem.get("crop")] if _counted_small(cell, problem) else []
         for size in sizes:
             try:
                 observation = Bank(None).get(problem, {**cell.problem, "crop": size}, 0, "budget")
@@ -114,3 +115,8 @@ class Planner:
             except (InverseError, RuntimeError):
                 continue  # an operator made for one size, or a kernel larger than the square
         return self.executor.call("steps_within", cell, Bank(None).get(problem, cell.problem, 0, "budget"), cell.budget, pinned)
+
+
+def _counted_small(cell: Cell, problem: Problem) -> bool:
+    """Whether the costs of a cell are counted on a small square, so that its own size does not matter."""
+    return isinstance(problem, ImageProblem) and "seconds" not in (cell.budget or {})

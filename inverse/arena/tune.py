@@ -10,8 +10,8 @@ from typing import Any
 
 from inverse.arena.bank import Bank
 from inverse.arena.cell import Cell, describe, plain
+from inverse.arena.scores import metric
 from inverse.arena.source import prior_hash, version_of
-from inverse.arena.statistics import metric
 from inverse.arena.suite import Suite, Tuning
 from inverse.arena.worker import Worker
 from inverse.errors import InputError, OptionError

@@ -8,19 +8,15 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from inverse import __version__
+from inverse import __version__, training_cli
 from inverse.arena import cli as arena
 from inverse.errors import InverseError, OptionError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from inverse.plugins import Registry
+from inverse.terminal import PluginFiles, assignments, columns, registry, show
 
 GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
 
@@ -42,11 +38,6 @@ app = typer.Typer(
     help="Reconstruct what a measurement hides: posterior samples from a diffusion prior and a forward operator.",
     epilog="First result: inverse solve --problem deblur --method red-diff",
 )
-
-app.add_typer(arena.bench, name="bench")
-app.command()(arena.tune)
-
-PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
 
 
 def main() -> None:
@@ -140,17 +131,17 @@ def diagnose(
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
     """Ask of truths alone whether a method's samples are calibrated; the exit code is 1 if they are not."""
-    from inverse.calibration import run, table, verdict
+    from inverse import calibration
     from inverse.plugins import get_method, get_problem
 
     registry(plugin)
     chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), get_method(method, **assignments(set_, "--set"))
-    found, path = run(*chosen, input, device, dtype, out, simulations=simulations, samples=samples, seed=seed, prior=prior, level=level)
+    found, path = calibration.run(*chosen, input, device, dtype, out, simulations=simulations, samples=samples, seed=seed, prior=prior, level=level)
     if json_:
         print(found.json())
     else:
-        _print(table(found))
-        print("\n".join([verdict(found), *found.notes, str(path)]))
+        show(calibration.table(found))
+        print("\n".join([calibration.verdict(found), *found.notes, str(path)]))
     if not found.calibrated:
         raise typer.Exit(1)
 
@@ -173,14 +164,14 @@ def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
     from inverse.assets import read_card
     from inverse.errors import PriorError
 
-    table = _table("prior", "shape", "units", "trained on")
+    table = columns("prior", "shape", "units", "trained on")
     for name, entry in registry(plugin).table("inverse_priors").items():
         try:
             card = read_card(entry.thing)
             table.add_row(name, card.shape, card.units, str(card.training.get("data", "")))
         except PriorError as error:
             table.add_row(name, "-", "-", str(error))
-    _print(table)
+    show(table)
 
 
 @app.command()
@@ -188,10 +179,10 @@ def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
     """List the samplers that a guidance can use, with their options (--set sampler=ddim:eta=0.5)."""
     from inverse.sampler import sampler_options, settled
 
-    table = _table("sampler", "options", "what it is")
+    table = columns("sampler", "options", "what it is")
     for name, entry in registry(plugin).table("inverse_samplers").items():
         table.add_row(name, _settings(sampler_options(entry.thing)), _first_sentence(entry.thing.__doc__))
-    _print(table)
+    show(table)
     print(f"every sampler: {_settings(sampler_options(settled))}")
 
 
@@ -206,10 +197,10 @@ def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
             call()
         except InverseError as error:
             failures.append(error)
-    table = _table("plug-in", "from", "file", "state")
+    table = columns("plug-in", "from", "file", "state")
     for item in found.loaded:
         table.add_row(item.module, item.distribution, item.file, item.error or "ok")
-    _print(table)
+    show(table)
     if failures:
         raise failures[0]
 
@@ -240,137 +231,9 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
-def train(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or one NetCDF file of fields (.nc, .zarr).")],
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
-    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
-    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
-    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
-    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "2,3,4",
-    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
-    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
-    validation: Annotated[Path | None, typer.Option(help="Images for the card's denoising table.", show_default="the first source")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
-    variable: Annotated[list[str], typer.Option(help="Of fields: a variable; may be repeated.", show_default=False)] = [],  # noqa: B006
-    period: Annotated[str, typer.Option(help="Of fields: FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
-    validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
-    test_period: Annotated[str, typer.Option(help="Of fields: times for the card's denoising table.")] = "",
-    mix: Annotated[float, typer.Option(help="Of fields: share of the batches that is blended from two.")] = 0.5,
-    rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
-) -> None:
-    """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
-    from inverse.network import UNetConfig
-    from inverse.train import TrainConfig
-    from inverse.training_run import train_field_prior, train_prior
-
-    if any(path.suffix in (".nc", ".zarr") for path in images):
-        if len(images) > 1 or not variable or not (period and validation_period and test_period):
-            raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
-        network = UNetConfig(1, _integers(widths, "--widths"), _integers(blocks, "--blocks"))
-        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mix=mix)
-        periods = (period, validation_period, test_period)
-        about = {"licence": licence, "limits": limits}
-        if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about):
-            raise typer.Exit(130)
-        return
-    if channels not in (1, 3):
-        raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
-    network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
-    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
-    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation):
-        raise typer.Exit(130)
-
-
-@app.command(name="fit-bc")
-def fit_bc(
-    out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
-    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "super-resolution",
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
-    base: Annotated[str, typer.Option(help="The deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun.")] = "diffpir",
-    steps: Annotated[int, typer.Option(help="Of the solver.")] = 10,
-    candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,
-    references: Annotated[int, typer.Option(help="Photographs that the last of them are compared on.")] = 32,
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of photographs.", show_default="the problem's truths")] = [],  # noqa: B006
-    size: Annotated[int, typer.Option(help="Side of their central crops (pixels).")] = 64,
-    distance: Annotated[str, typer.Option(help="A metric: haarpsi, ms-ssim (above 160 pixels), ssim, psnr, rmse, or one of a plug-in.")] = "haarpsi",
-    tail: Annotated[float, typer.Option(help="Choose by the mean over this fraction of the references, the worst (CVaR).")] = 1.0,
-    refine: Annotated[int, typer.Option(help="Moves of one block to try on the start chosen.")] = 0,
-    block: Annotated[int, typer.Option(help="Side of a block (pixels).")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the candidates, the measurement noise and the moves.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
-    plugin: PluginFiles = [],  # noqa: B006
-) -> None:
-    """Choose the start of a deterministic solver on reference photographs, for `optimal-bc`; run again to resume after an interruption."""
-    from inverse.boundary import deterministic
-    from inverse.boundary_run import Fit, fit_boundary
-    from inverse.plugins import get_problem
-
-    registry(plugin)
-    chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), deterministic(base, steps)
-    fit = Fit(candidates, references, size, distance, tail, refine, block, seed, dtype)
-    table = fit_boundary(*chosen, fit, images, prior, device, out)
-    if table is None:
-        raise typer.Exit(130)
-    found = table.about
-    print(f"candidate {found['candidate']} of {candidates}: loss {found['loss']:.4f}, that of candidate 0 {found['loss_of_candidate_0']:.4f}")
-    print(out)
-
-
-@app.command(name="train-circuit")
-def train_circuit(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey.")],
-    out: Annotated[Path, typer.Option(help="Where the circuit goes (.safetensors); the card is written beside it.")],
-    size: Annotated[int, typer.Option(help="Side of the circuit (pixels); larger images are cut into random crops.")] = 14,
-    shrink: Annotated[int, typer.Option(help="Average squares of this many pixels a side first.")] = 1,
-    levels: Annotated[int, typer.Option(help="Intensity levels.")] = 16,
-    states: Annotated[int, typer.Option(help="Latent states.")] = 32,
-    structure: Annotated[str, typer.Option(help="hclt (hidden Chow-Liu tree) or quad (rectangles, halved).")] = "hclt",
-    leaves: Annotated[str, typer.Option(help="categorical or gaussian.")] = "categorical",
-    spread: Annotated[bool, typer.Option(help="Values lie between the levels: take each as Gaussian around its level.")] = False,
-    crops: Annotated[int, typer.Option(help="Crops of larger images.")] = 50_000,
-    epochs: Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")] = 10,
-    batch: Annotated[int, typer.Option(help="Images of an M-step; 0 for all.")] = 1000,
-    pseudocount: Annotated[float, typer.Option(help="Observations spread evenly over each distribution.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of crops, initialisation and order.")] = 0,
-    validation: Annotated[Path | None, typer.Option(help="Images for the card's held-out bits.", show_default="every tenth of the training images")] = None,
-    licence: Annotated[str, typer.Option(help="For the card: terms of the parameters and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
-) -> None:
-    """Train a probabilistic circuit over pixels, for `tractable-steering`."""
-    from inverse.circuit_run import CircuitConfig, train_circuit
-    from inverse.options import build
-
-    chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
-    chosen |= {"crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
-    if not train_circuit(images, out, build(CircuitConfig, chosen), {"licence": licence, "limits": limits}, validation):
-        raise typer.Exit(130)
-
-
-def registry(files: list[Path]) -> Registry:
-    """The registry with these plug-in files loaded."""
-    from inverse.plugins import registry
-
-    found = registry()
-    for path in files:
-        found.load_file(path)
-    return found
-
-
-def assignments(pairs: list[str], option: str) -> dict[str, str]:
-    """["a=1", "b=x=y"] -> {"a": "1", "b": "x=y"}."""
-    for pair in pairs:
-        if "=" not in pair.lstrip("="):
-            raise OptionError(f"{option} takes name=value, got '{pair}'")
-    return dict(pair.split("=", 1) for pair in pairs)
+app.add_typer(arena.bench, name="bench")
+app.command()(arena.tune)
+app.add_typer(training_cli.app)
 
 
 def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) -> None:
@@ -378,10 +241,10 @@ def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) 
     if name is not None:
         _explain(found.find(hook, name))
         return
-    table = _table(hook.removeprefix("inverse_").rstrip("s"), "what it is")
+    table = columns(hook.removeprefix("inverse_").rstrip("s"), "what it is")
     for key, entry in found.table(hook).items():
         table.add_row(key, line(entry.thing))
-    _print(table)
+    show(table)
 
 
 def _explain(cls: Any) -> None:
@@ -397,11 +260,11 @@ def _explain(cls: Any) -> None:
         from inverse.method import NEEDS
 
         print(f"needs: {', '.join(NEEDS[need][0] for need in needs)}")
-    table = _table("option", "type", "default", "what it is")
+    table = columns("option", "type", "default", "what it is")
     for option in options(cls):
         table.add_row(option.name, option.type, text(option.default), option.help)
     print()
-    _print(table)
+    show(table)
 
 
 def _plugin_command(name: str, ctx: Any) -> Any:
@@ -414,13 +277,6 @@ def _plugin_command(name: str, ctx: Any) -> Any:
     return typer.main.get_command(extra).get_command(ctx, name)  # type: ignore[attr-defined]
 
 
-def _integers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise OptionError(f"train: {option} takes whole numbers separated by commas, got '{text}'") from error
-
-
 def _settings(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={str(default).lower()}" for name, default in options.items())
 
@@ -429,20 +285,3 @@ def _first_sentence(text: str | None) -> str:
     return " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".:")
 
 
-def _table(*headers: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for i, header in enumerate(headers):
-        table.add_column(header, no_wrap=i == 0, overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)

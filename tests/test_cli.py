@@ -16,9 +16,10 @@ import torch
 from cli_fixtures import pixels, process, write_picture, write_png16
 
 import inverse
-from inverse.cli import assignments, spread
+from inverse.cli import spread
 from inverse.images import read_image
 from inverse.run import strict_json
+from inverse.terminal import assignments
 
 pytest_plugins = "cli_fixtures"
 

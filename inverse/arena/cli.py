@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from inverse.errors import OptionError
+from inverse.terminal import PluginFiles, assignments, columns, registry, show
 
 bench = typer.Typer(no_args_is_help=True, help="The arena: run methods under equal conditions, compare them, do any cell again.")
 
-PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="A folder of records, or its records.jsonl.", show_default=False)]
 
 
@@ -30,7 +30,6 @@ def run(
     """Compute every cell of a suite that the folder does not have; run again to continue after an interruption."""
     from inverse.arena.run import Request, run_suite
     from inverse.arena.suite import load_suite
-    from inverse.cli import registry
 
     registry(plugin)
     asked, folder = load_suite(suite), out or Path("out") / Path(suite).stem
@@ -49,16 +48,14 @@ def ls(
     json_: Annotated[bool, typer.Option("--json", help="Print the records.")] = False,
 ) -> None:
     """List the cells of a folder, or the shipped suites."""
-    from inverse.cli import _print, _table
-
     if folder is None:
         from inverse.arena.suite import load_suite, shipped
 
-        table = _table("suite", "what it is", "problems", "methods")
+        table = columns("suite", "what it is", "problems", "methods")
         for name in shipped():
             suite = load_suite(name)
             table.add_row(name, suite.title, str(len(suite.problems)), str(len(suite.methods)))
-        _print(table)
+        show(table)
         return
     from inverse.arena.compare import label
     from inverse.arena.record import STATUSES, read_records
@@ -70,11 +67,11 @@ def ls(
         for record in records:
             print(record.to_json())
         return
-    table = _table("cell", "problem", "method", "budget", "truth", "seed", "status", "scores, or the reason")
+    table = columns("cell", "problem", "method", "budget", "truth", "seed", "status", "scores, or the reason")
     for r in records:
         scores = r.reason or ", ".join(f"{name} {value:.4g}" for name, value in r.metrics.items() if value is not None)
         table.add_row(r.cell[:12], r.problem["name"], label(r), _limits(r.budget), str(r.truth), str(r.seed), r.status, scores)
-    _print(table)
+    show(table)
 
 
 @bench.command()
@@ -91,7 +88,6 @@ def compare(
 
     from inverse.arena.compare import compare_records
     from inverse.arena.record import read_records
-    from inverse.cli import _print, _table
 
     found = compare_records(read_records(first), read_records(second), metric or None, threshold)
     moved = [move for move in found.moves if all_ or move.worse or move.change.mean != 0]
@@ -99,11 +95,11 @@ def compare(
         for move in moved:
             print(json.dumps(asdict(move)))
     elif moved:
-        table = _table("problem", "method", "budget", "metric", "before", "change", "95 % interval", "")
+        table = columns("problem", "method", "budget", "metric", "before", "change", "95 % interval", "")
         for m in sorted(moved, key=lambda m: not m.worse):
             interval = "one truth" if m.change.low is None else f"{m.change.low:+.3g} to {m.change.high:+.3g}"
             table.add_row(m.problem, m.method, _limits(m.budget), m.metric, f"{m.before:.4g}", f"{m.change.mean:+.3g}", interval, "WORSE" if m.worse else "")
-        _print(table)
+        show(table)
     worse = sum(move.worse for move in found.moves)
     if not json_:
         notes = [*found.notes, *(f"broken: {line}" for line in found.broken)]
@@ -142,7 +138,6 @@ def reproduce(
 ) -> None:
     """Compute one recorded cell again from its record alone; exit 1 if the answer is not the same bit for bit."""
     from inverse.arena.reproduce import reproduce as again
-    from inverse.cli import registry
 
     registry(plugin)
     found = again(records, cell)
@@ -181,7 +176,6 @@ def tune(
     """Choose a method's options on truths that no suite tests on; prints the entry for a suite, which says so."""
     from inverse.arena import tune as tuning
     from inverse.arena.suite import Tuning, load_suite
-    from inverse.cli import assignments, registry
     from inverse.run import DTYPES, check_device
 
     registry(plugin)

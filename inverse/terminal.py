@@ -1,0 +1,56 @@
+"""What every command shares: plug-in files, name=value pairs, tables. Nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inverse.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inverse.plugins import Registry
+
+PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
+
+
+def registry(files: list[Path]) -> Registry:
+    """The registry with these plug-in files loaded."""
+    from inverse.plugins import registry
+
+    found = registry()
+    for path in files:
+        found.load_file(path)
+    return found
+
+
+def assignments(pairs: list[str], option: str) -> dict[str, str]:
+    """["a=1", "b=x=y"] -> {"a": "1", "b": "x=y"}."""
+    for pair in pairs:
+        if "=" not in pair.lstrip("="):
+            raise OptionError(f"{option} takes name=value, got '{pair}'")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def columns(*headers: str) -> Table:
+    """An empty table with these columns, of which all but the first may fold."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, header in enumerate(headers):
+        made.add_column(header, no_wrap=i == 0, overflow="fold")
+    return made
+
+
+def show(table: Table) -> None:
+    """Print a table, wide where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)

@@ -1,0 +1,135 @@
+"""`inverse train`, `train-circuit` and `fit-bc`: the commands that make what a solve starts from. Nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inverse.errors import OptionError
+from inverse.terminal import PluginFiles, assignments, registry
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or one NetCDF file of fields (.nc, .zarr).")],
+    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
+    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
+    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "2,3,4",
+    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
+    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images for the card's denoising table.", show_default="the first source")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
+    variable: Annotated[list[str], typer.Option(help="Of fields: a variable; may be repeated.", show_default=False)] = [],  # noqa: B006
+    period: Annotated[str, typer.Option(help="Of fields: FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
+    validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
+    test_period: Annotated[str, typer.Option(help="Of fields: times for the card's denoising table.")] = "",
+    mix: Annotated[float, typer.Option(help="Of fields: share of the batches that is blended from two.")] = 0.5,
+    rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
+) -> None:
+    """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
+    from inverse.network import UNetConfig
+    from inverse.train import TrainConfig
+    from inverse.training_run import train_field_prior, train_prior
+
+    if any(path.suffix in (".nc", ".zarr") for path in images):
+        if len(images) > 1 or not variable or not (period and validation_period and test_period):
+            raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
+        network = UNetConfig(1, _integers(widths, "--widths"), _integers(blocks, "--blocks"))
+        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mix=mix)
+        periods = (period, validation_period, test_period)
+        about = {"licence": licence, "limits": limits}
+        if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about):
+            raise typer.Exit(130)
+        return
+    if channels not in (1, 3):
+        raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
+    network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
+    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
+    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation):
+        raise typer.Exit(130)
+
+
+@app.command(name="fit-bc")
+def fit_bc(
+    out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
+    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "super-resolution",
+    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
+    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    base: Annotated[str, typer.Option(help="The deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun.")] = "diffpir",
+    steps: Annotated[int, typer.Option(help="Of the solver.")] = 10,
+    candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,
+    references: Annotated[int, typer.Option(help="Photographs that the last of them are compared on.")] = 32,
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of photographs.", show_default="the problem's truths")] = [],  # noqa: B006
+    size: Annotated[int, typer.Option(help="Side of their central crops (pixels).")] = 64,
+    distance: Annotated[str, typer.Option(help="A metric: haarpsi, ms-ssim (above 160 pixels), ssim, psnr, rmse, or one of a plug-in.")] = "haarpsi",
+    tail: Annotated[float, typer.Option(help="Choose by the mean over this fraction of the references, the worst (CVaR).")] = 1.0,
+    refine: Annotated[int, typer.Option(help="Moves of one block to try on the start chosen.")] = 0,
+    block: Annotated[int, typer.Option(help="Side of a block (pixels).")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the candidates, the measurement noise and the moves.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
+    plugin: PluginFiles = [],  # noqa: B006
+) -> None:
+    """Choose the start of a deterministic solver on reference photographs, for `optimal-bc`; run again to resume after an interruption."""
+    from inverse.boundary import deterministic
+    from inverse.boundary_run import Fit, fit_boundary
+    from inverse.plugins import get_problem
+
+    registry(plugin)
+    chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), deterministic(base, steps)
+    fit = Fit(candidates, references, size, distance, tail, refine, block, seed, dtype)
+    table = fit_boundary(*chosen, fit, images, prior, device, out)
+    if table is None:
+        raise typer.Exit(130)
+    found = table.about
+    print(f"candidate {found['candidate']} of {candidates}: loss {found['loss']:.4f}, that of candidate 0 {found['loss_of_candidate_0']:.4f}")
+    print(out)
+
+
+@app.command(name="train-circuit")
+def train_circuit(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey.")],
+    out: Annotated[Path, typer.Option(help="Where the circuit goes (.safetensors); the card is written beside it.")],
+    size: Annotated[int, typer.Option(help="Side of the circuit (pixels); larger images are cut into random crops.")] = 14,
+    shrink: Annotated[int, typer.Option(help="Average squares of this many pixels a side first.")] = 1,
+    levels: Annotated[int, typer.Option(help="Intensity levels.")] = 16,
+    states: Annotated[int, typer.Option(help="Latent states.")] = 32,
+    structure: Annotated[str, typer.Option(help="hclt (hidden Chow-Liu tree) or quad (rectangles, halved).")] = "hclt",
+    leaves: Annotated[str, typer.Option(help="categorical or gaussian.")] = "categorical",
+    spread: Annotated[bool, typer.Option(help="Values lie between the levels: take each as Gaussian around its level.")] = False,
+    crops: Annotated[int, typer.Option(help="Crops of larger images.")] = 50_000,
+    epochs: Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")] = 10,
+    batch: Annotated[int, typer.Option(help="Images of an M-step; 0 for all.")] = 1000,
+    pseudocount: Annotated[float, typer.Option(help="Observations spread evenly over each distribution.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of crops, initialisation and order.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images for the card's held-out bits.", show_default="every tenth of the training images")] = None,
+    licence: Annotated[str, typer.Option(help="For the card: terms of the parameters and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
+) -> None:
+    """Train a probabilistic circuit over pixels, for `tractable-steering`."""
+    from inverse.circuit_run import CircuitConfig, train_circuit
+    from inverse.options import build
+
+    chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
+    chosen |= {"crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
+    if not train_circuit(images, out, build(CircuitConfig, chosen), {"licence": licence, "limits": limits}, validation):
+        raise typer.Exit(130)
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"train: {option} takes whole numbers separated by commas, got '{text}'") from error

@@ -1,7 +1,7 @@
 """Every registered method on the `gaussian` problem, whose posterior is a known Gaussian, and the goals set for three of them.
 
     python bench/conjugate.py                                                     print the tables
-    python bench/conjugate.py --records records.jsonl --write docs/conjugate      and write docs/conjugate.md and .json
+    python bench/conjugate.py --records records.jsonl --write docs/conjugate      rewrite those of docs/conjugate.md, and docs/conjugate.json
 
 Finished runs are kept in --records, one line each, and not repeated: an interrupted benchmark goes on where it was.
 """
@@ -41,36 +41,11 @@ TUNING = {
     "annealed": [0.5, 1.0, 2.0, 4.0, 8.0],
 }
 """Weights of deepinv's DPS under either form of its guidance, chosen for each view and side on measurements of their own."""
-ABOUT = """# The conjugate problem
-
-Made by `{command}`.
-
-The problem `gaussian`: a field on {sides} pixels, mean 0.5, standard deviation 0.12, squared-exponential covariance of length
-2 pixels; sigma_y = 0.05; half of the pixels, a 3x3 blur or dense random projections to half the dimension. {samples} samples of
-each of {measurements} measurements, float64, one thread, every method with its default options; figures are means over the measurements.
-
-W2 is the Wasserstein-2 distance of the samples' Gaussian to the exact posterior and mean error that of the means, both in
-units of the root of the posterior's total variance; spread is the ratio of those roots (1 is right); coverage is the
-posterior probability of the samples' central intervals. Floor: exact draws; prior: draws that ignore y. Evaluations are per
-sample, seconds for all samples of one measurement (wall time on a shared machine: compare within a table, and roughly).
-"""
-
-
-GOALS = """
-## Goals
-
-`mmps`: at most 1.5 floors with 1000 evaluations (NFE and VJP together, in brackets), at most 0.15 with 100, by a second-order sampler.
-
-`ddrm`: a spread of 1 within 0.05. No setting of its options has it on all views, because its law is another one: with eta = 0.85, eta_b = 1 and
-20, 100 or 500 steps the closed form (`tests/test_conjugate.py`) has 1.07, 0.87, 0.80 on 4x4 inpainting, 0.57, 0.52, 0.44 on the blur and
-1.15, 1.00, 0.85 on random projections, and eta = 0 has 0.00 on the blur. What is held is that its noise is real and whole: its samples have the
-spread of that closed form within 0.05 in every coordinate, where deepinv's have half of the variance they should.
-
-`dps` with its default weight: no worse than deepinv's DPS with the best of {tried} weights at the same evaluations, chosen on measurements
-of their own, as many as the table has. The paper's step, equal at every level, is not, whatever its weight. A step in proportion to
-what a score would move (`step = score`), with a weight that follows from sigma_y and m, is; but it is no default, since it overshoots
-on photographs.
-"""
+SAME = {"multimodal"}
+"""With one modality this is mmps."""
+CURVES = ("mmps", "pigdm", "dps", "ddrm", "ddnm", "ddnm-plus")
+CURVE = (10, 20, 50, 100, 200, 500)
+START = "<!-- tables -->"
 
 
 class Ledger:
@@ -144,6 +119,24 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def overview(results: dict[str, list[dict]]) -> str:
+    """W2 of every method on every view, best first."""
+    at = {name: {row["method"].split(":")[0]: row for row in rows} for name, rows in results.items()}
+    labels = list(dict.fromkeys(label for rows in at.values() for label in rows))
+    entry = lambda label, name: at[name].get(label, {}).get("W2")  # noqa: E731
+
+    def rank(label: str) -> float:
+        found = [w for name in results if (w := entry(label, name)) is not None]
+        return sum(found) / len(found) if found else float("inf")
+
+    heads = ["method", *results]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for label in sorted(labels, key=lambda label: (not label.startswith("*"), rank(label))):
+        if rank(label) < float("inf"):
+            lines.append(f"| {label} | " + " | ".join("-" if entry(label, name) is None else f"{entry(label, name):.3f}" for name in results) + " |")
+    return "\n".join(lines)
+
+
 def goals(results: dict[str, list[dict]]) -> str:
     """What was asked of mmps, ddrm and dps, beside what was measured."""
     heads = (
@@ -202,15 +195,26 @@ class Bench:
         return references + sorted(found, key=lambda row: row.get("W2", float("inf")))
 
 
+def curves(bench: Bench, side: int) -> str:
+    """W2 and spread over steps, one table for each view."""
+    text = ""
+    for view in VIEWS:
+        text += f"\n{view}, {side}x{side}:\n\n| method | " + " | ".join(f"{n} steps" for n in CURVE) + " |\n" + "|---" * (len(CURVE) + 1) + "|\n"
+        for name in CURVES:
+            found = [bench.rows(view, side, name, {"steps": n}) for n in CURVE]
+            text += f"| {name} | " + " | ".join(f"{row['W2']:.3f} ({row['spread']:.2f})" for row in found) + " |\n"
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", nargs="+", type=int, default=[4, 8], help="pixels on a side of the field")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--measurements", type=int, default=3)
     parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=VIEWS)
-    parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")), help="registered names; default all")
+    parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - SAME), help="registered names; default all")
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help="write this path with .md and .json added")
+    parser.add_argument("--write", help=f"rewrite this path with .md added, from its {START} on, and write it with .json added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -220,19 +224,19 @@ def main() -> None:
         for view in arguments.views:
             name = f"{view}, {side}x{side}"
             results[name] = bench.table(view, side, arguments.methods)
-            print(f"\n## {name}\n\n{table(results[name])}", flush=True)
+            print(f"{name} done", flush=True)
     print(f"\n{time.perf_counter() - began:.0f} seconds", file=sys.stderr)
+    command = "OMP_NUM_THREADS=1 python bench/conjugate.py " + shlex.join(sys.argv[1:])
+    text = f"`{command}`\n\n## W2 at a glance\n\n{overview(results)}\n"
     if set(arguments.methods) >= WITH_GOALS:
-        print("\n" + goals(results))
+        text += f"\n## Goals\n\n{goals(results)}\n"
+    if set(arguments.methods) >= set(CURVES):
+        text += f"\n## W2 over steps (spread in brackets)\n{curves(bench, arguments.sides[0])}"
+    text += "".join(f"\n## {name}\n\n{table(rows)}\n" for name, rows in results.items())
+    print(text)
     if arguments.write:
-        command = "OMP_NUM_THREADS=1 python bench/conjugate.py " + shlex.join(sys.argv[1:])
-        sides = " and ".join(f"{s}x{s}" for s in arguments.sides)
-        text = ABOUT.format(command=command, sides=sides, samples=arguments.samples, measurements=arguments.measurements)
-        if set(arguments.methods) >= WITH_GOALS:
-            tried = sum(map(len, TUNING.values()))
-            text += GOALS.format(tried=tried) + "\n" + goals(results) + "\n"
-        text += "".join(f"\n## {name}\n\n{table(rows)}\n" for name, rows in results.items())
-        Path(f"{arguments.write}.md").write_text(text)
+        file = Path(f"{arguments.write}.md")
+        file.write_text(f"{file.read_text().split(START)[0]}{START}\n{text}")
         Path(f"{arguments.write}.json").write_text(json.dumps({"command": command, "versions": versions(), "results": results}, indent=1, default=str) + "\n")
 
 

@@ -1,9 +1,10 @@
 """The nine cells of the Gaussian-mixture experiment: every method against the exact posterior, by sliced W1.
 
-    python bench/mixture.py --cells 8,1 --methods dps mmps --instances 2        print a few rows
-    python bench/mixture.py --records records.jsonl --write docs/mixture        run all and write docs/mixture.md and .json
+    python bench/mixture.py --cells 8,1 --methods dps mmps --instances 2        run a few and print their table
+    python bench/mixture.py --records records.jsonl --write docs/mixture        run all, rewrite the tables of docs/mixture.md, and docs/mixture.json
 
-Finished runs are kept in --records, one line each, and not repeated: an interrupted benchmark goes on where it was.
+Finished runs are kept in --records, one line each, and not repeated: an interrupted benchmark goes on where it was. All methods run
+on an instance of every cell before any runs on the next instance, so that an early end leaves a balanced table; particle methods come first.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import functools
 import json
 import math
 import shlex
+import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from inverse.engine import versions
 from inverse.options import options, values
 from inverse.plugins import registry
 from inverse.referee import sample
+from inverse.smc import ParticleMethod
 
 CELLS = [(d, d_y) for d in (8, 80, 800) for d_y in (1, 2, 4)]
 STEPS = (20, 100)
@@ -37,41 +40,64 @@ CURVE = (10, 20, 50, 100, 200)
 CURVE_CELL = (80, 2)
 CURVE_INSTANCES = 5
 SLICES = 100
+UNIT = math.sqrt(129)
 BASIS_DEPENDENT = {
     "red-diff": "Adam scales each coordinate",
     "sitcom": "likewise",
     "tmpd": "row sums of the Jacobian",
 }
 """Methods whose law in d dimensions is not that in a rotated subspace; they run in all d dimensions."""
-SLOW = {"sitcom": 2}
-"""Instances of a cell for methods whose every step is an optimisation."""
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dps, published step": ("dps", {"zeta": 0.1}),
-    "dps, step of a score": ("dps", {"step": "score"}),
-    "smc-mmps, wide": ("smc-mmps", {"schedule": "log-uniform", "sigma_min": 0.01, "sigma_max": lambda d: 5 * math.sqrt(d)}),
+SLOW = {("red-diff", 800): 5, ("tmpd", 800): 5, ("sitcom", 8): 5, ("sitcom", 80): 5, ("sitcom", 800): 1}
+"""Instances of a cell for what is slow in all d dimensions."""
+SAME = {"multimodal": "with one modality it is `mmps`"}
+"""Methods that are another one here."""
+START = "<!-- tables -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables.
+
+    Args:
+        method: registered name.
+        changed: options that are no defaults; a callable is given d.
+        cost: prior evaluations of a step; the row has as many fewer steps.
+        few: instances of a cell at most.
+    """
+
+    method: str
+    changed: dict[str, Any] = field(default_factory=dict)
+    cost: int = 1
+    few: int | None = None
+
+    def options(self, d: int, steps: int | None) -> dict[str, Any]:
+        changed = {key: value(d) if callable(value) else value for key, value in self.changed.items()}
+        return changed | ({} if steps is None else {"steps": steps // self.cost})
+
+    @property
+    def steps(self) -> tuple[int | None, ...]:
+        """The numbers of steps it is run with; one run where its method has no such option."""
+        return STEPS if "steps" in {o.name for o in options(registry().find("inverse_methods", self.method))} else (None,)
+
+    @property
+    def particles(self) -> bool:
+        return issubclass(registry().find("inverse_methods", self.method), ParticleMethod)
+
+
+LEVELS: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": lambda d: 5 * math.sqrt(d)}
+WIDE = LEVELS | {"schedule": "log-uniform"}
+"""From five standard deviations of the whole prior (model units of the problem), where the published first level lies within the prior's spread for d = 800."""
+VARIANTS = {
+    "dps, published step": Row("dps", {"zeta": 0.1}),
+    "dps, step of a score": Row("dps", {"step": "score"}),
+    "afdps sde": Row("afdps", {"variant": "sde"}),
+    "smc-mmps, wide": Row("smc-mmps", WIDE),
+    "afdps, wide": Row("afdps", LEVELS, cost=2, few=5),
+    **{f"{name}, wide": Row(name, WIDE, few=5) for name in ("fk-steering", "mcg-diff", "tds")},
 }
-"""More rows: DPS with the experiment's step, and with one that its default weight fits; smc-mmps from five standard deviations of the whole prior
-(model units of the problem), where the published first level lies within the prior's spread for d = 80 and 800. A callable is given d."""
-ABOUT = """# The mixture experiment
-
-Made by `{command}`.
-
-The problem `mixture` with its published settings: 25 Gaussians of unit covariance in d dimensions, seen through d_y noisy
-projections; {samples} samples of each of {instances} instances of a cell (fewer where a row says so); sliced W1 to as many exact posterior
-samples, the mean over {slices} random directions, in the units of x (the means are 8 apart), and its 95 % confidence interval over the
-instances, 1.96 std / sqrt(n). Floor: exact draws against exact draws; prior: draws that ignore y. The prior's denoiser is exact, so that all
-error is the method's. `steps` is the option of that name, everything else a default; NFE and VJP are per sample.
-
-Model units are x / {unit:.4g}, the problem's own, in which the prior has unit variance per coordinate. Schedules start at the published 157 (in
-the units of x), less than the mixture spreads in its plane for d = 800, which costs every method there; `smc-mmps, wide` starts at five
-times the prior's whole standard deviation, with levels uniform in log sigma down to 0.01.
-
-Means and rows of A span at most six dimensions; outside of them the prior is white and y says nothing. Chains that look the same in every
-orthonormal basis are run in that span and one more direction, which stands for all others, and sliced by the directions' coordinates
-there: exact. Checked with `--direct`, all dimensions, d = 80, d_y = 2, three instances, 100 steps: mmps 2.14 for 2.10, dps 3.55 for 3.57, ddrm
-6.27 for 6.28, tds 0.43 for 0.41, lgd 1.40 for 1.41. In all d dimensions run {dependent}.
-Everything is in float32.
-"""
+"""More rows: DPS with the experiment's step, and with one that its default weight fits; the other variant of AFDPS; particle methods that start wide."""
+TWICE = {"afdps": 2}
+"""Prior evaluations of a step, where they are brought to the others' number by fewer steps."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,7 @@ class Instance:
         return float(wasserstein_1d((x @ self.directions).T, (y @ self.directions).T).mean())
 
 
-@functools.lru_cache(4)
+@functools.lru_cache(2)
 def instance(d: int, d_y: int, index: int, direct: bool, unit: float) -> Instance:
     """An instance with model units x / unit."""
     problem = inverse.get_problem("mixture", d=d, d_y=d_y, instance=index)
@@ -139,11 +165,11 @@ def reference(d: int, d_y: int, index: int, samples: int) -> dict[str, float]:
     }
 
 
-def run(name: str, changed: dict[str, Any], d: int, d_y: int, index: int, samples: int, direct: bool, unit: float) -> dict[str, Any]:
+def run(method: inverse.Method, d: int, d_y: int, index: int, samples: int, direct: bool, unit: float) -> dict[str, Any]:
     """One method on one instance, or why it does not run."""
     at = instance(d, d_y, index, direct, unit)
     try:
-        x, cost, seconds = sample(inverse.get_method(name, **changed), at.posterior, samples, index)
+        x, cost, seconds = sample(method, at.posterior, samples, index)
     except inverse.InverseError as error:
         return {"skipped": str(error)}
     truth = at.exact.decode(at.exact.sample(samples, inverse.seeded("mixture", "truth", d, d_y, index)))
@@ -156,126 +182,181 @@ def interval(found: list[float]) -> tuple[float, float]:
     return float(t.mean()), 1.96 * float(t.std()) / math.sqrt(len(t)) if len(t) > 1 else math.nan
 
 
+def plain(found: list[float]) -> str:
+    mean, half = interval(found)
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
+
+
 class Bench:
-    """The runs of one command line."""
+    """The runs of one command line, by row, cell, steps and instance."""
 
-    def __init__(self, ledger: Ledger, samples: int, instances: int, direct: bool, known: bool, unit: float):
-        self.ledger, self.samples, self.instances, self.direct, self.known, self.unit = ledger, samples, instances, direct, known, unit
+    def __init__(self, rows: dict[str, Row], cells: list[tuple[int, int]], ledger: Ledger, settings: argparse.Namespace):
+        self.rows, self.cells, self.ledger, self.settings = rows, cells, ledger, settings
 
-    def count(self, name: str, d: int) -> int:
-        """Instances of a cell that a method gets."""
-        if d > 100 and name in BASIS_DEPENDENT:
-            return 0 if name in SLOW else min(self.instances, 3)
-        return min(self.instances, SLOW.get(name, self.instances))
+    def run(self, label: str, d: int, d_y: int, steps: int | None, i: int) -> dict[str, Any]:
+        row, at = self.rows[label], self.settings
+        direct = at.direct or d < 10 or row.method in BASIS_DEPENDENT
+        method = inverse.get_method(row.method, **row.options(d, steps))
+        samples = at.samples[not row.particles]
+        key = json.dumps([d, d_y, i, row.method, values(method), samples, direct, at.unit], sort_keys=True, default=str)
+        return self.ledger.get(key, lambda: run(method, d, d_y, i, samples, direct, at.unit))
 
-    def rows(self, label: str, d: int, d_y: int, steps: int | None, instances: int) -> list[dict[str, Any]]:
-        name, changed = VARIANTS.get(label, (label, {}))
-        changed = {key: value(d) if callable(value) else value for key, value in changed.items()} | ({} if steps is None else {"steps": steps})
-        direct = self.direct or d < 10 or name in BASIS_DEPENDENT
-        found = []
-        for i in range(instances):
-            key = json.dumps([d, d_y, i, name, values(inverse.get_method(name, **changed)), self.samples, direct, self.unit], sort_keys=True, default=str)
-            if self.known and key not in self.ledger.known:
-                break
-            found.append(self.ledger.get(key, lambda i=i: run(name, changed, d, d_y, i, self.samples, direct, self.unit)))
-            if "skipped" in found[-1]:
-                break
-        return found
+    def reference(self, d: int, d_y: int, i: int, samples: int) -> dict[str, float]:
+        key = json.dumps([d, d_y, i, "reference", samples])
+        return self.ledger.get(key, lambda: reference(d, d_y, i, samples))
 
-    def references(self, d: int, d_y: int) -> list[dict[str, float]]:
-        keys = [json.dumps([d, d_y, i, "reference", self.samples]) for i in range(self.instances)]
-        return [self.ledger.get(key, lambda i=i: reference(d, d_y, i, self.samples)) for i, key in enumerate(keys)]
+    def count(self, label: str, d: int) -> int:
+        row = self.rows[label]
+        most = self.settings.instances[not row.particles]
+        return min(most, row.few or most, SLOW.get((row.method, d), most))
+
+    def all(self, label: str, d: int, d_y: int, steps: int | None) -> list[dict[str, Any]]:
+        return [self.run(label, d, d_y, steps, i) for i in range(self.count(label, d))]
+
+    def references(self, d: int, d_y: int, kind: str, particles: bool) -> list[float]:
+        samples, instances = self.settings.samples[not particles], self.settings.instances[not particles]
+        return [self.reference(d, d_y, i, samples)[kind] for i in range(instances)]
+
+    def curve(self, label: str, steps: int) -> list[dict[str, Any]]:
+        return [self.run(label, *CURVE_CELL, steps, i) for i in range(min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES))]
+
+    def fill(self) -> None:
+        """Run everything that the tables need, instance by instance; particle methods with most steps before all else."""
+        first = {label: row for label, row in self.rows.items() if row.particles and row.few is None}
+        for what, chosen, wanted in (("particle methods", first, STEPS[-1:]), ("all", self.rows, STEPS)):
+            for i in range(max(self.settings.instances)):
+                for d, d_y in self.cells:
+                    for label, row in chosen.items():
+                        for steps in row.steps if i < self.count(label, d) else ():
+                            if steps is None or steps in wanted:
+                                self.run(label, d, d_y, steps, i)
+                print(f"{what}: instance {i} done", flush=True)
 
 
-def steps_of(name: str) -> tuple[int | None, ...]:
-    """The numbers of steps a row is run with; one run where its method has no such option."""
-    found = registry().find("inverse_methods", VARIANTS.get(name, (name,))[0])
-    return STEPS if "steps" in {o.name for o in options(found)} else (None,)
+def skipped(found: list[dict[str, Any]]) -> str | None:
+    """Why a row has no figures at all: what its method lacks here."""
+    return next((row["skipped"] for row in found if "skipped" in row and "diverged" not in row["skipped"]), None)
+
+
+def distances(found: list[dict[str, Any]]) -> list[float]:
+    return [row["W1"] for row in found if "W1" in row]
 
 
 def cell(found: list[dict[str, Any]], of: int) -> str:
     """One entry of a table."""
-    if not found:
-        return "not run"
-    if "skipped" in found[-1]:
-        return "diverged" if "diverged" in found[-1]["skipped"] else "-"
-    mean, half = interval([row["W1"] for row in found])
-    return f"{mean:.2f} ± {half:.2f}" + ("" if len(found) == of else f" (n={len(found)})")
+    ran, lost = distances(found), sum("diverged" in row.get("skipped", "") for row in found)
+    remarks = ([] if len(found) == of else [f"n={len(found)}"]) + ([f"diverged {lost} times"] if lost else [])
+    if not ran:
+        return "diverged"
+    return plain(ran) + (f" ({', '.join(remarks)})" if remarks else "")
 
 
-def write(path: str, bench: Bench, cells: list[tuple[int, int]], names: list[str], command: str) -> None:
-    """path.md and path.json, from what is in the ledger."""
-    about = {"command": command, "samples": bench.samples, "instances": bench.instances, "slices": SLICES, "unit": bench.unit}
-    dependent = " and ".join(f"`{name}` ({reason})" for name, reason in BASIS_DEPENDENT.items())
-    lines, record = [ABOUT.format(**about, dependent=dependent)], {**about, "versions": versions(), "cells": {}}
-    heads = [f"d = {d}, d_y = {d_y}" for d, d_y in cells]
-    columns = {(d, d_y): {(n, s): bench.rows(n, d, d_y, s, bench.count(n, d)) for n in names for s in steps_of(n)} for d, d_y in cells}
-    references = {at: bench.references(*at) for at in cells}
-    for steps in STEPS:
-        rows: list[tuple[float, str]] = []
-        for name in names:
-            key = (name, steps if steps_of(name) == STEPS else None)
-            entries = [cell(columns[at][key], bench.instances) for at in cells]
-            ran = [columns[at][key] for at in cells if columns[at][key] and "skipped" not in columns[at][key][-1]]
-            if not ran:
-                continue
-            cost = f"{ran[0][0]['NFE']:.0f} / {ran[0][0]['VJP']:.0f}"
-            means = [interval([row["W1"] for row in found])[0] for found in ran]
-            rows.append((sum(means) / len(means), f"| {name} | " + " | ".join(entries) + f" | {cost} |"))
-        lines += [f"\n## {steps} steps\n", "| method | " + " | ".join(heads) + " | NFE / VJP |", "|---" * (len(cells) + 2) + "|"]
-        for kind in ("floor", "prior"):
-            shown = (interval([r[kind] for r in references[at]]) for at in cells)
-            lines.append(f"| *{kind}* | " + " | ".join(f"{mean:.2f} ± {half:.2f}" for mean, half in shown) + " | |")
-        lines += [row for _, row in sorted(rows)]
-    reasons = {name: next((r["skipped"] for r in columns[cells[0]][name, steps_of(name)[0]] if "skipped" in r), None) for name in names}
-    if left := {name: reason for name, reason in reasons.items() if reason and "diverged" not in reason}:
-        lines += ["\nNot here: " + "; ".join(left.values()) + "."]
-    if CURVE_CELL in cells:
-        d, d_y = CURVE_CELL
-        few = min(CURVE_INSTANCES, bench.instances)
-        lines += [f"\n## Curves over steps, d = {d}, d_y = {d_y}, {few} instances\n"]
-        lines += ["| method | " + " | ".join(map(str, CURVE)) + " |", "|---" * (len(CURVE) + 1) + "|"]
-        for name in names:
-            if steps_of(name) == STEPS and not left.get(name) and bench.count(name, d) >= few:
-                shown = [cell(bench.rows(name, d, d_y, s, few), few) for s in CURVE]
-                lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    for (d, d_y), found in columns.items():
-        record["cells"][f"{d},{d_y}"] = {
-            "references": references[d, d_y],
-            **{f"{n} {s}" if s else n: [round(r["W1"], 4) for r in rows] for (n, s), rows in found.items() if rows and "skipped" not in rows[-1]},
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def ratios(bench: Bench, labels: list[str]) -> str:
+    """The figure of issue: each particle method with 100 evaluations, in floors, and its seconds."""
+    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "worst", "NFE / VJP", "seconds"], []
+    for label in labels:
+        found = [bench.all(label, d, d_y, STEPS[-1]) for d, d_y in bench.cells]
+        if any(row["NFE"] > STEPS[-1] for at in found for row in at):
+            continue
+        times = [interval(distances(at))[0] / interval(bench.references(*where, "floor", True))[0] for at, where in zip(found, bench.cells, strict=True)]
+        every = [row for at in found for row in at]
+        rows.append([label, *(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}"])
+    return markdown(heads, sorted(rows, key=lambda row: float(row[-3])))
+
+
+def spent(found: list[dict[str, Any]]) -> str:
+    """Evaluations and VJPs of a sample, from the least to the most."""
+    return " / ".join("-".join(dict.fromkeys(f"{f(row[k] for row in found):.0f}" for f in (min, max))) for k in ("NFE", "VJP"))
+
+
+def seconds(found: list[dict[str, Any]]) -> float:
+    return statistics.median(row["seconds"] for row in found)
+
+
+def table(bench: Bench, labels: list[str], steps: int) -> str:
+    """Rows of one kind with so many steps, best first, floor and prior before them."""
+    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "NFE / VJP", "seconds"], []
+    particles = bench.rows[labels[0]].particles
+    of = bench.settings.instances[not particles]
+    for label in labels:
+        found = [bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None) for d, d_y in bench.cells]
+        ran = [row for at in found for row in at if "W1" in row]
+        if ran:
+            means = [interval(distances(at))[0] for at in found if distances(at)]
+            rows.append((sum(means) / len(means), [label, *(cell(at, of) for at in found), spent(ran), f"{seconds(ran):.1f}"]))
+    first = [[f"*{kind}*", *(plain(bench.references(*at, kind, particles)) for at in bench.cells), "", ""] for kind in ("floor", "prior")]
+    return markdown(heads, first + [row for _, row in sorted(rows)])
+
+
+def curves(bench: Bench, labels: list[str]) -> str:
+    rows = [[label, *(cell(bench.curve(label, s), CURVE_INSTANCES) for s in CURVE)] for label in labels]
+    return markdown(["method", *map(str, CURVE)], rows)
+
+
+def page(bench: Bench, command: str) -> str:
+    """All tables."""
+    reasons = {label: reason for label in bench.rows if (reason := skipped(bench.all(label, *bench.cells[0], bench.rows[label].steps[0])))}
+    here = [label for label in bench.rows if label not in reasons]
+    kinds = {
+        "Particle methods": [label for label in here if bench.rows[label].particles],
+        "All other methods": [label for label in here if not bench.rows[label].particles],
+    }
+    lines = [f"`{command}`"]
+    if kinds["Particle methods"]:
+        lines += [f"\n## Particle methods, at most {STEPS[-1]} evaluations a path: W1 in floors\n", ratios(bench, kinds["Particle methods"])]
+    for i, (kind, labels) in enumerate(kinds.items()):
+        about = f"Sliced W1 of {bench.settings.samples[i]} samples of each of {bench.settings.instances[i]} instances; d / d_y at the head of a column."
+        for steps in reversed(STEPS) if labels else ():
+            lines += [f"\n## {kind}, {steps} steps\n", about + "\n", table(bench, labels, steps)]
+    if CURVE_CELL in bench.cells:
+        lines += [f"\n## Curves over steps, d / d_y = {CURVE_CELL[0]} / {CURVE_CELL[1]}, {CURVE_INSTANCES} instances\n"]
+        lines += [curves(bench, [label for label in here if bench.rows[label].steps == STEPS])]
+    left = {label: reason.split(";")[0] for label, reason in reasons.items()}
+    lines += ["\n## Not here\n", *(f"- {reason}" for reason in left.values()), *(f"- `{name}`: {reason}" for name, reason in SAME.items())]
+    return "\n".join(lines) + "\n"
+
+
+def record(bench: Bench, command: str) -> dict[str, Any]:
+    """Every figure of the tables."""
+    at = bench.settings
+    found: dict[str, Any] = {"command": command, "samples": at.samples, "instances": at.instances, "slices": SLICES, "unit": at.unit, "versions": versions()}
+    for d, d_y in bench.cells:
+        rows = {f"{label} {s}" if s else label: bench.all(label, d, d_y, s) for label, row in bench.rows.items() for s in row.steps}
+        references = {
+            f"{kind} {at.samples[not p]}": [round(v, 4) for v in bench.references(d, d_y, kind, p)] for kind in ("floor", "prior") for p in (True, False)
         }
-    Path(f"{path}.md").write_text("\n".join(lines) + "\n")
-    Path(f"{path}.json").write_text(json.dumps(record) + "\n")
+        found[f"{d},{d_y}"] = references | {k: [round(v, 4) for v in distances(runs)] for k, runs in rows.items() if distances(runs)}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=[f"{d},{d_y}" for d, d_y in CELLS], help="d,d_y; default all nine")
-    parser.add_argument("--instances", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")), help="registered names; default all")
-    parser.add_argument("--unit", type=float, default=math.sqrt(129), help="of x; the problem's own by default")
+    parser.add_argument("--instances", type=int, nargs=2, default=[20, 20], help="of a cell, for particle methods and for all others")
+    parser.add_argument("--samples", type=int, nargs=2, default=[2000, 500], help="of an instance, for particle methods and for all others")
+    parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - set(SAME)), help="registered names; default all")
+    parser.add_argument("--unit", type=float, default=UNIT, help="of x; the problem's own by default")
     parser.add_argument("--direct", action="store_true", help="run in all d dimensions")
-    parser.add_argument("--known", action="store_true", help="run no method, show what is in --records")
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help="write this path with .md and .json added")
+    parser.add_argument("--write", help=f"rewrite this path with .md added, from its {START} on, and write it with .json added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cells = [(int(d), int(d_y)) for d, d_y in (text.split(",") for text in arguments.cells)]
-    names = [*arguments.methods, *(label for label, (name, _) in VARIANTS.items() if name in arguments.methods)]
-    bench = Bench(Ledger(arguments.records), arguments.samples, arguments.instances, arguments.direct, arguments.known, arguments.unit)
-    for d, d_y in cells:
-        floor, prior = (interval([row[kind] for row in bench.references(d, d_y)])[0] for kind in ("floor", "prior"))
-        print(f"\nd = {d}, d_y = {d_y}: floor {floor:.2f}, prior {prior:.2f}", flush=True)
-        for name in names:
-            shown = []
-            for steps in steps_of(name):
-                found = bench.rows(name, d, d_y, steps, bench.count(name, d))
-                shown.append(cell(found, bench.instances))
-            seconds = sum(row.get("seconds", 0.0) for row in found)  # of the last number of steps
-            print(f"  {name:24s} {'   '.join(shown)}   {seconds:.0f} s", flush=True)
+    rows = {name: Row(name, cost=TWICE.get(name, 1)) for name in arguments.methods}
+    rows |= {label: row for label, row in VARIANTS.items() if row.method in arguments.methods}
+    bench = Bench(rows, cells, Ledger(arguments.records), arguments)
+    bench.fill()
+    command = "OMP_NUM_THREADS=1 python bench/mixture.py " + shlex.join(sys.argv[1:])
+    text = page(bench, command)
+    print(text)
     if arguments.write:
-        write(arguments.write, bench, cells, names, "OMP_NUM_THREADS=1 python bench/mixture.py " + shlex.join(sys.argv[1:]))
+        file = Path(f"{arguments.write}.md")
+        file.write_text(f"{file.read_text().split(START)[0]}{START}\n{text}")
+        Path(f"{arguments.write}.json").write_text(json.dumps(record(bench, command)) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,8 +91,12 @@ def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def random_crops(sources: list[list[np.ndarray]], size: int, batch: int, generator: torch.Generator) -> Tensor:
-    """A batch (batch, C, size, size) in [0, 1]: every source equally often, images of a source uniformly, random place and flip."""
+def random_crops(sources: list[list[np.ndarray]], size: int, batch: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """A batch (batch, C, size, size) in [0, 1]: every source equally often, images of a source uniformly, random place.
+
+    Args:
+        mirror: whether half of them are flipped left to right.
+    """
     u = torch.rand(batch, 5, generator=generator, dtype=torch.float64).numpy()
     crops = []
     for pick, which, down, right, flip in u:
@@ -101,7 +105,7 @@ def random_crops(sources: list[list[np.ndarray]], size: int, batch: int, generat
         top = math.floor(down * (image.shape[0] - size + 1))
         left = math.floor(right * (image.shape[1] - size + 1))
         crop = image[top : top + size, left : left + size]
-        crops.append(crop[:, ::-1] if flip < 0.5 else crop)
+        crops.append(crop[:, ::-1] if mirror and flip < 0.5 else crop)
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
 
 

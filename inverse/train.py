@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inverse.analytic import LowRankPrior
 from inverse.corrected import CorrectedPrior
@@ -44,6 +45,8 @@ class TrainConfig:
         precision: "bf16" (autocast) or "float32".
         seed: of initialisation, crops and noise.
         mix: share of training fields that are blends of two, see `dataset.Fields.batch`; images are not blended.
+        network: architecture of what is trained, a `UNetConfig` for a prior.
+        mirror: whether half of the images are flipped left to right.
     """
 
     size: int = 64
@@ -57,8 +60,9 @@ class TrainConfig:
     sigma_log_std: float = 1.2
     precision: str = "float32"
     seed: int = 0
-    network: UNetConfig = UNetConfig()
+    network: Any = UNetConfig()
     mix: float = 0.0
+    mirror: bool = True
 
     def __post_init__(self):
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
@@ -108,13 +112,8 @@ class Training:
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            if isinstance(sources, Fields):
-                if law is None:
-                    raise OptionError("train: fields need the Gaussian that the network corrects")
-                prior: NetworkPrior = CorrectedPrior(law, config.network)
-            else:
-                prior = NetworkPrior.unet(config.network, sigma_data=measured_std(sources), shift=0.5, scale=0.5)
-        self.prior = prior.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = self._model(law)
+        self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
@@ -146,17 +145,32 @@ class Training:
         prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
         return prior.eval()
 
-    def _advance(self) -> Tensor:
-        config = self.config
-        generator = seeded(config.seed, "train", self.step)
-        x0 = self.prior.encode(self._draw(generator))
+    def _model(self, law: LowRankPrior | None) -> nn.Module:
+        """What is trained, as it starts."""
+        if not isinstance(self.sources, Fields):
+            return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)
+        if law is None:
+            raise OptionError("train: fields need the Gaussian that the network corrects")
+        return CorrectedPrior(law, self.config.network)
+
+    def _loss(self, generator: torch.Generator) -> Tensor:
+        """Of one batch."""
+        config, x0 = self.config, self.prior.encode(self._draw(generator))
         sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (t.to(self.device, non_blocking=True) for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return self.prior.loss(x0, sigma, noise)
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside parameters, updated in place."""
+        return {}
+
+    def _advance(self) -> Tensor:
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = self.prior.loss(x0, sigma, noise)
+        loss = self._loss(seeded(config.seed, "train", self.step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0, foreach=True)
         self.optimizer.step()
@@ -169,14 +183,14 @@ class Training:
     def _draw(self, generator: torch.Generator) -> Tensor:
         if isinstance(self.sources, Fields):
             return self.sources.batch(self.config.batch, generator, self.config.mix)
-        return random_crops(self.sources, self.config.size, self.config.batch, generator)
+        return random_crops(self.sources, self.config.size, self.config.batch, generator, self.config.mirror)
 
     def save(self) -> None:
         """Write the whole state as safetensors, to a temporary name and renamed."""
         from safetensors.torch import save
 
         state = self.optimizer.state
-        tensors: dict[str, Tensor] = {}
+        tensors = {f"beside/{name}": value for name, value in self._beside().items()}
         for name, p in self.parameters.items():
             tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
             if p in state:
@@ -196,6 +210,8 @@ class Training:
         if metadata["config"] != self._fingerprint():
             raise InputError(f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it")
         self.step = int(metadata["step"])
+        for name, value in self._beside().items():
+            value.copy_(tensors[f"beside/{name}"])
         for name, p in self.parameters.items():
             p.data.copy_(tensors[f"network/{name}"])
             self.ema[name].copy_(tensors[f"ema/{name}"])
@@ -204,7 +220,7 @@ class Training:
                 self.optimizer.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
 
     def _fingerprint(self) -> str:
-        free = {"steps", "cooldown"}
+        free = {"steps", "cooldown"} | ({"mirror"} if self.config.mirror else set())  # checkpoints from before there was a choice do not name it
         return json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True)
 
 

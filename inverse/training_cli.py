@@ -24,6 +24,7 @@ def train(
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
     widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
     blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "2,3,4",
+    mirror: Annotated[bool | None, typer.Option(help="Flip half of the images left to right.", show_default="in colour only")] = None,
     precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
     cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
@@ -56,7 +57,8 @@ def train(
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
     network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
-    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network)
+    mirror = channels == 3 if mirror is None else mirror
+    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mirror=mirror)
     if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation):
         raise typer.Exit(130)
 

@@ -17,6 +17,8 @@ from inverse.network import UNetConfig
 from inverse.train import TrainConfig, Training, measured_std
 from inverse.training_run import train_prior
 
+pytest_plugins = "cli_fixtures"
+
 TINY = TrainConfig(size=16, steps=6, batch=2, warmup=2, network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16))
 
 
@@ -115,6 +117,25 @@ def test_crops_are_pieces_of_the_images_and_sources_come_equally_often(images):
     crop = random_crops([images], 16, 1, inverse.seeded(1))[0].permute(1, 2, 0).mul(255).round().byte().numpy()
     windows = [w for image in images for flip in (image, image[:, ::-1]) for w in windows_of(flip, 16)]
     assert any(np.array_equal(crop, w) for w in windows)
+
+
+def test_crops_are_mirrored_on_demand_only():
+    """A ramp falls in half of the crops, within four standard errors, or in none; the same places are drawn either way."""
+    ramp = [np.arange(20, dtype=np.uint8)[None, :, None].repeat(20, 0)]
+    flipped, kept = (random_crops([ramp], 16, 400, inverse.seeded(0), mirror) for mirror in (True, False))
+    falls = flipped[:, 0, 0, 0] > flipped[:, 0, 0, -1]
+    assert abs(float(falls.float().mean()) - 0.5) < 4 * 0.5 / 400**0.5
+    assert not (kept[:, 0, 0, 0] > kept[:, 0, 0, -1]).any()
+    assert torch.equal(kept[falls].flip(-1), flipped[falls])
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], True), (["--channels", "1"], False), (["--no-mirror"], False), (["--channels", "1", "--mirror"], True)])
+def test_colour_is_mirrored_by_default_and_grey_is_not(command, tmp_path, monkeypatch, options, expected):
+    """Digits must not be; photographs may."""
+    seen = []
+    monkeypatch.setattr("inverse.training_run.train_prior", lambda sources, out, network, config, *rest: seen.append(config.mirror) or True)
+    assert command("train", "--images", str(tmp_path), "--out", str(tmp_path / "x.safetensors"), *options).code == 0
+    assert seen == [expected]
 
 
 def windows_of(image, size):

@@ -139,6 +139,7 @@ class Circuit(nn.Module):
         levels: what the categories stand for, (K,) increasing; for pixels, intensities in [0, 1]. By default equally spaced there.
         spread: standard deviation of a value around its level, in the units of the levels; 0 for values that take no others.
         shape: (height, width) of the pixels that the variables are, row by row; by default one row.
+        ties: the table, counted from 0, that each leaf region uses; by default each has its own. Of categorical leaves.
         generator: of the initial parameters: Dirichlet rows for sums and tables, Gaussians around random categories.
     """
 
@@ -157,6 +158,7 @@ class Circuit(nn.Module):
         levels: Tensor | None = None,
         spread: float = 0.0,
         shape: tuple[int, int] | None = None,
+        ties: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -164,6 +166,9 @@ class Circuit(nn.Module):
         self.shape = (1, graph.size) if shape is None else shape
         if self.shape[0] * self.shape[1] != graph.size:
             raise InputError(f"circuit: {graph.size} variables are not the pixels of {self.shape[0]} x {self.shape[1]}")
+        if ties is not None and (leaves == "gaussian" or len(ties) != len(graph.variables) or set(ties) != set(range(max(ties) + 1))):
+            raise InputError(f"circuit: ties name a table for each of {len(graph.variables)} categorical leaves, counted from 0, got {list(ties)}")
+        self.ties = torch.arange(len(graph.variables)) if ties is None else torch.tensor(tuple(ties))
         generator = generator or torch.Generator().manual_seed(0)
         self._variables = torch.tensor(graph.variables)
         self._plan = _plan(graph)
@@ -176,7 +181,7 @@ class Circuit(nn.Module):
             self.register_buffer("mean", torch.rand(len(graph.variables), states, generator=generator) * (categories - 1))
             self.register_buffer("deviation", torch.full((len(graph.variables), states), max(categories / 4, 0.5)))
         else:
-            self.register_buffer("table", _dirichlet((len(graph.variables), states, categories), generator))
+            self.register_buffer("table", _dirichlet((int(self.ties.max()) + 1, states, categories), generator))
 
     @property
     def weights(self) -> list[Tensor]:
@@ -192,7 +197,7 @@ class Circuit(nn.Module):
     def theta(self) -> Tensor:
         """Leaf distributions: (leaves, H, K)."""
         if self.leaves == "categorical":
-            return self.table / self.table.sum(-1, keepdim=True)
+            return (self.table / self.table.sum(-1, keepdim=True))[self.ties]
         edges = torch.arange(self.categories - 1, dtype=self.mean.dtype, device=self.mean.device) + 0.5
         cdf = torch.special.ndtr((edges - self.mean[..., None]) / self.deviation[..., None])
         below, above = torch.zeros_like(cdf[..., :1]), torch.ones_like(cdf[..., :1])
@@ -264,13 +269,19 @@ class Circuit(nn.Module):
         total = torch.stack(joint, 1)
         return total / self.log_likelihood(evidence).exp()[:, None, None, None]
 
-    def sample(self, evidence: Tensor, generator: Generators) -> Tensor:
-        """A joint draw of all variables given the evidence, row by row, from the root down: categories (B, n)."""
+    def sample(self, evidence: Tensor, generator: Generators, count: int = 1) -> Tensor:
+        """Joint draws of all variables given the evidence, from the root down: categories (B count, n), `count` of the first row, then of the next.
+
+        Args:
+            generator: of as many streams as rows, or of fewer, each for as many rows in turn.
+        """
         theta = self.theta
         leaf, _ = self._leaves(evidence, theta)
         *messages, root = self._upward(leaf, self.weights)
         if bool((root == -torch.inf).any()):
             raise InputError("circuit: the evidence has probability zero; nothing can be drawn")
+        leaf, evidence = leaf.repeat_interleave(count, 1), evidence.repeat_interleave(count, 0)
+        messages = [m.repeat_interleave(count, 1) for m in messages]
         batch, weights = len(evidence), self.weights
         state = {i: torch.zeros(len(level.regions), batch, dtype=torch.long, device=evidence.device) for i, level in enumerate(self._plan)}
         state[-1] = torch.zeros(len(leaf), batch, dtype=torch.long, device=evidence.device)
@@ -298,6 +309,12 @@ class Circuit(nn.Module):
         top = evidence.detach().amax(-1).clamp_min(torch.finfo(evidence.dtype).min)
         own = (evidence - top[..., None]).exp().transpose(0, 1)[self._variables]
         return _log(own @ theta.mT), top.sum(1)
+
+    def _observed(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Log messages of leaves whose variables all have values x (B, n): what `_leaves` returns for hard evidence, without a sum over categories."""
+        leaves, states, categories = theta.shape
+        rows = x.T[self._variables] + categories * torch.arange(leaves)[:, None]
+        return _log(torch.nn.functional.embedding(rows, theta.mT.reshape(leaves * categories, states)))
 
     def _upward(self, leaf: Tensor, weights: list[Tensor]) -> list[Tensor]:
         """Log messages of every level from the root's down, (regions, B, H) each, then the root's alone (B,)."""
@@ -423,10 +440,10 @@ def _log(s: Tensor) -> Tensor:
 
 
 def _categorical(logits: Tensor, generator: Generators) -> Tensor:
-    """Draws by inversion along the last dimension: (R, B, K) -> (R, B), each row of the batch from its own stream."""
+    """Draws by inversion along the last dimension: (R, B, K) -> (R, B), rows of the batch from as many streams, or several in turn from each."""
     weights = torch.softmax(logits, -1).nan_to_num()
     cumulative = weights.cumsum(-1)
-    u = generator.rand_like(logits[..., 0].T.contiguous()).T * cumulative[..., -1]
+    u = generator.rand_like(logits[..., 0].T.unflatten(0, (len(generator), -1)).contiguous()).flatten(0, 1).T * cumulative[..., -1]
     return torch.searchsorted(cumulative, u[..., None].contiguous(), right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inverse.circuit import Circuit, RegionGraph
 from inverse.errors import InputError, OptionError
+from inverse.seeding import seeded
 
 
 def mutual_information(x: Tensor, categories: int, pseudocount: float = 0.0) -> Tensor:
@@ -90,6 +91,54 @@ def hclt(x: Tensor, categories: int, states: int, *, noise: float = 0.3, pseudoc
     return circuit
 
 
+def distil(circuit: Circuit, x: Tensor, features: Tensor, pseudocount: float = 0.1, seed: int = 0) -> Circuit:
+    """Start a circuit whose regions form a tree, in place, at clusters of features: the state of a region is the cluster of what lies under it.
+
+    Latent-variable distillation: Liu, Zhang, Van den Broeck, Scaling Up Probabilistic Circuits by Latent Variable Distillation, ICLR 2023,
+    https://arxiv.org/abs/2210.04398; features of an autoencoder stand here where a masked language model's do there.
+
+    Args:
+        x: data (N, n).
+        features: of every variable, (N, n, d); a region is described by the means of them over each of its children.
+        pseudocount: observations spread evenly over every table.
+    """
+    generator, leaves, scopes = seeded(seed, "distil"), len(circuit.graph.variables), [[v] for v in circuit.graph.variables]
+    described, grouped = [], dict[tuple[int, ...], list[int]]()
+    for s, (children,) in enumerate(circuit.graph.sums):
+        described.append(torch.cat([features[:, scopes[c]].float().mean(1) for c in children], 1))
+        scopes.append([v for c in children for v in scopes[c]])
+        below = tuple(int(circuit.ties[c]) if c < leaves else -1 - s for c in children)  # regions above the same tables share their clusters
+        grouped.setdefault(below, []).append(s)
+    states = torch.empty(len(circuit.graph.sums), len(x), dtype=torch.long)
+    for members in grouped.values():
+        centres = k_means(torch.cat([described[s] for s in members]), circuit.states, generator)
+        for s in members:
+            states[s] = torch.cdist(described[s], centres).argmin(1)
+    parent = {c: s for s, (children,) in enumerate(circuit.graph.sums) for c in children}
+    table = torch.zeros_like(circuit.table)
+    for c in range(leaves):
+        table[circuit.ties[c]] += _table(states[parent[c]], x[:, circuit.graph.variables[c]], circuit.states, circuit.categories)
+    circuit.table.copy_(_rows(table + pseudocount / circuit.categories))
+    for d, level in enumerate(circuit._plan):
+        for i, r in enumerate(level.regions):
+            above = states[parent[r]] if r in parent else torch.zeros_like(states[0])
+            counts = _table(above, states[r - leaves], circuit.states if r in parent else 1, circuit.states)
+            getattr(circuit, f"weight_{d}")[i] = _rows(counts + pseudocount / circuit.states)
+    return circuit
+
+
+def k_means(x: Tensor, count: int, generator: torch.Generator, iterations: int = 10, most: int = 20_000) -> Tensor:
+    """Centres (count, d) of clusters of at most `most` rows of x (N, d), from random rows; a cluster that loses all its rows starts at another."""
+    x = x[torch.randperm(len(x), generator=generator)[:most]]
+    centres = x[torch.randint(len(x), (count,), generator=generator)]
+    for _ in range(iterations):
+        nearest = torch.cdist(x, centres).argmin(1)
+        size = torch.bincount(nearest, minlength=count)
+        means = torch.zeros_like(centres).index_add_(0, nearest, x) / size.clamp_min(1)[:, None]
+        centres = torch.where(size[:, None] > 0, means, x[torch.randint(len(x), (count,), generator=generator)])
+    return centres
+
+
 def expected_counts(circuit: Circuit, x: Tensor, known: Tensor | None = None) -> tuple[float, list[Tensor]]:
     """Total log-likelihood of data x (N, n), and how often each parameter is used: the leaf table's counts (leaves, H, K), then each level's.
 
@@ -98,8 +147,8 @@ def expected_counts(circuit: Circuit, x: Tensor, known: Tensor | None = None) ->
     with torch.enable_grad():
         theta = circuit.theta.detach().requires_grad_()
         weights = [w.detach().requires_grad_() for w in circuit.weights]
-        leaf, scale = circuit._leaves(circuit.values(x, known), theta)
-        total = (circuit._upward(leaf, weights)[-1] + scale).sum()
+        leaf = circuit._observed(x, theta) if known is None else circuit._leaves(circuit.values(x, known), theta)[0]
+        total = circuit._upward(leaf, weights)[-1].sum()
         gradients = torch.autograd.grad(total, [theta, *weights])
     return float(total.detach()), [p.detach() * g for p, g in zip([theta, *weights], gradients, strict=True)]
 
@@ -119,7 +168,9 @@ def maximise(circuit: Circuit, counts: list[Tensor], pseudocount: float = 0.0, s
 
     theta, *weights = counts
     if circuit.leaves == "categorical":
-        circuit.table.copy_(moved(circuit.theta, theta, torch.ones_like(theta, dtype=torch.bool)))
+        table = circuit.table / circuit.table.sum(-1, keepdim=True)
+        theta = torch.zeros_like(table).index_add(0, circuit.ties.to(theta.device), theta)
+        circuit.table.copy_(moved(table, theta, torch.ones_like(theta, dtype=torch.bool)))
     else:
         _maximise_gaussian(circuit, theta, pseudocount, step)
     for i, (old, count) in enumerate(zip(circuit.weights, weights, strict=True)):
@@ -166,7 +217,8 @@ def quantise(images: Tensor, categories: int) -> Tensor:
 def log_likelihoods(circuit: Circuit, x: Tensor) -> Tensor:
     """log p of data x (N, n): (N,), nats."""
     with torch.no_grad():
-        return torch.cat([circuit.log_likelihood(circuit.values(part)) for part in x.split(_rows_at_once(circuit))])
+        parts = x.split(_rows_at_once(circuit))
+        return torch.cat([circuit._upward(circuit._observed(part, circuit.theta), circuit.weights)[-1] for part in parts])
 
 
 def _maximise_gaussian(circuit: Circuit, counts: Tensor, pseudocount: float, step: float) -> None:
@@ -200,6 +252,11 @@ def _pair_counts(x: Tensor, categories: int) -> Tensor:
         one_hot = torch.nn.functional.one_hot(part, categories).float().flatten(1)
         total += one_hot.T @ one_hot
     return total.double().reshape(n, categories, n, categories)
+
+
+def _table(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """How often each pair occurs: (height, width)."""
+    return torch.bincount(rows * width + columns, minlength=height * width).reshape(height, width).float()
 
 
 def _walk(neighbours: list[list[int]], root: int) -> tuple[list[int], list[int]]:

@@ -1,4 +1,4 @@
-"""`inverse train`, `train-circuit` and `fit-bc`: the commands that make what a solve starts from. Nothing here imports torch before it is needed."""
+"""`inverse train`, `train-codec`, `train-circuit`, `fit-bc`: commands that make what a solve starts from. Nothing here imports torch before it must."""
 
 from __future__ import annotations
 
@@ -63,6 +63,38 @@ def train(
         raise typer.Exit(130)
 
 
+@app.command(name="train-codec")
+def train_codec(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often.")],
+    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 10_000,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
+    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first; a code stands for 2 to the number of levels pixels.")] = "32,64",
+    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "1,2",
+    codes: Annotated[int, typer.Option(help="In the book.")] = 256,
+    mirror: Annotated[bool | None, typer.Option(help="Flip half of the images left to right.", show_default="in colour only")] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of initialisation and crops.")] = 0,
+    validation: Annotated[Path | None, typer.Option(help="Images for the card's error.", show_default="the first source")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the codec is not for.")] = "",
+) -> None:
+    """Train a vector-quantised autoencoder, over whose codes `train-circuit --codec` trains; run again to resume after an interruption."""
+    from inverse import codec_run
+    from inverse.codec import CodecConfig
+    from inverse.train import TrainConfig
+
+    network = CodecConfig(channels, _integers(widths, "--widths"), _integers(blocks, "--blocks"), codes)
+    mirror = channels == 3 if mirror is None else mirror
+    config = TrainConfig(size, steps, batch, learning_rate, precision=precision, seed=seed, network=network, mirror=mirror)
+    if not codec_run.train_codec(images, out, config, device, {"licence": licence, "limits": limits}, validation):
+        raise typer.Exit(130)
+
+
 @app.command(name="fit-bc")
 def fit_bc(
     out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
@@ -104,7 +136,9 @@ def fit_bc(
 def train_circuit(
     images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey.")],
     out: Annotated[Path, typer.Option(help="Where the circuit goes (.safetensors); the card is written beside it.")],
-    size: Annotated[int, typer.Option(help="Side of the circuit (pixels); larger images are cut into random crops.")] = 14,
+    size: Annotated[int, typer.Option(help="Side of the circuit (pixels, or codes); larger images are cut into random crops.")] = 14,
+    codec: Annotated[str, typer.Option(help="A codec's name or file: the circuit is then over its codes.", show_default="over pixels")] = "",
+    tie: Annotated[int, typer.Option(help="Side of the squares of variables that share one table (quad).")] = 1,
     shrink: Annotated[int, typer.Option(help="Average squares of this many pixels a side first.")] = 1,
     levels: Annotated[int, typer.Option(help="Intensity levels.")] = 16,
     states: Annotated[int, typer.Option(help="Latent states.")] = 32,
@@ -120,12 +154,12 @@ def train_circuit(
     licence: Annotated[str, typer.Option(help="For the card: terms of the parameters and the data.")] = "",
     limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
 ) -> None:
-    """Train a probabilistic circuit over pixels, for `tractable-steering`."""
+    """Train a probabilistic circuit over pixels, or over the codes of a codec, for `tractable-steering` and `tractable-smc`."""
     from inverse.circuit_run import CircuitConfig, train_circuit
     from inverse.options import build
 
     chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
-    chosen |= {"crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
+    chosen |= {"codec": codec, "tie": tie, "crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
     if not train_circuit(images, out, build(CircuitConfig, chosen), {"licence": licence, "limits": limits}, validation):
         raise typer.Exit(130)
 

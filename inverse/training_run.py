@@ -83,7 +83,7 @@ def train_prior(
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
         "crop": config.size,
-        **_facts(config, loss, time.monotonic() - start, where),
+        **run_facts(config, loss, time.monotonic() - start, where),
     }
     table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
     card = save_prior(prior, out, training=facts, denoising=table, **about)
@@ -165,7 +165,7 @@ def train_field_prior(
                 if ratio < best:
                     best = ratio
                     tables = {"fields": "test", "rmse": field_table(prior, law, test), "validation": table, "validation_ratio": round(ratio, 5)}
-                    facts = {"data": source.name, "kept_step": progress.step, **_facts(config, loss, time.monotonic() - start, where)}
+                    facts = {"data": source.name, "kept_step": progress.step, **run_facts(config, loss, time.monotonic() - start, where)}
                     save_prior(prior, out, training=facts, denoising=tables, **described, **about)
     except KeyboardInterrupt:
         training.save()
@@ -219,7 +219,7 @@ def field_table(prior: Prior, law: LowRankPrior | ZonalPrior, fields: Fields, co
     return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}
 
 
-def _facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
+def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
     return {
         "command": " ".join(["inverse", *sys.argv[1:]]),
         "seed": config.seed,

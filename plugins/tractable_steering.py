@@ -13,22 +13,22 @@ from typing import Literal
 import torch
 
 import inverse
-from inverse.circuit import moments, unfit
-from inverse.circuit_run import load_circuit
 from inverse.errors import OptionError
+from inverse.guide import Look, load_guide
 
 
 @dataclass(frozen=True)
 class TractableSteering(inverse.Method):
     """In the first steps of another method, mixes what its denoiser says of each pixel with what a circuit says.
 
-    The circuit's side is p(x0_i | x, y) under the circuit: noisy pixels are soft evidence N(x_i; v, sigma^2) where y says nothing, and known
-    ones N(y_i; v, sigma_y^2). Its share 1 - a is that of a weighted geometric mean, a = a0 + (a1 - a0) exp(-k t / T), t / T falling from 1 to 0
-    over the steps; a = 1 is the base method, bit by bit.
+    The circuit's side is p(x0_i | x, y) under the circuit. Over pixels (circuit-photo-8, circuit-digits: blocks of its size, every channel alone)
+    noisy ones are soft evidence N(x_i; v, sigma^2) where y says nothing, and known ones N(y_i; v, sigma_y^2). Over the codes of a VQ autoencoder
+    (circuit-photo-64), as the authors run it, the evidence is the soft code of x0_hat with y in its place, and the moments are those of decoded
+    draws. The circuit's share 1 - a is that of a weighted geometric mean, a = a0 + (a1 - a0) exp(-k t / T), t / T falling from 1 to 0 over the
+    steps; a = 1 is the base method, bit by bit.
 
-    Departures: the circuit has the pixels themselves (blocks of its size, every channel alone) where the authors' has the codes of a VQ
-    autoencoder; both sides enter by mean and variance, whose geometric mean is again a Gaussian, and its mean goes to the base where the
-    authors draw from 256 bins; the bases are methods of this package where theirs is CoPaint.
+    Departures: both sides enter by mean and variance, whose geometric mean is again a Gaussian, and its mean goes to the base where the
+    authors draw from 256 bins; the variance of decoded draws includes the codec's own error; the bases are methods of this package where theirs is CoPaint.
 
     Args:
         steps: of the base method, on the VP schedule.
@@ -39,6 +39,10 @@ class TractableSteering(inverse.Method):
         variance: of the denoiser's side: step is the paper's, the variance of the sampler's own step; tweedie is that of x0 given x,
             sigma^2 dx0_hat/dx, by products with random signs.
         probes: of tweedie, products for each evaluation; auto takes every pixel in turn, which is exact.
+        draws: of a circuit over codes, how many maps of codes are decoded, at least 2.
+        drawn: how: independent is the published one, code by code; joint draws whole maps from the circuit.
+        hot, cold: temperature of the soft code of a patch of which nothing is known, and of one that is known.
+        top: codes of a patch that keep their weight.
     """
 
     name = "tractable-steering"
@@ -56,11 +60,23 @@ class TractableSteering(inverse.Method):
     k: float = 2.0
     variance: Literal["step", "tweedie"] = "step"
     probes: int | None = 8
+    draws: int = 8
+    drawn: Literal["independent", "joint"] = "independent"
+    hot: float = 0.1
+    cold: float = 0.01
+    top: int = 20
 
     def __post_init__(self):
         super().__post_init__()
+        if self.draws < 2 or self.top < 1 or not min(self.hot, self.cold) > 0:
+            raise OptionError("tractable-steering: draws must be at least 2, top at least 1, hot and cold above 0")
         if not (0 <= self.fraction <= 1 and 0 <= self.a0 <= 1 and 0 <= self.a1 <= 1 and self.k >= 0) or (self.probes is not None and self.probes < 1):
             raise OptionError("tractable-steering: fraction, a0 and a1 must lie in [0, 1], k be at least 0 and probes at least 1")
+
+    @property
+    def guide(self):
+        """What the circuit steers with."""
+        return load_guide(self.circuit, draws=self.draws, drawn=self.drawn, hot=self.hot, cold=self.cold, top=self.top)
 
     @property
     def steered(self):
@@ -80,11 +96,11 @@ class TractableSteering(inverse.Method):
             return reason
         if not isinstance(posterior.operator, inverse.physics.Inpainting):
             return "tractable-steering needs an inpainting operator: it must know which pixels were seen"
-        reason = unfit(load_circuit(self.circuit), posterior.shape)
+        reason = self.guide.unfit(posterior.shape)
         return reason and f"tractable-steering: circuit {self.circuit} does not fit, {reason}"
 
     def run(self, posterior, samples, generator):
-        circuit = load_circuit(self.circuit).to(posterior.device, posterior.dtype)
+        guide = self.guide.to(posterior.device, posterior.dtype)
         levels = inverse.noise_levels(posterior, "vp", self.steps)
         mask, scale = posterior.operator.mask, posterior.prior.scale
         seen = (mask != 0).expand(posterior.y.shape)
@@ -97,9 +113,9 @@ class TractableSteering(inverse.Method):
             if a == 1:
                 return posterior.denoise(x, sigma)
             x0_hat, v1 = self._denoiser(posterior, x, levels[i], levels[i + 1], generator)
-            look = torch.where(seen, torch.inf, (scale * sigma) ** 2)
-            mean, variance = moments(circuit, posterior.prior.decode(x), look, known, noise)
-            m, v2 = posterior.prior.encode(mean), variance.clamp_min(circuit.floor) / scale**2
+            decode = posterior.prior.decode
+            mean, variance = guide.moments(Look(decode(x), (scale * sigma) ** 2, decode(x0_hat), known, noise), generator)
+            m, v2 = posterior.prior.encode(mean), variance / scale**2
             w1, w2 = a / v1, (1 - a) / v2
             return (w1 * x0_hat + w2 * m) / (w1 + w2)
 

@@ -86,20 +86,31 @@ def score(exact: inverse.Exact, x: Tensor) -> dict[str, float]:
     }
 
 
-def measured(view: str, side: int, index: int, method: inverse.Method | None, samples: int, reference: str = "") -> dict[str, Any]:
-    """One method (or one reference, floor or prior) on one measurement."""
-    problem = inverse.get_problem("gaussian", side=side, view=view)
-    posterior = problem.posterior(index, seed=index, dtype=torch.float64)
-    exact = problem.exact(posterior.y[0])
-    if method is None:
-        law, stream = problem.make_prior(), inverse.seeded("conjugate", reference, index)
-        x = exact.sample(samples, stream) if reference == "floor" else law.decode(law.sample(samples, stream))
-        return score(exact, x.flatten(1))
+def measured(view: str, side: int, first: int, count: int, method: inverse.Method, samples: int) -> list[dict[str, Any]]:
+    """One method on measurements first, first + 1, ..., solved together."""
+    problem, posterior = measurements(view, side, first, count)
     try:
-        x, cost, seconds = sample(method, posterior, samples, index)
+        x, cost, seconds = sample(method, posterior, samples, first)
     except inverse.InverseError as error:
-        return {"skipped": str(error)}
-    return {**score(exact, x), "NFE": cost.nfe, "VJP": cost.vjp, "seconds": seconds}
+        return [{"skipped": str(error)}]
+    spent = {"NFE": cost.nfe, "VJP": cost.vjp, "seconds": seconds / count}
+    return [{**score(problem.exact(y), own), **spent} for y, own in zip(posterior.y, x.split(samples), strict=True)]
+
+
+def measurements(view: str, side: int, first: int, count: int) -> tuple[inverse.Problem, inverse.Posterior]:
+    problem = inverse.get_problem("gaussian", side=side, view=view)
+    return problem, problem.posterior(torch.stack(problem.truths()[first : first + count]), seed=first, dtype=torch.float64)
+
+
+def references(view: str, side: int, count: int, samples: int) -> dict[str, list[dict[str, Any]]]:
+    """What exact draws (floor) and draws that ignore y (prior) score."""
+    problem, posterior = measurements(view, side, 0, count)
+    law, stream = problem.make_prior(), inverse.seeded("conjugate", view, side)
+    exact = [problem.exact(y) for y in posterior.y]
+    return {
+        "floor": [score(e, e.sample(samples, stream).flatten(1)) for e in exact],
+        "prior": [score(e, law.decode(law.sample(samples, stream)).flatten(1)) for e in exact],
+    }
 
 
 def average(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -171,9 +182,8 @@ class Bench:
     def rows(self, view: str, side: int, name: str, options: dict[str, Any], first: int = 0) -> dict[str, Any]:
         """A method's means over measurements first, first + 1, ..."""
         method = inverse.get_method(name, **options)
-        about = json.dumps([view, side, name, values(method), self.samples], sort_keys=True, default=str)
-        found = [self.ledger.get(f"{about} {i}", lambda i=i: measured(view, side, i, method, self.samples)) for i in range(first, first + self.measurements)]
-        return average(found)
+        key = json.dumps([view, side, name, values(method), self.samples, first, self.measurements], sort_keys=True, default=str)
+        return average(self.ledger.get(key, lambda: measured(view, side, first, self.measurements, method, self.samples)))
 
     def tuned(self, view: str, side: int) -> tuple[dict[str, Any], float]:
         """Options of the best deepinv-dps on the next measurements after those of the table, and its W2 there."""
@@ -183,16 +193,14 @@ class Bench:
         return tried[i], best
 
     def table(self, view: str, side: int, names: list[str]) -> list[dict[str, Any]]:
-        references = [
-            {"method": f"*{kind}*", **average([measured(view, side, i, None, self.samples, kind) for i in range(self.measurements)])}
-            for kind in ("floor", "prior")
-        ]
+        at = references(view, side, self.measurements, self.samples)
+        first = [{"method": f"*{kind}*", **average(rows)} for kind, rows in at.items()]
         entries = {name: (name, {}) for name in names} | {label: entry for label, entry in VARIANTS.items() if entry[0] in names}
         if "deepinv-dps" in names:
             best, _ = self.tuned(view, side)
             entries[f"deepinv-dps, tuned: {best['guidance']} {best['weight']:g}"] = ("deepinv-dps", best)
         found = [{"method": label, "options": options, **self.rows(view, side, name, options)} for label, (name, options) in entries.items()]
-        return references + sorted(found, key=lambda row: row.get("W2", float("inf")))
+        return first + sorted(found, key=lambda row: row.get("W2", float("inf")))
 
 
 def curves(bench: Bench, side: int) -> str:

@@ -220,7 +220,7 @@ def figures(made: Reference, x: Tensor) -> dict[str, float]:
 
 
 def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) -> tuple[Tensor, Cost, float]:
-    """Final samples (samples, d) in physical units, a weighted ensemble resampled; the cost; and seconds.
+    """Final samples of each measurement, one after the other (measurements * samples, d), physical units, a weighted ensemble resampled; the cost; and seconds.
 
     Raises: OptionError with the reason if the method cannot run here or diverges.
     """
@@ -229,13 +229,15 @@ def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) ->
         raise OptionError(reason)
     stream, began = seeded("verify", seed), time.perf_counter()
     with torch.no_grad():
-        (answer,) = deque(method.run(rows, samples, SharedStream(stream, samples)), maxlen=1)
+        (answer,) = deque(method.run(rows, samples, SharedStream(stream, len(rows))), maxlen=1)
     seconds = time.perf_counter() - began
     x = answer.x if isinstance(answer, Weighted) else answer
     if not bool(x.isfinite().all()):
         raise OptionError(f"{method.name} diverged")
     if isinstance(answer, Weighted) and answer.log_weights is not None:
-        x = x[ancestors(answer.log_weights.double()[None], Generators([stream]), samples)[0]]
+        log_weights = answer.log_weights.double().unflatten(0, (len(posterior), samples))
+        chosen = ancestors(log_weights, Generators([stream] * len(posterior)), samples)
+        x = x[(chosen + samples * torch.arange(len(posterior))[:, None]).flatten()]
     return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
 
 

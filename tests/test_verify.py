@@ -209,3 +209,17 @@ def test_a_verdict_is_replaced_not_changed():
     verdict = judge("none")
     assert replace(verdict, failures=["x"]).held is False
     assert verdict.held
+
+
+def test_several_measurements_are_sampled_together_each_from_its_own_posterior():
+    """Means of 4000 draws of an exact sampler within 4.5 standard errors (16 coordinates of each of three), weights resampled within each measurement."""
+    problem = inverse.get_problem("gaussian", side=4, view="random")
+    posterior = problem.posterior(torch.stack(problem.truths()[:3]), dtype=torch.float64)
+    x, cost, _ = referee.sample(inverse.get_method("mmps", steps=40), posterior, 4000)
+    weighted, _, _ = referee.sample(inverse.get_method("smc-mmps", steps=40), posterior, 4000)
+    for y, own, cloud in zip(posterior.y, x.split(4000), weighted.split(4000), strict=True):
+        exact = problem.exact(y)
+        error = exact.covariance.diagonal().sqrt() / 4000**0.5
+        assert ((own.mean(0) - exact.mean.flatten()) / error).abs().max() < 4.5
+        assert ((cloud.mean(0) - exact.mean.flatten()) / error).abs().max() < 10  # a cloud's ancestors are fewer than its particles
+    assert cost.nfe == 79

@@ -103,7 +103,7 @@ class Guidance(Method):
         steps: sampler steps.
         sampler: name of a registered sampler, with settings after a colon: ddim:eta=0.5 (`inverse samplers` lists them).
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         analytic_start: level, model units, above which the steps are replaced by a draw of the prior's Gaussian given y; auto is none.
     """
@@ -150,9 +150,13 @@ def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:
 
 
 def noise_levels(posterior: Posterior, name: str, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Tensor:
-    """A named schedule within the levels the prior was trained for, ending in 0: (steps + 1,), dtype and device of x."""
+    """A named schedule, ending in 0: (steps + 1,), dtype and device of x.
+
+    By default from the prior's first level, however wide, which its author knows to cover the spread of x0; and down to its last, or
+    to 0.002, below which data of unit variance have nothing left to denoise.
+    """
     low = max(posterior.prior.sigma_min, 0.002) if sigma_min is None else sigma_min
-    high = min(posterior.prior.sigma_max, 80.0) if sigma_max is None else sigma_max
+    high = posterior.prior.sigma_max if sigma_max is None else sigma_max
     if not 0 < low < high:
         raise OptionError(f"noise levels: need 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
     return schedule(name, steps, low, high).to(posterior.device, posterior.dtype)

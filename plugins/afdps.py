@@ -35,7 +35,7 @@ class AFDPS(inverse.ParticleMethod):
     Args:
         steps: of the noise level.
         rho: exponent of the Karras schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         variant: ode, or sde, which is worse in few dimensions and better, at half the cost of a step, on images.
         anneal: a(s), the likelihood's power: 1 (none: the paper's first version), 1 - s / sigma_max (linear: TMLR) or

@@ -35,7 +35,7 @@ class FKSteering(inverse.ParticleMethod):
     Args:
         steps: of the noise level.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         potential: difference, lambda (r_t - r of the last time); max or sum, lambda times that of all r so far.
         lambda_: the reward's weight.

@@ -28,7 +28,7 @@ class FPSSMC(inverse.ParticleMethod):
     Args:
         steps: of the noise level.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         c: share of fresh noise in the variance at each level, in (0, 1]; by default that of DDPM, 1 - t^2 / s^2. A fixed number, as in the
             authors' code, puts the mean in place of a draw at every step: many steps then make the prior itself too narrow.

@@ -25,7 +25,7 @@ class AnnealedLangevin(inverse.Method):
         steps: levels, log-uniform.
         inner_steps: Langevin steps at each level.
         epsilon: step in units of sigma^2; the chain is stable below 1.
-        sigma_max: first level, model units; by default the prior's, at most 80.
+        sigma_max: first level, model units; by default the prior's.
         sigma_min: last level, model units; by default the prior's, at least 0.002.
     """
 

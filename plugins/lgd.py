@@ -28,7 +28,7 @@ class LGD(inverse.Guidance):
         steps: sampler steps.
         sampler: name of a registered sampler.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         draws: Monte Carlo samples n.
         temper: share of the spread of the draws that is added to the noise.

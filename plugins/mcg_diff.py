@@ -33,7 +33,7 @@ class MCGDiff(inverse.ParticleMethod):
         steps: of the noise level, those at tau included.
         schedule: name of a noise schedule, into which the levels tau are put if there are no more than a quarter of the steps; otherwise
             each tau is the nearest level.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         eta: fraction of fresh noise in a step of the sampler, in (0, 1]; the paper's mixtures took 0.6 for 20 steps, 0.85 for 100.
         kappa: variance of g at tau in units of 1 + tau^2.

@@ -41,7 +41,7 @@ class Multimodal(inverse.Guidance):
         steps: sampler steps.
         sampler: name of a registered sampler.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         guidance: what stands for log p(y | x) at a noise level.
         weights: tempering weight lambda of each modality, positive, e.g. stations:0.25; by default 1.

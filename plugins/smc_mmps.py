@@ -34,7 +34,7 @@ class SMCMMPS(ParticleMethod):
     Args:
         steps: levels.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level, model units; by default the prior's, at least 0.002.
         explicit: most measurements for which S is built.
         iterations: most solver iterations beyond that.

@@ -38,7 +38,7 @@ class TDS(inverse.ParticleMethod):
     Args:
         steps: of the noise level.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's, at most 80.
+        sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         twist: pigdm, N(y; A x0_hat, r^2 A A^T + R); moment, N(y; A x0_hat, A V A^T + R) with V = sigma^2 J, exact for a Gaussian
             prior, one VJP for each entry of y; dps, p(y | x0_hat)^b with 1 / b = 1 + (|A| r / sigma_y)^2, for any operator and noise;

@@ -89,6 +89,16 @@ def test_noise_levels_stay_within_those_the_prior_was_trained_for(gaussian_poste
     torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([20.0, 0.01], dtype=torch.float64), rtol=1e-10, atol=0)
 
 
+def test_noise_levels_start_where_a_prior_of_wide_data_says():
+    """Standard deviations 100 and 1 by the probability flow: 99.5 and 1 from the prior's 1000, 62.5 from a ceiling of 80; 1 % for 1000 steps of first order."""
+    prior = inverse.GaussianPrior(torch.zeros(2).double(), torch.tensor([1e4, 1.0]).double(), sigma_min=0.01, sigma_max=1000.0)
+    posterior = inverse.Posterior(prior, inverse.operators.dense(torch.zeros(1, 2).double(), (2,)), torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0))
+    for first, wide in ((None, 99.5), (80.0, 62.5)):
+        sigmas = inverse.noise_levels(posterior, "log-uniform", 1000, sigma_max=first)
+        end = last(ddim(prior, sigmas[0] * torch.eye(2).double(), sigmas, inverse.Generators([])))
+        torch.testing.assert_close(end.diagonal(), torch.tensor([wide, 1.0]).double(), rtol=0.01, atol=0)
+
+
 def test_noise_levels_in_the_wrong_order_are_refused(gaussian_posterior):
     with pytest.raises(OptionError, match="sigma_min < sigma_max"):
         inverse.noise_levels(gaussian_posterior(), "karras", 10, sigma_min=3.0, sigma_max=1.0)

@@ -25,8 +25,9 @@ from inverse.analytic import LowRankPrior
 from inverse.atmosphere.gaussian import fit_gaussian
 from inverse.atmosphere.grid import EARTH_RADIUS, distance
 from inverse.dataset import load_fields
-from inverse.diagnostics import fair_crps, rank_chi_square, ranks
+from inverse.exchangeability import rank_chi_square, ranks
 from inverse.operators import clone
+from inverse.scores import fair_crps
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]

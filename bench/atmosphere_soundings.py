@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 import inverse
-from inverse.diagnostics import fair_crps
 from inverse.operators import clone
+from inverse.scores import fair_crps
 
 SIGMAS = ("z:1.5", "t:1.0")
 """Of a sounding in dam and K, with what a balloon's value has and a 3 degree field has not."""

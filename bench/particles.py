@@ -23,8 +23,8 @@ import torch
 from photo import PROBLEMS, photographs
 
 import inverse
-from inverse.diagnostics import fair_crps, interval_coverage
 from inverse.metrics import METRICS
+from inverse.scores import fair_crps, interval_coverage
 
 PARTICLES = (4, 16, 64)
 OTHERS = ("dps", "diffpir", "red-diff")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inverse import diagnostics
+from inverse import scores
 from inverse._deepinv import deepinv
 from inverse.result import Result
 
@@ -86,18 +86,18 @@ def area_weighted_rmse(result: Result) -> float | None:
 
 
 def crps(result: Result) -> float | None:
-    """Fair continuous ranked probability score (`diagnostics.fair_crps`), mean over the images, physical units."""
-    return _of_samples(diagnostics.fair_crps, result)
+    """Fair continuous ranked probability score (`scores.fair_crps`), mean over the images, physical units."""
+    return _of_samples(scores.fair_crps, result)
 
 
 def energy_score(result: Result) -> float | None:
-    """Fair energy score (`diagnostics.energy_score`), mean over the images, physical units."""
-    return _of_samples(diagnostics.energy_score, result)
+    """Fair energy score (`scores.energy_score`), mean over the images, physical units."""
+    return _of_samples(scores.energy_score, result)
 
 
 def coverage(result: Result) -> float | None:
     """Fraction of the truth inside the samples' central 80 % intervals; 0.8 is right. None below 9 samples, too few for such an interval."""
-    return _of_samples(lambda samples, truth: diagnostics.interval_coverage(samples, truth, 0.8), result, least=9)
+    return _of_samples(lambda samples, truth: scores.interval_coverage(samples, truth, 0.8), result, least=9)
 
 
 def spread_skill(result: Result) -> float | None:

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 import inverse
-from inverse import diagnostics
+from inverse import diagnostics, exchangeability, scores
 from inverse.errors import InputError, OptionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -35,7 +35,7 @@ def test_fair_crps_is_the_formula_and_unbiased_for_every_m(m):
     samples, truth = 1.5 * normal(20000, m, 2) + 0.3, normal(20000, 2, seed=1)
     pairs = sum((samples[:, j] - samples[:, k]).abs() for j in range(m) for k in range(m))
     brute = ((samples - truth[:, None]).abs().mean(1) - pairs / (2 * m * (m - 1))).mean(1)
-    score = diagnostics.fair_crps(samples, truth)
+    score = scores.fair_crps(samples, truth)
     torch.testing.assert_close(score, brute)
     # E|N(0.3, 1.5^2 + 1)| - E|N(0, 2 * 1.5^2)| / 2
     s, z = math.sqrt(3.25), 0.3 / math.sqrt(3.25)
@@ -49,7 +49,7 @@ def test_energy_score_is_the_formula_and_unbiased():
     samples, truth = 1.5 * normal(20000, m, 2, 2), normal(20000, 2, 2, seed=1)
     pairs = sum((samples[:, j] - samples[:, k]).flatten(1).norm(dim=1) for j in range(m) for k in range(m))
     brute = (samples - truth[:, None]).flatten(2).norm(dim=2).mean(1) - pairs / (2 * m * (m - 1))
-    score = diagnostics.energy_score(samples, truth)
+    score = scores.energy_score(samples, truth)
     torch.testing.assert_close(score, brute)
     chi = math.sqrt(2) * math.gamma((d + 1) / 2) / math.gamma(d / 2)  # E|N(0, I_d)|
     expected = chi * (math.sqrt(3.25) - 1.5 / math.sqrt(2))
@@ -58,33 +58,33 @@ def test_energy_score_is_the_formula_and_unbiased():
 
 def test_energy_score_of_one_entry_is_the_crps():
     samples, truth = normal(50, 7, 1), normal(50, 1, seed=1)
-    torch.testing.assert_close(diagnostics.energy_score(samples, truth), diagnostics.fair_crps(samples, truth))
+    torch.testing.assert_close(scores.energy_score(samples, truth), scores.fair_crps(samples, truth))
 
 
 @pytest.mark.parametrize(("m", "level"), [(19, 0.9), (24, 0.9), (4, 0.5), (10, 0.5)])
 def test_interval_coverage_is_nominal_for_uniform_samples(m, level):
     x = torch.rand(40000, m + 1, 1, generator=inverse.seeded("coverage", m), dtype=torch.float64)
-    covered = diagnostics.interval_coverage(x[:, 1:], x[:, 0], level)
+    covered = scores.interval_coverage(x[:, 1:], x[:, 0], level)
     assert abs(float(covered.mean()) - level) < 4 * math.sqrt(level * (1 - level) / 40000)
 
 
 def test_interval_coverage_between_order_statistics_is_exact_for_any_law():
     x = normal(40000, 20, 1).exp()  # 19 samples: the 90 % interval lies between the smallest and the largest
-    covered = diagnostics.interval_coverage(x[:, 1:], x[:, 0], 0.9)
+    covered = scores.interval_coverage(x[:, 1:], x[:, 0], 0.9)
     inside = (x[:, 1:].amin(1) <= x[:, 0]) & (x[:, 0] <= x[:, 1:].amax(1))
     assert torch.equal(covered, inside[:, 0].double())
 
 
 def test_interval_coverage_refuses_too_few_samples():
     with pytest.raises(InputError, match="at least 19 samples, got 18"):
-        diagnostics.interval_coverage(normal(3, 18, 2), normal(3, 2), 0.9)
+        scores.interval_coverage(normal(3, 18, 2), normal(3, 2), 0.9)
 
 
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="do not fit"):
-        diagnostics.fair_crps(normal(3, 5, 2), normal(3, 1))
+        scores.fair_crps(normal(3, 5, 2), normal(3, 1))
     with pytest.raises(InputError, match="at least 2 samples"):
-        diagnostics.fair_crps(normal(3, 1, 2), normal(3, 2))
+        scores.fair_crps(normal(3, 1, 2), normal(3, 2))
 
 
 # --- exchangeability ----------------------------------------------------------------------------------------------------
@@ -92,27 +92,27 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_rank_counts_the_samples_below():
     values = torch.tensor([[2.5, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], [9.0, 1.0, 2.0, 3.0]])
-    assert diagnostics.ranks(values, inverse.seeded(0)).tolist() == [2, 0, 3]
+    assert exchangeability.ranks(values, inverse.seeded(0)).tolist() == [2, 0, 3]
 
 
 def test_ties_are_broken_uniformly():
-    r = diagnostics.ranks(torch.zeros(6000, 4), inverse.seeded(0))
-    every = diagnostics.members_ranks(torch.zeros(6000, 4, 1), inverse.seeded(1))[:, 0, 0]
+    r = exchangeability.ranks(torch.zeros(6000, 4), inverse.seeded(0))
+    every = exchangeability.members_ranks(torch.zeros(6000, 4, 1), inverse.seeded(1))[:, 0, 0]
     for found in (r, every):
         assert scipy.stats.chisquare(torch.bincount(found, minlength=4).numpy()).pvalue > 1e-3
 
 
 def test_ranks_of_every_member_are_those_of_each_in_the_truths_place():
     x = normal(3, 5, 2)
-    found = diagnostics.members_ranks(x, inverse.seeded(0))
+    found = exchangeability.members_ranks(x, inverse.seeded(0))
     for k in range(5):
         order = [k, *(j for j in range(5) if j != k)]
-        assert torch.equal(found[:, k], diagnostics.ranks(x[:, order], inverse.seeded(0)))
+        assert torch.equal(found[:, k], exchangeability.ranks(x[:, order], inverse.seeded(0)))
 
 
 def test_three_decibel_table_is_the_definition_and_its_casts_cancel():
     x, m = normal(4, 6, 3), 5
-    pair, of_mean = diagnostics.three_decibel_table(x)
+    pair, of_mean = exchangeability.three_decibel_table(x)
     for k in range(m + 1):
         others = torch.cat([x[:, :k], x[:, k + 1 :]], 1)
         torch.testing.assert_close(pair[:, k], (others - x[:, k : k + 1]).square().sum(2).mean(1))
@@ -122,19 +122,20 @@ def test_three_decibel_table_is_the_definition_and_its_casts_cancel():
 
 def test_jackknife_is_that_of_leaving_one_out_and_covers():
     a, b = normal(30).exp(), normal(30, seed=1).exp()
-    ratio, low, high = diagnostics.jackknife_ratio(a, b)
+    ratio, low, high = exchangeability.jackknife_ratio(a, b)
     left_out = torch.stack([(a[keep].sum() / b[keep].sum()).log() for i in range(30) for keep in [torch.arange(30) != i]])
     deviation = float((29 / 30 * (left_out - left_out.mean()).square().sum()).sqrt())
     assert ratio == pytest.approx(float(a.sum() / b.sum()))
     assert math.log(high / low) == pytest.approx(2 * scipy.stats.t.ppf(0.975, 29) * deviation)
-    hits = [low < 0.5 < high for s in range(400) for _, low, high in [diagnostics.jackknife_ratio(normal(60, seed=s).abs(), 2 * normal(60, seed=-1 - s).abs())]]
+    found = [exchangeability.jackknife_ratio(normal(60, seed=s).abs(), 2 * normal(60, seed=-1 - s).abs()) for s in range(400)]
+    hits = [low < 0.5 < high for _, low, high in found]
     assert sum(hits) >= scipy.stats.binom.ppf(0.001, 400, 0.94)
 
 
 def test_randomisation_is_exact_for_heavy_tails():
     """Cauchy statistics: P(p <= a) = a for every multiple of 1 / (1 + draws)."""
     tables = [torch.tan(math.pi * (torch.rand(12, 5, 2, generator=inverse.seeded("cauchy", s), dtype=torch.float64) - 0.5)) for s in range(1000)]
-    p = [diagnostics.randomisation_p_value(table, inverse.seeded("draws", s), draws=19) for s, table in enumerate(tables)]
+    p = [exchangeability.randomisation_p_value(table, inverse.seeded("draws", s), draws=19) for s, table in enumerate(tables)]
     for a in (0.1, 0.5):
         assert abs(sum(x <= a + 1e-9 for x in p) - 1000 * a) < 3.3 * math.sqrt(1000 * a * (1 - a))
 
@@ -154,44 +155,44 @@ def test_ecdf_p_value_is_that_of_enumeration():
     every = {r: gamma(r) for r in itertools.product(range(m + 1), repeat=n)}
     for r, g in every.items():
         expected = sum(other <= g * (1 + 1e-9) for other in every.values()) / len(every)
-        assert diagnostics.ecdf_p_value(torch.tensor(r), m) == pytest.approx(expected, abs=1e-12)
+        assert exchangeability.ecdf_p_value(torch.tensor(r), m) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m", "level"), [(200, 19, 0.95), (50, 9, 0.8)])
 def test_band_holds_the_whole_ecdf_with_its_probability(n, m, level):
-    z, lower, upper = (torch.tensor(side, dtype=torch.float64) for side in diagnostics.ecdf_band(n, m, level))
+    z, lower, upper = (torch.tensor(side, dtype=torch.float64) for side in exchangeability.ecdf_band(n, m, level))
     r = torch.randint(m + 1, (4000, n), generator=inverse.seeded("band", n))
     ecdf = (r[..., None] < (z * (m + 1)).round()).double().mean(1)
     inside = ((ecdf >= lower - 1e-9) & (ecdf <= upper + 1e-9)).all(1)
     deviation = math.sqrt(level * (1 - level) / 4000)
     assert level - 3.5 * deviation < float(inside.double().mean()) < level + 0.02 + 3.5 * deviation  # counts are whole: a little above is right
-    assert [diagnostics.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[:100].tolist()
+    assert [exchangeability.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[:100].tolist()
 
 
 def test_pearson_is_scipys_where_bins_are_even():
     r = torch.randint(20, (200,), generator=inverse.seeded("ranks"))
     expected = scipy.stats.chisquare(torch.bincount(r, minlength=20).numpy())
-    assert diagnostics.rank_chi_square(r, 19) == pytest.approx((expected.statistic, expected.pvalue))
+    assert exchangeability.rank_chi_square(r, 19) == pytest.approx((expected.statistic, expected.pvalue))
 
 
 def test_pearson_weighs_uneven_bins():
     r = torch.tensor([0] * 5 + [1] * 5 + [2] * 5)  # 15 images, 3 bins for 5 ranks: of 2, 2 and 1
-    statistic, _ = diagnostics.rank_chi_square(r, 4)
+    statistic, _ = exchangeability.rank_chi_square(r, 4)
     assert statistic == pytest.approx((10 - 6) ** 2 / 6 + (5 - 6) ** 2 / 6 + (0 - 3) ** 2 / 3)
 
 
 def test_residuals_of_truths_are_chi_square():
-    p = [diagnostics.chi_square_ks(normal(40, 7, seed=s).square().sum(1), 7)[1] for s in range(300)]
+    p = [exchangeability.chi_square_ks(normal(40, 7, seed=s).square().sum(1), 7)[1] for s in range(300)]
     assert scipy.stats.kstest(p, "uniform").pvalue > 1e-3
-    assert diagnostics.chi_square_ks(torch.zeros(40), 7) == (1.0, 0.0)
+    assert exchangeability.chi_square_ks(torch.zeros(40), 7) == (1.0, 0.0)
 
 
 def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
     x, points = normal(4000, 10, 3), normal(4000, 1, 3, seed=1)
-    r = diagnostics.ranks((x - points).norm(dim=2), inverse.seeded(0))
+    r = exchangeability.ranks((x - points).norm(dim=2), inverse.seeded(0))
     assert scipy.stats.chisquare(torch.bincount(r, minlength=10).numpy()).pvalue > 1e-3
     x[:, 1:] *= 0.8
-    assert diagnostics.ecdf_p_value(diagnostics.ranks((x - points).norm(dim=2), inverse.seeded(0)), 9) < 1e-6
+    assert exchangeability.ecdf_p_value(exchangeability.ranks((x - points).norm(dim=2), inverse.seeded(0)), 9) < 1e-6
 
 
 # --- the report ---------------------------------------------------------------------------------------------------------

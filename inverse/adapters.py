@@ -4,12 +4,11 @@
     flow     x_t = (1 - t) x0 + t n,  t = sigma / (1 + sigma);                       v = n - x0:  x0 = x_t - t v
     denoiser D(x, sigma), in units of its own
 
-Nothing is downloaded, and pickled weights are refused.
+Nothing is downloaded, and pickled weights are refused. `inverse.pipelines` reads the folders that diffusers saves.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -97,9 +96,7 @@ class FlowPrior(Prior):
 
 
 class DenoiserPrior(Prior):
-    """Any function (x, sigma) -> x0_hat in its own units: a deepinv denoiser, an EDM network with its preconditioning, a consistency model.
-
-    A consistency model returns a sample of x0 rather than its mean; methods that need the mean are then approximate.
+    """Any function (x, sigma) -> x0_hat in its own units: a deepinv denoiser, a network that carries its preconditioning.
 
     Args:
         denoiser: (B, *shape) and (B,) noise levels -> (B, *shape).
@@ -112,6 +109,33 @@ class DenoiserPrior(Prior):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.denoiser(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
+
+
+class ConsistencyPrior(Prior):
+    """The network of a consistency model under its boundary condition: at sigma_min it returns its input.
+
+        x0 = c_skip x + c_out F(x / sqrt(sigma^2 + d^2), 250 log sigma),  c_skip = d^2 / (m^2 + d^2),  c_out = m d / sqrt(sigma^2 + d^2),
+        m = sigma - sigma_min,  d = sigma_data
+
+    It returns a sample of x0 rather than its mean; methods that need the mean are then approximate.
+
+    Source: Song et al., Consistency Models, ICML 2023, https://arxiv.org/abs/2303.01469, appendix C.
+
+    Args:
+        network: F, called with (B, C, H, W) and (B,).
+        shape: of one sample.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int | None, ...] = (3, None, None), sigma_data: float = 0.5, **units: float):
+        super().__init__(shape, **(IMAGES | units))
+        self.network, self.sigma_data = network, float(sigma_data)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        s, d = like(sigma, x), self.sigma_data
+        m, total = s - self.sigma_min, s**2 + d**2
+        raw = self.network(x * total.rsqrt(), 250 * sigma.log())
+        return x * (d**2 / (m**2 + d**2)) + raw * (m * d * total.rsqrt())
 
 
 class LatentPrior(Prior):
@@ -145,59 +169,6 @@ def from_deepinv(denoiser: Any, shape: tuple[int | None, ...] = (3, None, None),
     if isinstance(denoiser, nn.Module):
         native.network = denoiser  # so that it moves with the prior
     return RescaledPrior(native, 0.5, 0.5)
-
-
-def from_diffusers(folder: Path) -> Prior:
-    """A pipeline saved by diffusers: `scheduler/`, `unet/` and, for latent models, `vae/` (or `vqvae/`) in safetensors.
-
-    Raises: PriorError if diffusers is not installed, a part is missing, or the weights are pickled.
-    """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise PriorError(f"prior {folder}: a diffusers folder needs diffusers; `pip install diffusers`") from error
-    schedule = _config(folder, "scheduler")
-    if "beta_start" not in schedule and not schedule.get("trained_betas"):
-        raise PriorError(f"prior {folder}: scheduler {schedule.get('_class_name')} has no VP schedule (beta_start, beta_end)")
-    known = {k: v for k, v in schedule.items() if k in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")}
-    unet = _part(diffusers, folder, "unet")
-    size = unet.config.sample_size
-    side = (size, size) if isinstance(size, int) else tuple(size or (None, None))
-    units = {} if (vae := _autoencoder(diffusers, folder)) is None else {"shift": 0.0, "scale": 1.0}
-    shape = (unet.config.in_channels, *side)
-    noise: Any = diffusers.DDPMScheduler(**known)
-    prior = VPPrior(unet, noise.alphas_cumprod, schedule.get("prediction_type", "epsilon"), shape, **units)
-    if vae is None:
-        return prior
-    latent = LatentPrior(prior, lambda z: vae.decode(z / getattr(vae.config, "scaling_factor", 1.0)).sample / 2 + 0.5)
-    latent.autoencoder = vae
-    return latent
-
-
-def _autoencoder(diffusers: Any, folder: Path) -> Any:
-    """The autoencoder of a latent pipeline, None of one on pixels."""
-    return next((_part(diffusers, folder, name) for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
-
-
-def _config(folder: Path, part: str) -> dict[str, Any]:
-    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PriorError(f"prior {folder}: a diffusers folder has a readable {path.relative_to(folder)} ({error})") from error
-
-
-def _part(diffusers: Any, folder: Path, name: str) -> Any:
-    kind = getattr(diffusers, str(_config(folder, name).get("_class_name")), None)
-    if kind is None:
-        raise PriorError(f"prior {folder}: {name}/config.json names no class of diffusers")
-    if not list((folder / name).glob("*.safetensors")):
-        how = f"{kind.__name__}.from_pretrained('{folder / name}').save_pretrained('{folder / name}')"
-        raise PriorError(f"prior {folder}: {name} has no .safetensors weights, and pickles are refused; where you trust them, run {how}")
-    try:
-        return kind.from_pretrained(folder / name, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"prior {folder}: {name} cannot be loaded ({str(error).splitlines()[0]})") from error
 
 
 def edm(network: nn.Module, shape: tuple[int | None, ...] = (3, None, None), sigma_data: float = 0.5, weights: Path | None = None, **units: float) -> Prior:

@@ -40,6 +40,7 @@ class Card:
         law: shape and rank of the Gaussian that the weights hold, and how it was fitted; a `ZonalPrior` if its kind is "zonal", or else a
             `LowRankPrior`; empty where there is none.
         extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
+        pipeline: configs `unet` and `scheduler` of a network of diffusers; empty for our own.
     """
 
     name: str
@@ -59,16 +60,29 @@ class Card:
     power_law: dict[str, list] = field(default_factory=dict)
     law: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    pipeline: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> UNetConfig:
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
-        return UNetConfig(**lists)
+        return network_config(self.network)
 
     @property
     def shape(self) -> str:
         """In words, e.g. "3 x any x any"."""
+        if self.pipeline:
+            unet = self.pipeline["unet"]
+            side = unet.get("sample_size") or "any"
+            return " x ".join(map(str, (unet["in_channels"], *(side if isinstance(side, list) else (side, side)))))
         return " x ".join(map(str, self.law["shape"])) if self.law else f"{self.config.channels} x any x any"
+
+
+def network_config(fields: dict[str, Any]) -> UNetConfig:
+    """The architecture that JSON describes.
+
+    Raises: TypeError or OptionError if it does not.
+    """
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return UNetConfig(**lists)
 
 
 def read_card(path: Path) -> Card:
@@ -98,27 +112,36 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
 
     Raises: PriorError for weights that are missing, truncated, pickled or of another hash than the card's.
     """
-    path = Path(name)
-    if path.is_dir() and (path != Path(path.name) or str(name) not in cards()):
-        from inverse.adapters import from_diffusers
+    card_path = find_card(name)
+    if card_path is None:
+        from inverse.pipelines import from_diffusers
 
-        return from_diffusers(path).to(device)
-    if path.suffix in (".safetensors", ".json"):
-        card_path = path.with_suffix(".json")
-    elif path.suffix or path.parent != Path("."):
-        if path.is_file():
-            _refuse_pickle(path)
-        raise PriorError(f"prior {name}: expected a registered name or a .safetensors file with its card")
-    else:
-        from inverse.plugins import registry
-
-        card_path = registry().find("inverse_priors", str(name))
-    if path.suffix == ".safetensors" and path.is_file():
-        _refuse_pickle(path)
+        return from_diffusers(Path(name)).to(device)
     card = read_card(card_path)
     prior = _read_prior(card, card_path.with_name(card.file))
     prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra  # type: ignore[assignment]
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def find_card(name: str | Path) -> Path | None:
+    """The card that a registered name, a `.safetensors` file or a card's own path means; None for a folder, which has none.
+
+    Raises: PriorError for a pickle, or a path that is neither.
+    """
+    path = Path(name)
+    if path.is_dir() and (path != Path(path.name) or str(name) not in cards()):
+        return None
+    if path.suffix == ".safetensors" and path.is_file():
+        _refuse_pickle(path)
+    if path.suffix in (".safetensors", ".json"):
+        return path.with_suffix(".json")
+    if path.suffix or path.parent != Path("."):
+        if path.is_file():
+            _refuse_pickle(path)
+        raise PriorError(f"prior {name}: expected a registered name or a .safetensors file with its card")
+    from inverse.plugins import registry
+
+    return registry().find("inverse_priors", str(name))
 
 
 def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **about: Any) -> Card:
@@ -129,12 +152,8 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
     Args:
         about: the descriptive fields of `Card`: units, training, licence, denoising, limits, law, extra.
     """
-    from safetensors.torch import save
-
-    if path.suffix != ".safetensors":
-        raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().to(_stored(k), memory_format=torch.contiguous_format).cpu() for k, v in prior.state_dict().items()}))
+    check_suffix(path)
+    write_weights({k: v.to(_stored(k)) for k, v in prior.state_dict().items()}, path)
     law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
@@ -146,6 +165,20 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
     card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
     write_card(card, path.with_suffix(".json"))
     return card
+
+
+def check_suffix(path: Path) -> None:
+    """Raises PriorError unless `path` ends in .safetensors."""
+    if path.suffix != ".safetensors":
+        raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
+
+
+def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, each in the precision that it has."""
+    from safetensors.torch import save
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({k: v.detach().to(memory_format=torch.contiguous_format).cpu() for k, v in tensors.items()}))
 
 
 def write_card(card: Card, path: Path) -> None:
@@ -164,6 +197,10 @@ def _read_prior(card: Card, path: Path) -> Prior:
     """The prior that a card describes, with the weights of its file."""
     weights = _read_weights(path, card.sha256)
     units = {"shift": card.shift, "scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
+    if card.pipeline:
+        from inverse.pipelines import from_configs
+
+        return from_configs(card.pipeline["unet"], card.pipeline["scheduler"], weights, path, {"shift": card.shift, "scale": card.scale})
     try:
         if card.law.get("kind") == "zonal":
             return zonal_prior(weights, card.law["shape"][-1], scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
@@ -215,4 +252,5 @@ def _refuse_pickle(path: Path) -> None:
         head = file.read(9)
     pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
     if pickled or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
-        raise PriorError(f"prior weights {path}: a pickle can run code when it is read; convert it to .safetensors first")
+        how = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
+        raise PriorError(f"prior weights {path}: a pickle can run code when it is read; convert it once: {how}")

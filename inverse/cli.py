@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from inverse import __version__, training_cli
+from inverse import __version__, prior_cli, training_cli
 from inverse.arena import cli as arena
 from inverse.errors import InverseError, OptionError
 from inverse.terminal import PluginFiles, assignments, columns, registry, show
@@ -87,7 +87,7 @@ def solve(
     problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
     steps: Annotated[int | None, typer.Option(help="Short for --set steps=N.", show_default=False)] = None,
-    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -119,7 +119,7 @@ def diagnose(
     input: Annotated[list[Path], typer.Option("--input", help="Held-out truths, by default draws from the prior or shipped ones.", show_default=False)] = [],  # noqa: B006
     problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
     simulations: Annotated[int | None, typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones")] = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
     level: Annotated[float, typer.Option(help="Most probability with which an exact sampler is called not calibrated.")] = 0.05,
@@ -232,6 +232,7 @@ def verify(
 
 
 app.add_typer(arena.bench, name="bench")
+app.add_typer(prior_cli.app, name="prior")
 app.command()(arena.tune)
 app.add_typer(training_cli.app)
 

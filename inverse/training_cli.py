@@ -100,7 +100,7 @@ def fit_bc(
     out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
     problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "super-resolution",
     problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, or its .safetensors file.", show_default="the problem's")] = None,
+    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
     base: Annotated[str, typer.Option(help="The deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun.")] = "diffpir",
     steps: Annotated[int, typer.Option(help="Of the solver.")] = 10,
     candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,

@@ -7,6 +7,7 @@ from torch import nn
 
 import inverse
 from inverse import adapters
+from inverse._deepinv import past_torchvision
 from inverse.assets import load_prior
 
 MEAN, VARIANCE = 0.3, 0.4
@@ -105,6 +106,26 @@ def test_a_real_deepinv_wrapper_is_a_prior():
     torch.testing.assert_close(theirs(x, torch.tensor(0.7)), ours(x, torch.tensor(0.7)).float(), rtol=0, atol=0.01)
 
 
+def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
+    """Their DRUNet, small, on intensities: the prior is 2 u - 1 of what the denoiser itself returns."""
+    from safetensors.torch import load_file, save_file
+
+    from inverse._deepinv import deepinv
+
+    def make():
+        return deepinv("models").DRUNet(in_channels=3, out_channels=3, nc=(8, 8, 8, 8), nb=1, pretrained=None).eval().requires_grad_(False)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        saved = make()
+    save_file(saved.state_dict(), tmp_path / "drunet.safetensors")
+    loaded = make()
+    loaded.load_state_dict(load_file(tmp_path / "drunet.safetensors"))
+    x = normal(2, 3, 16, 16).float()
+    expected = 2 * saved((x + 1) / 2, 0.2) - 1
+    torch.testing.assert_close(adapters.from_deepinv(loaded)(x, torch.tensor(0.4)), expected)
+
+
 def test_an_edm_network_and_its_safetensors(tmp_path):
     from safetensors.torch import save_file
 
@@ -143,6 +164,7 @@ diffusers = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("
 
 
 def save_pipeline(folder, prediction="epsilon", latent=False):
+    past_torchvision("torchvision")
     import diffusers as d
 
     with torch.random.fork_rng(devices=[]):
@@ -193,7 +215,7 @@ def test_a_pickled_pipeline_is_refused_with_the_way_to_convert_it(tmp_path):
     save_pipeline(tmp_path)
     weights = next((tmp_path / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(inverse.InverseError, match=r"pickles are refused; where you trust them, run UNet2DModel.from_pretrained"):
+    with pytest.raises(inverse.InverseError, match=r"pickles are refused; convert it once: inverse prior convert .* --out .*\.safetensors"):
         load_prior(tmp_path)
 
 
@@ -203,8 +225,56 @@ def test_a_folder_that_is_no_pipeline_says_what_is_missing(tmp_path):
 
 
 @diffusers
-def test_a_scheduler_without_a_vp_schedule_is_refused(tmp_path):
-    (tmp_path / "scheduler").mkdir()
+def test_a_scheduler_of_no_known_process_is_refused(tmp_path):
+    save_pipeline(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "X"}')
-    with pytest.raises(inverse.InverseError, match="scheduler X has no VP schedule"):
+    with pytest.raises(inverse.InverseError, match=r"scheduler X is neither VP \(beta_start, beta_end\) nor one of EDM, FlowMatch, CM"):
         load_prior(tmp_path)
+
+
+def as_edm(scheduler, unet, x, sigma):
+    return scheduler.precondition_outputs(x, unet(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample, sigma)
+
+
+def as_flow(scheduler, unet, x, sigma):
+    """One Euler step of theirs from the time of this noise level to zero."""
+    t = float(sigma / (1 + sigma))
+    scheduler.set_timesteps(sigmas=[t])
+    x_t = (1 - t) * x
+    return scheduler.step(unet(x_t, scheduler.timesteps).sample, scheduler.timesteps[0], x_t).prev_sample
+
+
+def as_consistency(scheduler, unet, x, sigma):
+    skip, out = scheduler.get_scalings_for_boundary_condition(float(sigma))
+    t = torch.tensor(scheduler.sigma_to_t(sigma.numpy()))
+    return skip * x + out * unet(x / (sigma**2 + scheduler.config.sigma_data**2) ** 0.5, t).sample
+
+
+PROCESSES = {
+    "EDMEulerScheduler": ({"sigma_data": 0.6}, as_edm),
+    "EDMDPMSolverMultistepScheduler": ({"prediction_type": "v_prediction"}, as_edm),
+    "FlowMatchEulerDiscreteScheduler": ({}, as_flow),
+    "CMStochasticIterativeScheduler": ({}, as_consistency),
+}
+
+
+@diffusers
+@pytest.mark.parametrize("sigma", [0.1, 1.5])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_folder_of_another_process_denoises_as_its_own_scheduler_does(tmp_path, name, sigma):
+    """EDM, flow matching and consistency models: a UNet2DModel saved and loaded, against the arithmetic of diffusers' scheduler."""
+    import diffusers as d
+
+    unet = save_pipeline(tmp_path)
+    settings, reference = PROCESSES[name]
+    scheduler = getattr(d, name)(**settings)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    prior, x, level = load_prior(tmp_path), normal(2, 3, 16, 16).float(), torch.tensor(sigma)
+    with torch.no_grad():
+        torch.testing.assert_close(prior(x, level), reference(scheduler, unet, x, level), rtol=1e-4, atol=1e-4)  # float32
+
+
+def test_a_trained_consistency_model_returns_its_input_at_the_least_noise():
+    prior = adapters.ConsistencyPrior(lambda x, t: torch.full_like(x, 7.0), sigma_min=0.002)
+    x = normal(1, *SHAPE)
+    torch.testing.assert_close(prior(x, torch.tensor(0.002, dtype=torch.float64)), x)

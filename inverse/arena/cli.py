@@ -162,7 +162,7 @@ def tune(
     seeds: Annotated[str, typer.Option(help="Of noise and method, separated by commas.")] = "0",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options that stay.", show_default=False)] = [],  # noqa: B006
     problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name or file.", show_default="the problem's")] = None,
+    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Side of the squares cut from photographs (pixels).", show_default="whole")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples.")] = 1,
     nfe: Annotated[int | None, typer.Option(min=1, help="Budget: prior evaluations and VJPs.", show_default="none")] = None,

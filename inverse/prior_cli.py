@@ -1,0 +1,107 @@
+"""`inverse prior`: what a prior is, whether it is what its card says and denoises, and how weights from elsewhere become one. Torch waits until needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inverse.terminal import columns, show
+
+app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
+
+Name = Annotated[str, typer.Argument(help="A prior's name, its .safetensors file or card, or a folder saved by diffusers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Licence = Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")]
+Limits = Annotated[str, typer.Option(help="For the card: what the prior is not for.")]
+
+
+@app.command()
+def info(name: Name, json_: Json = False) -> None:
+    """Print the card: what it denoises, its size, hash, training, terms and limits."""
+    from inverse.assets import find_card, load_prior, read_card
+
+    path = find_card(name)
+    if path is None:
+        loaded = load_prior(name)
+        rows: dict[str, Any] = {"folder": name, "shape": list(loaded.shape), "card": "none: a folder saved by diffusers"}
+        rows |= {"sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}", "parameters": sum(p.numel() for p in loaded.parameters())}
+    else:
+        card, weights = read_card(path), path.with_name(read_card(path).file)
+        rows = {"name": card.name, "file": str(weights), "bytes": weights.stat().st_size if weights.is_file() else "missing", "sha256": card.sha256}
+        rows |= {"shape": card.shape, "units": card.units, "model units": f"physical = {card.scale:g} * model + {card.shift:g}"}
+        rows |= {"sigma": f"{card.sigma_min:g} to {card.sigma_max:g} (model units)"} | _tables(card) | {"licence": card.licence, "limits": card.limits}
+    _show(rows, json_)
+
+
+@app.command()
+def verify(
+    name: Name,
+    images: Annotated[Path | None, typer.Option(help="A folder, .npz or .h5 of clean images to check on.", show_default="the prior's own draws")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Images or draws.")] = 8,
+    side: Annotated[int, typer.Option(min=8, help="Of the draws or central crops (pixels), where the prior takes any size.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the draws and the noise.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
+    from inverse.assets import find_card, load_prior
+    from inverse.prior_check import check, clean_images, own_draws
+
+    loaded = load_prior(name)
+    x0 = own_draws(loaded, count, side, seed=seed) if images is None else clean_images(loaded, images, count, side)
+    found = check(loaded, x0, seed=seed)
+    if json_:
+        print(json.dumps(found.to_dict()))
+    else:
+        table = columns("sigma", "error", "sigma sqrt(divergence)", "std of D(x)", "std of x0")
+        for at in found.levels:
+            table.add_row(*[f"{value:.4g}" for value in (at.sigma, at.error, at.tweedie, at.output, at.clean)])
+        show(table)
+        print("\n".join([*found.failures, "a folder has no hash to check" if find_card(name) is None else "the hash is the card's"]))
+    if found.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers.")],
+    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    network: Annotated[Path | None, typer.Option(help="JSON of a file's network: UNetConfig's fields, a card, or a config of diffusers.")] = None,
+    scheduler: Annotated[Path | None, typer.Option(help="JSON of the diffusers scheduler of a file's network.", show_default="EDM")] = None,
+    key: Annotated[str | None, typer.Option(help="Entry of a checkpoint that holds the weights.", show_default="the only one")] = None,
+    sigma_data: Annotated[float, typer.Option(help="Of an EDM network: standard deviation of its training data, model units.")] = 0.5,
+    licence: Licence = "",
+    limits: Limits = "",
+) -> None:
+    """Turn weights from elsewhere into safetensors with a card; a pickle that holds more than tensors is refused, and nothing in it runs."""
+    from inverse.convert import Foreign
+    from inverse.convert import convert as turn
+    from inverse.run import check_writable
+
+    check_writable(out.parent)
+    training = {"data": f"see {source.name}", "command": " ".join(["inverse", *sys.argv[1:]])}
+    card = turn(Foreign(source, network, scheduler, key, sigma_data), out, {"licence": licence, "limits": limits, "training": training})
+    print(f"sha256 {card.sha256}")
+    print(out)
+
+
+def _tables(card: Any) -> dict[str, Any]:
+    """The parts of a card that are tables, on a line each."""
+    network = card.network or {key: card.pipeline[key].get("_class_name") for key in card.pipeline} or card.law
+    training = {key: value for key, value in card.training.items() if key != "command"}
+    return {"network": network, "training": training, "command": card.training.get("command", ""), "denoising (of 255: dB)": card.denoising.get("psnr", "")}
+
+
+def _show(rows: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = columns("", "")
+    table.show_header = False
+    for label, value in rows.items():
+        if value not in ("", {}, None):
+            table.add_row(label, ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    show(table)

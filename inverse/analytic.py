@@ -235,10 +235,23 @@ class LowRankPrior(AnalyticPrior):
         return (self.basis * (self.variances - self.floor)) @ self.basis.T + self.floor * eye
 
     @property
+    def eigenvalues(self) -> tuple[Tensor, Tensor]:
+        """Those of C, (r + 1,), and the share of the n directions that has each, (r + 1,)."""
+        n, r = self.mean.numel(), len(self.variances)
+        share = torch.full((r + 1,), 1 / n, dtype=self.floor.dtype, device=self.floor.device)
+        share[r] *= n - r
+        return torch.cat([self.variances, self.floor[None]]), share
+
+    @property
     def deviation(self) -> float:
         """Root mean square standard deviation of the entries of x0."""
-        n = self.mean.numel()
-        return float(((self.variances.sum() + (n - len(self.variances)) * self.floor) / n).sqrt())
+        values, share = self.eigenvalues
+        return float((values * share).sum().sqrt())
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of each entry of x0: (*shape)."""
+        return (self.basis.square() @ (self.variances - self.floor) + self.floor).sqrt().reshape(self.mean.shape)
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""

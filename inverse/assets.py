@@ -157,7 +157,7 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
     law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
-    if isinstance(prior, ZonalPrior):  # its shift is a field, among the weights
+    if isinstance(law, ZonalPrior):  # its shift is a field, among the weights
         units["shift"], about["law"] = 0.0, {"kind": "zonal", **about.get("law", {})}
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     if law is not None:
@@ -196,29 +196,36 @@ def sha256(path: Path) -> str:
 def _read_prior(card: Card, path: Path) -> Prior:
     """The prior that a card describes, with the weights of its file."""
     weights = _read_weights(path, card.sha256)
-    units = {"shift": card.shift, "scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
     if card.pipeline:
         from inverse.pipelines import from_configs
 
         return from_configs(card.pipeline["unet"], card.pipeline["scheduler"], weights, path, {"shift": card.shift, "scale": card.scale})
     try:
-        if card.law.get("kind") == "zonal":
-            return zonal_prior(weights, card.law["shape"][-1], scale=card.scale, sigma_min=card.sigma_min, sigma_max=card.sigma_max)
         if not card.law:
-            prior = NetworkPrior.unet(card.config, card.sigma_data, **units)
+            prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, **_units(card))
+        elif not card.network:
+            return _law(card, weights)
         else:
-            parts = {name: weights[name if not card.network else f"law.{name}"] for name in ("mean", "basis", "variances", "floor")}
-            parts["basis"], turn = torch.linalg.qr(parts["basis"].double())  # halves are not quite orthonormal
-            basis = (parts["basis"] * turn.diagonal().sign()).float()
-            law = LowRankPrior(parts["mean"], basis, parts["variances"], parts["floor"], **units)
-            if not card.network:
-                return law
+            law = _law(card, {name.removeprefix("law."): value for name, value in weights.items() if name.startswith("law.")})
             prior = CorrectedPrior(law, card.config)
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
     except (KeyError, RuntimeError, ValueError) as error:
         raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
     return prior
+
+
+def _law(card: Card, weights: dict[str, Tensor]) -> LowRankPrior | ZonalPrior:
+    """The Gaussian that a card describes."""
+    if card.law.get("kind") == "zonal":
+        return zonal_prior(weights, card.law["shape"][-1], **_units(card))
+    basis, turn = torch.linalg.qr(weights["basis"].double())  # halves are not quite orthonormal
+    basis = (basis * turn.diagonal().sign()).float()
+    return LowRankPrior(weights["mean"], basis, weights["variances"], weights["floor"], shift=card.shift, **_units(card))
+
+
+def _units(card: Card) -> dict[str, float]:
+    return {"scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
 
 
 def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:

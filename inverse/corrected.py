@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from inverse.analytic import LowRankPrior
+from inverse.atmosphere.zonal import ZonalPrior
 from inverse.network import UNet, UNetConfig
 from inverse.prior import NetworkPrior, like
 
@@ -23,42 +27,42 @@ class CorrectedPrior(NetworkPrior):
 
     Args:
         law: the Gaussian, model units; (channels, H, W).
-        config: of F; `extra` must be channels + statics.
+        config: of F; its channels are the law's, and around a globe it is circular and of one value at each pole.
     """
 
-    def __init__(self, law: LowRankPrior, config: UNetConfig):
-        channels = law.mean.shape[0]
-        expected = UNetConfig(config.channels, config.widths, config.blocks, config.embedding, extra=3 * channels, circular=config.circular)
-        mean, variances, floor = (t.float() for t in (law.mean, law.variances, law.floor))
-        law = LowRankPrior(mean, law.basis.float(), variances, floor, **law.units)
-        spread = (law.basis.square() @ (variances - floor) + floor).sqrt().reshape(mean.shape)
-        super().__init__(UNet(expected), law.shape, law.deviation, **law.units)
+    def __init__(self, law: LowRankPrior | ZonalPrior, config: UNetConfig):
+        channels, globe = law.mean.shape[0], isinstance(law, ZonalPrior)
+        expected = replace(config, channels=channels, extra=3 * channels, circular=config.circular or globe)
+        law = copy.deepcopy(law).float()
+        super().__init__(UNet(expected), law.shape, law.deviation, **(law.units | ({"shift": 0.0} if globe else {})))
         self.law, self.halo, self.stride = law, None, 1
-        statics = torch.cat([mean, spread])
+        if globe:
+            del self.shift
+            self.register_buffer("shift", torch.as_tensor(law.shift).clone(), persistent=False)
+        statics = torch.cat([law.decode(law.mean), law.spread])
         deviation = statics.flatten(1).std(1).clamp_min(1e-6)[:, None, None]
         self.register_buffer("statics", (statics - statics.mean((1, 2), keepdim=True)) / deviation, persistent=False)
 
-    law: LowRankPrior
+    law: LowRankPrior | ZonalPrior
     statics: Tensor
 
     def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """e, g and r: sigma (B,) -> (B,) each."""
-        v, rest, n = self.law.variances, self.law.floor, self.law.mean.numel()
-        s2 = sigma[:, None] ** 2
-        total, last = 1 / (v + s2), 1 / (rest + s2[:, 0])
+        (v, share), s2 = self.law.eigenvalues, sigma[:, None] ** 2
 
-        def mean(f: Tensor, f_rest: Tensor) -> Tensor:
-            return (((f * total).sum(1) + (n - len(v)) * f_rest * last) / n).sqrt()
+        def mean(f: Tensor) -> Tensor:
+            return (f / (v + s2) * share).sum(1).sqrt()
 
-        return mean(v * s2, rest * s2[:, 0]), mean(v**2 + 0 * s2, rest**2), mean(s2**2 + 0 * v, s2[:, 0] ** 2)
+        return mean(v * s2), mean(v**2), mean(s2**2)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
         gaussian = self.law(x, sigma)
         e, g, r = (like(scale, x) for scale in self.scales(sigma))
         inputs = torch.cat([(gaussian - self.law.mean) / g, (x - gaussian) / r, self.statics.to(x).expand(len(x), -1, -1, -1)], 1)
-        raw = self.network(inputs, sigma.log() / 4)
-        return gaussian + raw.to(x.dtype) * (e * g * torch.rsqrt(e**2 + g**2))
+        raw = self.network(inputs, sigma.log() / 4).to(x.dtype)
+        raw = self.law.spectral(raw, torch.sign) if isinstance(self.law, ZonalPrior) else raw  # one value at a pole
+        return gaussian + raw * (e * g * torch.rsqrt(e**2 + g**2))
 
     def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """Mean square denoising error over e^2, which the Gaussian's own would be 1: x0, noise (B, *shape), sigma (B,) -> ()."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.analytic import LowRankPrior
+from inverse.atmosphere.zonal import ZonalPrior
 from inverse.corrected import CorrectedPrior
 from inverse.dataset import Fields, random_crops
 from inverse.errors import InputError, OptionError
@@ -107,7 +108,7 @@ class Training:
         config: TrainConfig,
         checkpoint: Path,
         device: torch.device | str = "cpu",
-        law: LowRankPrior | None = None,
+        law: LowRankPrior | ZonalPrior | None = None,
     ):
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):

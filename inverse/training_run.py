@@ -125,8 +125,6 @@ def train_field_prior(
     skipped = f", {missing} skipped because values are missing" if missing else ""
     print(f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}", file=sys.stderr)
     if fields.grid.periodic:
-        if config is not None:
-            raise OptionError("train: of global fields there is a Gaussian alone; say --steps 0")
         fields, validation, test = map(in_decametres, (fields, validation, test))
         scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
         fits = {taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale) for taper in ZONAL_TAPERS}
@@ -146,7 +144,6 @@ def train_field_prior(
         card = save_prior(law, out, training=facts, denoising=tables, **described, **about)
         print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
         return True
-    assert isinstance(law, LowRankPrior)
     training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, law)
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)

@@ -296,3 +296,28 @@ def test_shipped_cards_say_what_where_when_and_whose(name):
 
 def test_shipped_priors_are_found():
     assert {"era5-uk-t2m-gaussian", "era5-zt"} <= set(SHIPPED)
+
+
+def test_a_correction_of_a_zonal_law(tmp_path):
+    """Untrained it is the Gaussian, its scales are traces, with any weights it keeps one value at a pole and turns by the stride; saved, it loads."""
+    law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
+    prior = CorrectedPrior(law, UNetConfig(1, (8,), (1,), 16)).double()
+    prior.law.double()
+    x, sigma = law.encode(globe(2, 1)) + 0.3 * torch.randn(2, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64), torch.tensor([0.1, 0.8]).double()
+    torch.testing.assert_close(prior(x, sigma), prior.law(x, sigma))
+    C = prior.law.covariance
+    for s, e in zip(sigma, prior.scales(sigma)[0], strict=True):
+        dense = s**2 * C @ torch.linalg.inv(C + s**2 * torch.eye(112, dtype=torch.float64))
+        assert float(e) == pytest.approx(float((dense.trace() / 112).sqrt()), rel=1e-6)
+    torch.testing.assert_close(prior.law.spread.flatten(), C.diagonal().sqrt(), rtol=1e-5, atol=1e-7)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in prior.network.parameters():
+            parameter.data.normal_(0, 0.1)
+    there = prior(x, sigma).detach()
+    assert float((there - prior.law(x, sigma)).abs().max()) > 1e-3
+    assert float(there[..., [0, -1], :].std(-1).max()) < 1e-12
+    torch.testing.assert_close(prior(x.roll(4, -1), sigma).detach(), there.roll(4, -1))
+    save_prior(prior.float(), tmp_path / "zt.safetensors")
+    torch.testing.assert_close(load_prior(tmp_path / "zt.safetensors")(x.float(), sigma.float()), there.float(), rtol=0, atol=2e-2)
+    torch.testing.assert_close(load_prior(tmp_path / "zt.safetensors").decode(x.float()), law.decode(x).float())

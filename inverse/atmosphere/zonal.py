@@ -79,24 +79,40 @@ class ZonalPrior(AnalyticPrior):
         level = self.floor[:, None] + s2
         outside = (X.abs().square() / rest).sum(-1) - (inside.abs().square() / level).sum(-1)
         terms = (inside.abs().square() / total + total.log() - level.log()).sum(-1) + outside + (counted * (rest.log() + LOG_2PI)).sum(-1)
-        twice = torch.full((len(self.floor),), 2.0, dtype=x.dtype)
-        twice[0] = 1
-        if self.width % 2 == 0:
-            twice[-1] = 1
-        return -0.5 * (terms * twice).sum(-1)
+        return -0.5 * (terms * self._twice).sum(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         return self.spectral(torch.randn(count, *self.mean.shape, generator=generator, dtype=self.floor.dtype), torch.sqrt)
 
     @property
+    def eigenvalues(self) -> tuple[Tensor, Tensor]:
+        """Those of C, (K r + K + 1,), the last 0, and the share of the n directions that has each."""
+        r, n = self.variances.shape[1], self.mean.numel()
+        share = torch.cat([self._twice[:, None].expand(-1, r).flatten(), self._twice * (self.varies.sum(1) - r)]) / n
+        values = torch.cat([self.variances.flatten(), self.floor])
+        return torch.cat([values, values.new_zeros(1)]), torch.cat([share, 1 - share.sum()[None]])
+
+    @property
     def deviation(self) -> float:
         """Root mean square standard deviation of the entries of x0."""
-        total = self.variances.sum(1) + self.floor * (self.varies.sum(1) - self.variances.shape[1])
-        twice = torch.full_like(total, 2.0)
+        values, share = self.eigenvalues
+        return float((values * share).sum().sqrt())
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of each entry of x0, the same at every longitude: (*shape)."""
+        each = torch.einsum("knr,kr->kn", self.basis.abs().square(), self.variances - self.floor[:, None]) + self.floor[:, None] * self.varies
+        row = ((self._twice @ each) / self.width).sqrt().reshape(self.mean.shape[:2])
+        return row[..., None].expand(self.mean.shape)
+
+    @property
+    def _twice(self) -> Tensor:
+        """How many real directions a complex coefficient stands for: (K,)."""
+        twice = torch.full_like(self.floor, 2.0)
         twice[0] = 1
         if self.width % 2 == 0:
             twice[-1] = 1
-        return float(((total * twice).sum() / self.mean.numel()).sqrt())
+        return twice
 
     def _waves(self, x: Tensor) -> Tensor:
         """Unitary Fourier coefficients along longitude: (B, C, H, W) -> (B, K, C * H)."""

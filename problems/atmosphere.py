@@ -15,7 +15,7 @@ from torch import Tensor
 import inverse
 from inverse.analytic import Exact, LowRankPrior
 from inverse.assets import cards
-from inverse.atmosphere import analysis, observations
+from inverse.atmosphere import analysis, observations, readers, simulation
 from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.igra import read_station_list
 from inverse.atmosphere.netcdf import Fields, chosen, conformed, read_fields
@@ -147,12 +147,12 @@ class Atmosphere(inverse.Problem):
         coarse: np.ndarray | None = None
         seen: list[tuple[Path, observations.Observations]] = []
         notes: list[str] = []
-        if observations.is_points(file):
-            seen.append((file, observations.read(file)))
+        if readers.is_points(file):
+            seen.append((file, readers.read(file)))
         else:
             coarse, factor, notes = self._coarse(file, domain)
         if self.stations is not None:
-            seen.append((self.stations, observations.read(self.stations)))
+            seen.append((self.stations, readers.read(self.stations)))
         if not seen:
             return Scene(domain, factor, coarse), notes
         points = []
@@ -257,9 +257,9 @@ def folder() -> Path:
 
 @functools.lru_cache(maxsize=64)
 def networks(domain: Domain, count: int, extra: int, seed: int) -> tuple[observations.Observations, observations.Observations]:
-    """Places of `count` stations on a domain and of `extra` others; see `observations.network`."""
-    places = observations.network(read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed)
-    return observations.at_stations(places[:count], domain), observations.at_stations(places[count:], domain)
+    """Places of `count` stations on a domain and of `extra` others; see `simulation.network`."""
+    places = simulation.network(read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed)
+    return simulation.at_stations(places[:count], domain), simulation.at_stations(places[count:], domain)
 
 
 @functools.cache

@@ -15,7 +15,8 @@ import xarray
 from conftest import normal
 
 import inverse
-from inverse.atmosphere import observations
+from inverse.atmosphere import observations, readers, simulation
+from inverse.atmosphere.departures import estimated_sigma
 from inverse.atmosphere.domain import Domain
 from inverse.atmosphere.grid import Grid, distance
 from inverse.atmosphere.igra import lines, read_soundings, read_station_list
@@ -108,7 +109,7 @@ RAOB = "station,valid,pres,hght,tmpc,dwpc,drct,sknt\n"
 def test_a_table_of_soundings(tmp_path):
     """Norman, Oklahoma: two of four values are there; a station nobody knows has no place."""
     path = table(tmp_path / "raob.csv", RAOB + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n")
-    seen, notes = observations.admitted(observations.read(path), LEVELS, "raob")
+    seen, notes = observations.admitted(readers.read(path), LEVELS, "raob")
     assert dict(zip(seen.variable, seen.value, strict=True)) == {"t_850": pytest.approx(289.35), "z_850": pytest.approx(1430 * 9.80665)}
     assert (seen.latitude[0], seen.longitude[0]) == (35.1808, -97.4378)
     assert notes == ["4 of 8 observations left out: not one of the prior's variables (t_850, z_850)", "2 of 4 observations left out: missing values"]
@@ -139,7 +140,7 @@ def test_the_station_list():
 
 
 def test_soundings_as_observations():
-    seen, _ = observations.admitted(observations.of_soundings(read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)), LEVELS, "vienna")
+    seen, _ = observations.admitted(readers.of_soundings(read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)), LEVELS, "vienna")
     assert dict(zip(seen.variable, seen.value, strict=True)) == {"t_850": pytest.approx(271.65), "z_850": pytest.approx(1441 * 9.80665)}
 
 
@@ -156,7 +157,7 @@ E,52.0,-2.0,9.5,
 
 
 def test_a_table_is_read_checked_and_counted(tmp_path):
-    seen, notes = observations.admitted(observations.read(table(tmp_path / "s.csv", CSV)), UK, "s.csv")
+    seen, notes = observations.admitted(readers.read(table(tmp_path / "s.csv", CSV)), UK, "s.csv")
     assert seen.station.tolist() == ["A", "E"]
     assert seen.value.tolist() == [pytest.approx(283.15), pytest.approx(282.65)]
     assert seen.sigma[0] == pytest.approx(0.3)
@@ -183,7 +184,7 @@ def test_a_table_is_read_checked_and_counted(tmp_path):
 )
 def test_bad_tables_are_refused(tmp_path, text, words):
     with pytest.raises(InputError, match=words):
-        observations.admitted(observations.read(table(tmp_path / "bad.csv", text)), UK, "bad.csv")
+        observations.admitted(readers.read(table(tmp_path / "bad.csv", text)), UK, "bad.csv")
 
 
 def points(path: Path, **attributes) -> Path:
@@ -194,15 +195,15 @@ def points(path: Path, **attributes) -> Path:
 
 def test_points_in_netcdf(tmp_path):
     path = points(tmp_path / "p.nc")
-    assert observations.is_points(path)
-    seen, notes = observations.admitted(observations.read(path), UK, "p.nc")
+    assert readers.is_points(path)
+    seen, notes = observations.admitted(readers.read(path), UK, "p.nc")
     assert (seen.station.tolist(), seen.value.tolist()) == (["A", "C"], [280.0, 279.0])
     assert notes == ["1 of 3 observations left out: missing values"]
 
 
 def test_points_without_units_are_refused(tmp_path):
     with pytest.raises(InputError, match="t2m: has no units"):
-        observations.admitted(observations.read(points(tmp_path / "p.nc", long_name="?")), UK, "p.nc")
+        observations.admitted(readers.read(points(tmp_path / "p.nc", long_name="?")), UK, "p.nc")
 
 
 @pytest.mark.parametrize(
@@ -254,15 +255,15 @@ def test_withheld_stations_are_others():
 
 def test_the_network_is_that_of_the_list():
     stations = read_station_list(DATA / "igra2-station-list.txt.gz")
-    here = observations.network(stations, UK, 25)
+    here = simulation.network(stations, UK, 25)
     listed = {s.id for s in stations}
     assert all(s.id in listed for s in here)
-    more = observations.network(stations, UK, 50)
+    more = simulation.network(stations, UK, 50)
     assert [s.id for s in more[:25]] == [s.id for s in here]
     assert sum(s.id not in listed for s in more) == 50 - 29
-    seen = observations.at_stations(more, UK)
+    seen = simulation.at_stations(more, UK)
     assert bool(UK.grid.locate(*seen.places)[2].all())
-    assert seen.sha256 == observations.at_stations(observations.network(stations, UK, 50), UK).sha256
+    assert seen.sha256 == simulation.at_stations(simulation.network(stations, UK, 50), UK).sha256
 
 
 def test_desroziers_finds_the_noise():
@@ -271,4 +272,4 @@ def test_desroziers_finds_the_noise():
     background = 4 * torch.exp(-0.5 * (distance((lat, lon), (lat, lon)) / 300) ** 2)
     root = torch.linalg.cholesky(background + 1e-9 * torch.eye(20, dtype=torch.float64))
     departures = normal(3000, 20, seed=1) @ root.T + 0.7 * normal(3000, 20, seed=2)
-    assert observations.estimated_sigma(departures, background, start=2.0, iterations=40) == pytest.approx(0.7, rel=0.05)
+    assert estimated_sigma(departures, background, start=2.0, iterations=40) == pytest.approx(0.7, rel=0.05)

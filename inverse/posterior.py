@@ -64,6 +64,7 @@ class Posterior(LinearSolves):
         self.gaussian = isinstance(self.noise, GaussianNoise)
         self.shape = tuple(shape) if shape is not None else self._infer_shape()
         self.truth, self.provenance = truth, provenance or {}
+        self.amplitude: tuple[Tensor, Tensor] | None = None
         self.cost = Cost(rows=len(self.y))
         self._check_shapes()
 
@@ -73,6 +74,8 @@ class Posterior(LinearSolves):
         copy.__dict__.update(self.__dict__)
         copy.y = self.y.repeat_interleave(samples, dim=0)
         copy.truth, copy.cost = None, Cost(rows=len(copy.y))
+        if self.amplitude is not None:
+            copy.amplitude = self.amplitude[0].repeat_interleave(samples, dim=0), self.amplitude[1]
         return copy
 
     def tempered(self, weights: Tensor) -> Posterior:
@@ -86,6 +89,18 @@ class Posterior(LinearSolves):
         copy = object.__new__(Posterior)
         copy.__dict__.update(self.__dict__)
         copy.noise = GaussianNoise(self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed)
+        return copy
+
+    def amplified(self, scale: Tensor, mean: Tensor) -> Posterior:
+        """p(x) replaced by the law of mean + scale (x - mean), whose denoiser is mean + scale (D(mean + (x - mean) / scale, sigma / scale) - mean).
+
+        Args:
+            scale: (B,), positive.
+            mean: broadcasts to one x, model units.
+        """
+        copy = object.__new__(Posterior)
+        rows = scale.reshape(-1, *[1] * len(self.shape))
+        copy.__dict__.update(self.__dict__, amplitude=(rows.to(self.y), mean.to(self.y)))
         return copy
 
     def denoised_by(self, denoise: Callable[[Tensor, Tensor | float], Tensor]) -> Posterior:
@@ -128,20 +143,26 @@ class Posterior(LinearSolves):
         """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
         self.cost.prior_rows += len(x)
         with torch.no_grad():
-            return evaluate(self.prior, x, sigma, self.execution)
+            return self._denoise(x, sigma)
 
     def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
         self.cost.prior_rows += len(x)
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            x0_hat = evaluate(self.prior, x, sigma, self.execution)
+            x0_hat = self._denoise(x, sigma)
 
         def vjp(v: Tensor) -> Tensor:
             self.cost.vjp_rows += len(v)
             return torch.autograd.grad(x0_hat, x, v, retain_graph=True)[0]
 
         return x0_hat.detach(), vjp
+
+    def _denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        if self.amplitude is None:
+            return evaluate(self.prior, x, sigma, self.execution)
+        (scale, mean), level = self.amplitude, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
+        return mean + scale * (evaluate(self.prior, mean + (x - mean) / scale, level / scale.reshape(-1), self.execution) - mean)
 
     # --- the operator ------------------------------------------------------------------------------------------------
 

@@ -89,16 +89,50 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
     assert isinstance(posterior.noise, GaussianNoise)
+    scale = 1.0 if posterior.amplitude is None else posterior.amplitude[0]
+
+    def root(v: Tensor) -> Tensor:
+        return scale * law.spectral(v, torch.sqrt)
+
     white = generator.randn_like(torch.empty(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device))
-    x = law.mean.to(white) + law.spectral(white, torch.sqrt)
+    x = law.mean.to(white) + root(white)
     variance, offset = posterior.noise.variance(posterior.y), posterior.A(torch.zeros_like(x))
     r = posterior.residual(x) + variance.sqrt() * generator.randn_like(posterior.y)
 
     def back(v: Tensor) -> Tensor:
-        return law.spectral(posterior.A_adjoint(v / variance), torch.sqrt)
+        return root(posterior.A_adjoint(v / variance))
 
     def precision(w: Tensor) -> Tensor:
-        return w + back(posterior.A(law.spectral(w, torch.sqrt)) - offset)
+        return w + back(posterior.A(root(w)) - offset)
 
     w = conjugate_gradient(precision, back(r), settings=posterior.execution.solver)
-    return x + law.spectral(w, torch.sqrt) + sigma * generator.randn_like(x)
+    return x + root(w) + sigma * generator.randn_like(x)
+
+
+def amplified(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Posterior:
+    """The posterior under the prior of anomalies s times as large, s^2 for each row what makes its y most probable under the prior's Gaussian:
+
+        s^2 = argmax log N(y; A m, s^2 A C A^T + R),    from 1 / span to span, on a grid of `levels`.
+
+    A day is calmer or rougher than its climate, and what was measured of it says which.
+
+    Raises: UnsupportedError where `unstartable` says why.
+
+    Source: Dee, On-line estimation of error covariance parameters for atmospheric data assimilation, Monthly Weather Review 123,
+    1995, section 3: maximum likelihood of a covariance parameter given one set of departures.
+    """
+    if reason := unstartable(posterior):
+        raise UnsupportedError(f"amplitude needs {reason}")
+    law = gaussian_of(posterior.prior, posterior.shape)
+    assert law is not None
+    assert isinstance(posterior.noise, GaussianNoise)
+    white = posterior.noise.variance(posterior.y).rsqrt().expand(posterior.y.shape)[:1]
+    unit = torch.eye(white.numel(), dtype=white.dtype, device=white.device).reshape(-1, *white.shape[1:])
+    G = law.spectral(posterior.A_adjoint(white * unit), torch.sqrt).flatten(1).double()
+    variance, basis = torch.linalg.eigh(G @ G.T)
+    mean = law.mean.to(posterior.y)
+    departure = (white * posterior.residual(mean.expand(len(posterior), *posterior.shape))).flatten(1).double() @ basis
+    tried = torch.logspace(-1, 1, levels, base=span, dtype=torch.float64, device=basis.device)
+    total = tried[:, None] * variance.clamp_min(0) + 1
+    misfit = departure.square() @ (1 / total).T + total.log().sum(1)
+    return posterior.amplified(tried[misfit.argmin(1)].sqrt(), mean)

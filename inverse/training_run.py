@@ -144,7 +144,7 @@ def train_field_prior(
         card = save_prior(law, out, training=facts, denoising=tables, **described, **about)
         print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
         return True
-    training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, law)
+    training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, law := law.float())
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     start, loss, best = time.monotonic(), float("nan"), _best_so_far(out) if training.step else 1.0

@@ -16,6 +16,7 @@ import torch
 import inverse
 from inverse.errors import OptionError
 from inverse.linalg import conjugate_gradient, gmres
+from inverse.start import amplified, unstartable
 
 SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
 PUBLISHED = {
@@ -54,6 +55,8 @@ class Multimodal(inverse.Guidance):
         tolerance: of mmps, relative residual at which the solver stops.
         corrected: whether to step as the authors do: Heun on the prior alone, the likelihood's slope, at the start of the step, added in full.
         clamp: bound on each entry of the likelihood's gradient, model units; auto is none, the authors have 1. The saturated fraction is kept.
+        amplitude: evidence for anomalies of the size that makes y most probable under the prior's Gaussian, see `inverse.start.amplified`.
+        inflation: factor on the distance of members from the mean of their ensemble, after the last step; for a prior that is too sure of itself.
         preset: published for the authors' settings.
     """
 
@@ -79,6 +82,8 @@ class Multimodal(inverse.Guidance):
     tolerance: float = 1e-3
     corrected: bool = False
     clamp: float | None = None
+    amplitude: Literal["prior", "evidence"] = "prior"
+    inflation: float = 1.0
     preset: Literal["none", "published"] = "none"
 
     def __post_init__(self):
@@ -89,8 +94,9 @@ class Multimodal(inverse.Guidance):
         super().__post_init__()
         if self.iterations < 1 or not self.tolerance >= 0:
             raise OptionError(f"multimodal: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}")
-        if not self.sigma_data > 0 or not (self.clamp is None or self.clamp > 0):
-            raise OptionError(f"multimodal: sigma_data and clamp must be positive, got {self.sigma_data:g} and {self.clamp}")
+        if not (self.sigma_data > 0 and self.inflation > 0) or not (self.clamp is None or self.clamp > 0):
+            found = f"{self.sigma_data:g}, {self.inflation:g} and {self.clamp}"
+            raise OptionError(f"multimodal: sigma_data, inflation and clamp must be positive, got {found}")
         bounds = {"weights": 0, "std": 0, "gamma": None, "average": None}
         for field, bound in bounds.items():
             for value in _values(field, getattr(self, field)).values():
@@ -105,6 +111,8 @@ class Multimodal(inverse.Guidance):
             return f"multimodal needs a linear operator for guidance={self.guidance}, this posterior has {found}; sda and dps do not"
         if self.guidance == "dps" and posterior.noise.noiseless:
             return "multimodal needs sigma_y > 0 for guidance=dps"
+        if self.amplitude == "evidence" and (reason := unstartable(posterior)):
+            return f"multimodal needs for amplitude=evidence {reason}"
         for field in ("weights", "std", "gamma", "average"):
             self._entries(posterior, field, 1.0)
         return None
@@ -114,6 +122,7 @@ class Multimodal(inverse.Guidance):
         return {f"weight_{name}": float(weights[..., part].flatten()[0]) for name, part in posterior.modalities.items()}
 
     def run(self, posterior, samples, generator):
+        posterior = amplified(posterior) if self.amplitude == "evidence" else posterior
         x, sigmas = self.begin(posterior, generator)
         trace: list[dict[str, float]] = []
         if self.corrected:
@@ -121,6 +130,11 @@ class Multimodal(inverse.Guidance):
         else:
             iterates = inverse.get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma, trace), x, sigmas, generator)
         for x in iterates:
+            yield x if self.clamp is None else inverse.Weighted(x, None, trace=trace)
+        if self.inflation != 1:
+            members = x.unflatten(0, (-1, samples))
+            mean = members.mean(1, keepdim=True)
+            x = (mean + self.inflation * (members - mean)).flatten(0, 1)
             yield x if self.clamp is None else inverse.Weighted(x, None, trace=trace)
 
     def denoise(self, posterior, x, sigma, trace=None):

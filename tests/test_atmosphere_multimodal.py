@@ -14,6 +14,8 @@ import inverse
 from inverse.atmosphere.grid import Grid
 from inverse.atmosphere.operators import coarsen, sample
 from inverse.errors import OptionError
+from inverse.seeding import Generators
+from inverse.start import amplified, analytic_start
 
 GLOBE = Grid.of(np.linspace(75, -75, 6), np.arange(0, 360, 30.0))
 SHAPE = (1, 6, 12)
@@ -241,6 +243,60 @@ def test_the_saturated_fraction_is_kept_with_the_result():
     assert result.log_weights is None
 
 
+# --- anomalies and ensembles of the right size -----------------------------------------------------------------------------
+
+
+def scaled(law, scale):
+    return inverse.GaussianPrior(law.mean, scale**2 * law.covariance, **law.units)
+
+
+def test_the_amplitude_is_the_most_probable_one_for_each_measurement():
+    """Of truths with anomalies half and twice as large; to the 1.2 % of the grid."""
+    law = field()
+    for factor in (0.5, 2.0):
+        posterior = measured(truth=draws(scaled(law, factor), 1))
+        H, sigma, y = dense(posterior.operator, SHAPE), posterior.noise.sigma.flatten(), posterior.y.flatten()
+        tried = torch.logspace(-0.5, 0.5, 4001, dtype=torch.float64)
+        best = tried[torch.stack([scaled(law, float(s)).log_evidence(H, sigma, y) for s in tried[::10]]).argmax() * 10]
+        assert float(amplified(posterior).amplitude[0]) == pytest.approx(float(best), rel=0.02)
+
+
+def test_the_amplitude_of_many_days_is_theirs():
+    """Geometric mean over 300 truths with anomalies 1.5 times as large: 13 numbers each leave 0.2 of the logarithm, and their number a bias of -0.04."""
+    law = field()
+    truth = draws(scaled(law, 1.5), 300)
+    one = measured(truth=truth[:1])
+    y = one.operator.A(truth) + one.noise.sigma * normal(300, one.y.numel(), seed=8)[:, None, None]
+    many = inverse.Posterior(law, one.operator, y, one.noise, dtype=torch.float64)
+    assert float(amplified(many).amplitude[0].log().mean().exp()) == pytest.approx(1.5, rel=0.08)
+
+
+def test_amplified_is_the_posterior_of_the_wider_law():
+    """Its denoiser, its analytic start and what mmps makes of it, each row with an amplitude of its own."""
+    law = field()
+    y = torch.cat([measured(truth=draws(scaled(law, factor), 1)).y for factor in (0.5, 2.0)])
+    both = inverse.Posterior(law, measured().operator, y, measured().noise, dtype=torch.float64)
+    wide = amplified(both)
+    x, sigma = draws(law, 2, seed=3), torch.tensor([0.4, 3.0], dtype=torch.float64)
+    method = inverse.get_method("multimodal", amplitude="evidence", tolerance=1e-12, iterations=200)
+    seen = method.denoise(wide, law.mean.expand(2, *SHAPE), torch.tensor(300.0, dtype=torch.float64))
+    starts = analytic_start(wide.rows(1), 0.0, Generators.for_samples(0, 2, 1))
+    assert not bool(torch.isclose(*wide.amplitude[0].flatten()))
+    for i, scale in enumerate(wide.amplitude[0].flatten().tolist()):
+        own = scaled(law, scale)
+        torch.testing.assert_close(wide.denoise(x, sigma)[i], own(x[i : i + 1], sigma[i])[0])
+        one = inverse.Posterior(own, both.operator, y[i : i + 1], both.noise, dtype=torch.float64)
+        torch.testing.assert_close(seen[i], exact(one).mean, rtol=0, atol=1e-3)
+        draw = analytic_start(one.rows(1), 0.0, Generators.for_samples(0, 1, 1, first_image=i))
+        torch.testing.assert_close(starts[i], draw[0], rtol=0, atol=1e-4)  # conjugate gradients stop at 1e-5
+
+
+def test_inflation_moves_members_away_from_their_mean():
+    plain, inflated = (fused(measured(), samples=5, steps=4, inflation=a) for a in (1.0, 1.3))
+    torch.testing.assert_close(inflated.mean(0), plain.mean(0))
+    torch.testing.assert_close(inflated - inflated.mean(0), 1.3 * (plain - plain.mean(0)))
+
+
 # --- options and other posteriors -----------------------------------------------------------------------------------------
 
 
@@ -251,6 +307,7 @@ def test_the_saturated_fraction_is_kept_with_the_result():
         ({"weights": "stations:much"}, "name:number"),
         ({"gamma": "-1"}, "gamma must be at least 0"),
         ({"clamp": 0.0}, "must be positive"),
+        ({"inflation": 0.0}, "inflation"),
         ({"iterations": 0}, "iterations"),
     ],
 )

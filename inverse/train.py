@@ -146,7 +146,7 @@ class Training:
         prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
         return prior.eval()
 
-    def _model(self, law: LowRankPrior | None) -> nn.Module:
+    def _model(self, law: LowRankPrior | ZonalPrior | None) -> nn.Module:
         """What is trained, as it starts."""
         if not isinstance(self.sources, Fields):
             return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)

@@ -93,6 +93,7 @@ def solve(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
+    parallel: Annotated[str | None, typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON record for each result instead of a table.")] = False,
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
@@ -106,6 +107,7 @@ def solve(
     request = Request(
         problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
         files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,
+        parallel=parallel,
     )  # fmt: skip
     interrupted = run(request, as_json=json_)
     if interrupted:

@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from inverse.problem import ImageProblem, Problem, shipped_photographs
 from inverse.result import Result
 
 DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16")}
+
+PARALLEL: dict[str, Literal["fresh", "stale"]] = {"patches": "fresh", "patches:stale": "stale"}
+"""Ways to divide an image among the processes of a torchrun, and the halos that each takes."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,23 @@ class Request:
     device: str = "cpu"
     dtype: str = "float32"
     out: Path = Path("out")
+    parallel: str | None = None
 
 
 def run(request: Request, as_json: bool = False) -> bool:
     """Solve for every input, write its files, print the table and last the path; true if the user interrupted."""
+    if request.parallel is None:
+        return _run(request, as_json)
+    if request.parallel not in PARALLEL:
+        raise OptionError(f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'")
+    from inverse.patches import process_group
+
+    with process_group(request.device) as (device, first):
+        return _run(replace(request, device=device), as_json, quiet=not first)
+
+
+def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
+    """`run` in one process; a quiet one, whose answer another has too, writes and prints nothing."""
     problem: Problem = get_problem(request.problem, **request.problem_options)
     method = get_method(request.method, **request.method_options)
     if request.samples < 1:
@@ -59,22 +75,29 @@ def run(request: Request, as_json: bool = False) -> bool:
     files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
     check_writable(request.out)
     prior = problem.resolve_prior(request.prior, device, DTYPES[request.dtype][0])
+    if request.parallel:
+        from inverse.patches import divided
+
+        prior = divided(prior, PARALLEL[request.parallel])
     records, interrupted = [], False
     for index, (file, folder) in enumerate(zip(files, output_folders(files, request.out), strict=True)):
         posed, posterior = _posterior(problem, request, file, prior, index)
-        with progress(file, index, len(files)) as bar:
-            observers = [observer for observer in (bar, step_hook()) if observer]
+        with nullcontext() if quiet else progress(file, index, len(files)) as bar:
+            observers = [observer for observer in (bar, step_hook()) if observer and not quiet]
             try:
                 result = solve(posterior, method, request.samples, request.seed, observers=observers, first_image=index)
             except Interrupted as stop:
                 result, interrupted = stop.result, True
-        registry().manager.hook.inverse_result(result=result)
-        write(result, folder, posed)
-        records.append(record(result, file, folder))
+        if not quiet:
+            registry().manager.hook.inverse_result(result=result)
+            write(result, folder, posed)
+            records.append(record(result, file, folder))
         if interrupted:
-            print(f"inverse: interrupted; the last iterate is saved in {folder}", file=sys.stderr)
             break
-    report(records, as_json)
+    if not quiet:
+        if interrupted:
+            print(f"inverse: interrupted; the last iterate is saved in {records[-1]['out']}", file=sys.stderr)
+        report(records, as_json)
     return interrupted
 
 
@@ -191,7 +214,7 @@ def step_hook() -> Observer | None:
 def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int) -> tuple[Problem, Posterior]:
     """The problem that the file poses, and its posterior."""
     dtype, autocast = DTYPES[request.dtype]
-    settings: dict[str, Any] = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": Execution(autocast=autocast)}
+    settings: dict[str, Any] = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": _execution(request, autocast)}
     if file is None:
         posterior = problem.posterior(0, first_image=index, **settings)
         shipped = shipped_photographs()[0].stem if isinstance(problem, ImageProblem) else "truth 0"
@@ -207,6 +230,12 @@ def _posterior(problem: Problem, request: Request, file: Path | None, prior: Pri
         posterior = problem.posterior(fitted(problem, values, notes), first_image=index, **settings)
     posterior.provenance.update(input=str(file), notes=notes)
     return problem, posterior
+
+
+def _execution(request: Request, autocast: str | None) -> Execution:
+    """With stale halos a batch stays in one piece: the call before must be the step before of the same rows."""
+    whole: dict[str, Any] = {"max_pixels": sys.maxsize} if request.parallel == "patches:stale" else {}
+    return Execution(autocast=autocast, **whole)
 
 
 def fitted(problem: Problem, truth: Tensor, notes: list[str]) -> Tensor:

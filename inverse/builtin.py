@@ -6,7 +6,7 @@ import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 
-from inverse import metrics, sampler
+from inverse import metrics, perceptual, sampler
 from inverse.hookspecs import hookimpl
 from inverse.result import Result
 
@@ -18,7 +18,7 @@ def inverse_samplers() -> dict[str, sampler.Sampler]:
 
 @hookimpl
 def inverse_metrics() -> dict[str, Callable[[Result], float | None]]:
-    return metrics.METRICS
+    return {**metrics.METRICS, **perceptual.METRICS}
 
 
 @hookimpl

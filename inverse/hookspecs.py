@@ -49,7 +49,11 @@ def inverse_samplers() -> dict[str, Sampler]:  # type: ignore[empty-body]
 
 @hookspec
 def inverse_metrics() -> dict[str, Callable[[Result], float | None]]:  # type: ignore[empty-body]
-    """Metrics by name: a function of a `Result`, None where it does not apply."""
+    """Metrics by name: a function of a `Result`, None where it does not apply.
+
+    One that needs something from outside may have `ready()`, which raises InputError where that is missing and is called before a
+    suite runs, and `version`, a string that goes into the record.
+    """
 
 
 @hookspec

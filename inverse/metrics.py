@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inverse import scores
-from inverse._deepinv import deepinv
+from inverse._deepinv import deepinv, past_torchvision
 from inverse.result import Result
 
 
@@ -51,11 +51,10 @@ def ms_ssim(result: Result) -> float | None:
 
     Source: Wang, Simoncelli, Bovik, Multiscale Structural Similarity for Image Quality Assessment, Asilomar 2003. None up to 160 pixels a side.
     """
-    if result.truth is None or not _colour_or_grey(result.truth) or min(result.truth.shape[-2:]) <= 160:
+    if result.truth is None or not is_picture(result.truth) or min(result.truth.shape[-2:]) <= 160:
         return None
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
-    return float(multiscale_structural_similarity_index_measure(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float(), data_range=1.0))
+    score = past_torchvision("torchmetrics.functional.image").multiscale_structural_similarity_index_measure
+    return float(score(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float(), data_range=1.0))
 
 
 def haarpsi(result: Result) -> float | None:
@@ -64,7 +63,7 @@ def haarpsi(result: Result) -> float | None:
     Source: Reisenhofer et al., A Haar Wavelet-Based Perceptual Similarity Index, Signal Processing: Image Communication 2018.
     None below 16 pixels a side.
     """
-    if result.truth is None or not _colour_or_grey(result.truth) or min(result.truth.shape[-2:]) < 16:
+    if result.truth is None or not is_picture(result.truth) or min(result.truth.shape[-2:]) < 16:
         return None
     score = deepinv("loss.metric").HaarPSI(C=30.0, alpha=4.2)
     return float(score(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float()).mean())
@@ -124,8 +123,9 @@ def _intensities(truth: Tensor) -> bool:
     return truth.ndim == 4 and bool(truth.abs().max() < 10)
 
 
-def _colour_or_grey(images: Tensor) -> bool:
-    return images.ndim == 4 and images.shape[1] in (1, 3)
+def is_picture(truth: Tensor) -> bool:
+    """Whether these are intensities in colour or grey: (images, 1 or 3, height, width)."""
+    return _intensities(truth) and truth.shape[1] in (1, 3)
 
 
 METRICS: dict[str, Callable[[Result], float | None]] = {
@@ -133,5 +133,5 @@ METRICS: dict[str, Callable[[Result], float | None]] = {
     "misfit": misfit, "crps": crps, "energy-score": energy_score, "coverage": coverage, "spread-skill": spread_skill,
 }  # fmt: skip
 
-HEAVY = {"ms-ssim", "haarpsi"}
+HEAVY = {"ms-ssim", "haarpsi", "lpips", "dists"}
 """Those whose packages take seconds to import: computed where a suite asks for them, not by `inverse solve`."""

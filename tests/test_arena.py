@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from inverse.errors import InputError
 
 pytest_plugins = "cli_fixtures"
 
+ROOT = Path(__file__).parents[1]
 SUITE = """
 title = "Tiny"
 truths = [0, 1]
@@ -338,6 +340,15 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
 def test_versions_differ_by_code_alone():
     assert version_of(type(inverse.get_method("dps"))) != version_of(type(inverse.get_method("daps")))
     assert version_of(type(inverse.get_method("dps"))) == version_of(type(inverse.get_method("dps", steps=7)))
+
+
+def test_what_methods_run_on_is_the_core():
+    """Whatever of the package a plug-in imports is in the core's version, but for what raises errors and finds files."""
+    files = [path for folder in ("plugins", "problems") for path in (ROOT / folder).glob("*.py")]
+    used = {name for path in files for name in re.findall(r"^\s*from inverse\.(\w+)", path.read_text(), re.MULTILINE)}
+    counted = {path.relative_to(ROOT / "inverse").parts[0].removesuffix(".py") for path in source.core_modules()}
+    assert used - counted == {"assets", "circuit_run", "errors"}
+    assert {"posterior", "sampler", "engine"} <= counted
 
 
 # --- interruption -----------------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ def test_what_does_not_apply_is_none():
     assert {name for name, metric in METRICS.items() if metric(points) is not None} == {"rmse", "misfit"}
     blind = result(draws(2, 20, 3, 16, 16), None)
     assert {name for name, metric in METRICS.items() if metric(blind) is not None} == {"misfit"}
+    kelvins = result(280 + draws(1, 1, 1, 200, 200), 280 + draws(1, 1, 200, 200, seed=1))
+    assert {name for name, metric in METRICS.items() if metric(kelvins) is not None} == {"rmse", "area-rmse", "misfit"}
     small = result(draws(2, 20, 3, 12, 12), draws(2, 3, 12, 12, seed=1))
     assert {name for name, metric in METRICS.items() if metric(small) is None} == {"haarpsi", "ms-ssim"}
 

@@ -26,7 +26,7 @@ from inverse.arena.progress import Progress
 from inverse.arena.record import RECORDS, Record, append, complain, read_records, repair
 from inverse.arena.source import core_version
 from inverse.arena.suite import Suite
-from inverse.arena.worker import Outcome, score
+from inverse.arena.worker import Outcome, metric_versions, score
 from inverse.errors import InputError
 from inverse.result import Result, replacing
 from inverse.run import check_device
@@ -153,7 +153,8 @@ def rescore(folder: Path, record: Record, metrics: list[str]) -> None:
     """Add a row with metrics that the suite asks for by now, computed from the artifact; the cell is not run again."""
     if record.status != "ok" or not (missing := tuple(m for m in metrics if m not in record.metrics)):
         return
-    append(folder, replace(record, metrics={**record.metrics, **score(load_artifact(folder, record), missing)}))
+    scores = {**record.metrics, **score(load_artifact(folder, record), missing)}
+    append(folder, replace(record, metrics=scores, versions={**record.versions, **metric_versions(missing)}))
 
 
 def make_executor(request: Request, suite: Suite) -> Executor:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 from inverse.prior import Prior
 
-CORE = (
-    "_deepinv", "analytic", "bridge", "engine", "evodiff", "field", "finite_differences", "integrator", "linalg", "method", "network", "noise",
-    "operators", "posterior", "prior", "problem", "sampler", "schedule", "seeding", "tiling",
-)  # fmt: skip
+APART = {
+    "__init__", "__main__", "assets", "builtin", "calibration", "cli", "dataset", "diagnostics", "distances", "errors", "hookspecs", "images", "metrics",
+    "options", "perceptual", "plugins", "referee", "result", "run", "train",
+}  # fmt: skip
+"""Modules of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
 
 
 def version_of(cls: Any) -> str:
@@ -44,12 +44,15 @@ def _version_of(modules: tuple[str, ...]) -> str:
 @functools.cache
 def core_version() -> str:
     """Hash of the source of what every method runs on: posterior, operators, samplers, solvers and the engine."""
-    code = []
-    for name in CORE:
-        spec = importlib.util.find_spec(f"inverse.{name}")
-        if spec is not None and spec.origin is not None:
-            code.append(_code(ast.parse(Path(spec.origin).read_text())))
+    code = [_code(ast.parse(path.read_text())) for path in core_modules()]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
+
+
+def core_modules() -> list[Path]:
+    """The files of the package, those in folders but the arena's too, without `APART` and the commands (`*_run`)."""
+    folder = Path(__file__).parents[1]
+    files = [path for path in sorted(folder.rglob("*.py")) if folder / "arena" not in path.parents]
+    return [path for path in files if path.stem not in APART and not path.stem.endswith("_run")]
 
 
 def prior_hash(prior: Prior) -> str:

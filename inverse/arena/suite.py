@@ -173,6 +173,10 @@ def check(suite: Suite, path: Path, text: str) -> None:
     for index, metric in enumerate(suite.metrics):
         if metric not in metrics:
             raise _at(path, text, ("metrics", index), f"metric '{metric}' is not known; {suggestion(metric, metrics)}")
+        try:
+            getattr(metrics[metric].thing, "ready", lambda: None)()
+        except InputError as error:
+            raise _at(path, text, ("metrics", index), str(error)) from error
     tested: dict[str, set[int]] = {}
     for index, problem in enumerate(suite.problems):
         try:

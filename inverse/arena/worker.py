@@ -78,6 +78,7 @@ class Worker:
                 return Outcome(cell.record(status="failed", reason=reason, **facts))
             result = replace(result, truth=observation.truth.to(result.samples.dtype))
             facts["metrics"] = score(result, cell.metrics)
+            facts["versions"] |= metric_versions(cell.metrics)
         except UnsupportedError as error:
             return Outcome(cell.record(status="skipped", reason=one_line(error), **facts))
         except Exception as error:
@@ -125,6 +126,12 @@ def score(result: Result, metrics: tuple[str, ...]) -> dict[str, float | None]:
     """Every metric of a result that has its truth."""
     table = registry().table("inverse_metrics")
     return {name: table[name].thing(result) for name in metrics}
+
+
+def metric_versions(metrics: tuple[str, ...]) -> dict[str, str]:
+    """What the metrics were computed with, of those that say so."""
+    table = registry().table("inverse_metrics")
+    return {name: version for name in metrics if (version := getattr(table[name].thing, "version", None))}
 
 
 def serialised(result: Result) -> bytes:

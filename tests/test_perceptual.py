@@ -1,0 +1,159 @@
+"""LPIPS and DISTS with random networks: against torchmetrics' own modules, and what is said where the weights are not there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from inverse._deepinv import past_torchvision
+from inverse.errors import InputError
+from inverse.execution import Cost
+from inverse.perceptual import METRICS
+from inverse.result import Result
+
+pytest_plugins = "cli_fixtures"
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """SqueezeNet and VGG16 with random weights, without the latter's classifier."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vgg = past_torchvision("torchvision.models.vgg")
+        squeeze = past_torchvision("torchvision.models").squeezenet1_1(weights=None)
+        return {"squeeze": squeeze.state_dict(), "vgg": {f"features.{k}": v for k, v in vgg.make_layers(vgg.cfgs["D"]).state_dict().items()}}
+
+
+@pytest.fixture
+def given(networks, tmp_path, monkeypatch):
+    """Write a network and name it for a metric: given("lpips", "squeeze", ".pth")."""
+
+    def give(metric: str, network: str, suffix: str = ".pth"):
+        path = tmp_path / f"{network}{suffix}"
+        save = torch.save if suffix == ".pth" else save_file
+        save({key: value.contiguous() for key, value in networks[network].items()}, path)
+        monkeypatch.setenv(METRICS[metric].variable, str(path))
+        return path
+
+    return give
+
+
+def images(channels: int = 3, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    truth = torch.rand(2, channels, side, side, generator=draw)
+    return truth, (truth + 0.2 * torch.randn(truth.shape, generator=draw)).clamp(0, 1)
+
+
+def result(mean: torch.Tensor, truth: torch.Tensor | None) -> Result:
+    return Result(mean[:, None], torch.zeros(len(mean), 1), torch.ones(len(mean), 1), Cost(), 0.0, truth)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
+    given("lpips", "squeeze", suffix)
+    theirs = past_torchvision("torchmetrics.functional.image.lpips")
+    module = theirs._NoTrainLpips(pretrained=True, net="squeeze", pnet_rand=True)  # its linear layers, and random features
+    with torch.no_grad():
+        features = {k.removeprefix("features."): v for k, v in networks["squeeze"].items() if k.startswith("features.")}
+        for block in module.net.slices:
+            block.load_state_dict({k: v for k, v in features.items() if k.split(".")[0] in dict(block.named_children())})
+    truth, noisy = images()
+    wanted = theirs._lpips_update(noisy, truth, net=module, normalize=True).mean()
+    assert METRICS["lpips"](result(noisy, truth)) == pytest.approx(float(wanted), rel=1e-5)  # float32 sums
+    assert METRICS["lpips"](result(truth, truth)) == pytest.approx(0, abs=1e-7)
+
+
+def test_dists_is_torchmetrics_with_the_users_features(given, networks, monkeypatch):
+    given("dists", "vgg")
+    theirs, vgg = past_torchvision("torchmetrics.functional.image.dists"), past_torchvision("torchvision.models.vgg")
+
+    def local(weights):  # in the place of what downloads
+        layers = vgg.make_layers(vgg.cfgs["D"])
+        layers.load_state_dict({k.removeprefix("features."): v for k, v in networks["vgg"].items()})
+        return SimpleNamespace(features=layers)
+
+    monkeypatch.setattr(theirs, "vgg16", local)
+    truth, noisy = images()
+    wanted = theirs.DISTSNetwork()(noisy, truth).mean().detach()
+    assert METRICS["dists"](result(noisy, truth)) == pytest.approx(float(wanted), rel=1e-4)  # float32, variances summed otherwise
+    assert METRICS["dists"](result(truth, truth)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_grey_picture_is_one_of_equal_colours_and_what_is_none_has_no_score(given):
+    given("lpips", "squeeze")
+    truth, noisy = images(channels=1)
+    grey = METRICS["lpips"](result(noisy, truth))
+    assert grey == pytest.approx(METRICS["lpips"](result(noisy.expand(-1, 3, -1, -1), truth.expand(-1, 3, -1, -1))), rel=1e-5)
+    assert METRICS["lpips"](result(noisy, None)) is None
+    assert METRICS["lpips"](result(noisy[..., :31], truth[..., :31])) is None
+    assert METRICS["lpips"](result(280 + noisy, 280 + truth)) is None
+
+
+SUITE = """
+truths = [0]
+metrics = ["psnr", "lpips"]
+
+[[problems]]
+name = "denoise"
+crop = 32
+
+[[methods]]
+name = "pseudo-inverse"
+"""
+
+
+def test_a_suite_that_asks_for_it_needs_the_weights_before_it_runs(command, tmp_path, monkeypatch):
+    (tmp_path / "suite.toml").write_text(SUITE)
+    monkeypatch.delenv("INVERSE_LPIPS_WEIGHTS", raising=False)
+    ran = command("bench", "run", tmp_path / "suite.toml", "--out", tmp_path / "records")
+    ran.refused("line 3, metrics.2: metric lpips: INVERSE_LPIPS_WEIGHTS is not set", "alexnet-owt-7be5be79.pth")
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_record_says_which_network_scored_it(command, given, tmp_path):
+    from inverse.arena.record import read_records
+
+    given("lpips", "squeeze")
+    (tmp_path / "suite.toml").write_text(SUITE)
+    assert command("bench", "run", tmp_path / "suite.toml", "--out", tmp_path / "records").code == 0
+    (record,) = read_records(tmp_path / "records")
+    assert record.metrics["lpips"] > 0
+    assert record.versions["lpips"].startswith("squeeze ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"not a checkpoint", "cannot be read as a state dict"), (None, "cannot be read as a state dict (No such file or directory)")]
+)
+def test_a_file_that_is_none_is_one_line(tmp_path, monkeypatch, content, words):
+    path = tmp_path / "weights.pth"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(path))
+    with pytest.raises(InputError) as error:
+        METRICS["lpips"].ready()
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_wrong_network_and_half_of_one_are_refused(given, networks, tmp_path, monkeypatch):
+    given("dists", "squeeze")
+    with pytest.raises(InputError, match=r"holds squeezenet1_1; it takes vgg16"):
+        METRICS["dists"].ready()
+    save_file({k: v for k, v in networks["squeeze"].items() if "12" not in k}, tmp_path / "half.safetensors")
+    monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "half.safetensors"))
+    with pytest.raises(InputError, match="is not whole"):
+        METRICS["lpips"].ready()
+
+
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path, monkeypatch):
+    class Runs:
+        def __reduce__(self):
+            return print, ("pwned",)
+
+    torch.save({"features.0.weight": Runs()}, tmp_path / "x.pth")
+    monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "x.pth"))
+    with pytest.raises(InputError, match="cannot be read as a state dict"):
+        METRICS["lpips"].ready()

@@ -14,7 +14,7 @@ from arena_records import record, solved, table
 from inverse.arena import report, tradeoffs
 from inverse.arena.gallery import gallery
 from inverse.arena.groups import grouped, observations
-from inverse.arena.ranking import compare
+from inverse.arena.ranking import compare, leaders
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -97,6 +97,24 @@ def drawn(page, section):
     """Wait for the first plot of a section."""
     page.evaluate("id => document.getElementById(id).scrollIntoView()", section)
     page.wait_for_selector(f"#{section} .js-plotly-plot .main-svg", timeout=20000)
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_screen_says_which_method(visit):
+    page = visit("plain")
+    box = page.locator("#answers").bounding_box()
+    assert box["y"] + box["height"] < 900
+    found = [group for group in grouped(table(truths=3, budgets=(20, 100), problems=3)) if '"nfe": 100' in group.budget]
+    said = page.eval_on_selector_all("#answers tbody tr", "rows => rows.map(row => [row.querySelector('th').textContent, row.querySelector('b').textContent])")
+    for problem, best in said:
+        own = [group for group in found if group.records[0].problem["name"] == problem]
+        assert best == own[leaders(own, "psnr")[0]].records[0].method["name"]
+    assert len(said) == 3
+    page.click("#answers tbody button >> nth=1")
+    assert page.input_value("#problem") == "1"
+    assert page.locator("#answers tbody tr").count() == 1
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from inverse.arena.estimate import Estimate
 from inverse.arena.groups import Group, grouped, observations, observations_asked
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
-from inverse.arena.ranking import Comparison, compare
+from inverse.arena.ranking import Comparison, compare, leaders
 from inverse.arena.record import Record
 from inverse.arena.scores import COSTS, metric, metrics_of
 from inverse.arena.tradeoffs import curves, front, position, solved
@@ -51,6 +51,7 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
         "rows": rows,
         "cells": [_cell(record, tables, artifacts) for record in cells],
         "tables": tables,
+        "leaders": _by_scope(groups, names, settings, budgets, leaders),
         "comparisons": _comparisons(groups, names, settings, contestants, budgets),
         "fronts": _fronts(groups, names, settings, budgets),
         "curves": {axis: curves(groups, axis) for axis in ("steps", "calls")},
@@ -137,15 +138,26 @@ def _compared(compared: Comparison, contestants: list[str]) -> dict[str, Any]:
 
 
 def _fronts(groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str]) -> dict[str, list[int]]:
-    """Rows on the front by "metric|cost|setting|budget"; budget -1 is all of them."""
+    """Rows on the front by "metric|cost|setting|budget"."""
+    found = {}
+    for axis in AXES:
+        for key, places in _by_scope(groups, names, settings, budgets, lambda scope, name, axis=axis: front(scope, name, axis)).items():
+            name, *scope = key.rsplit("|", 2)
+            found["|".join([name, axis, *scope])] = places
+    return found
+
+
+def _by_scope(
+    groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str], choose: Callable[[list[Group], str], list[int]]
+) -> dict[str, list[int]]:
+    """Rows that `choose` picks, by "metric|setting|budget"; budget -1 is all of them."""
     found = {}
     for s, setting in enumerate(settings):
         for b in range(-1, len(budgets)):
             scope = [(i, group) for i, group in enumerate(groups) if group.setting == setting and (b < 0 or group.budget == budgets[b])]
             for name in names:
-                for axis in AXES:
-                    if places := front([group for _, group in scope], name, axis):
-                        found[f"{name}|{axis}|{s}|{b}"] = [scope[i][0] for i in places]
+                if places := choose([group for _, group in scope], name):
+                    found[f"{name}|{s}|{b}"] = [scope[i][0] for i in places]
     return found
 
 

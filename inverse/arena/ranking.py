@@ -1,4 +1,4 @@
-"""Which differences between contestants are real: average ranks, paired tests, cliques.
+"""Which differences between contestants are real: paired differences to the best, average ranks, tests of all pairs, cliques.
 
 Contestants are compared on observations that all of them finished: while fewer than `KEEP` of the observations are common to all,
 the contestant that finished fewest is left out, and named.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from inverse.arena.estimate import LEVEL
+from inverse.arena.estimate import LEVEL, estimate
 from inverse.arena.groups import Group
 from inverse.arena.scores import metric, value
 
@@ -109,6 +109,28 @@ def compare(groups: Sequence[Group], name: str) -> Comparison | None:
         nemenyi=cliques(np.abs(ranks[:, None] - ranks) < difference),
         left_out=left_out,
     )
+
+
+def leaders(groups: Sequence[Group], name: str) -> list[int]:
+    """Indices of the groups of one setting that its best mean is not told from: that one first, the others by their means.
+
+    A group is told apart where the 95 % interval of its paired difference to the best, over truths with their seeds averaged, lies
+    above zero; two truths tell little, one nothing. Only groups that finished the most cells take part. Empty without a direction.
+    """
+    reader = metric(name)
+    most = max((group.count("ok") for group in groups), default=0)
+    losses = {i: {truth: reader.loss(score) for truth, score in group.by_truth(name).items()} for i, group in enumerate(groups) if group.count("ok") == most}
+    means = {i: reader.loss(found.mean) for i in losses if (found := groups[i].estimate(name))}
+    if reader.better is None or not means:
+        return []
+    first, *rest = sorted(means, key=lambda i: (means[i], i))
+    return [first, *(i for i in rest if not _behind(losses[i], losses[first]))]
+
+
+def _behind(losses: dict[int, float], best: dict[int, float]) -> bool:
+    """Whether the paired differences over common truths leave no doubt."""
+    found = estimate([losses[truth] - best[truth] for truth in losses.keys() & best.keys()])
+    return found is not None and found.low is not None and found.low > 0
 
 
 def _common(losses: dict[str, dict[Any, float]], possible: set[Any]) -> tuple[list[str], list[Any], dict[str, int]]:

@@ -63,6 +63,30 @@ function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => h("option", { value, selected: String(value) === String(chosen) }, text)));
 }
 
+// --- the answer -------------------------------------------------------------------------------------------------------
+
+const FEW = 4; // names in a line; the rest is a number with them in its title
+function drawAnswer() {
+  const q = quantities[state.metric], limits = state.budget < 0 ? "any budget" : D.budgets[state.budget];
+  const called = (row) => D.contestants[row.m] + (state.budget < 0 && D.budgets.length > 1 ? `, ${D.budgets[row.b]}` : "");
+  const rows = settings().map((s) => [s, (D.leaders[`${state.metric}|${s}|${state.budget}`] || []).map((i) => D.rows[i])]).filter(([, found]) => found.length);
+  $("answer").hidden = !rows.length;
+  const lines = rows.map(([s, [best, ...alike]]) => {
+    const cost = (row) => mean(row, "seconds") ?? Infinity;
+    const fastest = [best, ...alike].reduce((a, b) => (cost(b) < cost(a) ? b : a));
+    const pick = () => { state.problem = s; $("problem").value = s; drawAll(); $("leaderboard").scrollIntoView(); };
+    const shown = alike.slice(0, FEW).map(called).join(", ");
+    return h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", title: "Show this problem alone", onclick: pick }, D.settings[s])),
+      h("td", { "data-is": "best mean" }, h("span", { class: "pick" }, mark(best.m), h("b", {}, called(best)), h("span", { class: "range" }, number(mean(best, q.name), q.name)))),
+      h("td", { "data-is": "not clearly worse", title: alike.map(called).join(", ") }, alike.length ? shown + (alike.length > FEW ? ` and ${alike.length - FEW} more` : "") : "nobody: it is ahead of all"),
+      h("td", { "data-is": "fastest of these" }, cost(fastest) < Infinity ? h("span", { class: "pick" }, mark(fastest.m), called(fastest), h("span", { class: "range" }, `${number(cost(fastest), "seconds")} s`)) : "–"));
+  });
+  const heads = ["Problem", `Best mean ${titled(q || { label: "" })}${q ? arrow(q) : ""}`, "Not clearly worse", "Fastest of these"];
+  $("answers").replaceChildren(h("thead", {}, h("tr", {}, ...heads.map((text) => h("th", { class: "text", scope: "col" }, text)))), h("tbody", {}, ...lines));
+  const most = Math.max(0, ...rows.map(([, [best]]) => (best.est[state.metric] || [0, 0, 0, 0])[3]));
+  $("answer-note").textContent = `With ${limits === "no limit" ? "no budget" : limits}. Not clearly worse: the 95 % interval of the paired difference to the best, over ${plural(most, "truth")}, does not lie above zero. Few truths tell few methods apart.`;
+}
+
 // --- the table --------------------------------------------------------------------------------------------------------
 
 const ranks = new Map();
@@ -339,6 +363,8 @@ function drawSolved() {
   const spent = (i) => (cost === "seconds" ? D.cells[i].seconds : D.cells[i].cost.nfe + D.cells[i].cost.vjp);
   $("solved-note").textContent = q && q.within.length ? `Share of the ${plural(total, "observation")} on which a method came within ${q.within[level]} of ${typeof q.better === "number" ? q.better : `the best ${q.label} that anybody reached`}, against what it spent; of several budgets the cheapest that sufficed. Higher and further left is better.` : "This metric has no target.";
   if (!families.length || !q.within.length) return panels("solved", []);
+  const nowhere = families.filter(({ cells }) => !cells.length).map(({ f }) => D.families[f]);
+  if (nowhere.length) $("solved-note").textContent += ` On none: ${nowhere.join(", ")}.`;
   const make = () => {
     const scale = logarithmic(families.flatMap((family) => family.cells.map(spent)), cost);
     const far = Math.max(0, ...families.flatMap((family) => family.cells.map((i) => scale.at(spent(i))))) + 0.12;
@@ -348,7 +374,7 @@ function drawSolved() {
       const text = [0, ...cells.map((_, i) => i + 1), cells.length].map((n, i) => `<b>${plain(D.families[f])}</b><br>${n} of ${total}${i > 0 && i <= cells.length ? `<br>${number(spent(cells[i - 1]), cost)} ${plain(quantities[cost].label)}` : ""}`);
       return { x, y, text, hoverinfo: "text", mode: "lines", line: { color: paint(look(m).colour), width: 2, shape: "hv", dash: ["solid", "dash", "dot", "dashdot"][look(m).mark % 4] } };
     });
-    const names = families.map(({ f, m, cells }) => ({ f, m, y: (100 * cells.length) / total })).sort((a, b) => b.y - a.y);
+    const names = families.filter(({ cells }) => cells.length).map(({ f, m, cells }) => ({ f, m, y: (100 * cells.length) / total })).sort((a, b) => b.y - a.y);
     let last = 200;
     const annotations = $("solved-panels").clientWidth < 520 ? [] : names.map(({ f, m, y }) => { last = Math.min(y, last - 4.6); return { x: far, y: last, xanchor: "left", showarrow: false, text: plain(D.families[f]), font: { color: paint(look(m).colour), size: 12 } }; });
     return { traces, layout: { xaxis: { ...scale.axis, range: [near, far + (annotations.length ? 0.3 * (far - near) : 0)] }, yaxis: { text: "solved (%)", range: [Math.min(-2, last - 3), 103], tickvals: [0, 25, 50, 75, 100] }, annotations } };
@@ -386,9 +412,9 @@ function drawPictures() {
   const chosen = inScope();
   const unusable = Object.keys(P.unusable).length;
   $("images").hidden = !P.scenes.length && !unusable;
-  const lost = [P.beyond ? `${plural(P.beyond, "more observation")} beyond the size of this page` : "", unusable ? `${plural(unusable, "artifact")} not shown (${[...new Set(Object.values(P.unusable))].slice(0, 3).join("; ")})` : ""].filter(Boolean).join("; ");
-  $("viewer").hidden = $("scale-note").hidden = !chosen.length;
-  $("images-note").textContent = (chosen.length ? "Thumbnails; the artifact of a record has every pixel and sample. Choose any picture for the right side." : "No pictures for this problem.") + (lost ? ` Left out: ${lost}.` : "");
+  const lost = [P.beyond ? `${plural(P.beyond, "more observation")} beyond the size of this page` : "", unusable && P.scenes.length ? `${plural(unusable, "artifact")} not shown (${[...new Set(Object.values(P.unusable))].slice(0, 3).join("; ")})` : ""].filter(Boolean).join("; ");
+  $("viewer").hidden = $("scale-note").hidden = $("scene-controls").hidden = !chosen.length;
+  $("images-note").textContent = (chosen.length ? "Thumbnails; the artifact of a record has every pixel and sample. Choose any picture for the right side." : P.scenes.length ? "No pictures for this problem." : `None of ${plural(unusable, "artifact")} can be shown (${Object.values(P.unusable)[0]}); where artifacts lie beside the records there are pictures here.`) + (lost ? ` Left out: ${lost}.` : "");
   if (!chosen.length) return options($("scene"), [["", "none"]], "");
   if (!chosen.includes(view.scene)) view.scene = chosen[0];
   options($("scene"), chosen.map((i) => { const cell = D.cells[P.scenes[i].items[0][0]]; return [i, `${D.settings[rowOf(P.scenes[i].items[0][0]).s]}, truth ${cell.truth}${cell.seed ? `, seed ${cell.seed}` : ""}`]; }), view.scene);
@@ -514,6 +540,7 @@ const stale = new Set();
 const sections = new IntersectionObserver((entries) => entries.forEach((entry) => { if (entry.isIntersecting) refresh(entry.target.id); }), { rootMargin: "600px" });
 function refresh(id) { if (stale.delete(id)) later.find(([name]) => name === id)[1](); }
 function drawAll() {
+  drawAnswer();
   drawLegend();
   drawBoard();
   for (const [id] of later) { stale.add(id); sections.unobserve($(id)); sections.observe($(id)); }
@@ -553,7 +580,7 @@ options($("problem"), [...(D.settings.length > 1 ? [[-1, "all problems"]] : []),
 options($("metric"), D.metrics.map((m) => [m.name, m.label + arrow(m)]), state.metric);
 options($("budget"), [...(D.budgets.length > 1 ? [[-1, "every budget"]] : []), ...D.budgets.map((label, i) => [i, label])], state.budget);
 options($("pareto-axis"), ["seconds", "calls", "nfe", "vjp", "peak_memory"].filter((name) => D.rows.some((row) => row.est[name])).map((name) => [name, quantities[name].label]), "seconds");
-options($("solved-axis"), ["calls", "seconds"].map((name) => [name, quantities[name].label]), "calls");
+options($("solved-axis"), ["calls", "seconds"].map((name) => [name, quantities[name].label]), D.budgets.length > 1 || D.curves.calls.length ? "calls" : "seconds");
 options($("curves-axis"), [["steps", "steps"], ["calls", quantities.calls.label]].filter(([name]) => D.curves[name].length), "steps");
 $("search").value = state.search;
 for (const [id, read] of [["problem", Number], ["budget", Number], ["metric", String]]) $(id).addEventListener("change", () => { state[id] = read($(id).value); state.sort = id === "metric" ? null : state.sort; if (id === "metric") drawTargets(); drawAll(); });

@@ -68,10 +68,10 @@ def test_markdown_by_hand():
     assert markdown(rows) == (
         "**deblur**, no limit\n"
         "\n"
-        "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ | cells |\n"
-        "|---|---:|---:|---:|---:|---:|---:|\n"
-        "| a | **21.00 [20.00, 22.00]** | **0.600** | 100 | 0 | 1.5 | 2 |\n"
-        "| b | 20.50 | 1.100 | 100 | 0 | 12 | 1 of 2 |\n"
+        "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ | efficiency | cells |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| a | **21.00 [20.00, 22.00]** | **0.600** | 100 | 0 | 1.5 | 67 % | 2 |\n"
+        "| b | 20.50 | 1.100 | 100 | 0 | 12 | 8 % | 1 of 2 |\n"
         "\n"
         "- 1 of b failed: diverged\n"
     )
@@ -80,7 +80,7 @@ def test_markdown_by_hand():
 def test_a_mean_over_fewer_cells_is_never_the_best():
     """`b` has only the easy truth: the other was never run."""
     text = markdown([record("a", truth=0, psnr=30.0), record("a", truth=1, psnr=20.0), record("b", truth=0, psnr=29.0)])
-    assert "| b | 29.00 | 100 | 0 | 2 | 1 of 2 |" in text
+    assert "| b | 29.00 | 100 | 0 | 2 | 50 % | 1 of 2 |" in text
     assert "| a | **25.00 [20.00, 30.00]** |" in text
 
 

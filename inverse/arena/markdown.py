@@ -18,7 +18,7 @@ def markdown(records: list[Record]) -> str:
     """A table for every setting and budget: contestants by their mean of the first metric that has a direction, the best of each column in bold.
 
     A method that finished fewer cells than another is never in bold: its mean is over other cells.
-    The first metric carries its 95 % interval over truths; `cells` says how many of those asked for finished.
+    The first metric carries its 95 % interval over truths; `efficiency` is measured floor over wall time, `cells` how many of those asked for finished.
     """
     groups = grouped(records)
     settings, budgets = (list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("setting", "budget"))
@@ -48,7 +48,7 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     if ranked:
         rows = sorted(rows, key=lambda group: (loss(group, ranked[0]), names[group.contestant]))
     heads = [f"{metric(name).label}{f' ({metric(name).unit})' if metric(name).unit else ''}{_arrow(metric(name).better)}" for name in columns]
-    lines = [f"| method | {' | '.join(heads)} | cells |", f"|---|{'---:|' * (len(columns) + 1)}"]
+    lines = [f"| method | {' | '.join(heads)} | efficiency | cells |", f"|---|{'---:|' * (len(columns) + 2)}"]
     for group in rows:
         shown = []
         for name in columns:
@@ -56,7 +56,8 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
             first = group.count("ok") == most and name in best and math.isfinite(best[name]) and loss(group, name) == best[name]
             shown.append(f"**{text}**" if first else text)
         count = group.count("ok")
-        lines.append(f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {count if count == asked else f'{count} of {asked}'} |")
+        efficiency = "-" if group.efficiency is None else f"{100 * group.efficiency:.0f} %"
+        lines.append(f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {efficiency} | {count if count == asked else f'{count} of {asked}'} |")
     return lines
 
 

@@ -347,7 +347,7 @@ def test_what_methods_run_on_is_the_core():
     files = [path for folder in ("plugins", "problems") for path in (ROOT / folder).glob("*.py")]
     used = {name for path in files for name in re.findall(r"^\s*from inverse\.(\w+)", path.read_text(), re.MULTILINE)}
     counted = {path.relative_to(ROOT / "inverse").parts[0].removesuffix(".py") for path in source.core_modules()}
-    assert used - counted == {"assets", "circuit_run", "errors"}
+    assert used - counted <= {"assets", "errors"}
     assert {"posterior", "sampler", "engine"} <= counted
 
 

@@ -146,7 +146,7 @@ def lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor
     found = past_torchvision("torchmetrics.functional.image.lpips")
     module = found._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
     _fill(module.net, features)
-    module.load_state_dict(_shipped(Path(found.__file__).parent / "lpips_models" / f"{network}.pth"), strict=False)
+    module.load_state_dict(_shipped(Path(str(found.__file__)).parent / "lpips_models" / f"{network}.pth"), strict=False)
     return lambda x, y: module(x, y, normalize=True).flatten()
 
 
@@ -161,6 +161,8 @@ class DISTS(nn.Module):
     module downloads its network when it is made, so that only its pooling layer and weights are used here.
     """
 
+    alpha: Tensor
+    beta: Tensor
     POOLS, ENDS = (4, 9, 16, 23), (4, 9, 16, 23, 30)
 
     def __init__(self, features: Features):
@@ -171,7 +173,7 @@ class DISTS(nn.Module):
         for place, channels in zip(self.POOLS, (64, 128, 256, 512), strict=True):
             layers[place] = theirs.L2pooling(channels=channels)
         self.stages = nn.ModuleList(layers[start:end] for start, end in zip((0, *self.ENDS), self.ENDS, strict=False))
-        weights = _shipped(Path(theirs.__file__).parent / "dists_models" / "weights.pt")
+        weights = _shipped(Path(str(theirs.__file__)).parent / "dists_models" / "weights.pt")
         total = weights["alpha"].sum() + weights["beta"].sum()
         self.register_buffer("alpha", weights["alpha"].flatten() / total)
         self.register_buffer("beta", weights["beta"].flatten() / total)

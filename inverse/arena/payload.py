@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -141,7 +142,7 @@ def _fronts(groups: Sequence[Group], names: Sequence[str], settings: list[str], 
     """Rows on the front by "metric|cost|setting|budget"."""
     found = {}
     for axis in AXES:
-        for key, places in _by_scope(groups, names, settings, budgets, lambda scope, name, axis=axis: front(scope, name, axis)).items():
+        for key, places in _by_scope(groups, names, settings, budgets, partial(front, cost=axis)).items():
             name, *scope = key.rsplit("|", 2)
             found["|".join([name, axis, *scope])] = places
     return found

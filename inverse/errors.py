@@ -46,6 +46,18 @@ class UnsupportedError(InverseError):
     """A method that cannot run on this posterior; the message is the reason."""
 
 
+class MemoryLimitError(InverseError):
+    """An evaluation that does not fit into the memory, however it is cut."""
+
+
+class DeviceError(InverseError):
+    """A device that failed or disappeared during a solve."""
+
+
+class ExecutionWarning(UserWarning):
+    """Something that was carried out otherwise than asked, with the reason; the answer is the same."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known name, then the list: "did you mean 'red-diff'? known: dps, red-diff"."""
     names = sorted(known)

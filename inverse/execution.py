@@ -1,16 +1,14 @@
-"""How evaluations of a prior are carried out (precision, tiles, micro-batches), and the count of all evaluations."""
+"""How evaluations of a prior are to be carried out (precision, compilation, memory), and the count of all evaluations."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from itertools import chain
 
 import torch
-from torch import Tensor
 
+from inverse.errors import OptionError
 from inverse.linalg import CG
-from inverse.prior import Prior
-from inverse.tiling import tiled
 
 
 @dataclass
@@ -44,49 +42,56 @@ class Cost:
         return self.A_adjoint_rows / self.rows
 
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MODES = ("auto", "default", "reduce-overhead", "max-autotune")
+
+
 @dataclass(frozen=True)
 class Execution:
     """How evaluations are carried out; no method's code depends on it.
 
     Args:
         autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own.
+        compile: a mode of torch.compile for the prior, or "auto": CUDA graphs on a GPU, "default" elsewhere; None for none. Where compilation
+            fails the prior runs without it, and a warning says why.
+        memory: GiB that one call of the prior may take, so that rows go through in parts and local priors in tiles; by default four fifths of
+            what is free when it is first needed.
         tile: side of the tiles (pixels, rounded down to the prior's stride) in which a local prior denoises images larger than `tile_above`.
         tile_above: pixels of an image above which it is tiled.
-        max_pixels: rows x pixels in one prior call; larger batches go through in parts.
+        max_pixels: rows x pixels in one prior call, however much memory there is.
         solver: conjugate-gradient settings of `solve_normal`.
     """
 
     autocast: str | None = None
+    compile: str | None = None
+    memory: float | None = None
     tile: int = 1024
     tile_above: int = 1024 * 1536
     max_pixels: int = 1 << 22
     solver: CG = field(default_factory=CG)
 
-
-def evaluate(prior: Prior, x: Tensor, sigma: Tensor | float, execution: Execution) -> Tensor:
-    """The prior's x0_hat, carried out as asked: x (B, *shape), sigma () or (B,) -> (B, *shape) in the dtype of x."""
-    dtype = _dtype(prior, x.dtype)
-    level = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1).expand(len(x))
-    pixels = x[0].numel() // x.shape[1] if x.ndim == 4 else x[0].numel()
-    tile = prior.halo is not None and x.ndim == 4 and pixels > execution.tile_above
-    step = max(1, execution.max_pixels // pixels)
-    if not tile and step >= len(x) and execution.autocast is None:
-        return prior(x.to(dtype), level).to(x.dtype)
-    parts = [_call(prior, part, s, tile, execution) for part, s in zip(x.to(dtype).split(step), level.split(step), strict=True)]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x.dtype)
+    def __post_init__(self) -> None:
+        for name, known in (("autocast", tuple(HALVES)), ("compile", MODES)):
+            if getattr(self, name) not in (None, *known):
+                raise OptionError(f"execution: {name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        if self.memory is not None and not self.memory > 0:
+            raise OptionError(f"execution: memory must be a positive number of GiB, got {self.memory:g}")
 
 
-def _call(prior: Prior, x: Tensor, level: Tensor, tile: bool, execution: Execution) -> Tensor:
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(execution.autocast or "")
-    with torch.autocast(x.device.type, half or torch.bfloat16, enabled=half is not None):
-        if tile:
-            assert prior.halo is not None
-            side = max(execution.tile // prior.stride, 1) * prior.stride
-            return tiled(prior, x, level, side, prior.halo)
-        return prior(x, level)
+@functools.cache
+def check_precision(device: torch.device, name: str) -> None:
+    """Try a convolution in this precision.
 
+    Args:
+        name: float32, float64, bf16 or fp16.
 
-def _dtype(prior: Prior, default: torch.dtype) -> torch.dtype:
-    """That of the prior's parameters and buffers."""
-    floating = (t.dtype for t in chain(prior.parameters(), prior.buffers()) if t.is_floating_point())
-    return next(floating, default)
+    Raises: OptionError if the device cannot.
+    """
+    dtype = HALVES.get(name) or getattr(torch, name)
+    try:
+        if device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise RuntimeError("its hardware has none")
+        x = torch.ones(1, 1, 3, 3, device=device, dtype=dtype)
+        torch.nn.functional.conv2d(x, x)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"{name} is not supported on {device} ({str(error).splitlines()[0]}); use float32") from error

@@ -14,38 +14,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CG:
-    """Settings of a conjugate-gradient solve: stop a row when its residual is below `tolerance` times its right-hand side."""
+    """Settings of an iterative solve: stop a row when its residual is below `tolerance` times its right-hand side.
+
+    At tolerance 0 all `max_iter` iterations run, and on a GPU the host waits for none of them.
+    """
 
     tolerance: float = 1e-5
     max_iter: int = 100
 
 
-def conjugate_gradient(apply: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None, settings: CG | None = None) -> Tensor:
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    start: Tensor | None = None,
+    settings: CG | None = None,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Solve M x = b for a symmetric positive semi-definite M, each row on its own: b (B, *shape) -> (B, *shape).
 
     A row that has converged is frozen, so that its result does not depend on the other rows. A right-hand side in the
-    range of a singular M gives the minimum-norm solution when `start` is zero.
+    range of a singular M gives the minimum-norm solution when `start` is zero and nothing preconditions.
+
+    Args:
+        precondition: a symmetric positive definite map near M^-1, row by row.
     """
     settings = settings or CG()
     x = torch.zeros_like(b) if start is None else start.clone()
     r = b.clone() if start is None else b - apply(x)
-    p = r.clone()
-    rr = row_dot(r, r)
+    z = r if precondition is None else precondition(r)
+    p, rr = z.clone(), row_dot(r, r)
+    rz = rr if precondition is None else row_dot(r, z)
     goal = settings.tolerance**2 * row_dot(b, b)
     for _ in range(settings.max_iter):
         active = rr > goal
-        if not bool(active.any()):
+        if settings.tolerance > 0 and not bool(active.any()):
             break
         Mp = apply(p)
         curvature = row_dot(p, Mp)
-        active = active & (curvature > 0)
-        alpha = torch.where(active, rr / curvature, 0.0)
+        stuck = active & ~(curvature > 0)
+        active = active & ~stuck
+        alpha = torch.where(active, rz / curvature, 0.0)
         x = x + per_row(alpha, x) * p
         r = r - per_row(alpha, r) * Mp
-        new = row_dot(r, r)
-        beta = torch.where(active, new / rr, 0.0)
-        p = torch.where(per_row(active, p), r + per_row(beta, p) * p, p)
-        rr = torch.where(active, new, torch.where(rr > goal, torch.zeros_like(rr), rr))
+        z = r if precondition is None else precondition(r)
+        rr = torch.where(stuck, 0.0, torch.where(active, row_dot(r, r), rr))
+        new = rr if precondition is None else row_dot(r, z)
+        p = torch.where(per_row(active, p), z + per_row(torch.where(active, new / rz, 0.0), p) * p, p)
+        rz = torch.where(active, new, rz)
     return x
 
 
@@ -62,7 +77,7 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
     rotations: list[tuple[Tensor, Tensor]] = []
     for k in range(settings.max_iter):
         active = g[k].abs() > settings.tolerance * length
-        if not bool(active.any()):
+        if settings.tolerance > 0 and not bool(active.any()):
             break
         w, h = apply(basis[k]), [torch.zeros_like(length)] * len(basis)
         for _ in range(2):  # once more, or rounding leaves the basis short of orthogonal and grows

@@ -35,6 +35,7 @@ class GaussianNoise(Noise):
         observed: boolean (*out_shape), false at entries of y that are not measurements (the hole of an inpainting problem):
             they carry no noise and no likelihood. A must be zero there.
 
+    `noiseless` says whether any sigma is 0, `level` is the root mean square of sigma.
     log_prob: complete; raises NoiseError for sigma = 0, which has no density.
     """
 
@@ -43,14 +44,16 @@ class GaussianNoise(Noise):
         self.observed = observed
         if not bool((self.sigma >= 0).all() and self.sigma.isfinite().all()):
             raise NoiseError(f"Gaussian noise: sigma must be finite and at least 0, got {sigma}")
-
-    @property
-    def noiseless(self) -> bool:
-        return bool((self.sigma == 0).any())
+        self.noiseless = bool((self.sigma == 0).any())
+        self.level = float(self.sigma.square().mean().sqrt())
+        self._variances: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def variance(self, y: Tensor) -> Tensor:
-        """sigma^2 in the dtype and on the device of y, () or (*out_shape)."""
-        return (self.sigma**2).to(y.device, y.dtype)
+        """sigma^2 in the dtype and on the device of y, () or (*out_shape); copied there once, since a copy makes the host wait."""
+        key = (y.device, y.dtype)
+        if key not in self._variances:
+            self._variances[key] = (self.sigma**2).to(*key)
+        return self._variances[key]
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         noise = self.sigma.to(clean) * _randn(clean, generator)

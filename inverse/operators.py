@@ -100,6 +100,78 @@ def _deepcopy(physics: Any) -> Any:
         return physics.clone()
 
 
+def separable_blur(factors: tuple[Tensor, Tensor], shape: tuple[int, ...], boundary: str) -> Any:
+    """Blur by the kernel outer(*factors) as a `separable` operator, so that solves are closed-form at any boundary.
+
+    Args:
+        factors: down and across, odd lengths.
+        shape: of one x (C, H, W).
+        boundary: reflect, replicate, zeros or valid.
+    """
+    rows, columns = (_convolution_matrix(f.double(), n, boundary) for f, n in zip(factors, shape[-2:], strict=True))
+    return separable(rows, columns)
+
+
+def _convolution_matrix(kernel: Tensor, n: int, boundary: str) -> Tensor:
+    """Convolution of a signal of n numbers as a matrix; n columns."""
+    r, signals = len(kernel) // 2, torch.eye(n, dtype=kernel.dtype)[:, None]
+    if boundary != "valid":
+        signals = torch.nn.functional.pad(signals, (r, r), mode="constant" if boundary == "zeros" else boundary)
+    return torch.nn.functional.conv1d(signals, kernel.flip(0)[None, None])[:, 0].T
+
+
+def fft_blur(kernel: Tensor, shape: tuple[int, ...], boundary: str) -> Any:
+    """Blur by a kernel through real FFTs of fast lengths; the kernel's spectrum is made once, where deepinv's `Blur` makes it at every call.
+
+    Args:
+        kernel: (h, w), odd sides.
+        shape: of one x (C, H, W).
+        boundary: reflect, replicate, zeros or valid.
+
+    Returns: a deepinv `LinearPhysics`.
+    """
+    return _fft_blur_class()(kernel, shape, boundary)
+
+
+@functools.cache
+def _fft_blur_class() -> Any:
+    from scipy.fft import next_fast_len
+
+    physics = deepinv("physics")
+
+    class FFTBlur(physics.LinearPhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, kernel: Tensor, shape: tuple[int, ...], boundary: str):
+            super().__init__(img_size=shape)
+            margins = [n // 2 for n in kernel.shape]
+            beyond = [0, 0] if boundary == "valid" else margins
+            self.pad = (beyond[1], beyond[1], beyond[0], beyond[0])
+            self.mode = {"zeros": "constant", "valid": "constant"}.get(boundary, boundary)
+            self.padded = [n + 2 * r for n, r in zip(shape[-2:], beyond, strict=True)]
+            self.size = [next_fast_len(n, real=True) for n in self.padded]
+            self.seen: tuple[Any, ...] = (..., *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)))
+            self.register_buffer("spectrum", torch.fft.rfft2(kernel.double(), s=self.size))
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            if tuple(x.shape[-2:]) != tuple(self.img_size[-2:]):
+                raise OperatorError(f"this blur was made for images of {self.img_size[-2]}x{self.img_size[-1]} pixels, got {x.shape[-2]}x{x.shape[-1]}")
+            return torch.fft.irfft2(torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum, s=self.size)[self.seen]
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            whole = y.new_zeros(*y.shape[:-2], *self.size)
+            whole[self.seen] = y
+            back = torch.fft.irfft2(torch.fft.rfft2(whole) * self.spectrum.conj(), s=self.size)[..., : self.padded[0], : self.padded[1]]
+            if not any(self.pad):
+                return back
+            with torch.enable_grad():
+                x = y.new_zeros(*y.shape[:-2], *self.img_size[-2:], requires_grad=True)
+                return torch.autograd.grad(self._extend(x), x, back)[0]
+
+        def _extend(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
+
+    return FFTBlur
+
+
 def separable(rows: Tensor, columns: Tensor) -> Any:
     """The operator Y = rows X columns^T on every channel, with its singular value decomposition, so that solves are closed-form.
 

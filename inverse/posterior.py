@@ -13,7 +13,8 @@ from torch import Tensor
 
 from inverse import operators
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.execution import Cost, Execution, evaluate
+from inverse.evaluator import Evaluator, evaluator
+from inverse.execution import Cost, Execution, check_precision
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior
 from inverse.solves import LinearSolves
@@ -53,6 +54,7 @@ class Posterior(LinearSolves):
 
         self.device = next((t.device for t in (*prior.parameters(), *prior.buffers())), y.device)
         self.dtype, self.prior, self.execution = dtype, prior, execution or Execution()
+        check_precision(self.device, self.execution.autocast or str(dtype).removeprefix("torch."))
         self.noise = likelihood_of(operator.noise_model) if noise is None else likelihood_of(noise)
         self.operator = operators.clone(operator, self.device, dtype)
         if not bool(torch.isfinite(y).all()):
@@ -66,6 +68,7 @@ class Posterior(LinearSolves):
         self.truth, self.provenance = truth, provenance or {}
         self.amplitude: tuple[Tensor, Tensor] | None = None
         self.cost = Cost(rows=len(self.y))
+        self._levels: list[Tensor | float] = []
         self._check_shapes()
 
     def rows(self, samples: int) -> Posterior:
@@ -73,7 +76,7 @@ class Posterior(LinearSolves):
         copy = object.__new__(Posterior)
         copy.__dict__.update(self.__dict__)
         copy.y = self.y.repeat_interleave(samples, dim=0)
-        copy.truth, copy.cost = None, Cost(rows=len(copy.y))
+        copy.truth, copy.cost, copy._levels = None, Cost(rows=len(copy.y)), []
         if self.amplitude is not None:
             copy.amplitude = self.amplitude[0].repeat_interleave(samples, dim=0), self.amplitude[1]
         return copy
@@ -142,27 +145,34 @@ class Posterior(LinearSolves):
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
         self.cost.prior_rows += len(x)
-        with torch.no_grad():
-            return self._denoise(x, sigma)
+        x, level, back = self._at_prior(x, sigma)
+        return back(self._evaluator.denoise(x, level))
 
     def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
         self.cost.prior_rows += len(x)
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            x0_hat = self._denoise(x, sigma)
+        x, level, back = self._at_prior(x, sigma)
+        x0_hat, pull = self._evaluator.tweedie(x, level)
 
         def vjp(v: Tensor) -> Tensor:
             self.cost.vjp_rows += len(v)
-            return torch.autograd.grad(x0_hat, x, v, retain_graph=True)[0]
+            return pull(v)
 
-        return x0_hat.detach(), vjp
+        return back(x0_hat), vjp
 
-    def _denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+    def _at_prior(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor | float, Callable[[Tensor], Tensor]]:
+        """What the prior is asked, and how its answer comes back; where there is an amplitude the Jacobian is the same, its scale cancels."""
         if self.amplitude is None:
-            return evaluate(self.prior, x, sigma, self.execution)
-        (scale, mean), level = self.amplitude, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
-        return mean + scale * (evaluate(self.prior, mean + (x - mean) / scale, level / scale.reshape(-1), self.execution) - mean)
+            self._levels.append(sigma)
+            return x, sigma, lambda x0_hat: x0_hat
+        scale, mean = self.amplitude
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1) / scale.reshape(-1)
+        self._levels.append(level)
+        return mean + (x - mean) / scale, level, lambda x0_hat: mean + scale * (x0_hat - mean)
+
+    @property
+    def _evaluator(self) -> Evaluator:
+        return evaluator(self.prior, self.execution)
 
     # --- the operator ------------------------------------------------------------------------------------------------
 
@@ -194,7 +204,7 @@ class Posterior(LinearSolves):
         """Standard deviation of Gaussian noise, units of y (root mean square where it varies); raises for other noise."""
         if not isinstance(self.noise, GaussianNoise):
             raise UnsupportedError(f"sigma_y is defined for Gaussian noise, this posterior has {self.noise!r}")
-        return float(self.noise.sigma.square().mean().sqrt())
+        return self.noise.level
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(y | x) in nats: (B, *shape) -> (B,)."""

@@ -108,8 +108,8 @@ class NetworkPrior(Prior):
 
 
 def like(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """sigma () or (B,) shaped to multiply x (B, *shape), in its dtype and on its device."""
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    """sigma () or (B,) shaped to multiply x (B, *shape), in its dtype and on its device; a number is filled in there, since a copy makes the host wait."""
+    sigma = sigma.to(x.device, x.dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=x.dtype, device=x.device)
     return sigma if sigma.ndim == 0 else sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 

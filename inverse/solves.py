@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squ
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior, like
 from inverse.seeding import Generators
+from inverse.spectrum import Spectrum, near_spectrum
 
 
 class LinearSolves(ABC):
@@ -85,7 +86,9 @@ class LinearSolves(ABC):
             return functional_calculus(self.operator, v, inverse)
         covariance = signal if callable(signal) else lambda x: like(signal, x) * x
         settings = settings or self.execution.solver
-        if variance.ndim == 0 or bool((variance == 0).any()):
+        if variance.ndim == 0 or self.noise.noiseless:
+            if solve is conjugate_gradient:
+                solve = partial(solve, precondition=self._near_inverse(signal, variance))
             return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
         white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
         return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
@@ -147,6 +150,18 @@ class LinearSolves(ABC):
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
         return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
+
+    def _near_inverse(self, signal: Tensor | float | Callable[[Tensor], Tensor], variance: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """v -> about (A S A^T + R)^-1 v, where S and R > 0 are multiples of I and the operator is nearly a convolution of images."""
+        assert isinstance(self.noise, GaussianNoise)
+        if callable(signal) or variance.ndim or self.noise.noiseless or self.y.ndim != 4 or (spectrum := self._spectrum) is None:
+            return None
+        return lambda v: spectrum.apply(lambda lam: 1 / (like(signal, v) * lam + variance), v)
+
+    @cached_property
+    def _spectrum(self) -> Spectrum | None:
+        """Of A A^T in model units; its two evaluations are not counted."""
+        return near_spectrum(lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y)
 
     def _A_linear(self, x: Tensor) -> Tensor:
         """The linear part of A."""

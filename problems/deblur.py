@@ -11,6 +11,10 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
+from inverse.operators import fft_blur, motion_kernel, separable_blur
+
+CLOSED_FORM = 512
+"""Pixels of a side up to which a kernel of rank one is decomposed: dense matrices of that side, whose singular values take a second."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ class Deblur(inverse.ImageProblem):
         self._check_fits(k, shape)
         if self.boundary == "circular":
             return inverse.physics.BlurFFT(img_size=shape, filter=k)
-        return inverse.physics.Blur(filter=k, padding=self.boundary, use_fft=k.shape[-1] > 9)
+        if max(shape[-2:]) <= CLOSED_FORM and (factors := _rank_one(k[0, 0])):
+            return separable_blur(factors, shape, self.boundary)
+        return fft_blur(k[0, 0], shape, self.boundary)
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.boundary != "valid":
@@ -78,8 +84,6 @@ class Deblur(inverse.ImageProblem):
         return (self.width + 0.5 - torch.hypot(t[:, None], t[None, :])).clamp(0, 1)
 
     def _motion(self) -> Tensor:
-        from inverse.operators import motion_kernel
-
         return motion_kernel(self.kernel_size or 31, self.kernel_seed)
 
     def _from_file(self) -> Tensor:
@@ -97,6 +101,12 @@ class Deblur(inverse.ImageProblem):
         if side > room:
             sizes = f"the kernel is {k.shape[-2]}x{k.shape[-1]} pixels, the image only {shape[-2]}x{shape[-1]}"
             raise OptionError(f"deblur: {sizes}; use a smaller kernel or a larger image")
+
+
+def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Factors (f, g) with k = outer(f, g) to float32 rounding, where there are any."""
+    U, s, Vh = torch.linalg.svd(k.double())
+    return (U[:, 0] * s[0], Vh[0]) if s[1:].max() <= 1e-6 * s[0] else None
 
 
 @inverse.hookimpl

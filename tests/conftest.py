@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverse
 from inverse.network import UNetConfig
@@ -50,7 +53,7 @@ def problems(sigma_y: float = 0.1) -> dict[str, inverse.Problem]:
     """
     return {
         "denoise": inverse.get_problem("denoise", sigma_y=sigma_y),
-        "blur": inverse.get_problem("deblur", kernel="gaussian", width=0.5, kernel_size=3, sigma_y=sigma_y),
+        "blur": inverse.get_problem("deblur", kernel="defocus", width=0.6, kernel_size=3, sigma_y=sigma_y),
         "blur-circular": inverse.get_problem("deblur", kernel="gaussian", width=1.0, kernel_size=5, boundary="circular", sigma_y=sigma_y),
         "area": inverse.get_problem("super-resolution", factor=2, filter="area", sigma_y=sigma_y),
         "inpainting": inverse.get_problem("inpainting", mask="random", missing=0.3, sigma_y=sigma_y),
@@ -97,6 +100,21 @@ def network_prior() -> inverse.NetworkPrior:
     config = UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16)
     prior = inverse.NetworkPrior.unet(config, shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0)
     return randomise(prior).eval().requires_grad_(False)
+
+
+@contextmanager
+def host_reads() -> Iterator[list[str]]:
+    """Every time that the host asks for a number in a tensor (`.item()`, `bool(tensor)`, `float(tensor)`): on a GPU it would wait there."""
+    reads: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads.append("".join(traceback.format_stack(limit=6)[:-1]))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        yield reads
 
 
 @pytest.fixture

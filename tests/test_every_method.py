@@ -274,7 +274,7 @@ def test_the_native_range_of_a_prior_does_not_matter(name, prior, truths):
 def scaled(posterior, factor):
     """The same measurement in units in which it is `factor` times as large."""
     operator = operators.clone(posterior.operator, "cpu", torch.float64)
-    (operator.mask if posterior.decomposable else operator.filter).mul_(factor)
+    (operator.mask if posterior.decomposable else operator.spectrum).mul_(factor)
     noise = inverse.GaussianNoise(factor * posterior.noise.sigma, observed=posterior.noise.observed)
     return inverse.Posterior(posterior.prior, operator, factor * posterior.y, noise, dtype=torch.float64)
 

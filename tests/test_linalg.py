@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import dense, normal
+from conftest import dense, host_reads, normal
 
 import inverse
 from inverse import operators
-from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, per_row, row_dot
+from inverse.linalg import CG, conjugate_gradient, functional_calculus, gmres, norm_squared, per_row, row_dot
 
 EXACT = CG(1e-14, 500)
 N = 12
@@ -90,6 +90,22 @@ def test_a_row_does_not_depend_on_the_other_rows():
     together = conjugate_gradient(row_by_row(matrix), b, settings=CG(1e-6, 200))
     alone = torch.cat([conjugate_gradient(row_by_row(matrix), row[None], settings=CG(1e-6, 200)) for row in b])
     assert torch.equal(together, alone)
+
+
+def test_at_tolerance_zero_every_iteration_runs_and_the_host_asks_for_nothing():
+    matrix, calls = symmetric([1.0, 2.0, 3.0]), []
+    for solve in (conjugate_gradient, gmres):
+        with host_reads() as reads:
+            solve(lambda v: calls.append(1) or v @ matrix, normal(2, 3), settings=CG(0.0, 7))
+        assert reads == []
+    assert len(calls) == 14
+
+
+def test_a_preconditioner_that_is_the_inverse_needs_one_step():
+    matrix, b = symmetric(torch.logspace(-2, 2, N)), normal(4, N, seed=1)
+    inverse_of = torch.linalg.inv(matrix)
+    x = conjugate_gradient(row_by_row(matrix), b, settings=CG(1e-14, 1), precondition=lambda v: v @ inverse_of)
+    torch.testing.assert_close(x, b @ inverse_of, rtol=0, atol=1e-10)
 
 
 # --- functions of A A^T -----------------------------------------------------------------------------------------------

@@ -1,0 +1,236 @@
+"""Carries out evaluations of a prior as an `Execution` asks: in parts that fit the memory, in tiles, autocast, compiled.
+
+What is learned on the way (how much fits, what was compiled, what has been said) is kept on the prior, so that the next image of a folder
+starts with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from inverse.errors import ExecutionWarning, MemoryLimitError
+from inverse.execution import HALVES, Execution
+from inverse.memory import bytes_needed, free_memory, is_out_of_memory
+from inverse.prior import Prior
+from inverse.tiling import tiled
+
+SURELY = 16 * 1024
+"""Bytes a pixel below which nothing is measured if that many fit: five times what the shipped U-Net takes with its graph."""
+
+
+class _Held(dict):  # type: ignore[type-arg]
+    """What a prior holds of its evaluators; a copy or a pickle of the prior starts with none."""
+
+    def __reduce__(self) -> Any:
+        return _Held, ()
+
+
+def evaluator(prior: Prior, execution: Execution) -> Evaluator:
+    """The evaluator of this prior under these settings; one for each pair."""
+    held = prior.__dict__.setdefault("_evaluators", _Held())
+    if execution not in held:
+        held[execution] = Evaluator(prior, execution)
+    return held[execution]
+
+
+class Evaluator:
+    """A prior's denoiser and its VJP; see `evaluator`."""
+
+    def __init__(self, prior: Prior, execution: Execution):
+        self.prior, self.execution = prior, execution
+        self._fits: dict[bool, float] = {}
+        self._compiled: dict[bool, Callable[[Tensor, Tensor], Tensor]] = {}
+        self._compiles = execution.compile is not None
+        self._said: set[str] = set()
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x0_hat: x (B, *shape), sigma () or (B,) -> (B, *shape) in the dtype of x, without a graph."""
+        with torch.no_grad():
+            return self._within_memory(lambda: self._evaluate(x, sigma, False), x, False)
+
+    def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """x0_hat and its VJP, which may be called more than once. Gradients go to x alone, none to weights."""
+
+        def graph() -> tuple[Tensor, Tensor]:
+            leaf = x.detach().requires_grad_()
+            with torch.enable_grad():
+                return leaf, self._evaluate(leaf, sigma, True)
+
+        held = [self._within_memory(graph, x, True)]
+
+        def pull(v: Tensor) -> Tensor:
+            if not held:
+                held.append(graph())
+            leaf, out = held[0]
+            try:
+                return torch.autograd.grad(out, leaf, v, retain_graph=True)[0]
+            except Exception:
+                held.clear()  # the next try builds a smaller graph, or one that is not compiled
+                raise
+
+        return held[0][1].detach(), lambda v: self._within_memory(lambda: pull(v), x, True)
+
+    # --- one evaluation ------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
+        dtype = self._dtype(x)
+        level = sigma.to(x.device, dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=dtype, device=x.device)
+        level = level.reshape(-1).expand(len(x))
+        given = x.to(dtype)
+        rows, side = self._plan(given, level, gradient)
+        run = self._run(gradient)
+        if side:
+            assert self.prior.halo is not None
+            whole, halo = run, self.prior.halo
+
+            def run(part: Tensor, s: Tensor) -> Tensor:
+                return tiled(whole, part, s, side, halo)
+
+        with self._autocast(x.device):
+            if rows >= len(x):
+                return run(given, level).to(x.dtype)
+            parts = zip(given.split(rows), level.split(rows), strict=True)
+            if gradient and not side:  # one part's graph at a time: it is built again in the backward pass
+                return torch.cat([checkpoint(run, part, s, use_reentrant=False) for part, s in parts]).to(x.dtype)  # type: ignore[misc]
+            return torch.cat([run(part, s) for part, s in parts]).to(x.dtype)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        floating = (t.dtype for t in chain(self.prior.parameters(), self.prior.buffers()) if t.is_floating_point())
+        return next(floating, x.dtype)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        half = self.execution.autocast
+        return nullcontext() if half is None else torch.autocast(device.type, HALVES[half])
+
+    # --- memory --------------------------------------------------------------------------------------------------------
+
+    def _plan(self, x: Tensor, level: Tensor, gradient: bool) -> tuple[int, int | None]:
+        """Rows in a call, and the side of the tiles if the images are to be cut."""
+        fits, most, pixels = self._fitting(x, level, gradient), self.execution.max_pixels, _pixels(x)
+        if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
+            return max(1, int(min(most, fits) // pixels)), None
+        side = min(self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo) // self.prior.stride * self.prior.stride
+        return (max(1, most // pixels) if fits >= len(x) * pixels else 1), max(side, self.prior.stride)
+
+    def _fitting(self, x: Tensor, level: Tensor, gradient: bool) -> float:
+        """Pixels of a call that fit into the memory; measured when it first matters, smaller after the memory has run out."""
+        if gradient in self._fits:
+            return self._fits[gradient]
+        budget = self.execution.memory * 2**30 if self.execution.memory else 0.8 * (free_memory(x.device) or float("inf"))
+        if x.ndim != 4 or len(x) * _pixels(x) * SURELY <= budget:
+            return float("inf")
+        with self._autocast(x.device):
+            fixed, each = bytes_needed(self.prior, x, level, gradient)
+        self._fits[gradient] = max(0.0, budget - fixed) / each
+        return self._fits[gradient]
+
+    def _within_memory(self, attempt: Callable[[], Any], x: Tensor, gradient: bool) -> Any:
+        """attempt(), again with half the pixels in a call as often as the memory runs out, again without compilation if that fails."""
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    reason = str(error).splitlines()[0]
+                elif self._compiles and _of_compiler(error):
+                    self._compiles = False
+                    self._say(f"the prior runs without compilation: {type(error).__name__}: {_gist(error)}")
+                    continue
+                else:
+                    raise
+            if x.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve(x, gradient, reason)
+
+    def _halve(self, x: Tensor, gradient: bool, reason: str) -> None:
+        """Plan for half of what has just been too much; raise if there is no half."""
+        rows, side = self._plan(x, x.new_ones(len(x)), gradient)
+        pixels, halo, stride = _pixels(x), self.prior.halo, self.prior.stride
+        tried = min(rows, len(x)) * pixels
+        if side:
+            assert halo is not None
+            tried = min(rows, len(x)) * (side + 2 * halo) ** 2
+        smallest = (2 * halo + stride) ** 2 if halo is not None and x.ndim == 4 else pixels
+        if tried <= min(smallest, pixels):
+            shape = "x".join(map(str, x.shape[1:]))
+            raise MemoryLimitError(f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}")
+        self._fits[gradient] = max(tried // 2, min(smallest, pixels))
+        self._say(f"out of memory on {x.device} with {tried} pixels in one call of the prior: going on with {int(self._fits[gradient])}")
+
+    def _remedy(self, x: Tensor, gradient: bool) -> str:
+        """The largest halving of the image that one row fits at, found by trying."""
+        side: tuple[int, ...] = tuple(x.shape[-2:]) if x.ndim == 4 and self.prior.shape[-2:] == (None, None) else ()
+        while side and min(side) > max(1, self.prior.stride):
+            side = tuple(n // 2 for n in side)
+            try:
+                with torch.set_grad_enabled(gradient), self._autocast(x.device):
+                    small = x[:1, ..., : side[0], : side[1]].to(self._dtype(x)).detach().requires_grad_(gradient)
+                    self.prior(small, torch.ones(1, dtype=small.dtype, device=x.device))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return f"{side[0]}x{side[1]} pixels would fit"
+        return "no smaller size can be had from this prior; use a device with more memory"
+
+    # --- compilation ---------------------------------------------------------------------------------------------------
+
+    def _run(self, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        """The prior, compiled if asked and if that has not failed."""
+        if not self._compiles:
+            return self.prior
+        if gradient not in self._compiled:
+            self._compiled[gradient] = _compiled(self.prior, self.execution.compile or "auto", gradient)
+        return self._compiled[gradient]
+
+    def _say(self, words: str) -> None:
+        """Once for each kind of thing to say."""
+        kind = words.split(":")[0].split(" with ")[0]
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(words, ExecutionWarning, stacklevel=2)
+
+
+def _compiled(prior: Prior, mode: str, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """torch.compile for static shapes. `auto` is reduce-overhead (CUDA graphs) on a GPU and default elsewhere.
+
+    A graph's outputs live until its next replay, so they are copied. Passes with a VJP run without CUDA graphs: they keep more than one
+    graph alive, and go backwards through one twice.
+    """
+    on_gpu = any(t.is_cuda for t in chain(prior.parameters(), prior.buffers()))
+    chosen = ("reduce-overhead" if on_gpu else "default") if mode == "auto" else mode
+    if gradient:
+        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(chosen, chosen)
+    graphs = on_gpu and chosen in ("reduce-overhead", "max-autotune")
+    call = torch.compile(prior, mode=chosen, dynamic=False)
+
+    def run(x: Tensor, sigma: Tensor) -> Tensor:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch._functorch.config.patch(donated_buffer=False):  # type: ignore[attr-defined]
+            out = call(x, sigma)
+        return out.clone() if graphs else out
+
+    return run
+
+
+def _of_compiler(error: Exception) -> bool:
+    """Whether an error was raised by torch's compiler rather than by the prior."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
+
+
+def _gist(error: Exception) -> str:
+    """The first two lines that say something."""
+    return " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])[:200]
+
+
+def _pixels(x: Tensor) -> int:
+    return x[0].numel() // x.shape[1] if x.ndim == 4 else x[0].numel()

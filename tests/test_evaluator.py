@@ -1,0 +1,287 @@
+"""How a prior is evaluated: within the memory, in half precision, compiled, without gradients of weights and without the host waiting."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from conftest import host_reads, normal, problems
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import inverse
+from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError
+from inverse.evaluator import evaluator
+from inverse.execution import Execution, check_precision
+from inverse.memory import bytes_needed, free_memory, is_out_of_memory, peak_bytes
+from inverse.prior import like
+
+CPU = torch.device("cpu")
+CLOSE = {"rtol": 0, "atol": 2e-6}
+"""Float32 sums add in another order in another batch or tile."""
+
+
+class Crowded(inverse.Prior):
+    """Halves its input, through a square so that the VJP needs a graph, and runs out of memory above so many pixels in one call."""
+
+    def __init__(self, most, halo=None, shape=(3, None, None)):
+        super().__init__(shape)
+        self.most, self.halo, self.calls = most, halo, []
+
+    def forward(self, x, sigma):
+        self.calls.append(x.shape[0] * x.shape[-2] * x.shape[-1])
+        if self.calls[-1] > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {self.calls[-1]} things.")
+        return x / 2 + 0 * x.square() * like(sigma, x)
+
+
+# --- memory that runs out ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_when_the_memory_runs_out_the_batch_is_halved_and_that_is_said_once(gradient):
+    prior, x = Crowded(3 * 64), normal(8, 3, 8, 8)
+
+    def call():
+        run = evaluator(prior, Execution())
+        return run.tweedie(x, 0.5)[1](x) if gradient else run.denoise(x, 0.5)
+
+    with pytest.warns(ExecutionWarning, match="out of memory on cpu with 512 pixels in one call of the prior: going on with 256") as said:
+        assert torch.equal(call(), x / 2)
+    assert len(said) == 1
+    prior.calls.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call()  # what was learned is kept on the prior, for the next image
+    assert max(prior.calls) <= 3 * 64
+
+
+def test_memory_that_runs_out_in_the_backward_pass_is_met_too():
+    """A prior whose forward fits and whose VJP does not, as most do."""
+
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x / 2
+
+        @staticmethod
+        def backward(ctx, v):
+            if len(v) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return v / 2
+
+    class Steep(inverse.Prior):
+        def forward(self, x, sigma):
+            return Backward.apply(x)
+
+    x, v = normal(5, 3, 8, 8), normal(5, 3, 8, 8, seed=1)
+    x0_hat, vjp = evaluator(Steep((3, None, None)), Execution()).tweedie(x, 0.5)
+    assert torch.equal(x0_hat, x / 2)
+    with pytest.warns(ExecutionWarning, match="out of memory"):
+        assert torch.equal(vjp(v), v / 2)
+    assert torch.equal(vjp(v), v / 2)
+
+
+def test_a_local_prior_is_cut_into_tiles_when_one_row_is_too_much():
+    prior, x = Crowded(40 * 40, halo=4), normal(1, 3, 64, 64)
+    with pytest.warns(ExecutionWarning, match="out of memory"):
+        assert torch.equal(evaluator(prior, Execution()).denoise(x, 0.5), x / 2)
+
+
+def test_the_size_that_would_fit_is_named_when_one_row_does_not():
+    with pytest.warns(ExecutionWarning), pytest.raises(MemoryLimitError, match=r"one row of 3x64x96 .*; 16x24 pixels would fit"):
+        evaluator(Crowded(400), Execution()).denoise(normal(2, 3, 64, 96), 0.5)
+
+
+def test_a_prior_of_one_size_that_does_not_fit_says_so():
+    with pytest.raises(MemoryLimitError, match="no smaller size can be had from this prior"):
+        evaluator(Crowded(8, shape=(3, 8, 8)), Execution()).denoise(normal(1, 3, 8, 8), 0.5)
+
+
+def test_another_error_is_not_taken_for_memory():
+    class Broken(inverse.Prior):
+        def forward(self, x, sigma):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        evaluator(Broken((3, None, None)), Execution()).denoise(normal(1, 3, 8, 8), 0.5)
+
+
+def test_the_cpus_allocator_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+# --- memory that is measured ------------------------------------------------------------------------------------------
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    """Four rows of a thousand doubles: the sum and the product together, then two of the product."""
+    x = torch.zeros(4, 1000, dtype=torch.float64)
+    assert peak_bytes(lambda: (x + 1) * 2) == 2 * 32000
+    assert peak_bytes(lambda: (x + 1).mul_(2).view(-1)) == 32000
+
+
+def test_bytes_needed_grow_with_the_pixels_and_with_a_graph(network_prior):
+    """The measured line through 64 and 128 columns holds at 192 by 128."""
+    x, level = torch.zeros(1, 3, 192, 128), torch.ones(1)
+    with torch.no_grad():
+        fixed, each = bytes_needed(network_prior, x, level, False)
+        assert peak_bytes(lambda: network_prior(x, level)) == pytest.approx(fixed + each * 192 * 128, rel=0.02)
+        assert bytes_needed(network_prior, x, level, True)[1] > 2 * each
+
+
+def test_a_bound_on_memory_is_kept(network_prior):
+    """A quarter of what the batch takes, forward and with its graph; what leaves the call is not the prior's."""
+    x = torch.zeros(8, 3, 64, 64)
+    whole = peak_bytes(lambda: evaluator(network_prior, Execution()).denoise(x, 0.5))
+    bounded = evaluator(network_prior, Execution(memory=whole / 4 / 2**30))
+    found = peak_bytes(lambda: bounded.denoise(x, 0.5))
+    assert found < whole / 4 + 3 * x.nbytes
+    graph = peak_bytes(lambda: evaluator(network_prior, Execution()).tweedie(x, 0.5)[1](x))
+    small = evaluator(network_prior, Execution(memory=graph / 4 / 2**30))
+    assert peak_bytes(lambda: small.tweedie(x, 0.5)[1](x)) < graph / 4 + 6 * x.nbytes
+
+
+def test_a_bound_on_memory_does_not_change_the_answer(network_prior):
+    x, v = normal(5, 3, 64, 64).float(), normal(5, 3, 64, 64, seed=1).float()
+    free, bound = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(memory=0.003))
+    torch.testing.assert_close(bound.denoise(x, 0.5), free.denoise(x, 0.5), **CLOSE)
+    torch.testing.assert_close(bound.tweedie(x, 0.5)[1](v), free.tweedie(x, 0.5)[1](v), **CLOSE)
+
+
+def test_free_memory_of_the_host_is_known_on_linux():
+    found = free_memory(CPU)
+    assert found is None or 0 < found < 2**50
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_no_gradient_of_a_weight_is_computed(network_prior, trainable):
+    """Not even for a network whose weights ask for one."""
+    prior, masks = copy.deepcopy(network_prior).requires_grad_(trainable), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution_backward.default:
+                masks.append(args[-1])
+            return func(*args, **(kwargs or {}))
+
+    x = torch.zeros(1, 3, 16, 16)
+    with Watch():
+        evaluator(prior, Execution()).tweedie(x, 0.5)[1](x)
+    assert masks
+    assert all(mask == [True, False, False] for mask in masks)
+    assert all(weight.grad is None for weight in prior.parameters())
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_half_precision_keeps_the_state_in_float32(network_prior, half):
+    """bfloat16 has 8 bits and half precision 11: the network's part is off by a few parts in a thousand."""
+    x = normal(2, 3, 16, 16).float()
+    x0_hat, vjp = evaluator(network_prior, Execution(autocast=half)).tweedie(x, 0.5)
+    full, full_vjp = evaluator(network_prior, Execution()).tweedie(x, 0.5)
+    for found, expected in ((x0_hat, full), (vjp(x), full_vjp(x))):
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("\"slow_conv2d\" not implemented for 'Half'")
+
+    check_precision.cache_clear()
+    monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
+    with pytest.raises(OptionError, match=r"fp16 is not supported on cpu .*not implemented.*; use float32"):
+        check_precision(CPU, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"autocast": "int8"}, "autocast must be one of bf16, fp16, got 'int8'"),
+        ({"compile": "fast"}, "compile must be one of auto, default"),
+        ({"memory": -1.0}, "memory must be a positive number of GiB, got -1"),
+    ],
+)
+def test_an_impossible_execution_is_refused(wrong, says):
+    with pytest.raises(OptionError, match=says):
+        Execution(**wrong)
+
+
+# --- compilation ------------------------------------------------------------------------------------------------------
+
+
+def test_where_compilation_fails_the_prior_runs_without_and_that_is_said_once(network_prior, monkeypatch):
+    """No compiler is there: torch says so when it first wants one, forward and backward."""
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "fx_graph_cache", False)
+    x = normal(1, 3, 16, 16).float()
+    plain, run = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(compile="auto"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ExecutionWarning)
+        assert torch.equal(run.denoise(x, 0.5), plain.denoise(x, 0.5))
+        assert torch.equal(run.tweedie(x, 0.5)[1](x), plain.tweedie(x, 0.5)[1](x))
+    assert [str(w.message).split(": ")[0] for w in said] == ["the prior runs without compilation"]
+    assert "no-such-compiler" in str(said[0].message)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_prior_gives_the_same(network_prior):
+    """Minutes of compiler; forward, VJP, and the VJP again from the same graph."""
+    x, v = normal(1, 3, 16, 16).float(), normal(1, 3, 16, 16, seed=1).float()
+    plain, run = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(compile="auto"))
+    torch.testing.assert_close(run.denoise(x, 0.5), plain.denoise(x, 0.5), **CLOSE)
+    vjp, expected = run.tweedie(x, 0.5)[1], plain.tweedie(x, 0.5)[1](v)
+    torch.testing.assert_close(vjp(v), expected, **CLOSE)
+    torch.testing.assert_close(vjp(v), expected, **CLOSE)
+
+
+def test_a_copy_of_a_prior_starts_afresh(network_prior):
+    evaluator(network_prior, Execution())
+    assert copy.deepcopy(network_prior)._evaluators == {}
+
+
+# --- the host ---------------------------------------------------------------------------------------------------------
+
+SILENT = ("daps", "ddnm", "ddnm-plus", "ddrm", "diffpir", "dps", "langevin", "lgd", "pigdm", "pnp-dm", "red-diff")
+"""Methods whose loop never asks for a number; particle methods weigh and resample on the host, iterative solves ask whether they are done."""
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_the_host_reads_nothing_in_the_loop(name, network_prior):
+    """As often in eight steps as in four."""
+    truths = torch.rand(2, 3, 16, 16, generator=inverse.seeded(0))
+    counts = []
+    for steps in (4, 8):
+        posterior = problems()["blur-circular"].posterior(truths, prior=network_prior)
+        with host_reads() as reads:
+            inverse.solve(posterior, inverse.get_method(name, steps=steps), samples=2)
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's own detector of waiting needs a GPU")
+@pytest.mark.parametrize("name", SILENT)
+def test_the_host_waits_for_nothing_in_the_loop(name, network_prior):
+    prior = network_prior.to("cuda")
+    truths = torch.rand(2, 3, 16, 16, generator=inverse.seeded(0))
+    posterior = problems()["blur-circular"].posterior(truths, prior=prior, device="cuda")
+    iterates = iter(inverse.get_method(name, steps=8).run(posterior.rows(1), 1, inverse.Generators.for_samples(0, 2, 1, device="cuda")))
+    with torch.no_grad():
+        next(iterates), next(iterates)  # what is made once may wait
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in iterates:
+                pass
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -360,8 +360,7 @@ class CircuitPrior(Prior):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         variance = like(noise, x).expand_as(x).square() * self.scale**2
-        mean, _ = moments(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf))
-        return self.encode(mean)
+        return self.encode(looks(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf)).mean)
 
 
 def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
@@ -373,24 +372,40 @@ def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
     return f"its {circuit.graph.size} variables are {height} x {width} pixels of one channel, and the unknown is {found}: its sides must be multiples of those"
 
 
-def moments(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every pixel given two noisy looks at it, N(x0, variance) and N(x0, noise), either variance infinite for none.
+@dataclass(frozen=True)
+class Looked:
+    """What a circuit says of images (B, C, H, W), of which it has noisy looks.
+
+    Args:
+        mean, variance: of every pixel: images, in the units of the levels.
+        log_likelihood: of both looks, up to a constant of their variances: (B,), nats.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    log_likelihood: Tensor
+
+
+def looks(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor) -> Looked:
+    """Two noisy looks at every pixel, N(x0, variance) and N(x0, noise), either variance infinite for none.
 
     All are images (B, C, H, W) or broadcast to one, in the units of the levels; see `unfit` for which sizes there are.
     """
-    looks = [(blocks(circuit, value), blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor)) for value, v in ((x, variance), (y, noise))]
-    precision = sum((1 / v for _, v in looks), torch.zeros(()))
+    rows = [(blocks(circuit, value.expand_as(x)), blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor)) for value, v in ((x, variance), (y, noise))]
+    precision = sum((1 / v for _, v in rows), torch.zeros(()))
     seen = precision > 0
     total = torch.where(seen, 1 / torch.where(seen, precision, 1), torch.inf)
-    value = sum((value / v for value, v in looks), torch.zeros(())) * torch.where(seen, total, 0)  # both looks as one
-    p = circuit.beliefs(circuit.gaussian(value, total)).posterior
+    value = sum((value / v for value, v in rows), torch.zeros(())) * torch.where(seen, total, 0)  # both looks as one
+    beliefs = circuit.beliefs(circuit.gaussian(value, total))
     levels, within = circuit.levels.to(x)[None, None], torch.zeros((), dtype=x.dtype, device=x.device)
     if circuit.spread > 0:  # the value around its level is Gaussian given the level
         gain = circuit.spread**2 / (circuit.spread**2 + total[..., None])
         levels, within = levels + gain * (value[..., None] - levels), circuit.spread**2 * (1 - gain)
-    mean = (p * levels).sum(-1)
-    spread = (p * ((levels - mean[..., None]).square() + within)).sum(-1)
-    return unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape)
+    mean = (beliefs.posterior * levels).sum(-1)
+    spread = (beliefs.posterior * ((levels - mean[..., None]).square() + within)).sum(-1)
+    apart = 0.5 * (rows[0][0] - rows[1][0]).square() / (rows[0][1] + rows[1][1])  # of one look from the other
+    log_likelihood = (beliefs.log_likelihood - apart.sum(1)).reshape(len(x), -1).sum(1)
+    return Looked(unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape), log_likelihood)
 
 
 def blocks(circuit: Circuit, image: Tensor) -> Tensor:

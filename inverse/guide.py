@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inverse.circuit import Circuit, moments, unfit
+from inverse.circuit import Circuit, looks, unfit
 from inverse.circuit_run import circuit_card, load_circuit
 from inverse.codec import Codec
 from inverse.codec_run import codec_card, load_codec
 from inverse.errors import PriorError
+from inverse.posterior import Posterior
 from inverse.seeding import Generators
 
 Drawn = Literal["independent", "joint"]
@@ -65,8 +66,8 @@ class PixelGuide:
     def moments(self, look: Look, generator: Generators) -> tuple[Tensor, Tensor]:
         """Exact mean and variance of every pixel given x where y says nothing, and y elsewhere."""
         variance = torch.where(look.seen, torch.inf, look.variance)
-        mean, spread = moments(self.circuit, look.x, variance, look.y, look.noise)
-        return mean, spread.clamp_min(self.circuit.floor)
+        found = looks(self.circuit, look.x, variance, look.y, look.noise)
+        return found.mean, found.variance.clamp_min(self.circuit.floor)
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ class TokenGuide:
         h, w = self.circuit.shape
         B, H, W = shape
         return codes.reshape(B, H // h, W // w, -1, h, w).permute(0, 3, 1, 4, 2, 5).reshape(B, -1, H, W)
+
+
+def pixels_seen(posterior: Posterior) -> tuple[Tensor, Tensor]:
+    """Of an inpainting posterior: the pixels as y has them, and the variance of its noise, infinite where there is no measurement."""
+    mask = posterior.operator.mask
+    gain = torch.where(mask != 0, mask, 1)
+    variance = posterior.noise.variance(posterior.y) / gain**2  # type: ignore[attr-defined]
+    return posterior.y / gain, torch.where((mask != 0).expand(posterior.y.shape), variance, torch.inf)
 
 
 Guide = PixelGuide | TokenGuide

@@ -8,10 +8,8 @@ https://arxiv.org/abs/2306.17775 (algorithm 1).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,6 +19,7 @@ import inverse
 from inverse.errors import OptionError
 from inverse.linalg import row_dot
 from inverse.smc import in_parts
+from inverse.twisted import twisted
 
 FEW, MOST = 16, 256
 """Entries of y up to which the moment twist, which takes a VJP for each, is the default, and is allowed."""
@@ -82,22 +81,8 @@ class TDS(inverse.ParticleMethod):
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
-        cloud.x = levels[0] * cloud.x
-        x0_hat, gradient, log_twist = self._twist(posterior, cloud.x, levels[0])
-        cloud.reweight(log_twist, levels[0])
-        for s, t in pairwise(levels):
-            rows = cloud.resample()
-            x0_hat, gradient, log_twist = x0_hat[rows], gradient[rows], log_twist[rows]
-            if t == 0:
-                cloud.x = x0_hat
-                cloud.reweight(posterior.log_likelihood(x0_hat).double() - log_twist, t)
-            else:
-                shift, c, z = (s * s - t * t) * gradient, t * math.sqrt(1 - (t / s) ** 2), cloud.generator.randn_like(cloud.x)
-                cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + shift + c * z
-                log_ratio = -row_dot(shift, shift / 2 + c * z).double() / c**2 - log_twist
-                x0_hat, gradient, log_twist = self._twist(posterior, cloud.x, t)
-                cloud.reweight(log_ratio + log_twist, t)
-            yield cloud.weighted(samples)
+        for moved in twisted(posterior, cloud, levels, lambda x, s: self._twist(posterior, x, s)):
+            yield moved.weighted(samples)
 
     def _chosen(self, posterior):
         fits = "dps" if not (posterior.linear and posterior.gaussian) else "moment" if posterior.y[0].numel() <= FEW else "pigdm"

@@ -14,7 +14,7 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.guide import Look, load_guide
+from inverse.guide import Look, load_guide, pixels_seen
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,7 @@ class TractableSteering(inverse.Method):
     def run(self, posterior, samples, generator):
         guide = self.guide.to(posterior.device, posterior.dtype)
         levels = inverse.noise_levels(posterior, "vp", self.steps)
-        mask, scale = posterior.operator.mask, posterior.prior.scale
-        seen = (mask != 0).expand(posterior.y.shape)
-        gain = torch.where(mask != 0, mask, 1)
-        known, noise = posterior.y / gain, torch.where(seen, posterior.noise.variance(posterior.y) / gain**2, torch.inf)
+        (known, noise), scale = pixels_seen(posterior), posterior.prior.scale
 
         def denoise(x, sigma):
             i = int((levels[:-1] - sigma).abs().argmin())

@@ -10,7 +10,7 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.circuit import Circuit, CircuitPrior, RegionGraph, moments
+from inverse.circuit import Circuit, CircuitPrior, RegionGraph, looks
 from inverse.circuit_fit import chow_liu_tree, fit, hclt, log_likelihoods, mutual_information, quantise
 from inverse.errors import InputError
 from inverse.seeding import SharedStream
@@ -329,14 +329,15 @@ def test_moments_given_gaussian_looks_are_integrals_of_the_definition(spread):
     circuit = Circuit(RegionGraph.quad_split(1, 2), 2, 3, shape=(1, 2), spread=spread).double()
     x, y = torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2), torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2)
     variance, noise = torch.tensor([0.09, 0.25]).double(), torch.tensor([0.04, torch.inf]).double()
-    mean, var = moments(circuit, x, variance, y, noise)
+    found = looks(circuit, x, variance, y, noise)
+    mean, var = found.mean, found.variance
     v = torch.linspace(-1.5, 2.5, 8001, dtype=torch.float64) if spread else circuit.levels
     around = (-0.5 * ((v - circuit.levels[:, None]) / (spread or 1)).square()).exp() if spread else torch.eye(3, dtype=torch.float64)
     around = around / around.sum(1, keepdim=True)
-    looks = [(-0.5 * ((v - x[0, 0, 0, i]).square() / variance[i] + (v - y[0, 0, 0, i]).square() / noise[i])).exp() for i in range(2)]
+    seen = [(-0.5 * ((v - x[0, 0, 0, i]).square() / variance[i] + (v - y[0, 0, 0, i]).square() / noise[i])).exp() for i in range(2)]
     law = enumerated(circuit).reshape(3, 3)
     for i, joint in enumerate((law, law.T)):
-        density = (joint * (around @ looks[1 - i])[None]).sum(1) @ around * looks[i]
+        density = (joint * (around @ seen[1 - i])[None]).sum(1) @ around * seen[i]
         density = density / density.sum()
         torch.testing.assert_close(mean[0, 0, 0, i], density @ v, rtol=0, atol=1e-6)
         torch.testing.assert_close(var[0, 0, 0, i], density @ v.square() - (density @ v) ** 2, rtol=0, atol=1e-6)
@@ -348,7 +349,7 @@ def test_the_circuit_prior_obeys_tweedie():
     prior = CircuitPrior(circuit, 1, shift=0.5, scale=0.5)
     x, sigma = normal(1, 1, 2, 4, seed=4).requires_grad_(), torch.tensor(0.7, dtype=torch.float64)
     slope = torch.autograd.functional.jacobian(lambda x: prior(x, sigma), x).reshape(8, 8)
-    _, variance = moments(circuit, prior.decode(x.detach()), torch.full_like(x, (0.7 * 0.5) ** 2), x.detach(), torch.tensor(torch.inf).double())
+    variance = looks(circuit, prior.decode(x.detach()), torch.full_like(x, (0.7 * 0.5) ** 2), x.detach(), torch.tensor(torch.inf).double()).variance
     torch.testing.assert_close(sigma**2 * slope.diagonal(), variance.flatten() / 0.25, **EXACT)
     torch.testing.assert_close(slope, slope.T, **EXACT)
     assert slope[:2, 2:4].abs().max() < 1e-12  # columns 2 and 3 of the picture are another block

@@ -1,7 +1,9 @@
-"""Digits with most of their pixels missing: a diffusion sampler alone, and steered by a circuit.
+"""Inpainting with most pixels missing: a diffusion sampler alone, steered by a circuit, and twisted by one.
 
-python bench/circuit.py --data ../shared/data                        print the tables
-python bench/circuit.py --data ../shared/data --write docs/circuit   and write docs/circuit.md, .json and docs/images/circuit.png; the reading is kept
+python bench/circuit.py --data ../shared/data                                              measure all three parts and print the tables
+python bench/circuit.py --data ../shared/data --parts photographs --write docs/circuit     and write docs/circuit.md, .json and pictures
+
+The page is written from the records of all parts, of which only those asked for are measured again; its reading, below the tables, is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shlex
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,177 +23,239 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.circuit_run import read_circuit_card, shipped_circuits
+from inverse.boundary_run import loss_by, photographs, sha256
+from inverse.circuit_run import circuit_card
 from inverse.engine import versions
 from inverse.images import grid, write_png
+from inverse.problem import shipped_images
 
-SIDE, STEPS, COMPONENTS = 14, 50, 30
-STEERED = "tractable-steering"
-CASES = {
-    "ddnm": ("ddnm", {}),
-    "steered, 10 % of the steps": (STEERED, {"fraction": 0.1}),
-    "steered, 50 %": (STEERED, {"fraction": 0.5}),
-    "steered, 75 %": (STEERED, {"fraction": 0.75}),
-    "steered, 75 %, Tweedie": (STEERED, {"fraction": 0.75, "variance": "tweedie"}),
-    "circuit alone (a = 0)": (STEERED, {"fraction": 1.0, "a0": 0.0, "a1": 0.0}),
-    "diffpir": ("diffpir", {}),
-    "diffpir, steered, 75 %": (STEERED, {"base": "diffpir", "fraction": 0.75}),
-}
-BASES = {name: "diffpir" if "diffpir" in name else "ddnm" for name in CASES}
-SHOWN = ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "circuit alone (a = 0)", "exact, mixture")
-READING = "## Reading\n"
-ABOUT = """# Circuits, and steering by them
-
-Made by `{command}` in {minutes:.0f} minutes of a share of one core.
-
-20 test digits (two of each class, never seen in training) of 14 x 14 pixels, seven masks, no noise, {samples} samples a digit. The
-diffusion prior is a stand-in: the exact denoiser of a mixture of {components} Gaussians with full covariances, fitted to {images} training digits by EM,
-so that its own exact posterior can be drawn (*exact, mixture*). The circuit is `circuit-digits` ({bits:.3f} bits a pixel on test digits,
-16 levels, half-precision file of {kilobytes} kB). {steps} steps; other options by default. **RMSE** over the missing pixels, intensities in [0, 1], mean
-over digits; in brackets the mean paired difference from the base and its 95 % interval (Student, 20 digits). **Class**: how many
-completions the nearest of 10 000 training digits gives the true class. **Time**: processor time over the base's.
-"""
+STEERED, READING = "tractable-steering", "## Reading\n"
+IMAGES = 20
+STUDENT = 2.093  # 97.5 % of Student's law with 19 degrees of freedom
 
 
-def digits(path: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 14, 14) in [0, 1], and labels."""
-    archive = np.load(path)
-    images = torch.from_numpy(archive["images"]).float()[:, None] / 255
-    order = torch.randperm(len(images), generator=inverse.seeded("digits"))  # the file is sorted by class
-    return torch.nn.functional.avg_pool2d(images, 2)[order], torch.from_numpy(archive["labels"].astype(np.int64))[order]
+@dataclass(frozen=True)
+class Part:
+    """One table: a prior, images, and cases as (base case or "", method, options).
+
+    Args:
+        title, about: of the section.
+        prior: by name.
+        circuit: of the steered cases that name none.
+        steps, samples, sigma_y: of every case.
+        cases: by name.
+        shown: the cases in the picture, of the image `example` of the twenty.
+        masks: names of those measured; all by default.
+    """
+
+    title: str
+    about: str
+    prior: str
+    circuit: str
+    steps: int
+    samples: int
+    sigma_y: float
+    cases: dict[str, tuple[str, str, dict]]
+    shown: tuple[str, ...]
+    example: int
+    masks: tuple[str, ...] = ()
 
 
-def fit_mixture(x: Tensor, components: int, iterations: int = 8, floor: float = 0.01) -> inverse.MixturePrior:
-    """EM from k-means in model units; covariances (n, n) shrunk by `floor` I, which is also the noise of quantised digits that it cannot tell."""
-    flat = (2 * x - 1).flatten(1)
-    generator = torch.Generator().manual_seed(0)
-    means = flat[torch.randperm(len(flat), generator=generator)[:components]]
-    for _ in range(10):
-        r = torch.nn.functional.one_hot(torch.cdist(flat, means).argmin(1), components).float()
-        means = (r.T @ flat) / r.sum(0).clamp_min(1)[:, None]
-    for iteration in range(iterations):
-        weights = r.sum(0) / len(flat)
-        means = (r.T @ flat) / r.sum(0)[:, None]
-        covariances = torch.stack([((flat - m).T * r[:, k]) @ (flat - m) / r[:, k].sum() for k, m in enumerate(means)])
-        covariances += floor * torch.eye(flat.shape[1])
-        if iteration < iterations - 1:
-            laws = [torch.distributions.MultivariateNormal(m, c) for m, c in zip(means, covariances, strict=True)]
-            r = (weights.log() + torch.stack([law.log_prob(flat) for law in laws], 1)).softmax(1)
-    units = {"shift": 0.5, "scale": 0.5, "sigma_min": 0.01, "sigma_max": 80.0}
-    return inverse.MixturePrior(weights.double(), means.double().reshape(-1, 1, SIDE, SIDE), covariances.double(), **units)
+STEPS_75 = {"fraction": 0.75}
+PARTS = {
+    "digits": Part(
+        "Digits, a circuit over pixels",
+        "20 digits of the MNIST test set, two of each class, 28 x 28 pixels, never seen in training; they ship with `digits-28`. **Class**: how many "
+        "completions the nearest of 10 000 training digits gives the true class.",
+        "digits-28", "circuit-digits", 50, 2, 0.0,
+        {
+            "ddnm": ("", "ddnm", {}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+            "steered, 75 %": ("ddnm", STEERED, STEPS_75),
+            "steered, 75 %, Tweedie": ("ddnm", STEERED, {**STEPS_75, "variance": "tweedie", "probes": 4}),
+            "circuit alone (a = 0)": ("ddnm", STEERED, {"fraction": 1.0, "a0": 0.0, "a1": 0.0}),
+            "diffpir": ("", "diffpir", {}),
+            "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir"}),
+        },
+        ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "circuit alone (a = 0)", "diffpir"), 6,
+    ),
+    "photographs": Part(
+        "Photographs, a circuit over codes",
+        "Central 64-pixel crops of the 20 photographs of the BSDS500 test set whose hashes come first, which neither the prior nor the codec nor the "
+        "circuit has seen.",
+        "photo-64", "circuit-photo-64", 20, 1, 0.0,
+        {
+            "ddnm": ("", "ddnm", {}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+            "steered, 75 %": ("ddnm", STEERED, STEPS_75),
+            "steered, 75 %, joint draws": ("ddnm", STEERED, {**STEPS_75, "drawn": "joint"}),
+            "steered, 75 %, pixels": ("ddnm", STEERED, {**STEPS_75, "circuit": "circuit-photo-8"}),
+            "diffpir": ("", "diffpir", {}),
+            "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir", "drawn": "joint"}),
+        },
+        ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "steered, 75 %, joint draws", "diffpir"), 7,
+    ),
+    "particles": Part(
+        "Digits, a circuit as the twist of a particle sampler",
+        "The same digits, seen with noise of 0.05, 16 particles for each; samples are drawn by weight.",
+        "digits-28", "circuit-digits", 30, 2, 0.05,
+        {
+            "ddnm-plus": ("", "ddnm-plus", {}),
+            "steered, 75 %": ("ddnm-plus", STEERED, {**STEPS_75, "base": "ddnm-plus"}),
+            "tractable-smc": ("ddnm-plus", "tractable-smc", {}),
+            "tractable-smc, power 0.5": ("ddnm-plus", "tractable-smc", {"power": 0.5}),
+            "tds": ("ddnm-plus", "tds", {}),
+        },
+        ("ddnm-plus", "steered, 75 %", "tractable-smc", "tractable-smc, power 0.5", "tds"), 6, ("left", "expand 2", "horizontal strip"),
+    ),
+}  # fmt: skip
 
 
-def masks() -> dict[str, Tensor]:
-    """What is seen: boolean (14, 14). Expansion sees a central square of a half (1) or a quarter (2) of the side, strips are 4 pixels wide."""
-    seen = {name: torch.zeros(SIDE, SIDE, dtype=torch.bool) for name in ("left", "top", "expand 1", "expand 2", "vertical strip", "horizontal strip")}
-    seen["left"][:, : SIDE // 2] = True
-    seen["top"][: SIDE // 2] = True
-    seen["expand 1"][3:10, 3:10] = True
-    seen["expand 2"][5:9, 5:9] = True
-    seen["vertical strip"][:, 5:9] = True
-    seen["horizontal strip"][5:9] = True
-    seen["wide"] = inverse.get_problem("inpainting", mask="free-form", missing=0.6).observed(SIDE, SIDE)
+def masks(side: int) -> dict[str, Tensor]:
+    """What is seen: boolean (side, side). Expansion sees a central square of a half (1) or a quarter (2) of the side, strips a quarter of it."""
+    half, quarter = side // 4, (3 * side) // 8
+    middle, narrow = slice(half, side - half), slice(quarter, side - quarter)
+    seen = {name: torch.zeros(side, side, dtype=torch.bool) for name in ("left", "top", "expand 1", "expand 2", "vertical strip", "horizontal strip")}
+    seen["left"][:, : side // 2] = True
+    seen["top"][: side // 2] = True
+    seen["expand 1"][middle, middle] = True
+    seen["expand 2"][narrow, narrow] = True
+    seen["vertical strip"][:, narrow] = True
+    seen["horizontal strip"][narrow] = True
+    seen["wide"] = inverse.get_problem("inpainting", mask="free-form", missing=0.6).observed(side, side)
     return seen
 
 
-def exact(law: inverse.MixturePrior, truth: Tensor, seen: Tensor, samples: int) -> Tensor:
-    """Draws (B, samples, 1, 14, 14) of the mixture's own posterior, the known pixels seen with a deviation of 1e-3."""
-    A, flat = torch.eye(SIDE * SIDE, dtype=torch.float64)[seen.flatten()], truth.flatten(1).double()
-    drawn = [law.given(A, 1e-3, y[seen.flatten()]).sample(samples, inverse.seeded("exact", i)) for i, y in enumerate(flat)]
-    return law.decode(torch.stack(drawn)).float()
+def truths(part: Part, prior: inverse.Prior, data: Path) -> Tensor:
+    """Twenty images (20, C, H, W) in [0, 1]."""
+    if part.prior == "digits-28":
+        return torch.stack([inverse.read_image(path, 1).pixels for path in shipped_images(prior)])
+    crops = {sha256(crop): crop for crop in photographs(data / "bsds500" / "test", 64, 3)}
+    return torch.stack([crops[key] for key in sorted(crops)[:IMAGES]])
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval, Student's with 19 degrees of freedom."""
-    return statistics.mean(values), 2.093 * statistics.stdev(values) / math.sqrt(len(values))
+def neighbours(data: Path) -> tuple[Tensor, Tensor]:
+    """10 000 training digits (N, 784) and their classes."""
+    archive = np.load(data / "mnist_train.npz")
+    chosen = torch.randperm(len(archive["labels"]), generator=inverse.seeded("digits"))[:10_000]  # the file is sorted by class
+    return torch.from_numpy(archive["images"])[chosen].flatten(1).float() / 255, torch.from_numpy(archive["labels"].astype(np.int64))[chosen]
 
 
-def solve(name: str, prior: inverse.Prior, truth: Tensor, seen: Tensor, samples: int) -> tuple[Tensor, float]:
-    """Samples (B, samples, 1, 14, 14), and processor seconds."""
-    method, options = CASES[name]
-    if method == STEERED:
-        options = {"circuit": "circuit-digits", **options}
-    operator = inverse.physics.Inpainting(img_size=(1, SIDE, SIDE), mask=seen.float()[None])
-    posterior = inverse.Posterior(prior, operator, truth * seen, inverse.GaussianNoise(0.0, observed=seen), shape=(1, SIDE, SIDE))
+def solve(part: Part, case: str, prior: inverse.Prior, truth: Tensor, seen: Tensor) -> tuple[Tensor, float]:
+    """Samples (20, samples, C, H, W), and processor seconds."""
+    _, method, options = part.cases[case]
+    if method in (STEERED, "tractable-smc"):
+        options = {"circuit": part.circuit, **options}
+    operator = inverse.physics.Inpainting(img_size=tuple(truth.shape[1:]), mask=seen.float().expand(truth.shape[1:]).clone())
+    noise = inverse.GaussianNoise(part.sigma_y, observed=seen)
+    posterior = inverse.Posterior(prior, operator, noise.sample(truth * seen, inverse.seeded("noise")) * seen, noise, shape=tuple(truth.shape[1:]))
+    chosen = inverse.get_method(method, steps=part.steps, **options)
     start = time.process_time()
-    result = inverse.solve(posterior, inverse.get_method(method, steps=STEPS, **options), samples=samples, seed=1)
-    return result.samples, time.process_time() - start
+    result = inverse.solve(posterior, chosen, samples=part.samples, seed=1)
+    return result.draw(part.samples, seed=1) if result.log_weights is not None else result.samples, time.process_time() - start
 
 
-def table(rows: dict[str, dict[str, dict]]) -> str:
+def measure(part: Part, data: Path) -> tuple[dict[str, dict[str, dict]], Tensor]:
+    """Records of every case and mask, and the picture."""
+    prior = inverse.load_prior(part.prior)
+    truth = truths(part, prior, data)
+    digits = neighbours(data) if part.prior == "digits-28" else None
+    rows: dict[str, dict[str, dict]] = {name: {} for name in part.cases}
+    tiles: list[Tensor] = []
+    haarpsi = loss_by("haarpsi")
+    for name, seen in masks(truth.shape[-1]).items():
+        if part.masks and name not in part.masks:
+            continue
+        tiles += [truth[part.example], torch.where(seen, truth[part.example], 0.5)]
+        for case in part.cases:
+            drawn, seconds = solve(part, case, prior, truth, seen)
+            drawn = torch.where(seen, truth[:, None], drawn.clamp(0, 1))
+            found = {"rmse": (drawn - truth[:, None]).square()[..., ~seen].flatten(2).mean(2).sqrt().mean(1).tolist(), "seconds": seconds}
+            if digits:
+                nearest = torch.cdist(drawn.flatten(0, 1).flatten(1), digits[0]).argmin(1)
+                found["class"] = float((digits[1][nearest] == torch.arange(10).repeat_interleave(2 * part.samples)).float().mean())
+            else:
+                found["haarpsi"] = [-statistics.mean(haarpsi(x, t) for x in xs) for xs, t in zip(drawn, truth, strict=True)]
+            rows[case][name] = found
+            if case in part.shown:
+                tiles.append(drawn[part.example, 0])
+            print(f"{name:18s} {case:28s} rmse {statistics.mean(found['rmse']):.4f}  {seconds:.1f} s", file=sys.stderr, flush=True)
+    enlarged = torch.stack(tiles).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return rows, grid(enlarged, columns=2 + len(part.shown), gap=4)
+
+
+def interval(mine: list[float], base: list[float]) -> str:
+    """Mean paired difference and half width of its 95 % interval."""
+    values = [a - b for a, b in zip(mine, base, strict=True)]
+    return f"{statistics.mean(values):+.3f} +- {STUDENT * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+
+
+def table(part: Part, rows: dict[str, dict[str, dict]]) -> str:
     """One line for each case, one column for each mask."""
     names = list(rows[next(iter(rows))])
-    lines = ["| | " + " | ".join(names) + " | class | time |", "|---" * (len(names) + 3) + "|"]
-    for case, cells in rows.items():
+    last = "class" if part.prior == "digits-28" else "HaarPSI"
+    lines = [f"| | {' | '.join(names)} | {last} | time |", "|---" * (len(names) + 3) + "|"]
+    for case, (base, _, _) in part.cases.items():
+        cells, known = rows[case], rows[base] if base else None
         texts = []
-        for cell in cells.values():
-            gain = "" if cell["difference"] is None else f" ({cell['difference'][0]:+.3f} +- {cell['difference'][1]:.3f})"
-            texts.append(f"{cell['rmse']:.3f}{gain}")
-        found = statistics.mean(cell["class"] for cell in cells.values())
-        seconds = [cell["seconds"] for cell in cells.values()]
-        base = [rows[BASES[case]][m]["seconds"] for m in names] if case in BASES else None
-        ratio = "" if base is None else f"{sum(seconds) / sum(base):.2f}"
-        lines.append(f"| {case} | " + " | ".join(texts) + f" | {found:.2f} | {ratio} |")
+        for name in names:
+            gain = f" ({interval(cells[name]['rmse'], known[name]['rmse'])})" if known else ""
+            texts.append(f"{statistics.mean(cells[name]['rmse']):.3f}{gain}")
+        if last == "class":
+            score = f"{statistics.mean(cells[name]['class'] for name in names):.2f}"
+        else:
+            mine, other = ([statistics.mean(row[name]["haarpsi"][i] for name in names) for i in range(IMAGES)] for row in (cells, known or cells))
+            score = f"{statistics.mean(mine):.3f}" + (f" ({interval(mine, other)})" if known else "")
+        seconds = sum(cells[name]["seconds"] for name in names)
+        ratio = seconds / sum((known or cells)[name]["seconds"] for name in names)
+        lines.append(f"| {case} | {' | '.join(texts)} | {score} | {ratio:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def write(page: Path, records: dict[str, dict]) -> None:
+    """The page from all records; what stands below "Reading" is kept."""
+    bits = {name: circuit_card(name)[1] for name in ("circuit-digits", "circuit-photo-8", "circuit-photo-64")}
+    size = {name: circuit_card(name)[0].with_name(card.file).stat().st_size // 1024 for name, card in bits.items()}
+    lines = [ABOUT.format(circuits="; ".join(f"`{n}` {c.bits['held out']:.3f} bits a variable held out, {size[n]} kB" for n, c in bits.items()))]
+    for name, part in PARTS.items():
+        if name not in records:
+            continue
+        record, shown = records[name], ", ".join(part.shown)
+        lines.append(f"## {part.title}\n\n{part.about} {part.steps} steps, {part.samples} sample{'s' * (part.samples > 1)} an image.\n")
+        lines.append(f"Made by `{record['command']}` in {record['minutes']:.0f} minutes of a share of one core.\n\n{table(part, record['rows'])}")
+        lines.append(f"![completions](images/{page.stem}-{name}.png)\n\nRows: {', '.join(record['rows'][part.shown[0]])}; columns: truth, seen, {shown}.\n")
+    page = page.with_suffix(".md")
+    reading = READING + page.read_text().partition(READING)[2] if page.exists() else READING
+    page.write_text("\n".join(lines) + "\n" + reading)
+    page.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+ABOUT = """# Circuits, and steering by them
+
+**RMSE** over the missing pixels, intensities in [0, 1], mean over 20 images; in brackets the mean paired difference from the base (the first
+line, or the line of the same name without steering) and its 95 % interval (Student, 20 images). **Time**: processor time over the base's. Seven
+masks: *left* and *top* see that half; *expand* sees a central square of a half (1) or a quarter (2) of the side; strips are a quarter wide;
+*wide* is a free-form mask of 60 %. Options are the defaults where the name says nothing. The circuits: {circuits}.
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with mnist_train.npz and mnist_test.npz")
-    parser.add_argument("--images", type=int, default=20_000, help="training digits of the mixture")
-    parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--data", type=Path, required=True, help="folder with mnist_train.npz and bsds500")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--write", type=Path, default=None)
     arguments = parser.parse_args()
-    start = time.monotonic()
-    train, labels = digits(arguments.data / "mnist_train.npz")
-    test, classes = digits(arguments.data / "mnist_test.npz")
-    law = fit_mixture(train[: arguments.images], COMPONENTS)
-    print(f"mixture fitted after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    prior = fit_float(law)
-    index = torch.cat([torch.where(classes == c)[0][:2] for c in range(10)])
-    truth, names = test[index], classes[index].repeat_interleave(arguments.samples)
-    neighbours, neighbour_labels = train[-10_000:].flatten(1), labels[-10_000:]
-    rows: dict[str, dict[str, dict]] = {name: {} for name in [*arguments.cases, "exact, mixture"]}
-    pictures: dict[str, list[Tensor]] = {}
-    for mask, seen in masks().items():
-        errors: dict[str, list[float]] = {}
-        pictures[mask] = [truth[6, 0], torch.where(seen, truth[6, 0], 0.5)]
-        for case in rows:
-            drawn, seconds = solve(case, prior, truth, seen, arguments.samples) if case in CASES else (exact(law, truth, seen, arguments.samples), 0.0)
-            drawn = torch.where(seen, truth[:, None], drawn.clamp(0, 1))
-            square = (drawn - truth[:, None]).square()[..., ~seen]
-            errors[case] = square.flatten(2).mean(2).sqrt().mean(1).tolist()
-            nearest = torch.cdist(drawn.flatten(0, 1).flatten(1), neighbours).argmin(1)
-            difference = None
-            if case in BASES and case != BASES[case] and BASES[case] in errors:
-                difference = interval([a - b for a, b in zip(errors[case], errors[BASES[case]], strict=True)])
-            right = float((neighbour_labels[nearest] == names).float().mean())
-            rows[case][mask] = {"rmse": statistics.mean(errors[case]), "difference": difference, "class": right, "seconds": seconds, "errors": errors[case]}
-            if case in SHOWN:
-                pictures[mask].append(drawn[6, 0, 0])
-            print(f"{mask:18s} {case:28s} rmse {rows[case][mask]['rmse']:.4f}  {difference or ''}  class {right:.2f}  {seconds:.1f} s", flush=True)
-    print(table(rows))
-    if arguments.write:
-        card = read_circuit_card(shipped_circuits()["circuit-digits"])
-        size = shipped_circuits()["circuit-digits"].with_name(card.file).stat().st_size
-        about = ABOUT.format(
-            command=shlex.join(["python", *sys.argv]), minutes=(time.monotonic() - start) / 60, samples=arguments.samples,
-            components=COMPONENTS, images=arguments.images, bits=card.bits["held out"], kilobytes=size // 1024, steps=STEPS,
-        )  # fmt: skip
-        page = arguments.write.with_suffix(".md")
-        reading = READING + page.read_text().partition(READING)[2] if page.exists() else READING
-        figure = f"![completions](images/{arguments.write.stem}.png)\n\nOne digit; rows: {', '.join(pictures)}; columns: truth, seen, {', '.join(SHOWN)}.\n"
-        page.write_text(f"{about}\n{table(rows)}\n{figure}\n{reading}")
-        page.with_suffix(".json").write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1) + "\n")
-        sheet = torch.stack([picture for line in pictures.values() for picture in line])[:, None]
-        sheet = sheet.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        write_png(page.parent / "images" / f"{arguments.write.stem}.png", grid(sheet, columns=2 + len(SHOWN), gap=4))
-
-
-def fit_float(law: inverse.MixturePrior) -> inverse.Prior:
-    """The same law in single precision."""
-    return law.__class__(law.weights.float(), law.means.float(), law.covariances.float(), **law.units)
+    file = arguments.write and arguments.write.with_suffix(".json")
+    records = json.loads(file.read_text()) if file and file.exists() else {}
+    for name in arguments.parts:
+        start = time.monotonic()
+        rows, picture = measure(PARTS[name], arguments.data)
+        print(table(PARTS[name], rows), flush=True)
+        command = shlex.join(["python", *sys.argv])
+        records[name] = {"rows": rows, "command": command, "minutes": (time.monotonic() - start) / 60, "versions": versions()}
+        if arguments.write:
+            write_png(arguments.write.parent / "images" / f"{arguments.write.stem}-{name}.png", picture)
+            write(arguments.write, records)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def write_png(path: Path, pixels: Tensor) -> None:
 def panel(result: Result, image: int = 0) -> Tensor:
     """Measurement, reconstruction, standard deviation, truth and error of one image side by side, captioned: (3, H, W).
 
-    The standard deviation appears with several samples, truth and error where the truth is known.
+    Small images are enlarged, so that captions have room. The standard deviation appears with several samples, truth and error where the truth is known.
     """
     mean = result.mean[image]
     tiles = [("measurement", result.y[image]), ("reconstruction", mean)]
@@ -94,7 +94,7 @@ def panel(result: Result, image: int = 0) -> Tensor:
     if result.truth is not None:
         error = (mean - result.truth[image]).square().mean(0).sqrt()
         tiles += [("truth", result.truth[image]), (f"error, 0 to {error.max():.3f}", heat(error / error.max().clamp_min(1e-12)))]
-    height, width = mean.shape[-2:]
+    height, width = (n * max(1, 112 // max(mean.shape[-2:])) for n in mean.shape[-2:])
     return torch.cat([_captioned(name, _fit(tile, height, width)) for name, tile in tiles], dim=2)
 
 

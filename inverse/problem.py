@@ -132,7 +132,7 @@ class Problem(ABC):
         """
         prior = self.resolve_prior(prior, device, dtype)
         if y is None:
-            x = self.prepare(self._shipped(truth)) if isinstance(truth, int) else truth
+            x = self.prepare(self._shipped(truth, prior)) if isinstance(truth, int) else truth
             x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)
             known: Tensor | None = x
             y = torch.cat([self.measure(x[i : i + 1], seeded(seed, "measurement", first_image + i)) for i in range(len(x))])
@@ -145,8 +145,12 @@ class Problem(ABC):
         about |= {"measurement_sha256": digest, "measurement_seed": None if known is None else seed}
         return Posterior(prior, self.operator(shape), y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
 
-    def _shipped(self, index: int) -> Tensor:
-        truths = self.truths()
+    def truths_for(self, prior: Prior) -> list[Tensor]:
+        """Truths that suit a prior; by default all."""
+        return self.truths()
+
+    def _shipped(self, index: int, prior: Prior) -> Tensor:
+        truths = self.truths_for(prior)
         if not 0 <= index < len(truths):
             raise InputError(f"{self.name}: truth {index} does not exist; there are {len(truths)}, counted from 0")
         return truths[index]
@@ -166,13 +170,21 @@ class ImageProblem(Problem):
         """The shipped photographs, (3, 256, 256) each, in the order of their names."""
         from inverse.images import read_image
 
-        return [read_image(path).pixels for path in shipped_photographs()]
+        return [read_image(path).pixels for path in shipped_images()]
+
+    def truths_for(self, prior: Prior) -> list[Tensor]:
+        """The images that ship for this prior, in one channel if it has one."""
+        from inverse.images import read_image
+
+        return [read_image(path, 1 if prior.shape[0] == 1 else 3).pixels for path in shipped_images(prior)]
 
 
-def shipped_photographs() -> list[Path]:
-    """Paths of the photographs in `data/images`, by name."""
+def shipped_images(prior: Prior | None = None) -> list[Path]:
+    """Paths of the images that ship, by name: those of a prior, in `data/images/<its name>`, or else the photographs in `data/images`."""
     folder = Path(str(importlib.resources.files("inverse_data"))) / "images"
-    return sorted(folder.glob("*.png"))
+    name = getattr(prior, "name", "")
+    own = sorted((folder / name).glob("*.png")) if name else []
+    return own or sorted(folder.glob("*.png"))
 
 
 def _label(prior: Prior) -> str:

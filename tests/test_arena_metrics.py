@@ -27,9 +27,9 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def photograph() -> torch.Tensor:
     from inverse.images import read_image
-    from inverse.problem import shipped_photographs
+    from inverse.problem import shipped_images
 
-    return read_image(shipped_photographs()[1]).pixels[None]
+    return read_image(shipped_images()[1]).pixels[None]
 
 
 def test_an_exact_sampler_has_the_scores_of_its_law():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the `inverse` command: errors of the user's become one line and exit code 2."""
+    """Entry point of the `inverse` command: errors of the user's become one line and exit code 2, warnings one line."""
+    warnings.showwarning = lambda message, *_, **__: print(f"inverse: warning: {message}", file=sys.stderr)
     try:
         app(args=spread(sys.argv[1:]), prog_name="inverse")
     except InverseError as error:

@@ -127,7 +127,7 @@ class Cloud:
         log_evidence: log of the estimate of the normaliser, the product of mean increments (clouds,); unbiased before the logarithm.
         roots: (images * particles,), index within its image of each particle's ancestor in the first cloud.
         quarantined: particles that have lost their weight to NaN, so far.
-        trace: an entry per `reweight`, lists over images: sigma, ess, survivors (distinct roots), log_evidence.
+        trace: an entry per `reweight`: sigma, quarantined, and lists over images of ess, survivors (distinct roots), log_evidence.
     """
 
     def __init__(self, x: Tensor, generator: Generators, islands: int = 1, ess_threshold: float = 0.5, scheme: Scheme = "systematic"):
@@ -208,7 +208,8 @@ class Cloud:
         log_weights, log_evidence = self._of_images()
         survivors = [len(roots.unique()) for roots in self.roots.view(self.images, -1)]
         ess = effective_size(log_weights)
-        self.trace.append({"sigma": sigma, "ess": ess.tolist(), "survivors": survivors, "log_evidence": log_evidence.tolist()})
+        found = {"ess": ess.tolist(), "survivors": survivors, "log_evidence": log_evidence.tolist(), "quarantined": self.quarantined}
+        self.trace.append({"sigma": sigma, **found})
 
     def _quarantine(self, bad: Tensor, sigma: float) -> None:
         if not self.quarantined:

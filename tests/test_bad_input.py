@@ -427,3 +427,80 @@ def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["panel.png", "reconstruction.png", "result.h5"]
     with h5py.File(tmp_path / "out" / "result.h5") as file:
         assert bool(file.attrs["interrupted"])
+
+
+# --- particles ----------------------------------------------------------------------------------------------------------
+
+HOLES = '''
+import math
+from dataclasses import dataclass
+import torch
+import inverse
+from inverse.bridge import deepinv
+from inverse.noise import likelihood_of
+
+@dataclass(frozen=True)
+class Holes(inverse.Problem):
+    """Two numbers, NaN where one exceeds the limit.
+
+    Args:
+        limit: beyond it A is NaN.
+        uniform: uniform noise.
+    """
+    name = "holes"
+    prior = ""
+    limit: float = 20.0
+    uniform: bool = False
+
+    def make_prior(self):
+        return inverse.GaussianPrior(torch.zeros(2), torch.tensor(1.0))
+
+    def operator(self, shape):
+        return inverse.operator(lambda x: torch.where(x.abs() > self.limit, math.nan, x), shape=shape, linear=False)
+
+    def truths(self):
+        return [torch.zeros(2)]
+
+    def noise(self, shape):
+        return likelihood_of(deepinv("physics").UniformNoise(0.1)) if self.uniform else inverse.GaussianNoise(1.0)
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Holes]
+'''
+
+
+@pytest.fixture
+def holes(command, tmp_path):
+    """Run `inverse solve` on a problem whose operator has holes, with these arguments."""
+    (tmp_path / "holes.py").write_text(HOLES)
+    return lambda *arguments: command("solve", "--plugin", "holes.py", "--problem", "holes", *arguments)
+
+
+@pytest.mark.filterwarnings("default")
+def test_particles_where_the_operator_is_nan_are_told_in_one_line_and_counted(holes):
+    found = holes("--method", "afdps", "--set", "particles=64", "steps=20")
+    (line,) = found.err.splitlines()
+    assert found.code == 0
+    assert line.startswith("inverse: warning: ")
+    assert "of 64 particles have NaN at noise level sigma = 80" in line
+    trace = inverse.Result.load(found.path / "result.h5").provenance["trace"]
+    assert trace[-1]["quarantined"] >= int(line.split("warning: ")[1].split()[0])
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--method", "tds", "--problem-option", "limit=0"), "all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 80"),
+        (("--method", "tds", "--problem-option", "uniform=true"), "no likelihood is known for the noise model UniformNoise"),
+        (("--method", "mcg-diff"), "mcg-diff needs an operator with known singular values"),
+        (("--method", "fk-steering", "--set", "particles=0"), "particles must be at least 2, got 0"),
+        (("--method", "smc-mmps", "--set", "particles=1"), "particles must be at least 2, got 1"),
+        (("--method", "fps-smc", "--set", "ess_threshold=0"), "ess_threshold must lie in (0, 1], got 0"),
+        (("--method", "tds", "--set", "ess_threshold=1.5"), "ess_threshold must lie in (0, 1], got 1.5"),
+    ],
+)
+def test_a_particle_method_that_cannot_run_says_why(holes, tmp_path, arguments, says):
+    holes(*arguments).refused(says)
+    assert [path.name for path in tmp_path.iterdir()] == ["holes.py"]

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import GaussianPrior
-from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.errors import InputError, UnsupportedError
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.operators import separable
 from inverse.options import options, values
-from inverse.plugins import get_method, registry
+from inverse.plugins import registry, with_settings
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.result import replacing
@@ -42,18 +42,12 @@ def deterministic(base: str, steps: int) -> Method:
 
     Options called eta or zeta are 0, and the sampler is ddim where it would be ancestral, unless the settings say otherwise.
     """
-    name, _, settings = base.partition(":")
-    cls = registry().find("inverse_methods", name)
+    cls = registry().find("inverse_methods", base.partition(":")[0])
     defaults = {option.name: option.default for option in options(cls)}
     chosen: dict[str, Any] = {option: value for option, value in QUIET.items() if option in defaults} | {"steps": steps}
     if defaults.get("sampler") == "ancestral":
         chosen["sampler"] = "ddim"
-    for setting in filter(None, settings.split(",")):
-        option, given, value = setting.partition("=")
-        if not given:
-            raise OptionError(f"base '{name}' takes name=value after the colon, separated by commas, got '{setting}'")
-        chosen[option.strip()] = value
-    return get_method(name, **chosen)
+    return with_settings(base, **chosen)
 
 
 class NotDeterministic(UnsupportedError):

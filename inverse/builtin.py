@@ -24,4 +24,4 @@ def inverse_metrics() -> dict[str, Callable[[Result], float | None]]:
 @hookimpl
 def inverse_priors() -> list[Path]:
     folder = Path(str(importlib.resources.files("inverse_data")))
-    return sorted(card for card in folder.glob("*.json") if not card.stem.startswith(("circuit-", "codec-")))
+    return sorted(card for card in folder.glob("*.json") if not card.stem.startswith(("circuit-", "codec-", "structure-")))

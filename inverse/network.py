@@ -7,6 +7,7 @@ denoised tile equals the same region of the denoised whole once the overlap cove
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import cast
@@ -91,9 +92,12 @@ class Block(nn.Module):
         _zero(self.modulation)
         _zero(self.second)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """guidance (B, width, H, W) is added before the modulation, where there is any."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.first(F.silu(pixel_norm(x)))
+        if guidance is not None:
+            h = h + guidance
         return x + self.second(F.silu(h * (1 + scale) + shift))
 
 
@@ -109,7 +113,11 @@ def _conv(inputs: int, outputs: int, circular: bool) -> nn.Conv2d:
 
 
 class UNet(nn.Module):
-    """Residual U-Net with additive skips. forward: x (B, C + extra, H, W) any H, W; log_sigma (B,) -> (B, C, H, W)."""
+    """Residual U-Net with additive skips. forward: x (B, C + extra, H, W) any H, W; log_sigma (B,) -> (B, C, H, W).
+
+    What guides it is added inside its blocks on the way down: a tensor (B, width, h, w) or None for each block of each level, of the
+    padded size, which is a multiple of `stride`, divided by 2, 4, ...
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -125,7 +133,7 @@ class UNet(nn.Module):
         self.tail = _conv(widths[0], 4 * config.channels, config.circular)
         _zero(self.tail)
 
-    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, log_sigma: Tensor, guidance: Sequence[Sequence[Tensor | None]] | None = None) -> Tensor:
         height, width = x.shape[-2:]
         if self.config.circular and width % self.config.stride:
             raise OptionError(f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}")
@@ -134,8 +142,8 @@ class UNet(nn.Module):
         h = self.head(F.pixel_unshuffle(x, 2))
         skips = []
         for level, group in enumerate(self.down):
-            for block in cast(nn.ModuleList, group):
-                h = block(h, embedding)
+            for i, block in enumerate(cast(nn.ModuleList, group)):
+                h = block(h, embedding, guidance[level][i] if guidance else None)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)

@@ -22,7 +22,7 @@ from typing import Any
 import pluggy
 
 from inverse import hookspecs
-from inverse.errors import DuplicateNameError, PluginError, UnknownNameError, suggestion
+from inverse.errors import DuplicateNameError, OptionError, PluginError, UnknownNameError, suggestion
 from inverse.options import build
 
 GROUP = CORE = "inverse"
@@ -151,6 +151,17 @@ def registry() -> Registry:
 def get_method(name: str, **options: Any) -> Any:
     """The method called `name` with these options: get_method("red-diff", steps=200)."""
     return build(registry().find("inverse_methods", name), options)
+
+
+def with_settings(base: str, **options: Any) -> Any:
+    """The method that `base` names, settings after a colon (mmps:sampler=heun,iterations=5), with these options where it does not say otherwise."""
+    name, _, settings = base.partition(":")
+    for setting in filter(None, settings.split(",")):
+        option, given, value = setting.partition("=")
+        if not given:
+            raise OptionError(f"base '{name}' takes name=value after the colon, separated by commas, got '{setting}'")
+        options[option.strip()] = value
+    return get_method(name, **options)
 
 
 def get_problem(name: str, **options: Any) -> Any:

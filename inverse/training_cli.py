@@ -1,4 +1,4 @@
-"""`inverse train`, `train-codec`, `train-circuit`, `fit-bc`: commands that make what a solve starts from. Nothing here imports torch before it must."""
+"""`inverse train`, `train-codec`, `train-circuit`, `train-structure`, `fit-bc`: they make what solves start from. Nothing imports torch before it must."""
 
 from __future__ import annotations
 
@@ -161,6 +161,48 @@ def train_circuit(
     chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
     chosen |= {"codec": codec, "tie": tie, "crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
     if not train_circuit(images, out, build(CircuitConfig, chosen), {"licence": licence, "limits": limits}, validation):
+        raise typer.Exit(130)
+
+
+@app.command(name="train-structure")
+def train_structure(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of photographs, drawn equally often.")],
+    validation: Annotated[Path, typer.Option(help="Photographs that are not among them, for the card and the fit of beta.")],
+    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    size: Annotated[int, typer.Option(help="Side of the training crops (pixels); photographs must be 30 larger.")] = 96,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 2e-3,
+    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.4,
+    scales: Annotated[str, typer.Option(help="Pixels of a side that are averaged to one.")] = "2,4,8",
+    families: Annotated[str, typer.Option(help="Of blurs: motion, defocus, gaussian, frames.")] = "motion,defocus,gaussian,frames",
+    noise: Annotated[float, typer.Option(help="Largest standard deviation of the noise, intensities.")] = 0.05,
+    diffusion: Annotated[bool, typer.Option(help="Train an image-conditioned diffusion network with them, for structure-icdpm.")] = False,
+    widths: Annotated[str, typer.Option(help="Of the diffusion network: feature channels of each level, finest first.")] = "32,64,96",
+    blocks: Annotated[str, typer.Option(help="Of the diffusion network: residual blocks of each level.")] = "1,2,2",
+    prior: Annotated[str, typer.Option(help="A prior of photographs, by whose mean and covariance beta is fitted.")] = "photo-64",
+    dropout: Annotated[float, typer.Option(help="Share of the crops on which structure does not guide the diffusion network.")] = 0.2,
+    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of initialisation, crops, blurs and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
+    limits: Annotated[str, typer.Option(help="For the card: what the networks are not for.")] = "",
+) -> None:
+    """Train networks that predict coarse sharp greys from a blurry picture, for `structure-prior`; run again to resume after an interruption."""
+    from inverse.blurs import BlurCorpus
+    from inverse.conditional import ConditionalConfig
+    from inverse.network import UNetConfig
+    from inverse.structure import StructureConfig
+    from inverse.structure_run import StructureTrainConfig
+    from inverse.structure_run import train_structure as train
+
+    structure, unet = StructureConfig(_integers(scales, "--scales")), UNetConfig(3, _integers(widths, "--widths"), _integers(blocks, "--blocks"), 128)
+    network = ConditionalConfig(structure, unet) if diffusion else structure
+    config = StructureTrainConfig(
+        size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network,
+        corpus=BlurCorpus(tuple(families.split(",")), noise), dropout=dropout,
+    )  # fmt: skip
+    if not train(images, out, config, device, {"licence": licence, "limits": limits}, validation, prior):
         raise typer.Exit(130)
 
 

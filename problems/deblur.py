@@ -72,16 +72,14 @@ class Deblur(inverse.ImageProblem):
         return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
 
     def _gaussian(self) -> Tensor:
-        r = (self.kernel_size or 2 * int(3 * self.width + 0.999) + 1) // 2
-        t = torch.arange(-r, r + 1, dtype=torch.float32)
-        g = torch.exp(-0.5 * (t / self.width) ** 2)
-        return torch.outer(g, g)
+        from inverse.blurs import bell
+
+        return bell(self.width, (self.kernel_size or 2 * int(3 * self.width + 0.999) + 1) // 2)
 
     def _defocus(self) -> Tensor:
-        """A disk, antialiased by a one-pixel ramp at its edge."""
-        r = (self.kernel_size or 2 * int(self.width + 0.999) + 1) // 2
-        t = torch.arange(-r, r + 1, dtype=torch.float32)
-        return (self.width + 0.5 - torch.hypot(t[:, None], t[None, :])).clamp(0, 1)
+        from inverse.blurs import disk
+
+        return disk(self.width, (self.kernel_size or 2 * int(self.width + 0.999) + 1) // 2)
 
     def _motion(self) -> Tensor:
         return motion_kernel(self.kernel_size or 31, self.kernel_seed)

@@ -1,0 +1,282 @@
+"""Coarse structure for deblurring: what the networks add to the blurry picture, and what that adds to a method, known kernel or none.
+
+    python bench/structure.py --data ../shared/data --out docs/structure
+
+Photographs are central crops of the BSDS500 test set, which nothing here was trained or fitted on. Run again, it measures only what is missing
+from OUT.json; OUT.md is written anew but for its reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import h5py
+import torch
+from photo import photographs
+from torch import Tensor
+
+import inverse
+from inverse.arena.estimate import estimate
+from inverse.blurs import MAKERS, BlurCorpus, bell, disk, embedded
+from inverse.boundary_run import loss_by
+from inverse.dataset import load_images
+from inverse.engine import versions
+from inverse.images import grid, write_png
+from inverse.lockstep import one_by_one
+from inverse.operators import motion_kernel
+from inverse.result import replacing
+from inverse.structure import averaged, grey_of
+from inverse.structure_fit import guided
+from inverse.structure_run import load_structure, structure_card
+
+SIGMA_Y = 0.02
+METRICS = ("psnr", "ssim", "haarpsi")
+CASES = {"motion": "motion, as trained on", "defocus": "defocus", "levin": "measured shake (Levin)", "gaussian": "Gaussian"}
+KNOWN = ("wiener", "richardson-lucy", "red-diff", "diffpir", "diffpir + structure", "pigdm", "pigdm + structure", "pigdm + shuffled")
+BLIND = ("blurry", "structure-prior, blind", "icdpm, unguided", "icdpm, guided", "icdpm, guidance 2")
+SHOWN = ("blurry", "wiener", "red-diff", "pigdm", "pigdm + structure", "structure-prior, blind", "icdpm, unguided", "icdpm, guided")
+PAIRS = {
+    "diffpir + structure": "diffpir",
+    "pigdm + structure": "pigdm",
+    "pigdm + shuffled": "pigdm",
+    "structure-prior, blind": "blurry",
+    "icdpm, unguided": "blurry",
+    "icdpm, guided": "icdpm, unguided",
+    "icdpm, guidance 2": "icdpm, guided",
+}
+"""What each is compared with, photograph by photograph."""
+METHODS = {
+    "red-diff": ("red-diff", {"steps": 40}),
+    "diffpir": ("diffpir", {"steps": 25}),
+    "diffpir + structure": ("structure-prior", {"base": "diffpir", "steps": 25}),
+    "pigdm": ("pigdm", {"steps": 15}),
+    "pigdm + structure": ("structure-prior", {"base": "pigdm", "steps": 15}),
+    "structure-prior, blind": ("structure-prior", {"base": "diffpir", "steps": 25, "blind": True}),
+    "icdpm, unguided": ("structure-icdpm", {"steps": 20, "guidance": 0.0}),
+    "icdpm, guided": ("structure-icdpm", {"steps": 20}),
+    "icdpm, guidance 2": ("structure-icdpm", {"steps": 20, "guidance": 2.0}),
+}
+BALANCES, ITERATIONS = (0.003, 0.01, 0.03, 0.1), (3, 10, 30)
+READING = "## Reading\n"
+ABOUT = """# Coarse structure for deblurring
+
+TODO
+"""
+
+
+def kernels(data: Path, case: str, count: int) -> list[Tensor]:
+    """One kernel (k, k) for each photograph."""
+    if case == "motion":
+        return [motion_kernel(15 + 2 * (i % 5), 1000 + i) for i in range(count)]
+    if case == "defocus":
+        return [embedded(disk(1.5 + 0.5 * i)) for i in range(count)]
+    if case == "gaussian":
+        return [embedded(bell(1.0 + 0.25 * i)) for i in range(count)]
+    with h5py.File(data / "kernels" / "Levin09.mat") as file:
+        found = [torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]]
+    return [embedded(found[i % len(found)]) for i in range(count)]
+
+
+def posterior_of(truth: Tensor, kernel: Tensor, prior: inverse.Prior, index: int) -> inverse.Posterior:
+    """y = k * x + n with reflected edges; linear solves stop at 1e-3, for every method."""
+    operator, noise = inverse.physics.Blur(filter=kernel[None, None], padding="reflect", use_fft=True), inverse.GaussianNoise(SIGMA_Y)
+    y = noise.sample(operator.A(truth[None]), inverse.seeded("structure benchmark", index))
+    return inverse.Posterior(prior, operator, y, noise, truth=truth[None], execution=inverse.Execution(solver=inverse.CG(1e-3, 40)))
+
+
+def classical(name: str, y: Tensor, kernel: Tensor) -> dict[str, Tensor]:
+    """scikit-image's answers for each setting, on a picture widened by reflection."""
+    from skimage.restoration import richardson_lucy, wiener
+
+    wide = torch.nn.functional.pad(y, [24] * 4, mode="reflect")[0].double().clamp(0, 1).numpy()
+    psf = kernel.double().numpy()
+    answers = {}
+    for setting in BALANCES if name == "wiener" else ITERATIONS:
+        deconvolve: Callable = (lambda c: wiener(c, psf, setting)) if name == "wiener" else (lambda c: richardson_lucy(c, psf, setting))  # noqa: B023
+        x = torch.stack([torch.from_numpy(deconvolve(channel).copy()) for channel in wide])
+        answers[f"{setting:g}"] = x[:, 24:-24, 24:-24].float()
+    return answers
+
+
+class Shuffled(inverse.Method):
+    """pigdm with the structure of another photograph."""
+
+    name = "shuffled"
+
+    def __init__(self, other: Tensor):
+        object.__setattr__(self, "other", other)
+
+    def run(self, posterior, samples, generator):
+        method = inverse.get_method("structure-prior", base="pigdm", steps=15)
+        estimates = load_structure(method.net)(self.other)
+        yield from one_by_one(
+            posterior, samples, generator, lambda one, n, g: method.solver.run(guided(one, estimates, method.tempering()), n, g)
+        )
+
+
+def answers(name: str, posterior: inverse.Posterior, kernel: Tensor, other: Tensor) -> tuple[dict[str, Tensor], float]:
+    """A contestant's pictures (3, H, W) by setting, and processor seconds."""
+    start = time.process_time()
+    if name == "blurry":
+        found = {"": posterior.y[0]}
+    elif name in ("wiener", "richardson-lucy"):
+        found = classical(name, posterior.y, kernel)
+    else:
+        method = Shuffled(other) if name == "pigdm + shuffled" else inverse.get_method(METHODS[name][0], **METHODS[name][1])
+        found = {"": inverse.solve(posterior, method, seed=0).mean[0]}
+    return found, time.process_time() - start
+
+
+def scores(x: Tensor, truth: Tensor) -> dict[str, float]:
+    return {metric: -loss_by(metric)(x.clamp(0, 1), truth) for metric in METRICS}
+
+
+def networks(data: Path, count: int = 64, size: int = 96) -> dict[str, dict[str, dict]]:
+    """By family of blurs, by scale, on crops of test photographs with kernels of another seed: error of the networks and of y, gain with its interval."""
+    net, sources, rows = load_structure("structure-blur"), [load_images(data / "bsds500" / "test", size + 30, 3)], {}
+    for family in MAKERS:
+        sharp, y = BlurCorpus((family,), kernels=count, seed=7).batch(sources, size, count, inverse.seeded("structure benchmark", family))
+        with torch.no_grad():
+            estimates = net(y)
+        for s, estimate_ in estimates.items():
+            truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
+            error, blurry = ((truth - guess).square().mean((1, 2, 3)) for guess in (estimate_.mean, before))
+            chi = float(((truth - estimate_.mean) / estimate_.log_tau.exp()).square().mean().sqrt())
+            gain = asdict(estimate((10 * (blurry / error).log10()).tolist()))
+            rows.setdefault(family, {})[str(s)] = {"rmse": float(error.mean().sqrt()), "blurry": float(blurry.mean().sqrt()), "gain": gain, "chi": chi}
+    return rows
+
+
+def measure(arguments: argparse.Namespace, record: dict, save: Callable[[], None]) -> None:
+    """Add what is missing to the record's cells."""
+    prior, done = inverse.load_prior("photo-64"), {(r["case"], r["photograph"], r["name"]) for r in record["cells"]}
+    truths = photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)
+    for index, case in itertools.product(range(len(truths)), arguments.cases):
+        bank, another = kernels(arguments.data, case, len(truths)), (index + 1) % len(truths)
+        posterior = posterior_of(truths[index], bank[index], prior, index)
+        for name in arguments.names:
+            if (case, index, name) in done:
+                continue
+            found, seconds = answers(name, posterior, bank[index], posterior_of(truths[another], bank[another], prior, another).y)
+            for setting, x in found.items():
+                chi2 = float(inverse.GaussianNoise(SIGMA_Y).chi_square(posterior.y, posterior.operator.A(x[None])))
+                record["cells"].append({"case": case, "photograph": index, "name": name, "setting": setting, "chi2": chi2, "seconds": seconds})
+                record["cells"][-1] |= scores(x, truths[index])
+                if index == arguments.shown:
+                    write_png(arguments.pictures / f"{case}-{name}{setting}.png", x.clamp(0, 1))
+            save()
+            print(f"{case:10s} {index} {name:24s} {record['cells'][-1]['psnr']:.2f} dB  {seconds:.1f} s", flush=True)
+
+
+def best_settings(cells: list[dict], name: str) -> list[dict]:
+    """Of a contestant with settings, the cells of the one with the best mean PSNR."""
+    by_setting: dict[str, list[dict]] = {}
+    for cell in cells:
+        if cell["name"] == name:
+            by_setting.setdefault(cell["setting"], []).append(cell)
+    return max(by_setting.values(), key=lambda found: sum(c["psnr"] for c in found) / len(found), default=[])
+
+
+def case_table(cells: list[dict]) -> str:
+    lines = [
+        "| | PSNR (dB) | SSIM | HaarPSI | chi2 | s | against | PSNR | SSIM | HaarPSI |",
+        "|---" * 10 + "|",
+    ]
+    chosen = {name: best_settings(cells, name) for name in (*BLIND, *KNOWN)}
+    for name, found in chosen.items():
+        if not found:
+            continue
+        mean = {key: sum(c[key] for c in found) / len(found) for key in (*METRICS, "chi2", "seconds")}
+        setting = f" ({found[0]['setting']})" if found[0]["setting"] else ""
+        base, differences = chosen.get(PAIRS.get(name, ""), []), [""] * 3
+        if base:
+            values = {c["photograph"]: c for c in base}
+            differences = [interval([c[m] - values[c["photograph"]][m] for c in found if c["photograph"] in values], 2 if m == "psnr" else 3) for m in METRICS]
+        own = [f"{mean['psnr']:.2f}", f"{mean['ssim']:.3f}", f"{mean['haarpsi']:.3f}", f"{mean['chi2']:.2f}", f"{mean['seconds']:.1f}"]
+        lines.append("| " + " | ".join([name + setting, *own, PAIRS.get(name, ""), *differences]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def interval(values: list[float], digits: int) -> str:
+    found = estimate(values)
+    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+
+
+def network_table(rows: dict[str, dict[str, dict]]) -> str:
+    lines = ["| blur | scale | error of y | of the network | gain (dB) | error / tau |", "|---" * 6 + "|"]
+    for family, scales in rows.items():
+        for s, row in scales.items():
+            gain = f"{row['gain']['mean']:+.2f} [{row['gain']['low']:+.2f}, {row['gain']['high']:+.2f}]"
+            lines.append(f"| {family} | 1/{s} | {row['blurry']:.4f} | {row['rmse']:.4f} | {gain} | {row['chi']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(arguments: argparse.Namespace, record: dict) -> Tensor:
+    """One photograph: a row for each blur, a column for each of SHOWN, and the truth."""
+    truth, pictures = photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)[arguments.shown], []
+    for case in CASES:
+        cells = [c for c in record["cells"] if c["case"] == case]
+        for name in SHOWN:
+            found = best_settings(cells, name)
+            pictures.append(inverse.read_image(arguments.pictures / f"{case}-{name}{found[0]['setting']}.png").pixels)
+        pictures.append(truth)
+    return grid(torch.stack(pictures).repeat_interleave(2, 2).repeat_interleave(2, 3), columns=len(SHOWN) + 1, gap=4)
+
+
+def page(arguments: argparse.Namespace, record: dict) -> str:
+    """The page, its reading kept."""
+    file = arguments.out.with_suffix(".md")
+    reading = READING + file.read_text().partition(READING)[2] if file.exists() else READING
+    tables = []
+    for case, title in CASES.items():
+        cells = [c for c in record["cells"] if c["case"] == case]
+        tables.append(f"### {title}\n\n{case_table(cells)}")
+    blur, cond = (structure_card(name) for name in ("structure-blur", "structure-icdpm"))
+    count = len({c["photograph"] for c in record["cells"]})
+    about = ABOUT.format(
+        command=f"python bench/structure.py --data ../shared/data --out {arguments.out}", count=count, size=arguments.size, sigma=SIGMA_Y,
+        rows=", ".join(CASES.values()), columns=", ".join(SHOWN), stem=arguments.out.stem, networks=network_table(record["networks"]),
+        blur=json.dumps(blur.beta), crps=json.dumps(blur.crps), colour=blur.colour, **{f"loss_{k}": v for k, v in cond.denoising.items()},
+    )  # fmt: skip
+    return f"{about}\n" + "\n".join(tables) + f"\n{reading}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with bsds500/test and kernels/Levin09.mat")
+    parser.add_argument("--count", type=int, default=8, help="photographs")
+    parser.add_argument("--size", type=int, default=96, help="side of the central crop (pixels)")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--names", nargs="*", default=[*BLIND, *KNOWN], help="contestants to measure")
+    parser.add_argument("--shown", type=int, default=0, help="photograph of the figure")
+    parser.add_argument("--pictures", type=Path, default=Path("out/structure"), help="where the figure's parts are kept")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .json to write")
+    arguments = parser.parse_args()
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
+    file = arguments.out.with_suffix(".json")
+    record = json.loads(file.read_text()) if file.exists() else {"cells": [], "versions": versions()}
+
+    def save() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+    if "networks" not in record:
+        record["networks"] = networks(arguments.data)
+        save()
+    print(network_table(record["networks"]))
+    measure(arguments, record, save)
+    for case in CASES:
+        print(case, case_table([c for c in record["cells"] if c["case"] == case]), sep="\n")
+    if all(any((c["case"], c["name"]) == (case, name) for c in record["cells"]) for case in CASES for name in SHOWN):
+        arguments.out.with_suffix(".md").write_text(page(arguments, record))
+        write_png(arguments.out.parent / "images" / f"{arguments.out.stem}.png", sheet(arguments, record))
+
+
+if __name__ == "__main__":
+    main()

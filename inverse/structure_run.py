@@ -1,0 +1,267 @@
+"""Structure networks on disk, and one `inverse train-structure`: photographs in, networks and their card out."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inverse.assets import load_prior
+from inverse.blurs import MARGIN, BlurCorpus
+from inverse.conditional import Conditional, ConditionalConfig, kept
+from inverse.dataset import load_images
+from inverse.errors import OptionError, PriorError
+from inverse.network import UNetConfig
+from inverse.run import check_device, check_writable
+from inverse.seeding import seeded
+from inverse.shelf import read_card, verified, write_card, write_weights
+from inverse.structure import Structure, StructureConfig, averaged, grey_of, structure_loss
+from inverse.structure_fit import calibrate, coarse_colour_error
+from inverse.train import TrainConfig, Training
+from inverse.training_run import reporting, run_facts
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class StructureCard:
+    """What trained structure networks are; the weights, in half precision, are `file` beside it.
+
+    Args:
+        name: of the networks; the card is `<name>.json`.
+        sha256: of the file.
+        structure: fields of `StructureConfig`.
+        corpus: fields of `BlurCorpus`: the blurs they were trained on.
+        training: data, command, seed, steps, loss.
+        errors: by scale, on held-out photographs: root mean square errors of the networks and of the averaged blurry picture, in
+            intensities; the gain in dB; and the root mean square of the error over tau, which would be 1.
+        colour: root mean square error of the blurry picture's own coarse colour (`coarse_colour`) at the coarsest scale, intensities.
+        beta, crps: tempering by scale for `structure-prior`, with a "known" kernel and "blind", and what it gained; see `Calibration`.
+        network: fields of `UNetConfig`, where the file also holds a diffusion network that they guide; otherwise empty.
+        sigma_data: of that network, see `Conditional`.
+        denoising: its loss on held-out photographs, guided, unguided, and guided by the structure of another photograph.
+        licence: of the weights and the terms of the data.
+        limits: what they are known not to do.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    structure: dict[str, Any]
+    corpus: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    colour: float = 0.0
+    beta: dict[str, dict[str, float]] = field(default_factory=dict)
+    crps: dict[str, dict[str, float]] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    sigma_data: float = 0.0
+    denoising: dict[str, float] = field(default_factory=dict)
+    licence: str = ""
+    limits: str = ""
+
+    @property
+    def config(self) -> StructureConfig:
+        return StructureConfig(**{k: tuple(v) for k, v in self.structure.items()})
+
+    @property
+    def unet(self) -> UNetConfig:
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
+        return UNetConfig(**lists)
+
+
+@dataclass(frozen=True)
+class StructureTrainConfig(TrainConfig):
+    """How `inverse train-structure` trains; its network is a `StructureConfig`, or a `ConditionalConfig` for a diffusion network, too.
+
+    Args:
+        corpus: of blurs.
+        dropout: share of the crops whose structure does not guide the diffusion network, so that it learns to do without.
+    """
+
+    network: Any = StructureConfig()
+    corpus: BlurCorpus = BlurCorpus()
+    dropout: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.dropout <= 1:
+            raise OptionError(f"train-structure: dropout must be from 0 to 1, got {self.dropout:g}")
+
+
+class StructureTraining(Training):
+    """Training of structure networks, on grey images."""
+
+    config: StructureTrainConfig
+
+    def _model(self, law: Any) -> nn.Module:
+        return Structure(self.config.network)
+
+    def _loss(self, generator: torch.Generator) -> Tensor:
+        sharp, y = self._pair(generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return structure_loss(self.prior(y), sharp)
+
+    def _pair(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sharp crops and their blurry pictures."""
+        assert isinstance(self.sources, list)
+        pair = self.config.corpus.batch(self.sources, self.config.size, self.config.batch, generator)
+        sharp, y = (x.contiguous(memory_format=torch.channels_last).to(self.device) for x in pair)
+        return sharp, y
+
+
+class ConditionalTraining(StructureTraining):
+    """Training of a diffusion network and its structure networks by the sum of their losses, on images of its channels."""
+
+    def _model(self, law: Any) -> nn.Module:
+        config = self.config
+        assert isinstance(self.sources, list)
+        sharp, y = config.corpus.batch(self.sources, config.size, 256, seeded(config.seed, "sigma_data"))
+        return Conditional(config.network, 2 * float((sharp - y).square().mean().sqrt()))
+
+    def _loss(self, generator: torch.Generator) -> Tensor:
+        model, (sharp, y) = self.prior, self._pair(generator)
+        sigma = model.noise_levels(len(y), generator).to(self.device)
+        noise = torch.randn(y.shape, generator=generator).to(self.device)
+        keep = (torch.rand(len(y), 1, 1, 1, generator=generator) >= self.config.dropout).to(y)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            estimates = model.estimates(y)
+            guide = kept(model.guide(estimates), keep)
+            return model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, guide) + structure_loss(estimates, sharp)
+
+
+def structure_card(name: str | Path) -> StructureCard:
+    """The card of shipped networks, by their name, or that of a `.safetensors` file or card by its path.
+
+    Raises: PriorError if it is missing, not JSON, or lacks a field.
+    """
+    return read_card("structure", name, StructureCard)[1]
+
+
+def load_structure(name: str | Path) -> Structure:
+    """Structure networks by the name of shipped ones, or by the path of their `.safetensors` file or card.
+
+    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's, or that is a diffusion network's.
+    """
+    if structure_card(name).network:
+        raise PriorError(f"structure {name}: the file is that of a diffusion network, for structure-icdpm; structure-blur holds the networks alone")
+    return _load(name, lambda card: Structure(card.config))
+
+
+def load_conditional(name: str | Path) -> Conditional:
+    """An image-conditioned diffusion network and its structure networks, as `load_structure` finds them."""
+    if not structure_card(name).network:
+        raise PriorError(f"structure {name}: the file holds no diffusion network; `inverse train-structure --diffusion` makes one that does")
+    return _load(name, lambda card: Conditional(ConditionalConfig(card.config, card.unet), card.sigma_data))
+
+
+def _load(name: str | Path, make: Callable[[StructureCard], Model]) -> Model:
+    """The network of a card, ready to be used; the caller's random numbers are left alone."""
+    path, card = read_card("structure", name, StructureCard)
+    state = verified("structure", path, card.file, card.sha256)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = make(card)
+        model.load_state_dict({k: v.float() for k, v in state.items()})
+    except (RuntimeError, TypeError, OptionError) as error:
+        raise PriorError(f"structure {path.with_name(card.file)}: does not fit its card ({str(error).splitlines()[0]})") from error
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save_structure(model: Structure | Conditional, path: Path, corpus: BlurCorpus, **about: Any) -> StructureCard:
+    """Write networks to `path` (.safetensors) in half precision and the card beside it; returns the card.
+
+    Args:
+        about: the descriptive fields of `StructureCard`: training, errors, colour, beta, crps, denoising, licence, limits.
+    """
+    if isinstance(model, Conditional):
+        about |= {"network": model.config.unet.to_dict(), "sigma_data": model.sigma_data}
+    structure = model.config.structure if isinstance(model, Conditional) else model.config
+    digest = write_weights("structure", path, {k: v.half() for k, v in model.state_dict().items()})
+    card = StructureCard(path.stem, path.name, digest, asdict(structure), asdict(corpus), **about)
+    write_card(card, path)
+    return card
+
+
+def train_structure(
+    sources: list[Path], out: Path, config: StructureTrainConfig, device: str, about: dict[str, Any], validation: Path, prior: str = "photo-64"
+) -> bool:
+    """Train, or resume, and write `out` and its card; false if the user interrupted.
+
+    Args:
+        sources: see `dataset.load_images`; all are drawn equally often.
+        out: the weights, `.safetensors`.
+        about: `licence` and `limits` for the card.
+        validation: colour photographs that are in none of the sources, for what the card says and the fit of beta.
+        prior: whose Gaussian beta is fitted with.
+    """
+    if out.suffix != ".safetensors":
+        raise OptionError(f"train-structure: --out must end in .safetensors, got '{out.name}'")
+    check_writable(out.parent)
+    where, gaussian = check_device(device), load_prior(prior)
+    joint, wide = isinstance(config.network, ConditionalConfig), config.size + 2 * MARGIN
+    images = [load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources]
+    held_out = load_images(validation, wide, 3)
+    training = (ConditionalTraining if joint else StructureTraining)(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    print(f"{sum(map(len, images))} images from {len(images)} sources, from step {training.step} of {config.steps}", file=sys.stderr)
+    start, loss = time.monotonic(), math.nan
+    try:
+        with reporting(config.steps) as report:
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return False
+    model: Any = training.averaged().requires_grad_(False)
+    about["errors"] = structure_errors(model.structure if joint else model, config.corpus, held_out, config.size)
+    if joint:
+        about["denoising"] = denoising_losses(model, config.corpus, held_out, config.size)
+    else:
+        about["colour"] = coarse_colour_error(config.corpus, held_out, config.size, max(config.network.scales))
+        about |= asdict(calibrate(model, about["colour"], config.corpus, held_out, config.size, gaussian))
+    facts = {"data": ", ".join(map(short, sources)), "images": sum(map(len, images)), "held_out": short(validation), "crop": config.size}
+    card = save_structure(model, out, config.corpus, training=facts | run_facts(config, loss, time.monotonic() - start, where), **about)
+    print(json.dumps({"structure": str(out), "sha256": card.sha256, "errors": card.errors, "beta": card.beta, "denoising": card.denoising}))
+    return True
+
+
+def short(path: Path) -> str:
+    """The last two parts of a path: a folder called "train" says little by itself."""
+    return "/".join(path.absolute().parts[-2:])
+
+
+def structure_errors(model: Structure, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256) -> dict[str, dict[str, float]]:
+    """The card's table, from `count` crops and blurs of a seed of their own."""
+    sharp, y = corpus.batch([images], size, count, seeded("structure errors"))
+    with torch.no_grad():
+        estimates = model(y)
+    table = {}
+    for s, (mean, log_tau, _) in estimates.items():
+        truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
+        error, unguided = (float((truth - guess).square().mean().sqrt()) for guess in (mean, before))
+        chi = float(((truth - mean) * (-log_tau).exp()).square().mean().sqrt())
+        table[str(s)] = {"rmse": error, "blurry": unguided, "gain_db": 20 * math.log10(unguided / error), "chi": chi}
+    return {s: {k: float(f"{v:.4g}") for k, v in row.items()} for s, row in table.items()}
+
+
+def denoising_losses(model: Conditional, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256) -> dict[str, float]:
+    """The card's losses, all with the same crops, blurs and noise; "shuffled" is guided by the next crop's structure."""
+    generator = seeded("denoising losses")
+    sharp, y = corpus.batch([images], size, count, generator)
+    sigma, noise = model.noise_levels(count, generator), torch.randn(y.shape, generator=generator)
+    with torch.no_grad():
+        guide = model.guide(model.estimates(y))
+        shuffled = [[g if g is None else g.roll(1, 0) for g in level] for level in guide]
+        guides = {"guided": guide, "unguided": None, "shuffled": shuffled}
+        return {name: round(float(model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, g)), 5) for name, g in guides.items()}

@@ -69,28 +69,29 @@ class MCGDiff(inverse.ParticleMethod):
         levels, taus = self._levels(posterior)
         seen, tilt, filtered = posterior.A_dagger(posterior.residual(0 * cloud.x)), Tilt(posterior), posterior.filter
 
-        def variance(lam, t):
-            """v_t where a coordinate is seen at level t, infinity elsewhere; lam the eigenvalues of A^T A."""
-            nearest = (posterior.sigma_y / lam.sqrt())[..., None].log().sub(taus.log()).abs().argmin(-1)
-            tau = torch.where((lam > 0) & (posterior.sigma_y / lam.sqrt() <= levels[0]), taus.to(lam)[nearest], math.inf)
-            return torch.where(tau <= t, t * t - tau**2 + self.kappa * (1 + tau**2), math.inf)
+        def variance(lam, s, t):
+            """v_s where a coordinate is seen at level t, infinity elsewhere; lam the eigenvalues of A^T A."""
+            own = posterior.sigma_y / lam.sqrt()
+            tau = torch.where(own <= levels[0], taus.to(lam)[own[..., None].log().sub(taus.log()).abs().argmin(-1)], math.inf)
+            return torch.where(tau <= t, s * s - tau**2 + self.kappa * (1 + tau**2), math.inf)
 
         def log_g(x, s, t, extra=0.0):
             """log of the product of N(x_i; seen_i, v_s + extra) over the coordinates that are seen at t."""
 
-            def v(lam):
-                return torch.where(variance(lam, t).isfinite(), variance(lam, s) + extra, math.inf)
+            def log_2pi_v(h):
+                v = variance(posterior.sigma_y**2 * h, s, t) + extra
+                return torch.where(v.isfinite(), (2 * math.pi * v).log(), 0.0)
 
-            log_det = tilt.trace(lambda h: torch.where(v(posterior.sigma_y**2 * h).isfinite(), (2 * math.pi * v(posterior.sigma_y**2 * h)).log(), 0.0))
-            return -0.5 * (row_dot(x - seen, filtered(x - seen, lambda lam: 1 / v(lam))).double() + log_det)
+            distance = row_dot(x - seen, filtered(x - seen, lambda lam: 1 / (variance(lam, s, t) + extra)))
+            return -0.5 * (distance.double() + tilt.trace(log_2pi_v))
 
         def draw(m, c2, t, z):
             """x' ~ N(m, c2) g_t from standard normal z."""
-            x = m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t)))
-            return x + filtered(z, lambda lam: (c2 / (1 + c2 / variance(lam, t))).sqrt())
+            x = m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)))
+            return x + filtered(z, lambda lam: (c2 / (1 + c2 / variance(lam, t, t))).sqrt())
 
         cloud.reweight(log_g(0 * cloud.x, levels[0], levels[0], levels[0] ** 2), levels[0])
-        log_det = tilt.trace(lambda h: torch.where(variance(posterior.sigma_y**2 * h, levels[0]).isfinite(), (2 * math.pi / h).log(), 0.0))
+        log_det = tilt.trace(lambda h: torch.where(variance(posterior.sigma_y**2 * h, levels[0], levels[0]).isfinite(), (2 * math.pi / h).log(), 0.0))
         cloud.log_evidence += posterior.log_likelihood(seen).view_as(cloud.log_weights)[:, 0].double() + 0.5 * log_det  # p(y | x) over that of seen
         cloud.x = draw(0 * cloud.x, levels[0] ** 2, levels[0], cloud.x)
         for s, t in pairwise(levels):

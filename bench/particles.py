@@ -5,7 +5,8 @@
 
 Every cell spends `--budget` prior evaluations on a photograph: 4, 16 or 64 particles with as many steps as that leaves (a step of
 `ode` costs two evaluations), or 16 samples of the others. Scores of clouds are weighted; CRPS and the coverage of central 50 % intervals
-are those of equally weighted draws, as many as particles. The JSON is written after every cell, and cells it holds are not run again.
+are those of equally weighted draws, as many as particles. The JSON is written after every cell, and cells it holds are not run again; every cell of a
+photograph comes before the next photograph, so that more of them can be added (`--count`). Figures are means, with 95 % intervals over the photographs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -62,7 +64,14 @@ def cell(problem: inverse.Problem, method: inverse.Method, samples: int, truth: 
 
 
 def mean(records: list[dict], key: str) -> float:
-    return sum(r[key] for r in records) / len(records)
+    return statistics.fmean(r[key] for r in records)
+
+
+def entry(records: list[dict], key: str) -> str:
+    """Mean and, of more than one photograph, the half width of its interval."""
+    digits = 2 if "psnr" in key else 4 if key == "crps" else 3
+    half = 1.96 * statistics.stdev(r[key] for r in records) / len(records) ** 0.5 if len(records) > 1 else None
+    return f"{mean(records, key):.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def table(results: dict[str, dict[str, list[dict]]]) -> str:
@@ -73,7 +82,7 @@ def table(results: dict[str, dict[str, list[dict]]]) -> str:
     for problem, methods in results.items():
         for label, records in methods.items():
             end = [f"{sum(r['trace'][k][-1] for r in records) / len(records):.1f}" if "trace" in records[0] else "" for k in ("ess", "survivors")]
-            scores = " | ".join(f"{mean(records, k):.{2 if 'psnr' in k else 4 if k == 'crps' else 3}f}" for k in COLUMNS)
+            scores = " | ".join(entry(records, k) for k in COLUMNS)
             lines.append(f"| {problem} | {label} | {scores} | {mean(records, 'evaluations'):.0f} | {' | '.join(end)} |")
     return "\n".join(lines) + "\n"
 
@@ -129,20 +138,22 @@ def main() -> None:
             command = [sys.executable, __file__, "--memory", str(n), "--in-process"]
             memory(n) if arguments.in_process else subprocess.run(command, check=True)
         return
-    about = {"photographs": arguments.count, "size": arguments.size, "sigma_y": arguments.sigma_y, "budget": arguments.budget, "prior": "photo-64"}
+    about = {"size": arguments.size, "sigma_y": arguments.sigma_y, "budget": arguments.budget, "prior": "photo-64"}
     about |= {"machine": platform.machine(), "torch": torch.__version__}
     file = arguments.out.with_suffix(".json")
     kept = json.loads(file.read_text()) if file.exists() else {}
     results = kept["records"] if kept.get("about") == about else {}
     prior, truths = inverse.load_prior("photo-64"), photographs(arguments.images, arguments.count, arguments.size)
-    for label in arguments.problems:
-        name, settings = PROBLEMS[label]
-        problem = inverse.get_problem(name, sigma_y=arguments.sigma_y, **settings)
-        for who, (method, samples) in contenders(arguments.budget).items():
-            if who not in results.setdefault(label, {}):
-                results[label][who] = [cell(problem, method, samples, truth, prior, i) for i, truth in enumerate(truths)]
-                file.write_text(json.dumps({"about": about, "records": results}, indent=1) + "\n")
-            print(f"{label:20s} {who:26s} " + "  ".join(f"{k} {mean(results[label][who], k):.4g}" for k in (*COLUMNS, "seconds")), flush=True)
+    for index, truth in enumerate(truths):
+        for label in arguments.problems:
+            name, settings = PROBLEMS[label]
+            problem = inverse.get_problem(name, sigma_y=arguments.sigma_y, **settings)
+            for who, (method, samples) in contenders(arguments.budget).items():
+                records = results.setdefault(label, {}).setdefault(who, [])
+                if len(records) <= index:
+                    records.append(cell(problem, method, samples, truth, prior, index))
+                    file.write_text(json.dumps({"about": about, "records": results}, indent=1) + "\n")
+            print(f"photograph {index}, {label} done", flush=True)
     arguments.out.with_name(arguments.out.stem + "-table.md").write_text(table(results))
     plot(results, arguments.out.parent / "images" / f"{arguments.out.stem}.png")
 

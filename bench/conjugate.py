@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import put
 from torch import Tensor
 
 import inverse
@@ -45,7 +46,6 @@ SAME = {"multimodal"}
 """With one modality this is mmps."""
 CURVES = ("mmps", "pigdm", "dps", "ddrm", "ddnm", "ddnm-plus")
 CURVE = (10, 20, 50, 100, 200, 500)
-START = "<!-- tables -->"
 
 
 class Ledger:
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=VIEWS)
     parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - SAME), help="registered names; default all")
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help=f"rewrite this path with .md added, from its {START} on, and write it with .json added")
+    parser.add_argument("--write", help="put the tables into this path with .md added, and write it with .json added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -243,8 +243,7 @@ def main() -> None:
     text += "".join(f"\n## {name}\n\n{table(rows)}\n" for name, rows in results.items())
     print(text)
     if arguments.write:
-        file = Path(f"{arguments.write}.md")
-        file.write_text(f"{file.read_text().split(START)[0]}{START}\n{text}")
+        put(Path(f"{arguments.write}.md"), text)
         Path(f"{arguments.write}.json").write_text(json.dumps({"command": command, "versions": versions(), "results": results}, indent=1, default=str) + "\n")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pages import put
+
 from inverse.arena.groups import Group, grouped
 from inverse.arena.labels import contestant_labels, setting_labels
 from inverse.arena.markdown import markdown
@@ -16,7 +18,6 @@ from inverse.arena.scores import metric
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "bench" / "records"
-START = "<!-- tables -->"
 README_START, README_END = "<!-- photo: written by bench/leaderboard.py -->\n", "<!-- /photo -->"
 
 
@@ -58,6 +59,5 @@ def readme(text: str) -> str:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "leaderboard.md"
-    page.write_text(page.read_text().split(START)[0] + f"{START}\n\n{tables().rstrip()}\n")
+    put(ROOT / "docs" / "leaderboard.md", tables())
     (ROOT / "README.md").write_text(readme((ROOT / "README.md").read_text()))

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from conjugate import Ledger
+from pages import put
 from torch import Tensor
 
 import inverse
@@ -51,7 +52,6 @@ SLOW = {("red-diff", 800): 5, ("tmpd", 800): 5, ("sitcom", 8): 5, ("sitcom", 80)
 """Instances of a cell for what is slow in all d dimensions."""
 SAME = {"multimodal": "with one modality it is `mmps`"}
 """Methods that are another one here."""
-START = "<!-- tables -->"
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--unit", type=float, default=UNIT, help="of x; the problem's own by default")
     parser.add_argument("--direct", action="store_true", help="run in all d dimensions")
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help=f"rewrite this path with .md added, from its {START} on, and write it with .json added")
+    parser.add_argument("--write", help="put the tables into this path with .md added, and write it with .json added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cells = [(int(d), int(d_y)) for d, d_y in (text.split(",") for text in arguments.cells)]
@@ -354,8 +354,7 @@ def main() -> None:
     text = page(bench, command)
     print(text)
     if arguments.write:
-        file = Path(f"{arguments.write}.md")
-        file.write_text(f"{file.read_text().split(START)[0]}{START}\n{text}")
+        put(Path(f"{arguments.write}.md"), text)
         Path(f"{arguments.write}.json").write_text(json.dumps(record(bench, command)) + "\n")
 
 

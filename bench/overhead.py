@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pages import put
 
 import inverse
 from inverse.bridge import deepinv
@@ -27,7 +28,6 @@ from inverse.options import options
 from inverse.plugins import registry
 
 SHAPE = (3, 16, 16)
-START = "<!-- tables -->"
 
 
 class Unit(inverse.Prior):
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=sorted(registry().table("inverse_methods")), help="registered names; default all")
-    parser.add_argument("--write", type=Path, help=f"rewrite this path with .md added, from its {START} on, and write it with .json added")
+    parser.add_argument("--write", type=Path, help="put the tables into this path with .md added, and write it with .json added")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -150,8 +150,7 @@ def main() -> None:
     lines += ["| command | processor seconds |", "|---|---|", *[f"| `{k}` | {v:.2f} |" for k, v in seconds.items()]]
     print("\n".join(lines))
     if arguments.write:
-        page = arguments.write.with_suffix(".md")
-        page.write_text(page.read_text().split(START)[0] + f"{START}\n" + "\n".join(lines) + "\n")
+        put(arguments.write.with_suffix(".md"), "\n".join(lines))
         record = {"methods": rows, "calls": calls, "seconds": seconds, "versions": versions(), "threads": 1}
         arguments.write.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+from pages import put
 from photo import PROBLEMS, photographs
 
 import inverse
@@ -131,7 +132,9 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--memory", type=int, nargs="*", help="particles; measure memory instead, each in its own process")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("particles"), help="stem of the .json and -table.md; the plot goes to images/ beside them")
+    parser.add_argument(
+        "--out", type=Path, default=Path("particles"), help="stem of the .json, and of the .md that the table is put into; the plot goes to images/ beside them"
+    )
     arguments = parser.parse_args()
     if arguments.memory:
         for n in arguments.memory:
@@ -154,7 +157,7 @@ def main() -> None:
                     records.append(cell(problem, method, samples, truth, prior, index))
                     file.write_text(json.dumps({"about": about, "records": results}, indent=1) + "\n")
             print(f"photograph {index}, {label} done", flush=True)
-    arguments.out.with_name(arguments.out.stem + "-table.md").write_text(table(results))
+    put(arguments.out.with_suffix(".md"), table(results))
     plot(results, arguments.out.parent / "images" / f"{arguments.out.stem}.png")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pages import put
 from torch import Tensor
 
 import inverse
@@ -208,11 +208,7 @@ def main() -> None:
         print(f"{time.perf_counter() - began:6.0f} s  {case}: verdict {rates[case]['verdict']:.3f}", file=sys.stderr, flush=True)
     print(table(rates))
     if arguments.write:
-        page = Path(arguments.write + ".md")
-        text, found = re.subn(r"(<!-- power -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table(rates) + m[2], page.read_text(), flags=re.S)
-        if found != 1:
-            raise SystemExit(f"{page}: no place for the table between <!-- power --> and <!-- end -->")
-        page.write_text(text)
+        put(Path(arguments.write + ".md"), table(rates))
         settings = {"images": arguments.images, "samples": SAMPLES, "level": LEVEL, "repeats": arguments.repeats, "exact_repeats": arguments.exact_repeats}
         record = {"command": "python " + shlex.join(sys.argv), **settings, "rates": rates}
         Path(arguments.write + ".json").write_text(json.dumps(record, indent=1) + "\n")

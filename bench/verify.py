@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 
 import torch
+from pages import put
 
 from inverse.plugins import registry
 from inverse.referee import CASES, Verdict, main_figure, verify
-
-START = "<!-- table -->"
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -37,7 +36,7 @@ def rank(v: Verdict) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")))
-    parser.add_argument("--write", help="rewrite this path with .md added, from its table on, and write it with .json added")
+    parser.add_argument("--write", help="put the table into this path with .md added, and write it with .json added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     verdicts = []
@@ -47,8 +46,7 @@ def main() -> None:
     text = table(verdicts)
     print(text)
     if arguments.write:
-        page = Path(f"{arguments.write}.md")
-        page.write_text(page.read_text().split(START)[0] + f"{START}\n{text}\n")
+        put(Path(f"{arguments.write}.md"), text)
         records = [dataclasses.asdict(v) for v in verdicts]
         Path(f"{arguments.write}.json").write_text(json.dumps(records, indent=1, default=str) + "\n")
 

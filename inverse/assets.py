@@ -41,6 +41,7 @@ class Card:
             `LowRankPrior`; empty where there is none.
         extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
         pipeline: configs `unet` and `scheduler` of a network of diffusers; empty for our own.
+        quantization: of what prior (name, sha256), and on which draws its inputs were calibrated; empty for a float network.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Card:
     law: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> UNetConfig:
@@ -153,7 +155,7 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
         about: the descriptive fields of `Card`: units, training, licence, denoising, limits, law, extra.
     """
     check_suffix(path)
-    write_weights({k: v.to(_stored(k)) for k, v in prior.state_dict().items()}, path)
+    write_weights({k: v.to(_stored(k, v.dtype)) for k, v in prior.state_dict().items()}, path)
     law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
@@ -203,6 +205,10 @@ def _read_prior(card: Card, path: Path) -> Prior:
     try:
         if not card.law:
             prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, **_units(card))
+            if card.quantization:
+                from inverse.quantize import to_int8
+
+                to_int8(prior.network, fit=False)
         elif not card.network:
             return _law(card, weights)
         else:
@@ -238,14 +244,16 @@ def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
     if (found := sha256(path)) != expected:
         raise PriorError(f"prior weights {path}: sha256 is {found[:12]}..., the card says {expected[:12]}...; the file is damaged or not the one described")
     try:
-        return {k: v.float() for k, v in load_file(path).items()}
+        return {k: v if v.dtype == torch.int8 else v.float() for k, v in load_file(path).items()}
     except (SafetensorError, RuntimeError) as error:
         raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
 
 
-def _stored(name: str) -> torch.dtype:
+def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
     """Precision on disk of an entry of a prior's state."""
-    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift") else torch.float16
+    if dtype == torch.int8:
+        return dtype
+    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift", "scale", "step", "zero") else torch.float16
 
 
 def _second_line(error: Exception) -> str:

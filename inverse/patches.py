@@ -137,9 +137,9 @@ def divided(prior: Prior, halo: Halo = "fresh") -> Prior:
     Raises: OptionError for a prior that is not a local U-Net of ours.
     """
     network = getattr(prior, "network", None)
-    if type(prior) is not NetworkPrior or not isinstance(network, UNet) or network.config.circular:
+    if type(prior) is not NetworkPrior or not isinstance(network, UNet) or not isinstance(network.head, nn.Conv2d) or network.config.circular:
         what = f"{getattr(prior, 'name', type(prior).__name__)} is none"
-        raise OptionError(f"parallel patches: needs a prior that is a convolutional network of `inverse train`; {what}")
+        raise OptionError(f"parallel patches: needs a prior that is a float network of `inverse train` on the plane; {what}")
     prior.network, prior.halo = BandUNet(network, Bands(halo)), None  # a band is no place for tiles
     return prior
 

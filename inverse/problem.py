@@ -166,17 +166,21 @@ class ImageProblem(Problem):
         picture = read_image(file, prior.shape[0] or 3)
         return self, picture.pixels, list(picture.notes)
 
+    def pictures(self, prior: Prior | None = None) -> list[Path]:
+        """Files of the shipped truths, by name; for a prior, those that ship for it."""
+        return shipped_images(prior)
+
     def truths(self) -> list[Tensor]:
         """The shipped photographs, (3, 256, 256) each, in the order of their names."""
         from inverse.images import read_image
 
-        return [read_image(path).pixels for path in shipped_images()]
+        return [read_image(path).pixels for path in self.pictures()]
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
         """The images that ship for this prior, in one channel if it has one."""
         from inverse.images import read_image
 
-        return [read_image(path, 1 if prior.shape[0] == 1 else 3).pixels for path in shipped_images(prior)]
+        return [read_image(path, 1 if prior.shape[0] == 1 else 3).pixels for path in self.pictures(prior)]
 
 
 def shipped_images(prior: Prior | None = None) -> list[Path]:

@@ -23,7 +23,7 @@ from inverse.metrics import HEAVY
 from inverse.plugins import get_method, get_problem, registry
 from inverse.posterior import Posterior
 from inverse.prior import Prior
-from inverse.problem import ImageProblem, Problem, shipped_images
+from inverse.problem import ImageProblem, Problem
 from inverse.result import Result
 
 DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16")}
@@ -217,7 +217,7 @@ def _posterior(problem: Problem, request: Request, file: Path | None, prior: Pri
     settings: dict[str, Any] = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": _execution(request, autocast)}
     if file is None:
         posterior = problem.posterior(0, first_image=index, **settings)
-        shipped = shipped_images(prior)[0].stem if isinstance(problem, ImageProblem) else "truth 0"
+        shipped = problem.pictures(prior)[0].stem if isinstance(problem, ImageProblem) else "truth 0"
         posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
         return problem, posterior
     problem, values, notes = problem.open(file, prior, request.measured)

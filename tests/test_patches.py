@@ -141,5 +141,5 @@ def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
 def test_a_prior_that_is_no_network_of_ours_is_refused():
     from inverse.patches import divided
 
-    with pytest.raises(OptionError, match=r"needs a prior that is a convolutional network of `inverse train`; FlatPrior is none"):
+    with pytest.raises(OptionError, match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none"):
         divided(inverse.FlatPrior((3, None, None)))

@@ -93,7 +93,9 @@ def solve(
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32).")] = "float32",
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior: minutes once, for many images of one size.")] = False,
+    memory: Annotated[float | None, typer.Option(help="GiB that one call of the prior may take.", show_default="most of what is free")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
     parallel: Annotated[str | None, typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON record for each result instead of a table.")] = False,
@@ -109,7 +111,7 @@ def solve(
     request = Request(
         problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
         files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,
-        parallel=parallel,
+        parallel=parallel, compile=compile_, memory=memory,
     )  # fmt: skip
     interrupted = run(request, as_json=json_)
     if interrupted:

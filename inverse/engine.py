@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.errors import DeviceError, InputError, OptionError, UnsupportedError
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.options import values
@@ -87,6 +87,10 @@ def solve(
             if answer is None:
                 raise
             interrupted = True
+        except getattr(torch, "AcceleratorError", ()) as error:
+            reason = str(error).splitlines()[0]
+            place = f"{posterior.device} failed in step {index + 1} of {method.name}"
+            raise DeviceError(f"{place} ({reason}); what was saved before is as it was, --device cpu would work") from error
         if answer is None:
             raise InputError(f"{method.name} yielded nothing")
         result = _result(posterior, rows, method, answer, samples, seed, seconds, interrupted)
@@ -129,8 +133,18 @@ def _result(
             "device": str(posterior.device),
             "dtype": str(posterior.dtype).removeprefix("torch."),
             "versions": versions(),
+            **({"notes": [*posterior.provenance.get("notes", []), *outside]} if (outside := _outside(rows, method)) else {}),
         },
     )
+
+
+def _outside(rows: Posterior, method: Method) -> list[str]:
+    """A note where the method asked the prior for noise levels that it was not made for."""
+    prior, asked = rows.prior, rows.levels_asked
+    if prior.exact or asked is None or (asked[0] >= 0.999 * prior.sigma_min and asked[1] <= 1.001 * prior.sigma_max):
+        return []
+    levels = f"from {asked[0]:.3g} to {asked[1]:.3g}"
+    return [f"{method.name} asked the prior for noise levels {levels}, it was made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g}; beyond, it guesses"]
 
 
 def versions() -> dict[str, str]:

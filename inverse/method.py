@@ -159,4 +159,7 @@ def noise_levels(posterior: Posterior, name: str, steps: int, sigma_min: float |
     high = posterior.prior.sigma_max if sigma_max is None else sigma_max
     if not 0 < low < high:
         raise OptionError(f"noise levels: need 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
+    prior = posterior.prior
+    if not prior.exact and not (0.999 * prior.sigma_min <= low and high <= 1.001 * prior.sigma_max):
+        raise OptionError(f"noise levels: {low:g} to {high:g} leave the range of the prior, {prior.sigma_min:g} to {prior.sigma_max:g}; stay within it")
     return schedule(name, steps, low, high).to(posterior.device, posterior.dtype)

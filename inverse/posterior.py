@@ -171,6 +171,14 @@ class Posterior(LinearSolves):
         return mean + (x - mean) / scale, level, lambda x0_hat: mean + scale * (x0_hat - mean)
 
     @property
+    def levels_asked(self) -> tuple[float, float] | None:
+        """Least and largest noise level that the prior was asked for, None before it was; they are looked at here alone, so that no step waits."""
+        if not self._levels:
+            return None
+        levels = torch.cat([torch.as_tensor(level, dtype=torch.float64, device=self.device).reshape(-1) for level in self._levels])
+        return float(levels.min()), float(levels.max())
+
+    @property
     def _evaluator(self) -> Evaluator:
         return evaluator(self.prior, self.execution)
 

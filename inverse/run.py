@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem
 from inverse.result import Result
 
-DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16")}
+DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16"), "fp16": (torch.float32, "fp16")}
 
 PARALLEL: dict[str, Literal["fresh", "stale"]] = {"patches": "fresh", "patches:stale": "stale"}
 """Ways to divide an image among the processes of a torchrun, and the halos that each takes."""
@@ -49,6 +50,8 @@ class Request:
     dtype: str = "float32"
     out: Path = Path("out")
     parallel: str | None = None
+    compile: bool = False
+    memory: float | None = None
 
 
 def run(request: Request, as_json: bool = False) -> bool:
@@ -80,8 +83,9 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
 
         prior = divided(prior, PARALLEL[request.parallel])
     records, interrupted = [], False
-    for index, (file, folder) in enumerate(zip(files, output_folders(files, request.out), strict=True)):
-        posed, posterior = _posterior(problem, request, file, prior, index)
+    opened = read_ahead(lambda file: None if file is None else problem.open(file, prior, request.measured), files)
+    for index, (file, folder, posed_by_file) in enumerate(zip(files, output_folders(files, request.out), opened, strict=True)):
+        posed, posterior = _posterior(problem, request, file, posed_by_file, prior, index)
         with nullcontext() if quiet else progress(file, index, len(files)) as bar:
             observers = [observer for observer in (bar, step_hook()) if observer and not quiet]
             try:
@@ -99,6 +103,16 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
             print(f"inverse: interrupted; the last iterate is saved in {records[-1]['out']}", file=sys.stderr)
         report(records, as_json)
     return interrupted
+
+
+def read_ahead(read: Callable[[Any], Any], files: list[Any]) -> Iterator[Any]:
+    """read(file) of each file, the next one in a thread while the caller is busy with this one; an error comes when its file's turn has."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, files[0])
+        for following in files[1:]:
+            ready, coming = coming, pool.submit(read, following)
+            yield ready.result()
+        yield coming.result()
 
 
 def check_device(name: str) -> torch.device:
@@ -211,16 +225,18 @@ def step_hook() -> Observer | None:
     return lambda index, total, x, misfit, nfe: hook(index=index, total=total, x=x, misfit=misfit, nfe=nfe)
 
 
-def _posterior(problem: Problem, request: Request, file: Path | None, prior: Prior, index: int) -> tuple[Problem, Posterior]:
+def _posterior(
+    problem: Problem, request: Request, file: Path | None, opened: tuple[Problem, Tensor, list[str]] | None, prior: Prior, index: int
+) -> tuple[Problem, Posterior]:
     """The problem that the file poses, and its posterior."""
     dtype, autocast = DTYPES[request.dtype]
     settings: dict[str, Any] = {"prior": prior, "seed": request.seed, "device": prior_device(prior), "dtype": dtype, "execution": _execution(request, autocast)}
-    if file is None:
+    if opened is None:
         posterior = problem.posterior(0, first_image=index, **settings)
         shipped = problem.pictures(prior)[0].stem if isinstance(problem, ImageProblem) else "truth 0"
         posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
         return problem, posterior
-    problem, values, notes = problem.open(file, prior, request.measured)
+    problem, values, notes = opened
     if bad := int((~torch.isfinite(values)).sum()):
         count = f"{bad} of {values.numel()} values"
         raise InputError(f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
@@ -234,8 +250,8 @@ def _posterior(problem: Problem, request: Request, file: Path | None, prior: Pri
 
 def _execution(request: Request, autocast: str | None) -> Execution:
     """With stale halos a batch stays in one piece: the call before must be the step before of the same rows."""
-    whole: dict[str, Any] = {"max_pixels": sys.maxsize} if request.parallel == "patches:stale" else {}
-    return Execution(autocast=autocast, **whole)
+    whole: dict[str, Any] = {"max_pixels": sys.maxsize, "memory": sys.maxsize} if request.parallel == "patches:stale" else {"memory": request.memory}
+    return Execution(autocast=autocast, compile="auto" if request.compile else None, **whole)
 
 
 def fitted(problem: Problem, truth: Tensor, notes: list[str]) -> Tensor:

@@ -152,6 +152,43 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@bench.command()
+def limit(
+    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "deblur",
+    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
+    methods: Annotated[str | None, typer.Option(help="Names separated by commas.", show_default="all")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of every method that has steps.")] = 20,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the square cut from the photograph (pixels).", show_default="whole")] = None,
+    batch: Annotated[str, typer.Option(help="Rows at once to try, separated by commas.")] = "1,4",
+    dtype: Annotated[str, typer.Option(help="Precisions to try, separated by commas.")] = "float32",
+    repeats: Annotated[int, typer.Option(min=1, help="Of every solve; medians are shown.")] = 3,
+    clock: Annotated[str, typer.Option(help="wall; or cpu, the processor's time of this process, for a busy machine.")] = "wall",
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior.")] = False,
+    prior: Annotated[str | None, typer.Option(help="A prior's name or file.", show_default="the problem's")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON record instead of tables.")] = False,
+    plugin: PluginFiles = [],  # noqa: B006
+) -> None:
+    """Compare each method's time with what its evaluations alone take, at the batch and precision where they take least."""
+    from inverse.arena.limit import Bench, Setting, best, choose, record, tables
+    from inverse.plugins import get_problem
+
+    registry(plugin)
+    measured = Bench(get_problem(problem, **assignments(problem_option, "--problem-option")), prior, size, device, compile_, repeats, clock)
+    chosen, batches = choose(methods.split(",") if methods else None, steps), _indices(batch, "bench limit: --batch")
+    if 0 in batches:
+        raise OptionError("bench limit: --batch takes numbers of at least 1")
+    floors = measured.floors([Setting(rows, kind) for kind in dtype.split(",") for rows in batches])
+    setting = best(floors)
+    rows = list(measured.efficiencies(chosen, setting))
+    if json_:
+        print(json.dumps(record(measured, floors, setting, rows)))
+        return
+    for table in tables(floors, rows):
+        show(table)
+    print(f"batch {setting.batch}, {setting.dtype}; {clock} clock, medians of {repeats}")
+
+
 def tune(
     method: Annotated[str, typer.Argument(help="A method: see `inverse methods`.")],
     problem: Annotated[str, typer.Argument(help="A problem: see `inverse problems`.")],
@@ -182,7 +219,7 @@ def tune(
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
     check_device(device)
-    split = Tuning(problem=problem, truths=_indices(truths, "--truths"), seeds=_indices(seeds, "--seeds"), metric=metric, trials=trials)
+    split = Tuning(problem=problem, truths=_indices(truths, "tune: --truths"), seeds=_indices(seeds, "tune: --seeds"), metric=metric, trials=trials)
     task = tuning.Task(
         method, problem, split, tuple(map(tuning.Range.parse, range_)), dict(assignments(set_, "--set")), dict(assignments(problem_option, "--problem-option")),
         prior, crop, samples, None if nfe is None else {"nfe": nfe}, device, dtype, seed,
@@ -209,4 +246,4 @@ def _indices(text: str, option: str) -> list[int]:
             raise ValueError(text)
         return found
     except ValueError as error:
-        raise OptionError(f"tune: {option} takes whole numbers separated by commas, got '{text}'") from error
+        raise OptionError(f"{option} takes whole numbers separated by commas, got '{text}'") from error

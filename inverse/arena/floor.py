@@ -27,31 +27,36 @@ class Floor:
         return cost["nfe"] * self.forward + cost["vjp"] * self.vjp + cost["A"] * self.A + cost["A_adjoint"] * self.A_adjoint
 
 
-def measure_floor(rows: Posterior) -> Floor:
-    """Least seconds of each evaluation over a few repeats, on all rows at once."""
+def measure_floor(rows: Posterior, clock: Callable[[], float] = time.perf_counter) -> Floor:
+    """Least seconds of each evaluation over a few repeats, on all rows at once.
+
+    Args:
+        clock: whose seconds are counted.
+    """
     sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
     x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
-    forward = _least(lambda: rows.denoise(x, sigma), rows.device)
+    forward = _least(lambda: rows.denoise(x, sigma), rows.device, clock)
 
     def vjp() -> float:
         _, pull = rows.tweedie(x, sigma)
-        return _once(lambda: pull(x), rows.device)
+        return _once(lambda: pull(x), rows.device, clock)
 
     back = min(vjp() for _ in range(3))
-    return Floor(forward, back, _least(lambda: rows.A(x), rows.device), _least(lambda: rows.A_vjp(x, rows.y), rows.device))
+    A, A_adjoint = (_least(call, rows.device, clock) for call in (lambda: rows.A(x), lambda: rows.A_vjp(x, rows.y)))
+    return Floor(forward, back, A, A_adjoint)
 
 
-def _least(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -> float:
-    times, end = [_once(call, device), _once(call, device)], time.perf_counter() + seconds
+def _least(call: Callable[[], Any], device: torch.device, clock: Callable[[], float], seconds: float = 0.1) -> float:
+    times, end = [_once(call, device, clock), _once(call, device, clock)], time.perf_counter() + seconds
     while len(times) < 10 and time.perf_counter() < end:
-        times.append(_once(call, device))
+        times.append(_once(call, device, clock))
     return min(times)
 
 
-def _once(call: Callable[[], Any], device: torch.device) -> float:
+def _once(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
     wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     call()
     wait()
-    return time.perf_counter() - start
+    return clock() - start

@@ -1,0 +1,61 @@
+"""DPIR: plug-and-play restoration with a deep denoiser prior, by half-quadratic splitting.
+
+Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep Denoiser Prior, IEEE TPAMI 2021,
+https://arxiv.org/abs/2008.13751 (algorithm 1). Letters: z_k denoised, x_k data-consistent, sigma_k the level of step k, lambda the trade-off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import inverse
+from inverse.errors import OptionError
+
+
+@dataclass(frozen=True)
+class DPIR(inverse.Method):
+    """Solve the data problem near the last denoised image, denoise the solution at a falling level; no noise is added anywhere.
+
+    alpha_k = lambda sigma_y^2 / sigma_k^2 in the paper's |y - A x|^2 + alpha_k |x - z|^2 makes x_k the proximal point of variance sigma_k^2 / lambda.
+
+    Departures: it starts from the pseudo-inverse damped at the noise level (the paper's y for deblurring, bicubic interpolation for
+    super-resolution), and images are not turned or flipped between the steps, which served denoisers that are not equivariant.
+
+    Args:
+        steps: the paper's 8 for deblurring, 24 for super-resolution.
+        sigma_max: first level, model units; the paper's 49 of 255.
+        sigma_min: last level, model units; auto is sigma_y / |A|, at least 0.255 of 255; for a blur the paper's sigma_y.
+        lambda_: trade-off; the paper's 0.23.
+    """
+
+    name = "dpir"
+    reference = "Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep Denoiser Prior, IEEE TPAMI 2021, https://arxiv.org/abs/2008.13751"
+    equation = "x_k = prox_{-log p(y|.)}(z_{k-1}; sigma_k^2 / lambda);  z_k = x0_hat(x_k, sigma_k)"
+    claim = "point estimate"
+    needs = ("linear", "gaussian")
+
+    steps: int = 24
+    sigma_max: float = 2 * 49 / 255
+    sigma_min: float | None = None
+    lambda_: float = 0.23
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.lambda_ > 0:
+            raise OptionError(f"dpir: lambda must be positive, got {self.lambda_:g}")
+        if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
+            raise OptionError(f"dpir: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}")
+
+    def run(self, posterior, samples, generator):
+        sigma_y = posterior.sigma_y / posterior.norm_squared**0.5
+        last = min(max(sigma_y, 2 * 0.255 / 255), self.sigma_max / 2) if self.sigma_min is None else self.sigma_min
+        z = posterior.pseudo_inverse()
+        for sigma in inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)[:-1].tolist():
+            x = posterior.prox(z, sigma**2 / self.lambda_)
+            z = posterior.denoise(x, sigma)
+            yield z
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [DPIR]

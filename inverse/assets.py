@@ -180,7 +180,7 @@ def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save
 
     with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().to(memory_format=torch.contiguous_format).cpu() for k, v in tensors.items()}))
+        temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def write_card(card: Card, path: Path) -> None:

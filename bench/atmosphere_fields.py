@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inverse.atmosphere.igra import read_soundings, read_station_list
-from inverse.atmosphere.netcdf import package, read_fields, write
+from inverse.atmosphere.netcdf import Fields, package, read_fields, write
 
+WINDOW = ("2019-03-28T06", "2019-03-28T17")
+"""Consecutive hours: a morning that warms, and an afternoon."""
 HOURS = ("25T12", "26T00", "27T06", "28T15", "29T03", "30T18", "31T09", "31T21")
 LICENCE = "Generated using Copernicus Climate Change Service information 2019; contains modified Copernicus Climate Change Service information"
 
@@ -28,21 +31,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     fields = read_fields(arguments.source / "era5_t2m_uk_2019-03.nc", ("t2m",))
-    rows = np.isin(fields.times, [np.datetime64(f"2019-03-{hour}") for hour in HOURS])
-    xarray, grid, values = package("xarray"), fields.domain.grid, fields.values[rows, 0].astype(np.float32)
-    hours = (fields.times[rows] - np.datetime64("2019-03-01")) / np.timedelta64(1, "h")
-    names = {"units": "K", "standard_name": "air_temperature", "long_name": "2 metre temperature"}
-    about = {"source": "ERA5 hourly 2 metre temperature over the United Kingdom", "licence": LICENCE}
-    dataset = xarray.Dataset(
-        {"t2m": (("time", "latitude", "longitude"), values, names)},
-        {
-            "time": ("time", hours.astype(np.int32), {"units": "hours since 2019-03-01", "calendar": "standard", "standard_name": "time"}),
-            "latitude": ("latitude", np.array(grid.latitudes), {"units": "degrees_north", "standard_name": "latitude"}),
-            "longitude": ("longitude", np.array(grid.longitudes), {"units": "degrees_east", "standard_name": "longitude"}),
-        },
-        {"Conventions": "CF-1.11", "split": "held out: not among the days of any shipped prior", **about},
-    )  # fmt: skip
-    write(arguments.out / "era5-uk-t2m-hours.nc", dataset)
+    hours = np.isin(fields.times, [np.datetime64(f"2019-03-{hour}") for hour in HOURS])
+    window = (fields.times >= np.datetime64(WINDOW[0])) & (fields.times <= np.datetime64(WINDOW[1]))
+    for name, rows in (("hours", hours), ("window", window)):
+        write(arguments.out / f"era5-uk-t2m-{name}.nc", dataset(fields, rows))
 
     stations = (arguments.source / "radiosonde" / "igra2-station-list.txt").read_bytes()
     (arguments.out / "igra2-station-list.txt.gz").write_bytes(gzip.compress(stations, mtime=0))
@@ -53,6 +45,23 @@ def main() -> None:
     assert len(read_soundings(arguments.out / "AUM00011035-excerpt.txt")) == 2
     for path in sorted(arguments.out.iterdir()):
         print(f"{path.stat().st_size:8d} {path}")
+
+
+def dataset(fields: Fields, rows: np.ndarray) -> Any:
+    """Some of the hours."""
+    xarray, grid, values = package("xarray"), fields.domain.grid, fields.values[rows, 0].astype(np.float32)
+    hours = (fields.times[rows] - np.datetime64("2019-03-01")) / np.timedelta64(1, "h")
+    names = {"units": "K", "standard_name": "air_temperature", "long_name": "2 metre temperature"}
+    about = {"source": "ERA5 hourly 2 metre temperature over the United Kingdom", "licence": LICENCE}
+    return xarray.Dataset(
+        {"t2m": (("time", "latitude", "longitude"), values, names)},
+        {
+            "time": ("time", hours.astype(np.int32), {"units": "hours since 2019-03-01", "calendar": "standard", "standard_name": "time"}),
+            "latitude": ("latitude", np.array(grid.latitudes), {"units": "degrees_north", "standard_name": "latitude"}),
+            "longitude": ("longitude", np.array(grid.longitudes), {"units": "degrees_east", "standard_name": "longitude"}),
+        },
+        {"Conventions": "CF-1.11", "split": "held out: not among the days of any shipped prior", **about},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import LowRankPrior
+from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
-from inverse.corrected import CorrectedPrior
+from inverse.corrected import CorrectedPrior, FieldLaw
 from inverse.errors import OptionError, PriorError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
@@ -37,8 +38,8 @@ class Card:
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         limits: what it is known not to do.
         power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
-        law: shape and rank of the Gaussian that the weights hold, and how it was fitted; a `ZonalPrior` if its kind is "zonal", or else a
-            `LowRankPrior`; empty where there is none.
+        law: shape and rank of the Gaussian that the weights hold, and how it was fitted; a `ZonalPrior` if its kind is "zonal", a
+            `TrajectoryPrior` if it is "trajectory", or else a `LowRankPrior`; empty where there is none.
         extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
         pipeline: configs `unet` and `scheduler` of a network of diffusers; empty for our own.
         quantization: of what prior (name, sha256), and on which draws its inputs were calibrated; empty for a float network.
@@ -146,7 +147,7 @@ def find_card(name: str | Path) -> Path | None:
     return registry().find("inverse_priors", str(name))
 
 
-def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **about: Any) -> Card:
+def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Card:
     """Write half-precision weights to `path` (.safetensors) and the card beside it; returns the card.
 
     A Gaussian's mean and variances keep single precision: a temperature of 280 K has steps of 0.25 K in half.
@@ -156,11 +157,13 @@ def save_prior(prior: NetworkPrior | LowRankPrior | ZonalPrior, path: Path, **ab
     """
     check_suffix(path)
     write_weights({k: v.to(_stored(k, v.dtype)) for k, v in prior.state_dict().items()}, path)
-    law = prior if isinstance(prior, LowRankPrior | ZonalPrior) else getattr(prior, "law", None)
+    law = prior if isinstance(prior, FieldLaw) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
     if isinstance(law, ZonalPrior):  # its shift is a field, among the weights
         units["shift"], about["law"] = 0.0, {"kind": "zonal", **about.get("law", {})}
+    if isinstance(law, TrajectoryPrior):
+        about["law"] = {"kind": "trajectory", "hours": law.hours, "rank": len(law.hour.variances), **about.get("law", {})}
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     if law is not None:
         about["law"] = {"shape": list(law.shape), "rank": law.variances.shape[-1], **about.get("law", {})}
@@ -221,10 +224,17 @@ def _read_prior(card: Card, path: Path) -> Prior:
     return prior
 
 
-def _law(card: Card, weights: dict[str, Tensor]) -> LowRankPrior | ZonalPrior:
+def _law(card: Card, weights: dict[str, Tensor]) -> FieldLaw:
     """The Gaussian that a card describes."""
     if card.law.get("kind") == "zonal":
         return zonal_prior(weights, card.law["shape"][-1], **_units(card))
+    if card.law.get("kind") == "trajectory":
+        hour = _low_rank(card, {name.removeprefix("hour."): value for name, value in weights.items()})
+        return TrajectoryPrior(hour, weights["persistence"], card.law["hours"])
+    return _low_rank(card, weights)
+
+
+def _low_rank(card: Card, weights: dict[str, Tensor]) -> LowRankPrior:
     basis, turn = torch.linalg.qr(weights["basis"].double())  # halves are not quite orthonormal
     basis = (basis * turn.diagonal().sign()).float()
     return LowRankPrior(weights["mean"], basis, weights["variances"], weights["floor"], shift=card.shift, **_units(card))
@@ -253,7 +263,7 @@ def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
     """Precision on disk of an entry of a prior's state."""
     if dtype == torch.int8:
         return dtype
-    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift", "scale", "step", "zero") else torch.float16
+    return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift", "persistence", "scale", "step", "zero") else torch.float16
 
 
 def _second_line(error: Exception) -> str:

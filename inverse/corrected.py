@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import LowRankPrior
+from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior
 from inverse.network import UNet, UNetConfig
 from inverse.prior import NetworkPrior, like
+
+FieldLaw = LowRankPrior | ZonalPrior | TrajectoryPrior
 
 
 class CorrectedPrior(NetworkPrior):
@@ -30,7 +33,7 @@ class CorrectedPrior(NetworkPrior):
         config: of F; its channels are the law's, and around a globe it is circular and of one value at each pole.
     """
 
-    def __init__(self, law: LowRankPrior | ZonalPrior, config: UNetConfig):
+    def __init__(self, law: FieldLaw, config: UNetConfig):
         channels, globe = law.mean.shape[0], isinstance(law, ZonalPrior)
         expected = replace(config, channels=channels, extra=3 * channels, circular=config.circular or globe)
         law = copy.deepcopy(law).float()
@@ -43,7 +46,7 @@ class CorrectedPrior(NetworkPrior):
         deviation = statics.flatten(1).std(1).clamp_min(1e-6)[:, None, None]
         self.register_buffer("statics", (statics - statics.mean((1, 2), keepdim=True)) / deviation, persistent=False)
 
-    law: LowRankPrior | ZonalPrior
+    law: FieldLaw
     statics: Tensor
 
     def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:

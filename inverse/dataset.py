@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class Fields:
         period: first and last time, ISO 8601.
         skipped: fields that were left out because values are missing.
         source: what the file says it is.
+        times: of each, (N,) datetime64, None where the file has none.
     """
 
     values: Tensor
@@ -130,6 +131,7 @@ class Fields:
     period: tuple[str, str]
     skipped: int
     source: str
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -138,6 +140,20 @@ class Fields:
     def mean(self) -> Tensor:
         """(C, H, W)."""
         return self.values.mean(0)
+
+    def windows(self, hours: int) -> Fields:
+        """Every run of so many fields an hour apart as one sample, (N', hours * C, H, W).
+
+        Raises: InputError if there is none.
+        """
+        if hours == 1:
+            return self
+        times = np.array([]) if self.times is None else self.times
+        follows = np.diff(times) == np.timedelta64(1, "h")
+        first = [i for i in range(len(times) - hours + 1) if follows[i : i + hours - 1].all()]
+        if not first:
+            raise InputError(f"fields: no {hours} of them are an hour apart each; give hourly fields")
+        return replace(self, values=torch.stack([self.values[i : i + hours].flatten(0, 1) for i in first]), times=times[first])
 
     def batch(self, count: int, generator: torch.Generator, mix: float = 0.0) -> Tensor:
         """Fields drawn uniformly: (count, C, H, W).
@@ -199,15 +215,18 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
             levels = chosen.level.values if "level" in chosen[name].dims else [None]
             for level in levels:
                 one = chosen[name] if level is None else chosen[name].sel(level=level)
-                stacks.append(one.transpose(..., "latitude", "longitude").values.reshape(-1, *[chosen.sizes[d] for d in ("latitude", "longitude")]))
+                one = one.transpose(..., "latitude", "longitude")
+                stacks.append(one.values.reshape(-1, *[chosen.sizes[d] for d in ("latitude", "longitude")]))
                 channels.append(name if level is None else f"{name}_{level:g}")
                 units.append(str(chosen[name].attrs["units"]))
         values = np.stack(stacks, axis=1).astype(np.float32)
         whole = np.isfinite(values).all(axis=(1, 2, 3))
         if not whole.any():
             raise InputError(f"training fields {path}: no whole field of {', '.join(variables)} {'in ' + period if period else ''}".rstrip())
-        times = np.sort(np.atleast_1d(chosen.time.values)) if "time" in chosen.coords else None
-        span = ("", "") if times is None else (str(times[0])[:16], str(times[-1])[:16])
+        points = xarray.broadcast(chosen.time, one.isel(latitude=0, longitude=0))[0].transpose(*one.dims[:-2]) if "time" in chosen.dims else None
+        times = None if points is None else points.values.reshape(-1)[whole]
+        each = np.sort(np.atleast_1d(chosen.time.values)) if "time" in chosen.coords else None
+        span = ("", "") if each is None else (str(each[0])[:16], str(each[-1])[:16])
         grid = Grid.of(chosen.latitude.values, chosen.longitude.values)
         kept = torch.from_numpy(values[whole])
-        return Fields(kept, tuple(channels), tuple(units), grid, span, int((~whole).sum()), str(data.attrs.get("source", path.name)))
+        return Fields(kept, tuple(channels), tuple(units), grid, span, int((~whole).sum()), str(data.attrs.get("source", path.name)), times)

@@ -19,9 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inverse.analytic import LowRankPrior
-from inverse.atmosphere.zonal import ZonalPrior
-from inverse.corrected import CorrectedPrior
+from inverse.corrected import CorrectedPrior, FieldLaw
 from inverse.dataset import Fields, random_crops
 from inverse.errors import InputError, OptionError
 from inverse.network import UNetConfig
@@ -108,7 +106,7 @@ class Training:
         config: TrainConfig,
         checkpoint: Path,
         device: torch.device | str = "cpu",
-        law: LowRankPrior | ZonalPrior | None = None,
+        law: FieldLaw | None = None,
     ):
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -146,7 +144,7 @@ class Training:
         prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
         return prior.eval()
 
-    def _model(self, law: LowRankPrior | ZonalPrior | None) -> nn.Module:
+    def _model(self, law: FieldLaw | None) -> nn.Module:
         """What is trained, as it starts."""
         if not isinstance(self.sources, Fields):
             return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)

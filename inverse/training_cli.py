@@ -37,6 +37,7 @@ def train(
     validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
     test_period: Annotated[str, typer.Option(help="Of fields: times for the card's denoising table.")] = "",
     mix: Annotated[float, typer.Option(help="Of fields: share of the batches that is blended from two.")] = 0.5,
+    hours: Annotated[int, typer.Option(help="Of fields: hours that follow one another in one sample.")] = 1,
     rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
 ) -> None:
     """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
@@ -51,7 +52,7 @@ def train(
         settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mix=mix)
         periods = (period, validation_period, test_period)
         about = {"licence": licence, "limits": limits}
-        if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about):
+        if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about, hours):
             raise typer.Exit(130)
         return
     if channels not in (1, 3):

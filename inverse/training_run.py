@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.analytic import LowRankPrior
 from inverse.assets import read_card, save_prior
 from inverse.atmosphere.units import GRAVITY
-from inverse.atmosphere.zonal import ZonalPrior
+from inverse.corrected import FieldLaw
 from inverse.dataset import Fields, load_fields, load_images
 from inverse.errors import InputError, OptionError
 from inverse.images import grid, write_png
@@ -100,6 +99,7 @@ def train_field_prior(
     config: TrainConfig | None,
     device: str,
     about: dict[str, str],
+    hours: int = 1,
 ) -> bool:
     """Fit a Gaussian to the fields of a NetCDF file, train a network that corrects it, and write `out` and its card; false if interrupted.
 
@@ -111,10 +111,8 @@ def train_field_prior(
         periods: of training, validation and test, apart from one another.
         rank: of the Gaussian.
         config: of the network's training; None for the Gaussian alone.
+        hours: that follow one another, in one sample.
     """
-    from inverse.atmosphere.gaussian import fit_gaussian
-    from inverse.atmosphere.zonal import fit_zonal
-
     if out.suffix != ".safetensors":
         raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
     check_writable(out.parent)
@@ -126,16 +124,8 @@ def train_field_prior(
     print(f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}", file=sys.stderr)
     if fields.grid.periodic:
         fields, validation, test = map(in_decametres, (fields, validation, test))
-        scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
-        fits = {taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale) for taper in ZONAL_TAPERS}
-        held_out = {taper: float(law.log_density(law.encode(validation.values.double())).mean()) / law.mean.numel() for taper, law in fits.items()}
-        taper = max(held_out, key=held_out.__getitem__)
-        law: LowRankPrior | ZonalPrior = fits[taper]
-        fitted: dict[str, float] = {"taper_km": taper, "held_out_nats_per_point": round(held_out[taper], 4)}
-    else:
-        shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
-        climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
-        law, fitted = climate.law, climate.facts()
+    law, fitted = fit_law(fields, validation, rank, hours)
+    fields, validation, test = (part.windows(hours) for part in (fields, validation, test))
     about = about | {"units": ", ".join(fields.units)}
     described = {"law": fitted, "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period), "skipped": missing}}
     if config is None:
@@ -175,6 +165,31 @@ def train_field_prior(
     return True
 
 
+def fit_law(fields: Fields, validation: Fields, rank: int, hours: int = 1) -> tuple[FieldLaw, dict[str, float]]:
+    """The Gaussian of fields, global or regional, of one hour or several, and how it was chosen, for the card.
+
+    Raises: OptionError for trajectories of global fields.
+    """
+    from inverse.atmosphere.gaussian import fit_gaussian
+    from inverse.atmosphere.trajectory import TrajectoryPrior, fit_persistence
+    from inverse.atmosphere.zonal import fit_zonal
+
+    if fields.grid.periodic and hours > 1:
+        raise OptionError(f"train: of global fields there are priors of single hours alone, asked for --hours {hours}")
+    if fields.grid.periodic:
+        scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
+        fits = {taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale) for taper in ZONAL_TAPERS}
+        held_out = {taper: float(law.log_density(law.encode(validation.values.double())).mean()) / law.mean.numel() for taper, law in fits.items()}
+        taper = max(held_out, key=held_out.__getitem__)
+        return fits[taper], {"taper_km": taper, "held_out_nats_per_point": round(held_out[taper], 4)}
+    shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
+    climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
+    if hours == 1:
+        return climate.law, climate.facts()
+    before, after = fields.windows(2).values.chunk(2, 1)
+    return TrajectoryPrior(climate.law, fit_persistence(climate.law, before, after), hours), climate.facts()
+
+
 def _best_so_far(out: Path) -> float:
     """The validation ratio of an interrupted run, 1 where it wrote no weights."""
     card = out.with_suffix(".json")
@@ -201,7 +216,7 @@ def check_disjoint(parts: list[Fields]) -> None:
             raise OptionError(f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time")
 
 
-def field_table(prior: Prior, law: LowRankPrior | ZonalPrior, fields: Fields, count: int = 168) -> dict[str, list[float]]:
+def field_table(prior: Prior, law: FieldLaw, fields: Fields, count: int = 168) -> dict[str, list[float]]:
     """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
     chosen = fields.values[:: max(1, len(fields) // count)]
     x0 = prior.encode(chosen)

@@ -15,15 +15,18 @@ from torch import Tensor
 import inverse
 from inverse.analytic import Exact, LowRankPrior
 from inverse.assets import cards
-from inverse.atmosphere import analysis, observations, readers, simulation
+from inverse.atmosphere import analysis, observations, simulation
 from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.igra import read_station_list
-from inverse.atmosphere.netcdf import Fields, chosen, conformed, read_fields
+from inverse.atmosphere.measurement import Sources, read_truth
+from inverse.atmosphere.netcdf import Fields, read_fields, stamp
 from inverse.atmosphere.scene import Scene
+from inverse.atmosphere.trajectory import over_hours
 from inverse.errors import InputError, OptionError
 from inverse.operators import clone
 
 CLIMATOLOGY = "era5-uk-t2m-gaussian"
+TRAJECTORIES = "era5-uk-t2m-hours"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Atmosphere(inverse.Problem):
         network: seed of the choice of stations.
         thin: stations within this distance in km are averaged.
         stations: real observations to use beside a measurement, .csv, .nc or IGRA soundings.
-        time: which one of a file with several, ISO 8601.
+        time: which one of a file with several, ISO 8601; of a window the first.
+        window: hours that are analysed at once, each with a coarse field and stations of its own.
     """
 
     name = "atmosphere"
@@ -65,6 +69,7 @@ class Atmosphere(inverse.Problem):
     thin: float = 0.0
     stations: Path | None = None
     time: str | None = None
+    window: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +77,8 @@ class Atmosphere(inverse.Problem):
             raise OptionError(f"atmosphere: sigma_y and sigma_coarse must be positive, got {self.sigma_y:g} and {self.sigma_coarse}")
         if self.count < 1 or self.factor < 1 or not 0 <= self.withhold < 1:
             raise OptionError(f"atmosphere: count and factor must be at least 1 and withhold in [0, 1), got {self.count}, {self.factor}, {self.withhold:g}")
+        if self.window < 1:
+            raise OptionError(f"atmosphere: window must be at least 1 hour, got {self.window}")
         if not (self.representativeness >= 0 and self.thin >= 0):
             raise OptionError(f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}")
 
@@ -79,13 +86,13 @@ class Atmosphere(inverse.Problem):
 
     # --- what is observed ---------------------------------------------------------------------------------------------
 
-    def on(self, domain: Domain) -> Observed:
+    def on(self, domain: Domain, start: np.datetime64 | None = None) -> Observed:
         """The problem on another domain, to be simulated there."""
-        return Observed(**vars(self) | {"scene_": self._simulated(domain)})
+        return Observed(**vars(self) | {"scene_": replace(self._simulated(domain), start=start)})
 
     def scene(self) -> Scene:
         """What is observed: here, of the shipped hours."""
-        return self._simulated(shipped().domain)
+        return self._simulated(replace(shipped().domain, hours=self.window))
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         scene = self.scene()
@@ -126,65 +133,28 @@ class Atmosphere(inverse.Problem):
     # --- files --------------------------------------------------------------------------------------------------------
 
     def truths(self) -> list[Tensor]:
-        """Eight hours of days 25 to 31 of March 2019, which no shipped prior has seen: (1, 33, 49) each, K."""
-        return [torch.from_numpy(hour) for hour in shipped().values]
+        """Eight hours of days 25 to 31 of March 2019, which no shipped prior has seen: (1, 33, 49) each, K; for a window, what it
+        takes of twelve hours that follow one another on the 28th: (window, 33, 49) each."""
+        if self.window == 1:
+            return [torch.from_numpy(hour) for hour in shipped().values]
+        hours = shipped_window().values[:, 0]
+        if self.window > len(hours):
+            raise InputError(f"atmosphere: {len(hours)} hours that follow one another ship, window is {self.window}; give a longer series with --input")
+        return [torch.from_numpy(hours[i : i + self.window]) for i in range(0, len(hours) - self.window + 1, self.window)]
 
     def open(self, file: Path, prior: inverse.Prior, measured: bool) -> tuple[inverse.Problem, Tensor, list[str]]:
         domain = domain_of(prior)
         if not measured:
-            fields, missing = conformed(read_fields(file, domain.variables), domain, file)
-            truth, stamp = chosen(fields, self.time, file)
-            if fields.domain.grid.shape != domain.grid.shape:
-                raise InputError(f"{file}: its grid is {fields.domain.grid}, the prior's {domain.grid}")
-            if missing and np.isnan(truth).any():
-                raise InputError(f"{file}: {int(np.isnan(truth).sum())} of {truth.size} values are missing; a truth must be whole, a --measurement need not be")
-            return self.on(domain), torch.from_numpy(truth), [f"time {stamp}"] if stamp else []
-        scene, notes = self._measured(file, domain)
+            truth, start = read_truth(file, domain, self.time)
+            return self.on(domain, start), torch.from_numpy(truth), [] if start is None else [f"time {stamp(start)}"]
+        scene, notes = Sources(file, self.stations, self.time, self.thin, self.withhold).scene(domain, self._levelled)
         return Observed(**vars(self) | {"scene_": scene}), scene.measurement(), notes
-
-    def _measured(self, file: Path, domain: Domain) -> tuple[Scene, list[str]]:
-        factor: int | None = None
-        coarse: np.ndarray | None = None
-        seen: list[tuple[Path, observations.Observations]] = []
-        notes: list[str] = []
-        if readers.is_points(file):
-            seen.append((file, readers.read(file)))
-        else:
-            coarse, factor, notes = self._coarse(file, domain)
-        if self.stations is not None:
-            seen.append((self.stations, readers.read(self.stations)))
-        if not seen:
-            return Scene(domain, factor, coarse), notes
-        points = []
-        for path, each in seen:
-            admitted, why = observations.admitted(each, domain, str(path))
-            points.append(admitted)
-            notes += [f"{path}: {reason}" for reason in why]
-        whole = observations.joined(points)
-        used, kept = observations.withheld(observations.thinned(self._levelled(whole), self.thin), self.withhold)
-        return Scene(domain, factor, coarse, used, kept if len(kept) else None), notes
 
     def _levelled(self, seen: observations.Observations) -> observations.Observations:
         """With the problem's standard deviation where an observation does not have its own."""
         known = self.by_variable()
         ours = np.array([known.get(v, known.get(_base(v), self.sigma_y)) for v in seen.variable], dtype=np.float64)
         return replace(seen, sigma=np.where(np.isnan(seen.sigma), ours, seen.sigma))
-
-    def _coarse(self, file: Path, domain: Domain) -> tuple[np.ndarray, int, list[str]]:
-        """Values (C, h, w) of a coarse field, the factor by which the prior's grid is its, and what is missing."""
-        fields = read_fields(file, domain.variables)
-        for factor in range(1, min(domain.grid.shape)):
-            over = domain.grid.coarsened(factor)
-            if over.holds(fields.domain.grid):
-                values, stamp = chosen(conformed(fields, replace(domain, grid=over), file)[0], self.time, file)
-                gone = int(np.isnan(values).sum())
-                if gone == values.size:
-                    raise InputError(f"{file}: all {values.size} values are missing")
-                notes = [f"time {stamp}"] if stamp else []
-                return values, factor, notes + ([f"{gone} of {values.size} coarse values are missing and masked"] if gone else [])
-        fours = domain.grid.coarsened(4)
-        found, wanted = fields.domain.grid, f"{domain.grid}) coarsened by a whole factor; by 4 that is {fours}"
-        raise InputError(f"{file}: its grid is {found}; expected the prior's ({wanted}")
 
     def export(self, result: inverse.Result, folder: Path) -> None:
         """analysis.nc (CF conventions) and map.png."""
@@ -193,8 +163,13 @@ class Atmosphere(inverse.Problem):
     # --- priors and answers -------------------------------------------------------------------------------------------
 
     def make_prior(self) -> inverse.Prior:
-        """The trained prior where it is installed, otherwise the climatological Gaussian field."""
-        return inverse.load_prior(self.prior if self.prior in cards() else CLIMATOLOGY)
+        """The trained prior where it is installed, otherwise the climatological Gaussian field; for a window, that of trajectories."""
+        return inverse.load_prior(TRAJECTORIES if self.window > 1 else self.prior if self.prior in cards() else CLIMATOLOGY)
+
+    def resolve_prior(
+        self, prior: inverse.Prior | str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> inverse.Prior:
+        return over_hours(super().resolve_prior(prior, device, dtype), self.window)
 
     def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
         posterior = super().posterior(truth, **settings)
@@ -266,6 +241,12 @@ def networks(domain: Domain, count: int, extra: int, seed: int) -> tuple[observa
 def shipped() -> Fields:
     """The shipped hours, K."""
     return read_fields(folder() / "era5-uk-t2m-hours.nc", ("t2m",))
+
+
+@functools.cache
+def shipped_window() -> Fields:
+    """Twelve shipped hours that follow one another, K."""
+    return read_fields(folder() / "era5-uk-t2m-window.nc", ("t2m",))
 
 
 @inverse.hookimpl

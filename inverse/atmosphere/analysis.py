@@ -12,7 +12,8 @@ from torch import Tensor
 
 from inverse import __version__
 from inverse.atmosphere.domain import Domain
-from inverse.atmosphere.netcdf import package, write
+from inverse.atmosphere.grid import Grid
+from inverse.atmosphere.netcdf import HOUR, package, stamp, write
 from inverse.atmosphere.observations import Observations
 from inverse.atmosphere.scene import Scene
 from inverse.operators import clone
@@ -29,31 +30,23 @@ def export(result: Result, scene: Scene, folder: Path) -> None:
 
 def dataset(result: Result, scene: Scene) -> Any:
     """Mean, standard deviation and members of each variable, the coarse field, observations used and withheld beside the analysis at
-    their places, and how all of it came about: an xarray dataset after the CF conventions."""
-    domain, members = scene.domain, result.samples[0]
-    variables: dict[str, Any] = {}
-    place = ("latitude", "longitude")
-    fields = {"mean": result.mean[0], "std": result.std[0], **({} if result.truth is None else {"truth": result.truth[0]})}
-    words = {"mean": "mean of the ensemble", "std": "standard deviation of the ensemble", "truth": "field that was observed"}
-    for c, (name, unit) in enumerate(zip(domain.variables, domain.units, strict=True)):
-        about = {"units": unit, **({"standard_name": STANDARD_NAMES[name.split("_")[0]]} if name.split("_")[0] in STANDARD_NAMES else {})}
-        for kind, values in fields.items():
-            variables[f"{name}_{kind}"] = (place, _numpy(values[c]), about | {"long_name": f"{name}, {words[kind]}"})
-        variables[f"{name}_members"] = (("member", *place), _numpy(members[:, c]), about | {"long_name": f"{name}, members of the ensemble"})
-    coordinates = {
-        "latitude": ("latitude", np.array(domain.grid.latitudes), {"units": "degrees_north", "standard_name": "latitude", "axis": "Y"}),
-        "longitude": ("longitude", np.array(domain.grid.longitudes), {"units": "degrees_east", "standard_name": "longitude", "axis": "X"}),
-        "member": ("member", np.arange(len(members)), {"standard_name": "realization"}),
-    }
+    their places, and how all of it came about: an xarray dataset after the CF conventions. Several hours have a dimension `time`."""
+    domain, place = scene.domain, ("latitude", "longitude")
+    fields: dict[str, Any] = {}
+    whole = {"mean": (result.mean[0], "mean of the ensemble"), "std": (result.std[0], "standard deviation of the ensemble")}
+    if result.truth is not None:
+        whole["truth"] = result.truth[0], "field that was observed"
+    for kind, (values, words) in whole.items():
+        fields |= _variables(kind, domain, _numpy(values), place, words)
+    fields |= _variables("members", domain, _numpy(result.samples[0]), place, "members of the ensemble")
+    coordinates = _axes("", domain.grid) | {"member": ("member", np.arange(result.samples.shape[1]), {"standard_name": "realization"})}
+    if domain.hours > 1:
+        coordinates["time"] = _clock(scene)
     if (coarse := coarse_field(result, scene)) is not None and scene.factor is not None:
-        over = domain.grid.coarsened(scene.factor)
-        coordinates["coarse_latitude"] = ("coarse_latitude", np.array(over.latitudes), {"units": "degrees_north", "standard_name": "latitude"})
-        coordinates["coarse_longitude"] = ("coarse_longitude", np.array(over.longitudes), {"units": "degrees_east", "standard_name": "longitude"})
-        for c, (name, unit) in enumerate(zip(domain.variables, domain.units, strict=True)):
-            about = {"units": unit, "long_name": f"{name}, coarse field that was used"}
-            variables[f"{name}_coarse"] = (("coarse_latitude", "coarse_longitude"), coarse[c], about)
+        coordinates |= _axes("coarse_", domain.grid.coarsened(scene.factor))
+        fields |= _variables("coarse", domain, coarse, ("coarse_latitude", "coarse_longitude"), "coarse field that was used")
     for kind, seen, observed in stations(result, scene):
-        variables |= _points(kind, seen, observed, domain, result)
+        fields |= _points(kind, seen, observed, domain, result)
     came = result.provenance
     attributes = {
         "Conventions": "CF-1.11",
@@ -62,15 +55,45 @@ def dataset(result: Result, scene: Scene) -> Any:
         "history": f"inverse solve --problem {came['problem']['name']} --method {came['method']['name']} --seed {came['seed']}",
         "provenance": json.dumps({key: value for key, value in came.items() if key not in ("observations", "trace")}, default=str),
     }
-    return package("xarray").Dataset(variables, coordinates, attributes)
+    return package("xarray").Dataset(fields, coordinates, attributes)
+
+
+def _variables(kind: str, domain: Domain, values: np.ndarray, place: tuple[str, str], words: str) -> dict[str, Any]:
+    """Each variable of values (hours * variables, h, w), or of members of such, by its name and kind."""
+    values = values.reshape(*values.shape[:-3], domain.hours, len(domain.variables), *values.shape[-2:])
+    values, dims = (values[..., 0, :, :, :], place) if domain.hours == 1 else (values, ("time", *place))
+    found = {}
+    for c, (name, unit) in enumerate(zip(domain.variables, domain.units, strict=True)):
+        base = name.split("_")[0]
+        about = {"units": unit, "long_name": f"{name}, {words}", **({"standard_name": STANDARD_NAMES[base]} if base in STANDARD_NAMES else {})}
+        found[f"{name}_{kind}"] = (("member", *dims) if kind == "members" else dims, values[..., c, :, :], about)
+    return found
+
+
+def _axes(prefix: str, grid: Grid) -> dict[str, Any]:
+    latitude = {"units": "degrees_north", "standard_name": "latitude"} | ({} if prefix else {"axis": "Y"})
+    longitude = {"units": "degrees_east", "standard_name": "longitude"} | ({} if prefix else {"axis": "X"})
+    return {
+        f"{prefix}latitude": (f"{prefix}latitude", np.array(grid.latitudes), latitude),
+        f"{prefix}longitude": (f"{prefix}longitude", np.array(grid.longitudes), longitude),
+    }
+
+
+def _clock(scene: Scene) -> Any:
+    """The hours, since the first one where nobody knows when that was."""
+    hours = np.arange(scene.domain.hours)
+    if scene.start is None:
+        return "time", hours, {"units": "hours", "long_name": "hours since the first"}
+    since = str(scene.start.astype("datetime64[s]")).replace("T", " ")
+    return "time", hours, {"units": f"hours since {since}", "calendar": "standard", "standard_name": "time", "axis": "T"}
 
 
 def coarse_field(result: Result, scene: Scene) -> np.ndarray | None:
-    """The coarse field that was used, (C, h, w), NaN where it was missing; None without one."""
+    """The coarse field that was used, (hours * variables, h, w), NaN where it was missing; None without one."""
     if scene.factor is None:
         return None
     part = result.y[0].flatten()[scene.operator().modalities["coarse"]].double().numpy()
-    shape = (len(scene.domain.variables), *scene.domain.grid.coarsened(scene.factor).shape)
+    shape = (scene.domain.shape[0], *scene.domain.grid.coarsened(scene.factor).shape)
     if scene.coarse is None:
         return part.reshape(shape)
     whole = np.full(shape, np.nan)
@@ -88,26 +111,38 @@ def stations(result: Result, scene: Scene) -> list[tuple[str, Observations, np.n
     return found
 
 
-def draw(result: Result, scene: Scene, path: Path, channel: int = 0) -> None:
-    """Coarse field and stations, reconstruction, spread, and error or, without a truth, what stations say against the analysis; one figure."""
+def draw(result: Result, scene: Scene, path: Path, most: int = 4) -> None:
+    """What was observed, reconstruction, spread, and error or, without a truth, what stations say against the analysis: of the first
+    variable, a row for each of at most `most` hours."""
     package("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    domain, name = scene.domain, scene.domain.variables[channel]
-    mean, std = _numpy(result.mean[0, channel]), _numpy(result.std[0, channel])
+    hours = sorted({round(h) for h in np.linspace(0, scene.domain.hours - 1, most)}) if scene.domain.hours > 1 else [0]
+    figure = Figure(figsize=(18, 4.2 * len(hours)), layout="constrained")
+    axes = figure.subplots(len(hours), 4, sharex=True, sharey=True, squeeze=False)
+    for row, hour in zip(axes, hours, strict=True):
+        _draw_hour(figure, row, result, scene, hour)
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_figure(temporary, dpi=110 if len(hours) == 1 else 70, format="png")
+
+
+def _draw_hour(figure: Any, axes: Any, result: Result, scene: Scene, hour: int) -> None:
+    domain, name = scene.domain, scene.domain.variables[0]
+    channel = hour * len(domain.variables)
+    mean, std, whole = _numpy(result.mean[0, channel]), _numpy(result.std[0, channel]), _numpy(result.mean[0, :: len(domain.variables)])
     coarse = coarse_field(result, scene)
-    points = [(kind, seen[seen.variable == name], values[seen.variable == name]) for kind, seen, values in stations(result, scene)]
-    shown = {"vmin": mean.min(), "vmax": mean.max(), "cmap": "viridis"}
-    figure = Figure(figsize=(18, 4.2), layout="constrained")
-    axes = figure.subplots(1, 4, sharex=True, sharey=True)
+    here = [(kind, seen, values, (seen.variable == name) & (seen.hour == hour)) for kind, seen, values in stations(result, scene)]
+    points = [(kind, seen[rows], values[rows]) for kind, seen, values, rows in here]
+    shown = {"vmin": whole.min(), "vmax": whole.max(), "cmap": "viridis"}
     image = _field(axes[0], domain, None if coarse is None else coarse[channel], scene.factor, shown)
     for kind, seen, values in points:
         edge = "black" if kind == "used" else "red"
         image = axes[0].scatter(_turned(seen.longitude, domain), seen.latitude, c=values, edgecolors=edge, s=40, label=f"stations, {kind}", **shown)
     if points:
         axes[0].legend(loc="upper right", fontsize=7)
-    panels: list[tuple[Any, str, Any]] = [(axes[0], "observed", image), (axes[1], "mean", _field(axes[1], domain, mean, 1, shown))]
+    when = "" if domain.hours == 1 else f", {stamp(scene.start + hour * HOUR)}" if scene.start is not None else f", hour {hour}"
+    panels: list[tuple[Any, str, Any]] = [(axes[0], f"observed{when}", image), (axes[1], "mean", _field(axes[1], domain, mean, 1, shown))]
     panels.append((axes[2], "standard deviation", _field(axes[2], domain, std, 1, {"cmap": "magma", "vmin": 0})))
     if result.truth is not None:
         error = mean - _numpy(result.truth[0, channel])
@@ -125,10 +160,8 @@ def draw(result: Result, scene: Scene, path: Path, channel: int = 0) -> None:
         axis.set_title(title)
         axis.set_xlabel("longitude")
         if image is not None:
-            figure.colorbar(image, ax=axis, shrink=0.85, label=f"{name} ({domain.units[channel]})")
+            figure.colorbar(image, ax=axis, shrink=0.85, label=f"{name} ({domain.units[0]})")
     axes[0].set_ylabel("latitude")
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, dpi=110, format="png")
 
 
 def at(fields: Tensor, domain: Domain, seen: Observations) -> np.ndarray:
@@ -161,12 +194,14 @@ def _turned(longitude: np.ndarray, domain: Domain) -> np.ndarray:
 def _points(kind: str, seen: Observations, values: np.ndarray, domain: Domain, result: Result) -> dict[str, Any]:
     dim = f"{kind}_observation"
     text = {"station": seen.station, "variable": seen.variable}
-    numbers = {
+    numbers: dict[str, Any] = {
         "latitude": (seen.latitude, {"units": "degrees_north"}), "longitude": (seen.longitude, {"units": "degrees_east"}),
         "value": (values, {"long_name": f"what was observed, {kind}, in the units of its variable"}),
         "sigma": (seen.sigma, {"long_name": "standard deviation of its instrument's noise"}),
         "analysis": (at(result.mean[:1], domain, seen), {"long_name": "mean of the ensemble at its place"}),
     }  # fmt: skip
+    if domain.hours > 1:
+        numbers["hour"] = (seen.hour, {"long_name": "hours since the first"})
     found: dict[str, Any] = {f"{kind}_{key}": (dim, np.array([str(x) for x in column], dtype=object)) for key, column in text.items()}
     return found | {f"{kind}_{key}": (dim, np.asarray(column, dtype=np.float64), about) for key, (column, about) in numbers.items()}
 

@@ -21,6 +21,7 @@ LATITUDES: dict[str, tuple[str, ...]] = {"units": ("degrees_north", "degree_nort
 LONGITUDES: dict[str, tuple[str, ...]] = {"units": ("degrees_east", "degree_east", "degreee", "degreese"), "names": ("longitude", "lon", "long", "x")}
 LEVELS = ("level", "pressure_level", "plev", "isobaricInhPa", "pressure", "lev")
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+HOUR = np.timedelta64(1, "h")
 FILLS = (-8888.0, -9999.0, -99999.0, -32767.0)
 """Numbers that mean nothing was measured, in files that do not say so; as does all beyond 1e10."""
 
@@ -139,25 +140,35 @@ def believable(values: np.ndarray, unit: str, what: str, stated: str) -> None:
         raise InputError(f"{what}: units are said to be '{stated}', but its values are then {span}; correct the units attribute")
 
 
-def chosen(fields: Fields, time: str | None, path: Path) -> tuple[np.ndarray, str | None]:
-    """The field (channels, H, W) of one time, and that time as text.
+def chosen(fields: Fields, time: str | None, path: Path, hours: int = 1) -> tuple[np.ndarray, np.datetime64 | None]:
+    """The fields (hours * channels, H, W) of one time and the hours after it, NaN for an hour that is not there, and that time.
 
     Args:
-        time: ISO 8601, e.g. 2019-03-25T12; needed where there are several.
+        time: ISO 8601, e.g. 2019-03-25T12; needed where there are more than are asked for.
     """
-    if fields.times is None or (len(fields.times) == 1 and time is None):
-        stamp = None if fields.times is None else _stamp(fields.times[0])
-        return fields.values[0], stamp
-    span = f"{len(fields.times)} times from {_stamp(fields.times[0])} to {_stamp(fields.times[-1])}"
-    if time is None:
+    if fields.times is None:
+        if hours > 1:
+            raise InputError(f"{path}: has no times; a window of {hours} hours needs a dimension 'time'")
+        return fields.values[0], None
+    first, last = fields.times[0], fields.times[-1]
+    span = f"{len(fields.times)} times from {stamp(first)} to {stamp(last)}"
+    if time is None and (len(fields.times) > hours or last - first >= hours * HOUR):
         raise InputError(f"{path}: holds {span}; choose one with --problem-option time=2019-03-25T12")
     try:
-        at = np.flatnonzero(fields.times == np.datetime64(time, "ns"))
+        start = first if time is None else np.datetime64(time, "ns")
     except ValueError as error:
         raise InputError(f"time '{time}': not a date and hour such as 2019-03-25T12") from error
-    if len(at) == 0:
+    at = [np.flatnonzero(fields.times == start + hour * HOUR) for hour in range(hours)]
+    if not any(map(len, at)):
         raise InputError(f"{path}: does not hold {time}; it holds {span}")
-    return fields.values[at[0]], _stamp(fields.times[at[0]])
+    nothing = np.full_like(fields.values[0], np.nan)
+    return np.concatenate([fields.values[rows[0]] if len(rows) else nothing for rows in at]), start.astype("datetime64[m]")
+
+
+def point_times(data: Any, dim: str, path: Path) -> np.ndarray | None:
+    """When each point was measured, (n,) datetime64[m]; None where the file does not say."""
+    found = _times(data, path)
+    return None if found is None or data["time"].dims != (dim,) else found.astype("datetime64[m]")
 
 
 def write(path: Path, dataset: Any) -> None:
@@ -208,5 +219,6 @@ def _times(data: Any, path: Path) -> np.ndarray | None:
     return np.atleast_1d(decoded["time"].values).astype("datetime64[ns]")
 
 
-def _stamp(time: np.datetime64) -> str:
+def stamp(time: np.datetime64) -> str:
+    """As text, to the minute."""
     return str(time.astype("datetime64[m]")) + "Z"

@@ -29,6 +29,8 @@ class Observations:
         unit: of each value, (n,) text; None where the file does not say.
         value: (n,), NaN where nothing was measured.
         sigma: standard deviation of the instrument in the same unit, (n,), NaN where the problem's goes.
+        time: when, (n,) datetime64[m], not-a-time where the file does not say.
+        hour: which hour of the domain, (n,), 0 until `admitted` has compared times.
     """
 
     station: np.ndarray
@@ -38,6 +40,8 @@ class Observations:
     unit: np.ndarray
     value: np.ndarray
     sigma: np.ndarray
+    time: np.ndarray
+    hour: np.ndarray
 
     def __len__(self) -> int:
         return len(self.value)
@@ -53,19 +57,26 @@ class Observations:
     @property
     def sha256(self) -> str:
         """Of all that was measured, in order: the same for the same observations."""
-        entries = (f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f}" for s, a, b, v, u, x, _ in zip(*vars(self).values(), strict=True))
+        columns = (self.station, self.latitude, self.longitude, self.variable, self.unit, self.value, self.hour)
+        entries = (f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f},{h}" for s, a, b, v, u, x, h in zip(*columns, strict=True))
         return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def channel(self, domain: Domain) -> Tensor:
         """Which channel of a field each entry sees: (n,)."""
-        return torch.tensor([domain.variables.index(name) for name in self.variable], dtype=torch.long)
+        place = [domain.variables.index(name) for name in self.variable]
+        return torch.from_numpy(self.hour) * len(domain.variables) + torch.tensor(place, dtype=torch.long)
 
 
-def observations(rows: list[tuple[str, float, float, str, str | None, float, float]]) -> Observations:
-    """From rows (station, latitude, longitude, variable, unit, value, sigma)."""
+def observations(
+    rows: list[tuple[str, float, float, str, str | None, float, float]], times: list[np.datetime64] | None = None, hours: list[int] | None = None
+) -> Observations:
+    """From rows (station, latitude, longitude, variable, unit, value, sigma), and when each was, where that is known."""
     columns = list(zip(*rows, strict=True)) or [()] * 7
     kinds: list[Any] = [object, float, float, object, object, float, float]
-    return Observations(*[np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)])
+    when = np.array([np.datetime64("NaT")] * len(rows) if times is None else times, dtype="datetime64[m]")
+    hour = np.zeros(len(rows), dtype=np.int64) if hours is None else np.array(hours, dtype=np.int64)
+    arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)]
+    return Observations(*(*arrays, when, hour))
 
 
 def joined(parts: list[Observations]) -> Observations:
@@ -73,8 +84,11 @@ def joined(parts: list[Observations]) -> Observations:
     return Observations(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Observations.__dataclass_fields__})
 
 
-def admitted(seen: Observations, domain: Domain, what: str) -> tuple[Observations, list[str]]:
+def admitted(seen: Observations, domain: Domain, what: str, start: np.datetime64 | None = None) -> tuple[Observations, list[str]]:
     """The observations that a domain can use, in its units, and a sentence for each reason why some were left out.
+
+    Args:
+        start: its first hour. An observation is of the nearest hour; one without a time is of the first.
 
     Raises: InputError if none is left, or for units that are missing or of another quantity.
     """
@@ -97,10 +111,16 @@ def admitted(seen: Observations, domain: Domain, what: str) -> tuple[Observation
             believable(value[rows], to, f"{what}: {variable}", str(unit))
             seen = replace(seen, value=value, sigma=sigma, unit=np.where(rows, to, seen.unit))
     keep(domain.grid.locate(*seen.places)[2].numpy(), f"outside the grid ({domain.grid})")
+    if start is not None:
+        timed = ~np.isnat(seen.time)
+        after = np.where(timed, (seen.time - start) / np.timedelta64(1, "h"), 0.0)
+        seen = replace(seen, hour=np.floor(after + 0.5).astype(np.int64))
+        span = f"{start}" if domain.hours == 1 else f"{start} and the {domain.hours - 1} hours after it"
+        keep((seen.hour >= 0) & (seen.hour < domain.hours), f"not within half an hour of {span}")
     first = dict[tuple, int]()
-    for row, key in enumerate(zip(seen.station, seen.variable, strict=True)):
+    for row, key in enumerate(zip(seen.station, seen.variable, seen.hour, strict=True)):
         first.setdefault(key, row)
-    keep(np.isin(np.arange(len(seen)), list(first.values())), "a second value of the same station and variable")
+    keep(np.isin(np.arange(len(seen)), list(first.values())), "a second value of the same station and variable" + (" and hour" if domain.hours > 1 else ""))
     if (seen.sigma[~np.isnan(seen.sigma)] <= 0).any():
         raise InputError(f"{what}: a standard deviation is not positive; leave it empty for the problem's")
     if len(seen) == 0:
@@ -119,16 +139,16 @@ def thinned(seen: Observations, radius: float) -> Observations:
     leader = np.full(len(seen), -1)
     for row in range(len(seen)):
         if leader[row] < 0:
-            leader[near[row] & (seen.variable == seen.variable[row]) & (leader < 0)] = row
-    rows = []
-    for first in dict.fromkeys(leader.tolist()):
+            leader[near[row] & (seen.variable == seen.variable[row]) & (seen.hour == seen.hour[row]) & (leader < 0)] = row
+    rows, leaders = [], list(dict.fromkeys(leader.tolist()))
+    for first in leaders:
         each = leader == first
         turn = (seen.longitude[each] - seen.longitude[first] + 180) % 360 - 180
         name = seen.station[first] if each.sum() == 1 else f"{seen.station[first]} and {each.sum() - 1} more"
         sigma = float(np.sqrt(np.mean(seen.sigma[each] ** 2) / each.sum()))
         place = float(seen.latitude[each].mean()), float(seen.longitude[first] + turn.mean())
         rows.append((name, *place, seen.variable[first], seen.unit[first], float(seen.value[each].mean()), sigma))
-    return observations(rows)
+    return observations(rows, list(seen.time[leaders]), list(seen.hour[leaders]))
 
 
 def withheld(seen: Observations, share: float, seed: int = 0) -> tuple[Observations, Observations]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from inverse.atmosphere.igra import Sounding, is_soundings, lines, read_soundings, read_station_list
-from inverse.atmosphere.netcdf import opened
+from inverse.atmosphere.netcdf import opened, point_times
 from inverse.atmosphere.observations import Observations, observations
 from inverse.atmosphere.units import conversion
 from inverse.errors import InputError
@@ -48,7 +48,8 @@ def is_points(path: Path) -> bool:
 def read_csv(path: Path) -> Observations:
     """A table with columns station, latitude, longitude and one for each variable, its unit in the heading: "t2m [K]", "t_850 [degC]".
 
-    An empty cell, NaN or a usual fill value is nothing measured. "t2m_sigma [K]" is the standard deviation of the instrument.
+    An empty cell, NaN or a usual fill value is nothing measured. "t2m_sigma [K]" is the standard deviation of the instrument; a column
+    "time" (ISO 8601, UTC) says when.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -64,7 +65,7 @@ def read_csv(path: Path) -> Observations:
     if bare := [name for name, match in headings.items() if match is None]:
         raise InputError(f"{path}: column '{bare[0]}' has no units; write '{bare[0]} [K]' or what it is in")
     variables = {match["name"]: (name, match["unit"]) for name, match in headings.items() if match is not None}
-    rows = []
+    rows, times = [], []
     for number, line in enumerate(records, 2):
         line = {str(key).strip(): value for key, value in line.items()}
         number_in = {name: _number(line[name], f"{path}, line {number}, column '{name}'") for name in ("latitude", "longitude", *headings)}
@@ -76,9 +77,10 @@ def read_csv(path: Path) -> Observations:
                 spread, its_unit = variables[f"{variable}_sigma"]
                 sigma = number_in[spread] * conversion(its_unit, unit, f"{path}: column '{spread}'")[0]
             rows.append((str(line["station"]).strip(), number_in["latitude"], number_in["longitude"], variable, unit, number_in[column], sigma))
+            times.append(_time(line.get("time"), f"{path}, line {number}, column 'time'"))
     if not rows:
         raise InputError(f"{path}: holds no observation; expected at least one line and one variable such as 't2m [K]'")
-    return observations(rows)
+    return observations(rows, times)
 
 
 def read_points(path: Path) -> Observations:
@@ -93,7 +95,7 @@ def read_points(path: Path) -> Observations:
         spreads = {n for n in measured if str(n).endswith("_sigma")}
         names = next((data[n].values for n in (*data.data_vars, *data.coords) if data[n].dims == (dim,) and data[n].dtype.kind in "OSU"), None)
         station = [f"{i}" for i in range(data.sizes[dim])] if names is None else [_text(name) for name in names]
-        rows = []
+        rows, each = [], point_times(data, dim, path)
         for name, item in measured.items():
             if name in spreads:
                 continue
@@ -103,7 +105,7 @@ def read_points(path: Path) -> Observations:
             rows += [(*row[:3], str(name), unit, *row[3:]) for row in zip(station, *places, item.values.astype(float), sigma, strict=True)]
     if not rows:
         raise InputError(f"{path}: no variable is measured at its points")
-    return observations(rows)
+    return observations(rows, None if each is None else list(each) * (len(rows) // len(each)))
 
 
 def read_raob(path: Path, places: dict[str, tuple[float, float]], levels: tuple[float, ...] = (850.0, 500.0)) -> Observations:
@@ -115,10 +117,10 @@ def read_raob(path: Path, places: dict[str, tuple[float, float]], levels: tuple[
         places: latitude and longitude of each station; one that has none stays without a place, and so without use.
     """
     found: dict[tuple[str, str], tuple[str, float]] = {}
-    stations: dict[str, None] = {}
+    stations: dict[str, np.datetime64] = {}
     wanted = {f"{level:g}" for level in levels}
     for number, line in enumerate(csv.DictReader(lines(path)), 2):
-        stations[line["station"]] = None
+        stations.setdefault(line["station"], _time(line["valid"], f"{path}, line {number}, column 'valid'"))
         level = f"{_number(line['pres'], f'{path}, line {number}'):g}"
         if level in wanted:
             for short, column, unit in (("t", "tmpc", "degC"), ("z", "hght", "m")):
@@ -131,7 +133,7 @@ def read_raob(path: Path, places: dict[str, tuple[float, float]], levels: tuple[
         for name in (f"{short}_{level:g}" for level in levels for short in ("t", "z")):
             unit, value = found.get((station, name), ({"t": "degC", "z": "m"}[name[0]], nan))
             rows.append((station, *places.get(station, (nan, nan)), name, unit, value, nan))
-    return observations(rows)
+    return observations(rows, [time for time in stations.values() for _ in range(2 * len(levels))])
 
 
 @functools.cache
@@ -148,14 +150,14 @@ def of_soundings(soundings: list[Sounding], levels: tuple[float, ...] = (850.0, 
     Args:
         checked: take values that passed both climatological checks only.
     """
-    what = (("t", "temperature", "degC"), ("z", "height", "m"))
+    what = [(level, *of) for level in levels for of in (("t", "temperature", "degC"), ("z", "height", "m"))]
     return observations(
         [
             (s.station, s.latitude, s.longitude, f"{short}_{level:g}", unit, s.at(name, level, checked), float("nan"))
             for s in soundings
-            for level in levels
-            for short, name, unit in what
-        ]
+            for level, short, name, unit in what
+        ],
+        [s.time.astype("datetime64[m]") for s in soundings for _ in what],
     )
 
 
@@ -166,6 +168,15 @@ def _number(text: str | None, where: str) -> float:
         return float(text)
     except ValueError as error:
         raise InputError(f"{where}: expected a number, found '{text}'") from error
+
+
+def _time(text: str | None, where: str) -> np.datetime64:
+    """ISO 8601, UTC; not-a-time for an empty cell."""
+    text = (text or "").strip().removesuffix("Z").removesuffix("+00:00")
+    try:
+        return np.datetime64(text or "NaT", "m")
+    except ValueError as error:
+        raise InputError(f"{where}: expected a time such as 2019-03-25T12:00, found '{text}'") from error
 
 
 def _points_axis(data: Any, names: tuple[str, ...]) -> str | None:

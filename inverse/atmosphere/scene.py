@@ -1,4 +1,4 @@
-"""What is observed of one field: a coarse field, stations, or both, as an operator, its noise and its measurement."""
+"""What is observed of a field, or of consecutive ones: a coarse field, stations, or both, as an operator, its noise and its measurement."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class Scene:
     Args:
         domain: of the field.
         factor: of the coarse field, None without one.
-        coarse: its values (C, h, w) in the domain's units, NaN where missing; None where they are yet to be simulated.
+        coarse: its values (hours * variables, h, w) in the domain's units, NaN where missing; None where they are yet to be simulated.
         used: observations at stations, with the standard deviation of each; None without.
         withheld: those kept for the score.
+        start: the first hour, where it is known.
     """
 
     domain: Domain
@@ -33,6 +34,7 @@ class Scene:
     coarse: np.ndarray | None = None
     used: Observations | None = None
     withheld: Observations | None = None
+    start: np.datetime64 | None = None
 
     def operator(self) -> Any:
         """The modalities stacked: (B, C, H, W) -> (B, 1, 1, m)."""
@@ -46,14 +48,14 @@ class Scene:
 
     def at(self, seen: Observations) -> Any:
         """The operator that observes a field at these stations."""
-        return sample(self.domain.grid, *seen.places, channels=len(self.domain.variables), channel=seen.channel(self.domain))
+        return sample(self.domain.grid, *seen.places, channels=self.domain.shape[0], channel=seen.channel(self.domain))
 
     def noise(self, sigma_coarse: tuple[float, ...], representativeness: float) -> GaussianNoise:
-        """Independent noise: that of each channel of the coarse field, and of each station its instrument's with what a point is not representative of."""
+        """Independent noise: that of each variable of the coarse field, and of each station its instrument's with what a point is not representative of."""
         sigma: dict[str, float | Tensor] = {}
         if self.factor is not None:
-            shape = (len(self.domain.variables), *self.domain.grid.coarsened(self.factor).shape)
-            levels = torch.tensor(sigma_coarse, dtype=torch.float64)[:, None, None].expand(shape)
+            shape = (self.domain.shape[0], *self.domain.grid.coarsened(self.factor).shape)
+            levels = torch.tensor(sigma_coarse * self.domain.hours, dtype=torch.float64)[:, None, None].expand(shape)
             sigma["coarse"] = levels if self.coarse is None else levels[torch.from_numpy(~np.isnan(self.coarse))]
         if self.used is not None:
             sigma["stations"] = torch.from_numpy(np.hypot(self.used.sigma, representativeness))
@@ -70,7 +72,7 @@ class Scene:
         found: dict[str, Any] = {}
         for name, seen in (("used", self.used), ("withheld", self.withheld)):
             if seen is not None:
-                columns = {field: getattr(seen, field).tolist() for field in ("station", "latitude", "longitude", "variable")}
+                columns = {field: getattr(seen, field).tolist() for field in ("station", "latitude", "longitude", "variable", "hour")}
                 found[name] = columns | {"places_sha256": seen.sha256}
         return found
 

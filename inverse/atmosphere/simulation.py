@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -28,6 +30,7 @@ def network(stations: list[Station], domain: Domain, count: int, seed: int = 0) 
 
 
 def at_stations(stations: list[Station], domain: Domain) -> Observations:
-    """An observation of every variable at every station, yet without a value."""
+    """An observation of every variable at every station and hour, yet without a value."""
     nan = float("nan")
-    return observations([(s.id, s.latitude, s.longitude, v, u, nan, nan) for v, u in zip(domain.variables, domain.units, strict=True) for s in stations])
+    rows: list[Any] = [(s.id, s.latitude, s.longitude, v, u, nan, nan) for v, u in zip(domain.variables, domain.units, strict=True) for s in stations]
+    return observations(rows * domain.hours, hours=[hour for hour in range(domain.hours) for _ in rows])

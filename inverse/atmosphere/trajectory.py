@@ -8,6 +8,7 @@ Source of the composition: Rozet, Louppe, Score-based Data Assimilation, NeurIPS
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class TrajectoryPrior(AnalyticPrior):
 
     def over(self, hours: int) -> TrajectoryPrior:
         """The same process for another number of hours."""
-        return TrajectoryPrior(self.hour, self.persistence, hours)
+        return TrajectoryPrior(self.hour, self.persistence, hours).to(self.persistence)
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -141,6 +142,24 @@ class ComposedPrior(Prior):
         windows = torch.stack([frames[:, i : i + 2 * k + 1] for i in range(count)], 1).flatten(0, 1)
         found = self.window(windows.flatten(1, 2), sigma.repeat_interleave(count)).reshape(len(x), count, 2 * k + 1, *frames.shape[2:])
         return torch.cat([found[:, 0, :k], found[:, :, k], found[:, -1, k + 1 :]], 1).flatten(1, 2)
+
+
+def over_hours(prior: Any, hours: int) -> Any:
+    """A prior of so many consecutive hours: one that is, a trajectory of another length, or what the windows of a prior compose to.
+
+    Raises: OptionError for a prior of single hours, or of windows that do not compose.
+    """
+    if hours == 1 and not isinstance(prior, TrajectoryPrior):
+        return prior
+    channels = len(prior.extra["variables"])
+    if prior.shape[0] == hours * channels:
+        return prior
+    if prior.shape[0] == channels and not isinstance(prior, TrajectoryPrior):
+        name = getattr(prior, "name", type(prior).__name__)
+        raise OptionError(f"prior {name}: knows single hours; a window of {hours} needs one of consecutive hours, such as era5-uk-t2m-hours")
+    longer: Any = prior.over(hours) if isinstance(prior, TrajectoryPrior) else ComposedPrior(prior, channels, hours)
+    longer.extra, longer.name = prior.extra, getattr(prior, "name", type(prior).__name__)
+    return longer.eval().requires_grad_(False)
 
 
 def fit_persistence(law: LowRankPrior, before: Tensor, after: Tensor) -> Tensor:

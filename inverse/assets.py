@@ -16,9 +16,9 @@ from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
 from inverse.corrected import CorrectedPrior, FieldLaw
 from inverse.errors import OptionError, PriorError
+from inverse.files import replacing
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
-from inverse.result import replacing
 
 
 @dataclass(frozen=True)

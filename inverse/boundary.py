@@ -23,6 +23,7 @@ from torch import Tensor
 
 from inverse.analytic import GaussianPrior
 from inverse.errors import InputError, UnsupportedError
+from inverse.files import replacing
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.operators import separable
@@ -30,7 +31,6 @@ from inverse.options import options, values
 from inverse.plugins import registry, with_settings
 from inverse.posterior import Posterior
 from inverse.prior import Prior
-from inverse.result import replacing
 from inverse.seeding import Generators, seeded
 
 QUIET = {"eta": 0.0, "zeta": 0.0}

@@ -22,13 +22,14 @@ from inverse.dataset import load_images
 from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.execution import Cost, Execution
+from inverse.files import replacing
 from inverse.method import Method
 from inverse.options import values
 from inverse.plugins import registry
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem
-from inverse.result import Result, replacing
+from inverse.result import Result
 from inverse.run import DTYPES, check_device, check_writable
 
 SAVE_EVERY = 20.0  # seconds

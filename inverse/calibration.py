@@ -14,6 +14,7 @@ from torch import Tensor
 from inverse.diagnostics import MIN_IMAGES, Report, Simulations, report
 from inverse.engine import solve, versions
 from inverse.errors import InputError, NoiseError, OptionError
+from inverse.files import strict_json, write_text
 from inverse.images import input_files
 from inverse.method import Method
 from inverse.noise import GaussianNoise
@@ -22,7 +23,6 @@ from inverse.plugins import get_method, get_problem
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import Problem
-from inverse.result import replacing
 from inverse.run import check_device, check_writable, prior_device
 from inverse.seeding import seeded
 
@@ -64,17 +64,11 @@ class Diagnosis:
 
     def json(self) -> str:
         """One line of JSON, in which NaN and infinity are null."""
-        return json.dumps(json.loads(json.dumps(self.to_dict(), default=str), parse_constant=lambda name: None))
+        return strict_json(self.to_dict())
 
     def save(self, path: str | Path) -> None:
         """Write JSON, under a temporary name and renamed."""
-        text = json.dumps(json.loads(self.json()), indent=1)
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with replacing(Path(path)) as temporary:
-                temporary.write_text(text + "\n")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        write_text(Path(path), json.dumps(json.loads(self.json()), indent=1) + "\n")
 
 
 def diagnose(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError
-from inverse.result import Result, replacing
+from inverse.files import replacing
+from inverse.result import Result
 
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 ARRAYS = {".npy", ".h5", ".hdf5"}

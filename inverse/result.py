@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
+from inverse.files import replacing
 from inverse.seeding import seeded
 
 
@@ -130,14 +129,3 @@ class Result:
             raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"result {path}: damaged, or written by another version ({error})") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed onto it when the block ends well and removed when it does not."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

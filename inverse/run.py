@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from inverse.engine import Interrupted, Observer, solve
 from inverse.errors import InputError, OptionError
 from inverse.execution import Execution
+from inverse.files import strict_json
 from inverse.images import input_files
 from inverse.metrics import HEAVY
 from inverse.plugins import get_method, get_problem, registry
@@ -211,10 +211,6 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
             print(f"{row['input']}: effective sample size {row['ess']:.1f} of {row['samples']}{evidence}")
     print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
 
-
-def strict_json(row: dict[str, Any]) -> str:
-    """One line of JSON, in which NaN and infinity, which JSON does not have, are null."""
-    return json.dumps(json.loads(json.dumps(row, default=str), parse_constant=lambda name: None))
 
 
 def step_hook() -> Observer | None:

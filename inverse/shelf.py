@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inverse.assets import sha256
 from inverse.errors import PriorError, suggestion
-from inverse.result import replacing
+from inverse.files import replacing
 
 Card = TypeVar("Card")
 

@@ -13,10 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from inverse.files import strict_json, write_text
 from inverse.method import Method
 from inverse.referee import CASES, PROBE, TARGETS, Measured, Verdict, main_figure, verify
-from inverse.result import replacing
-from inverse.run import check_writable, strict_json
+from inverse.run import check_writable
 
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
 
@@ -31,8 +31,7 @@ def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str]
             print(f"inverse: {method.name} ({index} of {len(methods)})", file=sys.stderr)
         verdict = verify(method, samples, seed, cases)
         record = {**dataclasses.asdict(verdict), "held": verdict.held, "samples": samples, "seed": seed}
-        with replacing(out / f"{method.name}.json") as temporary:
-            temporary.write_text(strict_json(record) + "\n")
+        write_text(out / f"{method.name}.json", strict_json(record) + "\n")
         if as_json:
             print(json.dumps(json.loads(strict_json(record))))
         elif len(methods) == 1:

@@ -12,7 +12,8 @@ from conftest import normal
 import inverse
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
-from inverse.result import Result, replacing
+from inverse.files import replacing
+from inverse.result import Result
 
 
 def result(images=2, samples=5, weighted=False, shape=(3, 4, 6), **more):

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
+from inverse.files import replacing
 from inverse.problem import Problem
-from inverse.result import replacing
 from inverse.seeding import seeded
 
 

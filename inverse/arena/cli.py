@@ -117,7 +117,8 @@ def report(
     """Write the leaderboard: one HTML page that needs no network, and a Markdown table."""
     from inverse.arena.markdown import markdown
     from inverse.arena.record import read_records
-    from inverse.arena.report import save, write
+    from inverse.arena.report import write
+    from inverse.files import write_text
 
     out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
     kind = out.suffix.lower()
@@ -127,7 +128,8 @@ def report(
         print(write(folder, out / "report.html" if kind == "" else out))
     if kind in ("", ".md"):
         page = out if kind == ".md" else out / "report.md"
-        print(save(markdown(read_records(folder)), page))
+        write_text(page, markdown(read_records(folder)))
+        print(page)
 
 
 @bench.command()

@@ -18,6 +18,7 @@ from inverse.arena.ranking import Comparison, compare, leaders
 from inverse.arena.record import Record
 from inverse.arena.scores import COSTS, metric, metrics_of
 from inverse.arena.tradeoffs import curves, front, position, solved
+from inverse.files import strict_json
 
 AXES = ("seconds", "calls", "nfe", "vjp", "peak_memory")
 
@@ -94,7 +95,7 @@ def _short(number: float | None) -> float | None:
 def _cell(record: Record, tables: dict[str, list[Any]], artifacts: str) -> dict[str, Any]:
     """A record with its tables by index and without what is empty."""
     found: dict[str, Any] = {}
-    plain = json.loads(json.dumps(vars(record), default=str), parse_constant=lambda name: None)
+    plain = json.loads(strict_json(vars(record)))
     for name, item in plain.items():
         if name in tables:
             if item not in tables[name]:

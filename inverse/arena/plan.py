@@ -16,10 +16,10 @@ from inverse.arena.local import Executor
 from inverse.arena.source import prior_hash, version_of
 from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
 from inverse.errors import InverseError
+from inverse.files import replacing
 from inverse.options import values
 from inverse.plugins import get_method, get_problem
 from inverse.problem import ImageProblem, Problem
-from inverse.result import replacing
 
 PROBE = 32
 """Side of the squares on which costs are counted (pixels): a network's evaluations are as many on a small photograph as on a large one."""

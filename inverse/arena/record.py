@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inverse.errors import InputError
+from inverse.files import strict_json
 
 FORMAT = "inverse-record 1"
 RECORDS = "records.jsonl"
@@ -108,7 +109,7 @@ class Record(Question):
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinity are null."""
         row = {"format": FORMAT, "cell": self.cell, **dataclasses.asdict(self)}
-        return json.dumps(json.loads(json.dumps(row, default=str), parse_constant=lambda name: None))
+        return strict_json(row)
 
     @classmethod
     def from_json(cls, line: str) -> Record:

@@ -20,7 +20,7 @@ from typing import Any
 from inverse.arena.payload import payload, scenes
 from inverse.arena.record import Record, read_records
 from inverse.errors import InputError
-from inverse.result import replacing
+from inverse.files import write_text
 
 TEMPLATES = importlib.resources.files("inverse.arena") / "templates"
 
@@ -37,21 +37,8 @@ def write(records_dir: Path, out: Path) -> Path:
     folder = folder if folder.is_dir() else folder.parent
     out = out / "report.html" if out.is_dir() or out.suffix.lower() not in (".html", ".htm") else out
     text = page(records, gallery(folder, records), os.path.relpath(folder, out.parent))
-    return save(text, out)
-
-
-def save(text: str, path: Path) -> Path:
-    """Write a page under a temporary name and rename it; returns the path.
-
-    Raises: InputError if it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"report {path}: cannot be written ({error.strerror or error})") from error
-    return path
+    write_text(out, text)
+    return out
 
 
 def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") -> str:

@@ -28,7 +28,8 @@ from inverse.arena.source import core_version
 from inverse.arena.suite import Suite
 from inverse.arena.worker import Outcome, metric_versions, score
 from inverse.errors import InputError
-from inverse.result import Result, replacing
+from inverse.files import replacing
+from inverse.result import Result
 from inverse.run import check_device
 
 

@@ -16,8 +16,9 @@ from inverse.atmosphere.grid import Grid
 from inverse.atmosphere.netcdf import HOUR, package, stamp, write
 from inverse.atmosphere.observations import Observations
 from inverse.atmosphere.scene import Scene
+from inverse.files import replacing
 from inverse.operators import clone
-from inverse.result import Result, replacing
+from inverse.result import Result
 
 STANDARD_NAMES = {"t2m": "air_temperature", "t": "air_temperature", "z": "geopotential", "u": "eastward_wind", "v": "northward_wind", "q": "specific_humidity"}
 

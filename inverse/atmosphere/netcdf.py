@@ -173,7 +173,7 @@ def point_times(data: Any, dim: str, path: Path) -> np.ndarray | None:
 
 def write(path: Path, dataset: Any) -> None:
     """Write an xarray dataset as NetCDF 4, floats compressed, under a temporary name that is renamed."""
-    from inverse.result import replacing
+    from inverse.files import replacing
 
     package("h5netcdf")
     encoding = {name: {"zlib": True, "complevel": 4} for name, item in dataset.data_vars.items() if item.dtype.kind == "f" and item.ndim}

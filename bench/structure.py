@@ -27,10 +27,10 @@ from inverse.blurs import MAKERS, BlurCorpus, bell, disk, embedded
 from inverse.boundary_run import loss_by
 from inverse.dataset import load_images
 from inverse.engine import versions
+from inverse.files import replacing
 from inverse.images import grid, write_png
 from inverse.lockstep import one_by_one
 from inverse.operators import motion_kernel
-from inverse.result import replacing
 from inverse.structure import averaged, grey_of
 from inverse.structure_fit import guided
 from inverse.structure_run import load_structure, structure_card

@@ -17,8 +17,8 @@ from cli_fixtures import pixels, process, write_picture, write_png16
 
 import inverse
 from inverse.cli import spread
+from inverse.files import strict_json
 from inverse.images import read_image
-from inverse.run import strict_json
 from inverse.terminal import assignments
 
 pytest_plugins = "cli_fixtures"

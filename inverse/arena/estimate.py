@@ -14,7 +14,6 @@ LEVEL = 0.95
 RESAMPLES = 4000
 
 
-
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `truths` truths and its 95 % interval; no interval from a single truth."""

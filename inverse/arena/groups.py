@@ -26,7 +26,6 @@ STEPS = "steps"
 """The option that a budget sets, and along which quality makes a curve."""
 
 
-
 @dataclass(frozen=True)
 class Group:
     """The records of one contestant in one setting under one budget; the three are canonical JSON.

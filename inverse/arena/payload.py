@@ -23,7 +23,6 @@ from inverse.files import strict_json
 AXES = ("seconds", "calls", "nfe", "vjp", "peak_memory")
 
 
-
 def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
     """What the page shows, as JSON: names and tables once, everything else by index."""
     groups = grouped(records)

@@ -26,7 +26,6 @@ MOST = 30
 """Contestants of one comparison: of more, those of best average rank."""
 
 
-
 @dataclass(frozen=True)
 class Comparison:
     """Contestants ranked and tested on common observations.

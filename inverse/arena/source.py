@@ -12,8 +12,8 @@ from typing import Any
 from inverse.prior import Prior
 
 APART = {
-    "__init__", "__main__", "assets", "builtin", "calibration", "cli", "dataset", "diagnostics", "distances", "errors", "files", "hookspecs", "images", "metrics",
-    "options", "perceptual", "plugins", "referee", "result", "run", "scores", "train",
+    "__init__", "__main__", "assets", "builtin", "calibration", "cli", "dataset", "diagnostics", "distances", "errors", "files", "hookspecs",
+    "images", "metrics", "options", "perceptual", "plugins", "referee", "result", "run", "scores", "train",
 }  # fmt: skip
 """Modules of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
 

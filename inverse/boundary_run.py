@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inverse.arena.source import version_of
-from inverse.arena.statistics import metric
+from inverse.arena.scores import metric
 from inverse.boundary import Table, anova, candidate, endpoints, fingerprint, halving, moved, prior_sha256, rungs, tail_mean
 from inverse.dataset import load_images
 from inverse.engine import versions
@@ -127,11 +127,13 @@ def sha256(image: Tensor) -> str:
 def loss_by(distance: str) -> Callable[[Tensor, Tensor], float]:
     """A registered metric of one answer and its truth (*shape), physical units, turned so that less is better.
 
-    Raises: UnknownNameError for no metric; OptionError for one without a direction; InputError where it does not apply.
+    Raises: UnknownNameError for no metric; OptionError for one without a direction; InputError where it does not apply, or lacks its weights.
     """
     read, score = metric(distance), registry().find("inverse_metrics", distance)
     if read.better is None:
         raise OptionError(f"fit-bc: nobody says whether more or less of {distance} is better; haarpsi, ms-ssim, ssim, psnr and rmse have a direction")
+
+    getattr(score, "ready", lambda: None)()
 
     def loss(x: Tensor, truth: Tensor) -> float:
         found = score(Result(x[None, None].cpu(), torch.zeros(1, 1), torch.full((1, 1), math.nan), Cost(), 0.0, truth=truth[None].cpu()))
@@ -169,7 +171,8 @@ class Search:
             "prior": {"name": str(getattr(prior, "name", type(prior).__name__)), "sha256": prior_sha256(prior)},
             "problem": self.posteriors[0].provenance["problem"],
         }
-        self.identity = json.dumps([self.about, {**asdict(fit), "refine": None}, [sha256(t) for t in truths]], default=str)
+        self.measured_by = getattr(registry().find("inverse_metrics", fit.distance), "version", None)  # of the weights of LPIPS or DISTS
+        self.identity = json.dumps([self.about, {**asdict(fit), "refine": None}, self.measured_by, [sha256(t) for t in truths]], default=str)
         if checkpoint.exists():
             self.load()
 
@@ -188,6 +191,7 @@ class Search:
         hashes = [sha256(truth) for truth in self.truths]
         about = {
             **asdict(self.fit),
+            "distance_version": self.measured_by,
             "candidate": chosen,
             "loss": float(tail_mean(self.refined_losses, self.fit.tail)),
             "loss_before_refinement": float(tail_mean(losses[chosen], self.fit.tail)),

@@ -14,6 +14,7 @@ from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
 from inverse import boundary, boundary_run
+from inverse._deepinv import past_torchvision
 from inverse.boundary import Table, anova, candidate, deterministic, endpoints, expected_maximum, halving, moved, rungs, sized, tail_mean
 from inverse.boundary_run import Fit, Search, references
 
@@ -382,6 +383,23 @@ def test_an_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.scores.nan_to_num(), second.scores.nan_to_num())
     assert first.about["loss"] == second.about["loss"]
+
+
+def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch, tmp_path):
+    monkeypatch.delenv("INVERSE_LPIPS_WEIGHTS", raising=False)
+    fit("--distance", "lpips").refused("INVERSE_LPIPS_WEIGHTS is not set")
+    assert not list(tmp_path.glob("*.safetensors"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(past_torchvision("torchvision.models").squeezenet1_1(weights=None).state_dict(), tmp_path / "random.pth")
+    monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "random.pth"))
+    (tmp_path / "large").mkdir()
+    for i in range(2):
+        write_picture(tmp_path / "large" / f"{i}.png", pixels(32, 32, seed=i))
+    outcome = fit("--distance", "lpips", "--size", "32", "--images", "large", "--candidates", "2", "--references", "2")
+    assert outcome.code == 0, outcome
+    about = boundary.load_table("t.safetensors").about
+    assert (about["distance"], about["distance_version"][:8]) == ("lpips", "squeeze ")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ PARTS = {
         "Digits, a circuit over pixels",
         "20 digits of the MNIST test set, two of each class, 28 x 28 pixels, never seen in training; they ship with `digits-28`. **Class**: how many "
         "completions the nearest of 10 000 training digits gives the true class.",
-        "digits-28", "circuit-digits", 50, 2, 0.0,
+        "digits-28", "circuit-digits", 30, 2, 0.0,
         {
             "ddnm": ("", "ddnm", {}),
             "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
@@ -83,13 +83,12 @@ PARTS = {
         "Photographs, a circuit over codes",
         "Central 64-pixel crops of the 20 photographs of the BSDS500 test set whose hashes come first, which neither the prior nor the codec nor the "
         "circuit has seen.",
-        "photo-64", "circuit-photo-64", 20, 1, 0.0,
+        "photo-64", "circuit-photo-64", 10, 1, 0.0,
         {
             "ddnm": ("", "ddnm", {}),
             "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
             "steered, 75 %, joint draws": ("ddnm", STEERED, {**STEPS_75, "drawn": "joint"}),
-            "steered, 75 %, pixels": ("ddnm", STEERED, {**STEPS_75, "circuit": "circuit-photo-8"}),
             "diffpir": ("", "diffpir", {}),
             "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir", "drawn": "joint"}),
         },
@@ -148,7 +147,8 @@ def solve(part: Part, case: str, prior: inverse.Prior, truth: Tensor, seen: Tens
         options = {"circuit": part.circuit, **options}
     operator = inverse.physics.Inpainting(img_size=tuple(truth.shape[1:]), mask=seen.float().expand(truth.shape[1:]).clone())
     noise = inverse.GaussianNoise(part.sigma_y, observed=seen)
-    posterior = inverse.Posterior(prior, operator, noise.sample(truth * seen, inverse.seeded("noise")) * seen, noise, shape=tuple(truth.shape[1:]))
+    y, execution = noise.sample(truth * seen, inverse.seeded("noise")) * seen, inverse.Execution(autocast="bf16")
+    posterior = inverse.Posterior(prior, operator, y, noise, shape=tuple(truth.shape[1:]), execution=execution)
     chosen = inverse.get_method(method, steps=part.steps, **options)
     start = time.process_time()
     result = inverse.solve(posterior, chosen, samples=part.samples, seed=1)
@@ -235,7 +235,8 @@ ABOUT = """# Circuits, and steering by them
 **RMSE** over the missing pixels, intensities in [0, 1], mean over 20 images; in brackets the mean paired difference from the base (the first
 line, or the line of the same name without steering) and its 95 % interval (Student, 20 images). **Time**: processor time over the base's. Seven
 masks: *left* and *top* see that half; *expand* sees a central square of a half (1) or a quarter (2) of the side; strips are a quarter wide;
-*wide* is a free-form mask of 60 %. Options are the defaults where the name says nothing. The circuits: {circuits}.
+*wide* is a free-form mask of 60 %. The prior runs in bf16; options are the
+defaults where the name says nothing. The circuits: {circuits}.
 """
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.arena.source import version_of
 from inverse.arena.scores import metric
+from inverse.arena.source import version_of
 from inverse.boundary import Table, anova, candidate, endpoints, fingerprint, halving, moved, prior_sha256, rungs, tail_mean
 from inverse.dataset import load_images
 from inverse.engine import versions

@@ -185,14 +185,15 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
 
     Raises: InputError if the file cannot be read, lacks a variable, its grid or its units, or holds no whole field in the period.
     """
-    try:
-        import xarray
-    except ImportError as error:
-        raise InputError("fields in NetCDF need xarray: pip install 'inverse-posterior[atmosphere]'") from error
+    from inverse.atmosphere.netcdf import package
+
+    xarray = package("xarray")
     if not path.exists():
         raise InputError(f"training fields {path}: no such file")
+    if path.is_dir():
+        package("zarr")
     try:
-        data = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
+        data = xarray.open_dataset(path, engine="zarr", consolidated=False) if path.is_dir() else xarray.open_dataset(path)
     except (ImportError, OSError, ValueError, TypeError) as error:
         raise InputError(f"training fields {path}: not a readable NetCDF file ({str(error).splitlines()[0]})") from error
     with data:

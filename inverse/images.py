@@ -62,7 +62,7 @@ def input_files(paths: list[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and path.suffix != ".zarr":
             inside = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES | ARRAYS)
             if not inside:
                 raise InputError(f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.grid import Grid
 from inverse.atmosphere.netcdf import read_fields
 from inverse.atmosphere.operators import coarsen
+from inverse.dataset import load_fields
 from inverse.result import Result
 
 pytest_plugins = "cli_fixtures"
@@ -213,6 +215,31 @@ def test_netcdf_3_is_read_too(hour, domain, tmp_path):
     with xarray.open_dataset(path) as data:
         data.load().to_netcdf(tmp_path / "classic.nc", engine="scipy")
     np.testing.assert_allclose(read_fields(tmp_path / "classic.nc").values[0], hour, rtol=1e-6)
+
+
+def test_zarr_is_read_too(fuse, hour, domain, tmp_path):
+    """As a measurement, as training data, and what is damaged or not there in one line."""
+    pytest.importorskip("zarr")
+    values, grid = coarse_of(hour, domain)
+    with xarray.open_dataset(grid_file(tmp_path / "x.nc", values, grid)) as data:
+        data.load().to_zarr(tmp_path / "coarse.zarr", zarr_format=2, consolidated=False)
+    outcome = fuse("--measurement", tmp_path / "coarse.zarr")
+    assert outcome.code == 0, outcome.err
+    with xarray.open_dataset("out/analysis.nc") as data:
+        np.testing.assert_allclose(data.t2m_coarse.values, values, rtol=1e-6)
+    assert load_fields(tmp_path / "coarse.zarr", ["t2m"]).values.shape == (1, 1, *grid.shape)
+    (tmp_path / "coarse.zarr" / "t2m" / ".zarray").write_text("{")
+    fuse("--measurement", tmp_path / "coarse.zarr").refused("not a readable Zarr store")
+    (tmp_path / "nothing.zarr").mkdir()
+    fuse("--measurement", tmp_path / "nothing.zarr").refused("nothing.zarr")
+
+
+def test_without_zarr_a_store_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    (tmp_path / "coarse.zarr").mkdir()
+    for read in (read_fields, lambda path: load_fields(path, ["t2m"])):
+        with pytest.raises(inverse.InverseError, match=r"zarr: pip install 'inverse-posterior\[zarr\]'"):
+            read(tmp_path / "coarse.zarr")
 
 
 def test_soundings_of_two_variables_on_a_globe(tmp_path):

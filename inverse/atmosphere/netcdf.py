@@ -1,4 +1,4 @@
-"""NetCDF in and out through xarray: gridded fields, point observations, analyses; CF conventions."""
+"""NetCDF in and out, Zarr in, through xarray: gridded fields, point observations, analyses; CF conventions."""
 
 from __future__ import annotations
 
@@ -51,30 +51,44 @@ def package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"weather fields need the package {name}: pip install 'inverse-posterior[atmosphere]'") from error
+        extra = "zarr" if name == "zarr" else "atmosphere"
+        raise InputError(f"weather fields need the package {name}: pip install 'inverse-posterior[{extra}]'") from error
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An xarray dataset, its times left as numbers.
+    """An xarray dataset of a NetCDF file or a Zarr store (a folder), its times left as numbers.
 
     Raises: InputError if the file is missing, of another kind or damaged, also where that shows while it is read.
     """
+    engine = _engine(path)
+    xarray = package("xarray")
+    package(engine)
+    try:
+        settings = {"consolidated": False} if engine == "zarr" else {}  # which a store may or may not be: no warning either way
+        with xarray.open_dataset(path, engine=engine, decode_times=False, **settings) as dataset:
+            yield dataset
+    except InverseError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
+        kind = "Zarr store" if engine == "zarr" else "NetCDF file"
+        raise InputError(f"{path}: not a readable {kind} ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+
+
+def _engine(path: Path) -> str:
+    """What reads a file.
+
+    Raises: InputError if it is missing or of another kind.
+    """
+    if path.is_dir() and path.suffix == ".zarr":
+        return "zarr"
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with path.open("rb") as file:
         engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(file.read(4))
     if engine is None:
         raise InputError(f"{path}: not a NetCDF file")
-    xarray = package("xarray")
-    package(engine)
-    try:
-        with xarray.open_dataset(path, engine=engine, decode_times=False) as dataset:
-            yield dataset
-    except InverseError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
-        raise InputError(f"{path}: not a readable NetCDF file ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+    return engine
 
 
 def read_fields(path: Path, variables: tuple[str, ...] = ()) -> Fields:

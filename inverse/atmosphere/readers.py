@@ -17,6 +17,7 @@ from inverse.atmosphere.observations import Observations, observations
 from inverse.atmosphere.units import conversion
 from inverse.errors import InputError
 
+NETCDF = (".nc", ".nc4", ".cdf")
 RAOB = "station,valid,pres,"
 HEADING = re.compile(r"^\s*(?P<name>[^\[\(]+?)\s*[\[\(]\s*(?P<unit>[^\]\)]+?)\s*[\]\)]\s*$")
 
@@ -25,7 +26,7 @@ def read(path: Path) -> Observations:
     """Observations from a CSV table, a NetCDF file of points, an IGRA file, of which the first sounding, or a table of soundings (`read_raob`)."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix in (".nc", ".nc4", ".cdf"):
+    if path.suffix in NETCDF:
         return read_points(path)
     if next(lines(path), "").startswith(RAOB):
         return read_raob(path, raob_places())
@@ -37,8 +38,8 @@ def read(path: Path) -> Observations:
 
 
 def is_points(path: Path) -> bool:
-    """Whether a measurement is of points: every file that is not NetCDF, and NetCDF in which latitude and longitude share a dimension."""
-    if path.suffix not in (".nc", ".nc4", ".cdf"):
+    """Whether a measurement is of points: every file that is neither NetCDF nor Zarr, and those in which latitude and longitude share a dimension."""
+    if path.suffix not in (*NETCDF, ".zarr"):
         return True
     with opened(path) as data:
         lat, lon = _points_axis(data, ("latitude", "lat")), _points_axis(data, ("longitude", "lon"))

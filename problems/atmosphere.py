@@ -39,7 +39,7 @@ class Atmosphere(inverse.Problem):
     Args:
         sigma_y: standard deviation of the noise, in units of the field; of the coarse cells and of each station that does not say its own.
         sigma_coarse: that of the coarse cells, if it is another.
-        sigmas: other standard deviations by variable, with or without its level, in units of the field: z:80,t_850:1.
+        sigmas: other standard deviations by variable, with or without its level, in units of the field: z:1.5,t_850:1 for a prior in dam and K.
         representativeness: standard deviation of what a station's value has and its place on the grid has not, units of the field.
         modalities: what is simulated from a truth.
         factor: coarsening in both directions.
@@ -114,7 +114,7 @@ class Atmosphere(inverse.Problem):
             try:
                 found[name] = float(value)
             except ValueError as error:
-                raise OptionError(f"atmosphere: sigmas are variable:number, e.g. z:80, got '{text}'") from error
+                raise OptionError(f"atmosphere: sigmas are variable:number, e.g. z:1.5, got '{text}'") from error
             if not name or not 0 < found[name] < float("inf"):
                 raise OptionError(f"atmosphere: sigmas are variable:number with a positive number, got '{text}'")
         return found

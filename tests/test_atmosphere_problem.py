@@ -137,7 +137,7 @@ def test_noise_by_variable():
 
 def test_impossible_options(command):
     refusals = {"sigma_y=0": "must be positive", "count=0": "at least 1", "withhold=1": "[0, 1)", "factor=40": "from 1 to 33", "thin=-1": "thin"}
-    refusals |= {"sigmas=80": "variable:number", "sigmas=z:much": "e.g. z:80", "sigmas=z:-1": "positive number"}
+    refusals |= {"sigmas=80": "variable:number", "sigmas=z:much": "e.g. z:1.5", "sigmas=z:-1": "positive number"}
     for option, words in refusals.items():
         command("solve", "--problem", "atmosphere", "--method", "multimodal", "--problem-option", option).refused(words)
 
@@ -263,6 +263,23 @@ def test_soundings_of_two_variables_on_a_globe(tmp_path):
     torch.testing.assert_close(exact.mean.flatten(), expected, rtol=1e-9, atol=1e-6)
     assert sorted(posterior.noise.sigma.flatten().tolist()) == [0.7] * 4 + [80.0] * 4
     assert problem.scene().used.variable.tolist() == ["t_850", "z_850", "t_500", "z_500"] * 2
+
+
+def test_heights_in_dam_are_geopotential_heights(command, tmp_path):
+    """A sounding under era5-zt, whose card says dam: 1430 m is 143 dam, and CF's name goes with the unit."""
+    rows = "KOUN,1999-05-04 00:00:00,850.0,1430,16.2,,,\nKOUN,1999-05-04 00:00:00,500.0,5640,-12.5,,,"
+    (tmp_path / "raob.csv").write_text("station,valid,pres,hght,tmpc,dwpc,drct,sknt\n" + rows + "\n")
+    outcome = command(
+        "solve", "--problem", "atmosphere", "--method", "multimodal", "--prior", "era5-zt-gaussian", "--measurement", "raob.csv", "--steps", 2,
+        "--problem-option", "sigmas=z:1.5,t:1", "withhold=0", "--set", "sampler=ddim",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    with xarray.open_dataset("out/analysis.nc") as data:
+        assert data.z_850_mean.attrs["units"] == "dam"
+        assert data.z_850_mean.attrs["standard_name"] == "geopotential_height"
+        assert data.t_850_mean.attrs["standard_name"] == "air_temperature"
+        assert sorted(data.used_value.values.round(2).tolist()) == [143.0, 260.65, 289.35, 564.0]
+        assert sorted(data.used_sigma.values.tolist()) == [1.0, 1.0, 1.5, 1.5]
 
 
 # --- bad files ----------------------------------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ def _variables(kind: str, domain: Domain, values: np.ndarray, place: tuple[str, 
     values, dims = (values[..., 0, :, :, :], place) if domain.hours == 1 else (values, ("time", *place))
     found = {}
     for c, (name, unit) in enumerate(zip(domain.variables, domain.units, strict=True)):
-        base = name.split("_")[0]
-        about = {"units": unit, "long_name": f"{name}, {words}", **({"standard_name": STANDARD_NAMES[base]} if base in STANDARD_NAMES else {})}
+        standard = "geopotential_height" if name[0] == "z" and unit in ("m", "dam", "km") else STANDARD_NAMES.get(name.split("_")[0])
+        about = {"units": unit, "long_name": f"{name}, {words}", **({"standard_name": standard} if standard else {})}
         found[f"{name}_{kind}"] = (("member", *dims) if kind == "members" else dims, values[..., c, :, :], about)
     return found
 

@@ -25,7 +25,9 @@ def tables() -> str:
 
 
 def photo_table() -> str:
-    """Methods by problems of the suite `photo`: mean PSNR, the best of each problem in bold, best average first, then who does not run everywhere."""
+    """Methods by problems of the suite `photo`: mean PSNR, the best of each problem in bold, best average first, then who does not run everywhere;
+    in the last row how many squares, each of another photograph, the means are over.
+    """
     groups = [group for group in grouped(read_records(RECORDS / "photo")) if group.count("ok") == len(group.records)]
     found = {(group.contestant, group.setting): group for group in groups}
     contestants, settings = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
@@ -44,7 +46,8 @@ def photo_table() -> str:
     lines = [f"| PSNR (dB) | {' | '.join(setting_labels(settings))} | calls |", f"|---|{'---:|' * (len(settings) + 1)}"]
     for c in sorted(contestants, key=lambda c: (missing[c], -mean(c, "psnr"))):
         lines.append(f"| {labels[c]} | {' | '.join(shown(c, s) for s in settings)} | {mean(c, 'calls'):.0f} |")
-    return "\n".join(lines) + "\n"
+    truths = (max(group.estimate("psnr").truths for (_, where), group in found.items() if where == setting) for setting in settings)
+    return "\n".join([*lines, f"| *photographs* | {' | '.join(map(str, truths))} | |"]) + "\n"
 
 
 if __name__ == "__main__":

@@ -26,15 +26,14 @@ def test_readme_shows_the_example_distribution_as_it_is():
     assert len(example.splitlines()) < 60
 
 
-def test_readme_table_is_the_bench_record():
+def test_the_page_of_photographs_is_what_the_bench_wrote():
     sys.path.insert(0, str(ROOT / "bench"))
     try:
-        from photo import table
+        from photo import page
     finally:
         sys.path.pop(0)
     record = json.loads((ROOT / "docs" / "photo.json").read_text())
-    assert table(record["records"]) in README
-    assert (ROOT / "docs" / "photo.md").read_text() == table(record["records"])
+    assert (ROOT / "docs" / "photo.md").read_text() == page(record["about"], record["records"])
 
 
 def test_every_method_and_problem_stands_in_the_guide():
@@ -51,10 +50,11 @@ def test_links_of_the_docs_lead_somewhere():
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_leaderboard_is_what_the_records_say():
+def test_leaderboard_and_readme_are_what_the_records_say():
     sys.path.insert(0, str(ROOT / "bench"))
     try:
-        from leaderboard import tables
+        from leaderboard import photo_table, tables
     finally:
         sys.path.pop(0)
     assert (ROOT / "docs" / "leaderboard.md").read_text().endswith(f"{tables().rstrip()}\n")
+    assert f"<!-- tables -->\n{photo_table()}<!-- end -->\n" in README

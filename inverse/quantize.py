@@ -149,8 +149,12 @@ def to_int8(network: nn.Module, fit: bool = True) -> nn.Module:
     return network
 
 
-def calibration(prior: NetworkPrior, count: int, side: int, steps: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Pairs of the full-precision reverse process, x (count, C, side, side) and its sigma (count,), at normally distributed times."""
+def calibration(prior: NetworkPrior, count: int, side: int, steps: int = 20, seed: int = 0, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pairs of the full-precision reverse process, x (count, C, side, side) and its sigma (count,).
+
+    Args:
+        times: in [0, 1], from little noise to much; by default `normal_times`.
+    """
     assert prior.shape[0] is not None
     low, high = max(prior.sigma_min, 0.01), min(prior.sigma_max, 80.0)
     sigmas = torch.logspace(torch.tensor(high).log10(), torch.tensor(low).log10(), steps + 1)
@@ -158,7 +162,7 @@ def calibration(prior: NetworkPrior, count: int, side: int, steps: int = 20, see
     x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], side, side))
     with torch.no_grad():
         path = torch.stack([x, *heun(prior, x, sigmas, generator)])
-    at = steps - (normal_times(count, seed) * steps).round().long()
+    at = steps - ((normal_times(count, seed) if times is None else times) * steps).round().long()
     return path[at, torch.arange(count)], sigmas[at]
 
 

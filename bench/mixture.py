@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import itertools
 import json
 import math
 import shlex
 import statistics
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,12 +195,15 @@ class Bench:
     def __init__(self, rows: dict[str, Row], cells: list[tuple[int, int]], ledger: Ledger, settings: argparse.Namespace):
         self.rows, self.cells, self.ledger, self.settings = rows, cells, ledger, settings
 
-    def run(self, label: str, d: int, d_y: int, steps: int | None, i: int) -> dict[str, Any]:
+    def run(self, label: str, d: int, d_y: int, steps: int | None, i: int) -> dict[str, Any] | None:
+        """A run, from the ledger if it is there; None if only what is there is asked for."""
         row, at = self.rows[label], self.settings
         direct = at.direct or d < 10 or row.method in BASIS_DEPENDENT
         method = inverse.get_method(row.method, **row.options(d, steps))
         samples = at.samples[not row.particles]
         key = json.dumps([d, d_y, i, row.method, values(method), samples, direct, at.unit], sort_keys=True, default=str)
+        if at.known and key not in self.ledger.known:
+            return None
         return self.ledger.get(key, lambda: run(method, d, d_y, i, samples, direct, at.unit))
 
     def reference(self, d: int, d_y: int, i: int, samples: int) -> dict[str, float]:
@@ -211,14 +216,19 @@ class Bench:
         return min(most, row.few or most, SLOW.get((row.method, d), most))
 
     def all(self, label: str, d: int, d_y: int, steps: int | None) -> list[dict[str, Any]]:
-        return [self.run(label, d, d_y, steps, i) for i in range(self.count(label, d))]
+        return self.first(label, d, d_y, steps, self.count(label, d))
+
+    def first(self, label: str, d: int, d_y: int, steps: int | None, count: int) -> list[dict[str, Any]]:
+        """The first instances of a cell, up to one that is not known."""
+        found = (self.run(label, d, d_y, steps, i) for i in range(count))
+        return list(itertools.takewhile(lambda row: row is not None, found))  # type: ignore[arg-type]
 
     def references(self, d: int, d_y: int, kind: str, particles: bool) -> list[float]:
         samples, instances = self.settings.samples[not particles], self.settings.instances[not particles]
         return [self.reference(d, d_y, i, samples)[kind] for i in range(instances)]
 
     def curve(self, label: str, steps: int) -> list[dict[str, Any]]:
-        return [self.run(label, *CURVE_CELL, steps, i) for i in range(min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES))]
+        return self.first(label, *CURVE_CELL, steps, min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES))
 
     def fill(self) -> None:
         """Run everything that the tables need, instance by instance: particle methods with most steps, then the other methods, then the rest."""
@@ -248,7 +258,7 @@ def cell(found: list[dict[str, Any]], of: int) -> str:
     ran, lost = distances(found), sum("diverged" in row.get("skipped", "") for row in found)
     remarks = ([] if len(found) == of else [f"n={len(found)}"]) + ([f"diverged {lost} times"] if lost else [])
     if not ran:
-        return "diverged" if lost else "slow"
+        return "diverged" if lost else "not run"
     return plain(ran) + (f" ({', '.join(remarks)})" if remarks else "")
 
 
@@ -258,24 +268,31 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 def ratios(bench: Bench, labels: list[str]) -> str:
     """Each particle method of at most so many evaluations a path: its mean over that of exact draws, and the median of its seconds."""
-    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "worst", "NFE / VJP", "seconds"], []
+    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "worst", "NFE / VJP", "seconds", "instances"], []
     for label in labels:
         found = [bench.all(label, d, d_y, STEPS[-1]) for d, d_y in bench.cells]
-        if any(row["NFE"] > STEPS[-1] for at in found for row in at):
+        if not all(found) or any(row["NFE"] > STEPS[-1] for at in found for row in at):
             continue
-        times = [interval(distances(at))[0] / interval(bench.references(*where, "floor", True))[0] for at, where in zip(found, bench.cells, strict=True)]
+        floors = [bench.references(*where, "floor", True)[: len(at)] for at, where in zip(found, bench.cells, strict=True)]
+        times = [interval(distances(at))[0] / interval(floor)[0] for at, floor in zip(found, floors, strict=True)]
         every = [row for at in found for row in at]
-        rows.append([label, *(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}"])
-    return markdown(heads, sorted(rows, key=lambda row: float(row[-3])))
+        rows.append((max(times), [label, *(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}", shown(map(len, found))]))
+    return markdown(heads, [row for _, row in sorted(rows)])
+
+
+def shown(numbers: Iterable[float]) -> str:
+    """A number, or the least and the most of several."""
+    found = sorted(numbers)
+    return "-".join(dict.fromkeys((f"{found[0]:.0f}", f"{found[-1]:.0f}")))
 
 
 def spent(found: list[dict[str, Any]]) -> str:
-    """Evaluations and VJPs of a sample, from the least to the most."""
-    return " / ".join("-".join(dict.fromkeys(f"{f(row[k] for row in found):.0f}" for f in (min, max))) for k in ("NFE", "VJP"))
+    """Evaluations and VJPs of a sample."""
+    return " / ".join(shown(row[k] for row in found) for k in ("NFE", "VJP"))
 
 
 def seconds(found: list[dict[str, Any]]) -> float:
-    return statistics.median(row["seconds"] for row in found)
+    return statistics.median(row["seconds"] for row in found if row["seconds"])
 
 
 def table(bench: Bench, labels: list[str], steps: int) -> str:
@@ -343,6 +360,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - set(SAME)), help="registered names; default all")
     parser.add_argument("--unit", type=float, default=UNIT, help="of x; the problem's own by default")
     parser.add_argument("--direct", action="store_true", help="run in all d dimensions")
+    parser.add_argument("--known", action="store_true", help="run nothing, show what is in --records")
     parser.add_argument("--records", help="a file of finished runs, read and added to")
     parser.add_argument("--write", help="put the tables into this path with .md added, and write it with .json added")
     arguments = parser.parse_args()
@@ -351,7 +369,8 @@ def main() -> None:
     rows = {name: Row(name, cost=TWICE.get(name, 1)) for name in arguments.methods}
     rows |= {label: row for label, row in VARIANTS.items() if row.method in arguments.methods}
     bench = Bench(rows, cells, Ledger(arguments.records), arguments)
-    bench.fill()
+    if not arguments.known:
+        bench.fill()
     command = "OMP_NUM_THREADS=1 python bench/mixture.py " + shlex.join(sys.argv[1:])
     text = page(bench, command)
     print(text)

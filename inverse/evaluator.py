@@ -118,18 +118,33 @@ class Evaluator:
         if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
             return max(1, int(min(most, fits) // pixels)), None
         side = min(self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo) // self.prior.stride * self.prior.stride
-        return (max(1, most // pixels) if fits >= len(x) * pixels else 1), max(side, self.prior.stride)
+        return (max(1, most // pixels) if fits >= len(x) * pixels else 1), max(side, min(self._least_side(), self.execution.tile))
+
+    def _least_side(self) -> int:
+        """Of a tile: as wide as its margin, or nine tenths of the work would be for margins."""
+        halo, stride = self.prior.halo or 0, self.prior.stride
+        return max(stride, halo // stride * stride)
+
+    def _smallest(self, x: Tensor) -> int:
+        """Pixels of the smallest call that one row can be cut into."""
+        local = self.prior.halo is not None and x.ndim == 4
+        return min(_pixels(x), (self._least_side() + 2 * (self.prior.halo or 0)) ** 2) if local else _pixels(x)
 
     def _fitting(self, x: Tensor, level: Tensor, gradient: bool) -> float:
         """Pixels of a call that fit into the memory; measured when it first matters, smaller after the memory has run out."""
-        if gradient in self._fits:
-            return self._fits[gradient]
-        budget = self.execution.memory * 2**30 if self.execution.memory else 0.8 * (free_memory(x.device) or float("inf"))
-        if x.ndim != 4 or len(x) * _pixels(x) * SURELY <= budget:
-            return float("inf")
-        with self._autocast(x.device):
-            fixed, each = bytes_needed(self.prior, x, level, gradient)
-        self._fits[gradient] = max(0.0, budget - fixed) / each
+        if gradient not in self._fits:
+            given = self.execution.memory
+            budget = given * 2**30 if given else 0.8 * (free_memory(x.device) or float("inf"))
+            if x.ndim != 4 or len(x) * _pixels(x) * SURELY <= budget:
+                return float("inf")
+            with self._autocast(x.device):
+                fixed, each = bytes_needed(self.prior, x, level, gradient)
+            fits, smallest = max(0.0, budget - fixed) / each, self._smallest(x)
+            if given and fits < smallest:
+                takes = (fixed + each * smallest) / 2**30
+                words = f"memory: {given:g} GiB are too little for this prior"
+                raise MemoryLimitError(f"{words}, whose smallest call here takes {takes:.3g} GiB; give it {1.1 * takes:.2g}")
+            self._fits[gradient] = fits
         return self._fits[gradient]
 
     def _within_memory(self, attempt: Callable[[], Any], x: Tensor, gradient: bool) -> Any:
@@ -153,16 +168,12 @@ class Evaluator:
     def _halve(self, x: Tensor, gradient: bool, reason: str) -> None:
         """Plan for half of what has just been too much; raise if there is no half."""
         rows, side = self._plan(x, x.new_ones(len(x)), gradient)
-        pixels, halo, stride = _pixels(x), self.prior.halo, self.prior.stride
-        tried = min(rows, len(x)) * pixels
-        if side:
-            assert halo is not None
-            tried = min(rows, len(x)) * (side + 2 * halo) ** 2
-        smallest = (2 * halo + stride) ** 2 if halo is not None and x.ndim == 4 else pixels
-        if tried <= min(smallest, pixels):
+        halo = self.prior.halo or 0
+        tried, smallest = min(rows, len(x)) * ((side + 2 * halo) ** 2 if side else _pixels(x)), self._smallest(x)
+        if tried <= smallest:
             shape = "x".join(map(str, x.shape[1:]))
             raise MemoryLimitError(f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}")
-        self._fits[gradient] = max(tried // 2, min(smallest, pixels))
+        self._fits[gradient] = max(tried // 2, smallest)
         self._say(f"out of memory on {x.device} with {tried} pixels in one call of the prior: going on with {int(self._fits[gradient])}")
 
     def _remedy(self, x: Tensor, gradient: bool) -> str:

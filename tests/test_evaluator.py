@@ -150,6 +150,11 @@ def test_a_bound_on_memory_does_not_change_the_answer(network_prior):
     torch.testing.assert_close(bound.tweedie(x, 0.5)[1](v), free.tweedie(x, 0.5)[1](v), **CLOSE)
 
 
+def test_a_bound_that_no_call_keeps_is_refused(network_prior):
+    with pytest.raises(MemoryLimitError, match=r"memory: 1e-05 GiB are too little for this prior, whose smallest call here takes .* GiB; give it"):
+        evaluator(network_prior, Execution(memory=1e-5)).denoise(torch.zeros(1, 3, 64, 64), 0.5)
+
+
 def test_free_memory_of_the_host_is_known_on_linux():
     found = free_memory(CPU)
     assert found is None or 0 < found < 2**50

@@ -26,6 +26,10 @@ SURELY = 16 * 1024
 """Bytes a pixel below which nothing is measured if that many fit: five times what the shipped U-Net takes with its graph."""
 
 
+NOTHING = 2**28
+"""Bytes that are there without looking."""
+
+
 class _Held(dict):  # type: ignore[type-arg]
     """What a prior holds of its evaluators; a copy or a pickle of the prior starts with none."""
 
@@ -46,6 +50,7 @@ class Evaluator:
 
     def __init__(self, prior: Prior, execution: Execution):
         self.prior, self.execution = prior, execution
+        self._budget = 0.0
         self._fits: dict[bool, float] = {}
         self._compiled: dict[bool, Callable[[Tensor, Tensor], Tensor]] = {}
         self._compiles = execution.compile is not None
@@ -83,7 +88,7 @@ class Evaluator:
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
         dtype = self._dtype(x)
         level = sigma.to(x.device, dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=dtype, device=x.device)
-        level = level.reshape(-1).expand(len(x))
+        level = level.reshape(-1).expand(x.shape[0])
         given = x.to(dtype)
         rows, side = self._plan(given, level, gradient)
         run = self._run(gradient)
@@ -95,7 +100,7 @@ class Evaluator:
                 return tiled(whole, part, s, side, halo)
 
         with self._autocast(x.device):
-            if rows >= len(x):
+            if rows >= x.shape[0]:
                 return run(given, level).to(x.dtype)
             parts = zip(given.split(rows), level.split(rows), strict=True)
             if gradient and not side:  # one part's graph at a time: it is built again in the backward pass
@@ -118,7 +123,7 @@ class Evaluator:
         if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
             return max(1, int(min(most, fits) // pixels)), None
         side = min(self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo) // self.prior.stride * self.prior.stride
-        return (max(1, most // pixels) if fits >= len(x) * pixels else 1), max(side, min(self._least_side(), self.execution.tile))
+        return (max(1, most // pixels) if fits >= x.shape[0] * pixels else 1), max(side, min(self._least_side(), self.execution.tile))
 
     def _least_side(self) -> int:
         """Of a tile: as wide as its margin, or nine tenths of the work would be for margins."""
@@ -133,9 +138,12 @@ class Evaluator:
     def _fitting(self, x: Tensor, level: Tensor, gradient: bool) -> float:
         """Pixels of a call that fit into the memory; measured when it first matters, smaller after the memory has run out."""
         if gradient not in self._fits:
-            given = self.execution.memory
-            budget = given * 2**30 if given else 0.8 * (free_memory(x.device) or float("inf"))
-            if x.ndim != 4 or len(x) * _pixels(x) * SURELY <= budget:
+            given, surely = self.execution.memory, x.shape[0] * _pixels(x) * SURELY
+            if x.ndim != 4 or (surely <= NOTHING and not given):
+                return float("inf")
+            self._budget = self._budget or (given * 2**30 if given else 0.8 * (free_memory(x.device) or float("inf")))
+            budget = self._budget
+            if surely <= budget:
                 return float("inf")
             with self._autocast(x.device):
                 fixed, each = bytes_needed(self.prior, x, level, gradient)
@@ -167,9 +175,9 @@ class Evaluator:
 
     def _halve(self, x: Tensor, gradient: bool, reason: str) -> None:
         """Plan for half of what has just been too much; raise if there is no half."""
-        rows, side = self._plan(x, x.new_ones(len(x)), gradient)
+        rows, side = self._plan(x, x.new_ones(x.shape[0]), gradient)
         halo = self.prior.halo or 0
-        tried, smallest = min(rows, len(x)) * ((side + 2 * halo) ** 2 if side else _pixels(x)), self._smallest(x)
+        tried, smallest = min(rows, x.shape[0]) * ((side + 2 * halo) ** 2 if side else _pixels(x)), self._smallest(x)
         if tried <= smallest:
             shape = "x".join(map(str, x.shape[1:]))
             raise MemoryLimitError(f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}")

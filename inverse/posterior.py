@@ -144,18 +144,18 @@ class Posterior(LinearSolves):
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
-        self.cost.prior_rows += len(x)
+        self.cost.prior_rows += x.shape[0]
         x, level, back = self._at_prior(x, sigma)
         return back(self._evaluator.denoise(x, level))
 
     def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
-        self.cost.prior_rows += len(x)
+        self.cost.prior_rows += x.shape[0]
         x, level, back = self._at_prior(x, sigma)
         x0_hat, pull = self._evaluator.tweedie(x, level)
 
         def vjp(v: Tensor) -> Tensor:
-            self.cost.vjp_rows += len(v)
+            self.cost.vjp_rows += v.shape[0]
             return pull(v)
 
         return back(x0_hat), vjp
@@ -186,19 +186,19 @@ class Posterior(LinearSolves):
 
     def A(self, x: Tensor) -> Tensor:
         """The clean measurement of x: (B, *shape) -> (B, *out_shape), units of y."""
-        self.cost.A_rows += len(x)
+        self.cost.A_rows += x.shape[0]
         return self.operator.A(self.prior.decode(x))
 
     def A_adjoint(self, v: Tensor) -> Tensor:
         """Adjoint of the linear part of A: (B, *out_shape) -> (B, *shape)."""
-        self.cost.A_adjoint_rows += len(v)
+        self.cost.A_adjoint_rows += v.shape[0]
         return self.prior.decode_adjoint(self.operator.A_adjoint(v))
 
     def A_vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """J_A(x)^T v for any differentiable A; the adjoint when A is linear."""
         if self.linear:
             return self.A_adjoint(v)
-        self.cost.A_adjoint_rows += len(v)
+        self.cost.A_adjoint_rows += v.shape[0]
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.operator.A(self.prior.decode(x)), x, v)[0]
@@ -222,8 +222,8 @@ class Posterior(LinearSolves):
         """grad_x log p(y | x): (B, *shape) -> (B, *shape)."""
         if isinstance(self.noise, GaussianNoise):
             return self.A_vjp(x, self.residual(x) / self.noise.variance(self.y))
-        self.cost.A_rows += len(x)
-        self.cost.A_adjoint_rows += len(x)
+        self.cost.A_rows += x.shape[0]
+        self.cost.A_adjoint_rows += x.shape[0]
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             value = self.noise.log_prob(self.y, self.operator.A(self.prior.decode(x)))

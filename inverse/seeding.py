@@ -40,7 +40,10 @@ class Generators:
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal draws: x (B, *shape) -> (B, *shape), same dtype and device; B must be len(self)."""
         self._check(x)
-        return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=x.device) for g in self.rows])
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for row, generator in zip(out, self.rows, strict=True):
+            row.normal_(generator=generator)
+        return out
 
     def rand_like(self, x: Tensor) -> Tensor:
         """Uniform draws on [0, 1): x (B, *shape) -> (B, *shape)."""

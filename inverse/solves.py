@@ -165,7 +165,7 @@ class LinearSolves(ABC):
 
     def _A_linear(self, x: Tensor) -> Tensor:
         """The linear part of A."""
-        self.cost.A_rows += len(x)
+        self.cost.A_rows += x.shape[0]
         return self.operator.A(self.prior.scale * x)
 
     def _need_linear_gaussian(self, what: str) -> None:

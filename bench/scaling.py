@@ -1,0 +1,106 @@
+"""Time and memory against image side, batch, samples and particles: a table and a figure.
+
+    python bench/scaling.py --out docs/scaling
+
+Seconds are the processor's, least of two runs (one above 512 pixels); memory is the most that tensors made in a call held at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import inverse
+from inverse.memory import peak_bytes
+
+
+def cost(call: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Seconds without the watch on memory; where one run is all there is, with it."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+    start = time.process_time()
+    peak = peak_bytes(call)
+    return {"seconds": min(seconds, default=time.process_time() - start), "mib": peak / 2**20}
+
+
+def evaluations(side: int, batch: int, prior: inverse.Prior, vjp: bool) -> dict[str, dict[str, float]]:
+    """A forward of the prior, its forward and VJP, and an exact solve with the operator."""
+    problem = inverse.get_problem("deblur")
+    posterior = problem.posterior(torch.rand(batch, 3, side, side, generator=inverse.seeded("scaling")), prior=prior)
+    x, repeats = torch.zeros(batch, 3, side, side), 2 if side <= 512 else 0
+    found = {"forward": cost(lambda: posterior.denoise(x, 0.5), repeats)}
+    if vjp:
+        found["forward and VJP"] = cost(lambda: posterior.tweedie(x, 0.5)[1](x), repeats)
+    posterior.prox(x, 0.25)  # what is made once
+    return found | {"solve": cost(lambda: posterior.prox(x, 0.25), repeats)}
+
+
+def solves(samples: int, method: inverse.Method, prior: inverse.Prior) -> dict[str, float]:
+    truth = inverse.get_problem("deblur").truths()[0][:, 112:144, 112:144]
+    posterior = inverse.get_problem("deblur").posterior(truth, prior=prior)
+    return cost(lambda: inverse.solve(posterior, method, samples=samples), 2)
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and MiB against each axis, logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes_of = list(dict.fromkeys(row["axis"] for row in rows))
+    shown, panels = pyplot.subplots(2, len(axes_of), figsize=(3.2 * len(axes_of), 5.5), layout="constrained")
+    for column, axis in enumerate(axes_of):
+        for panel, quantity in zip(panels[:, column], ("seconds", "mib"), strict=True):
+            for what in dict.fromkeys(row["what"] for row in rows if row["axis"] == axis):
+                chosen = [row for row in rows if (row["axis"], row["what"]) == (axis, what)]
+                panel.loglog([row["at"] for row in chosen], [row[quantity] for row in chosen], "o-", label=what, base=2)
+            panel.set(xlabel=axis, ylabel={"seconds": "seconds", "mib": "MiB"}[quantity])
+        panels[0, column].legend(fontsize=7)
+    shown.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="*", default=[64, 128, 256, 512, 1024, 2048])
+    parser.add_argument("--vjp-up-to", type=int, default=512, help="largest side of the VJP")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write; the figure goes to images/ beside them")
+    arguments = parser.parse_args()
+
+    prior, rows = inverse.load_prior("photo-64"), []
+
+    def add(axis: str, at: int, what: str, found: dict[str, float]) -> None:
+        rows.append({"axis": axis, "at": at, "what": what, **found})
+        print(rows[-1], flush=True)
+
+    for batch in arguments.batches:
+        for what, found in evaluations(48, batch, prior, True).items():
+            add("batch (48 pixels)", batch, what, found)
+    for samples in arguments.batches:
+        add("samples (32 pixels)", samples, "DiffPIR, 3 steps", solves(samples, inverse.get_method("diffpir", steps=3), prior))
+    for particles in arguments.batches:
+        add("particles (32 pixels)", particles, "AFDPS, 3 steps", solves(particles, inverse.get_method("afdps", steps=3), prior))
+    for side in arguments.sides:
+        for what, found in evaluations(side, 1, prior, side <= arguments.vjp_up_to).items():
+            add("side (pixels)", side, what, found)
+    lines = ["| against | at | what | seconds | MiB |", "|---|---|---|---|---|"]
+    lines += [f"| {r['axis']} | {r['at']} | {r['what']} | {r['seconds']:.3g} | {r['mib']:.3g} |" for r in rows]
+    if arguments.out:
+        about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "clock": "cpu"}
+        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        figure(rows, arguments.out.parent / "images" / f"{arguments.out.name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ import torch
 
 import inverse
 from inverse.arena.bank import square
+from inverse.files import write_text
 from inverse.metrics import METRICS
 
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}, "inpainting": {"mask": "box"}}
@@ -44,8 +45,8 @@ def main() -> None:
     lines += [f"| {r['problem']} | {r['method']} | {r['float32']:.2f} | {r['change']:+.3f} | {r['largest']:+.3f} |" for r in rows]
     if arguments.out:
         about = {"size": arguments.size, "photographs": arguments.count, "steps": arguments.steps, "torch": torch.__version__}
-        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        write_text(arguments.out.with_suffix(".json"), json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory against image side, batch, samples and particles: a table and a figure.
 
-    python bench/scaling.py --out docs/scaling
+    python bench/scaling.py --out docs/scaling        # what the record has is kept
 
 Seconds are the processor's, least of two runs (one above 512 pixels); memory is the most that tensors made in a call held at once.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import inverse
+from inverse.files import write_text
 from inverse.memory import peak_bytes
 
 
@@ -77,28 +78,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write; the figure goes to images/ beside them")
     arguments = parser.parse_args()
 
-    prior, rows = inverse.load_prior("photo-64"), []
-
-    def add(axis: str, at: int, what: str, found: dict[str, float]) -> None:
-        rows.append({"axis": axis, "at": at, "what": what, **found})
+    prior = inverse.load_prior("photo-64")
+    record = arguments.out.with_suffix(".json") if arguments.out else None
+    rows = json.loads(record.read_text())["rows"] if record and record.exists() else []
+    diffpir = inverse.get_method("diffpir", steps=3)
+    tasks = [("batch (48 pixels)", n, lambda n=n: evaluations(48, n, prior, True)) for n in arguments.batches]
+    tasks += [("samples (32 pixels)", n, lambda n=n: {"DiffPIR, 3 steps": solves(n, diffpir, prior)}) for n in arguments.batches]
+    afdps = {n: inverse.get_method("afdps", steps=3, particles=n) for n in arguments.batches if n > 1}
+    tasks += [("particles (32 pixels)", n, lambda method=method: {"AFDPS, 3 steps": solves(1, method, prior)}) for n, method in afdps.items()]
+    tasks += [("side (pixels)", n, lambda n=n: evaluations(n, 1, prior, n <= arguments.vjp_up_to)) for n in arguments.sides]
+    for axis, at, task in tasks:
+        if any((row["axis"], row["at"]) == (axis, at) for row in rows):
+            continue
+        rows += [{"axis": axis, "at": at, "what": what, **found} for what, found in task().items()]
         print(rows[-1], flush=True)
-
-    for batch in arguments.batches:
-        for what, found in evaluations(48, batch, prior, True).items():
-            add("batch (48 pixels)", batch, what, found)
-    for samples in arguments.batches:
-        add("samples (32 pixels)", samples, "DiffPIR, 3 steps", solves(samples, inverse.get_method("diffpir", steps=3), prior))
-    for particles in arguments.batches:
-        add("particles (32 pixels)", particles, "AFDPS, 3 steps", solves(particles, inverse.get_method("afdps", steps=3), prior))
-    for side in arguments.sides:
-        for what, found in evaluations(side, 1, prior, side <= arguments.vjp_up_to).items():
-            add("side (pixels)", side, what, found)
+        if record:
+            about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "clock": "cpu"}
+            write_text(record, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    rows.sort(key=lambda row: ([task[:2] for task in tasks] + [(row["axis"], row["at"])]).index((row["axis"], row["at"])))
     lines = ["| against | at | what | seconds | MiB |", "|---|---|---|---|---|"]
     lines += [f"| {r['axis']} | {r['at']} | {r['what']} | {r['seconds']:.3g} | {r['mib']:.3g} |" for r in rows]
     if arguments.out:
-        about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "clock": "cpu"}
-        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
         figure(rows, arguments.out.parent / "images" / f"{arguments.out.name}.png")
 
 

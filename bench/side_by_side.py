@@ -23,6 +23,7 @@ from torch import Tensor
 import inverse
 from inverse.arena.bank import square
 from inverse.bridge import deepinv
+from inverse.files import write_text
 from inverse.memory import peak_bytes
 
 Run = Callable[[inverse.Posterior, int], Tensor]
@@ -185,8 +186,8 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.out:
         about = {"size": arguments.size, "steps": arguments.steps, "threads": torch.get_num_threads(), "torch": torch.__version__, "clock": "cpu"}
-        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        write_text(arguments.out.with_suffix(".json"), json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import inverse
+from inverse.files import write_text
 from inverse.memory import peak_bytes
 
 WHOLE = {"tile_above": 1 << 40, "max_pixels": 1 << 40}
@@ -91,8 +92,8 @@ def main() -> None:
         against = "-" if r["against_whole"] is None else f"{r['against_whole']:.0f}"
         lines.append(f"| {r['task']} | {r['memory'] or 'none'} | {r['psnr']:.4f} | {against} | {r['peak_gib']:.2f} | {r['seconds']:.0f} |")
     if arguments.out:
-        arguments.out.with_suffix(".json").write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        write_text(arguments.out.with_suffix(".json"), json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

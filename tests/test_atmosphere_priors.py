@@ -12,6 +12,7 @@ from inverse.assets import cards, load_prior, read_card, save_prior
 from inverse.atmosphere.domain import domain_of
 from inverse.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse.atmosphere.grid import Grid, distance
+from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import fit_zonal
 from inverse.corrected import CorrectedPrior
 from inverse.dataset import Fields, load_fields
@@ -227,6 +228,31 @@ def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
     save_prior(prior, tmp_path / "again.safetensors", licence="mine")
     x, sigma = prior.encode(smooth(2, 5).float()), torch.tensor([0.3, 3.0])
     torch.testing.assert_close(load_prior(tmp_path / "again.safetensors")(x, sigma), prior(x, sigma), rtol=0, atol=2e-3)  # weights in half precision
+
+
+@pytest.mark.parametrize("steps", [0, 40])
+def test_train_writes_a_prior_of_trajectories_that_loads(tmp_path, steps):
+    """Six hours of each of six days; windows reach over no gap. Each hour leans on the one before, which the persistence says."""
+    noise, fields = smooth(36, 7)[:, 0].numpy() - 280, []
+    for i in range(36):
+        fields.append(noise[i] if i % 6 == 0 else 0.8 * fields[-1] + 0.6 * noise[i])
+    times = np.array([np.datetime64("2019-03-01", "ns") + np.timedelta64(24 * (i // 6) + i % 6, "h") for i in range(36)])
+    where = {"time": times, "latitude": np.array(GRID.latitudes), "longitude": np.array(GRID.longitudes)}
+    data = xarray.Dataset({"t2m": (("time", "latitude", "longitude"), 280 + np.float32(fields), {"units": "K"})}, where)
+    data.to_netcdf(tmp_path / "hourly.nc", engine="h5netcdf")
+    periods, out = ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06"), tmp_path / "mine.safetensors"
+    assert load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(3).values.shape == (12, 3, 7, 9)
+    config = TrainConfig(steps=steps, batch=4, warmup=5, learning_rate=2e-3, network=TINY) if steps else None
+    assert train_field_prior(tmp_path / "hourly.nc", ["t2m"], periods, out, 5, config, "cpu", {"licence": "mine", "limits": "made up"}, hours=3)
+    prior = load_prior(out)
+    law = prior.law if steps else prior
+    assert isinstance(law, TrajectoryPrior)
+    assert (prior.shape, domain_of(prior).hours) == ((3, 7, 9), 3)
+    assert 0.5 < float(law.persistence[0]) < 0.95
+    x = prior.encode(280 + torch.tensor(np.float32(fields[3:6]))[None])
+    assert float((prior(x, torch.tensor(0.05)) - x).abs().max()) < 1
+    with pytest.raises(InputError, match="an hour apart"):
+        load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(7)
 
 
 GLOBE = Grid(tuple(np.linspace(90, -90, 7)), tuple(np.arange(0, 360, 45.0)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from inverse.atmosphere.domain import Domain
-from inverse.atmosphere.netcdf import chosen, conformed, read_fields, stamp
+from inverse.atmosphere.netcdf import chosen, conformed, moment, read_fields, stamp
 from inverse.atmosphere.observations import Observations, admitted, joined, thinned, withheld
 from inverse.atmosphere.readers import is_points, read
 from inverse.atmosphere.scene import Scene
@@ -42,7 +42,7 @@ class Sources:
         """
         factor: int | None = None
         coarse: np.ndarray | None = None
-        start: np.datetime64 | None = None if self.time is None else _moment(self.time)
+        start: np.datetime64 | None = None if self.time is None else moment(self.time).astype("datetime64[m]")
         seen: list[tuple[Path, Observations]] = []
         notes: list[str] = []
         if is_points(self.file):
@@ -107,10 +107,3 @@ def _earliest(seen: list[tuple[Path, Observations]]) -> np.datetime64:
     if np.isnat(times).all():
         raise InputError(f"{seen[0][0]}: no observation says when it was; a window of several hours needs a column 'time'")
     return np.nanmin(times)
-
-
-def _moment(time: str) -> np.datetime64:
-    try:
-        return np.datetime64(time, "m")
-    except ValueError as error:
-        raise InputError(f"time '{time}': not a date and hour such as 2019-03-25T12") from error

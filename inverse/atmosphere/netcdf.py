@@ -168,15 +168,20 @@ def chosen(fields: Fields, time: str | None, path: Path, hours: int = 1) -> tupl
     span = f"{len(fields.times)} times from {stamp(first)} to {stamp(last)}"
     if time is None and (len(fields.times) > hours or last - first >= hours * HOUR):
         raise InputError(f"{path}: holds {span}; choose one with --problem-option time=2019-03-25T12")
-    try:
-        start = first if time is None else np.datetime64(time, "ns")
-    except ValueError as error:
-        raise InputError(f"time '{time}': not a date and hour such as 2019-03-25T12") from error
+    start = first if time is None else moment(time)
     at = [np.flatnonzero(fields.times == start + hour * HOUR) for hour in range(hours)]
     if not any(map(len, at)):
         raise InputError(f"{path}: does not hold {time}; it holds {span}")
     nothing = np.full_like(fields.values[0], np.nan)
     return np.concatenate([fields.values[rows[0]] if len(rows) else nothing for rows in at]), start.astype("datetime64[m]")
+
+
+def moment(time: str) -> np.datetime64:
+    """A time in ISO 8601, to the nanosecond."""
+    try:
+        return np.datetime64(time, "ns")
+    except ValueError as error:
+        raise InputError(f"time '{time}': not a date and hour such as 2019-03-25T12") from error
 
 
 def point_times(data: Any, dim: str, path: Path) -> np.ndarray | None:

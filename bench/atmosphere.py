@@ -27,7 +27,7 @@ import inverse
 from inverse.analytic import LowRankPrior
 from inverse.dataset import load_fields
 from inverse.operators import clone
-from inverse.start import amplified
+from inverse.start import fitted_amplitude
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]
@@ -112,7 +112,7 @@ def optimal_interpolation(law: LowRankPrior, fitted: bool = False) -> Callable[[
 
     def run(c: Case, members: int) -> Tensor:
         out = []
-        scale = amplified(c.posterior_under(law)).amplitude[0].flatten() if fitted else torch.ones(len(c.y))
+        scale = fitted_amplitude(c.posterior_under(law)) if fitted else torch.ones(len(c.y))
         for i, (y, s) in enumerate(zip(c.y, scale, strict=True)):
             wide = LowRankPrior(law.mean, law.basis, s**2 * law.variances, s**2 * law.floor, **law.units)
             posterior = wide.given(c.matrix, c.sigma, y)
@@ -137,7 +137,8 @@ def analyses(law: LowRankPrior, trained: inverse.Prior | None, train: Tensor) ->
         found["mmps, trained prior, 30 steps from sigma 80"] = (sampled(trained, whole), ("both",))
         scaled = inverse.get_method("multimodal", **SAMPLER, amplitude="evidence")
         found["mmps, trained prior, fitted amplitude"] = (sampled(trained, scaled), ("both",))
-        found[CHOSEN] = (sampled(trained, inverse.get_method("multimodal", **SAMPLER, **FITTED)), ("both", "coarse", "stations"))
+        for guidance, can in (("mmps", ("both", "coarse", "stations")), ("sda", ("both",))):
+            found[f"{guidance}, trained prior, fitted"] = (sampled(trained, inverse.get_method("multimodal", guidance=guidance, **SAMPLER, **FITTED)), can)
     return found | {
         "optimal interpolation": (optimal_interpolation(law), ("both", "coarse", "stations")),
         "optimal interpolation, fitted amplitude": (optimal_interpolation(law, True), ("both", "coarse", "stations")),
@@ -175,7 +176,7 @@ def main() -> None:
     cells += [
         (MAIN, kind, name) for kind in ("coarse", "stations") for name, (_, can) in table.items() if kind in can and name[:3] not in ("sda", "dps", "pig")
     ]
-    few = (CHOSEN, "optimal interpolation, fitted amplitude")
+    few = ("sda, trained prior, fitted", "optimal interpolation, fitted amplitude")
     few += ("mmps, trained prior", "mmps, Gaussian prior", "optimal interpolation", "3D-Var", "kriging of the bilinear field's residuals")
     cells += [(options, "both", name) for options in GRID if options != MAIN for name in few if name in table]
     cells.sort(key=lambda cell: ("trained" in cell[2], cell[0] != MAIN))

@@ -30,8 +30,8 @@ KEYS = ("rmse", "crps", "spread_skill")
 SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
     "8 steps from sigma 2": ({}, 16),
     "8 steps from sigma 2, fitted amplitude": ({"amplitude": "evidence"}, 32),
-    "16 steps from sigma 2": ({"steps": 16}, 16),
-    "12 steps from sigma 8": ({"steps": 12, "sigma_max": 8.0, "analytic_start": 8.0}, 16),
+    "16 steps from sigma 2": ({"steps": 16}, 8),
+    "12 steps from sigma 8": ({"steps": 12, "sigma_max": 8.0, "analytic_start": 8.0}, 8),
 }
 """Options and members. The noise level is that of the analytic start, in standard deviations of the fields."""
 

@@ -109,8 +109,16 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     return x + root(w) + sigma * generator.randn_like(x)
 
 
-def amplified(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Posterior:
-    """The posterior under the prior of anomalies s times as large, s^2 for each row what makes its y most probable under the prior's Gaussian:
+def amplified(posterior: Posterior) -> Posterior:
+    """The posterior under the prior of anomalies as large, in each row, as its measurement says; see `fitted_amplitude`."""
+    scale = fitted_amplitude(posterior)
+    law = gaussian_of(posterior.prior, posterior.shape)
+    assert law is not None
+    return posterior.amplified(scale, law.mean)
+
+
+def fitted_amplitude(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Tensor:
+    """s (B,), the size of anomalies that makes each row's y most probable under the prior's Gaussian:
 
         s^2 = argmax log N(y; A m, s^2 A C A^T + R),    from 1 / span to span, on a grid of `levels`.
 
@@ -135,4 +143,4 @@ def amplified(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Po
     tried = torch.logspace(-1, 1, levels, base=span, dtype=torch.float64, device=basis.device)
     total = tried[:, None] * variance.clamp_min(0) + 1
     misfit = departure.square() @ (1 / total).T + total.log().sum(1)
-    return posterior.amplified(tried[misfit.argmin(1)].sqrt(), mean)
+    return tried[misfit.argmin(1)].sqrt()

@@ -129,7 +129,7 @@ def test_a_shipped_window_is_solved_and_written(fuse, tmp_path, hours):
     outcome = fuse("--out", "out")
     assert outcome.code == 0, outcome.err
     result = Result.load("out/result.h5")
-    with xarray.open_dataset("out/analysis.nc", decode_times=False) as data:
+    with xarray.open_dataset("out/analysis.nc") as data:
         assert data.t2m_mean.dims == ("time", "latitude", "longitude")
         assert data.t2m_members.dims == ("member", "time", "latitude", "longitude")
         np.testing.assert_allclose(data.t2m_mean.values, result.mean[0], rtol=1e-6)

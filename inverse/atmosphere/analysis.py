@@ -84,7 +84,7 @@ def _clock(scene: Scene) -> Any:
     """The hours, since the first one where nobody knows when that was."""
     hours = np.arange(scene.domain.hours)
     if scene.start is None:
-        return "time", hours, {"units": "hours", "long_name": "hours since the first"}
+        return "time", hours, {"units": "1", "long_name": "hours since the first"}
     since = str(scene.start.astype("datetime64[s]")).replace("T", " ")
     return "time", hours, {"units": f"hours since {since}", "calendar": "standard", "standard_name": "time", "axis": "T"}
 

@@ -183,6 +183,9 @@ def test_one_hour_takes_the_observations_of_that_hour(fuse, tmp_path, grid, hour
     outcome = fuse("--measurement", series(tmp_path / "c.nc", values, over, [0]), "--problem-option", "stations=stations.csv", "withhold=0", window=1)
     assert outcome.code == 0, outcome.err
     assert "4 of 6 observations left out: not within half an hour of 2019-03-28T06:00" in outcome.out
+    with xarray.open_dataset("out/analysis.nc") as data:
+        assert data.time.values == START
+        assert data.t2m_mean.dims == ("latitude", "longitude")
 
 
 def refused(fuse, *arguments, words, window=4):

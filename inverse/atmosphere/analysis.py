@@ -41,7 +41,7 @@ def dataset(result: Result, scene: Scene) -> Any:
         fields |= _variables(kind, domain, _numpy(values), place, words)
     fields |= _variables("members", domain, _numpy(result.samples[0]), place, "members of the ensemble")
     coordinates = _axes("", domain.grid) | {"member": ("member", np.arange(result.samples.shape[1]), {"standard_name": "realization"})}
-    if domain.hours > 1:
+    if domain.hours > 1 or scene.start is not None:
         coordinates["time"] = _clock(scene)
     if (coarse := coarse_field(result, scene)) is not None and scene.factor is not None:
         coordinates |= _axes("coarse_", domain.grid.coarsened(scene.factor))
@@ -81,12 +81,12 @@ def _axes(prefix: str, grid: Grid) -> dict[str, Any]:
 
 
 def _clock(scene: Scene) -> Any:
-    """The hours, since the first one where nobody knows when that was."""
-    hours = np.arange(scene.domain.hours)
+    """The hours, since the first one where nobody knows when that was; a scalar if there is one hour."""
+    dims, hours = ((), np.array(0)) if scene.domain.hours == 1 else ("time", np.arange(scene.domain.hours))
     if scene.start is None:
-        return "time", hours, {"units": "1", "long_name": "hours since the first"}
+        return dims, hours, {"units": "1", "long_name": "hours since the first"}
     since = str(scene.start.astype("datetime64[s]")).replace("T", " ")
-    return "time", hours, {"units": f"hours since {since}", "calendar": "standard", "standard_name": "time", "axis": "T"}
+    return dims, hours, {"units": f"hours since {since}", "calendar": "standard", "standard_name": "time", "axis": "T"}
 
 
 def coarse_field(result: Result, scene: Scene) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from inverse.arena.estimate import Estimate
 from inverse.arena.groups import Group, grouped, observations, observations_asked
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
-from inverse.arena.ranking import Comparison, compare, leaders
+from inverse.arena.ranking import LEAST, Comparison, compare, leaders
 from inverse.arena.record import Record
 from inverse.arena.scores import COSTS, metric, metrics_of
 from inverse.arena.tradeoffs import curves, front, position, solved
@@ -52,6 +52,7 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
         "rows": rows,
         "cells": [_cell(record, tables, artifacts) for record in cells],
         "tables": tables,
+        "least": LEAST,
         "leaders": _by_scope(groups, names, settings, budgets, leaders),
         "comparisons": _comparisons(groups, names, settings, contestants, budgets),
         "fronts": _fronts(groups, names, settings, budgets),

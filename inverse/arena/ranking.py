@@ -24,6 +24,8 @@ KEEP = 0.8
 """Share of the observations that a comparison must keep."""
 MOST = 30
 """Contestants of one comparison: of more, those of best average rank."""
+LEAST = 5
+"""Truths below which nobody is told from the best: five differences have one sign by chance once in 32 times, four in 16."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def leaders(groups: Sequence[Group], name: str) -> list[int]:
     """Indices of the groups of one setting that its best mean is not told from: that one first, the others by their means.
 
     A group is told apart where the 95 % interval of its paired difference to the best, over truths with their seeds averaged, lies
-    above zero; two truths tell little, one nothing. Only groups that finished the most cells take part. Empty without a direction.
+    above zero, and there are at least `LEAST` truths. Only groups that finished the most cells take part. Empty without a direction.
     """
     reader = metric(name)
     most = max((group.count("ok") for group in groups), default=0)
@@ -129,7 +131,7 @@ def leaders(groups: Sequence[Group], name: str) -> list[int]:
 def _behind(losses: dict[int, float], best: dict[int, float]) -> bool:
     """Whether the paired differences over common truths leave no doubt."""
     found = estimate([losses[truth] - best[truth] for truth in losses.keys() & best.keys()])
-    return found is not None and found.low is not None and found.low > 0
+    return found is not None and found.truths >= LEAST and found.low is not None and found.low > 0
 
 
 def _common(losses: dict[str, dict[Any, float]], possible: set[Any]) -> tuple[list[str], list[Any], dict[str, int]]:

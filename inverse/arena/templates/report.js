@@ -75,16 +75,16 @@ function drawAnswer() {
     const cost = (row) => mean(row, "seconds") ?? Infinity;
     const fastest = [best, ...alike].reduce((a, b) => (cost(b) < cost(a) ? b : a));
     const pick = () => { state.problem = s; $("problem").value = s; drawAll(); $("leaderboard").scrollIntoView(); };
-    const shown = alike.slice(0, FEW).map(called).join(", ");
+    const told = best.est[q.name][3] >= D.least, names = told ? called : (row) => `${called(row)} ${number(mean(row, q.name), q.name)}`;
+    const rest = alike.slice(0, FEW).map(names).join(", ") + (told && alike.length > FEW ? ` and ${alike.length - FEW} more` : "");
     return h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", title: "Show this problem alone", onclick: pick }, D.settings[s])),
       h("td", { "data-is": "best mean" }, h("span", { class: "pick" }, mark(best.m), h("b", {}, called(best)), h("span", { class: "range" }, number(mean(best, q.name), q.name)))),
-      h("td", { "data-is": "not clearly worse", title: alike.map(called).join(", ") }, alike.length ? shown + (alike.length > FEW ? ` and ${alike.length - FEW} more` : "") : "nobody: it is ahead of all"),
-      h("td", { "data-is": "fastest of these" }, cost(fastest) < Infinity ? h("span", { class: "pick" }, mark(fastest.m), called(fastest), h("span", { class: "range" }, `${number(cost(fastest), "seconds")} s`)) : "–"));
+      h("td", { "data-is": told ? "not clearly worse" : "next, not told apart", title: alike.map(called).join(", ") }, told ? rest || "nobody" : h("span", { class: "none" }, `${plural(best.est[q.name][3], "truth")} cannot tell; next: `), told ? null : rest || "nobody"),
+      h("td", { "data-is": told ? "fastest of these" : "seconds" }, h("span", { class: "pick" }, told ? mark(fastest.m) : null, told ? called(fastest) : null, h("span", { class: "range" }, cost(told ? fastest : best) < Infinity ? `${number(cost(told ? fastest : best), "seconds")} s` : "–"))));
   });
-  const heads = ["Problem", `Best mean ${titled(q || { label: "" })}${q ? arrow(q) : ""}`, "Not clearly worse", "Fastest of these"];
+  const heads = ["Problem", `Best mean ${titled(q || { label: "" })}${q ? arrow(q) : ""}`, ...(rows.some(([, [best]]) => best.est[q.name][3] >= D.least) ? ["Not clearly worse", "Fastest of these"] : ["Next", "Seconds"])];
   $("answers").replaceChildren(h("thead", {}, h("tr", {}, ...heads.map((text) => h("th", { class: "text", scope: "col" }, text)))), h("tbody", {}, ...lines));
-  const most = Math.max(0, ...rows.map(([, [best]]) => (best.est[state.metric] || [0, 0, 0, 0])[3]));
-  $("answer-note").textContent = `With ${limits === "no limit" ? "no budget" : limits}. Not clearly worse: the 95 % interval of the paired difference to the best, over ${plural(most, "truth")}, does not lie above zero. Few truths tell few methods apart.`;
+  $("answer-note").textContent = `With ${limits === "no limit" ? "no budget" : limits}. Not clearly worse: the 95 % interval of the paired difference to the best, over truths, does not lie above zero. Fewer than ${D.least} truths tell nobody apart; then the next best are named.`;
 }
 
 // --- the table --------------------------------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ class Circuit(nn.Module):
             raise InputError(f"circuit: ties name a table for each of {len(graph.variables)} categorical leaves, counted from 0, got {list(ties)}")
         self.ties = torch.arange(len(graph.variables)) if ties is None else torch.tensor(tuple(ties))
         generator = generator or torch.Generator().manual_seed(0)
+        self._kept: tuple[Tensor, list[Tensor]] | None = None
         self._variables = torch.tensor(graph.variables)
         self._plan = _plan(graph)
         self.register_buffer("levels", torch.linspace(0, 1, categories) if levels is None else levels.clone())
@@ -183,9 +184,17 @@ class Circuit(nn.Module):
         else:
             self.register_buffer("table", _dirichlet((int(self.ties.max()) + 1, states, categories), generator))
 
+    def frozen(self) -> Circuit:
+        """This circuit with its normalised parameters kept at hand, for many queries; changes to its tables no longer count."""
+        self._kept = None
+        self._kept = (self.theta, self.weights)
+        return self
+
     @property
     def weights(self) -> list[Tensor]:
         """W of each level, from the root (1, 1, P H) down: (regions, states, P H), rows of sum 1 in whatever precision they are stored."""
+        if self._kept is not None:
+            return self._kept[1]
         return [w / w.sum(-1, keepdim=True) for w in (getattr(self, f"weight_{i}") for i in range(len(self._plan)))]
 
     @property
@@ -196,6 +205,8 @@ class Circuit(nn.Module):
     @property
     def theta(self) -> Tensor:
         """Leaf distributions: (leaves, H, K)."""
+        if self._kept is not None:
+            return self._kept[0]
         if self.leaves == "categorical":
             return (self.table / self.table.sum(-1, keepdim=True))[self.ties]
         edges = torch.arange(self.categories - 1, dtype=self.mean.dtype, device=self.mean.device) + 0.5

@@ -57,7 +57,7 @@ class PixelGuide:
     circuit: Circuit
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PixelGuide:
-        return PixelGuide(self.circuit.to(device, dtype))
+        return PixelGuide(self.circuit.to(device, dtype).frozen())
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why it does not cover an image (C, H, W), or None if it does."""
@@ -93,7 +93,7 @@ class TokenGuide:
     top: int = 20
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TokenGuide:
-        return replace(self, circuit=self.circuit.to(device, dtype), codec=self.codec.to(device, dtype))
+        return replace(self, circuit=self.circuit.to(device, dtype).frozen(), codec=self.codec.to(device, dtype))
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why it does not cover an image (C, H, W), or None if it does."""

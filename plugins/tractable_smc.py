@@ -65,7 +65,7 @@ class TractableSMC(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        circuit = load_guide(self.circuit).circuit.to(posterior.device, posterior.dtype)
+        circuit = load_guide(self.circuit).to(posterior.device, posterior.dtype).circuit
         known, noise = pixels_seen(posterior)
         scale, nothing = posterior.prior.scale, noise.new_full((), torch.inf)
 

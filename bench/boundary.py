@@ -18,7 +18,7 @@ import torch
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse.boundary import Table, anova, candidate, endpoints, load_table, shipped_tables, sized
+from inverse.boundary import Table, anova, candidate, endpoints, load_table, shipped_tables, sized, tail_mean
 from inverse.boundary_run import Fit, centre, loss_by, references, sha256
 
 METRICS = ("haarpsi", "psnr")
@@ -75,6 +75,7 @@ def summary(record: dict) -> dict:
             "between": variances.between,
             "within": variances.within,
             "expected": variances.gain(about["candidates"], about["references"]),
+            "tail": float(tail_mean(losses[1:], 0.25).mean() - tail_mean(losses[0], 0.25)),
             "better_than": int((losses[0].mean() < losses[1:].mean(1)).sum()),
             "of": len(losses) - 1,
             "fresh": asdict(estimate((losses[0] - torch.tensor(record["fresh"][metric], dtype=torch.float64)).neg().tolist())),
@@ -102,6 +103,7 @@ def markdown(records: list[dict]) -> str:
         "w",
         "expected gain",
         "gain",
+        "worst quarter",
         "random PSNR (dB)",
         "gain (dB)",
         "better than",
@@ -112,13 +114,14 @@ def markdown(records: list[dict]) -> str:
     for record in sorted(records, key=lambda r: (r["problem"]["options"]["factor"], r["method"]["options"]["steps"], r["size"])):
         haar, psnr = (summary(record)[metric] for metric in METRICS)
         cells = [
-            f"x{record['problem']['options']['factor']}" + ("" if record["size"] == 64 else f" at {record['size']}"),
+            label(record),
             str(record["method"]["options"]["steps"]),
             f"{haar['random']:.4f}",
             f"{haar['between']:.4f}",
             f"{haar['within']:.4f}",
             f"{haar['expected']:+.4f}",
             _interval(haar["gain"], 4),
+            f"{haar['tail']:+.4f}",
             f"{psnr['random']:.2f}",
             _interval(psnr["gain"], 2),
             f"{haar['better_than']} of {haar['of']}",
@@ -127,6 +130,14 @@ def markdown(records: list[dict]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def label(record: dict) -> str:
+    """The factor, the size where it is not that of the references, and how the start was chosen where it is not the plain mean of draws."""
+    about = record["about"]
+    size = "" if record["size"] == 64 else f" at {record['size']}"
+    tail, moves = ("" if about["tail"] == 1 else f", tail {about['tail']:g}"), (f", {about['refine']} moves" if about["refine"] else "")
+    return f"x{record['problem']['options']['factor']}{size}{tail}{moves}"
 
 
 def _interval(gain: dict, digits: int) -> str:

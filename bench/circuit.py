@@ -72,7 +72,7 @@ PARTS = {
             "ddnm": ("", "ddnm", {}),
             "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
-            "steered, 75 %, Tweedie": ("ddnm", STEERED, {**STEPS_75, "variance": "tweedie", "probes": 4}),
+            "steered, 75 %, Tweedie": ("ddnm", STEERED, {**STEPS_75, "variance": "tweedie", "probes": 1}),
             "circuit alone (a = 0)": ("ddnm", STEERED, {"fraction": 1.0, "a0": 0.0, "a1": 0.0}),
             "diffpir": ("", "diffpir", {}),
             "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir"}),
@@ -236,10 +236,10 @@ def write(page: Path, records: dict[str, dict]) -> None:
     for name, part in PARTS.items():
         if name not in records:
             continue
-        record, shown = records[name], ", ".join(part.shown)
+        record, shown = records[name], "; ".join(part.shown)
         lines.append(f"## {part.title}\n\n{part.about} {part.steps} steps, {part.samples} sample{'s' * (part.samples > 1)} an image.\n")
         lines.append(f"Made by `{record['command']}` in {record['minutes']:.0f} minutes of a share of one core.\n\n{table(part, record['rows'])}")
-        lines.append(f"![completions](images/{page.stem}-{name}.png)\n\nRows: {', '.join(record['rows'][part.shown[0]])}; columns: truth, seen, {shown}.\n")
+        lines.append(f"![completions](images/{page.stem}-{name}.png)\n\nRows: {', '.join(record['rows'][part.shown[0]])}. Columns: truth; seen; {shown}.\n")
     if "overhead" in records:
         found = "; ".join(f"`{circuit}` {ratio:.2f}" for circuit, ratio in records["overhead"]["ratios"].items())
         lines.append(f"## Overhead\n\n{OVERHEAD} {found}.\n\nMade by `{records['overhead']['command']}`.\n")
@@ -259,6 +259,20 @@ defaults where the name says nothing. The circuits: {circuits}.
 """
 
 
+def measured(name: str, data: Path, out: Path | None) -> dict:
+    """The record of a part; its table or ratios are printed, and its picture is written."""
+    start = time.monotonic()
+    if name == "overhead":
+        ratios = overhead(data)
+        print(ratios, flush=True)
+        return {"ratios": ratios}
+    rows, picture = measure(PARTS[name], data)
+    print(table(PARTS[name], rows), flush=True)
+    if out:
+        write_png(out.parent / "images" / f"{out.stem}-{name}.png", picture)
+    return {"rows": rows, "minutes": (time.monotonic() - start) / 60}
+
+
 OVERHEAD = """`ddnm` with 50 steps, of which the published 10 % are steered, on one photograph of 64 x 64 pixels with `photo-64` in float32: processor
 time over that of `ddnm` alone, the least of three runs each, in turn, on one thread of a shared machine:"""
 
@@ -269,22 +283,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=[*PARTS, "overhead"], choices=[*PARTS, "overhead"])
     parser.add_argument("--write", type=Path, default=None)
     arguments = parser.parse_args()
-    file = arguments.write and arguments.write.with_suffix(".json")
-    records = json.loads(file.read_text()) if file and file.exists() else {}
     for name in arguments.parts:
-        start, command = time.monotonic(), shlex.join(["python", *sys.argv])
-        if name == "overhead":
-            records[name] = {"ratios": overhead(arguments.data), "command": command, "versions": versions()}
-            print(records[name]["ratios"], flush=True)
-            if arguments.write:
-                write(arguments.write, records)
-            continue
-        rows, picture = measure(PARTS[name], arguments.data)
-        print(table(PARTS[name], rows), flush=True)
-        records[name] = {"rows": rows, "command": command, "minutes": (time.monotonic() - start) / 60, "versions": versions()}
+        record = measured(name, arguments.data, arguments.write) | {"command": shlex.join(["python", *sys.argv]), "versions": versions()}
         if arguments.write:
-            write_png(arguments.write.parent / "images" / f"{arguments.write.stem}-{name}.png", picture)
-            write(arguments.write, records)
+            file = arguments.write.with_suffix(".json")
+            write(arguments.write, {**(json.loads(file.read_text()) if file.exists() else {}), name: record})
 
 
 if __name__ == "__main__":

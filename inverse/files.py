@@ -13,7 +13,8 @@ from inverse.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed onto it when the block ends well and removed when it does not."""
+    """A temporary name beside `path`, renamed onto it when the block ends well and removed when it does not; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
@@ -28,7 +29,6 @@ def write_text(path: Path, text: str) -> None:
     Raises: InputError if it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:

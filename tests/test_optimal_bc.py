@@ -365,6 +365,10 @@ def test_a_fitted_start_serves_a_solve(fit, solve, tmp_path):
     solve(*settings, "--steps", "2", "--prior", "photo-64", "--input", "x.png").refused("fitted for the prior tiny", "this one is")
 
 
+def test_the_folder_of_the_table_is_made(fit):
+    assert fit("--out", "new/folder/t.safetensors").code == 0
+
+
 def test_an_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     whole = fit("--refine", "3", "--out", "whole.safetensors")
     assert whole.code == 0, whole.err

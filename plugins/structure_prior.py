@@ -32,7 +32,7 @@ class StructurePrior(inverse.Method):
         base: the method that is run, settings after a colon: diffpir, mmps:sampler=heun, pigdm; not one with particles.
         net: the networks: a shipped name, or their .safetensors file.
         blind: whether the operator is ignored.
-        scales: of the networks, pixels of a side; auto is all that they have.
+        scales: of the networks, pixels of a side; by default all that they have.
         beta: tempering of all scales; auto is the card's.
     """
 

@@ -30,6 +30,7 @@ NOT_SCALED = {
     "dps": "its step zeta |grad| / |y - A x| is a length in the units of the paper, images and measurements in [-1, 1]",
     "red-diff": "lambda weighs |y - A x|^2 as it is, without 1 / sigma_y^2, as the paper does",
     "repaint": "takes y for pixels, and the mask's only values for 0 and 1",
+    "structure-icdpm": "takes y for a picture, in intensities",
     "structure-prior": "takes y for a picture, in intensities",
     "tv": "lambda = strength sigma_y weighs TV against |y - A x|^2, which grows by the square",
 }

@@ -11,7 +11,7 @@ from conftest import dense, draws, image_prior, matrix_operator, normal, problem
 
 import inverse
 from inverse.blurs import MAKERS, BlurCorpus, blurred
-from inverse.conditional import Conditional, ConditionalConfig
+from inverse.conditional import Conditional, ConditionalConfig, ConditionalPrior
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
 from inverse.lockstep import one_by_one
 from inverse.network import UNetConfig
@@ -235,6 +235,71 @@ def test_images_that_end_early_wait(gaussian_posterior):
     torch.testing.assert_close(iterates[1] - posterior.y, torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand_as(posterior.y))
 
 
+# --- the diffusion network -----------------------------------------------------------------------------------------------
+
+
+def test_a_zero_initialised_guide_is_bitwise_none():
+    network = randomise(Conditional(NETWORK, 0.3))
+    for p in network.inject.parameters():
+        torch.nn.init.zeros_(p)
+    y, x, sigma = 2 * picture(24, 40) - 1, normal(1, 3, 24, 40).float(), torch.tensor([0.4])
+    guide = network.guide(network.estimates(y))
+    assert any(g is not None for level in guide for g in level)
+    assert torch.equal(network(x, sigma, y, guide), network(x, sigma, y))
+
+
+@pytest.mark.parametrize("size", [(24, 40), (21, 37), (9, 64)])
+def test_the_guide_enters_each_encoder_block_at_any_size(conditional, size):
+    y = picture(*size)
+    guide = conditional.guide(conditional.estimates(y))
+    assert [len(level) for level in guide] == list(NETWORK.unet.blocks)
+    free, bound = (ConditionalPrior(conditional, y, on) for on in (False, True))
+    x = normal(2, 3, *size).float()
+    assert bound(x, torch.tensor(0.3)).shape == x.shape
+    assert not torch.allclose(bound(x, torch.tensor(0.3)), free(x, torch.tensor(0.3)))
+
+
+def test_without_noise_and_network_it_gives_back_x_and_at_high_noise_y():
+    """The preconditioning around y: c_skip is 1 at sigma = 0 and vanishes as it grows."""
+    network = Conditional(NETWORK, 0.3)  # fresh: F is zero
+    x, y = normal(1, 3, 16, 16).float(), 2 * picture(16, 16) - 1
+    torch.testing.assert_close(network(x, torch.tensor([1e-4]), y), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(network(x, torch.tensor([1e4]), y), y, rtol=0, atol=1e-5)
+
+
+def solve_conditional(files, posterior, **options):
+    return inverse.solve(posterior, inverse.get_method("structure-icdpm", net=str(files / "conditional.safetensors"), steps=3, **options))
+
+
+@pytest.mark.parametrize(("guidance", "nfe"), [(1.0, 3), (0.0, 3), (2.0, 6)])
+def test_both_networks_of_a_weight_are_counted(files, gaussian_posterior, guidance, nfe):
+    assert solve_conditional(files, gaussian_posterior("blur"), guidance=guidance).cost.nfe == nfe
+
+
+def test_weight_is_linear_between_unguided_and_guided(files, gaussian_posterior):
+    """After the last step, into sigma = 0, the answer is the denoiser's: with one step it is linear in the weight."""
+    posterior = gaussian_posterior("blur", images=1)
+    method = {w: inverse.get_method("structure-icdpm", net=str(files / "conditional.safetensors"), steps=1, guidance=w) for w in (0.0, 0.5, 1.0)}
+    zero, half, one = (inverse.solve(posterior, m).samples for m in method.values())
+    torch.testing.assert_close(half, (zero + one) / 2, rtol=0, atol=1e-6)  # the network is in single precision
+    assert not torch.allclose(zero, one)
+
+
+def test_structure_is_computed_once_for_an_image(files, gaussian_posterior, monkeypatch):
+    calls, forward = [], Structure.forward
+    monkeypatch.setattr(Structure, "forward", lambda self, y: calls.append(len(y)) or forward(self, y))
+    solve_conditional(files, gaussian_posterior("blur", images=2))
+    assert calls == [1, 1]
+
+
+def test_answers_do_not_depend_on_the_priors_units(files, gaussian_posterior):
+    """The network's own units are [-1, 1]; a prior in units twice as large gives the same picture, in single precision."""
+    posterior = gaussian_posterior("blur", images=1)
+    rescaled = inverse.Posterior(inverse.RescaledPrior(posterior.prior, 2.0, 0.3), posterior.operator, posterior.y, posterior.noise, dtype=torch.float64)
+    one, other = (solve_conditional(files, p, sigma_min=low).samples for p, low in ((posterior, 0.01), (rescaled, 0.005)))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +367,13 @@ def test_shipped_networks_are_small_and_beat_the_blurry_picture():
         assert float(gain.mean()) > (0.2 if s > 2 else 0.0)
 
 
+def test_shipped_diffusion_network_has_a_use_for_structure():
+    """Its denoising loss on held-out photographs, from the card: less than without a network (1), and least with the picture's own structure."""
+    card = structure_card("structure-icdpm")
+    assert card.denoising["guided"] < card.denoising["shuffled"]
+    assert card.denoising["guided"] < 0.8
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -316,12 +388,12 @@ def two_channels():
     return inverse.Posterior(prior, blur, torch.rand(1, 2, 16, 16), inverse.GaussianNoise(0.1))
 
 
-@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure")])
+@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")])
 def test_another_channel_count_is_refused(files, method, kind):
     assert "channels, this one has 2" in refusal(method, two_channels(), net=str(files / f"{kind}.safetensors"))
 
 
-@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure")])
+@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")])
 def test_a_measurement_that_is_no_picture_of_x_is_refused(files, method, kind, gaussian_posterior):
     assert "reads y as a picture of the size of x" in refusal(method, gaussian_posterior("area"), net=str(files / f"{kind}.safetensors"))
 

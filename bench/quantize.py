@@ -1,8 +1,8 @@
 """What eight bits cost and save: photo-64 in float32, bf16, int8 weights, int8 weights and inputs; and an exact posterior under a rounded Gaussian.
 
-    python bench/quantize.py --images ../shared/data/bsds500/test --count 4 --size 128 --out docs/quantize
+    python bench/quantize.py --images ../shared/data/bsds500/test --count 2 --size 128 --samples 8 --side 48 --out docs/quantize
 
-Photographs: denoising, and deblurring by DiffPIR and DPS (20 steps), the same measurement for all. Seconds: the least of five
+Photographs: denoising, and deblurring by DiffPIR and DPS (20 steps), the same measurement for all. Seconds: the least of six
 interleaved forward passes of a batch of four, one thread of a shared machine; read them as ratios. Closed form: the basis of the
 Gaussian era5-uk-t2m-gaussian is rounded to b bits, direction by direction; of half the points, seen with noise of 0.1 K, the mean and the
 deviations of the exact posterior are compared with those of the unrounded Gaussian, in units of its deviations. The calibration of inputs is
@@ -37,7 +37,7 @@ def variants(samples: int, side: int) -> dict[str, tuple[inverse.Prior, str | No
 
 
 def seconds(priors: dict[str, tuple[inverse.Prior, str | None]], size: int) -> dict[str, float]:
-    """Of one forward pass of four images, the least of five interleaved ones."""
+    """Of one forward pass of four images, the least of six interleaved ones."""
     x, best = torch.randn(4, 3, size, size, generator=inverse.seeded("time")), {}
     for _ in range(6):
         for name, (prior, half) in priors.items():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from inverse.compilation import compiled, gist, of_compiler
 from inverse.errors import ExecutionWarning, MemoryLimitError
 from inverse.execution import HALVES, Execution
 from inverse.memory import bytes_needed, free_memory, is_out_of_memory
@@ -122,8 +123,9 @@ class Evaluator:
         fits, most, pixels = self._fitting(x, level, gradient), self.execution.max_pixels, _pixels(x)
         if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
             return max(1, int(min(most, fits) // pixels)), None
-        side = min(self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo) // self.prior.stride * self.prior.stride
-        return (max(1, most // pixels) if fits >= x.shape[0] * pixels else 1), max(side, min(self._least_side(), self.execution.tile))
+        widest, wanted = (n // self.prior.stride * self.prior.stride for n in (self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo))
+        side = max(min(widest, max(wanted, self._least_side())), self.prior.stride)
+        return (max(1, most // pixels) if fits >= x.shape[0] * pixels else 1), side
 
     def _least_side(self) -> int:
         """Of a tile: as wide as its margin, or nine tenths of the work would be for margins."""
@@ -163,9 +165,9 @@ class Evaluator:
             except Exception as error:
                 if is_out_of_memory(error):
                     reason = str(error).splitlines()[0]
-                elif self._compiles and _of_compiler(error):
+                elif self._compiles and of_compiler(error):
                     self._compiles = False
-                    self._say(f"the prior runs without compilation: {type(error).__name__}: {_gist(error)}")
+                    self._say(f"the prior runs without compilation: {type(error).__name__}: {gist(error)}")
                     continue
                 else:
                     raise
@@ -207,7 +209,7 @@ class Evaluator:
         if not self._compiles:
             return self.prior
         if gradient not in self._compiled:
-            self._compiled[gradient] = _compiled(self.prior, self.execution.compile or "auto", gradient)
+            self._compiled[gradient] = compiled(self.prior, self.execution.compile or "auto", gradient)
         return self._compiled[gradient]
 
     def _say(self, words: str) -> None:
@@ -216,39 +218,6 @@ class Evaluator:
         if kind not in self._said:
             self._said.add(kind)
             warnings.warn(words, ExecutionWarning, stacklevel=2)
-
-
-def _compiled(prior: Prior, mode: str, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """torch.compile for static shapes. `auto` is reduce-overhead (CUDA graphs) on a GPU and default elsewhere.
-
-    A graph's outputs live until its next replay, so they are copied. Passes with a VJP run without CUDA graphs: they keep more than one
-    graph alive, and go backwards through one twice.
-    """
-    on_gpu = any(t.is_cuda for t in chain(prior.parameters(), prior.buffers()))
-    chosen = ("reduce-overhead" if on_gpu else "default") if mode == "auto" else mode
-    if gradient:
-        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(chosen, chosen)
-    graphs = on_gpu and chosen in ("reduce-overhead", "max-autotune")
-    call = torch.compile(prior, mode=chosen, dynamic=False)
-
-    def run(x: Tensor, sigma: Tensor) -> Tensor:
-        if graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-        with torch._functorch.config.patch(donated_buffer=False):  # type: ignore[attr-defined]
-            out = call(x, sigma)
-        return out.clone() if graphs else out
-
-    return run
-
-
-def _of_compiler(error: Exception) -> bool:
-    """Whether an error was raised by torch's compiler rather than by the prior."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
-
-
-def _gist(error: Exception) -> str:
-    """The first two lines that say something."""
-    return " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])[:200]
 
 
 def _pixels(x: Tensor) -> int:

@@ -1,0 +1,44 @@
+"""A prior through torch.compile, and how to tell when that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from inverse.prior import Prior
+
+
+def compiled(prior: Prior, mode: str, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """torch.compile for static shapes. `auto` is reduce-overhead (CUDA graphs) on a GPU and default elsewhere.
+
+    A graph's outputs live until its next replay, so they are copied. Passes with a VJP run without CUDA graphs: they keep more than one
+    graph alive, and go backwards through one twice.
+    """
+    on_gpu = any(t.is_cuda for t in chain(prior.parameters(), prior.buffers()))
+    chosen = ("reduce-overhead" if on_gpu else "default") if mode == "auto" else mode
+    if gradient:
+        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(chosen, chosen)
+    graphs = on_gpu and chosen in ("reduce-overhead", "max-autotune")
+    call = torch.compile(prior, mode=chosen, dynamic=False)
+
+    def run(x: Tensor, sigma: Tensor) -> Tensor:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch._functorch.config.patch(donated_buffer=False):  # type: ignore[attr-defined]
+            out = call(x, sigma)
+        return out.clone() if graphs else out
+
+    return run
+
+
+def of_compiler(error: Exception) -> bool:
+    """Whether an error was raised by torch's compiler rather than by the prior."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
+
+
+def gist(error: Exception) -> str:
+    """The first two lines that say something."""
+    return " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])[:200]

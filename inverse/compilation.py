@@ -40,5 +40,6 @@ def of_compiler(error: Exception) -> bool:
 
 
 def gist(error: Exception) -> str:
-    """The first two lines that say something."""
-    return " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])[:200]
+    """The first two lines that say something, without the compiler's advice on debugging it."""
+    said = str(error).split("Set TORCHDYNAMO_VERBOSE")[0]
+    return " ".join([line.strip() for line in said.splitlines() if line.strip()][:2])[:200]

@@ -126,6 +126,8 @@ def _in_basis(to: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], 
     s = torch.as_tensor(s, dtype=None if torch.is_tensor(s) else v.dtype, device=coefficients.device)
     lam = (s * s.conj()).real if torch.is_complex(s) else s**2
     inside = to(f(lam, coefficients) * coefficients)
+    if coefficients.numel() == v.numel():  # an orthonormal basis of as many vectors leaves nothing out
+        return inside
     outside = v - to(coefficients)
     rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
     outside = torch.where(per_row(rounding, outside), 0.0, outside)

@@ -20,7 +20,7 @@ from inverse.run import check_device, check_writable
 from inverse.seeding import seeded
 from inverse.shelf import read_card, verified, write_card, write_weights
 from inverse.train import TrainConfig, Training, measured_std
-from inverse.training_run import reporting, run_facts
+from inverse.training_run import completed, run_facts
 
 COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
 """Weight of |z - sg e|^2; decay of the running means of the book; uses a batch below which a code starts anew at a feature of the batch."""
@@ -120,15 +120,8 @@ def train_codec(
     held_out = load_images(validation, config.size, channels) if validation else images[0]
     training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), where)
     print(f"{sum(map(len, images))} images from {len(images)} sources, from step {training.step} of {config.steps}", file=sys.stderr)
-    start, loss = time.monotonic(), float("nan")
-    try:
-        with reporting(config.steps) as report:
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+    start, loss = time.monotonic(), completed(training)
+    if loss is None:
         return False
     codec: Any = training.averaged()
     u = random_crops([held_out], config.size, 256, seeded("codec"), mirror=False)

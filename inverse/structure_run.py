@@ -27,7 +27,7 @@ from inverse.shelf import read_card, verified, write_card, write_weights
 from inverse.structure import Structure, StructureConfig, averaged, grey_of, structure_loss
 from inverse.structure_fit import calibrate, coarse_colour_error
 from inverse.train import TrainConfig, Training
-from inverse.training_run import reporting, run_facts
+from inverse.training_run import completed, run_facts
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -213,15 +213,8 @@ def train_structure(
     held_out = load_images(validation, wide, 3)
     training = (ConditionalTraining if joint else StructureTraining)(images, config, out.with_suffix(".checkpoint.safetensors"), where)
     print(f"{sum(map(len, images))} images from {len(images)} sources, from step {training.step} of {config.steps}", file=sys.stderr)
-    start, loss = time.monotonic(), math.nan
-    try:
-        with reporting(config.steps) as report:
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+    start, loss = time.monotonic(), completed(training)
+    if loss is None:
         return False
     model: Any = training.averaged().requires_grad_(False)
     about["errors"] = structure_errors(model.structure if joint else model, config.corpus, held_out, config.size)

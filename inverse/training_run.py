@@ -271,6 +271,21 @@ def denoising_table(prior: NetworkPrior, images: list[np.ndarray], size: int, co
     return table
 
 
+def completed(training: Training) -> float | None:
+    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved."""
+    loss = float("nan")
+    try:
+        with reporting(training.config.steps) as report:
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return None
+    return loss
+
+
 @contextmanager
 def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
     """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""

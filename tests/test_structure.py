@@ -13,6 +13,7 @@ import inverse
 from inverse.blurs import MAKERS, BlurCorpus, blurred
 from inverse.conditional import Conditional, ConditionalConfig, ConditionalPrior
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
+from inverse.images import write_png
 from inverse.lockstep import one_by_one
 from inverse.network import UNetConfig
 from inverse.shelf import shipped
@@ -26,6 +27,7 @@ from inverse.structure_run import (
     load_structure,
     save_structure,
     structure_card,
+    train_structure,
 )
 
 SMALL = StructureConfig(scales=(2, 4, 8), widths=(8, 8), blocks=(1, 1))
@@ -331,6 +333,24 @@ def test_training_lowers_the_loss(kind, photographs, tmp_path):
         training._advance()
     after = float(training._loss(inverse.seeded("held out")).detach())
     assert after < before - 1  # nats; it fell by 2.3 when this was written
+
+
+def test_an_interrupted_command_keeps_its_state_and_says_how_to_go_on(photographs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    for i, image in enumerate(photographs[0]):
+        write_png(tmp_path / "in" / f"{i}.png", torch.from_numpy(image.copy()).permute(2, 0, 1) / 255)
+
+    def interrupted(self, save_every=0.0):
+        self._advance()
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(StructureTraining, "run", interrupted)
+    out, config = tmp_path / "net.safetensors", LOOPS["structure"][1]
+    assert not train_structure([tmp_path / "in"], out, config, "cpu", {}, tmp_path / "in")
+    assert "interrupted at step 1; run the same command to resume" in capsys.readouterr().err
+    assert not out.exists()
+    assert StructureTraining(photographs, config, out.with_suffix(".checkpoint.safetensors")).step == 1
 
 
 def test_the_joint_loss_reaches_the_structure_networks_through_the_guide(photographs, tmp_path):

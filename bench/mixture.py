@@ -253,13 +253,12 @@ def distances(found: list[dict[str, Any]]) -> list[float]:
     return [row["W1"] for row in found if "W1" in row]
 
 
-def cell(found: list[dict[str, Any]], of: int) -> str:
+def cell(found: list[dict[str, Any]]) -> str:
     """One entry of a table."""
     ran, lost = distances(found), sum("diverged" in row.get("skipped", "") for row in found)
-    remarks = ([] if len(found) == of else [f"n={len(found)}"]) + ([f"diverged {lost} times"] if lost else [])
     if not ran:
         return "diverged" if lost else "not run"
-    return plain(ran) + (f" ({', '.join(remarks)})" if remarks else "")
+    return plain(ran) + (f" (diverged {lost} times)" if lost else "")
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -271,13 +270,20 @@ def ratios(bench: Bench, labels: list[str]) -> str:
     heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "worst", "NFE / VJP", "seconds", "instances"], []
     for label in labels:
         found = [bench.all(label, d, d_y, STEPS[-1]) for d, d_y in bench.cells]
-        if not all(found) or any(row["NFE"] > STEPS[-1] for at in found for row in at):
+        every = [row for at in found for row in at if "W1" in row]
+        if not all(map(distances, found)) or any(row["NFE"] > STEPS[-1] for row in every):
             continue
-        floors = [bench.references(*where, "floor", True)[: len(at)] for at, where in zip(found, bench.cells, strict=True)]
-        times = [interval(distances(at))[0] / interval(floor)[0] for at, floor in zip(found, floors, strict=True)]
-        every = [row for at in found for row in at]
-        rows.append((max(times), [label, *(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}", shown(map(len, found))]))
+        floors = [bench.references(*where, "floor", True) for where in bench.cells]
+        times = [ratio(at, floor) for at, floor in zip(found, floors, strict=True)]
+        line = [*(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}", shown(map(len, found))]
+        rows.append((max(times), [label, *line]))
     return markdown(heads, [row for _, row in sorted(rows)])
+
+
+def ratio(found: list[dict[str, Any]], floors: list[float]) -> float:
+    """Mean distance over that of exact draws of the same instances."""
+    pairs = [(row["W1"], floor) for row, floor in zip(found, floors, strict=False) if "W1" in row]
+    return sum(w for w, _ in pairs) / sum(floor for _, floor in pairs)
 
 
 def shown(numbers: Iterable[float]) -> str:
@@ -296,23 +302,26 @@ def seconds(found: list[dict[str, Any]]) -> float:
 
 
 def table(bench: Bench, labels: list[str], steps: int) -> str:
-    """Rows of one kind with so many steps, best first, floor and prior before them."""
-    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "NFE / VJP", "seconds"], []
+    """Rows of one kind with so many steps, best first, floor and prior before them; all but slow ones on the same instances."""
     particles = bench.rows[labels[0]].particles
-    of = bench.settings.instances[not particles]
+    found = {label: [bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None) for d, d_y in bench.cells] for label in labels}
+    slow = {name for name, _ in SLOW}
+    common = min(len(at) for label in labels if bench.rows[label].few is None and bench.rows[label].method not in slow for at in found[label])
+    rows = []
     for label in labels:
-        found = [bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None) for d, d_y in bench.cells]
-        ran = [row for at in found for row in at if "W1" in row]
+        cells = [at[:common] for at in found[label]]
+        ran = [row for at in cells for row in at if "W1" in row]
         if ran:
-            means = [interval(distances(at))[0] for at in found if distances(at)]
-            rows.append((sum(means) / len(means), [label, *(cell(at, of) for at in found), spent(ran), f"{seconds(ran):.1f}"]))
-    first = [[f"*{kind}*", *(plain(bench.references(*at, kind, particles)) for at in bench.cells), "", ""] for kind in ("floor", "prior")]
+            means = [interval(distances(at))[0] for at in cells if distances(at)]
+            rows.append((statistics.fmean(means), [label, *map(cell, cells), spent(ran), f"{seconds(ran):.1f}", shown(map(len, cells))]))
+    first = [[f"*{kind}*", *(plain(bench.references(*at, kind, particles)[:common]) for at in bench.cells), "", "", f"{common}"] for kind in ("floor", "prior")]
+    heads = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "NFE / VJP", "seconds", "instances"]
     return markdown(heads, first + [row for _, row in sorted(rows)])
 
 
 def curves(bench: Bench, labels: list[str]) -> str:
-    rows = [[label, *(cell(bench.curve(label, s), CURVE_INSTANCES) for s in CURVE)] for label in labels]
-    return markdown(["method", *map(str, CURVE)], rows)
+    found = {label: [bench.curve(label, s) for s in CURVE] for label in labels}
+    return markdown(["method", *map(str, CURVE), "instances"], [[label, *map(cell, at), shown(map(len, at))] for label, at in found.items() if all(at)])
 
 
 def page(bench: Bench, command: str) -> str:
@@ -327,11 +336,11 @@ def page(bench: Bench, command: str) -> str:
     if kinds["Particle methods"]:
         lines += [f"\n## Particle methods, at most {STEPS[-1]} evaluations a path: W1 in floors\n", ratios(bench, kinds["Particle methods"])]
     for i, (kind, labels) in enumerate(kinds.items()):
-        about = f"Sliced W1 of {bench.settings.samples[i]} samples of each of {bench.settings.instances[i]} instances; d / d_y at the head of a column."
+        about = f"Sliced W1 of {bench.settings.samples[i]} samples; d / d_y at the head of a column."
         for steps in reversed(STEPS) if labels else ():
             lines += [f"\n## {kind}, {steps} steps\n", about + "\n", table(bench, labels, steps)]
     if CURVE_CELL in bench.cells:
-        lines += [f"\n## Curves over steps, d / d_y = {CURVE_CELL[0]} / {CURVE_CELL[1]}, {CURVE_INSTANCES} instances\n"]
+        lines += [f"\n## Curves over steps, d / d_y = {CURVE_CELL[0]} / {CURVE_CELL[1]}\n"]
         lines += [curves(bench, [label for label in here if bench.rows[label].steps == STEPS])]
     left = {label: reason.split(";")[0] for label, reason in reasons.items()}
     lines += ["\n## Not here\n", *(f"- {reason}" for reason in left.values()), *(f"- `{name}`: {reason}" for name, reason in SAME.items())]

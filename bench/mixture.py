@@ -320,8 +320,13 @@ def table(bench: Bench, labels: list[str], steps: int) -> str:
 
 
 def curves(bench: Bench, labels: list[str]) -> str:
+    """Rows over steps, all on the same instances."""
     found = {label: [bench.curve(label, s) for s in CURVE] for label in labels}
-    return markdown(["method", *map(str, CURVE), "instances"], [[label, *map(cell, at), shown(map(len, at))] for label, at in found.items() if all(at)])
+    common = min(len(at) for label, row in found.items() if bench.rows[label].few is None for at in row)
+    return (
+        markdown(["method", *map(str, CURVE)], [[label, *(cell(at[:common]) for at in row)] for label, row in found.items() if all(row)])
+        + f"\n\n{common} instances."
+    )
 
 
 def page(bench: Bench, command: str) -> str:

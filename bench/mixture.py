@@ -50,7 +50,7 @@ BASIS_DEPENDENT = {
     "tmpd": "row sums of the Jacobian",
 }
 """Methods whose law in d dimensions is not that in a rotated subspace; they run in all d dimensions."""
-SLOW = {("red-diff", 800): 2, ("tmpd", 800): 2, ("sitcom", 80): 2, ("sitcom", 800): 0}
+SLOW = {("red-diff", 800): 2, ("tmpd", 800): 2, ("sitcom", 8): 2, ("sitcom", 80): 1, ("sitcom", 800): 0}
 """Instances of a cell for what is slow in all d dimensions."""
 SAME = {"multimodal": "with one modality it is `mmps`"}
 """Methods that are another one here."""
@@ -230,6 +230,12 @@ class Bench:
     def curve(self, label: str, steps: int) -> list[dict[str, Any]]:
         return self.first(label, *CURVE_CELL, steps, min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES))
 
+    def common(self, found: dict[str, list[list[dict[str, Any]]]]) -> int:
+        """Instances that every row has in every cell, but for slow methods and additional rows."""
+        slow = {name for name, _ in SLOW}
+        main = [row for label, row in found.items() if self.rows[label].few is None and self.rows[label].method not in slow]
+        return min(len(at) for row in main or found.values() for at in row)
+
     def fill(self) -> None:
         """Run everything that the tables need, instance by instance: particle methods with most steps, then the other methods, then the rest."""
         first = {label: row for label, row in self.rows.items() if row.particles and row.few is None}
@@ -305,8 +311,7 @@ def table(bench: Bench, labels: list[str], steps: int) -> str:
     """Rows of one kind with so many steps, best first, floor and prior before them; all but slow ones on the same instances."""
     particles = bench.rows[labels[0]].particles
     found = {label: [bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None) for d, d_y in bench.cells] for label in labels}
-    slow = {name for name, _ in SLOW}
-    common = min(len(at) for label in labels if bench.rows[label].few is None and bench.rows[label].method not in slow for at in found[label])
+    common = bench.common(found)
     rows = []
     for label in labels:
         cells = [at[:common] for at in found[label]]
@@ -322,7 +327,7 @@ def table(bench: Bench, labels: list[str], steps: int) -> str:
 def curves(bench: Bench, labels: list[str]) -> str:
     """Rows over steps, all on the same instances."""
     found = {label: [bench.curve(label, s) for s in CURVE] for label in labels}
-    common = min(len(at) for label, row in found.items() if bench.rows[label].few is None for at in row)
+    common = bench.common(found)
     return (
         markdown(["method", *map(str, CURVE)], [[label, *(cell(at[:common]) for at in row)] for label, row in found.items() if all(row)])
         + f"\n\n{common} instances."

@@ -325,6 +325,8 @@ def test_the_page_shows_the_bench_record(monkeypatch):
     records = json.loads((root / "docs" / "boundary.json").read_text())
     assert markdown(records) in (root / "docs" / "boundary.md").read_text()
     assert {r["table"] for r in records} == set(SHIPPED)
+    variants = json.loads((root / "docs" / "boundary-variants.json").read_text())
+    assert markdown(variants) in (root / "docs" / "boundary.md").read_text()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -150,11 +150,11 @@ def analyses(law: LowRankPrior, trained: inverse.Prior | None, train: Tensor) ->
     }
 
 
-def measured(c: Case, run: Callable[[Case, int], Tensor], members: int) -> tuple[dict[str, Any], Tensor]:
+def measured(c: Case, run: Callable[[Case, int], Tensor], members: int) -> dict[str, Any]:
     start = time.process_time()
     x = run(c, members)
     seconds = (time.process_time() - start) / len(c.truth) * (32 / x.shape[1] if x.shape[1] > 1 else 1)
-    return scores(c, x) | {"members": x.shape[1], "cpu_seconds": seconds}, x
+    return scores(c, x) | {"members": x.shape[1], "cpu_seconds": seconds}
 
 
 def main() -> None:
@@ -182,27 +182,24 @@ def main() -> None:
     cells.sort(key=lambda cell: ("trained" in cell[2], cell[0] != MAIN))
 
     records, balance = read(arguments.out)
-    kept: Tensor | None = None
     made: dict[tuple, Case] = {}
     for options, kind, name in cells:
         key = (*options.values(), kind)
-        mapped = (options, name, kind) == (MAIN, main_name, "both")
-        if any((r["factor"], r["count"], r["modalities"], r["method"]) == (*key, name) for r in records) and not mapped:
+        if any((r["factor"], r["count"], r["modalities"], r["method"]) == (*key, name) for r in records):
             continue
         if time.process_time() - begun > arguments.budget:
             print(f"budget spent; not measured: {options} {kind} {name}", flush=True)
             continue
         c = made.setdefault(key, case(truth, law, kind, **options))
-        found, x = measured(c, table[name][0], arguments.members)
-        kept = x if mapped else kept
-        records = [r for r in records if (r["factor"], r["count"], r["modalities"], r["method"]) != (*key, name)]
+        found = measured(c, table[name][0], arguments.members)
         records.append({**options, "modalities": kind, "method": name, **found})
         print(f"{options['factor']}x {options['count']:2d} {kind:8s} {name:42s} rmse {np.mean(found['rmse']):.3f} crps {np.mean(found['crps']):.3f} "
               f"spread/skill {found.get('spread_skill', float('nan')):.2f} {found['cpu_seconds']:.1f} s", flush=True)  # fmt: skip
         write(arguments.out, records, balance)
     balance = balance or balanced(truth[1:2], law, trained)
     write(arguments.out, records, balance)
-    maps(arguments.out, made[(*MAIN.values(), "both")], kept)
+    shown = case(truth[1:2], law, "both", **MAIN)
+    maps(arguments.out, shown, table[main_name][0](shown, arguments.members))
     curves(arguments.out, records, balance)
     print(f"{time.process_time() - begun:.0f} s")
 

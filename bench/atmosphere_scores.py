@@ -104,18 +104,17 @@ def tables(records: list[dict[str, Any]], setting: dict[str, int], settings: lis
 
 
 def maps(out: Path, c: Any, x: Tensor) -> None:
-    """Truth, what was observed, mean, a member, spread and error of one hour."""
+    """Truth, what was observed, mean, a member, spread and error of a case of one hour."""
     plt, folder = _plotting(out)
-    hour = 1
-    truth, mean, spread = c.truth[hour, 0], x[hour].mean(0)[0], x[hour].std(0)[0]
+    truth, mean, spread = c.truth[0, 0], x[0].mean(0)[0], x[0].std(0)[0]
     extent = (c.grid.longitudes[0], c.grid.longitudes[-1], c.grid.latitudes[-1], c.grid.latitudes[0])
-    coarse = c.y[hour, c.part("coarse")].reshape(c.grid.coarsened(c.problem.factor).shape)
+    coarse = c.y[0, c.part("coarse")].reshape(c.grid.coarsened(c.problem.factor).shape)
     low, high = float(truth.min()), float(truth.max())
     panels = [
         ("truth", truth, low, high, "RdYlBu_r"),
         ("coarse field and stations", coarse, low, high, "RdYlBu_r"),
         ("mean of members", mean, low, high, "RdYlBu_r"),
-        ("one member", x[hour, 0, 0], low, high, "RdYlBu_r"),
+        ("one member", x[0, 0, 0], low, high, "RdYlBu_r"),
         ("spread", spread, 0, 1.2, "viridis"),
         ("mean - truth", mean - truth, -2.5, 2.5, "RdBu_r"),
     ]
@@ -124,7 +123,7 @@ def maps(out: Path, c: Any, x: Tensor) -> None:
     for axis, (title, field, a, b, colours) in zip(axes.flat, panels, strict=True):
         image = axis.imshow(field, extent=extent, vmin=a, vmax=b, cmap=colours, aspect="auto")
         if title.startswith("coarse"):
-            axis.scatter(lon, lat, c=c.y[hour, c.part("stations")], vmin=a, vmax=b, cmap=colours, edgecolors="black", s=40)
+            axis.scatter(lon, lat, c=c.y[0, c.part("stations")], vmin=a, vmax=b, cmap=colours, edgecolors="black", s=40)
         axis.set_title(title)
         figure.colorbar(image, ax=axis, label="K")
     figure.savefig(folder / f"{out.name}-maps.png", dpi=70)

@@ -98,7 +98,7 @@ class MRI(inverse.ImageProblem):
         return (1, *y_shape[1:])
 
     def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:
-        """One slice held out of the training of `mri-96`, for every prior."""
+        """A slice of an average brain, for every prior; `mri-96` was trained on single ones."""
         return [Path(str(importlib.resources.files("inverse_data"))) / "images" / "mri-96" / "slice.png"]
 
     def truths(self) -> list[Tensor]:

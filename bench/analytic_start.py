@@ -1,6 +1,6 @@
 """What the analytic start saves and costs: posterior samples started from the prior's Gaussian given y, at several levels.
 
-    python bench/analytic_start.py --out docs/analytic_start
+    python bench/analytic_start.py --out docs/tables/analytic_start
     python bench/analytic_start.py --fit ../shared/data/bsds500/train
 
 Each level is compared with the whole schedule and with a schedule of fewer steps that costs the same evaluations, on the

@@ -1,8 +1,8 @@
 """Measure a prior as a denoiser against BM3D on held-out images. Needs `pip install bm3d`.
 
-    python bench/denoise.py --images ../shared/data/bsds500/test --count 20 --out docs/denoising
-    python bench/denoise.py --images ../shared/data/bsds500/test --count 3 --size 128 --levels TEN --out docs/denoising-photo-64
-    python bench/denoise.py --prior mri-96 --images out/mri/held-out.npz --count 12 --every 25 --size 96 --levels TEN --out docs/denoising-mri-96
+    python bench/denoise.py --images ../shared/data/bsds500/test --count 20 --out docs/tables/denoising
+    python bench/denoise.py --images ../shared/data/bsds500/test --count 3 --size 128 --levels TEN --out docs/tables/denoising-photo-64
+    python bench/denoise.py --prior mri-96 --images out/mri/held-out.npz --count 12 --every 25 --size 96 --levels TEN --out docs/tables/denoising-mri-96
 
 TEN stands for 2 5 10 15 25 35 50 75 100 150.
 Noise is white Gaussian, not clipped; both denoisers are told its level; estimates are clipped to [0, 1] before scoring.

@@ -1,7 +1,7 @@
 """How far a prior's unconditional samples are from held-out images: a kernel distance on the features of a shipped network.
 
-    python bench/distance.py --prior photo-64 --images ../shared/data/tiny_imagenet64_val_jpeg.npz --size 64 --samples 24 --out docs/distance-photo-64
-    python bench/distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 --samples 48 --out docs/distance-mri-96
+    python bench/distance.py --prior photo-64 --images ../shared/data/tiny_imagenet64_val_jpeg.npz --size 64 --samples 24 --out docs/tables/distance-photo-64
+    python bench/distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 --samples 48 --out docs/tables/distance-mri-96
 
 Features: photo-64 sees x0 + 0.2 n (model units; grey repeated to three channels); the output of its deepest level, averaged over pixels, 256
 numbers, each divided by its deviation over the first half of the held-out images. Distance: the unbiased squared maximum mean discrepancy with

@@ -1,6 +1,6 @@
 """Peak resident memory of a solve against the side of the image; each solve runs in a process of its own.
 
-    python bench/memory.py --sides 256 512 2048 --methods red-diff dps --out docs/memory
+    python bench/memory.py --sides 256 512 2048 --methods red-diff dps --out docs/tables/memory
 
 The image is a shipped photograph enlarged to the side; few steps suffice, since every step needs the same memory.
 """

@@ -1,6 +1,6 @@
 """Compare methods on accelerated MRI of held-out slices (see bench/mri_slices.py). Writes a Markdown table and JSON records.
 
-    python bench/mri.py --images out/mri/held-out.npz --count 6 --every 50 --out docs/mri-scores
+    python bench/mri.py --images out/mri/held-out.npz --count 6 --every 50 --out docs/tables/mri-scores
 
 Every method sees the same measurement of every slice; one sample, default options but for the steps that are named.
 """

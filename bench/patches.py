@@ -1,6 +1,6 @@
 """One photograph on two processes: what stale halos cost in accuracy, and what dividing the network saves in time.
 
-    torchrun --standalone --nproc-per-node 2 bench/patches.py --images ../shared/data/bsds500/test --size 128 --out docs/patches
+    torchrun --standalone --nproc-per-node 2 bench/patches.py --images ../shared/data/bsds500/test --size 128 --out docs/tables/patches
 
 Errors: root mean square difference of the answer from that of one process, intensities, and the PSNR of both. Seconds: of one forward pass of an
 image of twice the side, the least of five, first on one process while the other waits, then divided.

@@ -1,6 +1,6 @@
 """What bf16 costs in PSNR: the same solves with the prior in float32 and in bfloat16, on crops of the shipped photographs.
 
-    python bench/precision.py --size 64 --count 4 --steps 15 --out docs/precision
+    python bench/precision.py --size 64 --count 4 --steps 15 --out docs/tables/precision
 """
 
 from __future__ import annotations

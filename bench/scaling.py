@@ -1,6 +1,6 @@
 """Time and memory against image side, batch, samples and particles: a table and a figure.
 
-    python bench/scaling.py --out docs/scaling        # what the record has is kept
+    python bench/scaling.py --out docs/tables/scaling        # what the record has is kept
 
 Seconds are the processor's, least of two runs (one above 512 pixels); memory is the most that tensors made in a call held at once.
 """

@@ -1,6 +1,6 @@
 """Our methods beside those of deepinv and azula: the same network weights, the same operator, the same number of prior evaluations.
 
-    python bench/side_by_side.py --size 64 --steps 10 --batches 1 4 16 --repeats 3 --out docs/side-by-side
+    python bench/side_by_side.py --size 64 --steps 10 --batches 1 4 16 --repeats 3 --out docs/tables/side-by-side
 
 The problem is `deblur` with periodic edges, whose operator is deepinv's own `BlurFFT`. deepinv and azula run as their documentation has it, with
 the network as their denoiser; neither counts, seeds by row, nor checks what it is given. Runs are interleaved and medians are taken of the

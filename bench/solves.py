@@ -1,6 +1,6 @@
 """Exact solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur`: iterations and time with and without what `inverse/solves.py` adds.
 
-    python bench/solves.py --size 128 --out docs/solves
+    python bench/solves.py --size 128 --out docs/tables/solves
 
 Plain is deepinv's `Blur`, which makes the kernel's spectrum at every call, under conjugate gradients alone; ours is the operator of `deblur`. Both
 to a relative residual of 1e-5 in float32, at most 300 iterations. Seconds are the processor's, least of three.

@@ -1,6 +1,6 @@
 """A large image whole and in the tiles that a bound on memory makes: the difference in dB, the time, and what the prior's tensors held at most.
 
-    python bench/tiles.py --out docs/tiles
+    python bench/tiles.py --out docs/tables/tiles
 
 At 1024 pixels a whole `deblur` by RED-diff; at 2048 pixels one evaluation of the prior, since a solve takes minutes a step here.
 """

@@ -2,7 +2,7 @@
 
     python bench/trends.py --records records.jsonl --write docs/trends
 
-Reads docs/conjugate.json and docs/memory.json, and measures the rest on the central 64 pixels of the shipped photographs (prior
+Reads docs/conjugate.json and docs/tables/memory.json, and measures the rest on the central 64 pixels of the shipped photographs (prior
 `photo-64`) and on the `gaussian` problem. Finished runs are kept in --records, one line each, and not repeated.
 """
 
@@ -271,7 +271,7 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
             "most do, not all",
         )
     )
-    memory = json.loads((DOCS / "memory.json").read_text())
+    memory = json.loads((DOCS / "tables" / "memory.json").read_text())
     plain, gradient = run("super-resolution", sr, "diffpir", {"steps": 20}), run("super-resolution", sr, "dps")
     per = {name: row["seconds"] / row["nfe"] / photographs.forward() for name, row in (("diffpir", plain), ("dps", gradient))}
     rows.append(

@@ -218,7 +218,7 @@ def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
     from analytic_start import table
 
     page = (root / "docs" / "samplers.md").read_text()
-    assert table(json.loads((root / "docs" / "analytic_start.json").read_text())["records"]) in page
+    assert table(json.loads((root / "docs" / "tables" / "analytic_start.json").read_text())["records"]) in page
     for name in SAMPLERS:
         assert f"`{name}`" in page or f"`{name.removeprefix('deis')}`" in page, name
     assert all(f"`{option}`" in page for sampler in (settled, *SAMPLERS.values()) for option in sampler_options(sampler))

@@ -32,8 +32,8 @@ from inverse.images import grid, write_png
 from inverse.lockstep import one_by_one
 from inverse.operators import motion_kernel
 from inverse.structure import averaged, grey_of
+from inverse.structure_card import load_structure, structure_card
 from inverse.structure_fit import guided
-from inverse.structure_run import load_structure, structure_card
 
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import inverse
 from inverse.conditional import ConditionalPrior
 from inverse.lockstep import one_by_one, rows_of
-from inverse.structure_run import load_conditional, structure_card
+from inverse.structure_card import load_conditional, structure_card
 
 
 @dataclass(frozen=True)

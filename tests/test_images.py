@@ -250,13 +250,13 @@ def result(samples: int, truth: bool, shape: tuple[int, int, int] = (3, 20, 26),
 
 @pytest.mark.parametrize(("samples", "truth", "tiles"), [(1, False, 2), (1, True, 4), (3, False, 3), (3, True, 5)])
 def test_panel_shows_deviation_with_samples_and_error_with_truth(samples, truth, tiles):
-    assert panel(result(samples, truth)).shape == (3, 20 + 16, tiles * (26 + 4))
+    assert panel(result(samples, truth)).shape == (3, 4 * 20 + 16, tiles * (4 * 26 + 4))  # 20 x 26 pixels are enlarged four times
 
 
 @pytest.mark.parametrize("y_shape", [(3, 5, 6), (1, 18, 24), (3, 20, 26), (3, 40, 60)])
 def test_panel_takes_measurements_of_any_size(y_shape):
     sheet = panel(result(1, True, y_shape=y_shape))
-    assert sheet.shape == (3, 36, 4 * 30)
+    assert sheet.shape == (3, 4 * 20 + 16, 4 * (4 * 26 + 4))
     assert 0 <= sheet.min() <= sheet.max() <= 1
 
 

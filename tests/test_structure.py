@@ -18,17 +18,9 @@ from inverse.lockstep import one_by_one
 from inverse.network import UNetConfig
 from inverse.shelf import shipped
 from inverse.structure import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
+from inverse.structure_card import load_conditional, load_structure, save_structure, structure_card
 from inverse.structure_fit import guided
-from inverse.structure_run import (
-    ConditionalTraining,
-    StructureTrainConfig,
-    StructureTraining,
-    load_conditional,
-    load_structure,
-    save_structure,
-    structure_card,
-    train_structure,
-)
+from inverse.structure_run import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
 
 SMALL = StructureConfig(scales=(2, 4, 8), widths=(8, 8), blocks=(1, 1))
 NETWORK = ConditionalConfig(SMALL, UNetConfig(channels=3, widths=(8, 8, 8), blocks=(1, 2, 1), embedding=16))

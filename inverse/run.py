@@ -212,7 +212,6 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
 
 
-
 def step_hook() -> Observer | None:
     """The plug-ins that watch every iterate, as one observer; None, and so no cost, where nobody does."""
     hook = registry().manager.hook.inverse_step

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import inverse
 from inverse.analytic import LowRankPrior
-from inverse.dataset import load_fields
 from inverse.operators import clone
 from inverse.start import fitted_amplitude
+from inverse.training.dataset import load_fields
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]

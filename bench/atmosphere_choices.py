@@ -24,7 +24,7 @@ from torch import Tensor
 
 import inverse
 from inverse.atmosphere.gaussian import fit_gaussian
-from inverse.dataset import load_fields
+from inverse.training.dataset import load_fields
 
 KEYS = ("rmse", "crps", "spread_skill")
 SETTINGS: dict[str, tuple[dict[str, Any], int]] = {

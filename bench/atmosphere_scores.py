@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.diagnostics import fair_crps, rank_chi_square, ranks
+from inverse.checks.diagnostics import fair_crps, rank_chi_square, ranks
 from inverse.operators import clone
 
 

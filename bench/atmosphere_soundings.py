@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.diagnostics import fair_crps
+from inverse.checks.diagnostics import fair_crps
 from inverse.operators import clone
 
 SIGMAS = ("z:1.5", "t:1.0")

@@ -21,8 +21,8 @@ from torch import Tensor
 import inverse
 from inverse.analytic import LowRankPrior
 from inverse.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
-from inverse.dataset import load_fields
 from inverse.operators import clone
+from inverse.training.dataset import load_fields
 
 F64 = torch.float64
 LENGTHS = (1, 2, 3, 6, 12)

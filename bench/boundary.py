@@ -18,8 +18,9 @@ import torch
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse.boundary import Table, anova, candidate, endpoints, load_table, shipped_tables, sized, tail_mean
-from inverse.boundary_run import Fit, centre, loss_by, references, sha256
+from inverse.boundary import Table, candidate, endpoints, load_table, shipped_tables, sized
+from inverse.training.boundary import Fit, centre, loss_by, references, sha256
+from inverse.training.halving import anova, tail_mean
 
 METRICS = ("haarpsi", "psnr")
 RANDOM_SEED = 1000  # no table's

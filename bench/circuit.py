@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.boundary_run import loss_by, photographs, sha256
-from inverse.circuit_run import circuit_card
+from inverse.circuits.cards import circuit_card
 from inverse.engine import versions
 from inverse.images import grid, write_png
 from inverse.problem import shipped_images
+from inverse.training.boundary import loss_by, photographs, sha256
 
 STEERED, READING = "tractable-steering", "## Reading\n"
 IMAGES = 20

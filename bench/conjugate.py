@@ -22,11 +22,11 @@ from pages import put
 from torch import Tensor
 
 import inverse
-from inverse.distances import gaussian_w2
+from inverse.checks.distances import gaussian_w2
+from inverse.checks.referee import sample
 from inverse.engine import versions
 from inverse.options import values
 from inverse.plugins import registry
-from inverse.referee import sample
 
 VIEWS = ("inpainting", "blur", "random")
 COLUMNS = ("W2", "spread", "mean error", "cover 50 %", "cover 90 %", "NFE", "VJP", "seconds")

@@ -19,7 +19,7 @@ import torch
 from photo import photographs
 
 import inverse
-from inverse.dataset import load_images
+from inverse.training.dataset import load_images
 
 
 def psnr(estimate: torch.Tensor, truth: torch.Tensor) -> float:

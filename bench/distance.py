@@ -21,8 +21,8 @@ from denoise import held_out
 from torch import Tensor
 
 import inverse
+from inverse.checks.prior import own_draws
 from inverse.images import grid, write_png
-from inverse.prior_check import own_draws
 
 SIGMA = 0.2
 

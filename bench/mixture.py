@@ -30,11 +30,11 @@ from torch import Tensor
 
 import inverse
 from inverse.analytic import MixturePrior
-from inverse.distances import wasserstein_1d
+from inverse.checks.distances import wasserstein_1d
+from inverse.checks.referee import sample
 from inverse.engine import versions
 from inverse.options import options, values
 from inverse.plugins import registry
-from inverse.referee import sample
 from inverse.smc import ParticleMethod
 
 CELLS = [(d, d_y) for d in (8, 80, 800) for d_y in (1, 2, 4)]

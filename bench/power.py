@@ -20,7 +20,7 @@ from pages import put
 from torch import Tensor
 
 import inverse
-from inverse.diagnostics import Report, Simulations, report
+from inverse.checks.diagnostics import Report, Simulations, report
 
 IMAGES, SAMPLES, LEVEL = 200, 19, 0.05
 

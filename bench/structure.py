@@ -23,17 +23,18 @@ from torch import Tensor
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse.blurs import MAKERS, BlurCorpus, disk, embedded
-from inverse.boundary_run import loss_by
-from inverse.dataset import load_images
+from inverse.blurs import disk
 from inverse.engine import versions
 from inverse.files import write_text
 from inverse.images import grid, write_png
 from inverse.lockstep import one_by_one
 from inverse.operators import motion_kernel
-from inverse.structure import averaged, grey_of
-from inverse.structure_card import load_structure, structure_card
-from inverse.structure_fit import guided
+from inverse.structure.card import load_structure, structure_card
+from inverse.structure.measurements import guided
+from inverse.structure.network import averaged, grey_of
+from inverse.training.blurs import MAKERS, MARGIN, BlurCorpus, embedded
+from inverse.training.boundary import loss_by
+from inverse.training.dataset import load_images
 
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")
@@ -115,7 +116,7 @@ def kernels(data: Path, case: str, count: int) -> list[Tensor]:
     if case == "motion":
         return [motion_kernel(15 + 2 * (i % 5), 1000 + i) for i in range(count)]
     if case == "defocus":
-        return [embedded(disk(1.5 + 0.5 * i)) for i in range(count)]
+        return [embedded(disk(1.5 + 0.5 * i, MARGIN)) for i in range(count)]
     with h5py.File(data / "kernels" / "Levin09.mat") as file:
         found = [torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]]
     return [embedded(found[i % len(found)]) for i in range(count)]

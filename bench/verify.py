@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from pages import put
 
+from inverse.checks.referee import CASES, Verdict, main_figure, verify
 from inverse.plugins import registry
-from inverse.referee import CASES, Verdict, main_figure, verify
 
 
 def table(verdicts: list[Verdict]) -> str:

@@ -46,8 +46,8 @@ _HOME = {
     "Result": "result",
     "solve": "engine",
     "Interrupted": "engine",
-    "diagnose": "calibration",
-    "verify": "referee",
+    "diagnose": "checks.calibration",
+    "verify": "checks.referee",
     "hookimpl": "hookspecs",
     "get_method": "plugins",
     "get_problem": "plugins",
@@ -64,7 +64,8 @@ if TYPE_CHECKING:
     from inverse.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior
     from inverse.assets import load_prior
     from inverse.bridge import as_reconstructor, from_reconstructor
-    from inverse.calibration import diagnose
+    from inverse.checks.calibration import diagnose
+    from inverse.checks.referee import verify
     from inverse.engine import Interrupted, solve
     from inverse.execution import Execution
     from inverse.field import FieldPrior
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from inverse.posterior import Posterior
     from inverse.prior import NetworkPrior, Prior, RescaledPrior
     from inverse.problem import ImageProblem, Problem
-    from inverse.referee import verify
     from inverse.result import Result
     from inverse.seeding import Generators, seeded
     from inverse.smc import ParticleMethod

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from inverse import __version__, prior_cli, training_cli
+from inverse import __version__, prior_cli
 from inverse.arena import cli as arena
 from inverse.errors import InverseError, OptionError
 from inverse.terminal import PluginFiles, assignments, columns, registry, show
+from inverse.training import cli as training
 
 GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
 
@@ -137,7 +138,7 @@ def diagnose(
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
     """Ask of truths alone whether a method's samples are calibrated; the exit code is 1 if they are not."""
-    from inverse import calibration
+    from inverse.checks import calibration
     from inverse.plugins import get_method, get_problem
 
     registry(plugin)
@@ -228,8 +229,8 @@ def verify(
         raise OptionError("verify: name one method, or say --all")
     if all_ and set_:
         raise OptionError("verify: --set is for one method, not for --all")
+    from inverse.checks.verify import run
     from inverse.plugins import get_method
-    from inverse.verify_run import run
 
     found = registry(plugin)
     methods = [get_method(m) for m in found.table("inverse_methods")] if name is None else [get_method(name, **assignments(set_, "--set"))]
@@ -240,7 +241,7 @@ def verify(
 app.add_typer(arena.bench, name="bench")
 app.add_typer(prior_cli.app, name="prior")
 app.command()(arena.tune)
-app.add_typer(training_cli.app)
+app.add_typer(training.app)
 
 
 def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) -> None:

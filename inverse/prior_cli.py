@@ -48,7 +48,7 @@ def verify(
 ) -> None:
     """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
     from inverse.assets import find_card, load_prior
-    from inverse.prior_check import check, clean_images, own_draws
+    from inverse.checks.prior import check, clean_images, own_draws
 
     loaded = load_prior(name)
     x0 = own_draws(loaded, count, side, seed=seed) if images is None else clean_images(loaded, images, count, side)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import inverse
-from inverse.conditional import ConditionalPrior
 from inverse.lockstep import one_by_one, rows_of
-from inverse.structure_card import load_conditional, structure_card
+from inverse.structure.card import load_conditional, structure_card
+from inverse.structure.conditional import ConditionalPrior
 
 
 @dataclass(frozen=True)

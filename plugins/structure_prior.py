@@ -12,8 +12,8 @@ import inverse
 from inverse.errors import OptionError
 from inverse.lockstep import one_by_one
 from inverse.plugins import with_settings
-from inverse.structure_card import load_structure, structure_card
-from inverse.structure_fit import guided
+from inverse.structure.card import load_structure, structure_card
+from inverse.structure.measurements import guided
 
 
 @dataclass(frozen=True)

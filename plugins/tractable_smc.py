@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 import inverse
-from inverse.circuit import looks
+from inverse.circuits.guide import PixelGuide, load_guide, pixels_seen
+from inverse.circuits.pixels import looks
 from inverse.errors import OptionError
-from inverse.guide import PixelGuide, load_guide, pixels_seen
 from inverse.twisted import twisted
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 import inverse
+from inverse.circuits.guide import Look, load_guide, pixels_seen
 from inverse.errors import OptionError
-from inverse.guide import Look, load_guide, pixels_seen
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from inverse.atmosphere.grid import Grid, distance
 from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import fit_zonal
 from inverse.corrected import CorrectedPrior
-from inverse.dataset import Fields, load_fields
 from inverse.errors import InputError, OptionError
 from inverse.network import UNet, UNetConfig
 from inverse.start import gaussian_of
-from inverse.train import TrainConfig
-from inverse.training_run import check_disjoint, error_ratio, field_table, train_field_prior
+from inverse.training.dataset import Fields, load_fields
+from inverse.training.fields import check_disjoint, error_ratio, field_table, train_field_prior
+from inverse.training.loop import TrainConfig
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")

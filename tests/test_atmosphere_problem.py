@@ -15,8 +15,8 @@ from inverse.atmosphere.domain import Domain, domain_of
 from inverse.atmosphere.grid import Grid
 from inverse.atmosphere.netcdf import read_fields
 from inverse.atmosphere.operators import coarsen
-from inverse.dataset import load_fields
 from inverse.result import Result
+from inverse.training.dataset import load_fields
 
 pytest_plugins = "cli_fixtures"
 

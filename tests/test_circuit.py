@@ -10,10 +10,12 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.circuit import Circuit, CircuitPrior, RegionGraph, looks
-from inverse.circuit_fit import chow_liu_tree, fit, hclt, log_likelihoods, mutual_information, quantise
+from inverse.circuits.circuit import Circuit
+from inverse.circuits.graph import RegionGraph
+from inverse.circuits.pixels import CircuitPrior, looks
 from inverse.errors import InputError
 from inverse.seeding import SharedStream
+from inverse.training.circuit_fit import chow_liu_tree, fit, hclt, log_likelihoods, mutual_information, quantise
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

@@ -12,14 +12,15 @@ import torch
 from conftest import image_prior
 
 import inverse
-from inverse.circuit import Circuit, RegionGraph
-from inverse.circuit_fit import distil, log_likelihoods
-from inverse.circuit_run import load_circuit, save_circuit
-from inverse.codec import FAINT, Codec, CodecConfig
-from inverse.codec_run import CodecTraining, codec_card, evaluate, load_codec, save_codec
+from inverse.circuits.cards import codec_card, load_circuit, load_codec, save_circuit, save_codec
+from inverse.circuits.circuit import Circuit
+from inverse.circuits.codec import FAINT, Codec, CodecConfig
+from inverse.circuits.graph import RegionGraph
+from inverse.circuits.guide import Look, TokenGuide, load_guide
 from inverse.errors import OptionError, PriorError
-from inverse.guide import Look, TokenGuide, load_guide
-from inverse.train import TrainConfig
+from inverse.training.circuit_fit import distil, log_likelihoods
+from inverse.training.codec import CodecTraining, evaluate
+from inverse.training.loop import TrainConfig
 
 pytest_plugins = "cli_fixtures"
 
@@ -115,7 +116,7 @@ def test_tied_leaves_share_one_table_in_training_too():
 
 
 def inverse_fit(circuit: Circuit, x: torch.Tensor):
-    from inverse.circuit_fit import fit
+    from inverse.training.circuit_fit import fit
 
     return fit(circuit, x, 1, pseudocount=0.0)
 

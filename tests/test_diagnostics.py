@@ -14,7 +14,8 @@ import scipy.stats
 import torch
 
 import inverse
-from inverse import diagnostics, exchangeability, scores
+from inverse import scores
+from inverse.checks import diagnostics, exchangeability
 from inverse.errors import InputError, OptionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))

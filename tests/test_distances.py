@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import normal
 
-from inverse import distances
+from inverse.checks import distances
 
 
 def covariance(d, seed):

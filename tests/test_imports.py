@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE, METHODS, PROBLEMS = (sorted((ROOT / folder).glob("*.py")) for folder in ("inverse", "plugins", "problems"))
+CORE, METHODS, PROBLEMS = (sorted((ROOT / folder).rglob("*.py")) for folder in ("inverse", "plugins", "problems"))
 HEAVY = {"deepinv", "kornia", "kornia_rs", "torchvision"}
 LAYERS = ("errors", "seeding", "prior", "posterior", "method", "engine", "cli")
 """Each may import those before it, never those after; modules between them are not listed."""
@@ -26,6 +26,11 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def module(path: Path) -> str:
+    """The name that a file of the core is imported by."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path)}
 
@@ -38,7 +43,7 @@ def eager(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting += node.orelse
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -47,7 +52,7 @@ def eager(path: Path) -> set[str]:
 
 
 def each(paths):
-    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+    return pytest.mark.parametrize("path", paths, ids=lambda path: module(path).partition(".")[2])
 
 
 @each(CORE)
@@ -83,6 +88,15 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
     assert not {name.split(".")[0] for name in eager(path)} & HEAVY
 
 
+ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena")
+COMMANDS = {"inverse", "inverse.cli", "inverse.prior_cli"}
+
+
+@each([path for path in CORE if module(path) not in COMMANDS and not module(path).startswith(ABOVE_SOLVES)] + METHODS + PROBLEMS)
+def test_a_solve_needs_no_training_no_check_and_no_benchmark(path):
+    assert [name for name in imports(path) if name.startswith(ABOVE_SOLVES)] == []
+
+
 def test_layers_import_downwards_only():
     files = {layer: ROOT / "inverse" / f"{layer}.py" for layer in LAYERS}
     upwards = [(layer, above) for i, layer in enumerate(LAYERS) for above in LAYERS[i + 1 :] if f"inverse.{above}" in eager(files[layer])]
@@ -91,18 +105,11 @@ def test_layers_import_downwards_only():
 
 def test_the_core_imports_in_no_circle():
     """Eager imports among the core's modules have an order."""
-    names = {path.stem: {m.removeprefix("inverse.") for m in eager(path) if m and m.startswith("inverse.")} for path in CORE if path.stem != "__init__"}
-    names |= {stem: found | {m for m in _from_package(stem) if m in names} for stem, found in names.items()}
+    needs = {module(path): eager(path) for path in CORE if path.stem != "__init__"}
     placed = set()
-    while ready := {stem for stem, needs in names.items() if stem not in placed and needs & names.keys() <= placed}:
+    while ready := {name for name, needed in needs.items() if name not in placed and needed & needs.keys() <= placed}:
         placed |= ready
-    assert names.keys() - placed == set()
-
-
-def _from_package(stem: str) -> set[str]:
-    """Modules named in `from inverse import operators`."""
-    body = ast.parse((ROOT / "inverse" / f"{stem}.py").read_text()).body
-    return {alias.name for node in body if isinstance(node, ast.ImportFrom) and node.module == "inverse" for alias in node.names}
+    assert needs.keys() - placed == set()
 
 
 # --- what is loaded ---------------------------------------------------------------------------------------------------

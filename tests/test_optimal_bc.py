@@ -13,10 +13,11 @@ from cli_fixtures import pixels, write_picture
 from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
-from inverse import boundary, boundary_run
+from inverse import boundary
 from inverse._deepinv import past_torchvision
-from inverse.boundary import Table, anova, candidate, deterministic, endpoints, expected_maximum, halving, moved, rungs, sized, tail_mean
-from inverse.boundary_run import Fit, Search, references
+from inverse.boundary import Table, candidate, deterministic, endpoints, sized
+from inverse.training.boundary import Fit, Search, references
+from inverse.training.halving import Variances, anova, expected_maximum, halving, moved, rungs, tail_mean
 
 pytest_plugins = "cli_fixtures"
 SHAPE = (3, 8, 8)
@@ -224,7 +225,7 @@ def test_the_predicted_gain_is_that_of_simulated_searches():
     effects = between * torch.randn(2000, 32, generator=generator, dtype=torch.float64)
     noise = within / math.sqrt(8) * torch.randn(2000, 32, generator=generator, dtype=torch.float64)
     gains = -effects.gather(1, (effects + noise).argmin(1, keepdim=True))[:, 0]
-    predicted = boundary.Variances(between, within, 2.0).gain(32, 8)
+    predicted = Variances(between, within, 2.0).gain(32, 8)
     assert abs(float(gains.mean()) - predicted) < 4 * float(gains.std()) / math.sqrt(2000)
 
 
@@ -382,7 +383,7 @@ def test_an_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
             raise KeyboardInterrupt
         return measure(self, starts, image)
 
-    monkeypatch.setattr(boundary_run.Search, "measure", interrupted)
+    monkeypatch.setattr(Search, "measure", interrupted)
     codes = [fit("--refine", "3").code for _ in range(3)]
     assert codes == [130, 130, 0]
     first, second = (boundary.load_table(name) for name in ("whole.safetensors", "t.safetensors"))

@@ -15,8 +15,8 @@ from torch import nn
 
 import inverse
 from inverse.assets import load_prior, read_card, save_prior, sha256
+from inverse.checks.prior import check, own_draws
 from inverse.prior import Prior
-from inverse.prior_check import check, own_draws
 
 pytest_plugins = "cli_fixtures"
 

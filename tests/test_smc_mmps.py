@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import inverse
-from inverse import distances, smc
+from inverse import smc
+from inverse.checks import distances
 from inverse.seeding import seeded
 
 pytest_plugins = "cli_fixtures"

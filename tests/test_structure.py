@@ -10,17 +10,17 @@ import torch
 from conftest import dense, draws, image_prior, matrix_operator, normal, problems, randomise
 
 import inverse
-from inverse.blurs import MAKERS, BlurCorpus, blurred
-from inverse.conditional import Conditional, ConditionalConfig, ConditionalPrior
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
 from inverse.images import write_png
 from inverse.lockstep import one_by_one
 from inverse.network import UNetConfig
 from inverse.shelf import shipped
-from inverse.structure import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
-from inverse.structure_card import load_conditional, load_structure, save_structure, structure_card
-from inverse.structure_fit import guided
-from inverse.structure_run import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
+from inverse.structure.card import load_conditional, load_structure, save_structure, structure_card
+from inverse.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior
+from inverse.structure.measurements import guided
+from inverse.structure.network import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
+from inverse.training.blurs import MAKERS, BlurCorpus, blurred
+from inverse.training.structure import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
 
 SMALL = StructureConfig(scales=(2, 4, 8), widths=(8, 8), blocks=(1, 1))
 NETWORK = ConditionalConfig(SMALL, UNetConfig(channels=3, widths=(8, 8, 8), blocks=(1, 2, 1), embedding=16))
@@ -38,8 +38,8 @@ def files(tmp_path_factory, conditional):
     """Both kinds of file, with random weights."""
     folder = tmp_path_factory.mktemp("structure")
     net = randomise(Structure(SMALL))
-    save_structure(net, folder / "structure.safetensors", CORPUS, colour=0.01, beta={"known": {"2": 0.1, "4": 0.2, "8": 0.3}})
-    save_structure(conditional, folder / "conditional.safetensors", CORPUS)
+    save_structure(net, folder / "structure.safetensors", dataclasses.asdict(CORPUS), colour=0.01, beta={"known": {"2": 0.1, "4": 0.2, "8": 0.3}})
+    save_structure(conditional, folder / "conditional.safetensors", dataclasses.asdict(CORPUS))
     return folder
 
 

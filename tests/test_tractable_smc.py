@@ -10,10 +10,12 @@ import torch
 from conftest import image_prior
 
 import inverse
-from inverse.circuit import Circuit, CircuitPrior, RegionGraph, looks
-from inverse.circuit_fit import log_likelihoods
-from inverse.circuit_run import load_circuit, save_circuit
+from inverse.circuits.cards import load_circuit, save_circuit
+from inverse.circuits.circuit import Circuit
+from inverse.circuits.graph import RegionGraph
+from inverse.circuits.pixels import CircuitPrior, looks
 from inverse.errors import OptionError, UnsupportedError
+from inverse.training.circuit_fit import log_likelihoods
 
 pytest_plugins = "cli_fixtures"
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import inverse
-from inverse.dataset import load_images, random_crops
 from inverse.errors import InputError, OptionError
 from inverse.network import UNetConfig
-from inverse.train import TrainConfig, Training, measured_std
-from inverse.training_run import train_prior
+from inverse.training.dataset import load_images, random_crops
+from inverse.training.loop import TrainConfig, Training, measured_std
+from inverse.training.prior import train_prior
 
 pytest_plugins = "cli_fixtures"
 
@@ -133,7 +133,7 @@ def test_crops_are_mirrored_on_demand_only():
 def test_colour_is_mirrored_by_default_and_grey_is_not(command, tmp_path, monkeypatch, options, expected):
     """Digits must not be; photographs may."""
     seen = []
-    monkeypatch.setattr("inverse.training_run.train_prior", lambda sources, out, network, config, *rest: seen.append(config.mirror) or True)
+    monkeypatch.setattr("inverse.training.prior.train_prior", lambda sources, out, network, config, *rest: seen.append(config.mirror) or True)
     assert command("train", "--images", str(tmp_path), "--out", str(tmp_path / "x.safetensors"), *options).code == 0
     assert seen == [expected]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import inverse
-from inverse import referee
+from inverse.checks import referee
 from inverse.seeding import Generators, seeded
 from inverse.smc import ancestors
 

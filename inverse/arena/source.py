@@ -12,10 +12,10 @@ from typing import Any
 from inverse.prior import Prior
 
 APART = {
-    "__init__", "__main__", "assets", "builtin", "calibration", "cli", "dataset", "diagnostics", "distances", "errors", "files", "hookspecs",
-    "images", "metrics", "options", "perceptual", "plugins", "referee", "result", "run", "scores", "train",
+    "__init__", "__main__", "arena", "assets", "builtin", "checks", "cli", "errors", "files", "hookspecs", "images", "metrics", "options",
+    "perceptual", "plugins", "prior_cli", "result", "run", "scores", "terminal", "training",
 }  # fmt: skip
-"""Modules of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
+"""Modules and packages of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
 
 
 def version_of(cls: Any) -> str:
@@ -49,10 +49,9 @@ def core_version() -> str:
 
 
 def core_modules() -> list[Path]:
-    """The files of the package, those in folders but the arena's too, without `APART` and the commands (`*_run`)."""
+    """The files of the package, those in folders too, without `APART`."""
     folder = Path(__file__).parents[1]
-    files = [path for path in sorted(folder.rglob("*.py")) if folder / "arena" not in path.parents]
-    return [path for path in files if path.stem not in APART and not path.stem.endswith("_run")]
+    return [path for path in sorted(folder.rglob("*.py")) if not APART & {path.stem, *path.relative_to(folder).parts[:-1]}]
 
 
 def prior_hash(prior: Prior) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse import distances, operators
+from inverse import operators
 from inverse.analytic import Exact, MixturePrior
+from inverse.checks import distances
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
 from inverse.execution import Cost

@@ -1,4 +1,4 @@
-"""One `inverse train`: images in, weights, card and a sheet of samples out; interrupted, it resumes where it was saved."""
+"""One `inverse train` on fields: a NetCDF file in, a Gaussian, the network that corrects it and their card out."""
 
 from __future__ import annotations
 
@@ -7,87 +7,27 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from inverse.assets import read_card, save_prior
 from inverse.atmosphere.units import GRAVITY
 from inverse.corrected import FieldLaw
-from inverse.dataset import Fields, load_fields, load_images
 from inverse.errors import InputError, OptionError
-from inverse.images import grid, write_png
-from inverse.network import UNetConfig
-from inverse.prior import NetworkPrior, Prior
+from inverse.prior import Prior
 from inverse.run import check_device, check_writable
-from inverse.sampler import heun
-from inverse.schedule import schedule
-from inverse.seeding import Generators, seeded
-from inverse.train import Progress, TrainConfig, Training
+from inverse.seeding import seeded
+from inverse.training.dataset import Fields, load_fields
+from inverse.training.loop import TrainConfig, Training
+from inverse.training.progress import reporting, run_facts
 
 FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
 """Noise levels of a field prior's denoising table, model units."""
 
 ZONAL_TAPERS = (500.0, 700.0, 1000.0, 1500.0, 2000.0, 4000.0)
 """Half-widths in km of the taper between latitudes that are tried."""
-
-LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
-"""Noise levels of the card's denoising table, of 255."""
-
-
-def train_prior(
-    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
-) -> bool:
-    """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
-
-    Args:
-        sources: see `dataset.load_images`; all are drawn equally often.
-        out: the weights, `.safetensors`.
-        about: `licence` and `limits` for the card.
-        validation: images on which the card's denoising table is measured; by default the first source's.
-    """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
-    where = check_device(device)
-    images = [load_images(path, config.size, network.channels) for path in sources]
-    held_out = load_images(validation, config.size, network.channels) if validation else images[0]
-    print(f"{sum(map(len, images))} images from {len(images)} sources", file=sys.stderr)
-    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where)
-    if training.step:
-        print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
-    sheet = out.with_suffix(".samples.png")
-    start, loss = time.monotonic(), float("nan")
-    try:
-        with reporting(config.steps) as report:
-            last_sheet = time.monotonic()
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-                if time.monotonic() - last_sheet > 1200:
-                    write_png(sheet, sample_grid(training.averaged(), config.size))
-                    last_sheet = time.monotonic()
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
-        return False
-    prior = training.averaged()
-    write_png(sheet, sample_grid(prior, config.size))
-    facts = {
-        "data": ", ".join(path.name for path in sources),
-        "images": sum(map(len, images)),
-        "crop": config.size,
-        **run_facts(config, loss, time.monotonic() - start, where),
-    }
-    table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
-    card = save_prior(prior, out, training=facts, denoising=table, **about)
-    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
-    return True
 
 
 def train_field_prior(
@@ -229,93 +169,3 @@ def field_table(prior: Prior, law: FieldLaw, fields: Fields, count: int = 168) -
             with torch.no_grad():
                 table[name].append(float((denoiser(noisy, sigma) - x0).square().mean().sqrt()) * prior.scale)
     return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}
-
-
-def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
-    return {
-        "command": " ".join(["inverse", *sys.argv[1:]]),
-        "seed": config.seed,
-        "steps": config.steps,
-        "batch": config.batch,
-        "precision": config.precision,
-        "loss": None if loss != loss else round(loss, 5),
-        "hours_of_last_run": round(seconds / 3600, 2),
-        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
-        "torch": torch.__version__,
-    }
-
-
-def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:
-    """Unconditional samples by Heun's method on a sheet: (3, H, W)."""
-    assert prior.shape[0] is not None
-    sigmas = schedule("karras", steps, 0.01, min(prior.sigma_max, 80.0)).float()
-    generator = Generators.for_samples(seed, count, 1)
-    x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], size, size))
-    with torch.no_grad():
-        *_, x = heun(prior, x, sigmas, generator)
-    return grid(prior.decode(x).clamp(0, 1))
-
-
-def denoising_table(prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64) -> dict[str, float]:
-    """Noise level of 255 -> mean PSNR (dB) of denoised central crops of `count` images, evenly spread: a set may be sorted by class."""
-    chosen = images[:: max(1, len(images) // count)][:count]
-    crops = torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in chosen]).permute(0, 3, 1, 2).float() / 255
-    x0, table = prior.encode(crops), {}
-    for level in LEVELS:
-        sigma = level / 255 / prior.scale
-        noise = torch.randn(x0.shape, generator=seeded("denoising", level))
-        with torch.no_grad():
-            clean = prior.decode(prior(x0 + sigma * noise, torch.tensor(sigma))).clamp(0, 1)
-        error = (clean - crops).square().flatten(1).mean(1)
-        table[str(level)] = round(float((-10 * error.log10()).mean()), 2)
-    return table
-
-
-def completed(training: Training) -> float | None:
-    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved."""
-    loss = float("nan")
-    try:
-        with reporting(training.config.steps) as report:
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
-        return None
-    return loss
-
-
-@contextmanager
-def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
-    """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        with Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.fields[news]}"), console=console) as bar:
-            task = bar.add_task("train", total=total, news="")
-            yield lambda p: bar.update(task, completed=p.step, news=_news(p))
-        return
-    last = 0.0
-
-    def line(p: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last > 60 or p.step == total:
-            last = time.monotonic()
-            print(f"step {p.step}/{total}  {_news(p)}", file=sys.stderr, flush=True)
-
-    yield line
-
-
-def _news(p: Progress) -> str:
-    left = int(p.seconds_left)
-    return f"loss {p.loss:.4f}  {p.crops_per_second:.0f} crops/s  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-
-
-def _centre(image: np.ndarray, size: int) -> np.ndarray:
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top : top + size, left : left + size]

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.dataset import load_images
 from inverse.errors import InputError
 from inverse.prior import Prior
 from inverse.sampler import heun
 from inverse.schedule import schedule
 from inverse.seeding import Generators, seeded
+from inverse.training.dataset import load_images
 
 SLACK = 1.05
 """Room for the finite number of draws in what may not grow."""

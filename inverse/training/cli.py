@@ -42,8 +42,9 @@ def train(
 ) -> None:
     """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
     from inverse.network import UNetConfig
-    from inverse.train import TrainConfig
-    from inverse.training_run import train_field_prior, train_prior
+    from inverse.training.fields import train_field_prior
+    from inverse.training.loop import TrainConfig
+    from inverse.training.prior import train_prior
 
     if any(path.suffix in (".nc", ".zarr") for path in images):
         if len(images) > 1 or not variable or not (period and validation_period and test_period):
@@ -85,14 +86,14 @@ def train_codec(
     limits: Annotated[str, typer.Option(help="For the card: what the codec is not for.")] = "",
 ) -> None:
     """Train a vector-quantised autoencoder, over whose codes `train-circuit --codec` trains; run again to resume after an interruption."""
-    from inverse import codec_run
-    from inverse.codec import CodecConfig
-    from inverse.train import TrainConfig
+    from inverse.circuits.codec import CodecConfig
+    from inverse.training import codec
+    from inverse.training.loop import TrainConfig
 
     network = CodecConfig(channels, _integers(widths, "--widths"), _integers(blocks, "--blocks"), codes)
     mirror = channels == 3 if mirror is None else mirror
     config = TrainConfig(size, steps, batch, learning_rate, precision=precision, seed=seed, network=network, mirror=mirror)
-    if not codec_run.train_codec(images, out, config, device, {"licence": licence, "limits": limits}, validation):
+    if not codec.train_codec(images, out, config, device, {"licence": licence, "limits": limits}, validation):
         raise typer.Exit(130)
 
 
@@ -119,8 +120,8 @@ def fit_bc(
 ) -> None:
     """Choose the start of a deterministic solver on reference photographs, for `optimal-bc`; run again to resume after an interruption."""
     from inverse.boundary import deterministic
-    from inverse.boundary_run import Fit, fit_boundary
     from inverse.plugins import get_problem
+    from inverse.training.boundary import Fit, fit_boundary
 
     registry(plugin)
     chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), deterministic(base, steps)
@@ -156,8 +157,8 @@ def train_circuit(
     limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
 ) -> None:
     """Train a probabilistic circuit over pixels, or over the codes of a codec, for `tractable-steering` and `tractable-smc`."""
-    from inverse.circuit_run import CircuitConfig, train_circuit
     from inverse.options import build
+    from inverse.training.circuit import CircuitConfig, train_circuit
 
     chosen = {"size": size, "shrink": shrink, "categories": levels, "states": states, "structure": structure, "leaves": leaves, "spread": spread}
     chosen |= {"codec": codec, "tie": tie, "crops": crops, "epochs": epochs, "batch": batch, "pseudocount": pseudocount, "seed": seed}
@@ -190,12 +191,12 @@ def train_structure(
     limits: Annotated[str, typer.Option(help="For the card: what the networks are not for.")] = "",
 ) -> None:
     """Train networks that predict coarse sharp greys from a blurry picture, for `structure-prior`; run again to resume after an interruption."""
-    from inverse.blurs import BlurCorpus
-    from inverse.conditional import ConditionalConfig
     from inverse.network import UNetConfig
-    from inverse.structure import StructureConfig
-    from inverse.structure_run import StructureTrainConfig
-    from inverse.structure_run import train_structure as train
+    from inverse.structure.conditional import ConditionalConfig
+    from inverse.structure.network import StructureConfig
+    from inverse.training.blurs import BlurCorpus
+    from inverse.training.structure import StructureTrainConfig
+    from inverse.training.structure import train_structure as train
 
     structure, unet = StructureConfig(_integers(scales, "--scales")), UNetConfig(3, _integers(widths, "--widths"), _integers(blocks, "--blocks"), 128)
     network = ConditionalConfig(structure, unet) if diffusion else structure

@@ -1,9 +1,6 @@
-"""Coarse structure as measurements beside y, and how far they are to be trusted.
+"""How far coarse structure is to be trusted as measurements beside y: the beta of `structure.measurements`.
 
-    p(x | y, z) ~ p(x) N(y; A x, R) prod_s N(z_s; B_s x, tau_s^2 / beta_s)
-
-z_s is a function of y, and its errors go with those of neighbouring pixels, of other scales and of y; beta_s <= 1 makes up for that. It is
-fitted where posteriors can be drawn exactly and fast: under the Gaussian that has a prior's mean and covariance, on held-out
+It is fitted where posteriors can be drawn exactly and fast: under the Gaussian that has a prior's mean and covariance, on held-out
 photographs, by the continuous ranked probability score of the truth, which is proper: it asks for sharpness and for calibration.
 """
 
@@ -17,48 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from inverse._deepinv import deepinv
-from inverse.blurs import BlurCorpus
-from inverse.dataset import random_crops
-from inverse.diagnostics import fair_crps
 from inverse.linalg import CG
-from inverse.lockstep import rows_of
-from inverse.modalities import stack, stacked_noise
 from inverse.noise import GaussianNoise
 from inverse.posterior import Execution, Posterior
 from inverse.prior import Prior
+from inverse.scores import fair_crps
 from inverse.seeding import Generators, seeded
 from inverse.start import analytic_start
-from inverse.structure import Estimate, Structure, averaged, coarse_colour, coarse_grey, colour_of
+from inverse.structure.measurements import guided
+from inverse.structure.network import Estimate, Structure, averaged, colour_of
+from inverse.training.blurs import BlurCorpus
+from inverse.training.dataset import random_crops
 
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 """Values of beta that are tried."""
-
-
-def guided(posterior: Posterior, estimates: dict[int, Estimate], beta: dict[int, float], colour: float | None = None) -> Posterior:
-    """The posterior of one image's rows with the structure of its y beside y: modalities y, structure-2, structure-4, ...
-
-    Args:
-        estimates: of y, or of a picture in its place, one row.
-        beta: by scale; those that are not named stay out.
-        colour: standard deviation, intensities, of the coarse colour of y, which then stands for y and its operator (`blind`).
-    """
-    y, shape, noise = posterior.y[:1], posterior.shape, posterior.noise
-    assert isinstance(noise, GaussianNoise)
-    coarsest = max(estimates)
-    parts: dict[str, tuple[object, Tensor, Tensor]] = {}
-    if colour is None:
-        parts["y"] = (posterior.operator, y, noise.sigma.expand(y.shape[1:]))
-    elif shape[0] == 3:
-        seen = averaged(colour_of(y), coarsest)
-        parts["colour"] = (coarse_colour(coarsest, shape), seen, torch.full(seen.shape, colour))
-    for s, b in beta.items():
-        parts[f"structure-{s}"] = (coarse_grey(s, shape), estimates[s].mean.to(y), estimates[s].log_tau.double().exp() / b**0.5)
-    operator = stack({name: part for name, (part, _, _) in parts.items()}, shape)
-    stacked = torch.cat([z.flatten() for _, z, _ in parts.values()]).reshape(operator.flat).expand(len(posterior), *[-1] * len(shape))
-    return rows_of(posterior, slice(None), operator=operator, y=stacked, noise=stacked_noise(operator, {name: s for name, (_, _, s) in parts.items()}))
 
 
 @dataclass(frozen=True)

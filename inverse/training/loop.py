@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from inverse.corrected import CorrectedPrior, FieldLaw
-from inverse.dataset import Fields, random_crops
 from inverse.errors import InputError, OptionError
 from inverse.files import replacing
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior
 from inverse.seeding import seeded
+from inverse.training.dataset import Fields, random_crops
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from inverse.arena.scores import metric
 from inverse.arena.source import version_of
-from inverse.boundary import Table, anova, candidate, endpoints, fingerprint, halving, moved, prior_sha256, rungs, tail_mean
-from inverse.dataset import load_images
+from inverse.boundary import Table, candidate, endpoints, fingerprint, prior_sha256
 from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.execution import Cost, Execution
@@ -31,6 +30,8 @@ from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem
 from inverse.result import Result
 from inverse.run import DTYPES, check_device, check_writable
+from inverse.training.dataset import load_images
+from inverse.training.halving import anova, halving, moved, rungs, tail_mean
 
 SAVE_EVERY = 20.0  # seconds
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from inverse.diagnostics import MIN_IMAGES, Report, Simulations, report
+from inverse.checks.diagnostics import MIN_IMAGES, Report, Simulations, report
 from inverse.engine import solve, versions
 from inverse.errors import InputError, NoiseError, OptionError
 from inverse.files import strict_json, write_text

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.circuit import Circuit, RegionGraph
+from inverse.circuits.circuit import Circuit
+from inverse.circuits.graph import RegionGraph
 from inverse.errors import InputError, OptionError
 from inverse.seeding import seeded
 

@@ -1,60 +1,28 @@
-"""Codecs on disk, and one `inverse train-codec`: images in, an autoencoder, its card and a sheet of reconstructions out."""
+"""One `inverse train-codec`: images in, an autoencoder, its card and a sheet of reconstructions out."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inverse.codec import Codec, CodecConfig
-from inverse.dataset import load_images, random_crops
-from inverse.errors import OptionError, PriorError
+from inverse.circuits.cards import save_codec
+from inverse.circuits.codec import Codec
+from inverse.errors import OptionError
 from inverse.images import grid, write_png
 from inverse.run import check_device, check_writable
 from inverse.seeding import seeded
-from inverse.shelf import read_card, verified, write_card, write_weights
-from inverse.train import TrainConfig, Training, measured_std
-from inverse.training_run import completed, run_facts
+from inverse.training.dataset import load_images, random_crops
+from inverse.training.loop import TrainConfig, Training, measured_std
+from inverse.training.progress import completed, run_facts
 
 COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
 """Weight of |z - sg e|^2; decay of the running means of the book; uses a batch below which a code starts anew at a feature of the batch."""
-
-
-@dataclass(frozen=True)
-class CodecCard:
-    """What a trained codec is; the weights, in half precision, are `file` beside it.
-
-    Args:
-        name: of the codec; the card is `<name>.json`.
-        sha256: of the file.
-        network: fields of `CodecConfig`.
-        residual: root mean square error of decoded held-out images (intensities in [0, 1]).
-        training: data, command, seed, steps, loss, machine, hours.
-        fidelity: PSNR of decoded held-out images (dB), and perplexity of the codes that they use.
-        licence: of the weights and the terms of the data.
-        limits: what it is known not to do.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    network: dict[str, Any]
-    residual: float
-    training: dict[str, Any] = field(default_factory=dict)
-    fidelity: dict[str, float] = field(default_factory=dict)
-    licence: str = ""
-    limits: str = ""
-
-    @property
-    def config(self) -> CodecConfig:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
-        return CodecConfig(**fields)
 
 
 class CodecTraining(Training):
@@ -144,35 +112,3 @@ def evaluate(codec: Codec, u: Tensor) -> tuple[Tensor, dict[str, float]]:
     perplexity = float(torch.special.entr(share).sum().exp())
     psnr = float((-10 * (decoded - u).square().flatten(1).mean(1).log10()).mean())
     return decoded, {"psnr": round(psnr, 2), "perplexity": round(perplexity, 1)}
-
-
-def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
-    """Write a codec to `path` (.safetensors) in half precision and the card beside it; returns the card.
-
-    Args:
-        about: the descriptive fields of `CodecCard`: training, fidelity, licence, limits.
-    """
-    digest = write_weights("codec", path, {k: v.half() for k, v in codec.state_dict().items()})
-    card = CodecCard(path.stem, path.name, digest, codec.config.to_dict(), codec.residual, **about)
-    write_card(card, path)
-    return card
-
-
-def load_codec(name: str | Path) -> Codec:
-    """A codec by the name of a shipped one, or by the path of its `.safetensors` file or card.
-
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
-    """
-    path, card = read_card("codec", name, CodecCard)
-    state = verified("codec", path, card.file, card.sha256)
-    try:
-        codec = Codec(card.config, card.residual)
-        codec.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, RuntimeError, TypeError, OptionError) as error:
-        raise PriorError(f"codec {path.with_name(card.file)}: does not fit its card ({str(error).splitlines()[0]})") from error
-    return codec.eval().requires_grad_(False)
-
-
-def codec_card(name: str | Path) -> CodecCard:
-    """The card of a codec, by the same names."""
-    return read_card("codec", name, CodecCard)[1]

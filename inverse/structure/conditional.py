@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from inverse.errors import OptionError
 from inverse.network import UNet, UNetConfig, pad_to_multiple
 from inverse.prior import Prior, like
-from inverse.structure import Estimate, Structure, StructureConfig
+from inverse.structure.network import Estimate, Structure, StructureConfig
 
 Guide = Sequence[Sequence[Tensor | None]]
 """What is added inside each block of each level of the encoder; None where there is no structure network of that scale."""

@@ -1,4 +1,4 @@
-"""Circuits on disk, and one `inverse train-circuit`: images in, a circuit and its card out."""
+"""One `inverse train-circuit`: images in, a circuit and its card out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,46 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.circuit import Circuit, Leaves, RegionGraph
-from inverse.circuit_fit import distil, fit, hclt, log_likelihoods, quantise
-from inverse.codec import Codec
-from inverse.codec_run import codec_card, load_codec
-from inverse.dataset import load_images, random_crops
-from inverse.errors import InputError, OptionError, PriorError
+from inverse.circuits.cards import codec_card, load_codec, save_circuit
+from inverse.circuits.circuit import Circuit, Leaves
+from inverse.circuits.codec import Codec
+from inverse.circuits.graph import RegionGraph
+from inverse.errors import InputError, OptionError
 from inverse.run import check_writable
 from inverse.seeding import seeded
-from inverse.shelf import read_card, verified, write_card, write_weights
-
-
-@dataclass(frozen=True)
-class CircuitCard:
-    """What a trained circuit is; the parameters, in half precision, and the region graph are `file` beside it.
-
-    Args:
-        name: of the circuit; the card is `<name>.json`.
-        sha256: of the file.
-        shape: (height, width) of the pixels that its variables are.
-        states, categories, leaves, spread: see `Circuit`.
-        training: data, command, seed, epochs, seconds.
-        bits: of held-out data, per variable.
-        codec: name and sha256 of the autoencoder whose codes the variables are; empty for pixels.
-        licence: of the parameters and the terms of the data.
-        limits: what it is known not to do.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    shape: tuple[int, int]
-    states: int
-    categories: int
-    leaves: Leaves
-    spread: float
-    training: dict[str, Any] = field(default_factory=dict)
-    bits: dict[str, float] = field(default_factory=dict)
-    codec: dict[str, str] = field(default_factory=dict)
-    licence: str = ""
-    limits: str = ""
+from inverse.training.circuit_fit import distil, fit, hclt, log_likelihoods, quantise
+from inverse.training.dataset import load_images, random_crops
 
 
 @dataclass(frozen=True)
@@ -104,66 +73,6 @@ class CircuitConfig:
             raise OptionError("train-circuit: codes have no order: with --codec leave out --shrink, --spread and --leaves")
         if self.tie < 1 or self.size % self.tie or (self.tie > 1 and (self.structure != "quad" or self.leaves != "categorical")):
             raise OptionError(f"train-circuit: --tie must divide --size, and is for --structure quad with categorical leaves, got {self.tie}")
-
-
-def circuit_card(name: str | Path) -> tuple[Path, CircuitCard]:
-    """Path and contents of a circuit's card, by the name of a shipped one, or by the path of its `.safetensors` file or card."""
-    path, card = read_card("circuit", name, CircuitCard)
-    return path, replace(card, shape=(card.shape[0], card.shape[1]))
-
-
-def load_circuit(name: str | Path) -> Circuit:
-    """A circuit by the name of a shipped one, or by the path of its `.safetensors` file or card.
-
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
-    """
-    path, card = circuit_card(name)
-    state = verified("circuit", path, card.file, card.sha256)
-    try:
-        graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
-        ties = state.pop("ties").tolist() if "ties" in state else None
-        circuit = Circuit(graph, card.states, card.categories, leaves=card.leaves, spread=card.spread, shape=card.shape, ties=ties)
-        circuit.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, RuntimeError, InputError) as error:
-        raise PriorError(f"circuit {path.with_name(card.file)}: does not fit its card ({str(error).splitlines()[0]})") from error
-    return circuit
-
-
-def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
-    """Write a circuit to `path` (.safetensors) in half precision and the card beside it; returns the card.
-
-    Args:
-        about: the descriptive fields of `CircuitCard`: training, bits, codec, licence, limits.
-    """
-    state = {k: stored(k, v) for k, v in circuit.state_dict().items()}
-    state |= {"variables": torch.tensor(circuit.graph.variables, dtype=torch.int32), "partitions": pack(circuit.graph.sums)}
-    if len(circuit.ties.unique()) < len(circuit.ties):
-        state["ties"] = circuit.ties.int()
-    own = {name: getattr(circuit, name) for name in ("shape", "states", "categories", "leaves", "spread")}
-    card = CircuitCard(name=path.stem, file=path.name, sha256=write_weights("circuit", path, state), **own, **about)
-    write_card(card, path)
-    return card
-
-
-def stored(name: str, value: Tensor) -> Tensor:
-    """An entry of a circuit's state as on disk: probabilities above 6e-8 in half precision, where padding stays zero; the rest in single."""
-    if not name.startswith(("weight_", "table")):
-        return value.float().contiguous()
-    return torch.where(value > 0, (value / value.amax(-1, keepdim=True)).clamp_min(6e-8), 0).half().contiguous()
-
-
-def pack(sums: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
-    """Partitions as rows (region, partition, child) of an int32 matrix."""
-    rows = [(r, p, child) for r, region in enumerate(sums) for p, partition in enumerate(region) for child in partition]
-    return torch.tensor(rows, dtype=torch.int32)
-
-
-def unpack(rows: Tensor) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """The inverse of `pack`."""
-    regions: dict[int, dict[int, list[int]]] = {}
-    for r, p, child in rows.tolist():
-        regions.setdefault(r, {}).setdefault(p, []).append(child)
-    return tuple(tuple(tuple(children) for children in region.values()) for region in regions.values())
 
 
 def training_data(sources: list[Path], config: CircuitConfig, *key: str | int) -> Tensor:

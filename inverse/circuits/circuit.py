@@ -20,81 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from inverse.circuits.graph import RegionGraph
 from inverse.errors import InputError
-from inverse.prior import Prior, like
 from inverse.seeding import Generators
 
 Leaves = Literal["categorical", "gaussian"]
-Region = tuple[tuple[int, ...], ...]
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class RegionGraph:
-    """Which regions a circuit has.
-
-    Args:
-        variables: of each leaf region; their numbers are 0, 1, ...
-        sums: every other region, numbered on from the leaves, as its partitions, each a tuple of regions with smaller numbers; the
-            last is the root.
-
-    Raises: InputError if a partition overlaps (not decomposable), partitions differ in scope (not smooth) or the root misses a variable.
-    """
-
-    variables: tuple[int, ...]
-    sums: tuple[Region, ...]
-
-    def __post_init__(self) -> None:
-        scopes = [frozenset([v]) for v in self.variables]
-        for region in self.sums:
-            number = len(scopes)
-            parts = [[scopes[c] if 0 <= c < number else frozenset[int]() for c in partition] for partition in region]
-            covered = {frozenset[int]().union(*part) for part in parts}
-            if not region or not all(all(part) and part for part in parts):
-                raise InputError(f"circuit: region {number} needs partitions into regions with smaller numbers, got {region}")
-            if any(sum(map(len, part)) != len(frozenset[int]().union(*part)) for part in parts):
-                raise InputError(f"circuit: a partition of region {number} overlaps; a circuit must be decomposable")
-            if len(covered) != 1:
-                raise InputError(f"circuit: the partitions of region {number} cover different variables; a circuit must be smooth")
-            scopes.append(covered.pop())
-        if not self.sums or scopes[-1] != frozenset(range(self.size)):
-            raise InputError("circuit: the last region must cover every variable, counted from 0")
-
-    @property
-    def size(self) -> int:
-        """Number of variables."""
-        return max(self.variables) + 1
-
-    @classmethod
-    def tree(cls, parents: Sequence[int]) -> RegionGraph:
-        """A latent variable for every variable, in a tree: the latent of i hangs on that of parents[i], -1 at the root (HCLT, HMM).
-
-        Liu, Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021, https://arxiv.org/abs/2106.02264.
-        """
-        children: dict[int, list[int]] = {}
-        for i, parent in enumerate(parents):
-            children.setdefault(parent, []).append(i)
-        order = list(children[-1])
-        for i in order:
-            order += children.get(i, [])
-        if len(order) != len(parents) or len(children[-1]) != 1:
-            raise InputError(f"circuit: parents must form one tree with one root (-1), got {list(parents)}")
-        number = {i: len(parents) + k for k, i in enumerate(reversed(order))}
-        return cls(tuple(range(len(parents))), tuple(((i, *(number[c] for c in children.get(i, []))),) for i in reversed(order)))
-
-    @classmethod
-    def quad_split(cls, height: int, width: int) -> RegionGraph:
-        """Rectangles of pixels, halved in both directions down to single ones; every product has up to four factors."""
-        pending = [(0, height, 0, width)]
-        splits: dict[Box, list[Box]] = {}
-        for box in pending:
-            rows, columns = _halves(box[0], box[1]), _halves(box[2], box[3])
-            splits[box] = [(*r, *c) for r in rows for c in columns]
-            pending += [part for part in splits[box] if _area(part) > 1]
-        number = {(i, i + 1, j, j + 1): i * width + j for i in range(height) for j in range(width)}
-        number |= {box: height * width + k for k, box in enumerate(reversed(pending))} if height * width > 1 else {}
-        sums = [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)] if height * width > 1 else [((0,),)]
-        return cls(tuple(range(height * width)), tuple(sums))
 
 
 @dataclass(frozen=True)
@@ -349,90 +279,6 @@ class Circuit(nn.Module):
         return total.index_add(0, self._variables.to(values.device), values).transpose(0, 1)
 
 
-class CircuitPrior(Prior):
-    """A circuit over the pixels of an image as a prior: its exact denoiser at every noise level, by soft evidence.
-
-    Each block of the circuit's size, in every channel, is a draw of its own; so it takes images whose sides are multiples of that.
-
-    Args:
-        circuit: its levels are physical units.
-        channels: of the images.
-    """
-
-    exact = True
-
-    def __init__(self, circuit: Circuit, channels: int = 1, **units: float):
-        super().__init__((channels, None, None), **units)
-        self.circuit = circuit
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return super().fits(shape) and unfit(self.circuit, shape) is None
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        variance = like(noise, x).expand_as(x).square() * self.scale**2
-        return self.encode(looks(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf)).mean)
-
-
-def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
-    """Why a circuit does not cover images of this shape, or None if its blocks do."""
-    height, width = circuit.shape
-    if len(shape) == 3 and shape[1] % height == 0 and shape[2] % width == 0:
-        return None
-    found = " x ".join(map(str, shape))
-    return f"its {circuit.graph.size} variables are {height} x {width} pixels of one channel, and the unknown is {found}: its sides must be multiples of those"
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What a circuit says of images (B, C, H, W), of which it has noisy looks.
-
-    Args:
-        mean, variance: of every pixel: images, in the units of the levels.
-        log_likelihood: of both looks, up to a constant of their variances: (B,), nats.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    log_likelihood: Tensor
-
-
-def looks(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor) -> Looked:
-    """Two noisy looks at every pixel, N(x0, variance) and N(x0, noise), either variance infinite for none.
-
-    All are images (B, C, H, W) or broadcast to one, in the units of the levels; see `unfit` for which sizes there are.
-    """
-    rows = [(blocks(circuit, value.expand_as(x)), blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor)) for value, v in ((x, variance), (y, noise))]
-    precision = sum((1 / v for _, v in rows), torch.zeros(()))
-    seen = precision > 0
-    total = torch.where(seen, 1 / torch.where(seen, precision, 1), torch.inf)
-    value = sum((value / v for value, v in rows), torch.zeros(())) * torch.where(seen, total, 0)  # both looks as one
-    beliefs = circuit.beliefs(circuit.gaussian(value, total))
-    levels, within = circuit.levels.to(x)[None, None], torch.zeros((), dtype=x.dtype, device=x.device)
-    if circuit.spread > 0:  # the value around its level is Gaussian given the level
-        gain = circuit.spread**2 / (circuit.spread**2 + total[..., None])
-        levels, within = levels + gain * (value[..., None] - levels), circuit.spread**2 * (1 - gain)
-    mean = (beliefs.posterior * levels).sum(-1)
-    spread = (beliefs.posterior * ((levels - mean[..., None]).square() + within)).sum(-1)
-    apart = 0.5 * (rows[0][0] - rows[1][0]).square() / (rows[0][1] + rows[1][1])  # of one look from the other
-    log_likelihood = (beliefs.log_likelihood - apart.sum(1)).reshape(len(x), -1).sum(1)
-    return Looked(unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape), log_likelihood)
-
-
-def blocks(circuit: Circuit, image: Tensor) -> Tensor:
-    """Image (B, C, H, W) -> rows of variables (B C H/h W/w, h w)."""
-    h, w = circuit.shape
-    B, C, H, W = image.shape
-    return image.reshape(B, C, H // h, h, W // w, w).transpose(3, 4).reshape(-1, h * w)
-
-
-def unblocks(circuit: Circuit, rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of `blocks` for images of this shape."""
-    h, w = circuit.shape
-    B, C, H, W = shape
-    return rows.reshape(B, C, H // h, W // w, h, w).transpose(3, 4).reshape(B, C, H, W)
-
-
 def _plan(graph: RegionGraph) -> list[_Level]:
     """Sum regions by their longest distance from the root, so that a tree's children are all one level down."""
     leaves, total = len(graph.variables), len(graph.variables) + len(graph.sums)
@@ -477,12 +323,3 @@ def _dirichlet(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Rows drawn uniformly from the simplex, none of them near its border."""
     drawn = -(1 - torch.rand(size, generator=generator)).log() + 0.1
     return drawn / drawn.sum(-1, keepdim=True)
-
-
-def _halves(start: int, end: int) -> list[tuple[int, int]]:
-    middle = (start + end) // 2
-    return [(start, middle), (middle, end)] if end - start > 1 else [(start, end)]
-
-
-def _area(box: Box) -> int:
-    return (box[1] - box[0]) * (box[3] - box[2])

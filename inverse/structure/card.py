@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from inverse.blurs import BlurCorpus
-from inverse.conditional import Conditional, ConditionalConfig
 from inverse.errors import OptionError, PriorError
 from inverse.network import UNetConfig
 from inverse.shelf import read_card, verified, write_card, write_weights
-from inverse.structure import Structure, StructureConfig
+from inverse.structure.conditional import Conditional, ConditionalConfig
+from inverse.structure.network import Structure, StructureConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -105,16 +104,17 @@ def _load(name: str | Path, make: Callable[[StructureCard], Model]) -> Model:
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_structure(model: Structure | Conditional, path: Path, corpus: BlurCorpus, **about: Any) -> StructureCard:
+def save_structure(model: Structure | Conditional, path: Path, corpus: dict[str, Any], **about: Any) -> StructureCard:
     """Write networks to `path` (.safetensors) in half precision and the card beside it; returns the card.
 
     Args:
+        corpus: fields of the `BlurCorpus` that they were trained on.
         about: the descriptive fields of `StructureCard`: training, errors, colour, beta, crps, denoising, licence, limits.
     """
     if isinstance(model, Conditional):
         about |= {"network": model.config.unet.to_dict(), "sigma_data": model.sigma_data}
     structure = model.config.structure if isinstance(model, Conditional) else model.config
     digest = write_weights("structure", path, {k: v.half() for k, v in model.state_dict().items()})
-    card = StructureCard(path.stem, path.name, digest, asdict(structure), asdict(corpus), **about)
+    card = StructureCard(path.stem, path.name, digest, asdict(structure), corpus, **about)
     write_card(card, path)
     return card

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inverse.circuit import Circuit, looks, unfit
-from inverse.circuit_run import circuit_card, load_circuit
-from inverse.codec import Codec
-from inverse.codec_run import codec_card, load_codec
+from inverse.circuits.cards import circuit_card, codec_card, load_circuit, load_codec
+from inverse.circuits.circuit import Circuit
+from inverse.circuits.codec import Codec
+from inverse.circuits.pixels import looks, unfit
 from inverse.errors import PriorError
 from inverse.posterior import Posterior
 from inverse.seeding import Generators

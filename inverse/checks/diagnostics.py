@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError
-from inverse.exchangeability import (
+from inverse.checks.exchangeability import (
     chi_square_ks,
     ecdf_band,
     ecdf_p_value,
@@ -26,6 +25,7 @@ from inverse.exchangeability import (
     ranks,
     three_decibel_table,
 )
+from inverse.errors import InputError
 from inverse.scores import as_members, energy_score, fair_crps
 
 

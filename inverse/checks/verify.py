@@ -13,9 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from inverse.checks.referee import CASES, PROBE, TARGETS, Measured, Verdict, main_figure, verify
 from inverse.files import strict_json, write_text
 from inverse.method import Method
-from inverse.referee import CASES, PROBE, TARGETS, Measured, Verdict, main_figure, verify
 from inverse.run import check_writable
 
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from inverse.assets import load_prior
-from inverse.blurs import MARGIN, BlurCorpus
-from inverse.conditional import Conditional, ConditionalConfig, kept
-from inverse.dataset import load_images
 from inverse.errors import OptionError
 from inverse.run import check_device, check_writable
 from inverse.seeding import seeded
-from inverse.structure import Structure, StructureConfig, averaged, grey_of, structure_loss
-from inverse.structure_card import save_structure
-from inverse.structure_fit import calibrate, coarse_colour_error
-from inverse.train import TrainConfig, Training
-from inverse.training_run import completed, run_facts
+from inverse.structure.card import save_structure
+from inverse.structure.conditional import Conditional, ConditionalConfig, kept
+from inverse.structure.network import Structure, StructureConfig, averaged, grey_of, structure_loss
+from inverse.training.blurs import MARGIN, BlurCorpus
+from inverse.training.dataset import load_images
+from inverse.training.loop import TrainConfig, Training
+from inverse.training.progress import completed, run_facts
+from inverse.training.tempering import calibrate, coarse_colour_error
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train_structure(
         about["colour"] = coarse_colour_error(config.corpus, held_out, config.size, max(config.network.scales))
         about |= asdict(calibrate(model, about["colour"], config.corpus, held_out, config.size, gaussian))
     facts = {"data": ", ".join(map(short, sources)), "images": sum(map(len, images)), "held_out": short(validation), "crop": config.size}
-    card = save_structure(model, out, config.corpus, training=facts | run_facts(config, loss, time.monotonic() - start, where), **about)
+    card = save_structure(model, out, asdict(config.corpus), training=facts | run_facts(config, loss, time.monotonic() - start, where), **about)
     print(json.dumps({"structure": str(out), "sha256": card.sha256, "errors": card.errors, "beta": card.beta, "denoising": card.denoising}))
     return True
 

@@ -1,0 +1,1 @@
+"""What `inverse train*` and `fit-bc` need, and no solve does."""

@@ -1,0 +1,109 @@
+"""One `inverse train` on images: images in, weights, card and a sheet of samples out; interrupted, it resumes where it was saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inverse.assets import save_prior
+from inverse.errors import OptionError
+from inverse.images import grid, write_png
+from inverse.network import UNetConfig
+from inverse.prior import NetworkPrior, Prior
+from inverse.run import check_device, check_writable
+from inverse.sampler import heun
+from inverse.schedule import schedule
+from inverse.seeding import Generators, seeded
+from inverse.training.dataset import load_images
+from inverse.training.loop import TrainConfig, Training
+from inverse.training.progress import reporting, run_facts
+
+LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
+"""Noise levels of the card's denoising table, of 255."""
+
+
+def train_prior(
+    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
+) -> bool:
+    """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
+
+    Args:
+        sources: see `dataset.load_images`; all are drawn equally often.
+        out: the weights, `.safetensors`.
+        about: `licence` and `limits` for the card.
+        validation: images on which the card's denoising table is measured; by default the first source's.
+    """
+    if out.suffix != ".safetensors":
+        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
+    check_writable(out.parent)
+    where = check_device(device)
+    images = [load_images(path, config.size, network.channels) for path in sources]
+    held_out = load_images(validation, config.size, network.channels) if validation else images[0]
+    print(f"{sum(map(len, images))} images from {len(images)} sources", file=sys.stderr)
+    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    if training.step:
+        print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
+    sheet = out.with_suffix(".samples.png")
+    start, loss = time.monotonic(), float("nan")
+    try:
+        with reporting(config.steps) as report:
+            last_sheet = time.monotonic()
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+                if time.monotonic() - last_sheet > 1200:
+                    write_png(sheet, sample_grid(training.averaged(), config.size))
+                    last_sheet = time.monotonic()
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return False
+    prior = training.averaged()
+    write_png(sheet, sample_grid(prior, config.size))
+    facts = {
+        "data": ", ".join(path.name for path in sources),
+        "images": sum(map(len, images)),
+        "crop": config.size,
+        **run_facts(config, loss, time.monotonic() - start, where),
+    }
+    table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
+    card = save_prior(prior, out, training=facts, denoising=table, **about)
+    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+    return True
+
+
+def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:
+    """Unconditional samples by Heun's method on a sheet: (3, H, W)."""
+    assert prior.shape[0] is not None
+    sigmas = schedule("karras", steps, 0.01, min(prior.sigma_max, 80.0)).float()
+    generator = Generators.for_samples(seed, count, 1)
+    x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], size, size))
+    with torch.no_grad():
+        *_, x = heun(prior, x, sigmas, generator)
+    return grid(prior.decode(x).clamp(0, 1))
+
+
+def denoising_table(prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64) -> dict[str, float]:
+    """Noise level of 255 -> mean PSNR (dB) of denoised central crops of `count` images, evenly spread: a set may be sorted by class."""
+    chosen = images[:: max(1, len(images) // count)][:count]
+    crops = torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in chosen]).permute(0, 3, 1, 2).float() / 255
+    x0, table = prior.encode(crops), {}
+    for level in LEVELS:
+        sigma = level / 255 / prior.scale
+        noise = torch.randn(x0.shape, generator=seeded("denoising", level))
+        with torch.no_grad():
+            clean = prior.decode(prior(x0 + sigma * noise, torch.tensor(sigma))).clamp(0, 1)
+        error = (clean - crops).square().flatten(1).mean(1)
+        table[str(level)] = round(float((-10 * error.log10()).mean()), 2)
+    return table
+
+
+def _centre(image: np.ndarray, size: int) -> np.ndarray:
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]

@@ -1,0 +1,71 @@
+"""A training under way: what it prints, how it is interrupted, and what its card says of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from inverse.training.loop import Progress, TrainConfig, Training
+
+
+def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
+    return {
+        "command": " ".join(["inverse", *sys.argv[1:]]),
+        "seed": config.seed,
+        "steps": config.steps,
+        "batch": config.batch,
+        "precision": config.precision,
+        "loss": None if loss != loss else round(loss, 5),
+        "hours_of_last_run": round(seconds / 3600, 2),
+        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "torch": torch.__version__,
+    }
+
+
+def completed(training: Training) -> float | None:
+    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved."""
+    loss = float("nan")
+    try:
+        with reporting(training.config.steps) as report:
+            for progress in training.run():
+                loss = progress.loss
+                report(progress)
+    except KeyboardInterrupt:
+        training.save()
+        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        return None
+    return loss
+
+
+@contextmanager
+def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
+    """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        with Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.fields[news]}"), console=console) as bar:
+            task = bar.add_task("train", total=total, news="")
+            yield lambda p: bar.update(task, completed=p.step, news=_news(p))
+        return
+    last = 0.0
+
+    def line(p: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last > 60 or p.step == total:
+            last = time.monotonic()
+            print(f"step {p.step}/{total}  {_news(p)}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def _news(p: Progress) -> str:
+    left = int(p.seconds_left)
+    return f"loss {p.loss:.4f}  {p.crops_per_second:.0f} crops/s  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"

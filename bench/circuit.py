@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.circuits.cards import circuit_card
+from inverse.circuits.cards import CircuitCard
 from inverse.engine import versions
 from inverse.images import grid, write_png
 from inverse.problem import shipped_images
@@ -230,8 +230,8 @@ def table(part: Part, rows: dict[str, dict[str, dict]]) -> str:
 
 def write(page: Path, records: dict[str, dict]) -> None:
     """The page from all records; what stands below "Reading" is kept."""
-    bits = {name: circuit_card(name)[1] for name in ("circuit-digits", "circuit-photo-8", "circuit-photo-64")}
-    size = {name: circuit_card(name)[0].with_name(card.file).stat().st_size // 1024 for name, card in bits.items()}
+    bits = {name: CircuitCard.read(name) for name in ("circuit-digits", "circuit-photo-8", "circuit-photo-64")}
+    size = {name: CircuitCard.find(name).with_name(card.file).stat().st_size // 1024 for name, card in bits.items()}
     lines = [ABOUT.format(circuits="; ".join(f"`{n}` {c.bits['held out']:.3f} bits a variable held out, {size[n]} kB" for n, c in bits.items()))]
     for name, part in PARTS.items():
         if name not in records:

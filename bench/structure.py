@@ -29,7 +29,7 @@ from inverse.files import write_text
 from inverse.images import grid, write_png
 from inverse.lockstep import one_by_one
 from inverse.operators import motion_kernel
-from inverse.structure.card import load_structure, structure_card
+from inverse.structure.card import StructureCard, load_structure
 from inverse.structure.measurements import guided
 from inverse.structure.network import averaged, grey_of
 from inverse.training.blurs import MAKERS, MARGIN, BlurCorpus, embedded
@@ -284,7 +284,7 @@ def page(arguments: argparse.Namespace, record: dict) -> str:
     for case, title in CASES.items():
         cells = [c for c in record["cells"] if c["case"] == case]
         tables.append(f"### {title}\n\n{case_table(cells)}")
-    blur, cond = (structure_card(name) for name in ("structure-blur", "structure-icdpm"))
+    blur, cond = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
     count = len({c["photograph"] for c in record["cells"]})
     about = ABOUT.format(
         command=f"python bench/structure.py --data ../shared/data --out {arguments.out}", count=count, size=arguments.size, sigma=SIGMA_Y,

@@ -1,10 +1,8 @@
-"""Priors on disk: safetensors weights and a JSON card that says what they are. Pickles are refused, hashes are checked."""
+"""Priors on disk: safetensors weights and a JSON card that says what they are; see `shelf`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +13,23 @@ from inverse.analytic import LowRankPrior
 from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
 from inverse.corrected import CorrectedPrior, FieldLaw
-from inverse.errors import OptionError, PriorError
-from inverse.files import replacing
+from inverse.errors import PriorError
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
+from inverse.shelf import Card, read_arrays, tuples, unfitting
 
 
-@dataclass(frozen=True)
-class Card:
+@dataclass(frozen=True, kw_only=True)
+class PriorCard(Card):
     """What a trained prior is.
 
     Args:
-        name: of the prior; the card is `<name>.json`, the weights `file` beside it.
-        sha256: of the weights file.
         units: physical units of `decode`, in words.
         shift, scale: physical = scale * model + shift.
         sigma_data: standard deviation of the training data, model units.
         sigma_min, sigma_max: trusted noise levels, model units.
         network: fields of `UNetConfig`; empty for a Gaussian alone.
-        training: data, command, seed, steps, loss, machine, hours.
-        licence: of the weights and the terms of the data.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
-        limits: what it is known not to do.
         power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
         law: shape and rank of the Gaussian that the weights hold, and how it was fitted; a `ZonalPrior` if its kind is "zonal", a
             `TrajectoryPrior` if it is "trajectory", or else a `LowRankPrior`; empty where there is none.
@@ -45,9 +38,8 @@ class Card:
         quantization: of what prior (name, sha256), and on which draws its inputs were calibrated; empty for a float network.
     """
 
-    name: str
-    file: str
-    sha256: str
+    kind = "prior"
+
     units: str
     shift: float
     scale: float
@@ -55,15 +47,19 @@ class Card:
     sigma_min: float
     sigma_max: float
     network: dict[str, Any]
-    training: dict[str, Any] = field(default_factory=dict)
-    licence: str = ""
     denoising: dict[str, Any] = field(default_factory=dict)
-    limits: str = ""
     power_law: dict[str, list] = field(default_factory=dict)
     law: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _ = self.config  # raises for what describes no network
+
+    @classmethod
+    def known(cls) -> dict[str, Path]:
+        return cards()
 
     @property
     def config(self) -> UNetConfig:
@@ -84,23 +80,7 @@ def network_config(fields: dict[str, Any]) -> UNetConfig:
 
     Raises: TypeError or OptionError if it does not.
     """
-    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return UNetConfig(**lists)
-
-
-def read_card(path: Path) -> Card:
-    """Parse a card.
-
-    Raises: PriorError if it is missing, not JSON, lacks a field, or describes no network.
-    """
-    try:
-        card = Card(**json.loads(path.read_text()))
-        _ = card.config, path.with_name(card.file)  # both raise for what cannot be meant
-        return card
-    except FileNotFoundError as error:
-        raise PriorError(f"prior card {path}: no such file; weights need their card beside them") from error
-    except (OSError, ValueError, TypeError, AttributeError, OptionError) as error:
-        raise PriorError(f"prior card {path}: not a valid card ({error})") from error
+    return UNetConfig(**tuples(fields))
 
 
 def cards() -> dict[str, Path]:
@@ -120,7 +100,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
         from inverse.pipelines import from_diffusers
 
         return from_diffusers(Path(name)).to(device)
-    card = read_card(card_path)
+    card = PriorCard.read(card_path)
     prior = _read_prior(card, card_path.with_name(card.file))
     prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra  # type: ignore[assignment]
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -147,16 +127,14 @@ def find_card(name: str | Path) -> Path | None:
     return registry().find("inverse_priors", str(name))
 
 
-def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Card:
+def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> PriorCard:
     """Write half-precision weights to `path` (.safetensors) and the card beside it; returns the card.
 
     A Gaussian's mean and variances keep single precision: a temperature of 280 K has steps of 0.25 K in half.
 
     Args:
-        about: the descriptive fields of `Card`: units, training, licence, denoising, limits, law, extra.
+        about: the descriptive fields of `PriorCard`: units, training, licence, denoising, limits, law, extra.
     """
-    check_suffix(path)
-    write_weights({k: v.to(_stored(k, v.dtype)) for k, v in prior.state_dict().items()}, path)
     law = prior if isinstance(prior, FieldLaw) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
@@ -167,40 +145,15 @@ def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Card
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     if law is not None:
         about["law"] = {"shape": list(law.shape), "rank": law.variances.shape[-1], **about.get("law", {})}
-    card = Card(name=path.stem, file=path.name, sha256=sha256(path), network=network, **units, **{"units": "intensity in [0, 1]", **about})
-    write_card(card, path.with_suffix(".json"))
-    return card
+    state = {k: v.to(_stored(k, v.dtype)) for k, v in prior.state_dict().items()}
+    return PriorCard.save(path, state, network=network, **units, **{"units": "intensity in [0, 1]", **about})
 
 
-def check_suffix(path: Path) -> None:
-    """Raises PriorError unless `path` ends in .safetensors."""
-    if path.suffix != ".safetensors":
-        raise PriorError(f"prior {path}: weights are written as .safetensors, not '{path.suffix}'")
-
-
-def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, each in the precision that it has."""
-    from safetensors.torch import save
-
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-
-
-def write_card(card: Card, path: Path) -> None:
-    """Write a card as indented JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_prior(card: Card, path: Path) -> Prior:
+def _read_prior(card: PriorCard, path: Path) -> Prior:
     """The prior that a card describes, with the weights of its file."""
-    weights = _read_weights(path, card.sha256)
+    if path.is_file():
+        _refuse_pickle(path)
+    weights = {k: v if v.dtype == torch.int8 else v.float() for k, v in read_arrays("prior", path, card.sha256).items()}
     if card.pipeline:
         from inverse.pipelines import from_configs
 
@@ -220,11 +173,11 @@ def _read_prior(card: Card, path: Path) -> Prior:
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
+        raise unfitting("prior", path, error) from error
     return prior
 
 
-def _law(card: Card, weights: dict[str, Tensor]) -> FieldLaw:
+def _law(card: PriorCard, weights: dict[str, Tensor]) -> FieldLaw:
     """The Gaussian that a card describes."""
     if card.law.get("kind") == "zonal":
         return zonal_prior(weights, card.law["shape"][-1], **_units(card))
@@ -234,29 +187,14 @@ def _law(card: Card, weights: dict[str, Tensor]) -> FieldLaw:
     return _low_rank(card, weights)
 
 
-def _low_rank(card: Card, weights: dict[str, Tensor]) -> LowRankPrior:
+def _low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:
     basis, turn = torch.linalg.qr(weights["basis"].double())  # halves are not quite orthonormal
     basis = (basis * turn.diagonal().sign()).float()
     return LowRankPrior(weights["mean"], basis, weights["variances"], weights["floor"], shift=card.shift, **_units(card))
 
 
-def _units(card: Card) -> dict[str, float]:
+def _units(card: PriorCard) -> dict[str, float]:
     return {"scale": card.scale, "sigma_min": card.sigma_min, "sigma_max": card.sigma_max}
-
-
-def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise PriorError(f"prior weights {path}: no such file")
-    _refuse_pickle(path)
-    if (found := sha256(path)) != expected:
-        raise PriorError(f"prior weights {path}: sha256 is {found[:12]}..., the card says {expected[:12]}...; the file is damaged or not the one described")
-    try:
-        return {k: v if v.dtype == torch.int8 else v.float() for k, v in load_file(path).items()}
-    except (SafetensorError, RuntimeError) as error:
-        raise PriorError(f"prior weights {path}: do not fit the card's network ({_second_line(error)})") from error
 
 
 def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
@@ -264,11 +202,6 @@ def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
     if dtype == torch.int8:
         return dtype
     return torch.float32 if name.rpartition(".")[2] in ("mean", "variances", "floor", "shift", "persistence", "scale", "step", "zero") else torch.float16
-
-
-def _second_line(error: Exception) -> str:
-    """Where torch's "Error(s) in loading state_dict" becomes specific; the first line of a shorter message."""
-    return str(error).splitlines()[:2][-1].strip()
 
 
 def _refuse_pickle(path: Path) -> None:

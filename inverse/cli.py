@@ -168,13 +168,13 @@ def problems(name: Annotated[str | None, typer.Argument(help="Explain this one."
 @app.command()
 def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
     """List the priors with what they were trained on."""
-    from inverse.assets import read_card
+    from inverse.assets import PriorCard
     from inverse.errors import PriorError
 
     table = columns("prior", "shape", "units", "trained on")
     for name, entry in registry(plugin).table("inverse_priors").items():
         try:
-            card = read_card(entry.thing)
+            card = PriorCard.read(entry.thing)
             table.add_row(name, card.shape, card.units, str(card.training.get("data", "")))
         except PriorError as error:
             table.add_row(name, "-", "-", str(error))

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from inverse.adapters import IMAGES
-from inverse.assets import Card, check_suffix, network_config, sha256, write_card, write_weights
+from inverse.assets import PriorCard, network_config
 from inverse.errors import OptionError, PriorError
 from inverse.pipelines import EDM, from_configs, read_config
 from inverse.prior import NetworkPrior, Prior
+from inverse.shelf import check_suffix
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -43,13 +44,13 @@ class Foreign:
     sigma_data: float = 0.5
 
 
-def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> Card:
+def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> PriorCard:
     """Write `out` and its card; nothing is written unless the weights fit the network.
 
     Args:
         about: `licence`, `limits` and `training` of the card.
     """
-    check_suffix(out)
+    check_suffix("prior", out)
     if not foreign.sigma_data > 0:
         raise OptionError(f"convert: --sigma-data must be positive, got {foreign.sigma_data:g}")
     unet, scheduler, weights = _folder(foreign.source) if foreign.source.is_dir() else _file(foreign)
@@ -59,12 +60,10 @@ def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> Card:
     else:
         prior, pipeline, network = _own(foreign, unet, weights), {}, unet
         weights = prior.state_dict()
-    write_weights(weights, out)
     units = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
     sigma_data = getattr(prior, "sigma_data", 0.0)
-    card = Card(out.stem, out.name, sha256(out), "intensity in [0, 1]", sigma_data=sigma_data, network=network, pipeline=pipeline, **units, **about)
-    write_card(card, out.with_suffix(".json"))
-    return card
+    fields = {"sigma_data": sigma_data, "network": network, "pipeline": pipeline, **units, **about}
+    return PriorCard.save(out, weights, units="intensity in [0, 1]", **fields)
 
 
 def _own(foreign: Foreign, network: dict[str, Any], weights: dict[str, Tensor]) -> NetworkPrior:

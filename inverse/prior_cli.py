@@ -22,7 +22,7 @@ Limits = Annotated[str, typer.Option(help="For the card: what the prior is not f
 @app.command()
 def info(name: Name, json_: Json = False) -> None:
     """Print the card: what it denoises, its size, hash, training, terms and limits."""
-    from inverse.assets import find_card, load_prior, read_card
+    from inverse.assets import PriorCard, find_card, load_prior
 
     path = find_card(name)
     if path is None:
@@ -30,7 +30,7 @@ def info(name: Name, json_: Json = False) -> None:
         rows: dict[str, Any] = {"folder": name, "shape": list(loaded.shape), "card": "none: a folder saved by diffusers"}
         rows |= {"sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}", "parameters": sum(p.numel() for p in loaded.parameters())}
     else:
-        card, weights = read_card(path), path.with_name(read_card(path).file)
+        card, weights = PriorCard.read(path), path.with_name(PriorCard.read(path).file)
         rows = {"name": card.name, "file": str(weights), "bytes": weights.stat().st_size if weights.is_file() else "missing", "sha256": card.sha256}
         rows |= {"shape": card.shape, "units": card.units, "model units": f"physical = {card.scale:g} * model + {card.shift:g}"}
         rows |= {"sigma": f"{card.sigma_min:g} to {card.sigma_max:g} (model units)"} | _tables(card) | {"licence": card.licence, "limits": card.limits}
@@ -98,18 +98,19 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
 ) -> None:
     """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
-    from inverse.assets import check_suffix, find_card, load_prior, read_card, save_prior
+    from inverse.assets import PriorCard, find_card, load_prior, save_prior
     from inverse.quantize import calibration, check_quantizable
     from inverse.quantize import quantize as round_to_int8
     from inverse.run import check_writable
+    from inverse.shelf import check_suffix
 
-    check_suffix(out)
+    check_suffix("prior", out)
     check_writable(out.parent)
     prior: Any = load_prior(name)
     check_quantizable(prior)
     path = find_card(name)
     assert path is not None  # a folder of diffusers is not quantizable
-    card = read_card(path)
+    card = PriorCard.read(path)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
     how = {"bits": 8, "of": card.name, "sha256": card.sha256, "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {}}
     about = {"units": card.units, "training": card.training, "licence": card.licence, "limits": card.limits, "power_law": card.power_law}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import inverse
 from inverse.lockstep import one_by_one, rows_of
-from inverse.structure.card import load_conditional, structure_card
+from inverse.structure.card import StructureCard, load_conditional
 from inverse.structure.conditional import ConditionalPrior
 
 
@@ -57,7 +57,7 @@ class StructureICDPM(inverse.Method):
             return reason
         if not posterior.prior.affine or tuple(posterior.y.shape[1:]) != posterior.shape:
             return f"structure-icdpm reads y as a picture of the size of x, {posterior.shape}; this y is {tuple(posterior.y.shape[1:])}"
-        channels = structure_card(self.net).unet.channels
+        channels = StructureCard.read(self.net).unet.channels
         if posterior.shape[0] != channels:
             return f"structure-icdpm: {self.net} reads pictures of {channels} channels, this one has {posterior.shape[0]}"
         return None

@@ -12,7 +12,7 @@ import inverse
 from inverse.errors import OptionError
 from inverse.lockstep import one_by_one
 from inverse.plugins import with_settings
-from inverse.structure.card import load_structure, structure_card
+from inverse.structure.card import StructureCard, load_structure
 from inverse.structure.measurements import guided
 
 
@@ -73,7 +73,7 @@ class StructurePrior(inverse.Method):
             return f"structure-prior reads y as a picture of the size of x, {_sizes(posterior.shape)}; this y is {_sizes(posterior.y.shape[1:])}, or has holes"
         if posterior.shape[0] not in (1, 3):
             return f"structure-prior: {self.net} reads pictures of 1 or 3 channels, this one has {posterior.shape[0]}"
-        known = structure_card(self.net).config.scales
+        known = StructureCard.read(self.net).config.scales
         if missing := set(self.scales) - set(known):
             return f"structure-prior: {self.net} was trained for scales {', '.join(map(str, known))}, not for {min(missing)}"
         return None
@@ -83,12 +83,12 @@ class StructurePrior(inverse.Method):
 
     def tempering(self):
         """beta by scale."""
-        card = structure_card(self.net)
+        card = StructureCard.read(self.net)
         fitted = card.beta.get("blind" if self.blind else "known", {})
         return {s: fitted.get(str(s), 1.0) if self.beta is None else self.beta for s in self.scales or card.config.scales}
 
     def run(self, posterior, samples, generator):
-        net, colour = load_structure(self.net).to(posterior.device), structure_card(self.net).colour if self.blind else None
+        net, colour = load_structure(self.net).to(posterior.device), StructureCard.read(self.net).colour if self.blind else None
 
         def run(one, samples, generator):
             estimates = net(one.y[:1].to(next(net.parameters()).dtype))

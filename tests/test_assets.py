@@ -12,9 +12,10 @@ import torch
 from cli_fixtures import CONFIG, tiny_network
 from safetensors.torch import load_file, save_file
 
-from inverse.assets import load_prior, read_card, save_prior, sha256, write_card
+from inverse.assets import PriorCard, load_prior, save_prior
 from inverse.errors import PriorError, UnknownNameError
 from inverse.network import UNetConfig
+from inverse.shelf import sha256
 
 
 @pytest.fixture
@@ -55,12 +56,12 @@ def test_prior_is_found_by_its_card_too(prior_path):
 
 
 def test_card_survives_a_round_trip(prior_path, tmp_path):
-    card = read_card(prior_path.with_suffix(".json"))
+    card = PriorCard.read(prior_path.with_suffix(".json"))
     assert (card.units, card.licence, card.training, card.denoising) == ("kelvin", "CC0", {"data": "none", "steps": 0}, {"25": 20.1})
     assert card.config == CONFIG
     assert card.shape == "3 x any x any"
     assert card.sha256 == sha256(prior_path)
-    write_card(card, tmp_path / "again.json")
+    card.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == prior_path.with_suffix(".json").read_bytes()
 
 
@@ -84,7 +85,7 @@ def test_wrong_hash_names_both(prior_path):
     prior_path.write_bytes(data)
     message = refused(prior_path)
     assert sha256(prior_path)[:12] in message
-    assert read_card(prior_path.with_suffix(".json")).sha256[:12] in message
+    assert PriorCard.read(prior_path.with_suffix(".json")).sha256[:12] in message
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])

@@ -8,7 +8,7 @@ import torch
 
 import inverse
 from inverse.analytic import GaussianPrior, LowRankPrior
-from inverse.assets import cards, load_prior, read_card, save_prior
+from inverse.assets import PriorCard, cards, load_prior, save_prior
 from inverse.atmosphere.domain import domain_of
 from inverse.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse.atmosphere.grid import Grid, distance
@@ -305,7 +305,7 @@ def test_a_zonal_prior_is_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_cards_say_what_where_when_and_whose(name):
-    card = read_card(cards()[name])
+    card = PriorCard.read(cards()[name])
     assert (cards()[name].with_name(card.file)).stat().st_size < 5 * 2**20
     assert "Copernicus" in card.licence
     assert card.limits

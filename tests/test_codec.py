@@ -12,7 +12,7 @@ import torch
 from conftest import image_prior
 
 import inverse
-from inverse.circuits.cards import codec_card, load_circuit, load_codec, save_circuit, save_codec
+from inverse.circuits.cards import CodecCard, load_circuit, load_codec, save_circuit, save_codec
 from inverse.circuits.circuit import Circuit
 from inverse.circuits.codec import FAINT, Codec, CodecConfig
 from inverse.circuits.graph import RegionGraph
@@ -100,7 +100,7 @@ def test_a_saved_codec_is_loaded(tmp_path):
     c = codec().float()
     save_codec(c, tmp_path / "mine.safetensors", licence="CC0")
     loaded, u = load_codec(tmp_path / "mine.safetensors"), torch.rand(1, 3, 8, 8, generator=inverse.seeded("u"))
-    assert (loaded.config, loaded.residual, codec_card(tmp_path / "mine.json").licence) == (SMALL, 0.1, "CC0")
+    assert (loaded.config, loaded.residual, CodecCard.read(tmp_path / "mine.json").licence) == (SMALL, 0.1, "CC0")
     torch.testing.assert_close(loaded.render(c.features(u)), c.render(c.features(u)), rtol=0, atol=5e-3)  # half precision, a few layers
 
 

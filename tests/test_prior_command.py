@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import inverse
-from inverse.assets import load_prior, read_card, save_prior, sha256
+from inverse.assets import PriorCard, load_prior, save_prior
 from inverse.checks.prior import check, own_draws
 from inverse.prior import Prior
+from inverse.shelf import sha256
 
 pytest_plugins = "cli_fixtures"
 
@@ -137,7 +138,7 @@ def test_a_pickled_state_dict_of_our_network_becomes_a_prior(command, tmp_path, 
     outcome = command("prior", "convert", tmp_path / "own.pt", "--network", architecture, "--out", "new.safetensors", "--licence", "CC0")
     assert outcome.code == 0, outcome.err
     assert outcome.path == Path("new.safetensors")
-    assert read_card(Path("new.json")).licence == "CC0"
+    assert PriorCard.read(Path("new.json")).licence == "CC0"
     torch.testing.assert_close(load_prior("new.safetensors")(X, SIGMA), tiny_network()(X, SIGMA), rtol=1e-5, atol=1e-5)  # float32, as they were
 
 

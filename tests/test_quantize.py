@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import inverse
-from inverse.assets import load_prior, read_card, sha256
+from inverse.assets import PriorCard, load_prior
 from inverse.quantize import Int8Conv, calibration, normal_times, quantize, rounded, scan, scan_range
+from inverse.shelf import sha256
 
 pytest_plugins = "cli_fixtures"
 
@@ -102,7 +103,7 @@ def test_a_quantised_prior_denoises_nearly_the_same(inputs):
 def test_the_command_writes_a_smaller_prior_that_loads_like_any(command, tiny_prior, solve):
     outcome = command("prior", "quantize", tiny_prior, "--out", "small.safetensors", "--samples", 4, "--side", 16)
     assert outcome.code == 0, outcome.err
-    weights, card = load_file("small.safetensors"), read_card(outcome.path.with_suffix(".json"))
+    weights, card = load_file("small.safetensors"), PriorCard.read(outcome.path.with_suffix(".json"))
     assert {name for name, value in weights.items() if value.dtype == torch.int8} == {name for name in weights if name.endswith(".weight")}
     assert sum(v.numel() for v in weights.values() if v.dtype == torch.int8) > 0.9 * sum(v.numel() for v in load_file(tiny_prior).values())
     assert card.quantization["sha256"] == sha256(tiny_prior)

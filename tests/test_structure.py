@@ -15,7 +15,7 @@ from inverse.images import write_png
 from inverse.lockstep import one_by_one
 from inverse.network import UNetConfig
 from inverse.shelf import shipped
-from inverse.structure.card import load_conditional, load_structure, save_structure, structure_card
+from inverse.structure.card import StructureCard, load_conditional, load_structure, save_structure
 from inverse.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior
 from inverse.structure.measurements import guided
 from inverse.structure.network import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
@@ -381,7 +381,7 @@ def test_shipped_networks_are_small_and_beat_the_blurry_picture():
 
 def test_shipped_diffusion_network_has_a_use_for_structure():
     """Its denoising loss on held-out photographs, from the card: less than without a network (1), and least with the picture's own structure."""
-    card = structure_card("structure-icdpm")
+    card = StructureCard.read("structure-icdpm")
     assert card.denoising["guided"] < card.denoising["shuffled"]
     assert card.denoising["guided"] < 0.8
 
@@ -431,13 +431,13 @@ def test_the_other_kind_of_file_is_refused(files):
     [
         ("structure-blurr", "did you mean 'structure-blur'"),
         ("weights.pt", "nothing else is read"),
-        ("nowhere/net.safetensors", "needs its card beside it"),
+        ("nowhere/net.safetensors", "weights need their card beside them"),
         (str(shipped("photo")["photo-64"]), "not a valid card"),
     ],
 )
 def test_a_wrong_name_or_file_says_what_would_work(name, words):
     with pytest.raises(PriorError, match=words):
-        structure_card(name)
+        StructureCard.read(name)
 
 
 def test_a_damaged_file_is_refused(files, tmp_path):
@@ -454,7 +454,7 @@ def test_a_card_of_another_network_is_refused(files, tmp_path):
     card = json.loads((files / "structure.json").read_text())
     card["structure"]["widths"] = [8, 16]
     (tmp_path / "structure.json").write_text(json.dumps(card))
-    with pytest.raises(PriorError, match="does not fit its card"):
+    with pytest.raises(PriorError, match="do not fit the card"):
         load_structure(tmp_path / "structure.safetensors")
 
 

@@ -213,7 +213,7 @@ def test_a_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_pa
     (tmp_path / "small.safetensors").write_bytes(blob)
     card = json.loads(circuit_file.with_suffix(".json").read_text()) | {"sha256": hashlib.sha256(blob).hexdigest()}
     (tmp_path / "small.json").write_text(json.dumps(card))
-    with pytest.raises(PriorError, match="does not fit its card"):
+    with pytest.raises(PriorError, match="do not fit the card"):
         load_circuit(tmp_path / "small.json")
 
 

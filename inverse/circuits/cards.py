@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +12,58 @@ from torch import Tensor
 from inverse.circuits.circuit import Circuit, Leaves
 from inverse.circuits.codec import Codec, CodecConfig
 from inverse.circuits.graph import RegionGraph
-from inverse.errors import InputError, OptionError, PriorError
-from inverse.shelf import read_card, verified, write_card, write_weights
+from inverse.shelf import Card, tuples
 
 
-@dataclass(frozen=True)
-class CodecCard:
-    """What a trained codec is; the weights, in half precision, are `file` beside it.
+@dataclass(frozen=True, kw_only=True)
+class CodecCard(Card):
+    """What a trained codec is.
 
     Args:
-        name: of the codec; the card is `<name>.json`.
-        sha256: of the file.
         network: fields of `CodecConfig`.
         residual: root mean square error of decoded held-out images (intensities in [0, 1]).
-        training: data, command, seed, steps, loss, machine, hours.
         fidelity: PSNR of decoded held-out images (dB), and perplexity of the codes that they use.
-        licence: of the weights and the terms of the data.
-        limits: what it is known not to do.
     """
 
-    name: str
-    file: str
-    sha256: str
+    kind = "codec"
+
     network: dict[str, Any]
     residual: float
-    training: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, float] = field(default_factory=dict)
-    licence: str = ""
-    limits: str = ""
 
     @property
     def config(self) -> CodecConfig:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
-        return CodecConfig(**fields)
+        return CodecConfig(**tuples(self.network))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitCard(Card):
+    """What a trained circuit is; its file holds the region graph, too.
+
+    Args:
+        shape: (height, width) of the pixels that its variables are.
+        states, categories, leaves, spread: see `Circuit`.
+        bits: of held-out data, per variable.
+        codec: name and sha256 of the autoencoder whose codes the variables are; empty for pixels.
+    """
+
+    kind = "circuit"
+
+    shape: tuple[int, int]
+    states: int
+    categories: int
+    leaves: Leaves
+    spread: float
+    bits: dict[str, float] = field(default_factory=dict)
+    codec: dict[str, str] = field(default_factory=dict)
+
+
+def load_codec(name: str | Path) -> Codec:
+    """A codec by the name of a shipped one, or by the path of its `.safetensors` file or card.
+
+    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
+    """
+    return CodecCard.load(name, lambda card, _: Codec(card.config, card.residual))
 
 
 def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
@@ -53,67 +72,8 @@ def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
     Args:
         about: the descriptive fields of `CodecCard`: training, fidelity, licence, limits.
     """
-    digest = write_weights("codec", path, {k: v.half() for k, v in codec.state_dict().items()})
-    card = CodecCard(path.stem, path.name, digest, codec.config.to_dict(), codec.residual, **about)
-    write_card(card, path)
-    return card
-
-
-def load_codec(name: str | Path) -> Codec:
-    """A codec by the name of a shipped one, or by the path of its `.safetensors` file or card.
-
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
-    """
-    path, card = read_card("codec", name, CodecCard)
-    state = verified("codec", path, card.file, card.sha256)
-    try:
-        codec = Codec(card.config, card.residual)
-        codec.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, RuntimeError, TypeError, OptionError) as error:
-        raise PriorError(f"codec {path.with_name(card.file)}: does not fit its card ({str(error).splitlines()[0]})") from error
-    return codec.eval().requires_grad_(False)
-
-
-def codec_card(name: str | Path) -> CodecCard:
-    """The card of a codec, by the same names."""
-    return read_card("codec", name, CodecCard)[1]
-
-
-@dataclass(frozen=True)
-class CircuitCard:
-    """What a trained circuit is; the parameters, in half precision, and the region graph are `file` beside it.
-
-    Args:
-        name: of the circuit; the card is `<name>.json`.
-        sha256: of the file.
-        shape: (height, width) of the pixels that its variables are.
-        states, categories, leaves, spread: see `Circuit`.
-        training: data, command, seed, epochs, seconds.
-        bits: of held-out data, per variable.
-        codec: name and sha256 of the autoencoder whose codes the variables are; empty for pixels.
-        licence: of the parameters and the terms of the data.
-        limits: what it is known not to do.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    shape: tuple[int, int]
-    states: int
-    categories: int
-    leaves: Leaves
-    spread: float
-    training: dict[str, Any] = field(default_factory=dict)
-    bits: dict[str, float] = field(default_factory=dict)
-    codec: dict[str, str] = field(default_factory=dict)
-    licence: str = ""
-    limits: str = ""
-
-
-def circuit_card(name: str | Path) -> tuple[Path, CircuitCard]:
-    """Path and contents of a circuit's card, by the name of a shipped one, or by the path of its `.safetensors` file or card."""
-    path, card = read_card("circuit", name, CircuitCard)
-    return path, replace(card, shape=(card.shape[0], card.shape[1]))
+    state = {k: v.half() for k, v in codec.state_dict().items()}
+    return CodecCard.save(path, state, network=codec.config.to_dict(), residual=codec.residual, **about)
 
 
 def load_circuit(name: str | Path) -> Circuit:
@@ -121,16 +81,7 @@ def load_circuit(name: str | Path) -> Circuit:
 
     Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
     """
-    path, card = circuit_card(name)
-    state = verified("circuit", path, card.file, card.sha256)
-    try:
-        graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
-        ties = state.pop("ties").tolist() if "ties" in state else None
-        circuit = Circuit(graph, card.states, card.categories, leaves=card.leaves, spread=card.spread, shape=card.shape, ties=ties)
-        circuit.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, RuntimeError, InputError) as error:
-        raise PriorError(f"circuit {path.with_name(card.file)}: does not fit its card ({str(error).splitlines()[0]})") from error
-    return circuit
+    return CircuitCard.load(name, _circuit)
 
 
 def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
@@ -144,9 +95,15 @@ def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
     if len(circuit.ties.unique()) < len(circuit.ties):
         state["ties"] = circuit.ties.int()
     own = {name: getattr(circuit, name) for name in ("shape", "states", "categories", "leaves", "spread")}
-    card = CircuitCard(name=path.stem, file=path.name, sha256=write_weights("circuit", path, state), **own, **about)
-    write_card(card, path)
-    return card
+    return CircuitCard.save(path, state, **own, **about)
+
+
+def _circuit(card: CircuitCard, state: dict[str, Tensor]) -> Circuit:
+    """The circuit of a card and the graph among its arrays, which is taken out."""
+    graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
+    ties = state.pop("ties").tolist() if "ties" in state else None
+    height, width = card.shape
+    return Circuit(graph, card.states, card.categories, leaves=card.leaves, spread=card.spread, shape=(height, width), ties=ties)
 
 
 def stored(name: str, value: Tensor) -> Tensor:

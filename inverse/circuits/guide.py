@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inverse.circuits.cards import circuit_card, codec_card, load_circuit, load_codec
+from inverse.circuits.cards import CircuitCard, CodecCard, load_circuit, load_codec
 from inverse.circuits.circuit import Circuit
 from inverse.circuits.codec import Codec
 from inverse.circuits.pixels import looks, unfit
@@ -157,13 +157,12 @@ def load_guide(name: str | Path, **settings: object) -> Guide:
 
     Raises: PriorError for a circuit or codec that cannot be read, or a codec that is not the one whose codes the circuit was trained on.
     """
-    card_path, card = circuit_card(name)
-    circuit = load_circuit(name)
+    card, circuit = CircuitCard.read(name), load_circuit(name)
     if not card.codec:
         return PixelGuide(circuit)
-    beside = card_path.with_name(card.codec["name"] + ".json")
+    beside = CircuitCard.find(name).with_name(card.codec["name"] + ".json")
     codec = beside if beside.is_file() else card.codec["name"]
-    if (found := codec_card(codec).sha256) != card.codec["sha256"]:
+    if (found := CodecCard.read(codec).sha256) != card.codec["sha256"]:
         wanted = f"{card.codec['name']} of sha256 {card.codec['sha256'][:12]}..."
         raise PriorError(f"circuit {card.name}: was trained on codes of {wanted}, the codec found is {found[:12]}...; train the circuit again on this one")
     return TokenGuide(circuit, load_codec(codec), **settings)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.circuits.cards import codec_card, load_codec, save_circuit
+from inverse.circuits.cards import CodecCard, load_codec, save_circuit
 from inverse.circuits.circuit import Circuit, Leaves
 from inverse.circuits.codec import Codec
 from inverse.circuits.graph import RegionGraph
@@ -151,7 +151,7 @@ def train_circuit(sources: list[Path], out: Path, config: CircuitConfig, about: 
     bits = {name: bits_per_variable(circuit, part) for name, part in (("held out", held_out), ("training", x))}
     facts = {"data": ", ".join(path.name for path in sources), "images": len(x), "command": " ".join(["inverse", *sys.argv[1:]]), "epochs": done}
     facts |= {"structure": config.structure, "seed": config.seed, "seconds": round(time.monotonic() - start), "torch": torch.__version__}
-    source = {"name": (found := codec_card(config.codec)).name, "sha256": found.sha256} if codec else {}
+    source = {"name": (found := CodecCard.read(config.codec)).name, "sha256": found.sha256} if codec else {}
     card = save_circuit(circuit, out, training=facts, bits=bits, codec=source, **about)
     print(json.dumps({"circuit": str(out), "sha256": card.sha256, "bits": bits}))
     return not interrupted

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from inverse.assets import read_card, save_prior
+from inverse.assets import PriorCard, save_prior
 from inverse.atmosphere.units import GRAVITY
 from inverse.corrected import FieldLaw
 from inverse.errors import InputError, OptionError
@@ -100,7 +100,7 @@ def train_field_prior(
         return False
     if best == 1.0:
         raise InputError(f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)")
-    card = read_card(out.with_suffix(".json"))
+    card = PriorCard.read(out.with_suffix(".json"))
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}))
     return True
 
@@ -133,7 +133,7 @@ def fit_law(fields: Fields, validation: Fields, rank: int, hours: int = 1) -> tu
 def _best_so_far(out: Path) -> float:
     """The validation ratio of an interrupted run, 1 where it wrote no weights."""
     card = out.with_suffix(".json")
-    return read_card(card).denoising.get("validation_ratio", 1.0) if card.is_file() else 1.0
+    return PriorCard.read(card).denoising.get("validation_ratio", 1.0) if card.is_file() else 1.0
 
 
 def error_ratio(table: dict[str, list[float]]) -> float:

@@ -5,7 +5,8 @@ deepinv's `prox_l2` and `A_dagger` change the operator's solver settings for eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +40,10 @@ def conjugate_gradient(
         precondition: a symmetric positive definite map near M^-1, row by row.
     """
     settings = settings or CG()
-    x = torch.zeros_like(b) if start is None else start.clone()
-    r = b.clone() if start is None else b - apply(x)
+    x = torch.zeros_like(b) if start is None else start
+    r = b if start is None else b - apply(x)
     z = r if precondition is None else precondition(r)
-    p, rr = z.clone(), row_dot(r, r)
+    p, rr = z, row_dot(r, r)
     rz = rr if precondition is None else row_dot(r, z)
     goal = settings.tolerance**2 * row_dot(b, b)
     for _ in range(settings.max_iter):
@@ -51,16 +52,13 @@ def conjugate_gradient(
             break
         Mp = apply(p)
         curvature = row_dot(p, Mp)
-        stuck = active & ~(curvature > 0)
-        active = active & ~stuck
-        alpha = torch.where(active, rz / curvature, 0.0)
-        x = x + per_row(alpha, x) * p
-        r = r - per_row(alpha, r) * Mp
+        active = active & (curvature > 0)
+        alpha = per_row(torch.where(active, rz / curvature, 0.0), x)
+        x, r = torch.addcmul(x, alpha, p), torch.addcmul(r, alpha, Mp, value=-1)
         z = r if precondition is None else precondition(r)
-        rr = torch.where(stuck, 0.0, torch.where(active, row_dot(r, r), rr))
+        rr = torch.where(active, row_dot(r, r), 0.0)  # a row at rest stays there
         new = rr if precondition is None else row_dot(r, z)
-        p = torch.where(per_row(active, p), z + per_row(torch.where(active, new / rz, 0.0), p) * p, p)
-        rz = torch.where(active, new, rz)
+        p, rz = torch.addcmul(z, per_row(torch.where(active, new / rz, 0.0), p), p), new
     return x
 
 
@@ -103,36 +101,52 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
     return x
 
 
-def functional_calculus(physics, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+Eigenvalues = Callable[[Tensor, Tensor], Tensor]
+"""f(lam, like): lam broadcastable to `like` (B, ...) in the singular basis."""
+
+
+def eigenvalues(physics, like: Tensor) -> Tensor:
+    """s^2 of a decomposable operator A = U diag(s) V^T, broadcastable to coefficients in its basis; dtype and device of `like` where s is a number."""
+    s = physics.mask if torch.is_tensor(physics.mask) else torch.as_tensor(physics.mask, dtype=like.dtype, device=like.device)
+    return (s * s.conj()).real if torch.is_complex(s) else s**2
+
+
+def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None = None) -> Tensor:
     """f(A A^T) v for a decomposable operator A = U diag(s) V^T.
 
     Args:
         physics: a deepinv `DecomposablePhysics`.
         v: (B, *out_shape).
-        f: called as f(lam, like) where lam holds eigenvalues s^2 broadcastable to `like` (B, ...) in the singular basis.
+        f: of the eigenvalues.
+        lam: what `eigenvalues` gives, if it is at hand.
 
     What U leaves of v is dropped where it is no more than rounding: f(0) may be 1 / sigma_y^2.
     """
-    return _in_basis(physics.U, physics.U_adjoint, physics.mask, v, f)
-
-
-def spectral_filter(physics, x: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """f(A^T A) x for a decomposable operator: as `functional_calculus`, on the other side; x (B, *shape) -> same."""
-    return _in_basis(physics.V, physics.V_adjoint, physics.mask, x, f)
-
-
-def _in_basis(to: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], s: Tensor | float, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    coefficients = back(v)
-    s = torch.as_tensor(s, dtype=None if torch.is_tensor(s) else v.dtype, device=coefficients.device)
-    lam = (s * s.conj()).real if torch.is_complex(s) else s**2
-    inside = to(f(lam, coefficients) * coefficients)
+    coefficients = physics.U_adjoint(v)
+    lam = eigenvalues(physics, v) if lam is None else lam
+    inside = physics.U(f(lam, coefficients) * coefficients)
     if coefficients.numel() == v.numel():  # an orthonormal basis of as many vectors leaves nothing out
         return inside
-    outside = v - to(coefficients)
+    outside = v - physics.U(coefficients)
     rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
     outside = torch.where(per_row(rounding, outside), 0.0, outside)
     zero = torch.zeros((), dtype=v.dtype, device=v.device)
     return inside + f(zero, outside) * outside
+
+
+def spectral_filter(physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], lam: Tensor) -> Tensor:
+    """The sum of f(A^T A) x over pairs of x (B, *shape) and f, in one way back from the basis of V: -> (B, *shape).
+
+    Args:
+        lam: eigenvalues, given to each f; f(0) must not be large against f, since what V leaves of x is found as a difference.
+    """
+    coefficients = [physics.V_adjoint(x) for x, _ in terms]
+    if coefficients[0].numel() == terms[0][0].numel():
+        return physics.V(functools.reduce(torch.add, (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))))
+    at_zero = [f(torch.zeros((), dtype=x.dtype, device=x.device)) for x, f in terms]
+    inside = ((f(lam) - g) * c for (_, f), g, c in zip(terms, at_zero, coefficients, strict=True))
+    outside = (g * x for (x, _), g in zip(terms, at_zero, strict=True))
+    return physics.V(functools.reduce(torch.add, inside)) + functools.reduce(torch.add, outside)
 
 
 def norm_squared(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> Tensor:

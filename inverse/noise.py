@@ -47,6 +47,7 @@ class GaussianNoise(Noise):
         self.noiseless = bool((self.sigma == 0).any())
         self.level = float(self.sigma.square().mean().sqrt())
         self._variances: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._normalisers: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[Tensor, Tensor]] = {}
 
     def variance(self, y: Tensor) -> Tensor:
         """sigma^2 in the dtype and on the device of y, () or (*out_shape); copied there once, since a copy makes the host wait."""
@@ -61,14 +62,24 @@ class GaussianNoise(Noise):
 
     def chi_square(self, y: Tensor, clean: Tensor) -> Tensor:
         """sum of ((y - clean) / sigma)^2 over the measurements, divided by their number: (B, *out_shape) twice -> (B,)."""
-        return (((y - clean) / self.sigma.to(y)) ** 2 * self.weights(y)).flatten(1).sum(1) / self.weights(y).sum()
+        squares = (y - clean).square() / self.variance(y)
+        if self.observed is None:
+            return squares.flatten(1).mean(1)
+        return (squares * self.weights(y)).flatten(1).sum(1) / self.weights(y).sum()
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         if self.noiseless:
             raise NoiseError("Gaussian noise: sigma = 0 has no density; use a positive sigma_y")
-        w = self.weights(y)
-        normaliser = ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum()
-        return -0.5 * w.sum() * self.chi_square(y, clean) - normaliser
+        count, normaliser = self._normaliser(y)
+        return -0.5 * count * self.chi_square(y, clean) - normaliser
+
+    def _normaliser(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of measurements and the sum of log(sigma sqrt(2 pi)) over them, found once."""
+        key = (y.device, y.dtype, y.shape[1:])
+        if key not in self._normalisers:
+            w = self.weights(y)
+            self._normalisers[key] = w.sum(), ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum()
+        return self._normalisers[key]
 
     def weights(self, y: Tensor) -> Tensor:
         """1 where an entry of y is a measurement and 0 where it is not: (*out_shape)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inverse.errors import UnsupportedError
 from inverse.execution import Cost, Execution
-from inverse.linalg import CG, conjugate_gradient, functional_calculus, norm_squared, spectral_filter
+from inverse.linalg import CG, conjugate_gradient, eigenvalues, functional_calculus, norm_squared, spectral_filter
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior, like
 from inverse.seeding import Generators
@@ -62,40 +62,67 @@ class LinearSolves(ABC):
         solve: Callable[..., Tensor] = conjugate_gradient,
         settings: CG | None = None,
     ) -> Tensor:
-        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I or x -> S x: v (B, *out_shape) -> (B, *out_shape).
+        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I, diag(signal) or x -> S x: v (B, *out_shape) -> (B, *out_shape).
 
         Exact for a decomposable operator with one sigma_y and a number (or one per row) as signal, iterative otherwise. Where the
         matrix is singular (no noise) the pseudo-inverse is meant.
 
         Args:
+            signal: () or (B,), a diagonal (B, *shape) at least 0, or a map.
             solve: `conjugate_gradient`, or `gmres` for an S that need not be symmetric.
             settings: of the iteration; by default those of `execution`.
         """
         self._need_linear_gaussian("solve_normal")
         assert isinstance(self.noise, GaussianNoise)
         variance = self.noise.variance(v)
-        if self.decomposable and variance.ndim == 0 and not callable(signal):
-            gain = self.prior.scale**2
-
-            def inverse(lam: Tensor, at: Tensor) -> Tensor:
-                weight = like(signal, at) * gain
-                total = weight * lam + variance
-                small = total <= torch.finfo(v.dtype).eps * weight * (variance == 0)
-                return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
-
-            return functional_calculus(self.operator, v, inverse)
-        covariance = signal if callable(signal) else lambda x: like(signal, x) * x
+        if self._closed_form and not callable(signal) and _uniform(signal):
+            return functional_calculus(self.operator, v, partial(self._inverse, signal), self._gains)
+        covariance = signal if callable(signal) else lambda x: (like(signal, x) if _uniform(signal) else signal) * x
         settings = settings or self.execution.solver
         if variance.ndim == 0 or self.noise.noiseless:
-            if solve is conjugate_gradient:
+            if solve is conjugate_gradient and not callable(signal):
                 solve = partial(solve, precondition=self._near_inverse(signal, variance))
             return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
         white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
         return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
 
+    @property
+    def _closed_form(self) -> bool:
+        """Whether a function of A A^T + R is one of the singular values."""
+        return self.decomposable and isinstance(self.noise, GaussianNoise) and self.noise.variance(self.y).ndim == 0
+
+    @cached_property
+    def _gains(self) -> Tensor:
+        """Eigenvalues of A A^T for a decomposable operator, model units, broadcastable to coefficients in its basis."""
+        return self.prior.scale**2 * eigenvalues(self.operator, self.y)
+
+    def _inverse(self, signal: Tensor | float, gains: Tensor, at: Tensor) -> Tensor:
+        """1 / (signal gains + sigma_y^2), 0 where that is singular; broadcastable to coefficients."""
+        assert isinstance(self.noise, GaussianNoise)
+        weight = like(signal, at)
+        total = weight * gains + self.noise.variance(self.y)
+        if not self.noise.noiseless:
+            return 1 / total
+        small = total <= torch.finfo(at.dtype).eps * weight
+        return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
+
+    def _filtered_adjoint(self, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """f(A^T A) A^T v = V s f(s^2) U^T v for a decomposable operator, at the price of A^T and counted as one: (B, *out_shape) -> (B, *shape)."""
+        self.cost.A_adjoint_rows += v.shape[0]
+        coefficients = self.operator.U_adjoint(v)
+        s = torch.as_tensor(self.operator.mask, device=v.device)
+        return self.operator.V(self.prior.scale * s.conj() * f(self._gains, coefficients) * coefficients)
+
+    def _backprojection(self, v: Tensor, signal: Tensor | float) -> Tensor:
+        """A^T (A A^T signal + R)^-1 v: (B, *out_shape) -> (B, *shape)."""
+        if self._closed_form:
+            return self._filtered_adjoint(v, partial(self._inverse, signal))
+        return self.A_adjoint(self.solve_normal(v, signal))
+
     def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
         """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""
-        return z + like(variance, z) * self.A_adjoint(self.solve_normal(self.residual(z), variance))
+        self._need_linear_gaussian("prox")
+        return z + like(variance, z) * self._backprojection(self.residual(z), variance)
 
     def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
         """A draw of x ~ N(z, variance I) given y, exact up to the linear solve: the proximal point of perturbed z and y; (B, *shape) -> same.
@@ -106,7 +133,7 @@ class LinearSolves(ABC):
         assert isinstance(self.noise, GaussianNoise)
         x = z + like(variance, z).sqrt() * generator.randn_like(z)
         r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
-        return x + like(variance, z) * self.A_adjoint(self.solve_normal(r, variance))
+        return x + like(variance, z) * self._backprojection(r, variance)
 
     def prox_langevin(self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float) -> Tensor:
         """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
@@ -126,18 +153,22 @@ class LinearSolves(ABC):
     def A_dagger(self, v: Tensor) -> Tensor:
         """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
         if self.decomposable:
-            return self.filter(self.A_adjoint(v), lambda lam: torch.where(lam > 0, 1 / lam, 0.0))
+            return self._filtered_adjoint(v, lambda gains, _: torch.where(self._eigenvalues > 0, 1 / gains, 0.0))
         return conjugate_gradient(lambda u: self.A_adjoint(self._A_linear(u)), self.A_adjoint(v), settings=self.execution.solver)
 
-    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(A^T A) x for a decomposable operator, f applied to the eigenvalues (squared singular values, model units): (B, *shape) -> same.
+    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor], *more: tuple[Tensor, Callable[[Tensor], Tensor]]) -> Tensor:
+        """f(A^T A) x for a decomposable operator, f of the eigenvalues (squared singular values, model units): (B, *shape) -> same.
 
-        Singular values below 1e-5 of the largest count as zero.
+        The same for each further pair (x, f) is added, at less than its own price. Singular values below 1e-5 of the largest count as zero.
         """
         if not self.decomposable:
             raise UnsupportedError(f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}")
-        largest = torch.as_tensor(self.operator.mask).abs().max() ** 2
-        return spectral_filter(self.operator, x, lambda lam, _: f(torch.where(lam > 1e-10 * largest, self.prior.scale**2 * lam, torch.zeros_like(lam))))
+        return spectral_filter(self.operator, [(x, f), *more], self._eigenvalues)
+
+    @cached_property
+    def _eigenvalues(self) -> Tensor:
+        """Of A^T A: `_gains` without what is rounding."""
+        return torch.where(self._gains > 1e-10 * self._gains.max(), self._gains, 0.0)
 
     def pseudo_inverse(self) -> Tensor:
         """A^+ y for a linear operator, damped at the noise level: A^T (A A^T + R)^-1 (y - A(0)); for other operators zero."""
@@ -151,12 +182,17 @@ class LinearSolves(ABC):
         start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
         return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
 
-    def _near_inverse(self, signal: Tensor | float | Callable[[Tensor], Tensor], variance: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """v -> about (A S A^T + R)^-1 v, where S and R > 0 are multiples of I and the operator is nearly a convolution of images."""
+    def _near_inverse(self, signal: Tensor | float, variance: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """v -> about (A S A^T + R)^-1 v, S and R > 0 multiples of I, S by its mean where it is diagonal; in closed form or for near convolutions."""
         assert isinstance(self.noise, GaussianNoise)
-        if callable(signal) or variance.ndim or self.noise.noiseless or self.y.ndim != 4 or (spectrum := self._spectrum) is None:
+        if variance.ndim or self.noise.noiseless:
             return None
-        return lambda v: spectrum.apply(lambda lam: 1 / (like(signal, v) * lam + variance), v)
+        mean = signal if _uniform(signal) else signal.flatten(1).mean(1)  # type: ignore[union-attr]
+        if self._closed_form:
+            return lambda v: functional_calculus(self.operator, v, partial(self._inverse, mean), self._gains)
+        if self.y.ndim != 4 or (spectrum := self._spectrum) is None:
+            return None
+        return lambda v: spectrum.apply(lambda lam: 1 / (like(mean, v) * lam + variance), v)
 
     @cached_property
     def _spectrum(self) -> Spectrum | None:
@@ -171,3 +207,8 @@ class LinearSolves(ABC):
     def _need_linear_gaussian(self, what: str) -> None:
         if not (self.linear and self.gaussian):
             raise UnsupportedError(f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}")
+
+
+def _uniform(signal: Tensor | float) -> bool:
+    """Whether it is one number, or one for each row."""
+    return not torch.is_tensor(signal) or signal.ndim <= 1 or signal[0].numel() == 1

@@ -84,7 +84,7 @@ class DDNMPlus(DDNM):
 
         if posterior.noise.noiseless:
             return super()._step(posterior, mean, a, correction, c, z)
-        return mean + a * posterior.filter(correction, weight) + posterior.filter(z, fresh)
+        return mean + posterior.filter(a * correction, weight, (z, fresh))
 
 
 @inverse.hookimpl

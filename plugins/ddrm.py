@@ -47,22 +47,21 @@ class DDRM(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
-        levels, filtered = sigmas.tolist(), posterior.filter
+        levels = sigmas.tolist()
         x = inverse.standard_normal(posterior, generator)
         seen = posterior.A_dagger(posterior.residual(torch.zeros_like(x)))
 
         def tau(lam):
             return torch.where(lam > 0, posterior.sigma_y / lam.sqrt(), torch.inf)
 
-        x = filtered(seen, lambda lam: (tau(lam) <= levels[0]).to(x)) + filtered(x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0))
+        x = posterior.filter(seen, lambda lam: (tau(lam) <= levels[0]).to(x), (x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0)))
         for i, (s, t) in enumerate(pairwise(levels)):
             x0_hat = posterior.denoise(x, sigmas[i])
             keep = t * (1 - self.eta**2) ** 0.5
-            x = x0_hat + filtered(x - x0_hat, lambda lam, k=keep / s: torch.where(lam > 0, 0.0, k))
-            x = x + filtered(seen - x0_hat, lambda lam, t=t, k=keep: torch.where(lam > 0, torch.where(t >= tau(lam), self.eta_b, k / tau(lam)), 0.0))
-            if t > 0:
-                x = x + filtered(generator.randn_like(x), lambda lam, t=t: self._std(tau(lam), t, self.eta, self.eta_b))
-            yield x
+            unseen = (x - x0_hat, lambda lam, k=keep / s: torch.where(lam > 0, 0.0, k))
+            pull = (seen - x0_hat, lambda lam, t=t, k=keep: torch.where(lam > 0, torch.where(t >= tau(lam), self.eta_b, k / tau(lam)), 0.0))
+            fresh = [(generator.randn_like(x), lambda lam, t=t: self._std(tau(lam), t, self.eta, self.eta_b))] if t > 0 else []
+            yield (x := x0_hat + posterior.filter(*unseen, pull, *fresh))
 
     @staticmethod
     def _std(tau, t, eta, eta_b):

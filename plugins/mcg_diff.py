@@ -87,8 +87,8 @@ class MCGDiff(inverse.ParticleMethod):
 
         def draw(m, c2, t, z):
             """x' ~ N(m, c2) g_t from standard normal z."""
-            x = m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)))
-            return x + filtered(z, lambda lam: (c2 / (1 + c2 / variance(lam, t, t))).sqrt())
+            fresh = (z, lambda lam: (c2 / (1 + c2 / variance(lam, t, t))).sqrt())
+            return m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)), fresh)
 
         cloud.reweight(log_g(0 * cloud.x, levels[0], levels[0], levels[0] ** 2), levels[0])
         log_det = tilt.trace(lambda h: torch.where(variance(posterior.sigma_y**2 * h, levels[0], levels[0]).isfinite(), (2 * math.pi / h).log(), 0.0))

@@ -39,7 +39,7 @@ class TMPD(inverse.Guidance):
     def denoise(self, posterior, x, sigma):
         x0_hat, vjp = posterior.tweedie(x, sigma)
         d = (sigma**2 * vjp(torch.ones_like(x))).clamp_min(0)
-        v = posterior.solve_normal(posterior.residual(x0_hat), lambda u: d * u)
+        v = posterior.solve_normal(posterior.residual(x0_hat), d)
         return x0_hat + sigma**2 * vjp(posterior.A_adjoint(v))
 
 

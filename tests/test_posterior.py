@@ -172,6 +172,28 @@ def test_closed_form_solve_equals_conjugate_gradients(gaussian_posterior, name):
     torch.testing.assert_close(closed.solve_normal(v, 0.5), iterative.solve_normal(v, 0.5), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_solve_normal_with_a_diagonal_signal_equals_a_dense_solve(gaussian_posterior, name):
+    posterior, d = gaussian_posterior(name, execution=TIGHT), normal(2, *SHAPE, seed=5).square()
+    A, v = model_matrix(posterior), normal(*posterior.y.shape, seed=4)
+    eye = posterior.sigma_y**2 * torch.eye(len(A), dtype=A.dtype)
+    expected = torch.stack([torch.linalg.solve(A @ s.diag() @ A.T + eye, row) for s, row in zip(d.flatten(1), v.flatten(1), strict=True)])
+    torch.testing.assert_close(posterior.solve_normal(v, d).flatten(1), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["deblur", "deblur defocus"])
+def test_a_diagonal_signal_is_preconditioned(name):
+    """A signal that varies by a tenth, which the mean of nearly describes: few iterations, where there were more than a hundred."""
+    problem = inverse.get_problem("deblur", kernel="defocus" if "defocus" in name else "gaussian", width=2.0)
+    posterior = problem.posterior(torch.full((1, 3, 32, 32), 0.5), prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5))
+    d, v = 1 + 0.1 * torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)), normal(1, 3, 32, 32).float()
+    posterior.solve_normal(v, d)
+    assert posterior.cost.A < 25
+    plain = posterior.rows(1)
+    plain.solve_normal(v, lambda x: d * x)
+    assert plain.cost.A == 100
+
+
 def test_solve_normal_with_a_sigma_for_each_measurement():
     sigma = torch.linspace(0.1, 0.5, 8, dtype=torch.float64)
     operator = inverse.operator(lambda x: x.cumsum(-1), shape=SHAPE)
@@ -179,6 +201,17 @@ def test_solve_normal_with_a_sigma_for_each_measurement():
     A, v = model_matrix(posterior), normal(2, *SHAPE, seed=1)
     expected = torch.linalg.solve(A @ A.T + sigma.square().repeat(24).diag(), v.flatten(1).T).T
     torch.testing.assert_close(posterior.solve_normal(v).flatten(1), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["blur-circular", "area", "inpainting"])
+def test_filters_in_one_way_back_add_up(gaussian_posterior, name):
+    """The images of an operator that loses some have a part that no singular vector sees, where f(0) acts."""
+    posterior, x, z = gaussian_posterior(name), normal(2, *SHAPE), normal(2, *SHAPE, seed=1)
+    f, g = (lambda lam: 1 / (1 + lam)), (lambda lam: torch.where(lam > 0, 2.0, 5.0))
+    torch.testing.assert_close(posterior.filter(x, f, (z, g)), posterior.filter(x, f) + posterior.filter(z, g), rtol=0, atol=1e-12)
+    A = model_matrix(posterior)
+    expected = torch.linalg.solve(torch.eye(A.shape[1], dtype=A.dtype) + A.T @ A, x.flatten(1).T).T
+    torch.testing.assert_close(posterior.filter(x, f).flatten(1), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("sigma_y", [1e-1, 1e-2, 1e-3, 1e-4])
@@ -297,6 +330,14 @@ def test_a_closed_form_solve_costs_no_evaluation(gaussian_posterior):
     posterior = gaussian_posterior("area")
     posterior.solve_normal(posterior.y)
     assert counts(posterior.cost) == (0, 0, 0, 0)
+
+
+def test_a_proximal_point_and_a_pseudo_inverse_cost_what_they_apply(gaussian_posterior):
+    posterior = gaussian_posterior("area")
+    posterior.prox(normal(2, *SHAPE), 1.0)
+    assert counts(posterior.cost) == (0, 0, 1, 1)
+    posterior.A_dagger(posterior.y)
+    assert counts(posterior.cost) == (0, 0, 1, 2)
 
 
 def test_every_iteration_of_a_solve_is_counted(gaussian_posterior):

@@ -1,4 +1,4 @@
-"""The floor: what a solve's counted evaluations take on their own, timed on the spot. Floor over wall time is efficiency."""
+"""The floor: what a solve's counted evaluations take on their own, timed on the spot. Floor over the time of the solve is efficiency."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def measure_floor(rows: Posterior, clock: Callable[[], float] = time.perf_counte
     back = min(vjp() for _ in range(3))
     A, A_adjoint = (_least(call, rows.device, clock) for call in (lambda: rows.A(x), lambda: rows.A_vjp(x, rows.y)))
     return Floor(forward, back, A, A_adjoint)
+
+
+MOST = 32
+"""Evaluations of a kind that are replayed; of more, these stand for all."""
+
+
+def replay(rows: Posterior, cost: dict[str, float], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of as many evaluations as a solve counted, one after another with nothing between, on all rows at once.
+
+    A forward that keeps a graph is timed as one without.
+
+    Args:
+        cost: evaluations per sample: nfe, vjp, A, A_adjoint.
+    """
+    sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
+    x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
+    pull = rows.tweedie(x, sigma)[1] if cost["vjp"] else None
+    calls: dict[str, Callable[[], Any]] = {"nfe": lambda: rows.denoise(x, sigma), "A": lambda: rows.A(x), "A_adjoint": lambda: rows.A_vjp(x, rows.y)}
+    if pull is not None:
+        calls["vjp"] = lambda: pull(x)
+    total = 0.0
+    for name, call in calls.items():
+        if times := min(round(cost[name]), MOST):
+            total += cost[name] / times * _once(lambda call=call, times=times: [call() for _ in range(times)], rows.device, clock)  # type: ignore[misc]
+    return total
 
 
 def _least(call: Callable[[], Any], device: torch.device, clock: Callable[[], float], seconds: float = 0.1) -> float:

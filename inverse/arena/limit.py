@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inverse.arena.bank import square
-from inverse.arena.floor import Floor, measure_floor
+from inverse.arena.floor import Floor, measure_floor, replay
 from inverse.engine import solve
 from inverse.errors import InverseError, OptionError
 from inverse.execution import Execution
@@ -106,15 +106,15 @@ class Bench:
                 yield Efficiency(method.name, reason=str(error))
 
     def _efficiency(self, posterior: Posterior, method: Method) -> Efficiency:
-        """The evaluations are timed before and after each solve, since the machine may change between repeats."""
-        solve(posterior, method)
-        rows, found = posterior.rows(1), []
-        for _ in range(self.repeats):
-            before, (seconds, cost), after = measure_floor(rows, CLOCKS[self.clock]), self._timed(posterior, method), measure_floor(rows, CLOCKS[self.clock])
-            floor = (before.seconds(cost) + after.seconds(cost)) / 2
-            found.append((floor / seconds, seconds, floor))
+        """The evaluations are replayed before and after each solve, since the machine may change between repeats."""
+        seconds, cost = self._timed(posterior, method)
         if not cost["nfe"] + cost["vjp"]:
             return Efficiency(method.name, seconds=seconds, reason="asks nothing of the prior")
+        rows, clock, found = posterior.rows(1), CLOCKS[self.clock], []
+        replay(rows, cost, clock)
+        for _ in range(self.repeats):
+            before, (seconds, cost), after = replay(rows, cost, clock), self._timed(posterior, method), replay(rows, cost, clock)
+            found.append(((before + after) / 2 / seconds, seconds, (before + after) / 2))
         efficiency, seconds, floor = (statistics.median(column) for column in zip(*found, strict=True))
         return Efficiency(method.name, cost["nfe"], cost["vjp"], cost["A"], cost["A_adjoint"], seconds, floor, efficiency)
 

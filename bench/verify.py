@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from pages import put
 
-from inverse.checks.referee import CASES, Verdict, main_figure, verify
+from inverse.checks.cases import CASES, main_figure
+from inverse.checks.referee import Verdict, verify
 from inverse.plugins import registry
 
 

@@ -14,7 +14,10 @@ from torch import Tensor
 import inverse
 from inverse.analytic import GaussianPrior
 from inverse.errors import InputError, OptionError
-from inverse.levy import BernoulliLaplaceIncrements, Draws, GaussianIncrements, Gibbs, Increments, LaplaceIncrements, StudentIncrements, WalkPrior
+from inverse.levy.chains import Draws
+from inverse.levy.gibbs import Gibbs
+from inverse.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, Increments, LaplaceIncrements, StudentIncrements
+from inverse.levy.walk import WalkPrior
 
 LAWS: dict[str, Increments] = {
     "gaussian": GaussianIncrements(0.5),
@@ -34,7 +37,7 @@ class Levy(Conjugate):
 
     The published noise level is 25 dB below the median over walks of the mean square of A x. Model units are x over the root of
     the median over walks of the mean square of x: the walk's typical size also where its variance does not exist. Gaussian
-    increments have the closed-form posterior; for the others `exact` runs the Gibbs sampler of `inverse.levy`.
+    increments have the closed-form posterior; for the others `exact` runs the Gibbs sampler of `inverse.levy.gibbs`.
     Settings that the source of this problem does not fix are ours: the convolution takes the walk for 0 beyond its
     ends, imputation keeps half of the entries and always the last (past the last one seen, a walk of Student-1 increments has no
     mean), and the spectrum's rows are an orthonormal real Fourier basis (cosine and sine).

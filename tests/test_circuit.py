@@ -15,7 +15,8 @@ from inverse.circuits.graph import RegionGraph
 from inverse.circuits.pixels import CircuitPrior, looks
 from inverse.errors import InputError
 from inverse.seeding import SharedStream
-from inverse.training.circuit_fit import chow_liu_tree, fit, hclt, log_likelihoods, mutual_information, quantise
+from inverse.training.circuit_fit import fit, log_likelihoods, quantise
+from inverse.training.circuit_start import chow_liu_tree, hclt, mutual_information
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

@@ -18,7 +18,8 @@ from inverse.circuits.codec import FAINT, Codec, CodecConfig
 from inverse.circuits.graph import RegionGraph
 from inverse.circuits.guide import Look, TokenGuide, load_guide
 from inverse.errors import OptionError, PriorError
-from inverse.training.circuit_fit import distil, log_likelihoods
+from inverse.training.circuit_fit import log_likelihoods
+from inverse.training.circuit_start import distil
 from inverse.training.codec import CodecTraining, evaluate
 from inverse.training.loop import TrainConfig
 

@@ -12,16 +12,10 @@ import torch
 import inverse
 from inverse.analytic import GaussianPrior
 from inverse.errors import InputError, OptionError
-from inverse.levy import (
-    BernoulliLaplaceIncrements,
-    GaussianIncrements,
-    Gibbs,
-    LaplaceIncrements,
-    StudentIncrements,
-    WalkPrior,
-    effective_size,
-    split_rhat,
-)
+from inverse.levy.chains import effective_size, split_rhat
+from inverse.levy.gibbs import Gibbs
+from inverse.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, LaplaceIncrements, StudentIncrements
+from inverse.levy.walk import WalkPrior
 
 F64 = torch.float64
 LAWS = {

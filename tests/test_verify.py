@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import inverse
-from inverse.checks import referee
+from inverse.checks import cases, distances, referee
 from inverse.seeding import Generators, seeded
 from inverse.smc import ancestors
 
@@ -41,14 +41,14 @@ class Planted(inverse.Method):
         laws = [exact_law(posterior, y[row]) for row in range(0, len(posterior), samples)]
         mean = torch.cat([law.means.expand(samples, *posterior.shape) for law in laws])
         z = inverse.standard_normal(posterior, generator)
-        roots = [referee.distances.square_root(law.covariance) for law in laws]
+        roots = [distances.square_root(law.covariance) for law in laws]
         spread = torch.cat([(z[i * samples : (i + 1) * samples].flatten(1) @ root).reshape(-1, *posterior.shape) for i, root in enumerate(roots)])
         if self.defect == "narrow":
             spread = 0.5 * spread
         if self.defect == "slow":
             spread = spread * (1 + 5 / self.steps)
         if self.defect == "ignores y":
-            yield posterior.prior.mean + (z.flatten(1) @ referee.distances.square_root(posterior.prior.covariance)).reshape(z.shape)
+            yield posterior.prior.mean + (z.flatten(1) @ distances.square_root(posterior.prior.covariance)).reshape(z.shape)
         elif self.defect == "batch":
             yield mean + spread * (1 + 0.1 * (mean - mean.mean(0)).norm())
         elif self.defect == "weighted":
@@ -68,7 +68,7 @@ def test_an_exact_sampler_keeps_every_claim_and_scores_zero(claim):
     verdict = judge("none", claim)
     assert verdict.failures == []
     for measured in verdict.cases:
-        made = referee.reference(measured.case, SAMPLES)
+        made = cases.reference(measured.case, SAMPLES)
         assert [name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5] == []
         assert abs(measured.figures["W2"].score) < 0.02
     assert verdict.batch < 1e-9
@@ -116,19 +116,19 @@ def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
 
 
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
-    made = referee.reference("blur", SAMPLES)
+    made = cases.reference("blur", SAMPLES)
     for seed in range(3):
-        found = referee.figures(made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1))
+        found = cases.figures(made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1))
         assert all(made.excess(name, value) < 5 for name, value in found.items())
     assert made.prior["W2"] > 10 * made.values["W2"]
     assert made.values["cover 90 %"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_mode_mass_of_a_sampler_that_finds_one_mode_of_two_is_a_half():
-    made = referee.reference("bimodal", SAMPLES)
+    made = cases.reference("bimodal", SAMPLES)
     x = made.exact.sample(SAMPLES, seeded("modes")).flatten(1)
     x[:, 0] = x[:, 0].abs()
-    assert referee.figures(made, x)["mode mass"] == pytest.approx(0.5, abs=0.03)
+    assert cases.figures(made, x)["mode mass"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_systematic_resampling_has_the_weights_to_within_one():

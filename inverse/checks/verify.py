@@ -13,7 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from inverse.checks.referee import CASES, PROBE, TARGETS, Measured, Verdict, main_figure, verify
+from inverse.checks.cases import CASES, PROBE, TARGETS, main_figure
+from inverse.checks.referee import Measured, Verdict, verify
 from inverse.files import strict_json, write_text
 from inverse.method import Method
 from inverse.run import check_writable

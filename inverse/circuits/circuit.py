@@ -21,21 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from inverse.circuits.graph import RegionGraph
+from inverse.circuits.layers import Layer, layers
 from inverse.errors import InputError
 from inverse.seeding import Generators
 
 Leaves = Literal["categorical", "gaussian"]
-
-
-@dataclass(frozen=True)
-class _Level:
-    """Sum regions at one distance from the root: how many, partitions at most, and per source level (-1 for the leaves) which of its regions
-    enter which products; `padding` is -inf at products that do not exist."""
-
-    regions: tuple[int, ...]
-    partitions: int
-    edges: dict[int, tuple[Tensor, Tensor]]
-    padding: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,7 +92,7 @@ class Circuit(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         self._kept: tuple[Tensor, list[Tensor]] | None = None
         self._variables = torch.tensor(graph.variables)
-        self._plan = _plan(graph)
+        self._plan = layers(graph)
         self.register_buffer("levels", torch.linspace(0, 1, categories) if levels is None else levels.clone())
         for i, level in enumerate(self._plan):
             drawn = _dirichlet((len(level.regions), 1 if i == 0 else states, level.partitions, states), generator)
@@ -266,7 +256,7 @@ class Circuit(nn.Module):
             messages[i] = _log((inputs - top).exp() @ weights[i].mT) + top
         return [*messages, messages[0][0, :, 0]]
 
-    def _inputs(self, level: _Level, leaf: Tensor, messages: list[Tensor]) -> Tensor:
+    def _inputs(self, level: Layer, leaf: Tensor, messages: list[Tensor]) -> Tensor:
         """Logarithms of the products under each region of a level: (regions, B, P H)."""
         products = level.padding.to(leaf)[:, None, None].expand(-1, leaf.shape[1], self.states)
         for source, (child, product) in level.edges.items():
@@ -277,32 +267,6 @@ class Circuit(nn.Module):
         """Sum what leaves of one variable say: (leaves, B, K) -> (B, n, K)."""
         total = values.new_zeros(self.graph.size, *values.shape[1:])
         return total.index_add(0, self._variables.to(values.device), values).transpose(0, 1)
-
-
-def _plan(graph: RegionGraph) -> list[_Level]:
-    """Sum regions by their longest distance from the root, so that a tree's children are all one level down."""
-    leaves, total = len(graph.variables), len(graph.variables) + len(graph.sums)
-    depth = [0] * total
-    for number in reversed(range(leaves, total)):
-        for child in (c for partition in graph.sums[number - leaves] for c in partition):
-            depth[child] = max(depth[child], depth[number] + 1)
-    reached = {total - 1} | {c for region in graph.sums for partition in region for c in partition}
-    if len(reached) != total:
-        raise InputError(f"circuit: region {min(set(range(total)) - reached)} is in no partition")
-    regions = [[r for r in range(leaves, total) if depth[r] == d] for d in range(1 + max(depth[leaves:]))]
-    place = {r: (-1, r) for r in range(leaves)} | {r: (d, k) for d, inside in enumerate(regions) for k, r in enumerate(inside)}
-    plan = []
-    for inside in regions:
-        partitions = max(len(graph.sums[r - leaves]) for r in inside)
-        padding, edges = torch.full((len(inside) * partitions,), -torch.inf), dict[int, list[tuple[int, int]]]()
-        for k, r in enumerate(inside):
-            for p, partition in enumerate(graph.sums[r - leaves]):
-                padding[k * partitions + p] = 0
-                for child in partition:
-                    edges.setdefault(place[child][0], []).append((place[child][1], k * partitions + p))
-        indices = {source: (torch.tensor([c for c, _ in pairs]), torch.tensor([p for _, p in pairs])) for source, pairs in edges.items()}
-        plan.append(_Level(tuple(inside), partitions, indices, padding))
-    return plan
 
 
 def _log(s: Tensor) -> Tensor:

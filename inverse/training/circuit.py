@@ -21,7 +21,8 @@ from inverse.circuits.graph import RegionGraph
 from inverse.errors import InputError, OptionError
 from inverse.run import check_writable
 from inverse.seeding import seeded
-from inverse.training.circuit_fit import distil, fit, hclt, log_likelihoods, quantise
+from inverse.training.circuit_fit import fit, log_likelihoods, quantise
+from inverse.training.circuit_start import distil, hclt
 from inverse.training.dataset import load_images, random_crops
 
 

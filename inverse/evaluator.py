@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from inverse.compilation import compiled, gist, of_compiler
 from inverse.errors import ExecutionWarning, MemoryLimitError
 from inverse.execution import HALVES, Execution
+from inverse.halved import fingerprint, halved
 from inverse.memory import bytes_needed, free_memory, is_out_of_memory
 from inverse.prior import Prior
 from inverse.tiling import tiled
@@ -54,6 +55,7 @@ class Evaluator:
         self._budget = 0.0
         self._fits: dict[bool, float] = {}
         self._compiled: dict[bool, Callable[[Tensor, Tensor], Tensor]] = {}
+        self._halved: tuple[tuple[int, ...], Prior] | None = None
         self._compiles = execution.compile is not None
         self._said: set[str] = set()
 
@@ -206,11 +208,22 @@ class Evaluator:
 
     def _run(self, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
         """The prior, compiled if asked and if that has not failed."""
+        prior = self._in_half() if self.execution.autocast else self.prior
         if not self._compiles:
-            return self.prior
+            return prior
         if gradient not in self._compiled:
-            self._compiled[gradient] = compiled(self.prior, self.execution.compile or "auto", gradient)
+            self._compiled[gradient] = compiled(prior, self.execution.compile or "auto", gradient)
         return self._compiled[gradient]
+
+    def _in_half(self) -> Prior:
+        """The prior with frozen weights cast once, again if somebody has written them since."""
+        assert self.execution.autocast is not None
+        if (now := fingerprint(self.prior)) is None:
+            return self.prior
+        if self._halved is None or self._halved[0] != now:
+            self._halved = now, halved(self.prior, HALVES[self.execution.autocast])
+            self._compiled.clear()
+        return self._halved[1]
 
     def _say(self, words: str) -> None:
         """Once for each kind of thing to say."""

@@ -196,6 +196,32 @@ def test_half_precision_keeps_the_state_in_float32(network_prior, half):
         assert 0 < (found - expected).norm() < 0.02 * expected.norm()
 
 
+def under_autocast(prior, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return prior(x, torch.full((len(x),), 0.5))
+
+
+def test_weights_cast_once_give_the_bits_of_autocast(network_prior):
+    prior, x = network_prior.requires_grad_(False), normal(2, 3, 16, 16).float()
+    assert torch.equal(evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5), under_autocast(prior, x))
+    assert all(weight.dtype == torch.float32 for weight in prior.parameters())
+
+
+def test_weights_that_are_written_later_are_cast_again(network_prior):
+    prior, x, run = network_prior.requires_grad_(False), normal(2, 3, 16, 16).float(), Execution(autocast="bf16")
+    before = evaluator(prior, run).denoise(x, 0.5)
+    prior.network.head.weight.mul_(2)
+    after = evaluator(prior, run).denoise(x, 0.5)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, under_autocast(prior, x))
+
+
+def test_weights_in_training_are_not_kept(network_prior):
+    """They change at every step, and a second copy would be one too many."""
+    prior = network_prior.requires_grad_()
+    assert evaluator(prior, Execution(autocast="bf16"))._in_half() is prior
+
+
 def test_a_precision_that_the_device_lacks_is_refused(monkeypatch):
     def refuse(*_):
         raise RuntimeError("\"slow_conv2d\" not implemented for 'Half'")

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from inverse import __version__, prior_cli
 from inverse.arena import cli as arena
 from inverse.errors import InverseError, OptionError
-from inverse.terminal import PluginFiles, assignments, columns, registry, show
+from inverse.terminal import Device, MethodName, MethodOptions, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
 from inverse.training import cli as training
 
 GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
@@ -83,17 +83,17 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def solve(
-    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "deblur",
-    method: Annotated[str, typer.Option(help="A method: see `inverse methods`.")] = "red-diff",
+    problem: ProblemName = "deblur",
+    method: MethodName = "red-diff",
     input: Annotated[list[Path], typer.Option("--input", help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.", show_default=False)] = [],  # noqa: B006
     measurement: Annotated[list[Path], typer.Option("--measurement", help="Real measurements, without a truth.", show_default=False)] = [],  # noqa: B006
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
+    problem_option: ProblemOptions = [],  # noqa: B006
+    set_: MethodOptions = [],  # noqa: B006
     steps: Annotated[int | None, typer.Option(help="Short for --set steps=N.", show_default=False)] = None,
-    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
+    prior: PriorName = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32).")] = "float32",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior: minutes once, for many images of one size.")] = False,
     memory: Annotated[float | None, typer.Option(help="GiB that one call of the prior may take.", show_default="most of what is free")] = None,
@@ -121,17 +121,17 @@ def solve(
 
 @app.command()
 def diagnose(
-    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "gaussian",
-    method: Annotated[str, typer.Option(help="A method: see `inverse methods`.")] = "mmps",
+    problem: ProblemName = "gaussian",
+    method: MethodName = "mmps",
     input: Annotated[list[Path], typer.Option("--input", help="Held-out truths, by default draws from the prior or shipped ones.", show_default=False)] = [],  # noqa: B006
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
+    problem_option: ProblemOptions = [],  # noqa: B006
+    set_: MethodOptions = [],  # noqa: B006
+    prior: PriorName = None,
     simulations: Annotated[int | None, typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones")] = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
     level: Annotated[float, typer.Option(help="Most probability with which an exact sampler is called not calibrated.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the truths, the measurement noise, the method and the tests.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
     json_: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
@@ -216,7 +216,7 @@ def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
 def verify(
     name: Annotated[str | None, typer.Argument(metavar="METHOD", help="A method: see `inverse methods`.", show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every registered method.")] = False,
-    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)] = [],  # noqa: B006
+    set_: MethodOptions = [],  # noqa: B006
     case: Annotated[list[str], typer.Option("--case", help="Only this case; may be repeated.", show_default="all")] = [],  # noqa: B006
     samples: Annotated[int, typer.Option(help="On each case.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from inverse.terminal import columns, show
+from inverse.terminal import Licence, Limits, Weights, columns, show
 
 app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
 
 Name = Annotated[str, typer.Argument(help="A prior's name, its .safetensors file or card, or a folder saved by diffusers.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Licence = Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")]
-Limits = Annotated[str, typer.Option(help="For the card: what the prior is not for.")]
 
 
 @app.command()
@@ -68,7 +66,7 @@ def verify(
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="Weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers.")],
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    out: Weights,
     network: Annotated[Path | None, typer.Option(help="JSON of a file's network: UNetConfig's fields, a card, or a config of diffusers.")] = None,
     scheduler: Annotated[Path | None, typer.Option(help="JSON of the diffusers scheduler of a file's network.", show_default="EDM")] = None,
     key: Annotated[str | None, typer.Option(help="Entry of a checkpoint that holds the weights.", show_default="the only one")] = None,
@@ -91,7 +89,7 @@ def convert(
 @app.command()
 def quantize(
     name: Name,
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    out: Weights,
     inputs: Annotated[bool, typer.Option(help="Round the inputs of convolutions too: faster on a CPU with integer instructions.")] = True,
     samples: Annotated[int, typer.Option(min=1, help="Calibration draws from the prior.")] = 32,
     side: Annotated[int, typer.Option(min=8, help="Of the draws (pixels).")] = 64,

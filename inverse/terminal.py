@@ -1,4 +1,4 @@
-"""What every command shares: plug-in files, name=value pairs, tables. Nothing here imports torch before it is needed."""
+"""What commands share: options, plug-in files, name=value pairs, tables. Nothing here imports torch before it is needed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
     from inverse.plugins import Registry
 
+ProblemName = Annotated[str, typer.Option(help="A problem: see `inverse problems`.")]
+ProblemOptions = Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)]
+MethodName = Annotated[str, typer.Option(help="A method: see `inverse methods`.")]
+MethodOptions = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False)]
+PriorName = Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Weights = Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")]
+Licence = Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")]
+Limits = Annotated[str, typer.Option(help="For the card: what it is not for.")]
 PluginFiles = Annotated[list[Path], typer.Option("--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False)]
 
 

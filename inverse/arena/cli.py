@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from inverse.errors import OptionError
-from inverse.terminal import PluginFiles, assignments, columns, registry, show
+from inverse.terminal import Device, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
 
 bench = typer.Typer(no_args_is_help=True, help="The arena: run methods under equal conditions, compare them, do any cell again.")
 
@@ -156,8 +156,8 @@ def reproduce(
 
 @bench.command()
 def limit(
-    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "deblur",
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
+    problem: ProblemName = "deblur",
+    problem_option: ProblemOptions = [],  # noqa: B006
     methods: Annotated[str | None, typer.Option(help="Names separated by commas.", show_default="all")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of every method that has steps.")] = 20,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the square cut from the photograph (pixels).", show_default="whole")] = None,
@@ -166,8 +166,8 @@ def limit(
     repeats: Annotated[int, typer.Option(min=1, help="Of every solve; medians are shown.")] = 3,
     clock: Annotated[str, typer.Option(help="wall; or cpu, the processor's time of this process, for a busy machine.")] = "wall",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior.")] = False,
-    prior: Annotated[str | None, typer.Option(help="A prior's name or file.", show_default="the problem's")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    prior: PriorName = None,
+    device: Device = "cpu",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON record instead of tables.")] = False,
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
@@ -200,13 +200,13 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 30,
     seeds: Annotated[str, typer.Option(help="Of noise and method, separated by commas.")] = "0",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="Options that stay.", show_default=False)] = [],  # noqa: B006
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
+    problem_option: ProblemOptions = [],  # noqa: B006
+    prior: PriorName = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Side of the squares cut from photographs (pixels).", show_default="whole")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples.")] = 1,
     nfe: Annotated[int | None, typer.Option(min=1, help="Budget: prior evaluations and VJPs.", show_default="none")] = None,
     suite: Annotated[str | None, typer.Option(help="Refuse a split that shares truths with this suite.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bf16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Append the suite's entry to this file.", show_default="printed only")] = None,

@@ -8,30 +8,43 @@ from typing import Annotated
 import typer
 
 from inverse.errors import OptionError
-from inverse.terminal import PluginFiles, assignments, registry
+from inverse.terminal import Device, Licence, Limits, PluginFiles, PriorName, ProblemName, ProblemOptions, Weights, assignments, registry
 
 app = typer.Typer()
+
+Images = Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often.")]
+Size = Annotated[int, typer.Option(help="Side of the training crops (pixels).")]
+Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
+Batch = Annotated[int, typer.Option(help="Crops a step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak of AdamW.")]
+Cooldown = Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")]
+Channels = Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")]
+Blocks = Annotated[str, typer.Option(help="Residual blocks of each level.")]
+Mirror = Annotated[bool | None, typer.Option(help="Flip half of the images left to right.", show_default="in colour only")]
+Precision = Annotated[str, typer.Option(help="float32 or bf16 (autocast).")]
+Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+Validation = Annotated[Path | None, typer.Option(help="Images for the card's figures.", show_default="the first source")]
 
 
 @app.command()
 def train(
     images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or one NetCDF file of fields (.nc, .zarr).")],
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
-    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
-    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
+    out: Weights,
+    size: Size = 64,
+    steps: Steps = 100_000,
+    batch: Batch = 16,
+    learning_rate: LearningRate = 1e-3,
+    channels: Channels = 3,
     widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
-    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "2,3,4",
-    mirror: Annotated[bool | None, typer.Option(help="Flip half of the images left to right.", show_default="in colour only")] = None,
-    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
-    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of initialisation, crops and noise.")] = 0,
-    validation: Annotated[Path | None, typer.Option(help="Images for the card's denoising table.", show_default="the first source")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the prior is not for.")] = "",
+    blocks: Blocks = "2,3,4",
+    mirror: Mirror = None,
+    precision: Precision = "float32",
+    cooldown: Cooldown = 0.3,
+    seed: Seed = 0,
+    validation: Validation = None,
+    device: Device = "cpu",
+    licence: Licence = "",
+    limits: Limits = "",
     variable: Annotated[list[str], typer.Option(help="Of fields: a variable; may be repeated.", show_default=False)] = [],  # noqa: B006
     period: Annotated[str, typer.Option(help="Of fields: FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
     validation_period: Annotated[str, typer.Option(help="Of fields: times by which the Gaussian is chosen.")] = "",
@@ -67,23 +80,23 @@ def train(
 
 @app.command(name="train-codec")
 def train_codec(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often.")],
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
-    size: Annotated[int, typer.Option(help="Side of the training crops (pixels).")] = 64,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 10_000,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 1e-3,
-    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 3,
+    images: Images,
+    out: Weights,
+    size: Size = 64,
+    steps: Steps = 10_000,
+    batch: Batch = 16,
+    learning_rate: LearningRate = 1e-3,
+    channels: Channels = 3,
     widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first; a code stands for 2 to the number of levels pixels.")] = "32,64",
-    blocks: Annotated[str, typer.Option(help="Residual blocks of each level.")] = "1,2",
+    blocks: Blocks = "1,2",
     codes: Annotated[int, typer.Option(help="In the book.")] = 256,
-    mirror: Annotated[bool | None, typer.Option(help="Flip half of the images left to right.", show_default="in colour only")] = None,
-    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of initialisation and crops.")] = 0,
-    validation: Annotated[Path | None, typer.Option(help="Images for the card's error.", show_default="the first source")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the codec is not for.")] = "",
+    mirror: Mirror = None,
+    precision: Precision = "float32",
+    seed: Seed = 0,
+    validation: Validation = None,
+    device: Device = "cpu",
+    licence: Licence = "",
+    limits: Limits = "",
 ) -> None:
     """Train a vector-quantised autoencoder, over whose codes `train-circuit --codec` trains; run again to resume after an interruption."""
     from inverse.circuits.codec import CodecConfig
@@ -100,9 +113,9 @@ def train_codec(
 @app.command(name="fit-bc")
 def fit_bc(
     out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
-    problem: Annotated[str, typer.Option(help="A problem: see `inverse problems`.")] = "super-resolution",
-    problem_option: Annotated[list[str], typer.Option("--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False)] = [],  # noqa: B006
-    prior: Annotated[str | None, typer.Option(help="A prior's name, its .safetensors file, or a diffusers folder.", show_default="the problem's")] = None,
+    problem: ProblemName = "super-resolution",
+    problem_option: ProblemOptions = [],  # noqa: B006
+    prior: PriorName = None,
     base: Annotated[str, typer.Option(help="The deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun.")] = "diffpir",
     steps: Annotated[int, typer.Option(help="Of the solver.")] = 10,
     candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,
@@ -114,7 +127,7 @@ def fit_bc(
     refine: Annotated[int, typer.Option(help="Moves of one block to try on the start chosen.")] = 0,
     block: Annotated[int, typer.Option(help="Side of a block (pixels).")] = 16,
     seed: Annotated[int, typer.Option(help="Of the candidates, the measurement noise and the moves.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")] = "float32",
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
@@ -137,7 +150,7 @@ def fit_bc(
 @app.command(name="train-circuit")
 def train_circuit(
     images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey.")],
-    out: Annotated[Path, typer.Option(help="Where the circuit goes (.safetensors); the card is written beside it.")],
+    out: Weights,
     size: Annotated[int, typer.Option(help="Side of the circuit (pixels, or codes); larger images are cut into random crops.")] = 14,
     codec: Annotated[str, typer.Option(help="A codec's name or file: the circuit is then over its codes.", show_default="over pixels")] = "",
     tie: Annotated[int, typer.Option(help="Side of the squares of variables that share one table (quad).")] = 1,
@@ -151,10 +164,10 @@ def train_circuit(
     epochs: Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")] = 10,
     batch: Annotated[int, typer.Option(help="Images of an M-step; 0 for all.")] = 1000,
     pseudocount: Annotated[float, typer.Option(help="Observations spread evenly over each distribution.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of crops, initialisation and order.")] = 0,
+    seed: Seed = 0,
     validation: Annotated[Path | None, typer.Option(help="Images for the card's held-out bits.", show_default="every tenth of the training images")] = None,
-    licence: Annotated[str, typer.Option(help="For the card: terms of the parameters and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the circuit is not for.")] = "",
+    licence: Licence = "",
+    limits: Limits = "",
 ) -> None:
     """Train a probabilistic circuit over pixels, or over the codes of a codec, for `tractable-steering` and `tractable-smc`."""
     from inverse.options import build
@@ -168,14 +181,14 @@ def train_circuit(
 
 @app.command(name="train-structure")
 def train_structure(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of photographs, drawn equally often.")],
+    images: Images,
     validation: Annotated[Path, typer.Option(help="Photographs that are not among them, for the card and the fit of beta.")],
-    out: Annotated[Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")],
+    out: Weights,
     size: Annotated[int, typer.Option(help="Side of the training crops (pixels); photographs must be 30 larger.")] = 96,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW.")] = 2e-3,
-    cooldown: Annotated[float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")] = 0.4,
+    steps: Steps = 20_000,
+    batch: Batch = 16,
+    learning_rate: LearningRate = 2e-3,
+    cooldown: Cooldown = 0.4,
     scales: Annotated[str, typer.Option(help="Pixels of a side that are averaged to one.")] = "2,4,8",
     families: Annotated[str, typer.Option(help="Of blurs: motion, defocus, gaussian, frames.")] = "motion,defocus,gaussian,frames",
     noise: Annotated[float, typer.Option(help="Largest standard deviation of the noise, intensities.")] = 0.05,
@@ -184,11 +197,11 @@ def train_structure(
     blocks: Annotated[str, typer.Option(help="Of the diffusion network: residual blocks of each level.")] = "1,2,2",
     prior: Annotated[str, typer.Option(help="A prior of photographs, by whose mean and covariance beta is fitted.")] = "photo-64",
     dropout: Annotated[float, typer.Option(help="Share of the crops on which structure does not guide the diffusion network.")] = 0.2,
-    precision: Annotated[str, typer.Option(help="float32 or bf16 (autocast).")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of initialisation, crops, blurs and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    licence: Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")] = "",
-    limits: Annotated[str, typer.Option(help="For the card: what the networks are not for.")] = "",
+    precision: Precision = "float32",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    licence: Licence = "",
+    limits: Limits = "",
 ) -> None:
     """Train networks that predict coarse sharp greys from a blurry picture, for `structure-prior`; run again to resume after an interruption."""
     from inverse.network import UNetConfig

@@ -19,11 +19,11 @@ from inverse.circuits.circuit import Circuit, Leaves
 from inverse.circuits.codec import Codec
 from inverse.circuits.graph import RegionGraph
 from inverse.errors import InputError, OptionError
-from inverse.run import check_writable
 from inverse.seeding import seeded
 from inverse.training.circuit_fit import fit, log_likelihoods, quantise
 from inverse.training.circuit_start import distil, hclt
 from inverse.training.dataset import load_images, random_crops
+from inverse.training.progress import check_out
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,7 @@ def train_circuit(sources: list[Path], out: Path, config: CircuitConfig, about: 
         about: `licence` and `limits` for the card.
         validation: images for the card's held-out bits per variable; by default every tenth of the training images, left out of training.
     """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train-circuit: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
+    check_out("train-circuit", out)
     start, codec, features = time.monotonic(), load_codec(config.codec) if config.codec else None, None
     if codec is not None:
         config = replace(config, categories=codec.config.codes)

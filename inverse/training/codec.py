@@ -15,11 +15,11 @@ from inverse.circuits.cards import save_codec
 from inverse.circuits.codec import Codec
 from inverse.errors import OptionError
 from inverse.images import grid, write_png
-from inverse.run import check_device, check_writable
+from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.training.dataset import load_images, random_crops
 from inverse.training.loop import TrainConfig, Training, measured_std
-from inverse.training.progress import completed, run_facts
+from inverse.training.progress import check_out, completed, run_facts
 
 COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
 """Weight of |z - sg e|^2; decay of the running means of the book; uses a batch below which a code starts anew at a feature of the batch."""
@@ -78,11 +78,9 @@ def train_codec(
         about: `licence` and `limits` for the card.
         validation: images on which the card's error is measured; by default the first source's.
     """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train-codec: --out must end in .safetensors, got '{out.name}'")
+    check_out("train-codec", out)
     if config.size % config.network.factor:
         raise OptionError(f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}")
-    check_writable(out.parent)
     where, channels = check_device(device), config.network.channels
     images = [load_images(path, config.size, channels) for path in sources]
     held_out = load_images(validation, config.size, channels) if validation else images[0]

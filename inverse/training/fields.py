@@ -17,11 +17,11 @@ from inverse.atmosphere.units import GRAVITY
 from inverse.corrected import FieldLaw
 from inverse.errors import InputError, OptionError
 from inverse.prior import Prior
-from inverse.run import check_device, check_writable
+from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.training.dataset import Fields, load_fields
-from inverse.training.loop import TrainConfig, Training
-from inverse.training.progress import reporting, run_facts
+from inverse.training.loop import Progress, TrainConfig, Training
+from inverse.training.progress import check_out, completed, run_facts
 
 FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
 """Noise levels of a field prior's denoising table, model units."""
@@ -53,9 +53,7 @@ def train_field_prior(
         config: of the network's training; None for the Gaussian alone.
         hours: that follow one another, in one sample.
     """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
+    check_out("train", out)
     where = check_device(device)
     fields, validation, test = (load_fields(source, variables, period) for period in periods)
     check_disjoint([fields, validation, test])
@@ -77,26 +75,23 @@ def train_field_prior(
     training = Training(fields, config, out.with_suffix(".checkpoint.safetensors"), where, law := law.float())
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
-    start, loss, best = time.monotonic(), float("nan"), _best_so_far(out) if training.step else 1.0
+    start, best = time.monotonic(), _best_so_far(out) if training.step else 1.0
     every = 20 * max(1, config.steps // 300)
-    try:
-        with reporting(config.steps) as report:
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-                if progress.step % every and progress.step < config.steps:
-                    continue
-                prior = training.averaged()
-                ratio = error_ratio(table := field_table(prior, law, validation, 24))
-                print(f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields", file=sys.stderr, flush=True)
-                if ratio < best:
-                    best = ratio
-                    tables = {"fields": "test", "rmse": field_table(prior, law, test), "validation": table, "validation_ratio": round(ratio, 5)}
-                    facts = {"data": source.name, "kept_step": progress.step, **run_facts(config, loss, time.monotonic() - start, where)}
-                    save_prior(prior, out, training=facts, denoising=tables, **described, **about)
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+
+    def keep_the_best(progress: Progress) -> None:
+        nonlocal best
+        if progress.step % every and progress.step < config.steps:
+            return
+        prior = training.averaged()
+        ratio = error_ratio(table := field_table(prior, law, validation, 24))
+        print(f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields", file=sys.stderr, flush=True)
+        if ratio < best:
+            best = ratio
+            tables = {"fields": "test", "rmse": field_table(prior, law, test), "validation": table, "validation_ratio": round(ratio, 5)}
+            facts = {"data": source.name, "kept_step": progress.step, **run_facts(config, progress.loss, time.monotonic() - start, where)}
+            save_prior(prior, out, training=facts, denoising=tables, **described, **about)
+
+    if completed(training, keep_the_best) is None:
         return False
     if best == 1.0:
         raise InputError(f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)")

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from inverse.assets import save_prior
-from inverse.errors import OptionError
 from inverse.images import grid, write_png
 from inverse.network import UNetConfig
 from inverse.prior import NetworkPrior, Prior
-from inverse.run import check_device, check_writable
+from inverse.run import check_device
 from inverse.sampler import heun
 from inverse.schedule import schedule
 from inverse.seeding import Generators, seeded
 from inverse.training.dataset import load_images
-from inverse.training.loop import TrainConfig, Training
-from inverse.training.progress import reporting, run_facts
+from inverse.training.loop import Progress, TrainConfig, Training
+from inverse.training.progress import check_out, completed, run_facts
 
 LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 """Noise levels of the card's denoising table, of 255."""
@@ -39,9 +38,7 @@ def train_prior(
         about: `licence` and `limits` for the card.
         validation: images on which the card's denoising table is measured; by default the first source's.
     """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
+    check_out("train", out)
     where = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
@@ -50,19 +47,15 @@ def train_prior(
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     sheet = out.with_suffix(".samples.png")
-    start, loss = time.monotonic(), float("nan")
-    try:
-        with reporting(config.steps) as report:
+    start = last_sheet = time.monotonic()
+
+    def now_and_then(_: Progress) -> None:
+        nonlocal last_sheet
+        if time.monotonic() - last_sheet > 1200:
+            write_png(sheet, sample_grid(training.averaged(), config.size))
             last_sheet = time.monotonic()
-            for progress in training.run():
-                loss = progress.loss
-                report(progress)
-                if time.monotonic() - last_sheet > 1200:
-                    write_png(sheet, sample_grid(training.averaged(), config.size))
-                    last_sheet = time.monotonic()
-    except KeyboardInterrupt:
-        training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+
+    if (loss := completed(training, now_and_then)) is None:
         return False
     prior = training.averaged()
     write_png(sheet, sample_grid(prior, config.size))

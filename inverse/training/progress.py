@@ -1,4 +1,4 @@
-"""A training under way: what it prints, how it is interrupted, and what its card says of it."""
+"""A training from its start to its end: where it writes, what it prints, how it is interrupted, and what its card says of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from inverse.errors import OptionError
+from inverse.run import check_writable
 from inverse.training.loop import Progress, TrainConfig, Training
 
 
+def check_out(command: str, out: Path) -> None:
+    """Raises OptionError unless the weights can be written to `out`, before hours are spent on them."""
+    if out.suffix != ".safetensors":
+        raise OptionError(f"{command}: --out must end in .safetensors, got '{out.name}'")
+    check_writable(out.parent)
+
+
 def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
+    """For the card: how it was trained, and on what machine."""
     return {
         "command": " ".join(["inverse", *sys.argv[1:]]),
         "seed": config.seed,
@@ -26,14 +37,19 @@ def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.dev
     }
 
 
-def completed(training: Training) -> float | None:
-    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved."""
+def completed(training: Training, after: Callable[[Progress], None] = lambda _: None) -> float | None:
+    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved.
+
+    Args:
+        after: called after each report.
+    """
     loss = float("nan")
     try:
         with reporting(training.config.steps) as report:
             for progress in training.run():
                 loss = progress.loss
                 report(progress)
+                after(progress)
     except KeyboardInterrupt:
         training.save()
         print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from inverse.assets import load_prior
 from inverse.errors import OptionError
-from inverse.run import check_device, check_writable
+from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.structure.card import save_structure
 from inverse.structure.conditional import Conditional, ConditionalConfig, kept
@@ -24,7 +24,7 @@ from inverse.structure.network import Structure, StructureConfig, averaged, grey
 from inverse.training.blurs import MARGIN, BlurCorpus
 from inverse.training.dataset import load_images
 from inverse.training.loop import TrainConfig, Training
-from inverse.training.progress import completed, run_facts
+from inverse.training.progress import check_out, completed, run_facts
 from inverse.training.tempering import calibrate, coarse_colour_error
 
 
@@ -100,9 +100,7 @@ def train_structure(
         validation: colour photographs that are in none of the sources, for what the card says and the fit of beta.
         prior: whose Gaussian beta is fitted with.
     """
-    if out.suffix != ".safetensors":
-        raise OptionError(f"train-structure: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
+    check_out("train-structure", out)
     where, gaussian = check_device(device), load_prior(prior)
     joint, wide = isinstance(config.network, ConditionalConfig), config.size + 2 * MARGIN
     images = [load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources]

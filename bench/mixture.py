@@ -41,7 +41,7 @@ CELLS = [(d, d_y) for d in (8, 80, 800) for d_y in (1, 2, 4)]
 STEPS = (20, 100)
 CURVE = (5, 10, 20, 50, 100)
 CURVE_CELL = (80, 2)
-CURVE_INSTANCES = 3
+CURVE_INSTANCES = 10
 SLICES = 100
 UNIT = math.sqrt(129)
 BASIS_DEPENDENT = {
@@ -50,7 +50,7 @@ BASIS_DEPENDENT = {
     "tmpd": "row sums of the Jacobian",
 }
 """Methods whose law in d dimensions is not that in a rotated subspace; they run in all d dimensions."""
-SLOW = {("red-diff", 800): 2, ("tmpd", 800): 2, ("sitcom", 8): 2, ("sitcom", 80): 1, ("sitcom", 800): 0}
+SLOW = {("sitcom", 80): 5, ("sitcom", 800): 1}
 """Instances of a cell for what is slow in all d dimensions."""
 SAME = {"multimodal": "with one modality it is `mmps`"}
 """Methods that are another one here."""
@@ -64,13 +64,11 @@ class Row:
         method: registered name.
         changed: options that are no defaults; a callable is given d.
         cost: prior evaluations of a step; the row has as many fewer steps.
-        few: instances of a cell at most.
     """
 
     method: str
     changed: dict[str, Any] = field(default_factory=dict)
     cost: int = 1
-    few: int | None = None
 
     def options(self, d: int, steps: int | None) -> dict[str, Any]:
         changed = {key: value(d) if callable(value) else value for key, value in self.changed.items()}
@@ -94,8 +92,8 @@ VARIANTS = {
     "dps, step of a score": Row("dps", {"step": "score"}),
     "afdps sde": Row("afdps", {"variant": "sde"}),
     "smc-mmps, wide": Row("smc-mmps", WIDE),
-    "afdps, wide": Row("afdps", LEVELS, cost=2, few=2),
-    **{f"{name}, wide": Row(name, WIDE, few=2) for name in ("fk-steering", "mcg-diff", "tds")},
+    "afdps, wide": Row("afdps", LEVELS, cost=2),
+    **{f"{name}, wide": Row(name, WIDE) for name in ("fk-steering", "mcg-diff", "tds")},
 }
 """More rows: DPS with the experiment's step, and with one that its default weight fits; the other variant of AFDPS; particle methods that start wide."""
 TWICE = {"afdps": 2}
@@ -213,7 +211,7 @@ class Bench:
     def count(self, label: str, d: int) -> int:
         row = self.rows[label]
         most = self.settings.instances[not row.particles]
-        return min(most, row.few or most, SLOW.get((row.method, d), most))
+        return min(most, SLOW.get((row.method, d), most))
 
     def all(self, label: str, d: int, d_y: int, steps: int | None) -> list[dict[str, Any]]:
         return self.first(label, d, d_y, steps, self.count(label, d))
@@ -233,12 +231,12 @@ class Bench:
     def common(self, found: dict[str, list[list[dict[str, Any]]]]) -> int:
         """Instances that every row has in every cell, but for slow methods and additional rows."""
         slow = {name for name, _ in SLOW}
-        main = [row for label, row in found.items() if self.rows[label].few is None and self.rows[label].method not in slow]
+        main = [row for label, row in found.items() if self.rows[label].method not in slow]
         return min(len(at) for row in main or found.values() for at in row)
 
     def fill(self) -> None:
         """Run everything that the tables need, instance by instance: particle methods with most steps, then the other methods, then the rest."""
-        first = {label: row for label, row in self.rows.items() if row.particles and row.few is None}
+        first = {label: row for label, row in self.rows.items() if row.particles}
         others = {label: row for label, row in self.rows.items() if not row.particles}
         for what, chosen, wanted in (("particle methods", first, STEPS[-1:]), ("other methods", others, STEPS), ("all", self.rows, STEPS)):
             for i in range(max(self.settings.instances)):

@@ -97,13 +97,16 @@ def solve(
     dtype: Annotated[str, typer.Option(help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32).")] = "float32",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior: minutes once, for many images of one size.")] = False,
     memory: Annotated[float | None, typer.Option(help="GiB that one call of the prior may take.", show_default="most of what is free")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of one size that are solved together.", show_default="as many as pay and fit")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run of the same request has finished.")] = False,
     parallel: Annotated[str | None, typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON record for each result instead of a table.")] = False,
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
     """Reconstruct: the shipped photograph, your own (--input), or a real measurement (--measurement)."""
-    from inverse.run import Request, run
+    from inverse.run import run
+    from inverse.work import Request
 
     if input and measurement:
         raise OptionError("solve: give either --input (a truth to degrade) or --measurement (a real one), not both")
@@ -112,7 +115,7 @@ def solve(
     request = Request(
         problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
         files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,
-        parallel=parallel, compile=compile_, memory=memory,
+        parallel=parallel, compile=compile_, memory=memory, batch=batch, resume=resume,
     )  # fmt: skip
     interrupted = run(request, as_json=json_)
     if interrupted:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inverse.errors import DeviceError, InputError, OptionError, UnsupportedError
+from inverse.errors import DeviceError, InputError, MemoryLimitError, OptionError, UnsupportedError
+from inverse.memory import is_out_of_memory
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.options import values
@@ -39,7 +41,7 @@ def solve(
     seed: int = 0,
     *,
     observers: Sequence[Observer] = (),
-    first_image: int = 0,
+    first_image: int | Sequence[int] = 0,
 ) -> Result:
     """Draw posterior samples.
 
@@ -50,7 +52,7 @@ def solve(
         seed: of the method's randomness; sample j of image i depends on (seed, i, j) alone.
         observers: called as observer(index, total, x, misfit, nfe) after each iterate, outside the timed region; see
             `hookspecs.inverse_step`.
-        first_image: index of the first measurement, where a larger set is solved in parts.
+        first_image: index of the first measurement, or of each, where a larger set is solved in parts.
 
     Returns: samples in physical units, on the CPU, with cost, seconds and provenance.
 
@@ -67,7 +69,7 @@ def solve(
     answer: Tensor | Weighted | None = None
     index, seconds, interrupted = 0, 0.0, False
     iterates = iter(method.run(rows, samples, generator))
-    with torch.no_grad():
+    with torch.no_grad(), failures_told(posterior.device, lambda: f"in step {index + 1} of {method.name}"):
         try:
             while True:
                 start = time.perf_counter()
@@ -87,16 +89,31 @@ def solve(
             if answer is None:
                 raise
             interrupted = True
-        except getattr(torch, "AcceleratorError", ()) as error:
-            reason = str(error).splitlines()[0]
-            place = f"{posterior.device} failed in step {index + 1} of {method.name}"
-            raise DeviceError(f"{place} ({reason}); what was saved before is as it was, --device cpu would work") from error
         if answer is None:
             raise InputError(f"{method.name} yielded nothing")
         result = _result(posterior, rows, method, answer, samples, seed, seconds, interrupted)
     if interrupted:
         raise Interrupted(result)
     return result
+
+
+@contextmanager
+def failures_told(device: torch.device, where: Callable[[], str]) -> Iterator[None]:
+    """A device that fails or runs out of memory becomes one line that says where.
+
+    Raises: DeviceError or MemoryLimitError in place of torch's own errors.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if is_out_of_memory(error):
+            words = f"{device} ran out of memory {where()} ({reason}); a smaller image or fewer samples would fit"
+            raise MemoryLimitError(words) from error
+        if isinstance(error, getattr(torch, "AcceleratorError", ())) or reason.startswith(("CUDA error", "CUDA driver error", "cuDNN error")):
+            words = f"{device} failed {where()} ({reason}); what was saved before is as it was, --device cpu would work"
+            raise DeviceError(words) from error
+        raise
 
 
 def residual_chi_square(posterior: Posterior, x: Tensor) -> Tensor:
@@ -132,6 +149,7 @@ def _result(
             "seed": seed,
             "device": str(posterior.device),
             "dtype": str(posterior.dtype).removeprefix("torch."),
+            **({"autocast": posterior.execution.autocast} if posterior.execution.autocast else {}),
             "versions": versions(),
             **({"notes": [*posterior.provenance.get("notes", []), *outside]} if (outside := _outside(rows, method)) else {}),
         },

@@ -86,6 +86,13 @@ class Evaluator:
 
         return held[0][1].detach(), lambda v: self._within_memory(lambda: pull(v), x, True)
 
+    def rows_at_once(self, shape: tuple[int, ...], rows: int, device: torch.device, dtype: torch.dtype) -> int:
+        """How many of `rows` images of a shape one call takes within the memory, a gradient included; more would go through in parts."""
+        x = torch.zeros(1, *shape, device=device, dtype=dtype)
+        x = x.to(self._dtype(x)).expand(rows, *shape)
+        fits = self._fitting(x, torch.ones(rows, device=device, dtype=x.dtype), True)
+        return max(1, min(rows, int(min(fits, 2**52) // _pixels(x))))
+
     # --- one evaluation ------------------------------------------------------------------------------------------------
 
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:

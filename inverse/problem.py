@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,7 @@ from inverse.noise import GaussianNoise, Noise
 from inverse.options import values
 from inverse.posterior import Posterior
 from inverse.prior import Prior
-from inverse.seeding import seeded
+from inverse.seeding import indices, seeded
 
 if TYPE_CHECKING:
     from inverse.result import Result
@@ -67,9 +68,14 @@ class Problem(ABC):
         """Shape of the unknown behind a measurement of shape y_shape; equal, unless a problem says otherwise."""
         return y_shape
 
-    def measure(self, truth: Tensor, generator: torch.Generator) -> Tensor:
-        """y for a batch of truths (B, *shape), each with its own draw from one generator -> (B, *out_shape)."""
-        physics = operators.clone(self.operator(tuple(truth.shape[1:])), truth.device, truth.dtype)
+    def measure(self, truth: Tensor, generator: torch.Generator, operator: Any = None) -> Tensor:
+        """y for a batch of truths (B, *shape), each with its own draw from one generator -> (B, *out_shape).
+
+        Args:
+            operator: of this shape, where somebody has made it already.
+        """
+        made = self.operator(tuple(truth.shape[1:])) if operator is None else operator
+        physics = operators.clone(made, truth.device, truth.dtype)
         return self.noise(tuple(truth.shape[1:])).sample(physics.A(truth), generator)
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
@@ -117,33 +123,35 @@ class Problem(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         execution: Execution | None = None,
-        first_image: int = 0,
+        first_image: int | Sequence[int] = 0,
     ) -> Posterior:
         """The posterior of a measurement.
 
         Args:
-            truth: (*shape) or (B, *shape) in physical units, or the index of a shipped one, from which y is drawn; image i
-                of a batch gets the noise of (seed, first_image + i).
+            truth: (*shape) or (B, *shape) in physical units, or the index of a shipped one, from which y is drawn; each image
+                gets the noise of its own (seed, index).
             y: a real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
             prior: object, name or path; by default the problem's own.
             seed: of the measurement noise.
             dtype: of x and the operator.
-            first_image: index of the first truth, where a larger set is measured in parts.
+            first_image: index of the first truth, or of each, where a larger set is measured in parts.
         """
         prior = self.resolve_prior(prior, device, dtype)
         if y is None:
             x = self.prepare(self._shipped(truth, prior)) if isinstance(truth, int) else truth
             x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)
             known: Tensor | None = x
-            y = torch.cat([self.measure(x[i : i + 1], seeded(seed, "measurement", first_image + i)) for i in range(len(x))])
             shape = tuple(x.shape[1:])
+            operator = self.operator(shape)
+            streams = (seeded(seed, "measurement", i) for i in indices(first_image, len(x)))
+            y = torch.cat([self.measure(one[None], stream, operator) for one, stream in zip(x, streams, strict=True)])
         else:
             y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)
             known, shape = None, self.signal_shape(tuple(y.shape[1:]))
-        digest = hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest() if y.device.type == "cpu" else ""
+            operator = self.operator(shape)
         about: dict[str, Any] = {"problem": {"name": self.name, "options": values(self)}, "prior": _label(prior)}
-        about |= {"measurement_sha256": digest, "measurement_seed": None if known is None else seed}
-        return Posterior(prior, self.operator(shape), y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
+        about |= {"measurement_sha256": measurement_sha256(y), "measurement_seed": None if known is None else seed}
+        return Posterior(prior, operator, y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
         """Truths that suit a prior; by default all."""
@@ -189,6 +197,11 @@ def shipped_images(prior: Prior | None = None) -> list[Path]:
     name = getattr(prior, "name", "")
     own = sorted((folder / name).glob("*.png")) if name else []
     return own or sorted(folder.glob("*.png"))
+
+
+def measurement_sha256(y: Tensor) -> str:
+    """Of the bytes of a measurement on the CPU; of another "", since it would have to be fetched."""
+    return hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest() if y.device.type == "cpu" else ""
 
 
 def _label(prior: Prior) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,17 @@ class Result:
             raise OptionError(f"draw: count must be at least 1, got {count}")
         chosen = [torch.multinomial(w, count, replacement=True, generator=seeded(seed, "draw", i)) for i, w in enumerate(self.weights)]
         return torch.stack([samples[index] for samples, index in zip(self.samples, chosen, strict=True)])
+
+    def image(self, index: int) -> Result:
+        """One image of a batch by itself. Its seconds are its share of the batch's; its cost stays the batch's, counted in the batch's rows."""
+        images = len(self.samples)
+        kept = {name: getattr(self, name) for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")}
+        parts: dict[str, Any] = {name: None if value is None else value[index : index + 1] for name, value in kept.items()}
+        provenance = dict(self.provenance)
+        if trace := provenance.get("trace"):
+            of_one = [{k: [v[index]] if isinstance(v, list) and len(v) == images else v for k, v in entry.items()} for entry in trace]
+            provenance["trace"] = of_one
+        return replace(self, **parts, seconds=self.seconds / images, provenance=provenance)
 
     def _row_weights(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * (self.samples.ndim - 2))

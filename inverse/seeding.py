@@ -19,6 +19,11 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generat
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def indices(first: int | Sequence[int], count: int) -> Sequence[int]:
+    """Where images stand in a larger set: `count` of them from `first` on, or as listed."""
+    return range(first, first + count) if isinstance(first, int) else first
+
+
 class Generators:
     """One `torch.Generator` per row of a batch; draws have the rows' streams stacked along dimension 0.
 
@@ -30,9 +35,11 @@ class Generators:
         self.rows: Sequence[torch.Generator] = list(generators)
 
     @classmethod
-    def for_samples(cls, seed: int, images: int, samples: int, device: torch.device | str = "cpu", first_image: int = 0) -> Generators:
-        """Rows in the order of a solve: all samples of image 0, then of image 1, ..."""
-        return cls(seeded(seed, "image", first_image + i, "sample", j, device=device) for i in range(images) for j in range(samples))
+    def for_samples(
+        cls, seed: int, images: int, samples: int, device: torch.device | str = "cpu", first_image: int | Sequence[int] = 0
+    ) -> Generators:
+        """Rows in the order of a solve: all samples of image 0, then of image 1, ...; first_image is the index of the first, or of each."""
+        return cls(seeded(seed, "image", i, "sample", j, device=device) for i in indices(first_image, images) for j in range(samples))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -31,7 +31,8 @@ def network() -> inverse.NetworkPrior:
 def rank(number: int, size: int, port: int, folder: str) -> None:
     """What one process does; its findings go to a file."""
     from inverse.patches import divided, process_group
-    from inverse.run import Request, run
+    from inverse.run import run
+    from inverse.work import Request
 
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from cli_fixtures import METHOD, write_picture
 import inverse
 from inverse.errors import DeviceError, OptionError
 from inverse.execution import check_precision
-from inverse.run import read_ahead
+from inverse.overlap import read_ahead
 
 pytest_plugins = "cli_fixtures"
 

@@ -23,8 +23,9 @@ from inverse.plugins import get_method, get_problem
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import Problem
-from inverse.run import check_device, check_writable, prior_device
+from inverse.run import check_device, check_writable
 from inverse.seeding import seeded
+from inverse.work import prior_device
 
 if TYPE_CHECKING:
     from rich.table import Table

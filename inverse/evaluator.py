@@ -219,7 +219,7 @@ class Evaluator:
         if not self._compiles:
             return prior
         if gradient not in self._compiled:
-            self._compiled[gradient] = compiled(prior, self.execution.compile or "auto", gradient)
+            self._compiled[gradient] = compiled(prior, self.execution.compile or "auto", gradient, self._say)
         return self._compiled[gradient]
 
     def _in_half(self) -> Prior:

@@ -22,6 +22,7 @@ from inverse.plugins import get_method
 from inverse.posterior import Posterior
 from inverse.result import Result
 from inverse.seeding import Generators
+from inverse.transfer import here
 
 Observer = Callable[..., Any]
 
@@ -132,15 +133,18 @@ def _result(
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y")
     split = (len(posterior), samples)
+    tensors: dict[str, Any] = {
+        "samples": rows.prior.decode(x).unflatten(0, split),
+        "y": posterior.y,
+        "misfit": residual_chi_square(rows, x).unflatten(0, split),
+        "truth": None if posterior.truth is None else posterior.truth.to(posterior.dtype),
+        "log_weights": None if log_weights is None else log_weights.unflatten(0, split).log_softmax(1),
+        "log_evidence": log_evidence,
+    }
     return Result(
-        samples=rows.prior.decode(x).unflatten(0, split).cpu(),
-        y=posterior.y.cpu(),
-        misfit=residual_chi_square(rows, x).unflatten(0, split).cpu(),
+        **here(tensors),
         cost=rows.cost,
         seconds=seconds,
-        truth=None if posterior.truth is None else posterior.truth.cpu().to(posterior.dtype),
-        log_weights=None if log_weights is None else log_weights.unflatten(0, split).log_softmax(1).cpu(),
-        log_evidence=None if log_evidence is None else log_evidence.cpu(),
         interrupted=interrupted,
         provenance={
             **posterior.provenance,

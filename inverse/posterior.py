@@ -18,6 +18,7 @@ from inverse.execution import Cost, Execution, check_precision
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior
 from inverse.solves import LinearSolves
+from inverse.transfer import there
 
 
 class Posterior(LinearSolves):
@@ -60,7 +61,7 @@ class Posterior(LinearSolves):
         if not bool(torch.isfinite(y).all()):
             bad = int((~torch.isfinite(y)).sum())
             raise InputError(f"measurement: {bad} of {y.numel()} values are NaN or infinite; mask them out or remove them")
-        self.y = y.detach().to(self.device, dtype, copy=True)
+        self.y = there(y, self.device, dtype)
         self.linear = operators.is_linear(operator) and prior.affine
         self.decomposable = self.linear and operators.is_decomposable(operator)
         self.gaussian = isinstance(self.noise, GaussianNoise)

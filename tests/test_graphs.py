@@ -12,6 +12,7 @@ from inverse.errors import ExecutionWarning
 from inverse.evaluator import evaluator
 from inverse.execution import Execution
 from inverse.graphs import KEPT, Recording, graphed
+from inverse.transfer import here, there
 
 HALF = torch.tensor([0.5], dtype=torch.float64)
 
@@ -198,3 +199,23 @@ def test_a_method_with_gradients_gives_the_same_through_graphs(network_prior):
         posterior = inverse.get_problem("denoise").posterior(truths, prior=prior, device="cuda", execution=execution)
         found.append(inverse.solve(posterior, inverse.get_method("dps", steps=4)).samples)
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+# --- to the device and back ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_to_a_device_is_a_copy():
+    x = normal(2, 3)
+    sent = there(x, torch.device("cpu"), torch.float64)
+    sent.zero_()
+    assert x.any()
+    assert here({"x": x, "none": None}) == {"x": x, "none": None}
+
+
+@gpu
+def test_tensors_come_back_from_a_gpu_as_they_went():
+    x = normal(512, 512)
+    sent = there(x, torch.device("cuda"), torch.float32)
+    back = here({"x": 2 * sent})["x"]
+    assert torch.equal(back, 2 * x.float())
+    assert back.is_pinned()

@@ -17,12 +17,14 @@ CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
 def halved(prior: Prior, dtype: torch.dtype) -> Prior:
     """The prior with the weights of its convolutions and linear layers in `dtype`, for use under autocast, where it computes the same bits.
 
-    Everything else is shared with it. A subclass of a layer, which may look at its weights, keeps them as they are.
+    Everything else is shared with it. A subclass of a layer, which may look at its weights, keeps them as they are, and so does what a
+    module names in `full_precision`.
     """
     shared = {id(t): t for t in chain(prior.parameters(), prior.buffers())}
     half = copy.deepcopy(prior, shared)
+    full = {part for module in half.modules() for name in getattr(module, "full_precision", ()) for part in getattr(module, name).modules()}
     for layer in half.modules():
-        if type(layer) in CAST:
+        if type(layer) in CAST and layer not in full:
             for name, weight in list(layer.named_parameters(recurse=False)):
                 setattr(layer, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
     return half

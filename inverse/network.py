@@ -81,6 +81,14 @@ def pixel_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=1e-4).permute(0, 3, 1, 2)
 
 
+def in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x) outside of autocast. Of the first and the last convolution it halves the error of a denoised image in bf16, at no time that shows."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(next((weight.dtype for weight in layer.parameters()), torch.float32)))
+
+
 class Block(nn.Module):
     """Pre-normalised residual block, modulated by the noise embedding: x + conv(silu(a(e) conv(silu(norm(x))) + b(e)))."""
 
@@ -119,6 +127,9 @@ class UNet(nn.Module):
     padded size, which is a multiple of `stride`, divided by 2, 4, ...
     """
 
+    full_precision = ("head", "tail")
+    """Layers that stay in the precision of their weights under autocast."""
+
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
@@ -139,7 +150,7 @@ class UNet(nn.Module):
             raise OptionError(f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}")
         x = pad_to_multiple(x, self.config.stride)
         embedding = self.embedding(log_sigma)
-        h = self.head(F.pixel_unshuffle(x, 2))
+        h = in_full(self.head, F.pixel_unshuffle(x, 2))
         skips = []
         for level, group in enumerate(self.down):
             for i, block in enumerate(cast(nn.ModuleList, group)):
@@ -151,7 +162,7 @@ class UNet(nn.Module):
             h = self.grow[level](h) + skips[level]
             for block in cast(nn.ModuleList, self.up[level]):
                 h = block(h, embedding)
-        h = F.pixel_shuffle(self.tail(F.silu(pixel_norm(h))), 2)
+        h = F.pixel_shuffle(in_full(self.tail, F.silu(pixel_norm(h))), 2)
         return h[..., :height, :width]
 
 

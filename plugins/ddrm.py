@@ -6,6 +6,7 @@ Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,6 +52,7 @@ class DDRM(inverse.Method):
         x = inverse.standard_normal(posterior, generator)
         seen = posterior.A_dagger(posterior.residual(torch.zeros_like(x)))
 
+        @functools.cache  # lam is the same tensor in every step
         def tau(lam):
             return torch.where(lam > 0, posterior.sigma_y / lam.sqrt(), torch.inf)
 

@@ -2,6 +2,7 @@
 
     python bench/distance.py --prior photo-64 --images ../shared/data/tiny_imagenet64_val_jpeg.npz --size 64 --samples 24 --out docs/tables/distance-photo-64
     python bench/distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 --samples 48 --out docs/tables/distance-mri-96
+    python bench/distance.py --prior digits-28 --images ../shared/data/mnist_test.npz --every 33 --size 28 --samples 150 --out docs/tables/distance-digits-28
 
 Features: photo-64 sees x0 + 0.2 n (model units; grey repeated to three channels); the output of its deepest level, averaged over pixels, 256
 numbers, each divided by its deviation over the first half of the held-out images. Distance: the unbiased squared maximum mean discrepancy with
@@ -71,13 +72,14 @@ def main() -> None:
     parser.add_argument("--prior", required=True)
     parser.add_argument("--images", type=Path, required=True, help="held-out images: a folder or an .npz")
     parser.add_argument("--size", type=int, required=True, help="side of samples and crops (pixels)")
+    parser.add_argument("--every", type=int, default=1, help="of an .npz: take one of so many")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--steps", type=int, default=24, help="of Heun's method")
     parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
 
     prior, network = inverse.load_prior(arguments.prior), inverse.load_prior("photo-64")
-    real = torch.stack(held_out(arguments.images, 300, arguments.size, prior.shape[0] or 3, 1))
+    real = torch.stack(held_out(arguments.images, 300, arguments.size, prior.shape[0] or 3, arguments.every))
     real = real[torch.randperm(len(real), generator=inverse.seeded("split"))]
     halves = real[: len(real) // 2], real[len(real) // 2 :]
     batches = [own_draws(prior, min(16, arguments.samples - i), arguments.size, arguments.steps, seed=i) for i in range(0, arguments.samples, 16)]

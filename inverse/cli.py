@@ -111,7 +111,11 @@ def solve(
     if input and measurement:
         raise OptionError("solve: give either --input (a truth to degrade) or --measurement (a real one), not both")
     registry(plugin)
-    method_options = assignments(set_, "--set") | ({} if steps is None else {"steps": steps})
+    method_options: dict[str, Any] = dict(assignments(set_, "--set"))
+    if steps is not None:
+        if "steps" in method_options:
+            raise OptionError(f"solve: give either --steps {steps} or --set steps={method_options['steps']}, not both")
+        method_options["steps"] = steps
     request = Request(
         problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
         files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,

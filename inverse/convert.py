@@ -88,6 +88,7 @@ def _folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Ten
 
 
 def _file(foreign: Foreign) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    _check_weights(foreign.source)
     if foreign.network is None:
         what = "fields of inverse's UNetConfig, or a config of diffusers with its _class_name"
         raise OptionError(f"convert: {foreign.source} needs --network CONFIG.json ({what})")
@@ -106,10 +107,7 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise PriorError(f"convert: {path}: no such file")
-    if path.suffix not in (".safetensors", *PICKLES):
-        raise PriorError(f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a folder saved by diffusers")
+    _check_weights(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols, which are read or refused below
@@ -120,6 +118,13 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
         raise PriorError(f"convert: {path}: not a readable file of weights ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
     tensors = _state_dict(found, path, key)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def _check_weights(path: Path) -> None:
+    if not path.is_file():
+        raise PriorError(f"convert: {path}: no such file")
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise PriorError(f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a folder saved by diffusers")
 
 
 def _state_dict(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:

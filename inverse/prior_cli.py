@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from inverse.errors import PriorError
 from inverse.terminal import Licence, Limits, Weights, columns, show
 
 app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
@@ -79,6 +80,7 @@ def convert(
     from inverse.convert import convert as turn
     from inverse.run import check_writable
 
+    _check_apart(source, out)
     check_writable(out.parent)
     training = {"data": f"see {source.name}", "command": " ".join(["inverse", *sys.argv[1:]])}
     card = turn(Foreign(source, network, scheduler, key, sigma_data), out, {"licence": licence, "limits": limits, "training": training})
@@ -109,11 +111,18 @@ def quantize(
     path = find_card(name)
     assert path is not None  # a folder of diffusers is not quantizable
     card = PriorCard.read(path)
+    _check_apart(path.with_name(card.file), out)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
     how = {"bits": 8, "of": card.name, "sha256": card.sha256, "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {}}
     about = {"units": card.units, "training": card.training, "licence": card.licence, "limits": card.limits, "power_law": card.power_law}
     print(f"sha256 {save_prior(prior, out, quantization=how, **about).sha256}")
     print(out)
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Refuse to write over what is read."""
+    if source.resolve() == out.resolve():
+        raise PriorError(f"--out {out} is the source itself; name another file")
 
 
 def _tables(card: Any) -> dict[str, Any]:

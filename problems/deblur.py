@@ -48,6 +48,12 @@ class Deblur(inverse.ImageProblem):
         if not 0 < self.width <= 1000:
             raise OptionError(f"deblur: width must be positive and at most 1000 pixels, got {self.width:g}")
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """Of each kernel that is generated (pixels)."""
+        sides = {"gaussian": 2 * int(3 * self.width + 0.999) + 1, "motion": 31, "defocus": 2 * int(self.width + 0.999) + 1}
+        return {name: self.kernel_size or side for name, side in sides.items()}
+
     def filter(self) -> Tensor:
         """The kernel (1, 1, k, k), sum 1."""
         makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
@@ -57,8 +63,10 @@ class Deblur(inverse.ImageProblem):
         return (k / k.sum())[None, None]
 
     def operator(self, shape: tuple[int, ...]):
+        if self.kernel in self.sides:
+            self._check_fits((self.sides[self.kernel],) * 2, shape)  # before it is made
         k = self.filter()
-        self._check_fits(k, shape)
+        self._check_fits((k.shape[-2], k.shape[-1]), shape)
         if self.boundary == "circular":
             return inverse.physics.BlurFFT(img_size=shape, filter=k)
         if max(shape[-2:]) <= CLOSED_FORM and (factors := _rank_one(k[0, 0])):
@@ -74,15 +82,15 @@ class Deblur(inverse.ImageProblem):
     def _gaussian(self) -> Tensor:
         from inverse.blurs import bell
 
-        return bell(self.width, (self.kernel_size or 2 * int(3 * self.width + 0.999) + 1) // 2)
+        return bell(self.width, self.sides["gaussian"] // 2)
 
     def _defocus(self) -> Tensor:
         from inverse.blurs import disk
 
-        return disk(self.width, (self.kernel_size or 2 * int(self.width + 0.999) + 1) // 2)
+        return disk(self.width, self.sides["defocus"] // 2)
 
     def _motion(self) -> Tensor:
-        return motion_kernel(self.kernel_size or 31, self.kernel_seed)
+        return motion_kernel(self.sides["motion"], self.kernel_seed)
 
     def _from_file(self) -> Tensor:
         k = inverse.read_image(self.kernel, channels=1).pixels[0]
@@ -94,10 +102,9 @@ class Deblur(inverse.ImageProblem):
             raise InputError(f"deblur: kernel {self.kernel} sums to zero, it would remove the mean of the image")
         return k
 
-    def _check_fits(self, k: Tensor, shape: tuple[int, ...]) -> None:
-        side, room = max(k.shape[-2:]), min(shape[-2:])
-        if side > room:
-            sizes = f"the kernel is {k.shape[-2]}x{k.shape[-1]} pixels, the image only {shape[-2]}x{shape[-1]}"
+    def _check_fits(self, sides: tuple[int, int], shape: tuple[int, ...]) -> None:
+        if max(sides) > min(shape[-2:]):
+            sizes = f"the kernel is {sides[0]}x{sides[1]} pixels, the image only {shape[-2]}x{shape[-1]}"
             raise OptionError(f"deblur: {sizes}; use a smaller kernel or a larger image")
 
 

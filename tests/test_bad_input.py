@@ -207,6 +207,11 @@ def test_oversized_generated_kernel(refuse_blur):
     refuse_blur("width=8", says=("the kernel is 49x49 pixels, the image only 20x26", "smaller kernel"))
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "motion", "defocus"])
+def test_oversized_kernel_is_refused_before_it_is_made(refuse_blur, kernel):
+    refuse_blur(f"kernel={kernel}", "kernel_size=9999999", says=("the kernel is 9999999x9999999 pixels, the image only 20x26", "smaller kernel"))
+
+
 @pytest.mark.parametrize("width", ["0", "-1", "inf", "1e9"])
 def test_impossible_kernel_width(refuse_blur, width):
     refuse_blur(f"width={width}", says=("width must be positive and at most 1000 pixels", "got "))
@@ -308,6 +313,15 @@ def test_no_steps(refuse, method):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_steps_given_twice(refuse):
+    refuse("--method", "dps", "--steps", 10, "--set", "steps=20", says=("either --steps 10 or --set steps=20, not both",))
+
+
+def test_a_refused_verification_leaves_no_folder(command, tmp_path):
+    command("verify", "mmps", "--case", "lost").refused("no case is called 'lost'", "inpainting, blur")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cuda_without_a_gpu(refuse):
     refuse("--device", "cuda", says=("device 'cuda' is not available", "this machine has cpu"))
 

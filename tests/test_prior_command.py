@@ -182,8 +182,9 @@ def test_what_cannot_be_converted_is_refused_in_a_line(command, tmp_path, archit
     command("prior", "convert", "other.safetensors", *given).refused("does not fit the network")
     command("prior", "convert", "other.safetensors", *out).refused("needs --network CONFIG.json")
     command("prior", "convert", "cut.safetensors", *given).refused("not a readable file of weights")
-    command("prior", "convert", "none.pt", *given).refused("no such file")
-    command("prior", "convert", "network.json", *given).refused("expected .safetensors")
+    for options in (given, out):  # what is wrong with the source is said before what is missing beside it
+        command("prior", "convert", "none.pt", *options).refused("no such file")
+        command("prior", "convert", "network.json", *options).refused("expected .safetensors")
     command("prior", "convert", "two.pt", "--network", "bad.json", *out).refused("not readable JSON")
     command("prior", "convert", "two.pt", "--network", architecture, "--out", "new.pt").refused("written as .safetensors")
     command("prior", "convert", "two.pt", "--key", "a", "--sigma-data", 0, *given).refused("--sigma-data must be positive")

@@ -119,3 +119,10 @@ def test_what_is_no_float_network_is_refused_in_a_line(command, tiny_prior):
     command("prior", "quantize", "small.safetensors", "--out", "again.safetensors").refused("needs a float network")
     command("prior", "quantize", "era5-uk-t2m-gaussian", "--out", "again.safetensors").refused("era5-uk-t2m-gaussian is none")
     command("prior", "quantize", tiny_prior, "--out", "again.pt").refused("written as .safetensors")
+
+
+def test_a_prior_is_not_written_over_itself(command, tiny_prior):
+    before = tiny_prior.read_bytes()
+    for verb in ("quantize", "convert"):
+        command("prior", verb, tiny_prior, "--out", tiny_prior).refused("is the source itself; name another file")
+    assert tiny_prior.read_bytes() == before

@@ -83,7 +83,7 @@ def test_frames_are_averaged_in_linear_light():
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones():
-    with pytest.raises(OptionError, match=r"fog.*motion, defocus, gaussian, frames"):
+    with pytest.raises(OptionError, match=r"fog.*known: defocus, frames, gaussian, motion"):
         BlurCorpus(("motion", "fog"))
 
 
@@ -467,7 +467,8 @@ def test_a_network_without_a_level_for_a_scale_is_refused():
     ("arguments", "words"),
     [
         (["--out", "net.bin"], "must end in .safetensors"),
-        (["--out", "net.safetensors", "--families", "fog"], "there is no family"),
+        (["--out", "net.safetensors", "--families", "fog"], "there is no family 'fog'; "),
+        (["--out", "net.safetensors", "--noise", "-1"], "noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, got -1"),
         (["--out", "net.safetensors", "--scales", "2,3"], "powers of 2"),
         (["--out", "net.safetensors", "--size", "4"], "size must be at least 8"),
     ],

@@ -242,9 +242,9 @@ def test_the_command_trains_a_circuit(command, tmp_path, structure):
     ("options", "words"),
     [
         (["--structure", "oak"], ["structure", "hclt"]),
-        (["--levels", "1"], ["levels"]),
+        (["--levels", "1"], ["levels must be at least 2, got 1"]),
         (["--size", "99"], ["99"]),
-        (["--pseudocount", "-1"], ["pseudocount"]),
+        (["--pseudocount", "-1"], ["pseudocount must be at least 0, got -1"]),
     ],
 )
 def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):

@@ -148,7 +148,7 @@ def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"), [("missing", "no such file"), ("empty", "0 images found"), ("small", "none of at least"), ("text", "expected a folder")]
+    ("make", "message"), [("missing", "no such file"), ("empty", "0 found, none of at least"), ("small", "the largest has "), ("text", "expected a folder")]
 )
 def test_unusable_sources_are_named(make, message, tmp_path):
     path = tmp_path / "source"

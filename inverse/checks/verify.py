@@ -25,13 +25,13 @@ COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"
 def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str] | None, out: Path, as_json: bool) -> bool:
     """Verify every method, write `out/METHOD.json` as soon as it is known, print; true if every claim held."""
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
     verdicts = []
     for index, method in enumerate(methods, 1):
         if len(methods) > 1:
             print(f"inverse: {method.name} ({index} of {len(methods)})", file=sys.stderr)
         verdict = verify(method, samples, seed, cases)
         record = {**dataclasses.asdict(verdict), "held": verdict.held, "samples": samples, "seed": seed}
+        out.mkdir(parents=True, exist_ok=True)
         write_text(out / f"{method.name}.json", strict_json(record) + "\n")
         if as_json:
             print(json.dumps(json.loads(strict_json(record))))

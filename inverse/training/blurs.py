@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inverse.blurs import bell, disk
-from inverse.errors import OptionError
+from inverse.errors import OptionError, suggestion
 from inverse.operators import motion_kernel
 from inverse.seeding import seeded
 from inverse.training.dataset import random_crops
@@ -49,10 +49,13 @@ class BlurCorpus:
     seed: int = 0
 
     def __post_init__(self):
-        if unknown := set(self.families) - MAKERS.keys() or not self.families:
-            raise OptionError(f"blur corpus: there is no family {unknown}; known: {', '.join(MAKERS)}")
+        if not self.families:
+            raise OptionError(f"blur corpus: name a family of blurs; known: {', '.join(MAKERS)}")
+        if unknown := [name for name in self.families if name not in MAKERS]:
+            raise OptionError(f"blur corpus: there is no family '{unknown[0]}'; {suggestion(unknown[0], MAKERS)}")
         if not self.noise >= 0 or not 0 <= self.reflected <= 1 or self.kernels < 1:
-            raise OptionError("blur corpus: noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1")
+            got = f"got {self.noise:g}, {self.reflected:g} and {self.kernels}"
+            raise OptionError(f"blur corpus: noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, {got}")
 
     @cached_property
     def bank(self) -> Tensor:

@@ -67,9 +67,13 @@ class CircuitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.size, self.shrink, self.states, self.crops, self.epochs) < 1 or self.categories < 2 or min(self.batch, self.pseudocount) < 0:
-            least = "size, shrink, states, crops and epochs must be at least 1, levels at least 2, batch and pseudocount at least 0"
-            raise OptionError(f"train-circuit: {least}")
+        for bound, given in (
+            (0, {"batch": self.batch, "pseudocount": self.pseudocount}),
+            (1, {"size": self.size, "shrink": self.shrink, "states": self.states, "crops": self.crops, "epochs": self.epochs}),
+            (2, {"levels": self.categories}),
+        ):
+            if least := [f"{name} must be at least {bound}, got {value:g}" for name, value in given.items() if not value >= bound]:
+                raise OptionError(f"train-circuit: {least[0]}")
         if self.codec and (self.shrink != 1 or self.spread or self.leaves != "categorical"):
             raise OptionError("train-circuit: codes have no order: with --codec leave out --shrink, --spread and --leaves")
         if self.tie < 1 or self.size % self.tie or (self.tie > 1 and (self.structure != "quad" or self.leaves != "categorical")):

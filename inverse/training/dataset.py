@@ -32,17 +32,18 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
     Raises: InputError if the source is missing, holds no image, or none is large enough.
     """
     if not path.exists():
-        raise InputError(f"training images {path}: no such file or folder")
+        raise InputError(f"images {path}: no such file or folder")
     readers = {".npz": _from_npz, ".h5": _from_hdf5, ".hdf5": _from_hdf5}
     if path.is_dir():
         images = _from_folder(path, channels)
     elif path.suffix.lower() in readers:
         images = readers[path.suffix.lower()](path, channels)
     else:
-        raise InputError(f"training images {path}: expected a folder, an .npz or an .h5 file")
+        raise InputError(f"images {path}: expected a folder, an .npz or an .h5 file")
     large = [image for image in images if min(image.shape[:2]) >= size]
     if not large:
-        raise InputError(f"training images {path}: {len(images)} images found, none of at least {size}x{size} pixels")
+        largest = f"; the largest has {max(min(image.shape[:2]) for image in images)} on its shorter side" if images else ""
+        raise InputError(f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}")
     return large
 
 
@@ -71,13 +72,13 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> li
     stacks = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim in (3, 4)]
     if len(stacks) != 1:
         found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "nothing"
-        raise InputError(f"training images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}")
+        raise InputError(f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}")
     stack = stacks[0] if stacks[0].ndim == 4 else stacks[0][..., None]
     if stack.shape[-1] == channels:
         return list(stack)
     if stack.shape[-1] == 1:
         return list(np.repeat(stack, channels, axis=-1))
-    raise InputError(f"training images {path}: the arrays have {stack.shape[-1]} channels, the prior {channels}")
+    raise InputError(f"images {path}: the arrays have {stack.shape[-1]} channels, the prior {channels}")
 
 
 def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
@@ -87,7 +88,7 @@ def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"training image {name}: not a readable image ({error})") from error
+        raise InputError(f"image {name}: not a readable image ({error})") from error
     return array if array.ndim == 3 else array[..., None]
 
 

@@ -29,6 +29,14 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return super().get_command(ctx, cmd_name) or _plugin_command(cmd_name, ctx)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an interruption that it does not answer for itself is one line and exit code 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            print("inverse: interrupted; what was saved before is as it was", file=sys.stderr)
+            raise typer.Exit(130) from stop
+
 
 app = typer.Typer(
     name="inverse",

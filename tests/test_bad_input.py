@@ -429,6 +429,16 @@ def inverse_methods():
 '''
 
 
+def test_interruption_before_there_is_anything_to_save_is_one_line(command, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inverse.training.prior.load_images", stop)
+    outcome = command("train", "--images", tmp_path, "--out", "mine.safetensors")
+    assert outcome == Outcome(130, "", "inverse: interrupted; what was saved before is as it was\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
     assert interrupted.code == 130, interrupted
     assert interrupted.err == f"inverse: interrupted; the last iterate is saved in {tmp_path / 'out'}\n"

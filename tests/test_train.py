@@ -185,7 +185,10 @@ def test_out_must_be_safetensors(tmp_path):
         train_prior([tmp_path], tmp_path / "prior.pt", TINY.network, TINY, "cpu", {})
 
 
-@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}])
+LEARNING_RATES = [{"learning_rate": rate} for rate in (0.0, -1.0, float("nan"), float("inf"))]
+
+
+@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}, {"cooldown": 2.0}, *LEARNING_RATES])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)

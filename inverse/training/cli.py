@@ -69,6 +69,9 @@ def train(
         if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about, hours):
             raise typer.Exit(130)
         return
+    if variable or period or validation_period or test_period:
+        given = ", ".join(map(str, images))
+        raise OptionError(f"train: --variable and the periods are for fields, got images from {given}; fields are one .nc or .zarr file")
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
     network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))

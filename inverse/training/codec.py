@@ -85,7 +85,7 @@ def train_codec(
     images = [load_images(path, config.size, channels) for path in sources]
     held_out = load_images(validation, config.size, channels) if validation else images[0]
     training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), where)
-    print(f"{sum(map(len, images))} images from {len(images)} sources, from step {training.step} of {config.steps}", file=sys.stderr)
+    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}", file=sys.stderr)
     start, loss = time.monotonic(), completed(training)
     if loss is None:
         return False

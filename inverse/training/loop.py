@@ -67,8 +67,11 @@ class TrainConfig:
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
             if getattr(self, name) < least:
                 raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.mix <= 1:
-            raise OptionError(f"train: mix must be from 0 to 1, got {self.mix:g}")
+        for name in ("mix", "cooldown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"train: {name} must be from 0 to 1, got {getattr(self, name):g}")
+        if not 0 < self.learning_rate < math.inf:
+            raise OptionError(f"train: learning_rate must be positive and finite, got {self.learning_rate:g}")
         if self.precision not in ("bf16", "float32"):
             raise OptionError(f"train: precision must be 'bf16' or 'float32', got '{self.precision}'")
 

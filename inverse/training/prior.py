@@ -42,7 +42,7 @@ def train_prior(
     where = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
-    print(f"{sum(map(len, images))} images from {len(images)} sources", file=sys.stderr)
+    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}", file=sys.stderr)
     training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where)
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)

@@ -106,7 +106,7 @@ def train_structure(
     images = [load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources]
     held_out = load_images(validation, wide, 3)
     training = (ConditionalTraining if joint else StructureTraining)(images, config, out.with_suffix(".checkpoint.safetensors"), where)
-    print(f"{sum(map(len, images))} images from {len(images)} sources, from step {training.step} of {config.steps}", file=sys.stderr)
+    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}", file=sys.stderr)
     start, loss = time.monotonic(), completed(training)
     if loss is None:
         return False

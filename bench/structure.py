@@ -78,7 +78,7 @@ standard deviation for every pixel. Nothing is trained with the prior or the pro
 inside the blocks of its encoder. It never sees a kernel.
 
 ```
-inverse solve --problem deblur --problem-option kernel=motion --method structure-prior --set base=dpir steps=8
+inverse solve --problem deblur --problem-option kernel=motion --method structure-prior
 inverse solve --measurement blurred.png --problem deblur --method structure-prior --set blind=true
 inverse solve --measurement blurred.png --problem deblur --method structure-icdpm --samples 4
 inverse train-structure --help
@@ -287,7 +287,7 @@ def page(arguments: argparse.Namespace, record: dict) -> str:
     blur, cond = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
     count = len({c["photograph"] for c in record["cells"]})
     about = ABOUT.format(
-        command=f"python bench/structure.py --data ../shared/data --out {arguments.out}", count=count, size=arguments.size, sigma=SIGMA_Y,
+        command=f"python bench/structure.py --data ../shared/data --out {arguments.out} --count {count}", count=count, size=arguments.size, sigma=SIGMA_Y,
         rows=", ".join(CASES.values()), columns=", ".join(SHOWN), stem=arguments.out.stem, networks=network_table(record["networks"]),
         beta=words(blur.beta), crps=words(blur.crps), steps=", ".join(f"{name} {options['steps']}" for name, (_, options) in METHODS.items()),
         **{name: f"{loss:.3f}" for name, loss in cond.denoising.items()},

@@ -21,8 +21,8 @@ class StructureICDPM(inverse.Method):
     It knows the blurs that it was trained on, and neither the operator nor the prior of the problem. Structure is computed once for a
     picture. Several samples and their mean are the paper's "SA".
 
-    The network that ships was trained for minutes and leaves pictures worse than they came; `inverse train-structure --diffusion` trains a better
-    one (docs/structure.md).
+    The network that ships is small: take means of four samples, which are 0.3 to 0.4 dB above the blurry picture where single ones are not.
+    `inverse train-structure --diffusion` trains a better one (docs/structure.md).
 
     Departures: x0 is predicted, with the weights of Karras et al. (2022), where the paper predicts the noise; the diffusion is written around y
     and starts from y + sigma_max n; the structure networks' loss is a Gaussian likelihood where theirs is the square error; guidance was left out

@@ -1,8 +1,8 @@
 """What bf16 costs in PSNR: the same solves with the prior in float32, in bfloat16, and in float32 with a little noise in its answers.
 
-    python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 20 --out docs/tables/precision
-    python bench/precision.py --images ../shared/data/bsds500/test --count 80 --steps 60 --methods dps --out docs/tables/precision-dps
-    python bench/precision.py --images ../shared/data/bsds500/test --count 12 --steps 10 --methods mmps --out docs/tables/precision-mmps
+    python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 20 --methods diffpir red-diff --out docs/tables/precision
+    python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 60 --methods dps pigdm --out docs/tables/precision-gradients
+    python bench/precision.py --images ../shared/data/bsds500/test --count 6 --steps 10 --methods mmps --out docs/tables/precision-mmps
 
 The noise is a thousandth of each pixel's value, about what bfloat16 does to a denoised image, and as often up as down: what it moves is how far
 two solves part that differ by rounding. Photographs are central crops; intervals are of 95 % (Student's t) over the photographs, each the mean

@@ -2,7 +2,7 @@
 
     python bench/tiles.py --out docs/tables/tiles
 
-At 1024 pixels a whole `deblur` by RED-diff; at 2048 pixels one evaluation of the prior, since a solve takes minutes a step here.
+A whole `deblur` by RED-diff, and one evaluation of the prior; a solve of 2048 pixels takes a minute a step here.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
+from inverse.memory import free_memory
 from inverse.network import UNet, pad_to_multiple
 from inverse.prior import NetworkPrior, Prior
 
@@ -159,6 +160,17 @@ def process_group(device: str) -> Iterator[tuple[str, bool]]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def common_memory(device: torch.device) -> float | None:
+    """GiB that every rank can have: four fifths of what the poorest has free, shared by those of a machine if it is the host's; None if unknown.
+
+    Ranks that planned their calls by themselves could cut a batch in different places and wait for each other for ever.
+    """
+    free = torch.tensor(float(free_memory(device) or 0), dtype=torch.float64, device=device)
+    dist.all_reduce(free, dist.ReduceOp.MIN)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    return 0.8 * float(free) / 2**30 / sharing or None
 
 
 class _Spans:

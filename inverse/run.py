@@ -62,9 +62,10 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
     dtype, autocast = DTYPES[request.dtype]
     prior = problem.resolve_prior(request.prior, device, dtype)
     if request.parallel:
-        from inverse.patches import divided
+        from inverse.patches import common_memory, divided
 
         prior = divided(prior, PARALLEL[request.parallel])
+        request = replace(request, memory=request.memory or common_memory(device))
     places = list(zip(range(len(files)), files, output_folders(files, request.out), strict=True))
     work = Work(request, problem, method, prior, dtype, _execution(request, autocast), len(files), lambda batch: watched(batch, len(files), quiet))
     rows: dict[int, dict[str, Any]] = {}

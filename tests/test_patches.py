@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
+import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -28,18 +29,33 @@ def network() -> inverse.NetworkPrior:
     return tiny_network().double().requires_grad_(False)
 
 
-def rank(number: int, size: int, port: int, folder: str) -> None:
-    """What one process does; its findings go to a file."""
-    from inverse.patches import divided, process_group
-    from inverse.run import run
-    from inverse.work import Request
+def on_two_processes(work: Callable[[int], None], folder: Path) -> None:
+    """work(rank) in the folder on two processes that find each other as those of a torchrun do, within five minutes."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = torch.multiprocessing.spawn(_rank, args=(work, store.port, str(folder)), nprocs=2, join=False)
+    end = time.monotonic() + 300
+    while not processes.join(timeout=1):
+        if time.monotonic() > end:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail(f"{work.__name__} still ran on two processes after five minutes")
 
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> None:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ |= where | {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     os.chdir(folder)
+    work(number)
+
+
+def evaluate(number: int) -> None:
+    """What one process finds of evaluations; it goes to a file."""
+    from inverse.patches import common_memory, divided, process_group
+
     found: dict[str, object] = {}
     with process_group("cpu") as (place, first):
-        found |= {"place": place, "first": first}
+        found |= {"place": place, "first": first, "memory": common_memory(torch.device("cpu"))}
         prior, x, v, sigma = divided(network()), normal(*SHAPE), normal(*SHAPE, seed=1), torch.tensor(0.7).double()
         found["fresh"] = prior(x, sigma)
         leaf = x.clone().requires_grad_()
@@ -51,11 +67,24 @@ def rank(number: int, size: int, port: int, folder: str) -> None:
             prior(normal(1, 3, 4, 8), sigma)
         except OptionError as error:
             found["small"] = str(error)
-    request = {"problem": "denoise", "method": "diffpir", "method_options": {"steps": 6}, "files": [Path("photo.png")], "prior": "tiny.safetensors"}
-    for mode in ("patches", "patches:stale"):
-        with Path(f"{mode}-{number}.txt").open("w") as printed, redirect_stdout(printed):
-            run(Request(**request, parallel=mode, out=Path(mode), samples=2))
     torch.save(found, f"rank-{number}.pt")
+
+
+def solve_fresh(number: int) -> None:
+    _solve("patches", number)
+
+
+def solve_stale(number: int) -> None:
+    _solve("patches:stale", number)
+
+
+def _solve(mode: str, number: int) -> None:
+    from inverse.run import run
+    from inverse.work import Request
+
+    request = {"problem": "denoise", "method": "diffpir", "method_options": {"steps": 6}, "files": [Path("photo.png")], "prior": "tiny.safetensors"}
+    with Path(f"{mode}-{number}.txt").open("w") as printed, redirect_stdout(printed):
+        run(Request(**request, parallel=mode, out=Path(mode), samples=2))
 
 
 def _bf16(prior, x, sigma):
@@ -77,10 +106,8 @@ def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     save_prior(tiny_network(), folder / "tiny.safetensors")
     write_picture(folder / "photo.png", pixels(24, 20))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(rank, args=(2, port, str(folder)), nprocs=2)
+    for work in (evaluate, solve_fresh, solve_stale):
+        on_two_processes(work, folder)
     return [torch.load(folder / f"rank-{r}.pt", weights_only=True) for r in range(2)], folder
 
 
@@ -115,6 +142,7 @@ def test_all_ranks_agree_and_one_of_them_writes(ranks):
     (first, second), folder = ranks
     assert torch.equal(first["fresh"], second["fresh"])
     assert (first["first"], second["first"]) == (True, False)
+    assert 0 < first["memory"] == second["memory"]
     assert "diffpir" in (folder / "patches-0.txt").read_text()
     assert (folder / "patches-1.txt").read_text() == ""
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
+from inverse.command.run import run
+from inverse.command.work import Request
 from inverse.engine import versions
 from inverse.files import write_text
 from inverse.images import read_image, write_png
 from inverse.problem import shipped_images
 from inverse.result import Result
-from inverse.run import run
-from inverse.work import Request
 
 
 def squares(folder: Path, side: int, count: int) -> None:

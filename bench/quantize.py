@@ -23,7 +23,7 @@ from photo import photographs
 
 import inverse
 from inverse.assets import save_prior
-from inverse.quantize import calibration, quantize, rounded, scan
+from inverse.networks.quantize import calibration, quantize, rounded, scan
 
 VARIANTS = ("float32", "bf16", "int8 weights", "int8 weights and inputs")
 LEVELS = (5, 15, 50)

@@ -26,8 +26,8 @@ from torch import Tensor
 import inverse
 from inverse.arena.bank import square
 from inverse.bridge import deepinv
+from inverse.evaluation.memory import peak_bytes
 from inverse.files import write_text
-from inverse.memory import peak_bytes
 
 Run = Callable[[inverse.Posterior, int], Tensor]
 

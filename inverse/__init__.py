@@ -31,7 +31,7 @@ _HOME = {
     "PoissonNoise": "noise",
     "LaplaceNoise": "noise",
     "Posterior": "posterior",
-    "Execution": "execution",
+    "Execution": "evaluation.execution",
     "CG": "linalg",
     "Problem": "problem",
     "ImageProblem": "problem",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from inverse.checks.calibration import diagnose
     from inverse.checks.referee import verify
     from inverse.engine import Interrupted, solve
-    from inverse.execution import Execution
+    from inverse.evaluation.execution import Execution
     from inverse.field import FieldPrior
     from inverse.hookspecs import hookimpl
     from inverse.images import read_image

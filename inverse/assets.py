@@ -12,9 +12,9 @@ from torch import Tensor
 from inverse.analytic import LowRankPrior
 from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
-from inverse.corrected import CorrectedPrior, FieldLaw
 from inverse.errors import PriorError
-from inverse.network import UNetConfig
+from inverse.networks.corrected import CorrectedPrior, FieldLaw
+from inverse.networks.unet import UNetConfig
 from inverse.prior import NetworkPrior, Prior
 from inverse.shelf import Card, read_arrays, tuples, unfitting
 
@@ -97,7 +97,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     """
     card_path = find_card(name)
     if card_path is None:
-        from inverse.pipelines import from_diffusers
+        from inverse.networks.pipelines import from_diffusers
 
         return from_diffusers(Path(name)).to(device)
     card = PriorCard.read(card_path)
@@ -155,14 +155,14 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
         _refuse_pickle(path)
     weights = {k: v if v.dtype == torch.int8 else v.float() for k, v in read_arrays("prior", path, card.sha256).items()}
     if card.pipeline:
-        from inverse.pipelines import from_configs
+        from inverse.networks.pipelines import from_configs
 
         return from_configs(card.pipeline["unet"], card.pipeline["scheduler"], weights, path, {"shift": card.shift, "scale": card.scale})
     try:
         if not card.law:
             prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, **_units(card))
             if card.quantization:
-                from inverse.quantize import to_int8
+                from inverse.networks.quantize import to_int8
 
                 to_int8(prior.network, fit=False)
         elif not card.network:

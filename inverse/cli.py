@@ -14,10 +14,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from inverse import __version__, prior_cli
+from inverse import __version__
 from inverse.arena import cli as arena
+from inverse.command import prior as prior_command
+from inverse.command.terminal import (
+    Device,
+    MethodName,
+    MethodOptions,
+    PluginFiles,
+    PriorName,
+    ProblemName,
+    ProblemOptions,
+    assignments,
+    columns,
+    registry,
+    show,
+)
 from inverse.errors import InverseError, OptionError
-from inverse.terminal import Device, MethodName, MethodOptions, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
 from inverse.training import cli as training
 
 GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
@@ -113,8 +126,8 @@ def solve(
     plugin: PluginFiles = [],  # noqa: B006
 ) -> None:
     """Reconstruct: the shipped photograph, your own (--input), or a real measurement (--measurement)."""
-    from inverse.run import run
-    from inverse.work import Request
+    from inverse.command.run import run
+    from inverse.command.work import Request
 
     if input and measurement:
         raise OptionError("solve: give either --input (a truth to degrade) or --measurement (a real one), not both")
@@ -254,7 +267,7 @@ def verify(
 
 
 app.add_typer(arena.bench, name="bench")
-app.add_typer(prior_cli.app, name="prior")
+app.add_typer(prior_command.app, name="prior")
 app.command()(arena.tune)
 app.add_typer(training.app)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from inverse.errors import DeviceError, InputError, MemoryLimitError, OptionError, UnsupportedError
-from inverse.memory import is_out_of_memory
+from inverse.evaluation.memory import is_out_of_memory
+from inverse.evaluation.transfer import here
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.options import values
@@ -22,7 +23,6 @@ from inverse.plugins import get_method
 from inverse.posterior import Posterior
 from inverse.result import Result
 from inverse.seeding import Generators
-from inverse.transfer import here
 
 Observer = Callable[..., Any]
 

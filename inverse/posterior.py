@@ -13,12 +13,12 @@ from torch import Tensor
 
 from inverse import operators
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.evaluator import Evaluator, evaluator
-from inverse.execution import Cost, Execution, check_precision
+from inverse.evaluation.evaluator import Evaluator, evaluator
+from inverse.evaluation.execution import Cost, Execution, check_precision
+from inverse.evaluation.transfer import there
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior
 from inverse.solves import LinearSolves
-from inverse.transfer import there
 
 
 class Posterior(LinearSolves):

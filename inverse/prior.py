@@ -10,7 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from inverse.network import UNet, UNetConfig
+from inverse.networks.unet import UNet, UNetConfig
 
 
 class Prior(nn.Module):

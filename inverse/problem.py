@@ -16,7 +16,7 @@ from torch import Tensor
 from inverse import operators
 from inverse.assets import load_prior
 from inverse.errors import InputError, OptionError
-from inverse.execution import Execution
+from inverse.evaluation.execution import Execution
 from inverse.noise import GaussianNoise, Noise
 from inverse.options import values
 from inverse.posterior import Posterior

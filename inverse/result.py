@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.files import replacing
 from inverse.seeding import seeded
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import UnsupportedError
-from inverse.execution import Cost, Execution
+from inverse.evaluation.execution import Cost, Execution
 from inverse.linalg import CG, conjugate_gradient, eigenvalues, functional_calculus, norm_squared, spectral_filter
 from inverse.noise import GaussianNoise, Noise
 from inverse.prior import Prior, like

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from inverse.analytic import AnalyticPrior, GaussianPrior
-from inverse.corrected import CorrectedPrior
 from inverse.errors import UnsupportedError
 from inverse.field import FieldPrior, power_law_field
 from inverse.linalg import conjugate_gradient
+from inverse.networks.corrected import CorrectedPrior
 from inverse.noise import GaussianNoise
 from inverse.posterior import Posterior
 from inverse.prior import Prior, RescaledPrior

@@ -22,7 +22,7 @@ from PIL import Image
 
 from inverse import cli, plugins
 from inverse.assets import save_prior
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.prior import NetworkPrior
 
 CONFIG = UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16)

@@ -6,9 +6,9 @@ from conftest import normal
 from torch import nn
 
 import inverse
-from inverse import adapters
 from inverse._deepinv import past_torchvision
 from inverse.assets import load_prior
+from inverse.networks import adapters
 
 MEAN, VARIANCE = 0.3, 0.4
 SHAPE = (3, 8, 8)

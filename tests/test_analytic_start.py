@@ -14,7 +14,7 @@ from conftest import matrix_operator
 import inverse
 from inverse.analytic import GaussianPrior, LowRankPrior, MixturePrior
 from inverse.errors import InverseError, OptionError, UnsupportedError
-from inverse.execution import Execution
+from inverse.evaluation.execution import Execution
 from inverse.field import FieldPrior, power_law
 from inverse.noise import PoissonNoise
 from inverse.prior import RescaledPrior

@@ -10,7 +10,7 @@ import torch
 
 import inverse
 from inverse.arena.budget import fit
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.metrics import METRICS
 from inverse.result import Result
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from inverse.assets import PriorCard, load_prior, save_prior
 from inverse.errors import PriorError, UnknownNameError
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.shelf import sha256
 
 

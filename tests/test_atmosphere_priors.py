@@ -14,9 +14,9 @@ from inverse.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse.atmosphere.grid import Grid, distance
 from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import fit_zonal
-from inverse.corrected import CorrectedPrior
 from inverse.errors import InputError, OptionError
-from inverse.network import UNet, UNetConfig
+from inverse.networks.corrected import CorrectedPrior
+from inverse.networks.unet import UNet, UNetConfig
 from inverse.start import gaussian_of
 from inverse.training.dataset import Fields, load_fields
 from inverse.training.fields import check_disjoint, error_ratio, field_table, train_field_prior

@@ -17,9 +17,9 @@ from cli_fixtures import pixels, process, write_picture, write_png16
 
 import inverse
 from inverse.cli import spread
+from inverse.command.terminal import assignments
 from inverse.files import strict_json
 from inverse.images import read_image
-from inverse.terminal import assignments
 
 pytest_plugins = "cli_fixtures"
 

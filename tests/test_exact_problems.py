@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import inverse
+from inverse.command.run import run
+from inverse.command.work import Request
 from inverse.errors import OptionError
 from inverse.linalg import functional_calculus
 from inverse.operators import adjoint_error, clone
 from inverse.result import Result
-from inverse.run import run
 from inverse.sampler import SAMPLERS
 from inverse.schedule import schedule
-from inverse.work import Request
 
 F64 = torch.float64
 PROBLEMS = {

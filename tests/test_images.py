@@ -13,7 +13,7 @@ from cli_fixtures import pixels, write_picture, write_png16
 from PIL import Image
 
 from inverse.errors import InputError
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.images import grid, heat, input_files, panel, read_image, write_png
 from inverse.result import Result
 

@@ -89,7 +89,7 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
 
 
 ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena")
-COMMANDS = {"inverse", "inverse.cli", "inverse.prior_cli"}
+COMMANDS = {"inverse", "inverse.cli", "inverse.command.prior"}
 
 
 @each([path for path in CORE if module(path) not in COMMANDS and not module(path).startswith(ABOVE_SOLVES)] + METHODS + PROBLEMS)

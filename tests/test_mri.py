@@ -13,7 +13,7 @@ from conftest import dense, normal
 
 import inverse
 from inverse.assets import save_prior
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 
 pytest_plugins = "cli_fixtures"
 SHAPES = [(1, 8, 8), (1, 7, 10), (1, 9, 5)]

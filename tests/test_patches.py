@@ -51,7 +51,7 @@ def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> N
 
 def evaluate(number: int) -> None:
     """What one process finds of evaluations; it goes to a file."""
-    from inverse.patches import common_memory, divided, process_group
+    from inverse.evaluation.patches import common_memory, divided, process_group
 
     found: dict[str, object] = {}
     with process_group("cpu") as (place, first):
@@ -79,8 +79,8 @@ def solve_stale(number: int) -> None:
 
 
 def _solve(mode: str, number: int) -> None:
-    from inverse.run import run
-    from inverse.work import Request
+    from inverse.command.run import run
+    from inverse.command.work import Request
 
     request = {"problem": "denoise", "method": "diffpir", "method_options": {"steps": 6}, "files": [Path("photo.png")], "prior": "tiny.safetensors"}
     with Path(f"{mode}-{number}.txt").open("w") as printed, redirect_stdout(printed):
@@ -168,7 +168,7 @@ def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
 
 
 def test_a_prior_that_is_no_network_of_ours_is_refused():
-    from inverse.patches import divided
+    from inverse.evaluation.patches import divided
 
     with pytest.raises(OptionError, match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none"):
         divided(inverse.FlatPrior((3, None, None)))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from inverse._deepinv import past_torchvision
 from inverse.errors import InputError
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.perceptual import METRICS
 from inverse.result import Result
 

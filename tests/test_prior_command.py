@@ -218,7 +218,7 @@ def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_confi
     """By default the process is EDM's, of the sigma_data that was given: against `adapters.edm` around the same network."""
     from test_adapters import save_pipeline
 
-    from inverse.adapters import edm
+    from inverse.networks.adapters import edm
 
     unet = save_pipeline(tmp_path / "pipeline")
     weights = next((tmp_path / "pipeline" / "unet").glob("*.safetensors"))

@@ -13,7 +13,7 @@ from torch import nn
 
 import inverse
 from inverse.assets import PriorCard, load_prior
-from inverse.quantize import Int8Conv, calibration, normal_times, quantize, rounded, scan, scan_range
+from inverse.networks.quantize import Int8Conv, calibration, normal_times, quantize, rounded, scan, scan_range
 from inverse.shelf import sha256
 
 pytest_plugins = "cli_fixtures"

@@ -11,7 +11,7 @@ from conftest import normal
 
 import inverse
 from inverse.errors import InputError, OptionError
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.files import replacing
 from inverse.result import Result
 

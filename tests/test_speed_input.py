@@ -8,9 +8,9 @@ import torch
 from cli_fixtures import METHOD, write_picture
 
 import inverse
+from inverse.command.overlap import read_ahead
 from inverse.errors import DeviceError, OptionError
-from inverse.execution import check_precision
-from inverse.overlap import read_ahead
+from inverse.evaluation.execution import check_precision
 
 pytest_plugins = "cli_fixtures"
 

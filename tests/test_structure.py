@@ -13,7 +13,7 @@ import inverse
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
 from inverse.images import write_png
 from inverse.lockstep import one_by_one
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.shelf import shipped
 from inverse.structure.card import StructureCard, load_conditional, load_structure, save_structure
 from inverse.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior

@@ -12,7 +12,7 @@ from PIL import Image
 
 import inverse
 from inverse.errors import InputError, OptionError
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.training.dataset import load_images, random_crops
 from inverse.training.loop import TrainConfig, Training, measured_std
 from inverse.training.prior import train_prior

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from inverse.command.terminal import Device, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
 from inverse.errors import OptionError
-from inverse.terminal import Device, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
 
 bench = typer.Typer(no_args_is_help=True, help="The arena: run methods under equal conditions, compare them, do any cell again.")
 
@@ -215,7 +215,7 @@ def tune(
     """Choose a method's options on truths that no suite tests on; prints the entry for a suite, which says so."""
     from inverse.arena import tune as tuning
     from inverse.arena.suite import Tuning, load_suite
-    from inverse.run import DTYPES, check_device
+    from inverse.command.run import DTYPES, check_device
 
     registry(plugin)
     if dtype not in DTYPES:

@@ -12,16 +12,16 @@ import torch
 
 from inverse.arena.bank import square
 from inverse.arena.floor import Floor, measure_floor, replay
+from inverse.command.run import DTYPES, check_device
+from inverse.command.terminal import columns
 from inverse.engine import solve
 from inverse.errors import InverseError, OptionError
-from inverse.execution import Execution
+from inverse.evaluation.execution import Execution
 from inverse.method import Method
 from inverse.options import options
 from inverse.plugins import get_method, registry
 from inverse.posterior import Posterior
 from inverse.problem import Problem
-from inverse.run import DTYPES, check_device
-from inverse.terminal import columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +32,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 @dataclass(frozen=True)
 class Setting:
-    """Where evaluations are timed: rows at once, and a precision of `inverse.run.DTYPES`."""
+    """Where evaluations are timed: rows at once, and a precision of `inverse.command.run.DTYPES`."""
 
     batch: int
     dtype: str

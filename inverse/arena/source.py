@@ -12,8 +12,8 @@ from typing import Any
 from inverse.prior import Prior
 
 APART = {
-    "__init__", "__main__", "arena", "assets", "builtin", "checks", "cli", "errors", "files", "hookspecs", "images", "metrics", "options",
-    "perceptual", "plugins", "prior_cli", "result", "run", "scores", "terminal", "training",
+    "__init__", "__main__", "arena", "assets", "builtin", "checks", "cli", "command", "errors", "files", "hookspecs", "images", "metrics",
+    "options", "perceptual", "plugins", "result", "scores", "training",
 }  # fmt: skip
 """Modules and packages of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
 

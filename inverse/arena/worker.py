@@ -21,16 +21,16 @@ from inverse.arena.cell import Cell
 from inverse.arena.floor import Floor, measure_floor
 from inverse.arena.record import Record
 from inverse.arena.source import core_version
+from inverse.command.run import DTYPES, check_device
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, UnsupportedError
-from inverse.execution import Execution
+from inverse.evaluation.execution import Execution
 from inverse.method import Method
 from inverse.options import values
 from inverse.plugins import get_method, registry
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.result import Result
-from inverse.run import DTYPES, check_device
 
 
 @dataclass(frozen=True)

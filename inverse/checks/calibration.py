@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from inverse.checks.diagnostics import MIN_IMAGES, Report, Simulations, report
+from inverse.command.run import check_device, check_writable
+from inverse.command.work import prior_device
 from inverse.engine import solve, versions
 from inverse.errors import InputError, NoiseError, OptionError
 from inverse.files import strict_json, write_text
@@ -23,9 +25,7 @@ from inverse.plugins import get_method, get_problem
 from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import Problem
-from inverse.run import check_device, check_writable
 from inverse.seeding import seeded
-from inverse.work import prior_device
 
 if TYPE_CHECKING:
     from rich.table import Table

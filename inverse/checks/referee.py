@@ -16,7 +16,7 @@ from inverse import operators
 from inverse.checks.cases import CASES, PROBE, Figure, Reference, figures, loss, main_figure, reference
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
-from inverse.execution import Cost
+from inverse.evaluation.execution import Cost
 from inverse.method import Method, Weighted
 from inverse.options import values
 from inverse.plugins import get_method

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.network import pixel_norm
+from inverse.networks.unet import pixel_norm
 
 
 @dataclass(frozen=True)

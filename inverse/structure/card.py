@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from inverse.errors import PriorError
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.shelf import Card, tuples
 from inverse.structure.conditional import Conditional, ConditionalConfig
 from inverse.structure.network import Structure, StructureConfig

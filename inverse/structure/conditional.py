@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import OptionError
-from inverse.network import UNet, UNetConfig, pad_to_multiple
+from inverse.networks.unet import UNet, UNetConfig, pad_to_multiple
 from inverse.prior import Prior, like
 from inverse.structure.network import Estimate, Structure, StructureConfig
 

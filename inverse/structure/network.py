@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from inverse._deepinv import deepinv
 from inverse.errors import OptionError
-from inverse.network import pad_to_multiple, pixel_norm
+from inverse.networks.unet import pad_to_multiple, pixel_norm
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of a picture's three channels in its grey, as `images.read_image` has it; no gamma is undone."""

@@ -18,9 +18,10 @@ from torch import Tensor
 from inverse.arena.scores import metric
 from inverse.arena.source import version_of
 from inverse.boundary import Table, candidate, endpoints, fingerprint, prior_sha256
+from inverse.command.run import DTYPES, check_device, check_writable
 from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.execution import Cost, Execution
+from inverse.evaluation.execution import Cost, Execution
 from inverse.files import replacing
 from inverse.method import Method
 from inverse.options import values
@@ -29,7 +30,6 @@ from inverse.posterior import Posterior
 from inverse.prior import Prior
 from inverse.problem import ImageProblem, Problem
 from inverse.result import Result
-from inverse.run import DTYPES, check_device, check_writable
 from inverse.training.dataset import load_images
 from inverse.training.halving import anova, halving, moved, rungs, tail_mean
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from inverse.command.terminal import Device, Licence, Limits, PluginFiles, PriorName, ProblemName, ProblemOptions, Weights, assignments, registry
 from inverse.errors import OptionError
-from inverse.terminal import Device, Licence, Limits, PluginFiles, PriorName, ProblemName, ProblemOptions, Weights, assignments, registry
 
 app = typer.Typer()
 
@@ -54,7 +54,7 @@ def train(
     rank: Annotated[int, typer.Option(help="Of fields: rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
 ) -> None:
     """Train an unconditional diffusion prior from images or fields; run again to resume after an interruption."""
-    from inverse.network import UNetConfig
+    from inverse.networks.unet import UNetConfig
     from inverse.training.fields import train_field_prior
     from inverse.training.loop import TrainConfig
     from inverse.training.prior import train_prior
@@ -207,7 +207,7 @@ def train_structure(
     limits: Limits = "",
 ) -> None:
     """Train networks that predict coarse sharp greys from a blurry picture, for `structure-prior`; run again to resume after an interruption."""
-    from inverse.network import UNetConfig
+    from inverse.networks.unet import UNetConfig
     from inverse.structure.conditional import ConditionalConfig
     from inverse.structure.network import StructureConfig
     from inverse.training.blurs import BlurCorpus

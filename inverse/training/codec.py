@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from inverse.circuits.cards import save_codec
 from inverse.circuits.codec import Codec
+from inverse.command.run import check_device
 from inverse.errors import OptionError
 from inverse.images import grid, write_png
-from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.training.dataset import load_images, random_crops
 from inverse.training.loop import TrainConfig, Training, measured_std

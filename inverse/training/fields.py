@@ -14,10 +14,10 @@ import torch
 
 from inverse.assets import PriorCard, save_prior
 from inverse.atmosphere.units import GRAVITY
-from inverse.corrected import FieldLaw
+from inverse.command.run import check_device
 from inverse.errors import InputError, OptionError
+from inverse.networks.corrected import FieldLaw
 from inverse.prior import Prior
-from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.training.dataset import Fields, load_fields
 from inverse.training.loop import Progress, TrainConfig, Training

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inverse.corrected import CorrectedPrior, FieldLaw
 from inverse.errors import InputError, OptionError
 from inverse.files import replacing
-from inverse.network import UNetConfig
+from inverse.networks.corrected import CorrectedPrior, FieldLaw
+from inverse.networks.unet import UNetConfig
 from inverse.prior import NetworkPrior
 from inverse.seeding import seeded
 from inverse.training.dataset import Fields, random_crops

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from inverse.assets import save_prior
+from inverse.command.run import check_device
 from inverse.images import grid, write_png
-from inverse.network import UNetConfig
+from inverse.networks.unet import UNetConfig
 from inverse.prior import NetworkPrior, Prior
-from inverse.run import check_device
 from inverse.sampler import heun
 from inverse.schedule import schedule
 from inverse.seeding import Generators, seeded

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from inverse.assets import load_prior
+from inverse.command.run import check_device
 from inverse.errors import OptionError
-from inverse.run import check_device
 from inverse.seeding import seeded
 from inverse.structure.card import save_structure
 from inverse.structure.conditional import Conditional, ConditionalConfig, kept

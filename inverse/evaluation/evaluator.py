@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from inverse.compilation import compiled, gist, of_compiler
 from inverse.errors import ExecutionWarning, MemoryLimitError
-from inverse.execution import HALVES, Execution
-from inverse.halved import fingerprint, halved
-from inverse.memory import bytes_needed, free_memory, is_out_of_memory
+from inverse.evaluation.compilation import compiled, gist, of_compiler
+from inverse.evaluation.execution import HALVES, Execution
+from inverse.evaluation.halved import fingerprint, halved
+from inverse.evaluation.memory import bytes_needed, free_memory, is_out_of_memory
+from inverse.evaluation.tiling import tiled
 from inverse.prior import Prior
-from inverse.tiling import tiled
 
 SURELY = 16 * 1024
 """Bytes a pixel below which nothing is measured if that many fit: five times what the shipped U-Net takes with its graph."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.network import UNet
+from inverse.networks.unet import UNet
 from inverse.prior import NetworkPrior, Prior
 from inverse.sampler import heun
 from inverse.seeding import Generators, seeded

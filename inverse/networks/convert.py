@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.adapters import IMAGES
 from inverse.assets import PriorCard, network_config
 from inverse.errors import OptionError, PriorError
-from inverse.pipelines import EDM, from_configs, read_config
+from inverse.networks.adapters import IMAGES
+from inverse.networks.pipelines import EDM, from_configs, read_config
 from inverse.prior import NetworkPrior, Prior
 from inverse.shelf import check_suffix
 

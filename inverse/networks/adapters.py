@@ -4,7 +4,7 @@
     flow     x_t = (1 - t) x0 + t n,  t = sigma / (1 + sigma);                       v = n - x0:  x0 = x_t - t v
     denoiser D(x, sigma), in units of its own
 
-Nothing is downloaded, and pickled weights are refused. `inverse.pipelines` reads the folders that diffusers saves.
+Nothing is downloaded, and pickled weights are refused. `inverse.networks.pipelines` reads the folders that diffusers saves.
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from inverse.command.inputs import Input, batches
+from inverse.command.overlap import read_ahead, write_behind
+from inverse.command.summary import record, report
+from inverse.command.work import Request, Solved, Work
 from inverse.engine import Observer
 from inverse.errors import InputError, OptionError
-from inverse.execution import Execution
+from inverse.evaluation.execution import Execution
 from inverse.images import input_files
-from inverse.inputs import Input, batches
-from inverse.overlap import read_ahead, write_behind
 from inverse.plugins import get_method, get_problem, registry
 from inverse.problem import Problem
-from inverse.summary import record, report
-from inverse.work import Request, Solved, Work
 
 DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16"), "fp16": (torch.float32, "fp16")}
 
@@ -40,7 +40,7 @@ def run(request: Request, as_json: bool = False) -> bool:
         return _run(request, as_json)
     if request.parallel not in PARALLEL:
         raise OptionError(f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'")
-    from inverse.patches import process_group
+    from inverse.evaluation.patches import process_group
 
     with process_group(request.device) as (device, first):
         return _run(replace(request, device=device), as_json, quiet=not first)
@@ -62,7 +62,7 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
     dtype, autocast = DTYPES[request.dtype]
     prior = problem.resolve_prior(request.prior, device, dtype)
     if request.parallel:
-        from inverse.patches import common_memory, divided
+        from inverse.evaluation.patches import common_memory, divided
 
         prior = divided(prior, PARALLEL[request.parallel])
         request = replace(request, memory=request.memory or common_memory(device))

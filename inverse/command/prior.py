@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from inverse.command.terminal import Licence, Limits, Weights, columns, show
 from inverse.errors import PriorError
-from inverse.terminal import Licence, Limits, Weights, columns, show
 
 app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
 
@@ -76,9 +76,9 @@ def convert(
     limits: Limits = "",
 ) -> None:
     """Turn weights from elsewhere into safetensors with a card; a pickle that holds more than tensors is refused, and nothing in it runs."""
-    from inverse.convert import Foreign
-    from inverse.convert import convert as turn
-    from inverse.run import check_writable
+    from inverse.command.run import check_writable
+    from inverse.networks.convert import Foreign
+    from inverse.networks.convert import convert as turn
 
     _check_apart(source, out)
     check_writable(out.parent)
@@ -99,9 +99,9 @@ def quantize(
 ) -> None:
     """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
     from inverse.assets import PriorCard, find_card, load_prior, save_prior
-    from inverse.quantize import calibration, check_quantizable
-    from inverse.quantize import quantize as round_to_int8
-    from inverse.run import check_writable
+    from inverse.command.run import check_writable
+    from inverse.networks.quantize import calibration, check_quantizable
+    from inverse.networks.quantize import quantize as round_to_int8
     from inverse.shelf import check_suffix
 
     check_suffix("prior", out)

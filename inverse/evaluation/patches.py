@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.memory import free_memory
-from inverse.network import UNet, pad_to_multiple
+from inverse.evaluation.memory import free_memory
+from inverse.networks.unet import UNet, pad_to_multiple
 from inverse.prior import NetworkPrior, Prior
 
 Halo = Literal["fresh", "stale"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from inverse.analytic import LowRankPrior
 from inverse.atmosphere.trajectory import TrajectoryPrior
 from inverse.atmosphere.zonal import ZonalPrior
-from inverse.network import UNet, UNetConfig
+from inverse.networks.unet import UNet, UNetConfig
 from inverse.prior import NetworkPrior, like
 
 FieldLaw = LowRankPrior | ZonalPrior | TrajectoryPrior

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from inverse.command.inputs import Input, finished, kind, opened
 from inverse.engine import Interrupted, Observer, failures_told, solve
 from inverse.errors import InputError, InverseError, MemoryLimitError, NoiseError, OptionError, UnsupportedError
-from inverse.evaluator import evaluator
-from inverse.execution import Execution
-from inverse.inputs import Input, finished, kind, opened
+from inverse.evaluation.evaluator import evaluator
+from inverse.evaluation.execution import Execution
 from inverse.method import Method
 from inverse.posterior import Posterior
 from inverse.prior import Prior

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from inverse.graphs import cuda_graphs, graphed
+from inverse.evaluation.graphs import cuda_graphs, graphed
 from inverse.prior import Prior
 
 

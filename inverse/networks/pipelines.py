@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from inverse._deepinv import past_torchvision
-from inverse.adapters import IMAGES, ConsistencyPrior, FlowPrior, LatentPrior, VPPrior
 from inverse.errors import PriorError
+from inverse.networks.adapters import IMAGES, ConsistencyPrior, FlowPrior, LatentPrior, VPPrior
 from inverse.prior import NetworkPrior, Prior
 
 EDM = {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}

@@ -1,0 +1,1 @@
+"""What `inverse solve` and `inverse prior` do between their options and the library."""

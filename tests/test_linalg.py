@@ -6,7 +6,7 @@ from conftest import dense, host_reads, normal
 
 import inverse
 from inverse import operators
-from inverse.linalg import CG, conjugate_gradient, functional_calculus, gmres, norm_squared, per_row, row_dot
+from inverse.linalg import CG, conjugate_gradient, eigenvalues, functional_calculus, gmres, norm_squared, per_row, row_dot, spectral_filter
 
 EXACT = CG(1e-14, 500)
 N = 12
@@ -70,9 +70,10 @@ def test_conjugate_gradient_of_zero_is_zero():
     assert torch.equal(conjugate_gradient(row_by_row(symmetric([1.0, 2.0])), torch.zeros(3, 2, dtype=torch.float64)), torch.zeros(3, 2, dtype=torch.float64))
 
 
-def test_conjugate_gradient_stays_finite_where_the_matrix_is_zero():
-    b = normal(3, N)
-    assert torch.isfinite(conjugate_gradient(torch.zeros_like, b, settings=EXACT)).all()
+def test_conjugate_gradient_ends_at_once_where_the_matrix_is_zero():
+    calls: list[int] = []
+    assert torch.equal(conjugate_gradient(lambda v: calls.append(1) or torch.zeros_like(v), normal(3, N), settings=EXACT), torch.zeros_like(normal(3, N)))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
@@ -108,6 +109,22 @@ def test_a_preconditioner_that_is_the_inverse_needs_one_step():
     torch.testing.assert_close(x, b @ inverse_of, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("start", [None, normal(4, N, seed=2)], ids=["from-zero", "from-anywhere"])
+def test_any_preconditioner_leaves_the_solution_as_it_is(start):
+    """One that is far from the inverse: diagonal, over four decades."""
+    matrix, b, near = symmetric(torch.linspace(0.1, 10, N)), normal(4, N, seed=1), torch.logspace(-2, 2, N, dtype=torch.float64)
+    x = conjugate_gradient(row_by_row(matrix), b, start, EXACT, precondition=lambda v: near * v)
+    torch.testing.assert_close(x, torch.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-10)
+
+
+def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
+    """Bit by bit, as without."""
+    matrix, near = symmetric(torch.logspace(-2, 2, N)), torch.logspace(-1, 1, N, dtype=torch.float64)
+    b = torch.stack([normal(N, seed=1), torch.linalg.eigh(matrix).eigenvectors[:, 3], torch.zeros(N, dtype=torch.float64), 1e6 * normal(N, seed=2)])
+    together, *alone = (conjugate_gradient(row_by_row(matrix), v, None, CG(1e-6, 200), lambda r: near * r) for v in (b, *b[:, None]))
+    assert torch.equal(together, torch.cat(alone))
+
+
 # --- functions of A A^T -----------------------------------------------------------------------------------------------
 
 SHAPE = (2, 6, 9)
@@ -130,6 +147,18 @@ def test_functional_calculus_equals_a_dense_function_of_A_At(make, f):
     v = normal(3, *operator.A(torch.zeros(1, *SHAPE, dtype=torch.float64)).shape[1:], seed=5)
     expected = v.flatten(1) @ (basis * f(eigenvalues)) @ basis.T
     torch.testing.assert_close(functional_calculus(operator, v, lambda lam, _: f(lam)).flatten(1), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", DECOMPOSABLE.values(), ids=DECOMPOSABLE)
+def test_a_filter_of_three_terms_equals_dense_functions_of_At_A(make):
+    """A function of its own for each, one of them 0 at 0, so that what A does not see of x is tested too."""
+    operator, x = operators.clone(make(), "cpu", torch.float64), [normal(3, *SHAPE, seed=seed) for seed in range(3)]
+    functions = [lambda lam: 1 / (lam + 0.1), lambda lam: lam, lambda lam: (-lam).exp() - 2]
+    A = dense(operator, SHAPE)
+    lam, basis = torch.linalg.eigh(A.T @ A)
+    expected = sum(one.flatten(1) @ (basis * f(lam)) @ basis.T for one, f in zip(x, functions, strict=True))
+    found = spectral_filter(operator, list(zip(x, functions, strict=True)), eigenvalues(operator, x[0]))
+    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-9)
 
 
 def test_functional_calculus_does_not_amplify_rounding():

@@ -1,7 +1,7 @@
 """Measure a prior as a denoiser against BM3D on held-out images. Needs `pip install bm3d`.
 
     python bench/denoise.py --images ../shared/data/bsds500/test --count 20 --out docs/tables/denoising
-    python bench/denoise.py --images ../shared/data/bsds500/test --count 3 --size 128 --levels TEN --out docs/tables/denoising-photo-64
+    python bench/denoise.py --images ../shared/data/bsds500/test --count 20 --size 128 --levels TEN --out docs/tables/denoising-photo-64
     python bench/denoise.py --prior mri-96 --images out/mri/held-out.npz --count 12 --every 25 --size 96 --levels TEN --out OUT-mri-96
     python bench/denoise.py --prior digits-28 --images ../shared/data/mnist_test.npz --count 20 --every 500 --size 28 --levels TEN --out OUT-digits-28
 

@@ -1,6 +1,6 @@
 """How far a prior's unconditional samples are from held-out images: a kernel distance on the features of a shipped network.
 
-    python bench/distance.py --prior photo-64 --images ../shared/data/tiny_imagenet64_val_jpeg.npz --size 64 --samples 24 --out docs/tables/distance-photo-64
+    python bench/distance.py --prior photo-64 --images ../shared/data/tiny_imagenet64_val_jpeg.npz --size 64 --samples 200 --out docs/tables/distance-photo-64
     python bench/distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 --samples 48 --out docs/tables/distance-mri-96
     python bench/distance.py --prior digits-28 --images ../shared/data/mnist_test.npz --every 33 --size 28 --samples 150 --out docs/tables/distance-digits-28
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import platform
+import time
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ PROBLEMS = {
     "super-resolution x4": ("super-resolution", {"factor": 4}),
     "box inpainting": ("inpainting", {"mask": "box"}),
 }
-METHODS = ("pseudo-inverse", "tikhonov", "tv", "diffpir", "dps", "red-diff")
+METHODS = ("pseudo-inverse", "tikhonov", "tv", "diffpir", "dpir", "dps", "red-diff", "red-map")
 COLUMNS = ("psnr", "ssim", "misfit", "nfe", "vjp", "seconds")
 
 
@@ -45,8 +46,9 @@ def cell(problem: inverse.Problem, method: inverse.Method, truths: list[torch.Te
     records = []
     for index, truth in enumerate(truths):
         posterior = problem.posterior(truth, prior=prior, seed=index)
+        start = time.process_time()
         result = inverse.solve(posterior, method, seed=0, first_image=index)
-        cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": result.seconds}
+        cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": time.process_time() - start}
         records.append({"photograph": index, **{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")}, **cost})
     return records
 
@@ -76,7 +78,7 @@ def page(about: dict, results: dict[str, dict[str, list[dict]]]) -> str:
 
 Central {about["size"]}-pixel squares of {about["photographs"]} photographs of the BSDS500 test set, `sigma_y = {about["sigma_y"]}`, one sample,
 default options, prior `{about["prior"]}`; mean ± standard error over the photographs, of which most is the difference between photographs.
-Seconds are for one image on one thread of a busy machine: read them as ratios. More methods and problems under one budget, on fewer
+Seconds are the processor's for one image: read them as ratios. More methods and problems under one budget, on fewer
 photographs: [leaderboard.md](leaderboard.md).
 
 ```

@@ -1,6 +1,6 @@
 """What eight bits cost and save: photo-64 in float32, bf16, int8 weights, int8 weights and inputs; and an exact posterior under a rounded Gaussian.
 
-    python bench/quantize.py --images ../shared/data/bsds500/test --count 2 --size 128 --samples 8 --side 48 --out docs/tables/quantize
+    python bench/quantize.py --images ../shared/data/bsds500/test --count 12 --size 128 --samples 8 --side 48 --out docs/tables/quantize
 
 Photographs: denoising, and deblurring by DiffPIR and DPS (20 steps), the same measurement for all. Seconds: the least of six
 interleaved forward passes of a batch of four, one thread of a shared machine; read them as ratios. Closed form: the basis of the

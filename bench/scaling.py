@@ -2,7 +2,7 @@
 
     python bench/scaling.py --out docs/tables/scaling        # what the record has is kept
 
-Seconds are the processor's, least of two runs (one above 512 pixels); memory is the most that tensors made in a call held at once.
+Seconds are the processor's, least of two runs; memory is the most that tensors made in a call held at once.
 """
 
 from __future__ import annotations
@@ -21,34 +21,32 @@ from inverse.evaluation.memory import peak_bytes
 from inverse.files import write_text
 
 
-def cost(call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Seconds without the watch on memory; where one run is all there is, with it."""
+def cost(call: Callable[[], Any]) -> dict[str, float]:
+    """Seconds without the watch on memory."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(2):
         start = time.process_time()
         call()
         seconds.append(time.process_time() - start)
-    start = time.process_time()
-    peak = peak_bytes(call)
-    return {"seconds": min(seconds, default=time.process_time() - start), "mib": peak / 2**20}
+    return {"seconds": min(seconds), "mib": peak_bytes(call) / 2**20}
 
 
 def evaluations(side: int, batch: int, prior: inverse.Prior, vjp: bool) -> dict[str, dict[str, float]]:
     """A forward of the prior, its forward and VJP, and an exact solve with the operator."""
     problem = inverse.get_problem("deblur")
     posterior = problem.posterior(torch.rand(batch, 3, side, side, generator=inverse.seeded("scaling")), prior=prior)
-    x, repeats = torch.zeros(batch, 3, side, side), 2 if side <= 512 else 0
-    found = {"forward": cost(lambda: posterior.denoise(x, 0.5), repeats)}
+    x = torch.zeros(batch, 3, side, side)
+    found = {"forward": cost(lambda: posterior.denoise(x, 0.5))}
     if vjp:
-        found["forward and VJP"] = cost(lambda: posterior.tweedie(x, 0.5)[1](x), repeats)
+        found["forward and VJP"] = cost(lambda: posterior.tweedie(x, 0.5)[1](x))
     posterior.prox(x, 0.25)  # what is made once
-    return found | {"solve": cost(lambda: posterior.prox(x, 0.25), repeats)}
+    return found | {"solve": cost(lambda: posterior.prox(x, 0.25))}
 
 
 def solves(samples: int, method: inverse.Method, prior: inverse.Prior) -> dict[str, float]:
     truth = inverse.get_problem("deblur").truths()[0][:, 112:144, 112:144]
     posterior = inverse.get_problem("deblur").posterior(truth, prior=prior)
-    return cost(lambda: inverse.solve(posterior, method, samples=samples), 2)
+    return cost(lambda: inverse.solve(posterior, method, samples=samples))
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:

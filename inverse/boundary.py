@@ -27,7 +27,7 @@ from inverse.files import replacing
 from inverse.method import Method, Weighted
 from inverse.noise import GaussianNoise
 from inverse.operators import separable
-from inverse.options import options, values
+from inverse.options import options, text, values
 from inverse.plugins import registry, with_settings
 from inverse.posterior import Posterior
 from inverse.prior import Prior
@@ -153,20 +153,31 @@ class Table:
 
     def misfit(self, method: Method, posterior: Posterior) -> str | None:
         """Why this table is not for a solver on a posterior, or None if it is."""
-        asked, mine = values(method), self.method["options"]
+        asked, mine = as_json(values(method)), self.method["options"]
         differ = [f"{k}={asked.get(k)} instead of {v}" for k, v in mine.items() if asked.get(k) != v]
         if method.name != self.method["name"] or differ:
             return f"it was fitted for {self.method['name']} with steps={mine.get('steps')}, asked is {method.name} with {', '.join(differ) or 'other options'}"
+        if (about := posterior.provenance.get("problem")) is not None and (other := self._other_problem(about)):
+            return other
         if (found := prior_sha256(posterior.prior)) != self.prior["sha256"]:
             return f"it was fitted for the prior {self.prior['name']} (sha256 {self.prior['sha256'][:12]}...), this one is {found[:12]}..."
         now = fingerprint(method)
         if len(now) != len(self.probe) or any(abs(a - b) > 1e-4 for a, b in zip(now, self.probe, strict=True)):
-            return f"{method.name} is no longer the solver that it was fitted for; fit it again with `inverse fit-bc`"
+            return f"{method.name} is no longer the solver that it was fitted for"
         try:
             sized(self.x, posterior.shape)
         except InputError as error:
             return str(error)
         return None
+
+    def _other_problem(self, about: dict[str, Any]) -> str | None:
+        """In what a problem (name and options) is another than the one it was fitted on, or None if it is that one."""
+        if about["name"] != self.problem["name"]:
+            return f"it was fitted for the problem {self.problem['name']}, asked is {about['name']}"
+        asked, mine = as_json(about["options"]), as_json(self.problem["options"])
+        differ = [name for name in asked | mine if asked.get(name) != mine.get(name)]
+        was, wanted = (", ".join(f"{name}={text(given.get(name))}" for name in differ) for given in (mine, asked))
+        return f"it was fitted for {about['name']} with {was}, asked is {wanted}" if differ else None
 
     def save(self, path: Path) -> None:
         """One .safetensors file, the description in its header."""
@@ -174,7 +185,7 @@ class Table:
 
         about = {k: v for k, v in asdict(self).items() if k not in ("x", "scores")}
         with replacing(path) as temporary:
-            temporary.write_bytes(save({"x": self.x.contiguous(), "scores": self.scores.contiguous()}, {"boundary": json.dumps(about)}))
+            temporary.write_bytes(save({"x": self.x.contiguous(), "scores": self.scores.contiguous()}, {"boundary": json.dumps(about, default=str)}))
 
 
 def load_table(name: str | Path) -> Table:
@@ -193,6 +204,22 @@ def load_table(name: str | Path) -> Table:
             return Table(file.get_tensor("x"), file.get_tensor("scores"), **json.loads((file.metadata() or {})["boundary"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"boundary table {path}: not a table of `inverse fit-bc` ({str(error).splitlines()[0]})") from error
+
+
+def as_json(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Options as a table keeps them."""
+    return json.loads(json.dumps(chosen, default=str))
+
+
+def fit_command(base: str, steps: int, posterior: Posterior) -> str:
+    """The command that fits a start for a solver on the problem and the prior of a posterior."""
+    about: dict[str, Any] = posterior.provenance.get("problem", {"name": "PROBLEM", "options": {}})
+    known = registry().table("inverse_problems").get(about["name"])
+    usual = {option.name: option.default for option in options(known.thing)} if known else {}
+    given = [f"{name}={text(value)}" for name, value in about["options"].items() if value != usual.get(name)]
+    parts = ["inverse fit-bc --problem", about["name"], *(["--problem-option", *given] if given else [])]
+    parts += ["--prior", str(posterior.prior.name)] if hasattr(posterior.prior, "name") else []
+    return " ".join([*parts, f"--base {base} --steps {steps} --out FILE.safetensors"])
 
 
 def shipped_tables() -> dict[str, Path]:

@@ -155,7 +155,7 @@ def _result(
             "dtype": str(posterior.dtype).removeprefix("torch."),
             **({"autocast": posterior.execution.autocast} if posterior.execution.autocast else {}),
             "versions": versions(),
-            **({"notes": [*posterior.provenance.get("notes", []), *outside]} if (outside := _outside(rows, method)) else {}),
+            **({"notes": [*posterior.provenance.get("notes", []), *found]} if (found := [*method.notes(posterior), *_outside(rows, method)]) else {}),
         },
     )
 

@@ -79,6 +79,10 @@ class Method(ABC):
         """Settings that follow from the options and this posterior, for the record."""
         return {}
 
+    def notes(self, posterior: Posterior) -> list[str]:
+        """What whoever reads the answer should know of how this posterior was met; kept and printed with the result."""
+        return []
+
     @property
     def total(self) -> int | None:
         """How many iterates `run` yields, where that is known beforehand; for progress only."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import inverse
-from inverse.boundary import Table, candidate, deterministic, load_table, run_from, shipped_tables, sized
+from inverse.boundary import Table, candidate, deterministic, fit_command, load_table, run_from, shipped_tables, sized
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class OptimalBC(inverse.Method):
     Args:
         base: the solver, with settings after a colon: diffpir, ddnm, mmps:sampler=heun, pigdm, ... Its eta or zeta is 0, an ancestral sampler ddim.
         steps: of the base.
-        table: a file of `inverse fit-bc` or the name of a shipped one; auto is the shipped one for this base, prior and problem,
-            and where there is none a fixed draw that nothing was fitted to.
+        table: a file of `inverse fit-bc` or the name of a shipped one, refused where it was fitted for another base, prior or problem; auto is
+            the shipped one for all three, and where there is none a fixed draw that nothing was fitted to, which a note on the result says.
     """
 
     name = "optimal-bc"
@@ -54,14 +54,21 @@ class OptimalBC(inverse.Method):
         if reason := self.solver.unsupported(posterior):
             return f"optimal-bc: {reason}"
         reason = load_table(self.table).misfit(self.solver, posterior) if self.table else None
-        return f"optimal-bc: the boundary table {self.table} does not fit: {reason}" if reason else None
+        make = fit_command(self.base, self.steps, posterior)
+        return f"optimal-bc: the boundary table {self.table} does not fit: {reason}; `{make}` makes one that does" if reason else None
 
     def fitted(self, posterior) -> Table | None:
         """The table named, or the shipped one that was fitted for all of this."""
         if self.table:
             return load_table(self.table)
-        tables, problem = (load_table(name) for name in shipped_tables()), posterior.provenance.get("problem")
-        return next((t for t in tables if t.problem == problem and t.misfit(self.solver, posterior) is None), None)
+        if "problem" not in posterior.provenance:
+            return None
+        return next((t for t in map(load_table, shipped_tables()) if t.misfit(self.solver, posterior) is None), None)
+
+    def notes(self, posterior):
+        if self.fitted(posterior):
+            return []
+        return [f"the boundary is an unfitted draw; `{fit_command(self.base, self.steps, posterior)}` fits one, for table=FILE"]
 
     def derived(self, posterior):
         table = self.fitted(posterior)

@@ -53,9 +53,13 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
         table.add_row(str(row["input"]), row["problem"], row["method"], *["-" if row[k] is None else f"{row[k]:.{digits[k]}f}" for k in columns])
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
+    common = [note for note in records[0]["notes"] if len(records) > 1 and all(note in row["notes"] for row in records)]
+    for note in common:
+        print(f"all {len(records)} inputs: {note}")
     for row in records:
         for note in row["notes"]:
-            print(f"{row['input']}: {note}")
+            if note not in common:
+                print(f"{row['input']}: {note}")
         if row["ess"] is not None:
             evidence = "" if row["log_evidence"] is None else f", log p(y) = {row['log_evidence']:.4g} nats"
             print(f"{row['input']}: effective sample size {row['ess']:.1f} of {row['samples']}{evidence}")

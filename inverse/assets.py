@@ -15,8 +15,9 @@ from inverse.atmosphere.zonal import ZonalPrior, zonal_prior
 from inverse.errors import PriorError
 from inverse.networks.corrected import CorrectedPrior, FieldLaw
 from inverse.networks.unet import UNetConfig
+from inverse.options import build
 from inverse.prior import NetworkPrior, Prior
-from inverse.shelf import Card, read_arrays, tuples, unfitting
+from inverse.shelf import Card, unfitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,9 @@ class PriorCard(Card):
 def network_config(fields: dict[str, Any]) -> UNetConfig:
     """The architecture that JSON describes.
 
-    Raises: TypeError or OptionError if it does not.
+    Raises: UnknownNameError or OptionError if it does not.
     """
-    return UNetConfig(**tuples(fields))
+    return build(UNetConfig, fields)
 
 
 def cards() -> dict[str, Path]:
@@ -101,9 +102,15 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
 
         return from_diffusers(Path(name)).to(device)
     card = PriorCard.read(card_path)
-    prior = _read_prior(card, card_path.with_name(card.file))
+    prior = _read_prior(card, card.weights(name, card_path))
     prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra  # type: ignore[assignment]
+    prior.crop = card.training.get("crop")  # type: ignore[assignment]
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def usual_side(prior: Prior) -> int:
+    """Pixels of a side where a prior is tried out: its own, or those of its training crops, or 64 where neither is known."""
+    return prior.shape[-1] or getattr(prior, "crop", None) or 64
 
 
 def find_card(name: str | Path) -> Path | None:
@@ -153,7 +160,7 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
     """The prior that a card describes, with the weights of its file."""
     if path.is_file():
         _refuse_pickle(path)
-    weights = {k: v if v.dtype == torch.int8 else v.float() for k, v in read_arrays("prior", path, card.sha256).items()}
+    weights = {k: v if v.dtype == torch.int8 else v.float() for k, v in card.arrays(path).items()}
     if card.pipeline:
         from inverse.networks.pipelines import from_configs
 

@@ -86,7 +86,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
         return allowed[str(value)]
     if origin is tuple:
-        parts = () if value == "()" else value.split(",") if isinstance(value, str) else value
+        parts = () if value == "()" else value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else (value,)
         return tuple(convert(part, args[0], where) for part in parts)
     try:
         return _SCALARS[hint](value) if hint in _SCALARS else value

@@ -5,9 +5,11 @@ Pickles are refused, hashes are checked, and files are written whole or not at a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import json
+import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from inverse.errors import InputError, OptionError, PriorError, suggestion
+from inverse.errors import InputError, InverseError, OptionError, PriorError, suggestion
 from inverse.files import replacing
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -73,12 +75,13 @@ class Card:
         """
         path = cls.find(name)
         try:
-            card = cls(**json.loads(path.read_text()))
-            _ = path.with_name(card.file)  # raises for what cannot be a file's name
-            return card
+            found = json.loads(path.read_text())
+            if fault := _fault(cls, found):
+                raise OptionError(fault)
+            return cls(**found)
         except FileNotFoundError as error:
             raise PriorError(f"{cls.kind} card {path}: no such file; weights need their card beside them") from error
-        except (OSError, ValueError, TypeError, AttributeError, OptionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, InverseError) as error:
             raise PriorError(f"{cls.kind} card {path}: not a valid card ({error})") from error
 
     @classmethod
@@ -90,15 +93,38 @@ class Card:
 
         Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's, or that does not fit it.
         """
-        card, path = cls.read(name), cls.find(name)
-        state = read_arrays(cls.kind, path.with_name(card.file), card.sha256)
+        card = cls.read(name)
+        path = card.weights(name, cls.find(name))
+        state = card.arrays(path)
         try:
             with torch.random.fork_rng(devices=[]):
                 model = make(card, state)
             model.load_state_dict({k: v.float() for k, v in state.items()})
         except (KeyError, RuntimeError, TypeError, InputError, OptionError) as error:
-            raise unfitting(cls.kind, path.with_name(card.file), error) from error
+            raise unfitting(cls.kind, path, error) from error
         return model.eval().requires_grad_(False)
+
+    def weights(self, name: str | Path, path: Path) -> Path:
+        """The weights meant by a name or path: that .safetensors file itself, or else the one that this card, found at `path`, names."""
+        return Path(name) if Path(name).suffix == ".safetensors" else path.with_name(self.file)
+
+    def arrays(self, path: Path) -> dict[str, Tensor]:
+        """Arrays of a file of weights that this card is beside.
+
+        Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise PriorError(f"{self.kind} weights {path}: no such file")
+        if (found := sha256(path)) != self.sha256:
+            whose = "the file is damaged or not the one described" if path.name == self.file else f"that card is of {self.file}"
+            raise PriorError(f"{self.kind} weights {path}: sha256 is {found[:12]}..., the card says {self.sha256[:12]}...; {whose}")
+        try:
+            return load_file(path)  # safetensors holds arrays alone: a pickle is refused here
+        except (SafetensorError, RuntimeError) as error:
+            raise unfitting(self.kind, path, error) from error
 
     @classmethod
     def save(cls, path: Path, state: dict[str, Tensor], **fields: Any) -> Self:
@@ -130,22 +156,32 @@ def shipped(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob(f"{kind}-*.json"))}
 
 
-def read_arrays(kind: str, path: Path, expected: str) -> dict[str, Tensor]:
-    """Arrays of a safetensors file.
+WORDS = {str: "text", float: "a number", int: "a whole number", dict: "an object", tuple: "a list"}
+"""Types of a card's fields as JSON calls them."""
 
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than expected.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise PriorError(f"{kind} weights {path}: no such file")
-    if (found := sha256(path)) != expected:
-        raise PriorError(f"{kind} weights {path}: sha256 is {found[:12]}..., the card says {expected[:12]}...; the file is damaged or not the one described")
-    try:
-        return load_file(path)  # safetensors holds arrays alone: a pickle is refused here
-    except (SafetensorError, RuntimeError) as error:
-        raise unfitting(kind, path, error) from error
+def _fault(cls: type[Card], found: Any) -> str | None:
+    """Why what JSON holds is no card of this kind, or None if its fields have the right names and types."""
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    needed = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+    if not isinstance(found, dict):
+        return f"found {_words(found)}, needed is an object with {', '.join(needed)}"
+    if missing := [name for name in needed if name not in found]:
+        return f"found {', '.join(found) or 'an empty object'}; needed are also {', '.join(missing)}"
+    for name, value in found.items():
+        if name not in fields:
+            return f"a {cls.kind} card has no field '{name}'; {suggestion(name, fields)}"
+        kind = typing.get_origin(hints[name]) or hints[name]
+        if kind in WORDS and WORDS[kind] != _words(value) and not (kind is float and type(value) is int):
+            return f"{name} must be {WORDS[kind]}, found {_words(value)}"
+    if Path(found["file"]).name != found["file"]:
+        return f"file must be the name of a file beside the card, found '{found['file']}'"
+    return None
+
+
+def _words(value: Any) -> str:
+    """The type of a JSON value."""
+    return {list: "a list", bool: "true or false", type(None): "null"}.get(type(value)) or WORDS[type(value)]
 
 
 def unfitting(kind: str, path: Path, error: Exception) -> PriorError:
@@ -163,8 +199,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a dataclass as JSON gives them back, lists as the tuples that they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -59,7 +59,7 @@ class StructureICDPM(inverse.Method):
             return f"structure-icdpm reads y as a picture of the size of x, {posterior.shape}; this y is {tuple(posterior.y.shape[1:])}"
         channels = StructureCard.read(self.net).unet.channels
         if posterior.shape[0] != channels:
-            return f"structure-icdpm: {self.net} reads pictures of {channels} channels, this one has {posterior.shape[0]}"
+            return f"structure-icdpm: its network reads pictures of {channels} channels, this one has {posterior.shape[0]}"
         return None
 
     def run(self, posterior, samples, generator):

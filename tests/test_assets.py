@@ -146,19 +146,72 @@ def test_missing_weights_are_named(prior_path):
     assert "own.safetensors: no such file" in refused(prior_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"name": "own"}', "\x00\xff"])
-def test_card_that_is_none_is_refused(prior_path, text):
-    prior_path.with_suffix(".json").write_bytes(text.encode("latin-1"))
-    assert "not a valid card" in refused(prior_path)
+NEEDED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigma_max, network"
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"unknown": 1}, {"network": {"depth": 3}}, {"network": 3}, {"network": {"widths": [8], "blocks": [1, 1]}}, {"file": "../own.safetensors"}, {"file": 3}],
+    ("text", "says"),
+    [
+        ("", ""),
+        ("{", ""),
+        ("\x00\xff", ""),
+        ("[]", f"found a list, needed is an object with {NEEDED})"),
+        ("3", f"found a whole number, needed is an object with {NEEDED})"),
+        ("null", f"found null, needed is an object with {NEEDED})"),
+        ("{}", f"found an empty object; needed are also {NEEDED})"),
+        ('{"name": "own", "x": 1}', f"found name, x; needed are also {NEEDED.removeprefix('name, ')})"),
+    ],
 )
-def test_card_that_describes_nothing_is_refused(prior_path, changes):
+def test_card_that_is_none_is_refused(prior_path, text, says):
+    prior_path.with_suffix(".json").write_bytes(text.encode("latin-1"))
+    assert f"own.json: not a valid card ({says}" in refused(prior_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"unknown": 1}, "a prior card has no field 'unknown'; known: denoising, extra"),
+        ({"licenze": "CC0"}, "a prior card has no field 'licenze'; did you mean 'licence'?"),
+        ({"network": {"depth": 3}}, "UNetConfig has no option 'depth'; did you mean 'widths'? known: blocks"),
+        ({"network": 3}, "network must be an object, found a whole number)"),
+        ({"network": {"widths": 8}}, "widths and blocks must be as many positive numbers, got (8,)"),
+        ({"network": {"widths": [8], "blocks": [1, 1]}}, "widths and blocks must be as many positive numbers, got (8,) and (1, 1)"),
+        ({"file": "../own.safetensors"}, "file must be the name of a file beside the card, found '../own.safetensors')"),
+        ({"file": 3}, "file must be text, found a whole number)"),
+        ({"shift": "0.5"}, "shift must be a number, found text)"),
+        ({"training": None}, "training must be an object, found null)"),
+    ],
+)
+def test_card_that_describes_nothing_is_refused(prior_path, changes, says):
     edit_card(prior_path, **changes)
-    assert "not a valid card" in refused(prior_path)
+    found = refused(prior_path)
+    assert "own.json: not a valid card (" in found
+    assert says in found
+
+
+def test_a_whole_number_is_a_number(prior_path):
+    edit_card(prior_path, sigma_max=80)
+    assert load_prior(prior_path).sigma_max == 80.0
+
+
+def test_a_weights_file_is_the_one_that_was_named(prior_path, tmp_path):
+    """A renamed pair is what it was; a card of other weights is not taken for this file's, nor its file loaded in place of this one."""
+    own = load_prior(prior_path)
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    for suffix in (".safetensors", ".json"):
+        (pair / f"renamed{suffix}").write_bytes(prior_path.with_suffix(suffix).read_bytes())
+    renamed = load_prior(pair / "renamed.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(own.state_dict().values(), renamed.state_dict().values(), strict=True))
+    (pair / "own.safetensors").write_bytes(prior_path.read_bytes())
+    other = tiny_network()
+    torch.nn.init.ones_(other.network.tail.weight)
+    save_prior(other, tmp_path / "other.safetensors")
+    (pair / "renamed.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
+    found = refused(pair / "renamed.safetensors")
+    assert found.endswith(f"the card says {sha256(prior_path)[:12]}...; that card is of own.safetensors")
+    assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in found
+    assert load_prior(pair / "renamed.json").name == "own"
 
 
 def test_weights_of_another_network_say_which_tensor(prior_path):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_fixtures import pixels, write_picture
+from cli_fixtures import pixels, tiny_network, write_picture
 from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
 from inverse import boundary
 from inverse._deepinv import past_torchvision
+from inverse.assets import save_prior
 from inverse.boundary import Table, candidate, deterministic, endpoints, sized
 from inverse.training.boundary import Fit, Search, references
 from inverse.training.halving import Variances, anova, expected_maximum, halving, moved, rungs, tail_mean
@@ -107,6 +108,9 @@ def test_without_a_table_every_image_starts_from_candidate_0(prior):
     found = inverse.solve(posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4))
     assert torch.equal(found.samples, endpoints(deterministic("ddnm", 4), posterior, candidate(0, 0, SHAPE)[None]))
     assert found.provenance["method"]["derived"] == {"candidate": 0.0, "fitted": 0.0}
+    (note,) = found.provenance["notes"]
+    command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.1 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
+    assert note == f"the boundary is an unfitted draw; `{command}` fits one, for table=FILE"
 
 
 # --- the search -------------------------------------------------------------------------------------------------------
@@ -270,6 +274,7 @@ def test_a_table_is_read_as_it_was_written(fitted, prior):
     found = inverse.solve(posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4, table=fitted))
     assert torch.equal(found.samples, endpoints(deterministic("ddnm", 4), posterior, table.x[None]))
     assert found.provenance["method"]["derived"] == {"candidate": float(table.about["candidate"]), "fitted": 1.0}
+    assert "notes" not in found.provenance
 
 
 def test_a_table_of_another_solver_is_refused(fitted, prior):
@@ -281,6 +286,27 @@ def test_a_table_of_another_solver_is_refused(fitted, prior):
 def test_a_table_of_another_prior_is_refused(fitted, prior):
     other = inverse.GaussianPrior(prior.mean, 2 * prior.covariance, shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0)
     refused(fitted, problems()["area"].posterior(draws(prior, 1), prior=other, dtype=torch.float64), "fitted for the prior GaussianPrior (sha256")
+
+
+def test_a_table_of_another_problem_is_refused_with_the_command_that_makes_one(fitted, prior):
+    noisier = dataclasses.replace(problems()["area"], sigma_y=0.25).posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
+    command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.25 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
+    refused(fitted, noisier, f"with sigma_y={problems()['area'].sigma_y}, asked is sigma_y=0.25; `{command}` makes one that does")
+    refused(fitted, problems()["denoise"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64), "for the problem super-resolution, asked is denoise")
+
+
+def test_a_posterior_that_names_no_problem_takes_any_table_of_its_solver_and_prior(fitted, prior):
+    named = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
+    nameless = inverse.Posterior(prior, named.operator, named.y, named.noise, dtype=torch.float64)
+    assert boundary.load_table(fitted).misfit(deterministic("ddnm", 4), nameless) is None
+
+
+def test_options_that_json_changes_are_the_same_options(fitted):
+    """A tuple comes back as a list, a path as text."""
+    table = boundary.load_table(fitted)
+    about = {"name": "x", "options": {"region": (1, 2), "kernel": Path("k.npy")}}
+    read = {"name": "x", "options": {"region": [1, 2], "kernel": "k.npy"}}
+    assert dataclasses.replace(table, problem=read)._other_problem(about) is None
 
 
 def test_the_precision_of_a_prior_is_not_another_prior(prior):
@@ -366,6 +392,30 @@ def test_a_fitted_start_serves_a_solve(fit, solve, tmp_path):
     assert solve(*settings, "--steps", "2", "--input", "x.png").code == 0
     solve(*settings, "--steps", "3", "--input", "x.png").refused("t.safetensors does not fit", "fitted for diffpir with steps=2", "steps=3 instead of 2")
     solve(*settings, "--steps", "2", "--prior", "photo-64", "--input", "x.png").refused("fitted for the prior tiny", "this one is")
+    other = (*settings, "--problem-option", "sigma_y=0.1", "--steps", "2", "--input", "x.png")
+    solve(*other).refused("with sigma_y=0.02, asked is sigma_y=0.1; `inverse fit-bc", "--problem-option sigma_y=0.1 factor=2 --prior tiny")
+
+
+def test_an_unfitted_draw_is_said_in_the_report(solve, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / "in" / name, pixels(16, 16))
+    said = "the boundary is an unfitted draw; `inverse fit-bc --problem super-resolution --prior tiny --base diffpir --steps 2 --out FILE.safetensors` fits one"
+    settings = ("--problem", "super-resolution", "--method", "optimal-bc", "--steps", "2")
+    assert f"a.png: {said}" in solve(*settings, "--input", "in/a.png").out
+    assert [line for line in solve(*settings, "--input", "in").out.splitlines() if said in line] == [f"all 2 inputs: {said}, for table=FILE"]
+
+
+def test_references_have_the_size_of_the_priors_training_crops(command, tmp_path):
+    save_prior(tiny_network(), tmp_path / "small.safetensors", training={"crop": 16})
+    (tmp_path / "photographs").mkdir()
+    write_picture(tmp_path / "photographs" / "a.png", pixels(16, 18))
+    write_picture(tmp_path / "photographs" / "b.png", pixels(18, 16))
+    settings = ("--problem-option", "factor=2", "--prior", "small.safetensors", "--images", "photographs", "--candidates", 1, "--references", 2, "--steps", 2)
+    outcome = command("fit-bc", *settings, "--out", "t.safetensors")
+    assert outcome.code == 0, outcome.err
+    table = boundary.load_table("t.safetensors")
+    assert (table.x.shape, table.about["size"]) == ((3, 16, 16), 16)
 
 
 def test_the_folder_of_the_table_is_made(fit):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import inverse
-from inverse.assets import PriorCard, load_prior, save_prior
+from inverse.assets import PriorCard, load_prior, save_prior, usual_side
 from inverse.checks.prior import check, own_draws
 from inverse.prior import Prior
 from inverse.shelf import sha256
@@ -104,6 +104,31 @@ def test_verify_takes_images(command, tiny_prior, tmp_path):
     assert len(found["levels"]) == 10
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 20, 24, 3), np.uint8))
     command("prior", "verify", tiny_prior, "--images", tmp_path / "one.npz", "--side", 16).refused("holds 1 image", "two are needed")
+
+
+def test_the_side_is_that_of_the_training_crops(command, tmp_path):
+    import numpy as np
+
+    save_prior(tiny_network(), tmp_path / "small.safetensors", training={"crop": 20})
+    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8))
+    assert command("prior", "verify", "small.safetensors", "--images", "images.npz").code == 0
+    command("prior", "verify", "small.safetensors", "--images", "images.npz", "--side", 24).refused("none of at least 24x24")
+    assert command("prior", "quantize", "small.safetensors", "--samples", 1, "--out", "int8.safetensors").code == 0
+    assert PriorCard.read("int8.json").quantization["inputs"]["side"] == 20
+
+
+@pytest.mark.parametrize(("shape", "crop", "side"), [((3, 16, 16), 20, 16), ((3, None, None), 20, 20), ((3, None, None), None, 64)])
+def test_the_usual_side_of_a_prior(shape, crop, side):
+    prior = inverse.FlatPrior(shape)
+    prior.crop = crop
+    assert usual_side(prior) == side
+
+
+def test_info_of_a_weights_file_is_of_that_file(command, tmp_path):
+    path = own_file(tmp_path)
+    for suffix in (".safetensors", ".json"):
+        path.with_suffix(suffix).rename(tmp_path / f"renamed{suffix}")
+    assert json.loads(command("prior", "info", "renamed.safetensors", "--json").out)["file"] == "renamed.safetensors"
 
 
 def test_verify_refuses_weights_of_another_hash(command, tmp_path):

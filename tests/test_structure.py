@@ -405,6 +405,12 @@ def test_another_channel_count_is_refused(files, method, kind):
     assert "channels, this one has 2" in refusal(method, two_channels(), net=str(files / f"{kind}.safetensors"))
 
 
+def test_the_shipped_network_is_refused_for_grey_in_one_sentence():
+    blur = inverse.get_problem("deblur", kernel="gaussian", kernel_size=3).operator((1, 16, 16))
+    grey = inverse.Posterior(inverse.FlatPrior((1, None, None)), blur, torch.rand(1, 1, 16, 16), inverse.GaussianNoise(0.1))
+    assert refusal("structure-icdpm", grey) == "structure-icdpm: its network reads pictures of 3 channels, this one has 1"
+
+
 @pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")])
 def test_a_measurement_that_is_no_picture_of_x_is_refused(files, method, kind, gaussian_posterior):
     assert "reads y as a picture of the size of x" in refusal(method, gaussian_posterior("area"), net=str(files / f"{kind}.safetensors"))

@@ -12,7 +12,8 @@ from torch import Tensor
 from inverse.circuits.circuit import Circuit, Leaves
 from inverse.circuits.codec import Codec, CodecConfig
 from inverse.circuits.graph import RegionGraph
-from inverse.shelf import Card, tuples
+from inverse.options import build
+from inverse.shelf import Card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class CodecCard(Card):
 
     @property
     def config(self) -> CodecConfig:
-        return CodecConfig(**tuples(self.network))
+        return build(CodecConfig, self.network)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from inverse.errors import PriorError
 app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
 
 Name = Annotated[str, typer.Argument(help="A prior's name, its .safetensors file or card, or a folder saved by diffusers.")]
+Side = Annotated[int | None, typer.Option(min=8, help="Of draws or crops (pixels) of a prior of any size.", show_default="that of its training crops")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -29,7 +30,8 @@ def info(name: Name, json_: Json = False) -> None:
         rows: dict[str, Any] = {"folder": name, "shape": list(loaded.shape), "card": "none: a folder saved by diffusers"}
         rows |= {"sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}", "parameters": sum(p.numel() for p in loaded.parameters())}
     else:
-        card, weights = PriorCard.read(path), path.with_name(PriorCard.read(path).file)
+        card = PriorCard.read(path)
+        weights = card.weights(name, path)
         rows = {"name": card.name, "file": str(weights), "bytes": weights.stat().st_size if weights.is_file() else "missing", "sha256": card.sha256}
         rows |= {"shape": card.shape, "units": card.units, "model units": f"physical = {card.scale:g} * model + {card.shift:g}"}
         rows |= {"sigma": f"{card.sigma_min:g} to {card.sigma_max:g} (model units)"} | _tables(card) | {"licence": card.licence, "limits": card.limits}
@@ -41,15 +43,16 @@ def verify(
     name: Name,
     images: Annotated[Path | None, typer.Option(help="A folder, .npz or .h5 of clean images to check on.", show_default="the prior's own draws")] = None,
     count: Annotated[int, typer.Option(min=2, help="Images or draws.")] = 8,
-    side: Annotated[int, typer.Option(min=8, help="Of the draws or central crops (pixels), where the prior takes any size.")] = 64,
+    side: Side = None,
     seed: Annotated[int, typer.Option(help="Of the draws and the noise.")] = 0,
     json_: Json = False,
 ) -> None:
     """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
-    from inverse.assets import find_card, load_prior
+    from inverse.assets import find_card, load_prior, usual_side
     from inverse.checks.prior import check, clean_images, own_draws
 
     loaded = load_prior(name)
+    side = side or usual_side(loaded)
     x0 = own_draws(loaded, count, side, seed=seed) if images is None else clean_images(loaded, images, count, side)
     found = check(loaded, x0, seed=seed)
     if json_:
@@ -94,11 +97,11 @@ def quantize(
     out: Weights,
     inputs: Annotated[bool, typer.Option(help="Round the inputs of convolutions too: faster on a CPU with integer instructions.")] = True,
     samples: Annotated[int, typer.Option(min=1, help="Calibration draws from the prior.")] = 32,
-    side: Annotated[int, typer.Option(min=8, help="Of the draws (pixels).")] = 64,
+    side: Side = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
 ) -> None:
     """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
-    from inverse.assets import PriorCard, find_card, load_prior, save_prior
+    from inverse.assets import PriorCard, find_card, load_prior, save_prior, usual_side
     from inverse.command.run import check_writable
     from inverse.networks.quantize import calibration, check_quantizable
     from inverse.networks.quantize import quantize as round_to_int8
@@ -111,7 +114,8 @@ def quantize(
     path = find_card(name)
     assert path is not None  # a folder of diffusers is not quantizable
     card = PriorCard.read(path)
-    _check_apart(path.with_name(card.file), out)
+    _check_apart(card.weights(name, path), out)
+    side = side or usual_side(prior)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
     how = {"bits": 8, "of": card.name, "sha256": card.sha256, "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {}}
     about = {"units": card.units, "training": card.training, "licence": card.licence, "limits": card.limits, "power_law": card.power_law}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inverse.assets import PriorCard, network_config
-from inverse.errors import OptionError, PriorError
+from inverse.errors import InverseError, OptionError, PriorError
 from inverse.networks.adapters import IMAGES
 from inverse.networks.pipelines import EDM, from_configs, read_config
 from inverse.prior import NetworkPrior, Prior
@@ -71,7 +71,7 @@ def _own(foreign: Foreign, network: dict[str, Any], weights: dict[str, Tensor]) 
         config = network_config(network)
         prior = NetworkPrior.unet(config, foreign.sigma_data, **IMAGES)
         prior.network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items()}, assign=True)
-    except (TypeError, RuntimeError, OptionError) as error:
+    except (InverseError, RuntimeError) as error:
         reason = str(error).splitlines()[:2][-1].strip()
         raise PriorError(f"convert: {foreign.source} does not fit the network of {foreign.network} ({reason})") from error
     return prior

@@ -10,7 +10,8 @@ import torch
 
 from inverse.errors import PriorError
 from inverse.networks.unet import UNetConfig
-from inverse.shelf import Card, tuples
+from inverse.options import build
+from inverse.shelf import Card
 from inverse.structure.conditional import Conditional, ConditionalConfig
 from inverse.structure.network import Structure, StructureConfig
 
@@ -45,11 +46,11 @@ class StructureCard(Card):
 
     @property
     def config(self) -> StructureConfig:
-        return StructureConfig(**tuples(self.structure))
+        return build(StructureConfig, self.structure)
 
     @property
     def unet(self) -> UNetConfig:
-        return UNetConfig(**tuples(self.network))
+        return build(UNetConfig, self.network)
 
 
 def load_structure(name: str | Path) -> Structure:

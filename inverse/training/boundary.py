@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inverse.arena.scores import metric
 from inverse.arena.source import version_of
+from inverse.assets import usual_side
 from inverse.boundary import Table, candidate, endpoints, fingerprint, prior_sha256
 from inverse.command.run import DTYPES, check_device, check_writable
 from inverse.engine import versions
@@ -43,7 +44,7 @@ class Fit:
     Args:
         candidates: K, drawn from N(0, I).
         references: R, photographs that the last candidates are compared on.
-        size: side of their central crops (pixels).
+        size: side of their central crops (pixels); by default the prior's own, or that of its training crops.
         distance: a registered metric that has a direction.
         tail: mean over this fraction of the references, the worst ones; 1 is the plain mean, less is CVaR.
         refine: moves of one block that are tried on the candidate chosen, each on all references.
@@ -54,7 +55,7 @@ class Fit:
 
     candidates: int = 256
     references: int = 32
-    size: int = 64
+    size: int | None = None
     distance: str = "haarpsi"
     tail: float = 1.0
     refine: int = 0
@@ -63,9 +64,9 @@ class Fit:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name, least in {"candidates": 1, "references": 1, "size": 1, "refine": 0, "block": 1}.items():
-            if getattr(self, name) < least:
-                raise OptionError(f"fit-bc: {name} must be at least {least}, got {getattr(self, name)}")
+        for name, least in {"candidates": 1, "references": 1, "size": 1, "refine": 0, "block": 1, "seed": 0}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise OptionError(f"fit-bc: {name} must be at least {least}, got {value}")
         if not 0 < self.tail <= 1:
             raise OptionError(f"fit-bc: tail must lie in (0, 1], got {self.tail:g}")
         if self.dtype not in DTYPES:
@@ -78,6 +79,7 @@ def fit_boundary(problem: Problem, method: Method, fit: Fit, images: list[Path],
         raise OptionError(f"fit-bc: --out must end in .safetensors, got '{out.name}'")
     check_writable(out.parent)
     prior = problem.resolve_prior(prior_name, check_device(device), DTYPES[fit.dtype][0])
+    fit = replace(fit, size=fit.size or usual_side(prior))
     truths = references(problem, images, fit, prior)
     search = Search(problem, method, fit, truths, prior, out.with_suffix(".checkpoint.safetensors"))
     try:
@@ -98,14 +100,15 @@ def references(problem: Problem, images: list[Path], fit: Fit, prior: Prior) -> 
 
     Raises: InputError if there are fewer than asked.
     """
+    size = fit.size or usual_side(prior)
     if images and not isinstance(problem, ImageProblem):
         raise OptionError(f"fit-bc: --images is for problems on photographs, {problem.name} has truths of its own")
-    crops = [crop for path in images for crop in photographs(path, fit.size, prior.shape[0] or 3)] if images else problem.truths()
+    crops = [crop for path in images for crop in photographs(path, size, prior.shape[0] or 3)] if images else problem.truths()
     if not images and isinstance(problem, ImageProblem):
-        crops = [centre(truth, fit.size) for truth in crops]
+        crops = [centre(truth, size) for truth in crops]
     found = sorted({sha256(crop): crop for crop in map(problem.prepare, crops)}.items())
     if len(found) < fit.references:
-        raise InputError(f"fit-bc: asked for {fit.references} references, found {len(found)} different ones of at least {fit.size} pixels; give more --images")
+        raise InputError(f"fit-bc: asked for {fit.references} references, found {len(found)} different ones of at least {size} pixels; give more --images")
     return [crop for _, crop in found[: fit.references]]
 
 

@@ -124,7 +124,7 @@ def fit_bc(
     candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,
     references: Annotated[int, typer.Option(help="Photographs that the last of them are compared on.")] = 32,
     images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of photographs.", show_default="the problem's truths")] = [],  # noqa: B006
-    size: Annotated[int, typer.Option(help="Side of their central crops (pixels).")] = 64,
+    size: Annotated[int | None, typer.Option(help="Side of their central crops (pixels).", show_default="of the prior's training crops")] = None,
     distance: Annotated[str, typer.Option(help="A metric: haarpsi, ms-ssim (above 160 pixels), ssim, psnr, rmse; lpips, dists with your weights.")] = "haarpsi",
     tail: Annotated[float, typer.Option(help="Choose by the mean over this fraction of the references, the worst (CVaR).")] = 1.0,
     refine: Annotated[int, typer.Option(help="Moves of one block to try on the start chosen.")] = 0,

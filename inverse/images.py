@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
 
 
 def input_files(paths: list[Path]) -> list[Path]:
-    """Files named or inside named folders, in order.
+    """Files named or inside named folders, in order; a warning names a folder's files that are no images and were skipped.
 
     Raises: InputError if a path is missing or a folder holds no readable file.
     """
@@ -66,6 +67,9 @@ def input_files(paths: list[Path]) -> list[Path]:
             inside = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES | ARRAYS)
             if not inside:
                 raise InputError(f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})")
+            if skipped := sorted(f.name for f in path.iterdir() if f.is_file() and f not in inside and not f.name.startswith(".")):
+                more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
+                warnings.warn(f"{path}: skipped {', '.join(skipped[:8])}{more}; read are {', '.join(sorted(PICTURES | ARRAYS))}", stacklevel=2)
             files += inside
         elif path.exists():
             files.append(path)

@@ -12,9 +12,17 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from inverse.errors import OptionError
+
 
 def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose seed is a hash of `key`; 0 is a seed like any other. seeded(0, "noise", 3) never equals seeded(0, 3)."""
+    """A generator whose seed is a hash of `key`; 0 is a seed like any other. seeded(0, "noise", 3) never equals seeded(0, 3).
+
+    Raises: OptionError for a negative number.
+    """
+    for part in key:
+        if isinstance(part, int):
+            check_seed(part)
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -22,6 +30,12 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generat
 def indices(first: int | Sequence[int], count: int) -> Sequence[int]:
     """Where images stand in a larger set: `count` of them from `first` on, or as listed."""
     return range(first, first + count) if isinstance(first, int) else first
+
+
+def check_seed(seed: int, bits: int | None = None) -> None:
+    """Raises OptionError for a seed below 0, which `seeded` refuses, before it is asked; or of more bits than a generator that is not ours takes."""
+    if seed < 0 or (bits and seed >= 2**bits):
+        raise OptionError(f"seed must be at least 0{f' and below 2**{bits}' if bits else ''}, got {seed}")
 
 
 class Generators:

@@ -94,6 +94,19 @@ def test_pickled_array_is_not_loaded(refuse, tmp_path):
     refuse("--measurement", tmp_path / "a.npy", says=("a.npy", "allow_pickle=False"))
 
 
+@pytest.mark.filterwarnings("default")
+def test_files_of_a_folder_that_are_no_images_are_named_once(solve, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.png", "b.png", "moving.gif"):
+        write_picture(tmp_path / "photos" / name)
+    for name in ("notes.txt", ".hidden"):
+        (tmp_path / "photos" / name).write_text("hello")
+    found = solve("--input", "photos")
+    assert found.code == 0
+    known = ".bmp, .h5, .hdf5, .jpeg, .jpg, .npy, .png, .tif, .tiff, .webp"
+    assert found.err.splitlines() == [f"inverse: warning: photos: skipped moving.gif, notes.txt; read are {known}"]
+
+
 def test_empty_folder(refuse, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("hello")
@@ -347,6 +360,40 @@ def test_unknown_command(command):
     outcome = command("slove")
     assert outcome.code == 2
     assert "slove" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("solve",),
+        ("verify", "pseudo-inverse"),
+        ("diagnose",),
+        ("fit-bc", "--out", "t.safetensors"),
+        ("prior", "verify", "digits-28"),
+        ("prior", "quantize", "digits-28", "--out", "t.safetensors"),
+        ("train", "--images", "photos", "--out", "t.safetensors"),
+        ("train-codec", "--images", "photos", "--out", "t.safetensors"),
+        ("train-circuit", "--images", "photos", "--out", "t.safetensors"),
+        ("train-structure", "--images", "photos", "--validation", "photos", "--out", "t.safetensors"),
+        ("tune", "red-diff", "denoise", "--truths", "0", "--range", "steps=1:2"),
+    ],
+)
+def test_a_negative_seed_is_refused(command, tmp_path, arguments):
+    command(*arguments, "--seed", "-1").refused("seed must be at least 0", "got -1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train", "train-codec"])
+def test_a_seed_that_torch_does_not_take_is_refused(command, name):
+    command(name, "--images", "photos", "--out", "t.safetensors", "--seed", 2**63).refused(f"seed must be at least 0 and below 2**63, got {2**63}")
+
+
+def test_a_negative_seed_is_refused_in_python():
+    with pytest.raises(InverseError, match="seed must be at least 0, got -1"):
+        inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None)), seed=-1)
+    posterior = inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None)))
+    with pytest.raises(InverseError, match="seed must be at least 0, got -1"):
+        inverse.solve(posterior, "pseudo-inverse", seed=-1)
 
 
 # --- output -------------------------------------------------------------------------------------------------------------------

@@ -134,7 +134,6 @@ def test_folder_is_solved_by_name(solve, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("b.png", "a.jpg"):
         write_picture(tmp_path / "photos" / name)
-    (tmp_path / "photos" / "notes.txt").write_text("not a picture")
     records = [json.loads(line) for line in solve("--input", tmp_path / "photos", "--json").out.splitlines()]
     assert [Path(record["input"]).name for record in records] == ["a.jpg", "b.png"]
 

@@ -17,6 +17,7 @@ from inverse.arena.worker import Worker
 from inverse.errors import InputError, OptionError
 from inverse.options import values
 from inverse.plugins import get_method, get_problem
+from inverse.seeding import check_seed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Task:
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, bits=32)
 
 
 @dataclass(frozen=True)

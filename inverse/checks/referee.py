@@ -21,7 +21,7 @@ from inverse.method import Method, Weighted
 from inverse.options import values
 from inverse.plugins import get_method
 from inverse.posterior import Posterior
-from inverse.seeding import Generators, SharedStream, seeded
+from inverse.seeding import Generators, SharedStream, check_seed, seeded
 from inverse.smc import ancestors
 
 FACTORS = (0.25, 0.5, 1.0, 2.0)
@@ -179,6 +179,7 @@ def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequ
         raise OptionError(f"verify: no case is called '{unknown[0]}'; there are {', '.join(known)}")
     if samples < 100:
         raise OptionError(f"verify: a floor needs at least 100 samples, got {samples}")
+    check_seed(seed)
     measured = [measure(method, reference(name, samples), samples, seed) for name in cases]
     probe = reference(PROBE, samples)
     name = main_figure(probe.case)

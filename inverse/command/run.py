@@ -24,6 +24,7 @@ from inverse.evaluation.execution import Execution
 from inverse.images import input_files
 from inverse.plugins import get_method, get_problem, registry
 from inverse.problem import Problem
+from inverse.seeding import check_seed
 
 DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16"), "fp16": (torch.float32, "fp16")}
 
@@ -52,6 +53,7 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
     method = get_method(request.method, **request.method_options)
     if request.samples < 1:
         raise OptionError(f"samples must be at least 1, got {request.samples}")
+    check_seed(request.seed)
     device = check_device(request.device)
     if request.dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{request.dtype}'")

@@ -68,7 +68,7 @@ class CircuitConfig:
 
     def __post_init__(self) -> None:
         for bound, given in (
-            (0, {"batch": self.batch, "pseudocount": self.pseudocount}),
+            (0, {"batch": self.batch, "pseudocount": self.pseudocount, "seed": self.seed}),
             (1, {"size": self.size, "shrink": self.shrink, "states": self.states, "crops": self.crops, "epochs": self.epochs}),
             (2, {"levels": self.categories}),
         ):

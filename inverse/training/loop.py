@@ -24,7 +24,7 @@ from inverse.files import replacing
 from inverse.networks.corrected import CorrectedPrior, FieldLaw
 from inverse.networks.unet import UNetConfig
 from inverse.prior import NetworkPrior
-from inverse.seeding import seeded
+from inverse.seeding import check_seed, seeded
 from inverse.training.dataset import Fields, random_crops
 
 
@@ -67,6 +67,7 @@ class TrainConfig:
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
             if getattr(self, name) < least:
                 raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+        check_seed(self.seed, bits=63)
         for name in ("mix", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"train: {name} must be from 0 to 1, got {getattr(self, name):g}")

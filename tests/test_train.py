@@ -15,7 +15,7 @@ from inverse.errors import InputError, OptionError
 from inverse.networks.unet import UNetConfig
 from inverse.training.dataset import load_images, random_crops
 from inverse.training.loop import TrainConfig, Training, measured_std
-from inverse.training.prior import train_prior
+from inverse.training.prior import begun, train_prior
 
 pytest_plugins = "cli_fixtures"
 
@@ -72,6 +72,47 @@ def test_learning_rate_warms_up_and_cools_down():
     assert config.rate(500) == 1.0
     assert config.rate(900) == pytest.approx(0.5)
     assert config.rate(999) == pytest.approx(0.005)
+
+
+def test_a_share_of_the_levels_is_log_uniform(images, tmp_path):
+    """Of n levels, those in the highest tenth of the logarithms: a tenth of the wide share, up to five standard deviations; without it, hardly any."""
+    n, share = 20_000, {}
+    for wide in (0.0, 0.5, 1.0):
+        training = Training([images], replace(TINY, batch=n, wide=wide), tmp_path / f"{wide}.safetensors")
+        low, high = training.prior.sigma_min, training.prior.sigma_max
+        sigma = training._levels(inverse.seeded(0))
+        share[wide] = float((sigma > high * (low / high) ** 0.1).double().mean())
+        assert (low <= sigma.min()) or wide < 1
+    assert share[0.0] < 1e-3
+    assert share[0.5] == pytest.approx(0.05, abs=5 * (0.05 / n) ** 0.5)
+    assert share[1.0] == pytest.approx(0.1, abs=5 * (0.1 / n) ** 0.5)
+
+
+def test_training_goes_on_from_a_prior(images, tmp_path, command):
+    """With no step taken, what starts is what was given; its network and its scale are kept, and another start is another run."""
+    np.savez(tmp_path / "a.npz", images=np.stack(images))
+    train_prior([tmp_path / "a.npz"], tmp_path / "first.safetensors", TINY.network, TINY, "cpu", {})
+    start, digest = begun(str(tmp_path / "first.safetensors"))
+    start.sigma_data = 0.7
+    training = Training([images], replace(TINY, start=digest), tmp_path / "c.safetensors", start=start)
+    for name, value in start.named_parameters():
+        assert torch.equal(training.parameters[name], value)
+        assert training.parameters[name].requires_grad
+        assert training.parameters[name] is not value
+    assert training.averaged().sigma_data == 0.7
+    training.save()
+    with pytest.raises(InputError, match="belongs to other settings"):
+        Training([images], TINY, tmp_path / "c.safetensors")
+    options = ("--images", tmp_path / "a.npz", "--size", 16, "--steps", 1, "--batch", 2, "--out", tmp_path / "second.safetensors")
+    assert command("train", *options, "--start", tmp_path / "first.safetensors").code == 0
+    card = json.loads((tmp_path / "second.json").read_text())
+    assert card["network"]["widths"] == [8, 16]  # not the command's default
+
+
+def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
+    np.savez(tmp_path / "a.npz", images=np.stack(images))
+    options = ("--images", tmp_path / "a.npz", "--size", 16, "--out", tmp_path / "second.safetensors")
+    command("train", *options, "--start", "era5-uk-t2m-gaussian").refused("--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is none")
 
 
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
@@ -188,7 +229,7 @@ def test_out_must_be_safetensors(tmp_path):
 LEARNING_RATES = [{"learning_rate": rate} for rate in (0.0, -1.0, float("nan"), float("inf"))]
 
 
-@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}, {"cooldown": 2.0}, *LEARNING_RATES])
+@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}, {"cooldown": 2.0}, {"wide": 1.5}, *LEARNING_RATES])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)

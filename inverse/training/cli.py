@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -38,6 +38,8 @@ def train(
     widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
     blocks: Blocks = "2,3,4",
     mirror: Mirror = None,
+    start: Annotated[str | None, typer.Option(help="A trained prior, name or file, to go on with; its network is kept.", show_default=False)] = None,
+    wide: Annotated[float, typer.Option(help="Share of the noise levels that is log-uniform over all; the rest is log-normal about 0.3.")] = 0.0,
     precision: Precision = "float32",
     cooldown: Cooldown = 0.3,
     seed: Seed = 0,
@@ -57,7 +59,7 @@ def train(
     from inverse.networks.unet import UNetConfig
     from inverse.training.fields import train_field_prior
     from inverse.training.loop import TrainConfig
-    from inverse.training.prior import train_prior
+    from inverse.training.prior import begun, train_prior
 
     if any(path.suffix in (".nc", ".zarr") for path in images):
         if len(images) > 1 or not variable or not (period and validation_period and test_period):
@@ -74,10 +76,15 @@ def train(
         raise OptionError(f"train: --variable and the periods are for fields, got images from {given}; fields are one .nc or .zarr file")
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
+    began, digest = begun(start) if start else (None, "")
     network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
-    mirror = channels == 3 if mirror is None else mirror
-    config = TrainConfig(size, steps, batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mirror=mirror)
-    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation):
+    if began:
+        network = cast(UNetConfig, began.network.config)
+    mirror = network.channels == 3 if mirror is None else mirror
+    config = TrainConfig(
+        size, steps, batch, learning_rate, cooldown=cooldown, wide=wide, start=digest, precision=precision, seed=seed, network=network, mirror=mirror
+    )
+    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation, began):
         raise typer.Exit(130)
 
 

@@ -41,6 +41,8 @@ class TrainConfig:
         cooldown: fraction of the steps over which the rate falls to zero.
         ema: decay of the averaged weights (the ones that are kept), reached gradually.
         sigma_log_mean, sigma_log_std: log-normal law of the training noise level, model units.
+        wide: share of the levels that is log-uniform over all that the prior is for instead; the log-normal law hardly goes to the highest.
+        start: sha256 of the prior whose weights the training starts from; empty for none.
         precision: "bf16" (autocast) or "float32".
         seed: of initialisation, crops and noise.
         mix: share of training fields that are blends of two, see `dataset.Fields.batch`; images are not blended.
@@ -57,6 +59,8 @@ class TrainConfig:
     ema: float = 0.999
     sigma_log_mean: float = -1.2
     sigma_log_std: float = 1.2
+    wide: float = 0.0
+    start: str = ""
     precision: str = "float32"
     seed: int = 0
     network: Any = UNetConfig()
@@ -68,7 +72,7 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
         check_seed(self.seed, bits=63)
-        for name in ("mix", "cooldown"):
+        for name in ("mix", "cooldown", "wide"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"train: {name} must be from 0 to 1, got {getattr(self, name):g}")
         if not 0 < self.learning_rate < math.inf:
@@ -102,6 +106,7 @@ class Training:
         checkpoint: where the state is kept; an existing one is resumed if its config is the same but for `steps`.
         device: of the network and its batches.
         law: the Gaussian of the fields, which the network then corrects; see `CorrectedPrior`.
+        start: a trained prior of images, whose weights and scale are gone on with.
     """
 
     def __init__(
@@ -111,11 +116,12 @@ class Training:
         checkpoint: Path,
         device: torch.device | str = "cpu",
         law: FieldLaw | None = None,
+        start: NetworkPrior | None = None,
     ):
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = self._model(law)
+            model = copy.deepcopy(start).train().requires_grad_() if start else self._model(law)
         self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -159,11 +165,21 @@ class Training:
     def _loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
         config, x0 = self.config, self.prior.encode(self._draw(generator))
-        sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
+        sigma = self._levels(generator)
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (t.to(self.device, non_blocking=True) for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return self.prior.loss(x0, sigma, noise)
+
+    def _levels(self, generator: torch.Generator) -> Tensor:
+        """The noise level of each crop of a batch, model units."""
+        config = self.config
+        sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
+        if not config.wide:
+            return sigma
+        chosen, where = torch.rand(2, config.batch, generator=generator)
+        low, high = math.log(self.prior.sigma_min), math.log(self.prior.sigma_max)
+        return torch.where(chosen < config.wide, torch.exp(low + (high - low) * where), sigma)
 
     def _beside(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside parameters, updated in place."""
@@ -223,7 +239,8 @@ class Training:
                 self.optimizer.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
 
     def _fingerprint(self) -> str:
-        free = {"steps", "cooldown"} | ({"mirror"} if self.config.mirror else set())  # checkpoints from before there was a choice do not name it
+        since = {"mirror": True, "wide": 0.0, "start": ""}  # checkpoints from before there was a choice do not name it
+        free = {"steps", "cooldown"} | {name for name, default in since.items() if getattr(self.config, name) == default}
         return json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.assets import save_prior
+from inverse.assets import PriorCard, find_card, load_prior, save_prior
 from inverse.command.run import check_device
+from inverse.errors import OptionError
 from inverse.images import grid, write_png
-from inverse.networks.unet import UNetConfig
+from inverse.networks.unet import UNet, UNetConfig
 from inverse.prior import NetworkPrior, Prior
 from inverse.sampler import heun
 from inverse.schedule import schedule
@@ -28,8 +29,9 @@ LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 
 
 def train_prior(
-    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
-) -> bool:
+    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str],
+    validation: Path | None = None, start: NetworkPrior | None = None,
+) -> bool:  # fmt: skip
     """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
 
     Args:
@@ -37,17 +39,18 @@ def train_prior(
         out: the weights, `.safetensors`.
         about: `licence` and `limits` for the card.
         validation: images on which the card's denoising table is measured; by default the first source's.
+        start: see `loop.Training`.
     """
     check_out("train", out)
     where = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
     print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}", file=sys.stderr)
-    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where, start=start)
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     sheet = out.with_suffix(".samples.png")
-    start = last_sheet = time.monotonic()
+    clock = last_sheet = time.monotonic()
 
     def now_and_then(_: Progress) -> None:
         nonlocal last_sheet
@@ -63,12 +66,23 @@ def train_prior(
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
         "crop": config.size,
-        **run_facts(config, loss, time.monotonic() - start, where),
+        **run_facts(config, loss, time.monotonic() - clock, where),
     }
     table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
     card = save_prior(prior, out, training=facts, denoising=table, **about)
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
+
+
+def begun(name: str) -> tuple[NetworkPrior, str]:
+    """The prior that a training starts from, and the sha256 of its weights.
+
+    Raises: OptionError for one that is no float network of `inverse train`.
+    """
+    prior, path = load_prior(name), find_card(name)
+    if path is None or type(prior) is not NetworkPrior or not isinstance(prior.network, UNet):
+        raise OptionError(f"train: --start takes a float network of `inverse train` on images; {name} is none")
+    return prior, PriorCard.read(path).sha256
 
 
 def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:

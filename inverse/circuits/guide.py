@@ -162,6 +162,8 @@ def load_guide(name: str | Path, **settings: object) -> Guide:
         return PixelGuide(circuit)
     beside = CircuitCard.find(name).with_name(card.codec["name"] + ".json")
     codec = beside if beside.is_file() else card.codec["name"]
+    if codec is not beside and codec not in CodecCard.known():
+        raise PriorError(f"circuit {card.name}: was trained on codes of {codec}, whose card {beside} is missing; put that codec and its card there")
     if (found := CodecCard.read(codec).sha256) != card.codec["sha256"]:
         wanted = f"{card.codec['name']} of sha256 {card.codec['sha256'][:12]}..."
         raise PriorError(f"circuit {card.name}: was trained on codes of {wanted}, the codec found is {found[:12]}...; train the circuit again on this one")

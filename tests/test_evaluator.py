@@ -207,14 +207,32 @@ def test_weights_cast_once_give_the_bits_of_autocast(network_prior):
     assert all(weight.dtype == torch.float32 for weight in prior.parameters())
 
 
-def test_the_ends_of_the_network_stay_in_float32(monkeypatch):
-    """Of photo-64 that halves what bf16 does to a denoised image, from 2e-3 to 1e-3 at this noise level."""
+def test_what_is_kept_in_float32_halves_the_error(monkeypatch):
+    """The ends of the network and what modulates its blocks: of photo-64 the error of a denoised image is 0.8e-3 with them and 2e-3 without."""
     prior, x = inverse.load_prior("photo-64"), 0.5 * normal(2, 3, 32, 32).float()
     full = evaluator(prior, Execution()).denoise(x, 0.5)
     kept = (evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5) - full).std()
     monkeypatch.setattr("inverse.networks.unet.in_full", lambda layer, x: layer(x))
     cast = (under_autocast(prior, x) - full).std()
-    assert kept < 0.7 * cast
+    assert kept < 0.5 * cast
+
+
+def test_sums_of_blocks_stay_in_float32(network_prior):
+    seen = []
+    for level in network_prior.network.down:
+        level[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    evaluator(network_prior, Execution(autocast="bf16")).denoise(normal(2, 3, 16, 16).float(), 0.5)
+    assert len(seen) > 1
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("levels", [6.0, torch.tensor(6.0), torch.tensor([0.5, 6.0])])
+def test_gradients_at_high_noise_keep_the_priors_precision(network_prior, levels):
+    x = normal(2, 3, 16, 16).float()
+    x0_hat, vjp = evaluator(network_prior, Execution(autocast="bf16")).tweedie(x, levels)
+    full, full_vjp = evaluator(network_prior, Execution()).tweedie(x, levels)
+    assert torch.equal(x0_hat, full)
+    assert torch.equal(vjp(x), full_vjp(x))
 
 
 def test_weights_that_are_written_later_are_cast_again(network_prior):

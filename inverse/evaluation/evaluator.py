@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -27,9 +28,12 @@ from inverse.prior import Prior
 SURELY = 16 * 1024
 """Bytes a pixel below which nothing is measured if that many fit: five times what the shipped U-Net takes with its graph."""
 
-
 NOTHING = 2**28
 """Bytes that are there without looking."""
+
+STEEP = 5.0
+"""Noise level (model units) above which a prior that is differentiated keeps its own precision under autocast: there an error of a thousandth that all
+pixels share is multiplied several hundred times along the steps of PiGDM, and the answer is another draw."""
 
 
 class _Held(dict):  # type: ignore[type-arg]
@@ -65,7 +69,9 @@ class Evaluator:
             return self._within_memory(lambda: self._evaluate(x, sigma, False), x, False)
 
     def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x0_hat and its VJP, which may be called more than once. Gradients go to x alone, none to weights."""
+        """x0_hat and its VJP, which may be called more than once. Gradients go to x alone, none to weights. Under autocast the host reads sigma."""
+        if self.execution.autocast and float(torch.as_tensor(sigma).max()) > STEEP:
+            return self._full.tweedie(x, sigma)
 
         def graph() -> tuple[Tensor, Tensor]:
             leaf = x.detach().requires_grad_()
@@ -88,10 +94,17 @@ class Evaluator:
 
     def rows_at_once(self, shape: tuple[int, ...], rows: int, device: torch.device, dtype: torch.dtype) -> int:
         """How many of `rows` images of a shape one call takes within the memory, a gradient included; more would go through in parts."""
+        if self.execution.autocast:
+            return self._full.rows_at_once(shape, rows, device, dtype)
         x = torch.zeros(1, *shape, device=device, dtype=dtype)
         x = x.to(self._dtype(x)).expand(rows, *shape)
         fits = self._fitting(x, torch.ones(rows, device=device, dtype=x.dtype), True)
         return max(1, min(rows, int(min(fits, 2**52) // _pixels(x))))
+
+    @property
+    def _full(self) -> Evaluator:
+        """Of the same prior, without autocast."""
+        return evaluator(self.prior, replace(self.execution, autocast=None))
 
     # --- one evaluation ------------------------------------------------------------------------------------------------
 

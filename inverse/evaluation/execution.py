@@ -51,7 +51,8 @@ class Execution:
     """How evaluations are carried out; no method's code depends on it.
 
     Args:
-        autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own.
+        autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own, which gradients at high
+            noise keep in any case (`evaluator.STEEP`).
         compile: a mode of torch.compile for the prior, or "auto": CUDA graphs on a GPU, "default" elsewhere; None for none. Where compilation
             fails the prior runs without it, and a warning says why.
         memory: GiB that one call of the prior may take, so that rows go through in parts and local priors in tiles; by default four fifths of

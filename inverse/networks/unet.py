@@ -82,7 +82,7 @@ def pixel_norm(x: Tensor) -> Tensor:
 
 
 def in_full(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x) outside of autocast. Of the first and the last convolution it halves the error of a denoised image in bf16, at no time that shows."""
+    """layer(x) outside of autocast, for layers whose rounding would be the same at every pixel or reach every pixel, and that take no time that shows."""
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -91,6 +91,8 @@ def in_full(layer: nn.Module, x: Tensor) -> Tensor:
 
 class Block(nn.Module):
     """Pre-normalised residual block, modulated by the noise embedding: x + conv(silu(a(e) conv(silu(norm(x))) + b(e)))."""
+
+    full_precision = ("modulation",)
 
     def __init__(self, width: int, embedding: int, circular: bool = False):
         super().__init__()
@@ -102,7 +104,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, guidance: Tensor | None = None) -> Tensor:
         """guidance (B, width, H, W) is added before the modulation, where there is any."""
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = in_full(self.modulation, embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.first(F.silu(pixel_norm(x)))
         if guidance is not None:
             h = h + guidance
@@ -127,7 +129,7 @@ class UNet(nn.Module):
     padded size, which is a multiple of `stride`, divided by 2, 4, ...
     """
 
-    full_precision = ("head", "tail")
+    full_precision = ("head", "tail", "embedding")
     """Layers that stay in the precision of their weights under autocast."""
 
     def __init__(self, config: UNetConfig):
@@ -149,7 +151,7 @@ class UNet(nn.Module):
         if self.config.circular and width % self.config.stride:
             raise OptionError(f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}")
         x = pad_to_multiple(x, self.config.stride)
-        embedding = self.embedding(log_sigma)
+        embedding = in_full(self.embedding, log_sigma)
         h = in_full(self.head, F.pixel_unshuffle(x, 2))
         skips = []
         for level, group in enumerate(self.down):
@@ -157,7 +159,7 @@ class UNet(nn.Module):
                 h = block(h, embedding, guidance[level][i] if guidance else None)
             if level < len(self.shrink):
                 skips.append(h)
-                h = self.shrink[level](h)
+                h = self.shrink[level](h).to(x.dtype)  # sums of blocks stay in full precision under autocast
         for level in reversed(range(len(self.grow))):
             h = self.grow[level](h) + skips[level]
             for block in cast(nn.ModuleList, self.up[level]):

@@ -1,11 +1,11 @@
 r"""What bf16 costs in PSNR: the same solves with the prior in float32, in bfloat16, and in float32 with a little noise in its answers.
 
-    python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 20 --methods diffpir red-diff --out docs/tables/precision
+    python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 20 --methods diffpir red-diff --runs bf16 --out docs/tables/precision
     python bench/precision.py --images ../shared/data/bsds500/test --count 48 --steps 60 --methods dps --runs bf16 --out docs/tables/precision-dps
     python bench/precision.py --images ../shared/data/bsds500/test --count 48 --steps 60 --methods pigdm --runs bf16 --out docs/tables/precision-pigdm
     python bench/precision.py --images ../shared/data/bsds500/test --count 4 --steps 60 --methods pigdm --runs throughout noise \
         --out docs/tables/precision-unstable
-    python bench/precision.py --images ../shared/data/bsds500/test --count 6 --steps 10 --methods mmps --out docs/tables/precision-mmps
+    python bench/precision.py --images ../shared/data/bsds500/test --count 6 --steps 10 --methods mmps --runs bf16 --out docs/tables/precision-mmps
 
 "throughout" is bf16 at every noise level, where the engine keeps gradients at high noise in float32. The noise is a factor of 1 +- 0.001 for each channel of
 an answer and of a VJP, about what bfloat16 does to them that does not average out over an image; what it moves is how far two solves part that

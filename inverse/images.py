@@ -64,10 +64,11 @@ def input_files(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and path.suffix != ".zarr":
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES | ARRAYS)
+            there, readable = sorted(path.iterdir()), PICTURES | ARRAYS
+            inside = [f for f in there if f.suffix.lower() in readable]
             if not inside:
                 raise InputError(f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})")
-            if skipped := sorted(f.name for f in path.iterdir() if f.is_file() and f not in inside and not f.name.startswith(".")):
+            if skipped := [f.name for f in there if f.suffix.lower() not in readable and f.is_file() and not f.name.startswith(".")]:
                 more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
                 warnings.warn(f"{path}: skipped {', '.join(skipped[:8])}{more}; read are {', '.join(sorted(PICTURES | ARRAYS))}", stacklevel=2)
             files += inside

@@ -115,6 +115,11 @@ def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
     command("train", *options, "--start", "era5-uk-t2m-gaussian").refused("--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is none")
 
 
+def test_fields_start_from_no_prior(tmp_path, command):
+    fields = ("--images", tmp_path / "era5.nc", "--variable", "t2m", "--out", tmp_path / "second.safetensors")
+    command("train", *fields, "--start", "photo-64").refused("--start is for images, got it with fields")
+
+
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
     Training([images], TINY, tmp_path / "c.safetensors").save()
     with pytest.raises(InputError, match="belongs to other settings"):

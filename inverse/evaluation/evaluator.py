@@ -21,7 +21,7 @@ from inverse.errors import ExecutionWarning, MemoryLimitError
 from inverse.evaluation.compilation import compiled, gist, of_compiler
 from inverse.evaluation.execution import HALVES, Execution
 from inverse.evaluation.halved import fingerprint, halved
-from inverse.evaluation.memory import bytes_needed, free_memory, is_out_of_memory
+from inverse.evaluation.memory import bytes_needed, is_out_of_memory, usable_memory
 from inverse.evaluation.tiling import tiled
 from inverse.prior import Prior
 
@@ -165,7 +165,7 @@ class Evaluator:
             given, surely = self.execution.memory, x.shape[0] * _pixels(x) * SURELY
             if x.ndim != 4 or (surely <= NOTHING and not given):
                 return float("inf")
-            self._budget = self._budget or (given * 2**30 if given else 0.8 * (free_memory(x.device) or float("inf")))
+            self._budget = self._budget or (given * 2**30 if given else usable_memory(x.device) or float("inf"))
             budget = self._budget
             if surely <= budget:
                 return float("inf")

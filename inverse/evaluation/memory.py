@@ -34,6 +34,12 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
+def usable_memory(device: torch.device) -> float | None:
+    """Bytes that evaluations of a prior may take unless told otherwise: four fifths of what is free."""
+    free = free_memory(device)
+    return None if free is None else 0.8 * free
+
+
 class _Live(TorchDispatchMode):
     """Bytes of the storages that operations made and that somebody still holds, and their peak."""
 

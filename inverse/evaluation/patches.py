@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.evaluation.memory import free_memory
+from inverse.evaluation.memory import usable_memory
 from inverse.networks.unet import UNet, pad_to_multiple
 from inverse.prior import NetworkPrior, Prior
 
@@ -167,10 +167,10 @@ def common_memory(device: torch.device) -> float | None:
 
     Ranks that planned their calls by themselves could cut a batch in different places and wait for each other for ever.
     """
-    free = torch.tensor(float(free_memory(device) or 0), dtype=torch.float64, device=device)
-    dist.all_reduce(free, dist.ReduceOp.MIN)
+    usable = torch.tensor(usable_memory(device) or 0.0, dtype=torch.float64, device=device)
+    dist.all_reduce(usable, dist.ReduceOp.MIN)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
-    return 0.8 * float(free) / 2**30 / sharing or None
+    return float(usable) / 2**30 / sharing or None
 
 
 class _Spans:

@@ -62,10 +62,12 @@ def train(
     from inverse.training.prior import begun, train_prior
 
     if any(path.suffix in (".nc", ".zarr") for path in images):
+        if start:
+            raise OptionError(f"train: --start is for images, got it with fields, {images[0]}; leave it out")
         if len(images) > 1 or not variable or not (period and validation_period and test_period):
             raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
         network = UNetConfig(1, _integers(widths, "--widths"), _integers(blocks, "--blocks"))
-        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, precision=precision, seed=seed, network=network, mix=mix)
+        settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, wide=wide, precision=precision, seed=seed, network=network, mix=mix)
         periods = (period, validation_period, test_period)
         about = {"licence": licence, "limits": limits}
         if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about, hours):
@@ -77,9 +79,8 @@ def train(
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
     began, digest = begun(start) if start else (None, "")
-    network = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
-    if began:
-        network = cast(UNetConfig, began.network.config)
+    asked = UNetConfig(channels=channels, widths=_integers(widths, "--widths"), blocks=_integers(blocks, "--blocks"))
+    network = cast(UNetConfig, began.network.config) if began else asked
     mirror = network.channels == 3 if mirror is None else mirror
     config = TrainConfig(
         size, steps, batch, learning_rate, cooldown=cooldown, wide=wide, start=digest, precision=precision, seed=seed, network=network, mirror=mirror

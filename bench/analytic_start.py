@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import inverse
-from inverse.field import fit_power_law
-from inverse.images import input_files, read_image
-from inverse.metrics import METRICS
+from inverse.io.images import input_files, read_image
+from inverse.metrics.standard import METRICS
+from inverse.priors.field import fit_power_law
 
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}}
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverse
-from inverse.evaluation.evaluator import Evaluator
-from inverse.files import write_text
+from inverse.io.files import write_text
+from inverse.priors.evaluation.evaluator import Evaluator
 from inverse.seeding import Generators
 
 METHODS = ["ddrm", "ddnm", "ddnm-plus", "diffpir", "red-diff", "daps", "pnp-dm", "dps"]

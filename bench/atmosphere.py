@@ -24,10 +24,10 @@ from atmosphere_scores import curves, maps, scores, tables
 from torch import Tensor
 
 import inverse
-from inverse.analytic import LowRankPrior
-from inverse.operators import clone
-from inverse.start import fitted_amplitude
-from inverse.training.dataset import load_fields
+from inverse.analytic_start import fitted_amplitude
+from inverse.measurement.operators import clone
+from inverse.priors.analytic import LowRankPrior
+from inverse_problems.atmosphere.dataset import load_fields
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]

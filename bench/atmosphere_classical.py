@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.atmosphere.grid import EARTH_RADIUS, distance
+from inverse_problems.atmosphere.grid import EARTH_RADIUS, distance
 
 
 def interpolated(kind: str) -> Callable[[Any, int], Tensor]:

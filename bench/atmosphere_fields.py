@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from inverse.atmosphere.igra import read_soundings, read_station_list
-from inverse.atmosphere.netcdf import Fields, package, read_fields, write
+from inverse_problems.atmosphere.igra import read_soundings, read_station_list
+from inverse_problems.atmosphere.netcdf import Fields, package, read_fields, write
 
 WINDOW = ("2019-03-28T06", "2019-03-28T17")
 """Consecutive hours: a morning that warms, and an afternoon."""

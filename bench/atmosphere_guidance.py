@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import inverse
-from inverse.operators import clone
+from inverse.measurement.operators import clone
 
 KEYS = ("shift", "spread", "saturated")
 PRIOR = "era5-uk-t2m-gaussian"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import inverse
 from inverse.checks.diagnostics import fair_crps, rank_chi_square, ranks
-from inverse.operators import clone
+from inverse.measurement.operators import clone
 
 
 def scores(c: Any, x: Tensor) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import inverse
 from inverse.checks.diagnostics import fair_crps
-from inverse.operators import clone
+from inverse.measurement.operators import clone
 
 SIGMAS = ("z:1.5", "t:1.0")
 """Of a sounding in dam and K, with what a balloon's value has and a 3 degree field has not."""

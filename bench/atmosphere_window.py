@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.analytic import LowRankPrior
-from inverse.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
-from inverse.operators import clone
-from inverse.training.dataset import load_fields
+from inverse.measurement.operators import clone
+from inverse.priors.analytic import LowRankPrior
+from inverse_problems.atmosphere.dataset import load_fields
+from inverse_problems.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
 
 F64 = torch.float64
 LENGTHS = (1, 2, 3, 6, 12)

@@ -18,9 +18,9 @@ import torch
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse.boundary import Table, candidate, endpoints, load_table, shipped_tables, sized
-from inverse.training.boundary import Fit, centre, loss_by, references, sha256
-from inverse.training.halving import anova, tail_mean
+from inverse_plugins.optimal_bc.halving import anova, tail_mean
+from inverse_plugins.optimal_bc.search import Fit, centre, loss_by, references, sha256
+from inverse_plugins.optimal_bc.table import Table, candidate, endpoints, load_table, shipped_tables, sized
 
 METRICS = ("haarpsi", "psnr")
 RANDOM_SEED = 1000  # no table's

@@ -16,7 +16,7 @@ import torch
 from photo import PROBLEMS, photographs
 
 import inverse
-from inverse.metrics import psnr
+from inverse.metrics.standard import psnr
 
 
 def main() -> None:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.circuits.cards import CircuitCard
 from inverse.engine import versions
-from inverse.images import grid, write_png
+from inverse.io.images import grid, write_png
 from inverse.problem import shipped_images
-from inverse.training.boundary import loss_by, photographs, sha256
+from inverse_plugins.circuits.cards import CircuitCard
+from inverse_plugins.optimal_bc.search import loss_by, photographs, sha256
 
 STEERED, READING = "tractable-steering", "## Reading\n"
 IMAGES = 20

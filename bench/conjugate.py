@@ -25,8 +25,8 @@ import inverse
 from inverse.checks.distances import gaussian_w2
 from inverse.checks.referee import sample
 from inverse.engine import versions
-from inverse.options import values
-from inverse.plugins import registry
+from inverse.registry.discovery import registry
+from inverse.registry.options import values
 
 VIEWS = ("inpainting", "blur", "random")
 COLUMNS = ("W2", "spread", "mean error", "cover 50 %", "cover 90 %", "NFE", "VJP", "seconds")

@@ -20,7 +20,7 @@ import torch
 from photo import photographs
 
 import inverse
-from inverse.training.dataset import load_images
+from inverse.io.image_sets import load_images
 
 
 def psnr(estimate: torch.Tensor, truth: torch.Tensor) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import inverse
 from inverse.checks.prior import own_draws
-from inverse.images import grid, write_png
+from inverse.io.images import grid, write_png
 
 SIGMA = 0.2
 

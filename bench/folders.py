@@ -22,8 +22,8 @@ import torch
 from inverse.command.run import run
 from inverse.command.work import Request
 from inverse.engine import versions
-from inverse.files import write_text
-from inverse.images import read_image, write_png
+from inverse.io.files import write_text
+from inverse.io.images import read_image, write_png
 from inverse.problem import shipped_images
 from inverse.result import Result
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.analytic import GaussianPrior
 from inverse.engine import versions
-from inverse.levy.chains import split_rhat
-from inverse.levy.walk import WalkPrior
-from inverse.options import values
+from inverse.priors.analytic import GaussianPrior
+from inverse.registry.options import values
+from inverse_problems.levy.chains import split_rhat
+from inverse_problems.levy.walk import WalkPrior
 
 INCREMENTS = ("gaussian", "laplace", "bernoulli-laplace", "student-1")
 VIEWS = ("identity", "convolution", "imputation", "fourier")
@@ -47,7 +47,7 @@ ABOUT = """# Walks with independent increments
 Made by `{command}` in {minutes:.0f} minutes of a share of one core.
 
 x is the cumulative sum of 64 independent increments, noise is 25 dB below the median signal power, and the prior is the
-exact denoiser (`inverse/levy/walk.py`). {instances} walks per cell. **Gap**: 10 log10(|mean of {draws} samples - x|^2 / |posterior mean - x|^2) in
+exact denoiser (`problems/levy/walk.py`). {instances} walks per cell. **Gap**: 10 log10(|mean of {draws} samples - x|^2 / |posterior mean - x|^2) in
 dB, the mean over walks and its standard error, where the posterior mean is that of the Gibbs sampler (closed form for
 Gaussian increments); {draws} exact draws score {floor:.2f} dB in the mean. **Coverage**: how many entries of x lie between the least and the greatest
 of the {draws} samples; 0.9 is right. *gibbs* is {draws} draws of the sampler itself, *l2* the best linear estimate: white Gaussian

@@ -29,13 +29,13 @@ from pages import put
 from torch import Tensor
 
 import inverse
-from inverse.analytic import MixturePrior
 from inverse.checks.distances import wasserstein_1d
 from inverse.checks.referee import sample
 from inverse.engine import versions
-from inverse.options import options, values
-from inverse.plugins import registry
-from inverse.smc import ParticleMethod
+from inverse.particles.cloud import ParticleMethod
+from inverse.priors.analytic import MixturePrior
+from inverse.registry.discovery import registry
+from inverse.registry.options import options, values
 
 CELLS = [(d, d_y) for d in (8, 80, 800) for d_y in (1, 2, 4)]
 STEPS = (20, 100)
@@ -138,7 +138,7 @@ def instance(d: int, d_y: int, index: int, direct: bool, unit: float) -> Instanc
     units = {"scale": unit, "sigma_min": 0.01 / unit, "sigma_max": 157.4 / unit}
     small = MixturePrior(law.weights, law.decode(law.means) @ Q / unit, law.scale**2 * law.variances[:1, 0] / unit**2, **units)
     exact = small.given(A @ Q, problem.sigma_y, y.flatten())
-    operator = inverse.operators.dense(A @ Q, (Q.shape[1],))
+    operator = inverse.measurement.operators.dense(A @ Q, (Q.shape[1],))
     posterior = inverse.Posterior(copy.deepcopy(small).float(), operator, y.float(), problem.noise((Q.shape[1],)), shape=(Q.shape[1],))
     return Instance(posterior, small, exact, inside)
 

@@ -22,10 +22,10 @@ import torch
 from pages import put
 
 import inverse
-from inverse.bridge import deepinv
+from inverse.deepinv_reconstructors import deepinv
 from inverse.engine import versions
-from inverse.options import options
-from inverse.plugins import registry
+from inverse.registry.discovery import registry
+from inverse.registry.options import options
 
 SHAPE = (3, 16, 16)
 
@@ -93,7 +93,7 @@ def of_calls(repeats: int, calls: int = 1000) -> dict[str, float]:
     """Microseconds of a call to A by deepinv's classes, by ours and by torch alone, on one image."""
     physics, x, mask = deepinv("physics"), torch.rand(1, *SHAPE), (torch.rand(1, *SHAPE) > 0.5).float()
     theirs = physics.Inpainting(SHAPE, mask=mask)
-    ours = inverse.operators.operator(lambda x: x * mask, shape=SHAPE)
+    ours = inverse.measurement.operators.operator(lambda x: x * mask, shape=SHAPE)
     posterior, level = posteriors()[1], torch.tensor(1.0)
     rows = {
         "x * mask, torch alone": lambda: x * mask,

@@ -26,8 +26,8 @@ from pages import put
 from photo import PROBLEMS, photographs
 
 import inverse
-from inverse.metrics import METRICS
-from inverse.scores import fair_crps, interval_coverage
+from inverse.metrics.ensemble import fair_crps, interval_coverage
+from inverse.metrics.standard import METRICS
 
 PARTICLES = (4, 16, 64)
 OTHERS = ("dps", "diffpir", "red-diff")

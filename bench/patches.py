@@ -19,7 +19,7 @@ import torch.distributed as dist
 from photo import photographs
 
 import inverse
-from inverse.evaluation.patches import divided, process_group
+from inverse.priors.evaluation.patches import divided, process_group
 
 CASES = {"diffpir, 20 steps": {"steps": 20}, "ddrm, 20 steps": {"steps": 20}, "ddrm, 60 steps": {"steps": 60}, "red-diff, 20 steps": {"steps": 20}}
 

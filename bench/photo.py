@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 import inverse
-from inverse.images import input_files, read_image
-from inverse.metrics import METRICS
+from inverse.io.images import input_files, read_image
+from inverse.metrics.standard import METRICS
 
 PROBLEMS = {
     "deblur": ("deblur", {}),

@@ -25,11 +25,11 @@ from photo import photographs
 from torch import Tensor
 
 import inverse
-import inverse.evaluation.evaluator
-from inverse.files import write_text
+import inverse.priors.evaluation.evaluator
+from inverse.io.files import write_text
 
 RUNS = {"bf16": ("in bf16", "bf16"), "throughout": ("in bf16 throughout", "bf16"), "noise": ("under noise of 1e-3", None)}
-STEEP = inverse.evaluation.evaluator.STEEP
+STEEP = inverse.priors.evaluation.evaluator.STEEP
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}, "inpainting": {"mask": "box"}}
 
 
@@ -88,7 +88,7 @@ def main() -> None:
             plain, seconds = scores(problem, truths, method, prior, None, arguments.seeds)
             row = {"problem": name, "method": method.name, "float32": float(plain.mean()), "seconds": {"float32": seconds}}
             for run in arguments.runs:
-                inverse.evaluation.evaluator.STEEP = float("inf") if run == "throughout" else STEEP
+                inverse.priors.evaluation.evaluator.STEEP = float("inf") if run == "throughout" else STEEP
                 changed, row["seconds"][run] = scores(problem, truths, method, Noisy(prior) if run == "noise" else prior, RUNS[run][1], arguments.seeds)
                 row[run] = interval(changed - plain)
             rows.append(row)

@@ -22,8 +22,8 @@ from denoise import by_prior, psnr
 from photo import photographs
 
 import inverse
-from inverse.assets import save_prior
-from inverse.networks.quantize import calibration, quantize, rounded, scan
+from inverse.priors.loading import save_prior
+from inverse.priors.networks.quantize import calibration, quantize, rounded, scan
 
 VARIANTS = ("float32", "bf16", "int8 weights", "int8 weights and inputs")
 LEVELS = (5, 15, 50)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import inverse
-from inverse.evaluation.memory import peak_bytes
-from inverse.files import write_text
+from inverse.io.files import write_text
+from inverse.priors.evaluation.memory import peak_bytes
 
 
 def cost(call: Callable[[], Any]) -> dict[str, float]:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import inverse
 from inverse.arena.bank import square
-from inverse.bridge import deepinv
-from inverse.evaluation.memory import peak_bytes
-from inverse.files import write_text
+from inverse.deepinv_reconstructors import deepinv
+from inverse.io.files import write_text
+from inverse.priors.evaluation.memory import peak_bytes
 
 Run = Callable[[inverse.Posterior, int], Tensor]
 

@@ -1,4 +1,4 @@
-"""Exact solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur`: iterations and time with and without what `inverse/solves.py` adds.
+"""Exact solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur`: iterations and time with and without what `inverse/measurement/solves.py` adds.
 
     python bench/solves.py --size 128 --out docs/tables/solves
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import inverse
-from inverse.files import write_text
+from inverse.io.files import write_text
 
 KERNELS = {
     "Gaussian, reflect": {},

@@ -23,18 +23,18 @@ from torch import Tensor
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse.blurs import disk
 from inverse.engine import versions
-from inverse.files import write_text
-from inverse.images import grid, write_png
-from inverse.lockstep import one_by_one
-from inverse.operators import motion_kernel
-from inverse.structure.card import StructureCard, load_structure
-from inverse.structure.measurements import guided
-from inverse.structure.network import averaged, grey_of
-from inverse.training.blurs import MAKERS, MARGIN, BlurCorpus, embedded
-from inverse.training.boundary import loss_by
-from inverse.training.dataset import load_images
+from inverse.io.files import write_text
+from inverse.io.image_sets import load_images
+from inverse.io.images import grid, write_png
+from inverse.measurement.kernels import disk
+from inverse.measurement.operators import motion_kernel
+from inverse_plugins.optimal_bc.search import loss_by
+from inverse_plugins.structure.blurs import MAKERS, MARGIN, BlurCorpus, embedded
+from inverse_plugins.structure.card import StructureCard, load_structure
+from inverse_plugins.structure.measurements import guided
+from inverse_plugins.structure.network import averaged, grey_of
+from inverse_plugins.structure.per_image import one_by_one
 
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")
@@ -67,7 +67,7 @@ BALANCES, ITERATIONS = (0.003, 0.01, 0.03, 0.1), (3, 10, 30)
 READING = "## Reading\n"
 ABOUT = """# Coarse structure for deblurring
 
-Made by `{command}`; networks trained by the commands on their cards, `data/structure-blur.json` and `data/structure-icdpm.json`.
+Made by `{command}`; networks trained by the commands on their cards, `data/structure/structure-blur.json` and `data/structure/structure-icdpm.json`.
 
 Two methods share an idea: the coarse greys of a sharp picture can be guessed from the blurry one, and blurs that nobody trained on change them least
 (Ren et al., ICCV 2023, https://arxiv.org/abs/2212.01789).

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import inverse
-from inverse.evaluation.memory import peak_bytes
-from inverse.files import write_text
+from inverse.io.files import write_text
+from inverse.priors.evaluation.memory import peak_bytes
 
 WHOLE = {"tile_above": 1 << 40, "max_pixels": 1 << 40}
 

@@ -15,7 +15,7 @@ from pages import put
 
 from inverse.checks.cases import CASES, main_figure
 from inverse.checks.referee import Verdict, verify
-from inverse.plugins import registry
+from inverse.registry.discovery import registry
 
 
 def table(verdicts: list[Verdict]) -> str:

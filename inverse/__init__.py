@@ -13,32 +13,32 @@ from inverse.errors import InverseError
 __version__ = "0.1.0"
 
 _HOME = {
-    "operator": "operators",
-    "adjoint_error": "operators",
-    "stack": "modalities",
-    "stacked_noise": "modalities",
-    "Prior": "prior",
-    "NetworkPrior": "prior",
-    "RescaledPrior": "prior",
-    "GaussianPrior": "analytic",
-    "LowRankPrior": "analytic",
-    "MixturePrior": "analytic",
-    "FieldPrior": "field",
-    "FlatPrior": "analytic",
-    "Exact": "analytic",
-    "Noise": "noise",
-    "GaussianNoise": "noise",
-    "PoissonNoise": "noise",
-    "LaplaceNoise": "noise",
+    "operator": "measurement.operators",
+    "adjoint_error": "measurement.operators",
+    "stack": "measurement.modalities",
+    "stacked_noise": "measurement.modalities",
+    "Prior": "priors.prior",
+    "NetworkPrior": "priors.prior",
+    "RescaledPrior": "priors.prior",
+    "GaussianPrior": "priors.analytic",
+    "LowRankPrior": "priors.analytic",
+    "MixturePrior": "priors.analytic",
+    "FieldPrior": "priors.field",
+    "FlatPrior": "priors.analytic",
+    "Exact": "priors.analytic",
+    "Noise": "measurement.noise",
+    "GaussianNoise": "measurement.noise",
+    "PoissonNoise": "measurement.noise",
+    "LaplaceNoise": "measurement.noise",
     "Posterior": "posterior",
-    "Execution": "evaluation.execution",
-    "CG": "linalg",
+    "Execution": "execution",
+    "CG": "execution",
     "Problem": "problem",
     "ImageProblem": "problem",
     "Method": "method",
     "Guidance": "method",
     "Weighted": "method",
-    "ParticleMethod": "smc",
+    "ParticleMethod": "particles.cloud",
     "standard_normal": "method",
     "noise_levels": "method",
     "Generators": "seeding",
@@ -48,48 +48,48 @@ _HOME = {
     "Interrupted": "engine",
     "diagnose": "checks.calibration",
     "verify": "checks.referee",
-    "hookimpl": "hookspecs",
-    "get_method": "plugins",
-    "get_problem": "plugins",
-    "get_sampler": "plugins",
-    "load_prior": "assets",
-    "read_image": "images",
-    "as_reconstructor": "bridge",
-    "from_reconstructor": "bridge",
+    "hookimpl": "registry.hooks",
+    "get_method": "registry.discovery",
+    "get_problem": "registry.discovery",
+    "get_sampler": "sampling.options",
+    "load_prior": "priors.loading",
+    "read_image": "io.images",
+    "as_reconstructor": "deepinv_reconstructors",
+    "from_reconstructor": "deepinv_reconstructors",
 }
 
 __all__ = ["InverseError", "__version__", "physics", *_HOME]
 
 if TYPE_CHECKING:
-    from inverse.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior
-    from inverse.assets import load_prior
-    from inverse.bridge import as_reconstructor, from_reconstructor
     from inverse.checks.calibration import diagnose
     from inverse.checks.referee import verify
+    from inverse.deepinv_reconstructors import as_reconstructor, from_reconstructor
     from inverse.engine import Interrupted, solve
-    from inverse.evaluation.execution import Execution
-    from inverse.field import FieldPrior
-    from inverse.hookspecs import hookimpl
-    from inverse.images import read_image
-    from inverse.linalg import CG
+    from inverse.execution import CG, Execution
+    from inverse.io.images import read_image
+    from inverse.measurement.modalities import stack, stacked_noise
+    from inverse.measurement.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
+    from inverse.measurement.operators import adjoint_error, operator
     from inverse.method import Guidance, Method, Weighted, noise_levels, standard_normal
-    from inverse.modalities import stack, stacked_noise
-    from inverse.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
-    from inverse.operators import adjoint_error, operator
-    from inverse.plugins import get_method, get_problem, get_sampler
+    from inverse.particles.cloud import ParticleMethod
     from inverse.posterior import Posterior
-    from inverse.prior import NetworkPrior, Prior, RescaledPrior
+    from inverse.priors.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior
+    from inverse.priors.field import FieldPrior
+    from inverse.priors.loading import load_prior
+    from inverse.priors.prior import NetworkPrior, Prior, RescaledPrior
     from inverse.problem import ImageProblem, Problem
+    from inverse.registry.discovery import get_method, get_problem
+    from inverse.registry.hooks import hookimpl
     from inverse.result import Result
+    from inverse.sampling.options import get_sampler
     from inverse.seeding import Generators, seeded
-    from inverse.smc import ParticleMethod
 
     physics: Any
 
 
 def __getattr__(name: str) -> Any:
     if name == "physics":
-        from inverse._deepinv import deepinv
+        from inverse.measurement.deepinv_import import deepinv
 
         return deepinv("physics")
     if name in _HOME:

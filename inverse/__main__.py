@@ -1,6 +1,6 @@
 """python -m inverse"""
 
-from inverse.cli import main
+from inverse.command.app import main
 
 if __name__ == "__main__":
     main()

@@ -1,27 +1,34 @@
-"""What the core itself registers, through the same hooks as everybody."""
+"""What the core itself registers, through the same hooks and the same entry points as everybody."""
 
 from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from inverse import metrics, perceptual, sampler
-from inverse.hookspecs import hookimpl
-from inverse.result import Result
-
-
-@hookimpl
-def inverse_samplers() -> dict[str, sampler.Sampler]:
-    return sampler.SAMPLERS
+from inverse.metrics import perceptual, standard
+from inverse.priors.analytic import LowRankPrior
+from inverse.priors.loading import load_low_rank
+from inverse.registry.hooks import hookimpl
+from inverse.sampling import samplers
 
 
 @hookimpl
-def inverse_metrics() -> dict[str, Callable[[Result], float | None]]:
-    return {**metrics.METRICS, **perceptual.METRICS}
+def inverse_samplers() -> dict[str, samplers.Sampler]:
+    return samplers.SAMPLERS
+
+
+@hookimpl
+def inverse_metrics() -> dict[str, Any]:
+    return {**standard.METRICS, **perceptual.METRICS}
+
+
+@hookimpl
+def inverse_laws() -> dict[str, Callable[..., Any]]:
+    return {LowRankPrior.kind: load_low_rank}
 
 
 @hookimpl
 def inverse_priors() -> list[Path]:
-    folder = Path(str(importlib.resources.files("inverse_data")))
-    return sorted(card for card in folder.glob("*.json") if not card.stem.startswith(("circuit-", "codec-", "structure-")))
+    return sorted(Path(str(importlib.resources.files("inverse_data"))).glob("*.json"))

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from inverse.errors import DeviceError, InputError, MemoryLimitError, OptionError, UnsupportedError
-from inverse.evaluation.memory import is_out_of_memory
-from inverse.evaluation.transfer import here
+from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method, Weighted
-from inverse.noise import GaussianNoise
-from inverse.options import values
-from inverse.plugins import get_method
 from inverse.posterior import Posterior
+from inverse.priors.evaluation.memory import is_out_of_memory
+from inverse.priors.evaluation.transfer import here
+from inverse.registry.discovery import get_method
+from inverse.registry.options import values
 from inverse.result import Result
 from inverse.seeding import Generators
 

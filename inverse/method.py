@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from inverse.analytic_start import analytic_start, unstartable
 from inverse.errors import OptionError
-from inverse.integrator import Denoise
 from inverse.posterior import Posterior
-from inverse.schedule import schedule
+from inverse.sampling.integrator import Denoise
+from inverse.sampling.options import get_sampler
+from inverse.sampling.schedules import schedule
 from inverse.seeding import Generators
-from inverse.start import analytic_start, unstartable
 
 CLAIMS = ("exact", "exact in the limit", "point estimate", "biased", "none")
 NEEDS = {
@@ -132,8 +133,6 @@ class Guidance(Method):
         return lambda x, sigma: self.denoise(posterior, x, sigma)
 
     def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor | Weighted]:
-        from inverse.plugins import get_sampler
-
         x, sigmas = self.begin(posterior, generator)
         yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
 

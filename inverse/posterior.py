@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse import operators
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.evaluation.evaluator import Evaluator, evaluator
-from inverse.evaluation.execution import Cost, Execution, check_precision
-from inverse.evaluation.transfer import there
-from inverse.noise import GaussianNoise, Noise
-from inverse.prior import Prior
-from inverse.solves import LinearSolves
+from inverse.execution import Cost, Execution, check_precision
+from inverse.measurement import operators
+from inverse.measurement.noise import GaussianNoise, Noise
+from inverse.measurement.solves import LinearSolves
+from inverse.priors.evaluation.evaluator import Evaluator, evaluator
+from inverse.priors.evaluation.transfer import there
+from inverse.priors.prior import Prior
 
 
 class Posterior(LinearSolves):
@@ -38,6 +38,8 @@ class Posterior(LinearSolves):
     Raises: InputError if y holds NaN or infinity, or does not fit the operator and the shape.
     """
 
+    prior: Prior
+
     def __init__(
         self,
         prior: Prior,
@@ -51,9 +53,9 @@ class Posterior(LinearSolves):
         execution: Execution | None = None,
         provenance: dict[str, Any] | None = None,
     ):
-        from inverse.noise import likelihood_of
+        from inverse.measurement.noise import likelihood_of
 
-        self.device = next((t.device for t in (*prior.parameters(), *prior.buffers())), y.device)
+        self.device = prior.device or y.device
         self.dtype, self.prior, self.execution = dtype, prior, execution or Execution()
         check_precision(self.device, self.execution.autocast or str(dtype).removeprefix("torch."))
         self.noise = likelihood_of(operator.noise_model) if noise is None else likelihood_of(noise)

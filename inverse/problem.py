@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from inverse import operators
-from inverse.assets import load_prior
 from inverse.errors import InputError, OptionError
-from inverse.evaluation.execution import Execution
-from inverse.noise import GaussianNoise, Noise
-from inverse.options import values
+from inverse.execution import Execution
+from inverse.measurement import operators
+from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.posterior import Posterior
-from inverse.prior import Prior
+from inverse.priors.loading import load_prior
+from inverse.priors.prior import Prior
+from inverse.registry.options import values
 from inverse.seeding import indices, seeded
 
 if TYPE_CHECKING:
@@ -87,13 +87,14 @@ class Problem(ABC):
 
         Raises: InputError if the file cannot be used.
         """
-        from inverse.images import read_array
+        from inverse.io.images import read_array
 
         return self, read_array(file), []
 
     def export(self, result: Result, folder: Path) -> None:
         """Write what somebody would open first, beside result.h5: by default reconstruction.png and panel.png where x is a picture."""
-        from inverse.images import panel, write_png
+        from inverse.io.images import write_png
+        from inverse.panel import panel
 
         if result.samples.ndim == 5 and result.samples.shape[2] in (1, 3):
             write_png(folder / "reconstruction.png", result.mean[0])
@@ -169,7 +170,7 @@ class ImageProblem(Problem):
     """A problem on photographs: truths are colour images in [0, 1]; a subclass implements `operator` alone."""
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
-        from inverse.images import read_image
+        from inverse.io.images import read_image
 
         picture = read_image(file, prior.shape[0] or 3)
         return self, picture.pixels, list(picture.notes)
@@ -180,13 +181,13 @@ class ImageProblem(Problem):
 
     def truths(self) -> list[Tensor]:
         """The shipped photographs, (3, 256, 256) each, in the order of their names."""
-        from inverse.images import read_image
+        from inverse.io.images import read_image
 
         return [read_image(path).pixels for path in self.pictures()]
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
         """The images that ship for this prior, in one channel if it has one."""
-        from inverse.images import read_image
+        from inverse.io.images import read_image
 
         return [read_image(path, 1 if prior.shape[0] == 1 else 3).pixels for path in self.pictures(prior)]
 

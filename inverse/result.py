@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.evaluation.execution import Cost
-from inverse.files import replacing
+from inverse.execution import Cost
+from inverse.io.files import replacing
 from inverse.seeding import seeded
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 
 import inverse
 from inverse.errors import OptionError
-from inverse.langevin import adjusted_langevin, langevin
-from inverse.linalg import row_dot
-from inverse.schedule import karras
-from inverse.tilted import Tilt
+from inverse.measurement.linalg import row_dot
+from inverse.particles.tempered_likelihood import Tilt
+from inverse.sampling.langevin import adjusted_langevin, langevin
+from inverse.sampling.schedules import karras
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import inverse
-from inverse.bridge import deepinv
+from inverse.deepinv_reconstructors import deepinv
 from inverse.errors import OptionError
-from inverse.linalg import conjugate_gradient
+from inverse.measurement.linalg import conjugate_gradient
 
 REFERENCE = "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep learning, 2025, https://github.com/deepinv/deepinv"
 

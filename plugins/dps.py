@@ -12,7 +12,7 @@ from typing import Literal
 
 import inverse
 from inverse.errors import OptionError
-from inverse.linalg import per_row, row_dot
+from inverse.measurement.linalg import per_row, row_dot
 
 
 @dataclass(frozen=True)

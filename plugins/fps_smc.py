@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
-from inverse.tilted import Tilt
+from inverse.particles.tempered_likelihood import Tilt
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.linalg import per_row
+from inverse.measurement.linalg import per_row
 
 
 @dataclass(frozen=True)

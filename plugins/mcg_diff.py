@@ -14,8 +14,8 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.linalg import row_dot
-from inverse.tilted import Tilt
+from inverse.measurement.linalg import row_dot
+from inverse.particles.tempered_likelihood import Tilt
 
 
 @dataclass(frozen=True)

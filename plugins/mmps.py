@@ -11,7 +11,7 @@ from typing import Literal
 
 import inverse
 from inverse.errors import OptionError
-from inverse.linalg import conjugate_gradient, gmres
+from inverse.measurement.linalg import conjugate_gradient, gmres
 
 SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
 

@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 
 import inverse
+from inverse.analytic_start import amplified, fitted_amplitude, unstartable
 from inverse.errors import OptionError
-from inverse.linalg import conjugate_gradient, gmres
-from inverse.start import amplified, fitted_amplitude, unstartable
+from inverse.measurement.linalg import conjugate_gradient, gmres
 
 SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
 PUBLISHED = {
@@ -55,7 +55,7 @@ class Multimodal(inverse.Guidance):
         tolerance: of mmps, relative residual at which the solver stops.
         corrected: whether to step as the authors do: Heun on the prior alone, the likelihood's slope, at the start of the step, added in full.
         clamp: bound on each entry of the likelihood's gradient, model units; auto is none, the authors have 1. The saturated fraction is kept.
-        amplitude: evidence for anomalies of the size that makes y most probable under the prior's Gaussian, see `inverse.start.fitted_amplitude`.
+        amplitude: evidence for anomalies of the size that makes y most probable under the prior's Gaussian, see `inverse.analytic_start.fitted_amplitude`.
         inflation: factor on the distance of members from the mean of their ensemble, after the last step; for a prior that is too sure of itself.
         preset: published for the authors' settings.
     """

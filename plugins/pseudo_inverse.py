@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 import inverse
-from inverse.linalg import CG, conjugate_gradient
+from inverse.execution import CG
+from inverse.measurement.linalg import conjugate_gradient
 
 
 @dataclass(frozen=True)

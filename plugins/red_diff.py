@@ -13,7 +13,7 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.schedule import vp_levels
+from inverse.sampling.schedules import vp_levels
 
 WEIGHTS = {
     "linear": lambda s: s,

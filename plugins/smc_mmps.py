@@ -16,9 +16,9 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.integrator import Rule
-from inverse.linalg import gmres, row_dot
-from inverse.smc import ParticleMethod, in_parts, metropolis
+from inverse.measurement.linalg import gmres, row_dot
+from inverse.particles.cloud import ParticleMethod, in_parts, metropolis
+from inverse.sampling.integrator import Rule
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.linalg import row_dot
-from inverse.smc import in_parts
-from inverse.twisted import twisted
+from inverse.measurement.linalg import row_dot
+from inverse.particles.cloud import in_parts
+from inverse.particles.twisted_chain import twisted
 
 FEW, MOST = 16, 256
 """Entries of y up to which the moment twist, which takes a VJP for each, is the default, and is allowed."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import inverse
 from inverse.errors import OptionError
-from inverse.finite_differences import smooth_least_squares
-from inverse.linalg import CG
+from inverse.execution import CG
+from inverse.measurement.finite_differences import smooth_least_squares
 
 
 @dataclass(frozen=True)

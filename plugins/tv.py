@@ -11,8 +11,8 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.finite_differences import divergence, gradient, smooth_least_squares
-from inverse.linalg import CG
+from inverse.execution import CG
+from inverse.measurement.finite_differences import divergence, gradient, smooth_least_squares
 
 START = 1e3
 """Weight of the smooth start, in units of lambda^2: large enough to fill a hole, small enough not to blur."""

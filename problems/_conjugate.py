@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.analytic import Exact, MixturePrior
 from inverse.errors import InputError, OptionError
-from inverse.operators import dense
+from inverse.measurement.operators import dense
+from inverse.priors.analytic import Exact, MixturePrior
 
 
 @dataclass(frozen=True)

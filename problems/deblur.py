@@ -11,7 +11,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
-from inverse.operators import fft_blur, motion_kernel, separable_blur
+from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 
 CLOSED_FORM = 512
 """Pixels of a side up to which a kernel of rank one is decomposed: dense matrices of that side, whose singular values take a second."""
@@ -80,12 +80,12 @@ class Deblur(inverse.ImageProblem):
         return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
 
     def _gaussian(self) -> Tensor:
-        from inverse.blurs import bell
+        from inverse.measurement.kernels import bell
 
         return bell(self.width, self.sides["gaussian"] // 2)
 
     def _defocus(self) -> Tensor:
-        from inverse.blurs import disk
+        from inverse.measurement.kernels import disk
 
         return disk(self.width, self.sides["defocus"] // 2)
 

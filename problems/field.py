@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse import operators
-from inverse.analytic import Exact
 from inverse.errors import OptionError
-from inverse.field import FieldPrior, matern
+from inverse.measurement import operators
+from inverse.priors.analytic import Exact
+from inverse.priors.field import FieldPrior, matern
 
 
 @dataclass(frozen=True)

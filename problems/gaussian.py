@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from inverse_problems._conjugate import Conjugate, circular_blur, gaussian_matrix, squared_exponential
 from torch import Tensor
 
 import inverse
-from inverse.analytic import Exact, GaussianPrior
 from inverse.errors import InputError, OptionError
-from inverse.noise import GaussianNoise
+from inverse.measurement.noise import GaussianNoise
+from inverse.priors.analytic import Exact, GaussianPrior
+from inverse_problems._conjugate import Conjugate, circular_blur, gaussian_matrix, squared_exponential
 
 
 @dataclass(frozen=True)

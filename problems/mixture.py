@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from inverse_problems._conjugate import Conjugate
 from torch import Tensor
 
 import inverse
-from inverse.analytic import MixturePrior
 from inverse.errors import OptionError
+from inverse.priors.analytic import MixturePrior
+from inverse_problems._conjugate import Conjugate
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class MRI(inverse.ImageProblem):
 
     def export(self, result: inverse.Result, folder: Path) -> None:
         """The picture shows the measurement zero-filled: A^T y."""
-        operator = inverse.operators.clone(self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype)
+        operator = inverse.measurement.operators.clone(self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype)
         super().export(replace(result, y=operator.A_adjoint(result.y)), folder)
 
 

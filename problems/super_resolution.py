@@ -10,7 +10,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.operators import separable
+from inverse.measurement.operators import separable
 
 
 @dataclass(frozen=True)

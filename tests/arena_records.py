@@ -88,7 +88,7 @@ def _measured(draw: random.Random, name: str, count: int, base: float) -> dict[s
 def solved(folder: Path, methods: tuple[str, ...] = ("pseudo-inverse", "mmps"), truths: int = 2, samples: int = 4) -> list[Record]:
     """Real cells of the `gaussian` problem with their artifacts, written to `folder`."""
     import inverse
-    from inverse.metrics import METRICS as SCORES
+    from inverse.metrics.standard import METRICS as SCORES
 
     (folder / "artifacts").mkdir(parents=True)
     rows = []

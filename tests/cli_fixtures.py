@@ -20,10 +20,11 @@ import pytest
 import torch
 from PIL import Image
 
-from inverse import cli, plugins
-from inverse.assets import save_prior
-from inverse.networks.unet import UNetConfig
-from inverse.prior import NetworkPrior
+from inverse.command import app as cli
+from inverse.priors.loading import save_prior
+from inverse.priors.networks.unet import UNetConfig
+from inverse.priors.prior import NetworkPrior
+from inverse.registry import discovery as plugins
 
 CONFIG = UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16)
 
@@ -114,7 +115,7 @@ def solve(command: Callable[..., Outcome], tiny_prior: Path) -> Callable[..., Ou
 def process(*arguments: object, interrupt_when: Callable[[], bool] | None = None, **environment: str) -> Outcome:
     """Run `inverse ARGUMENTS` as a real process; SIGINT it as soon as `interrupt_when` says so."""
     child = subprocess.Popen(
-        [sys.executable, "-c", "from inverse.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from inverse.command.app import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite run in the background inherits that it is ignored
     )  # fmt: skip

@@ -6,9 +6,9 @@ from conftest import normal
 from torch import nn
 
 import inverse
-from inverse._deepinv import past_torchvision
-from inverse.assets import load_prior
-from inverse.networks import adapters
+from inverse.measurement.deepinv_import import past_torchvision
+from inverse.priors.loading import load_prior
+from inverse.priors.networks import parametrisations as adapters
 
 MEAN, VARIANCE = 0.3, 0.4
 SHAPE = (3, 8, 8)
@@ -94,7 +94,7 @@ def test_a_deepinv_denoiser_works_on_intensities_and_is_used_by_every_method():
 
 def test_a_real_deepinv_wrapper_is_a_prior():
     """deepinv's ScoreModelWrapper around an eps-network, against our own VP adapter around the same network."""
-    from inverse._deepinv import deepinv
+    from inverse.measurement.deepinv_import import deepinv
 
     network = Ideal("epsilon")
     wrapper = deepinv("models").ScoreModelWrapper(
@@ -110,7 +110,7 @@ def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
     """Their DRUNet, small, on intensities: the prior is 2 u - 1 of what the denoiser itself returns."""
     from safetensors.torch import load_file, save_file
 
-    from inverse._deepinv import deepinv
+    from inverse.measurement.deepinv_import import deepinv
 
     def make():
         return deepinv("models").DRUNet(in_channels=3, out_channels=3, nc=(8, 8, 8, 8), nb=1, pretrained=None).eval().requires_grad_(False)

@@ -11,11 +11,11 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse import operators
 from inverse.errors import InputError, OptionError
+from inverse.measurement import operators
+from inverse.particles.cloud import Cloud, CloudGenerators
+from inverse.particles.tempered_likelihood import Tilt
 from inverse.seeding import Generators
-from inverse.smc import Cloud, CloudGenerators
-from inverse.tilted import Tilt
 
 SHAPE = (1, 1, 2)
 A, C, SIGMA_Y, Y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([1.0, 0.3], dtype=torch.float64), 0.5, 1.3

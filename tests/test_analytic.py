@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from inverse.analytic import Exact, GaussianPrior, LowRankPrior, MixturePrior
-from inverse.field import FieldPrior, fit_power_law, matern, power_law, power_law_field
+from inverse.priors.analytic import Exact, GaussianPrior, LowRankPrior, MixturePrior
+from inverse.priors.field import FieldPrior, fit_power_law, matern, power_law, power_law_field
 
 F64 = torch.float64
 

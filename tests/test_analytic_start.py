@@ -12,14 +12,15 @@ import torch
 from conftest import matrix_operator
 
 import inverse
-from inverse.analytic import GaussianPrior, LowRankPrior, MixturePrior
+from inverse.analytic_start import analytic_start, gaussian_of
 from inverse.errors import InverseError, OptionError, UnsupportedError
-from inverse.evaluation.execution import Execution
-from inverse.field import FieldPrior, power_law
-from inverse.noise import PoissonNoise
-from inverse.prior import RescaledPrior
-from inverse.sampler import SAMPLERS, sampler_options, settled
-from inverse.start import analytic_start, gaussian_of
+from inverse.execution import Execution
+from inverse.measurement.noise import PoissonNoise
+from inverse.priors.analytic import GaussianPrior, LowRankPrior, MixturePrior
+from inverse.priors.field import FieldPrior, power_law
+from inverse.priors.prior import RescaledPrior
+from inverse.sampling.options import sampler_options, with_common_options
+from inverse.sampling.samplers import SAMPLERS
 
 pytest_plugins = "cli_fixtures"
 F64 = torch.float64
@@ -221,4 +222,4 @@ def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
     assert table(json.loads((root / "docs" / "tables" / "analytic_start.json").read_text())["records"]) in page
     for name in SAMPLERS:
         assert f"`{name}`" in page or f"`{name.removeprefix('deis')}`" in page, name
-    assert all(f"`{option}`" in page for sampler in (settled, *SAMPLERS.values()) for option in sampler_options(sampler))
+    assert all(f"`{option}`" in page for sampler in (with_common_options, *SAMPLERS.values()) for option in sampler_options(sampler))

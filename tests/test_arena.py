@@ -18,7 +18,6 @@ import torch
 from cli_fixtures import method_source, process
 
 import inverse
-from inverse import plugins
 from inverse.arena import source
 from inverse.arena.bank import Bank, digest, tiles_of
 from inverse.arena.budget import fit, spend
@@ -28,10 +27,11 @@ from inverse.arena.floor import Floor, measure_floor
 from inverse.arena.record import Record, append, read_records, repair
 from inverse.arena.reproduce import reproduce
 from inverse.arena.run import Request, run_suite
-from inverse.arena.source import version_of
 from inverse.arena.suite import load_suite, shipped
 from inverse.arena.worker import Worker
 from inverse.errors import InputError
+from inverse.registry import discovery as plugins
+from inverse.registry.source import version_of
 
 pytest_plugins = "cli_fixtures"
 
@@ -357,8 +357,8 @@ def test_what_methods_run_on_is_the_core():
 ZYGOTE = """
 import os, sys, torch
 torch.set_num_threads(1)
-import inverse.arena.run, inverse.cli
-from inverse.plugins import get_problem
+import inverse.arena.run, inverse.command.app
+from inverse.registry.discovery import get_problem
 get_problem("bimodal").posterior(0)
 for folder in sys.stdin:
     pid = os.fork()
@@ -366,7 +366,7 @@ for folder in sys.stdin:
         os.chdir(folder.strip())
         sys.argv = ["inverse", "bench", "run", "tiny.toml", "--out", "records"]
         sys.stdout = open("log", "a")
-        inverse.cli.main()
+        inverse.command.app.main()
         sys.stdout.flush()
         os._exit(0)
     print(pid, flush=True)
@@ -737,7 +737,7 @@ def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
 
 def test_worker_scores_after_the_clock_stopped(monkeypatch):
     """A metric that takes long changes no seconds."""
-    from inverse import metrics
+    from inverse.metrics import standard as metrics
 
     problem = inverse.get_problem("bimodal")
     about = describe(problem, "", None)

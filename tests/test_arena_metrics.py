@@ -10,8 +10,8 @@ import torch
 
 import inverse
 from inverse.arena.budget import fit
-from inverse.evaluation.execution import Cost
-from inverse.metrics import METRICS
+from inverse.execution import Cost
+from inverse.metrics.standard import METRICS
 from inverse.result import Result
 
 
@@ -26,7 +26,7 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def photograph() -> torch.Tensor:
-    from inverse.images import read_image
+    from inverse.io.images import read_image
     from inverse.problem import shipped_images
 
     return read_image(shipped_images()[1]).pixels[None]

@@ -13,8 +13,8 @@ from scipy import stats
 from inverse.arena.estimate import Estimate, estimate
 from inverse.arena.groups import grouped, observations
 from inverse.arena.ranking import cliques, compare, critical_difference, holm, leaders, pairwise, wilcoxon
-from inverse.arena.scores import METRICS, value
 from inverse.arena.tradeoffs import curves, front, pareto, position, solved
+from inverse.arena.values import METRICS, value
 
 DEMSAR = np.array([
     [.763, .768, .771, .798], [.599, .591, .590, .569], [.954, .971, .968, .967], [.628, .661, .654, .657], [.882, .888, .886, .898],
@@ -122,7 +122,7 @@ def test_nan_is_no_value():
 
 
 def test_metrics_that_ship_have_a_direction():
-    from inverse.metrics import METRICS as SHIPPED
+    from inverse.metrics.standard import METRICS as SHIPPED
 
     assert SHIPPED.keys() <= METRICS.keys()
     assert all(m.better in ("higher", "lower") or isinstance(m.better, float) for m in METRICS.values())

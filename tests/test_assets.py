@@ -12,10 +12,10 @@ import torch
 from cli_fixtures import CONFIG, tiny_network
 from safetensors.torch import load_file, save_file
 
-from inverse.assets import PriorCard, load_prior, save_prior
 from inverse.errors import PriorError, UnknownNameError
-from inverse.networks.unet import UNetConfig
-from inverse.shelf import sha256
+from inverse.priors.cards import sha256
+from inverse.priors.loading import PriorCard, load_prior, save_prior
+from inverse.priors.networks.unet import UNetConfig
 
 
 @pytest.fixture

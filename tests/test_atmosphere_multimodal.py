@@ -11,11 +11,11 @@ import torch
 from conftest import dense, draws, image_prior, matrix_operator, normal
 
 import inverse
-from inverse.atmosphere.grid import Grid
-from inverse.atmosphere.operators import coarsen, sample
+from inverse.analytic_start import amplified, analytic_start, fitted_amplitude
 from inverse.errors import OptionError
 from inverse.seeding import Generators
-from inverse.start import amplified, analytic_start, fitted_amplitude
+from inverse_problems.atmosphere.grid import Grid
+from inverse_problems.atmosphere.operators import coarsen, sample
 
 GLOBE = Grid.of(np.linspace(75, -75, 6), np.arange(0, 360, 30.0))
 SHAPE = (1, 6, 12)

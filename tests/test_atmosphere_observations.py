@@ -15,13 +15,13 @@ import xarray
 from conftest import normal
 
 import inverse
-from inverse.atmosphere import observations, readers, simulation
-from inverse.atmosphere.departures import estimated_sigma
-from inverse.atmosphere.domain import Domain
-from inverse.atmosphere.grid import Grid, distance
-from inverse.atmosphere.igra import lines, read_soundings, read_station_list
-from inverse.atmosphere.units import conversion
 from inverse.errors import InputError
+from inverse_problems.atmosphere import observations, readers, simulation
+from inverse_problems.atmosphere.departures import estimated_sigma
+from inverse_problems.atmosphere.domain import Domain
+from inverse_problems.atmosphere.grid import Grid, distance
+from inverse_problems.atmosphere.igra import lines, read_soundings, read_station_list
+from inverse_problems.atmosphere.units import conversion
 
 DATA = Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
 VIENNA = Path(__file__).parents[2] / "shared" / "data" / "atmosphere" / "radiosonde" / "AUM00011035-data.txt.gz"

@@ -8,10 +8,10 @@ import torch
 from conftest import dense, normal
 
 import inverse
-from inverse.atmosphere.grid import Grid, distance
-from inverse.atmosphere.operators import coarsen, combine, sample, select
 from inverse.errors import InputError, OptionError
-from inverse.operators import adjoint_error, clone
+from inverse.measurement.operators import adjoint_error, clone
+from inverse_problems.atmosphere.grid import Grid, distance
+from inverse_problems.atmosphere.operators import coarsen, combine, sample, select
 
 REGION = Grid.of(np.linspace(58, 50, 9), np.linspace(-10, 2, 13))
 GLOBE = Grid.of(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))

@@ -7,20 +7,20 @@ import pytest
 import torch
 
 import inverse
-from inverse.analytic import GaussianPrior, LowRankPrior
-from inverse.assets import PriorCard, cards, load_prior, save_prior
-from inverse.atmosphere.domain import domain_of
-from inverse.atmosphere.gaussian import fit_gaussian, gaspari_cohn
-from inverse.atmosphere.grid import Grid, distance
-from inverse.atmosphere.trajectory import TrajectoryPrior
-from inverse.atmosphere.zonal import fit_zonal
+from inverse.analytic_start import gaussian_of
 from inverse.errors import InputError, OptionError
-from inverse.networks.corrected import CorrectedPrior
-from inverse.networks.unet import UNet, UNetConfig
-from inverse.start import gaussian_of
-from inverse.training.dataset import Fields, load_fields
-from inverse.training.fields import check_disjoint, error_ratio, field_table, train_field_prior
+from inverse.priors.analytic import GaussianPrior, LowRankPrior
+from inverse.priors.loading import PriorCard, cards, load_prior, save_prior
+from inverse.priors.networks.corrected import CorrectedPrior
+from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.training.loop import TrainConfig
+from inverse_problems.atmosphere.dataset import Fields, load_fields
+from inverse_problems.atmosphere.domain import domain_of
+from inverse_problems.atmosphere.gaussian import fit_gaussian, gaspari_cohn
+from inverse_problems.atmosphere.grid import Grid, distance
+from inverse_problems.atmosphere.training import check_disjoint, error_ratio, field_table, train_field_prior
+from inverse_problems.atmosphere.trajectory import TrajectoryPrior
+from inverse_problems.atmosphere.zonal import fit_zonal
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")

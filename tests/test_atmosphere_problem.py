@@ -11,12 +11,12 @@ import torch
 import xarray
 
 import inverse
-from inverse.atmosphere.domain import Domain, domain_of
-from inverse.atmosphere.grid import Grid
-from inverse.atmosphere.netcdf import read_fields
-from inverse.atmosphere.operators import coarsen
 from inverse.result import Result
-from inverse.training.dataset import load_fields
+from inverse_problems.atmosphere.dataset import load_fields
+from inverse_problems.atmosphere.domain import Domain, domain_of
+from inverse_problems.atmosphere.grid import Grid
+from inverse_problems.atmosphere.netcdf import read_fields
+from inverse_problems.atmosphere.operators import coarsen
 
 pytest_plugins = "cli_fixtures"
 
@@ -364,7 +364,7 @@ def test_one_of_several_times_is_chosen(fuse, tmp_path, hour, domain):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    from inverse.atmosphere.netcdf import package
+    from inverse_problems.atmosphere.netcdf import package
 
     with pytest.raises(inverse.InverseError, match="pip install 'inverse-posterior\\[atmosphere\\]'"):
         package("xarray_that_is_not_there")

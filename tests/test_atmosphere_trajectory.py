@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import inverse
-from inverse.analytic import GaussianPrior, LowRankPrior
-from inverse.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, fit_persistence
+from inverse.analytic_start import analytic_start
 from inverse.errors import OptionError
-from inverse.start import analytic_start
+from inverse.priors.analytic import GaussianPrior, LowRankPrior
+from inverse_problems.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, fit_persistence
 
 F64 = torch.float64
 

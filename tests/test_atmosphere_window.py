@@ -8,11 +8,11 @@ import torch
 import xarray
 
 import inverse
-from inverse.atmosphere.domain import domain_of
-from inverse.atmosphere.operators import coarsen
-from inverse.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
 from inverse.errors import OptionError
 from inverse.result import Result
+from inverse_problems.atmosphere.domain import domain_of
+from inverse_problems.atmosphere.operators import coarsen
+from inverse_problems.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
 
 pytest_plugins = "cli_fixtures"
 

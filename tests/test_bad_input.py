@@ -512,8 +512,8 @@ import math
 from dataclasses import dataclass
 import torch
 import inverse
-from inverse.bridge import deepinv
-from inverse.noise import likelihood_of
+from inverse.deepinv_reconstructors import deepinv
+from inverse.measurement.noise import likelihood_of
 
 @dataclass(frozen=True)
 class Holes(inverse.Problem):

@@ -3,7 +3,7 @@
 import torch
 
 import inverse
-from inverse._deepinv import deepinv
+from inverse.measurement.deepinv_import import deepinv
 
 
 def blurred(size=16, sigma_y=0.02):

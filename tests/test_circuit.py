@@ -10,13 +10,13 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.circuits.circuit import Circuit
-from inverse.circuits.graph import RegionGraph
-from inverse.circuits.pixels import CircuitPrior, looks
 from inverse.errors import InputError
 from inverse.seeding import SharedStream
-from inverse.training.circuit_fit import fit, log_likelihoods, quantise
-from inverse.training.circuit_start import chow_liu_tree, hclt, mutual_information
+from inverse_plugins.circuits.circuit import Circuit
+from inverse_plugins.circuits.fit import fit, log_likelihoods, quantise
+from inverse_plugins.circuits.graph import RegionGraph
+from inverse_plugins.circuits.initialisation import chow_liu_tree, hclt, mutual_information
+from inverse_plugins.circuits.pixels import CircuitPrior, looks
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

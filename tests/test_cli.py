@@ -16,10 +16,10 @@ import torch
 from cli_fixtures import pixels, process, write_picture, write_png16
 
 import inverse
-from inverse.cli import spread
-from inverse.command.terminal import assignments
-from inverse.files import strict_json
-from inverse.images import read_image
+from inverse.command.app import spread
+from inverse.io.command_line import assignments
+from inverse.io.files import strict_json
+from inverse.io.images import read_image
 
 pytest_plugins = "cli_fixtures"
 
@@ -326,7 +326,7 @@ HEAVY = ("torch", "deepinv", "kornia", "skimage", "xarray", "numpy", "h5py")
     [(["--version"], HEAVY), (["--help"], HEAVY), (["solve", "--help"], HEAVY), (["methods"], ("deepinv", "kornia", "skimage", "xarray", "matplotlib"))],
 )
 def test_what_is_not_needed_is_not_imported(arguments, forbidden):
-    report = f"import sys, inverse.cli as c; sys.argv = ['inverse', *{arguments!r}]\ntry: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    report = f"import sys, inverse.command.app as c; sys.argv = ['inverse', *{arguments!r}]\ntry: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
     found = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True)
     assert found.stderr == ""
     loaded = found.stdout.splitlines()[-1]

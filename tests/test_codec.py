@@ -12,16 +12,16 @@ import torch
 from conftest import image_prior
 
 import inverse
-from inverse.circuits.cards import CodecCard, load_circuit, load_codec, save_circuit, save_codec
-from inverse.circuits.circuit import Circuit
-from inverse.circuits.codec import FAINT, Codec, CodecConfig
-from inverse.circuits.graph import RegionGraph
-from inverse.circuits.guide import Look, TokenGuide, load_guide
 from inverse.errors import OptionError, PriorError
-from inverse.training.circuit_fit import log_likelihoods
-from inverse.training.circuit_start import distil
-from inverse.training.codec import CodecTraining, evaluate
 from inverse.training.loop import TrainConfig
+from inverse_plugins.circuits.cards import CodecCard, load_circuit, load_codec, save_circuit, save_codec
+from inverse_plugins.circuits.circuit import Circuit
+from inverse_plugins.circuits.codec import FAINT, Codec, CodecConfig
+from inverse_plugins.circuits.codec_training import CodecTraining, evaluate
+from inverse_plugins.circuits.fit import log_likelihoods
+from inverse_plugins.circuits.graph import RegionGraph
+from inverse_plugins.circuits.guide import Look, TokenGuide, load_guide
+from inverse_plugins.circuits.initialisation import distil
 
 pytest_plugins = "cli_fixtures"
 
@@ -117,7 +117,7 @@ def test_tied_leaves_share_one_table_in_training_too():
 
 
 def inverse_fit(circuit: Circuit, x: torch.Tensor):
-    from inverse.training.circuit_fit import fit
+    from inverse_plugins.circuits.fit import fit
 
     return fit(circuit, x, 1, pseudocount=0.0)
 
@@ -251,7 +251,7 @@ def test_an_image_that_the_codes_do_not_cover_is_refused(command, files, tiny_pr
 @pytest.fixture
 def picture_64(tmp_path: Path) -> Path:
     inverse_picture = tmp_path / "odd.png"
-    from inverse.images import write_png
+    from inverse.io.images import write_png
 
     write_png(inverse_picture, torch.rand(3, 60, 60, generator=inverse.seeded("odd")))
     return inverse_picture

@@ -510,7 +510,8 @@ def test_gmres_solves_a_system_that_is_not_symmetric_row_by_row():
     M = torch.eye(12, dtype=torch.float64) + 0.3 * torch.randn(12, 12, generator=generator, dtype=torch.float64)
     b = torch.randn(3, 12, generator=generator, dtype=torch.float64)
     b[1] = 0
-    from inverse.linalg import CG, gmres
+    from inverse.execution import CG
+    from inverse.measurement.linalg import gmres
 
     x = gmres(lambda v: v @ M.T, b, CG(1e-12, 50))
     assert float((x @ M.T - b).abs().max()) < 1e-10

@@ -9,8 +9,8 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse.bridge import deepinv
 from inverse.checks import distances
+from inverse.deepinv_reconstructors import deepinv
 from inverse.errors import OptionError
 from inverse.seeding import Generators, SharedStream
 

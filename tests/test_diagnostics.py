@@ -14,9 +14,9 @@ import scipy.stats
 import torch
 
 import inverse
-from inverse import scores
 from inverse.checks import diagnostics, exchangeability
 from inverse.errors import InputError, OptionError
+from inverse.metrics import ensemble as scores
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import power

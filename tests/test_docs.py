@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inverse.plugins import registry
+from inverse.registry.discovery import registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverse
 from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError
-from inverse.evaluation.evaluator import evaluator
-from inverse.evaluation.execution import Execution, check_precision
-from inverse.evaluation.memory import bytes_needed, free_memory, is_out_of_memory, peak_bytes
-from inverse.prior import like
+from inverse.execution import Execution, check_precision
+from inverse.measurement.linalg import like
+from inverse.priors.evaluation.evaluator import evaluator
+from inverse.priors.evaluation.memory import bytes_needed, free_memory, is_out_of_memory, peak_bytes
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 0, "atol": 2e-6}
@@ -212,7 +212,7 @@ def test_what_is_kept_in_float32_halves_the_error(monkeypatch):
     prior, x = inverse.load_prior("photo-64"), 0.5 * normal(2, 3, 32, 32).float()
     full = evaluator(prior, Execution()).denoise(x, 0.5)
     kept = (evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5) - full).std()
-    monkeypatch.setattr("inverse.networks.unet.in_full", lambda layer, x: layer(x))
+    monkeypatch.setattr("inverse.priors.networks.unet.in_full", lambda layer, x: layer(x))
     cast = (under_autocast(prior, x) - full).std()
     assert kept < 0.5 * cast
 

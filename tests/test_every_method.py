@@ -10,11 +10,11 @@ import torch
 from conftest import draws, image_prior, normal, problems
 
 import inverse
-from inverse import operators
+from inverse.measurement import operators
 from inverse.method import CLAIMS, NEEDS, Weighted
-from inverse.options import options
-from inverse.plugins import registry
-from inverse.prior import RescaledPrior
+from inverse.priors.prior import RescaledPrior
+from inverse.registry.discovery import registry
+from inverse.registry.options import options
 from inverse.seeding import Generators
 
 METHODS = {name: entry.thing for name, entry in registry().table("inverse_methods").items()}

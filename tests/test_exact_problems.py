@@ -11,11 +11,11 @@ import inverse
 from inverse.command.run import run
 from inverse.command.work import Request
 from inverse.errors import OptionError
-from inverse.linalg import functional_calculus
-from inverse.operators import adjoint_error, clone
+from inverse.measurement.linalg import functional_calculus
+from inverse.measurement.operators import adjoint_error, clone
 from inverse.result import Result
-from inverse.sampler import SAMPLERS
-from inverse.schedule import schedule
+from inverse.sampling.samplers import SAMPLERS
+from inverse.sampling.schedules import schedule
 
 F64 = torch.float64
 PROBLEMS = {

@@ -11,10 +11,10 @@ import torch
 from cli_fixtures import pixels, write_picture
 
 import inverse
-from inverse import plugins
 from inverse.command.inputs import Input, batches, kind
 from inverse.command.overlap import write_behind
 from inverse.errors import InputError
+from inverse.registry import discovery as plugins
 from inverse.result import Result
 
 pytest_plugins = "cli_fixtures"

@@ -9,10 +9,10 @@ from conftest import normal
 
 import inverse
 from inverse.errors import ExecutionWarning
-from inverse.evaluation.evaluator import evaluator
-from inverse.evaluation.execution import Execution
-from inverse.evaluation.graphs import KEPT, Recording, graphed
-from inverse.evaluation.transfer import here, there
+from inverse.execution import Execution
+from inverse.priors.evaluation.evaluator import evaluator
+from inverse.priors.evaluation.graphs import KEPT, Recording, graphed
+from inverse.priors.evaluation.transfer import here, there
 
 HALF = torch.tensor([0.5], dtype=torch.float64)
 
@@ -166,7 +166,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need
 @pytest.mark.parametrize("half", [None, "bf16"])
 def test_cuda_graphs_give_what_the_prior_gives(network_prior, half):
     """Captured without torch.compile; gradients of an earlier forward, and twice."""
-    from inverse.evaluation.graphs import cuda_graphs
+    from inverse.priors.evaluation.graphs import cuda_graphs
 
     prior = network_prior.cuda()
     plain, run = evaluator(prior, Execution(autocast=half)), evaluator(prior, Execution(autocast=half, compile="auto"))

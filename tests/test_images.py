@@ -13,8 +13,9 @@ from cli_fixtures import pixels, write_picture, write_png16
 from PIL import Image
 
 from inverse.errors import InputError
-from inverse.evaluation.execution import Cost
-from inverse.images import grid, heat, input_files, panel, read_image, write_png
+from inverse.execution import Cost
+from inverse.io.images import grid, input_files, read_image, write_png
+from inverse.panel import heat, panel
 from inverse.result import Result
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)

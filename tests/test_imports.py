@@ -6,29 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_graph import ROOT, floors, imported_names, module_graph, module_name, room_of, rooms, sources
 
-ROOT = Path(__file__).parents[1]
+from inverse.registry.discovery import registry
+
 CORE, METHODS, PROBLEMS = (sorted((ROOT / folder).rglob("*.py")) for folder in ("inverse", "plugins", "problems"))
 HEAVY = {"deepinv", "kornia", "kornia_rs", "torchvision"}
-LAYERS = ("errors", "seeding", "prior", "posterior", "method", "engine", "cli")
-"""Each may import those before it, never those after; modules between them are not listed."""
+HIGHEST_FLOOR = 13
 
 
 def imports(path: Path) -> set[str]:
-    """Every module a file imports, at any depth of its code: "inverse.linalg" for `from inverse.linalg import CG`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def module(path: Path) -> str:
-    """The name that a file of the core is imported by."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    """Every module a file imports, at any depth of its code: "inverse.engine" for `from inverse.engine import solve`."""
+    return imported_names(ast.parse(path.read_text()), sources())
 
 
 def roots(path: Path) -> set[str]:
@@ -52,7 +41,7 @@ def eager(path: Path) -> set[str]:
 
 
 def each(paths):
-    return pytest.mark.parametrize("path", paths, ids=lambda path: module(path).partition(".")[2])
+    return pytest.mark.parametrize("path", paths, ids=module_name)
 
 
 @each(CORE)
@@ -60,7 +49,12 @@ def test_the_core_knows_no_method_and_no_problem(path):
     assert not roots(path) & {"inverse_plugins", "inverse_problems", "plugins", "problems"}
 
 
-@each(METHODS)
+def alone(path: Path) -> bool:
+    """Whether a plug-in is one file, and not a package with networks, commands or readers of its own."""
+    return len(path.relative_to(ROOT).parts) == 2
+
+
+@each([path for path in METHODS if alone(path)])
 def test_a_method_imports_inverse_torch_and_the_standard_library_only(path):
     assert roots(path) - sys.stdlib_module_names <= {"inverse", "torch"}
 
@@ -70,12 +64,12 @@ def test_a_plug_in_imports_no_private_module_of_the_core(path):
     assert [name for name in imports(path) if name.startswith(("inverse._", "deepinv._", "torch._"))] == []
 
 
-@each(PROBLEMS)
-def test_a_problem_imports_no_method_and_no_other_problem(path):
-    """Problems may share a module of their package that is none of them: its name starts with an underscore."""
-    others = {name for name in imports(path) if name.startswith("inverse_problems") and not name.startswith("inverse_problems._")}
-    assert not others
-    assert not roots(path) & {"inverse_plugins", "plugins", "problems"}
+@each(METHODS + PROBLEMS)
+def test_a_plug_in_imports_no_other_plug_in(path):
+    """But for a module of its folder that registers nothing: its name starts with an underscore."""
+    name = module_name(path)
+    others = {room_of(other) for other in module_graph()[name] if not other.startswith("inverse.")} - {room_of(name)}
+    assert [other for other in others if not other.partition(".")[2].startswith("_")] == []
 
 
 @each(CORE + METHODS + PROBLEMS)
@@ -88,28 +82,46 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
     assert not {name.split(".")[0] for name in eager(path)} & HEAVY
 
 
-ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena")
-COMMANDS = {"inverse", "inverse.cli", "inverse.command.prior"}
+ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena", "inverse.command")
 
 
-@each([path for path in CORE if module(path) not in COMMANDS and not module(path).startswith(ABOVE_SOLVES)] + METHODS + PROBLEMS)
-def test_a_solve_needs_no_training_no_check_and_no_benchmark(path):
-    assert [name for name in imports(path) if name.startswith(ABOVE_SOLVES)] == []
+def test_a_solve_needs_no_training_no_check_and_no_benchmark():
+    """Methods and problems, and what they are solved by, import none of these; a plug-in's own trainings and commands do."""
+    graph = module_graph()
+    reached, waiting = set(), ["inverse.engine", *(module_name(path) for path in METHODS + PROBLEMS if alone(path) or path.stem == "__init__")]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += graph[name] - reached
+    assert [name for name in sorted(reached) if name.startswith(ABOVE_SOLVES)] == []
 
 
-def test_layers_import_downwards_only():
-    files = {layer: ROOT / "inverse" / f"{layer}.py" for layer in LAYERS}
-    upwards = [(layer, above) for i, layer in enumerate(LAYERS) for above in LAYERS[i + 1 :] if f"inverse.{above}" in eager(files[layer])]
-    assert upwards == []
+def test_modules_import_in_no_circle():
+    """Lazy imports, imports for type checkers and imports by string counted."""
+    graph = module_graph()
+    assert sorted(graph.keys() - floors(graph).keys()) == []
 
 
-def test_the_core_imports_in_no_circle():
-    """Eager imports among the core's modules have an order."""
-    needs = {module(path): eager(path) for path in CORE if module(path) != "inverse"}
-    placed = set()
-    while ready := {name for name, needed in needs.items() if name not in placed and needed & needs.keys() <= placed}:
-        placed |= ready
-    assert needs.keys() - placed == set()
+def test_rooms_import_in_no_circle_and_on_few_floors():
+    """A room is a folder, or a module that lies in none."""
+    graph = rooms(module_graph())
+    assert sorted(graph.keys() - floors(graph).keys()) == []
+    assert max(floors(graph).values()) <= HIGHEST_FLOOR
+
+
+def strings(path: Path) -> set[str]:
+    """Texts of a file's code, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    skipped = {id(node.value) for node in documented}
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped}
+
+
+@each(CORE)
+def test_the_core_names_no_registered_method_problem_or_prior(path):
+    kinds = ("inverse_methods", "inverse_problems", "inverse_priors")
+    names = {name for kind in kinds for name in registry().table(kind)}
+    assert sorted(strings(path) & names) == []
 
 
 # --- what is loaded ---------------------------------------------------------------------------------------------------
@@ -127,7 +139,7 @@ def test_importing_inverse_loads_no_torch():
 
 
 def test_the_command_line_loads_no_torch():
-    assert not loaded_by("import inverse.cli") & {"torch", "numpy", *HEAVY}
+    assert not loaded_by("import inverse.command.app") & {"torch", "numpy", *HEAVY}
 
 
 def test_help_loads_no_torch():
@@ -138,7 +150,7 @@ def test_help_loads_no_torch():
 
 def test_the_registry_loads_no_heavy_package():
     tables = [f"assert registry().table('inverse_{kind}')" for kind in ("methods", "problems", "samplers")]
-    assert not loaded_by("\n".join(["from inverse.plugins import registry", *tables])) & HEAVY
+    assert not loaded_by("\n".join(["from inverse.registry.discovery import registry", *tables])) & HEAVY
 
 
 def test_every_public_name_can_be_imported():

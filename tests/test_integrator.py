@@ -11,11 +11,12 @@ import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
-from inverse.analytic import GaussianPrior, MixturePrior
 from inverse.errors import InverseError, OptionError
-from inverse.integrator import Rule, exact, mean_reverting, multistep, uniform, vp_time
-from inverse.sampler import SAMPLERS, ancestral, configured, ddim, euler, heun, thresholded
-from inverse.schedule import SCHEDULES, schedule
+from inverse.priors.analytic import GaussianPrior, MixturePrior
+from inverse.sampling.integrator import Rule, exact, mean_reverting, multistep, uniform, vp_time
+from inverse.sampling.options import configured, thresholded
+from inverse.sampling.samplers import SAMPLERS, ancestral, ddim, euler, heun
+from inverse.sampling.schedules import SCHEDULES, schedule
 from inverse.seeding import Generators
 
 F64 = torch.float64

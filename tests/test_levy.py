@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import inverse
-from inverse.analytic import GaussianPrior
 from inverse.errors import InputError, OptionError
-from inverse.levy.chains import effective_size, split_rhat
-from inverse.levy.gibbs import Gibbs
-from inverse.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, LaplaceIncrements, StudentIncrements
-from inverse.levy.walk import WalkPrior
+from inverse.priors.analytic import GaussianPrior
+from inverse_problems.levy.chains import effective_size, split_rhat
+from inverse_problems.levy.gibbs import Gibbs
+from inverse_problems.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, LaplaceIncrements, StudentIncrements
+from inverse_problems.levy.walk import WalkPrior
 
 F64 = torch.float64
 LAWS = {

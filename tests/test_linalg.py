@@ -5,8 +5,9 @@ import torch
 from conftest import dense, host_reads, normal
 
 import inverse
-from inverse import operators
-from inverse.linalg import CG, conjugate_gradient, eigenvalues, functional_calculus, gmres, norm_squared, per_row, row_dot, spectral_filter
+from inverse.execution import CG
+from inverse.measurement import operators
+from inverse.measurement.linalg import conjugate_gradient, eigenvalues, functional_calculus, gmres, norm_squared, per_row, row_dot, spectral_filter
 
 EXACT = CG(1e-14, 500)
 N = 12

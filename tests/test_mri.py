@@ -12,8 +12,8 @@ from cli_fixtures import pixels, write_picture
 from conftest import dense, normal
 
 import inverse
-from inverse.assets import save_prior
-from inverse.networks.unet import UNetConfig
+from inverse.priors.loading import save_prior
+from inverse.priors.networks.unet import UNetConfig
 
 pytest_plugins = "cli_fixtures"
 SHAPES = [(1, 8, 8), (1, 7, 10), (1, 9, 5)]
@@ -21,7 +21,7 @@ SHAPES = [(1, 8, 8), (1, 7, 10), (1, 9, 5)]
 
 def operator(shape, **options):
     problem = inverse.get_problem("mri", **{"acceleration": 2.5, "centre": 0.2} | options)
-    return problem, inverse.operators.clone(problem.operator(shape), "cpu", torch.float64)
+    return problem, inverse.measurement.operators.clone(problem.operator(shape), "cpu", torch.float64)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,7 +8,7 @@ from conftest import normal
 
 import inverse
 from inverse.errors import NoiseError
-from inverse.noise import likelihood_of
+from inverse.measurement.noise import likelihood_of
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 SHAPE = (3, 4, 5)

@@ -5,9 +5,9 @@ import torch
 from conftest import dense, matrix_operator, normal
 
 import inverse
-from inverse import operators
 from inverse.errors import OperatorError
-from inverse.plugins import registry
+from inverse.measurement import operators
+from inverse.registry.discovery import registry
 
 ROUNDING = 1e-12
 """Sums of some thousand float64 products: rounding leaves a few 1e-16 relative to |A u| |v|."""
@@ -277,9 +277,9 @@ def test_noise_of_image_i_does_not_depend_on_the_batch(flat_prior):
 
 def test_the_operator_of_a_matrix_is_that_matrix_with_its_singular_values():
     matrix = normal(5, 12, seed=3)
-    operator = inverse.operators.dense(matrix, (1, 3, 4))
+    operator = inverse.measurement.operators.dense(matrix, (1, 3, 4))
     x, v = normal(2, 1, 3, 4, seed=4), normal(2, 1, 1, 5, seed=5)
     torch.testing.assert_close(operator.A(x), (x.flatten(1) @ matrix.T).reshape(2, 1, 1, 5))
     torch.testing.assert_close(operator.A_adjoint(v), (v.flatten(1) @ matrix).reshape(2, 1, 3, 4))
     assert inverse.adjoint_error(operator, (1, 3, 4)) < 1e-12
-    assert inverse.operators.dense(matrix, (12,), (5,)).A(x.flatten(1)).shape == (2, 5)
+    assert inverse.measurement.operators.dense(matrix, (12,), (5,)).A(x.flatten(1)).shape == (2, 5)

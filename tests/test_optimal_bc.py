@@ -13,12 +13,12 @@ from cli_fixtures import pixels, tiny_network, write_picture
 from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
-from inverse import boundary
-from inverse._deepinv import past_torchvision
-from inverse.assets import save_prior
-from inverse.boundary import Table, candidate, deterministic, endpoints, sized
-from inverse.training.boundary import Fit, Search, references
-from inverse.training.halving import Variances, anova, expected_maximum, halving, moved, rungs, tail_mean
+from inverse.measurement.deepinv_import import past_torchvision
+from inverse.priors.loading import save_prior
+from inverse_plugins.optimal_bc import table as boundary
+from inverse_plugins.optimal_bc.halving import Variances, anova, expected_maximum, halving, moved, rungs, tail_mean
+from inverse_plugins.optimal_bc.search import Fit, Search, references
+from inverse_plugins.optimal_bc.table import Table, candidate, deterministic, endpoints, sized
 
 pytest_plugins = "cli_fixtures"
 SHAPE = (3, 8, 8)

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from inverse.errors import OptionError, UnknownNameError
-from inverse.options import build, options, text, values
+from inverse.registry.options import build, options, text, values
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def test_values_are_what_build_takes():
 
 @pytest.mark.parametrize("hook", ["inverse_methods", "inverse_problems"])
 def test_every_registered_option_is_explained(hook):
-    from inverse.plugins import registry
+    from inverse.registry.discovery import registry
 
     silent = [f"{name}.{option.name}" for name, entry in registry().table(hook).items() for option in options(entry.thing) if not option.help]
     assert silent == []
@@ -138,7 +138,7 @@ def test_every_registered_option_is_explained(hook):
 @pytest.mark.parametrize("hook", ["inverse_methods", "inverse_problems"])
 def test_every_registered_default_survives_the_command_line(hook):
     """A default printed by `inverse methods NAME` and given back as text is the same default."""
-    from inverse.plugins import registry
+    from inverse.registry.discovery import registry
 
     for name, entry in registry().table(hook).items():
         defaults = {option.name: text(option.default) for option in options(entry.thing)}

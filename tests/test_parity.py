@@ -10,10 +10,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inverse.analytic import MixturePrior
-from inverse.integrator import Rule, multistep
-from inverse.sampler import SAMPLERS
-from inverse.schedule import log_uniform, schedule
+from inverse.priors.analytic import MixturePrior
+from inverse.sampling.integrator import Rule, multistep
+from inverse.sampling.samplers import SAMPLERS
+from inverse.sampling.schedules import log_uniform, schedule
 
 F64 = torch.float64
 LAW = MixturePrior(torch.tensor([0.4, 0.6], dtype=F64), torch.tensor([[0.8, 0.3], [-1.0, 0.5]], dtype=F64), torch.tensor([0.16, 0.3], dtype=F64))

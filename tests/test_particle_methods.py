@@ -13,10 +13,10 @@ from conftest import normal
 
 import inverse
 from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.operators import dense
-from inverse.sampler import ddim
+from inverse.measurement.operators import dense
+from inverse.particles.cloud import CloudGenerators
+from inverse.sampling.samplers import ddim
 from inverse.seeding import Generators
-from inverse.smc import CloudGenerators
 
 SHAPE = (1, 1, 2)
 TDS = {"pigdm": {"twist": "pigdm"}, "moment": {"twist": "moment"}, "dps": {"twist": "dps"}}

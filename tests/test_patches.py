@@ -15,8 +15,8 @@ from cli_fixtures import pixels, tiny_network, write_picture
 from conftest import normal
 
 import inverse
-from inverse.assets import save_prior
 from inverse.errors import OptionError
+from inverse.priors.loading import save_prior
 
 pytest_plugins = "cli_fixtures"
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed")
@@ -51,7 +51,7 @@ def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> N
 
 def evaluate(number: int) -> None:
     """What one process finds of evaluations; it goes to a file."""
-    from inverse.evaluation.patches import common_memory, divided, process_group
+    from inverse.priors.evaluation.patches import common_memory, divided, process_group
 
     found: dict[str, object] = {}
     with process_group("cpu") as (place, first):
@@ -168,7 +168,7 @@ def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
 
 
 def test_a_prior_that_is_no_network_of_ours_is_refused():
-    from inverse.evaluation.patches import divided
+    from inverse.priors.evaluation.patches import divided
 
     with pytest.raises(OptionError, match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none"):
         divided(inverse.FlatPrior((3, None, None)))

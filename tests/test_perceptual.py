@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inverse._deepinv import past_torchvision
 from inverse.errors import InputError
-from inverse.evaluation.execution import Cost
-from inverse.perceptual import METRICS
+from inverse.execution import Cost
+from inverse.measurement.deepinv_import import past_torchvision
+from inverse.metrics.perceptual import METRICS
 from inverse.result import Result
 
 pytest_plugins = "cli_fixtures"

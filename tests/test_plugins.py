@@ -12,8 +12,8 @@ import torch
 from cli_fixtures import method_source, pixels, write_distribution, write_picture
 
 import inverse
-from inverse import plugins
 from inverse.errors import DuplicateNameError, OptionError, PluginError, UnknownNameError
+from inverse.registry import discovery as plugins
 
 pytest_plugins = "cli_fixtures"
 

@@ -6,7 +6,7 @@ from conftest import dense, draws, image_prior, matrix_operator, normal, problem
 
 import inverse
 from inverse.errors import InputError, NoiseError, UnsupportedError
-from inverse.prior import RescaledPrior
+from inverse.priors.prior import RescaledPrior
 
 TIGHT = inverse.Execution(solver=inverse.CG(1e-14, 2000))
 NAMES = tuple(problems())

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import inverse
-from inverse.assets import PriorCard, load_prior, save_prior, usual_side
 from inverse.checks.prior import check, own_draws
-from inverse.prior import Prior
-from inverse.shelf import sha256
+from inverse.priors.cards import sha256
+from inverse.priors.loading import PriorCard, load_prior, save_prior, usual_side
+from inverse.priors.prior import Prior
 
 pytest_plugins = "cli_fixtures"
 
@@ -243,7 +243,7 @@ def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_confi
     """By default the process is EDM's, of the sigma_data that was given: against `adapters.edm` around the same network."""
     from test_adapters import save_pipeline
 
-    from inverse.networks.adapters import edm
+    from inverse.priors.networks.parametrisations import edm
 
     unet = save_pipeline(tmp_path / "pipeline")
     weights = next((tmp_path / "pipeline" / "unet").glob("*.safetensors"))

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import inverse
-from inverse.assets import PriorCard, load_prior
-from inverse.networks.quantize import Int8Conv, calibration, normal_times, quantize, rounded, scan, scan_range
-from inverse.shelf import sha256
+from inverse.priors.cards import sha256
+from inverse.priors.loading import PriorCard, load_prior
+from inverse.priors.networks.quantize import Int8Conv, calibration, normal_times, quantize, rounded, scan, scan_range
 
 pytest_plugins = "cli_fixtures"
 

@@ -15,8 +15,8 @@ import torch
 from conftest import matrix_operator, normal
 
 import inverse
-from inverse.plugins import registry
-from inverse.schedule import vp_levels
+from inverse.registry.discovery import registry
+from inverse.sampling.schedules import vp_levels
 
 REDDiff = registry().find("inverse_methods", "red-diff")
 F64 = torch.float64

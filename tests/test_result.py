@@ -11,8 +11,8 @@ from conftest import normal
 
 import inverse
 from inverse.errors import InputError, OptionError
-from inverse.evaluation.execution import Cost
-from inverse.files import replacing
+from inverse.execution import Cost
+from inverse.io.files import replacing
 from inverse.result import Result
 
 

@@ -11,9 +11,9 @@ import torch
 
 import inverse
 from inverse.errors import OptionError, UnknownNameError
-from inverse.plugins import registry
-from inverse.sampler import SAMPLERS, ancestral, ddim, heun
-from inverse.schedule import SCHEDULES, karras, log_uniform, schedule, vp_levels
+from inverse.registry.discovery import registry
+from inverse.sampling.samplers import SAMPLERS, ancestral, ddim, heun
+from inverse.sampling.schedules import SCHEDULES, karras, log_uniform, schedule, vp_levels
 
 pytest_plugins = "cli_fixtures"
 LOW, HIGH = 0.02, 50.0
@@ -92,7 +92,7 @@ def test_noise_levels_stay_within_those_the_prior_was_trained_for(gaussian_poste
 def test_noise_levels_start_where_a_prior_of_wide_data_says():
     """Standard deviations 100 and 1 by the probability flow: 99.5 and 1 from the prior's 1000, 62.5 from a ceiling of 80; 1 % for 1000 steps of first order."""
     prior = inverse.GaussianPrior(torch.zeros(2).double(), torch.tensor([1e4, 1.0]).double(), sigma_min=0.01, sigma_max=1000.0)
-    posterior = inverse.Posterior(prior, inverse.operators.dense(torch.zeros(1, 2).double(), (2,)), torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0))
+    posterior = inverse.Posterior(prior, inverse.measurement.operators.dense(torch.zeros(1, 2).double(), (2,)), torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0))
     for first, wide in ((None, 99.5), (80.0, 62.5)):
         sigmas = inverse.noise_levels(posterior, "log-uniform", 1000, sigma_max=first)
         end = last(ddim(prior, sigmas[0] * torch.eye(2).double(), sigmas, inverse.Generators([])))

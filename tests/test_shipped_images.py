@@ -5,7 +5,7 @@ import torch
 from cli_fixtures import CONFIG, tiny_network
 
 import inverse
-from inverse.images import panel
+from inverse.panel import panel
 from inverse.problem import shipped_images
 
 pytest_plugins = "cli_fixtures"

@@ -11,8 +11,8 @@ from conftest import normal
 import inverse
 from inverse.errors import InputError, OptionError
 from inverse.method import Weighted
+from inverse.particles.cloud import Cloud, CloudGenerators, ParticleMethod, ancestors, conditional_effective_size, effective_size, in_parts, next_temperature
 from inverse.seeding import Generators, SharedStream
-from inverse.smc import Cloud, CloudGenerators, ParticleMethod, ancestors, conditional_effective_size, effective_size, in_parts, next_temperature
 
 SCHEMES = ("systematic", "stratified", "residual", "multinomial")
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import inverse
-from inverse import smc
 from inverse.checks import distances
+from inverse.particles import cloud as smc
 from inverse.seeding import seeded
 
 pytest_plugins = "cli_fixtures"

@@ -5,8 +5,9 @@ import torch
 from conftest import dense, matrix_operator, normal
 
 import inverse
-from inverse import operators
-from inverse.linalg import CG, gmres
+from inverse.execution import CG
+from inverse.measurement import operators
+from inverse.measurement.linalg import gmres
 
 SHAPE, SIGMA_Y, ROWS = (2, 12, 10), 0.1, 3
 TIGHT, LOOSE = (inverse.Execution(solver=CG(tolerance, 1000)) for tolerance in (1e-12, 1e-4))

@@ -5,9 +5,10 @@ import torch
 from conftest import normal
 
 import inverse
-from inverse import operators
-from inverse.linalg import CG, conjugate_gradient
-from inverse.spectrum import near_spectrum
+from inverse.execution import CG
+from inverse.measurement import operators
+from inverse.measurement.linalg import conjugate_gradient
+from inverse.measurement.spectrum import near_spectrum
 
 SHAPE = (2, 24, 30)
 

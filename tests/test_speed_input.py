@@ -10,7 +10,7 @@ from cli_fixtures import METHOD, write_picture
 import inverse
 from inverse.command.overlap import read_ahead
 from inverse.errors import DeviceError, OptionError
-from inverse.evaluation.execution import check_precision
+from inverse.execution import check_precision
 
 pytest_plugins = "cli_fixtures"
 

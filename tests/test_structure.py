@@ -11,16 +11,16 @@ from conftest import dense, draws, image_prior, matrix_operator, normal, problem
 
 import inverse
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
-from inverse.images import write_png
-from inverse.lockstep import one_by_one
-from inverse.networks.unet import UNetConfig
-from inverse.shelf import shipped
-from inverse.structure.card import StructureCard, load_conditional, load_structure, save_structure
-from inverse.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior
-from inverse.structure.measurements import guided
-from inverse.structure.network import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
-from inverse.training.blurs import MAKERS, BlurCorpus, blurred
-from inverse.training.structure import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
+from inverse.io.images import write_png
+from inverse.priors.cards import shipped
+from inverse.priors.networks.unet import UNetConfig
+from inverse_plugins.structure.blurs import MAKERS, BlurCorpus, blurred
+from inverse_plugins.structure.card import StructureCard, load_conditional, load_structure, save_structure
+from inverse_plugins.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior
+from inverse_plugins.structure.measurements import guided
+from inverse_plugins.structure.network import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
+from inverse_plugins.structure.per_image import one_by_one
+from inverse_plugins.structure.training import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
 
 SMALL = StructureConfig(scales=(2, 4, 8), widths=(8, 8), blocks=(1, 1))
 NETWORK = ConditionalConfig(SMALL, UNetConfig(channels=3, widths=(8, 8, 8), blocks=(1, 2, 1), embedding=16))
@@ -367,7 +367,7 @@ def test_a_file_holds_what_was_saved(files, conditional):
 
 def test_shipped_networks_are_small_and_beat_the_blurry_picture():
     """On the shipped photographs, which nobody trained on, blurred by a trajectory of a new seed: at least 0.2 dB at 1/4 and 1/8."""
-    path = shipped("structure")["structure-blur"]
+    path = shipped("structure", "structure")["structure-blur"]
     assert path.with_suffix(".safetensors").stat().st_size < 8 << 20
     net, problem = load_structure("structure-blur"), inverse.get_problem("deblur", kernel="motion", kernel_size=21, kernel_seed=5)
     truths = torch.stack([t[:, 64:192, 64:192] for t in problem.truths()])
@@ -480,7 +480,7 @@ def test_a_network_without_a_level_for_a_scale_is_refused():
     ],
 )
 def test_the_command_refuses_in_one_line_and_writes_nothing(arguments, words, tmp_path, monkeypatch, capsys):
-    from inverse import cli
+    from inverse.command import app as cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["inverse", "train-structure", "--images", ".", "--validation", ".", *arguments])

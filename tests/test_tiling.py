@@ -5,8 +5,8 @@ import torch
 from conftest import normal, randomise
 
 import inverse
-from inverse.evaluation.tiling import spans, tiled
-from inverse.networks.unet import UNetConfig, pad_to_multiple
+from inverse.priors.evaluation.tiling import spans, tiled
+from inverse.priors.networks.unet import UNetConfig, pad_to_multiple
 
 ROUNDING = {"rtol": 0, "atol": 1e-12}
 """Float64 convolutions add their terms in another order when the image has another size."""

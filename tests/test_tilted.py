@@ -7,10 +7,10 @@ import torch
 from conftest import dense, image_prior, normal, problems
 
 import inverse
-from inverse import tilted
-from inverse.langevin import adjusted_langevin, langevin
+from inverse.particles import tempered_likelihood as tilted
+from inverse.particles.tempered_likelihood import Tilt, lanczos
+from inverse.sampling.langevin import adjusted_langevin, langevin
 from inverse.seeding import SharedStream
-from inverse.tilted import Tilt, lanczos
 
 SHAPE = (3, 8, 8)
 

@@ -10,12 +10,12 @@ import torch
 from conftest import image_prior
 
 import inverse
-from inverse.circuits.cards import load_circuit, save_circuit
-from inverse.circuits.circuit import Circuit
-from inverse.circuits.graph import RegionGraph
-from inverse.circuits.pixels import CircuitPrior, looks
 from inverse.errors import OptionError, UnsupportedError
-from inverse.training.circuit_fit import log_likelihoods
+from inverse_plugins.circuits.cards import load_circuit, save_circuit
+from inverse_plugins.circuits.circuit import Circuit
+from inverse_plugins.circuits.fit import log_likelihoods
+from inverse_plugins.circuits.graph import RegionGraph
+from inverse_plugins.circuits.pixels import CircuitPrior, looks
 
 pytest_plugins = "cli_fixtures"
 

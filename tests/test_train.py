@@ -12,8 +12,9 @@ from PIL import Image
 
 import inverse
 from inverse.errors import InputError, OptionError
-from inverse.networks.unet import UNetConfig
-from inverse.training.dataset import load_images, random_crops
+from inverse.io.image_sets import load_images
+from inverse.priors.networks.unet import UNetConfig
+from inverse.training.crops import random_crops
 from inverse.training.loop import TrainConfig, Training, measured_std
 from inverse.training.prior import begun, train_prior
 

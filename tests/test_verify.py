@@ -8,8 +8,8 @@ import torch
 
 import inverse
 from inverse.checks import cases, distances, referee
+from inverse.particles.cloud import ancestors
 from inverse.seeding import Generators, seeded
-from inverse.smc import ancestors
 
 pytest_plugins = "cli_fixtures"
 
@@ -199,7 +199,7 @@ def test_bad_requests_are_one_line_and_exit_2(command, arguments, words):
 
 @pytest.mark.slow
 def test_every_registered_method_keeps_its_claim():
-    from inverse.plugins import registry
+    from inverse.registry.discovery import registry
 
     broken = {name: v.failures for name in registry().table("inverse_methods") if not (v := inverse.verify(name)).held}
     assert broken == {}

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.files import replacing
+from inverse.io.files import replacing
 from inverse.problem import Problem
 from inverse.seeding import seeded
 

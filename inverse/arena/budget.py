@@ -16,9 +16,9 @@ import torch
 
 from inverse.errors import OptionError
 from inverse.method import Method
-from inverse.options import values
-from inverse.plugins import get_method
 from inverse.posterior import Posterior
+from inverse.registry.discovery import get_method
+from inverse.registry.options import values
 from inverse.seeding import Generators
 
 RUNS = 14

@@ -10,9 +10,9 @@ from typing import Any
 from inverse.arena.record import Question, Record
 from inverse.engine import versions
 from inverse.errors import InputError
-from inverse.options import values
-from inverse.plugins import get_method, get_problem
 from inverse.problem import Problem
+from inverse.registry.discovery import get_method, get_problem
+from inverse.registry.options import values
 
 PACKAGES = ("inverse-posterior", "torch", "deepinv")
 """Packages whose version is part of a cell's name."""

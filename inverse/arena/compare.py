@@ -10,7 +10,7 @@ from typing import Any
 
 from inverse.arena.estimate import Estimate, estimate
 from inverse.arena.record import Record
-from inverse.arena.scores import metric, value
+from inverse.arena.values import metric, value
 from inverse.errors import InputError
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from inverse.arena.estimate import Estimate, estimate
 from inverse.arena.record import Record
-from inverse.arena.scores import value
+from inverse.arena.values import value
 
 STEPS = "steps"
 """The option that a budget sets, and along which quality makes a curve."""

@@ -12,16 +12,16 @@ import torch
 
 from inverse.arena.bank import square
 from inverse.arena.floor import Floor, measure_floor, replay
-from inverse.command.run import DTYPES, check_device
-from inverse.command.terminal import columns
 from inverse.engine import solve
 from inverse.errors import InverseError, OptionError
-from inverse.evaluation.execution import Execution
+from inverse.execution import Execution
+from inverse.io.command_line import columns
+from inverse.io.devices import DTYPES, check_device
 from inverse.method import Method
-from inverse.options import options
-from inverse.plugins import get_method, registry
 from inverse.posterior import Posterior
 from inverse.problem import Problem
+from inverse.registry.discovery import get_method, registry
+from inverse.registry.options import options
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from inverse.arena.estimate import Estimate
 from inverse.arena.groups import Group, grouped, observations_asked
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
 from inverse.arena.record import Record
-from inverse.arena.scores import metric, metrics_of
+from inverse.arena.values import metric, metrics_of
 
 
 def markdown(records: list[Record]) -> str:

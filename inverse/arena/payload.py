@@ -16,9 +16,9 @@ from inverse.arena.groups import Group, grouped, observations, observations_aske
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
 from inverse.arena.ranking import LEAST, Comparison, compare, leaders
 from inverse.arena.record import Record
-from inverse.arena.scores import COSTS, metric, metrics_of
 from inverse.arena.tradeoffs import curves, front, position, solved
-from inverse.files import strict_json
+from inverse.arena.values import COSTS, metric, metrics_of
+from inverse.io.files import strict_json
 
 AXES = ("seconds", "calls", "nfe", "vjp", "peak_memory")
 

@@ -13,13 +13,14 @@ from inverse.arena.bank import Bank, Observation
 from inverse.arena.budget import Fit
 from inverse.arena.cell import Cell, describe, plain
 from inverse.arena.local import Executor
-from inverse.arena.source import prior_hash, version_of
+from inverse.arena.source import prior_hash
 from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
 from inverse.errors import InverseError
-from inverse.files import replacing
-from inverse.options import values
-from inverse.plugins import get_method, get_problem
+from inverse.io.files import replacing
 from inverse.problem import ImageProblem, Problem
+from inverse.registry.discovery import get_method, get_problem
+from inverse.registry.options import values
+from inverse.registry.source import version_of
 
 PROBE = 32
 """Side of the squares on which costs are counted (pixels): a network's evaluations are as many on a small photograph as on a large one."""

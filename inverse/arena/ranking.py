@@ -18,7 +18,7 @@ from scipy import stats
 
 from inverse.arena.estimate import LEVEL, estimate
 from inverse.arena.groups import Group
-from inverse.arena.scores import metric, value
+from inverse.arena.values import metric, value
 
 KEEP = 0.8
 """Share of the observations that a comparison must keep."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inverse.errors import InputError
-from inverse.files import strict_json
+from inverse.io.files import strict_json
 
 FORMAT = "inverse-record 1"
 RECORDS = "records.jsonl"

@@ -20,7 +20,7 @@ from typing import Any
 from inverse.arena.payload import payload, scenes
 from inverse.arena.record import Record, read_records
 from inverse.errors import InputError
-from inverse.files import write_text
+from inverse.io.files import write_text
 
 TEMPLATES = importlib.resources.files("inverse.arena") / "templates"
 

@@ -11,10 +11,11 @@ from inverse.arena.bank import Bank
 from inverse.arena.cell import Cell
 from inverse.arena.record import Record, read_records
 from inverse.arena.run import load_artifact
-from inverse.arena.source import core_version, prior_hash, version_of
+from inverse.arena.source import core_version, prior_hash
 from inverse.arena.worker import Outcome, Worker
 from inverse.engine import versions
 from inverse.errors import InputError
+from inverse.registry.source import version_of
 from inverse.result import Result
 
 

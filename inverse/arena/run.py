@@ -27,9 +27,9 @@ from inverse.arena.record import RECORDS, Record, append, complain, read_records
 from inverse.arena.source import core_version
 from inverse.arena.suite import Suite
 from inverse.arena.worker import Outcome, metric_versions, score
-from inverse.command.run import check_device
 from inverse.errors import InputError
-from inverse.files import replacing
+from inverse.io.devices import check_device
+from inverse.io.files import replacing
 from inverse.result import Result
 
 

@@ -167,7 +167,7 @@ def load_suite(name: str | Path) -> Suite:
 
 def check(suite: Suite, path: Path, text: str) -> None:
     """Build every problem and method of a suite once, so that a wrong name or an impossible combination is found before anything runs."""
-    from inverse.plugins import get_problem, registry
+    from inverse.registry.discovery import get_problem, registry
 
     metrics = registry().table("inverse_metrics")
     for index, metric in enumerate(suite.metrics):
@@ -191,7 +191,7 @@ def check(suite: Suite, path: Path, text: str) -> None:
 
 
 def _check_method(suite: Suite, method: MethodEntry, tested: dict[str, set[int]], error_at: Any) -> None:
-    from inverse.plugins import get_method
+    from inverse.registry.discovery import get_method
 
     for options in method.combinations():
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from inverse.arena.groups import STEPS, Group
 from inverse.arena.record import Record
-from inverse.arena.scores import metric, value
+from inverse.arena.values import metric, value
 
 
 def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict[str, list[Record]]:

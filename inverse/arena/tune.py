@@ -10,13 +10,14 @@ from typing import Any
 
 from inverse.arena.bank import Bank
 from inverse.arena.cell import Cell, describe, plain
-from inverse.arena.scores import metric
-from inverse.arena.source import prior_hash, version_of
+from inverse.arena.source import prior_hash
 from inverse.arena.suite import Suite, Tuning
+from inverse.arena.values import metric
 from inverse.arena.worker import Worker
 from inverse.errors import InputError, OptionError
-from inverse.options import values
-from inverse.plugins import get_method, get_problem
+from inverse.registry.discovery import get_method, get_problem
+from inverse.registry.options import values
+from inverse.registry.source import version_of
 from inverse.seeding import check_seed
 
 

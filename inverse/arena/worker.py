@@ -21,15 +21,15 @@ from inverse.arena.cell import Cell
 from inverse.arena.floor import Floor, measure_floor
 from inverse.arena.record import Record
 from inverse.arena.source import core_version
-from inverse.command.run import DTYPES, check_device
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, UnsupportedError
-from inverse.evaluation.execution import Execution
+from inverse.execution import Execution
+from inverse.io.devices import DTYPES, check_device
 from inverse.method import Method
-from inverse.options import values
-from inverse.plugins import get_method, registry
 from inverse.posterior import Posterior
-from inverse.prior import Prior
+from inverse.priors.prior import Prior
+from inverse.registry.discovery import get_method, registry
+from inverse.registry.options import values
 from inverse.result import Result
 
 

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from inverse.checks.diagnostics import MIN_IMAGES, Report, Simulations, report
-from inverse.command.run import check_device, check_writable
-from inverse.command.work import prior_device
 from inverse.engine import solve, versions
 from inverse.errors import InputError, NoiseError, OptionError
-from inverse.files import strict_json, write_text
-from inverse.images import input_files
+from inverse.io.devices import check_device
+from inverse.io.files import check_writable, strict_json, write_text
+from inverse.io.images import input_files
+from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method
-from inverse.noise import GaussianNoise
-from inverse.options import values
-from inverse.plugins import get_method, get_problem
 from inverse.posterior import Posterior
-from inverse.prior import Prior
+from inverse.priors.prior import Prior
 from inverse.problem import Problem
+from inverse.registry.discovery import get_method, get_problem
+from inverse.registry.options import values
 from inverse.seeding import seeded
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _draw(problem: Problem, law: Any, count: int, seed: int) -> Tensor:
     """Draws from a law, of the size of the problem's own truths where it has any size, physical units: (count, *shape)."""
     if None in law.shape and hasattr(law, "sized"):
         law = law.sized(*problem.truths()[0].shape[-2:])
-    return law.decode(law.sample(count, seeded(seed, "truths", device=prior_device(law))))
+    return law.decode(law.sample(count, seeded(seed, "truths", device=law.device or torch.device("cpu"))))
 
 
 def _held_out(problem: Problem, truths: Iterable[Tensor] | None, simulations: int | None) -> Tensor:

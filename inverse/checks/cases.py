@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.analytic import Exact, MixturePrior
 from inverse.checks import distances
-from inverse.plugins import get_problem
 from inverse.posterior import Posterior
+from inverse.priors.analytic import Exact, MixturePrior
 from inverse.problem import Problem
+from inverse.registry.discovery import get_problem
 from inverse.seeding import seeded
 
 TARGETS = {"spread": 1.0, "cover 50 %": 0.5, "cover 90 %": 0.9}

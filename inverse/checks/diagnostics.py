@@ -26,7 +26,7 @@ from inverse.checks.exchangeability import (
     three_decibel_table,
 )
 from inverse.errors import InputError
-from inverse.scores import as_members, energy_score, fair_crps
+from inverse.metrics.ensemble import as_members, energy_score, fair_crps
 
 
 def linear_quantities(shape: tuple[int, ...], generator: torch.Generator, pixels: int = 6, projections: int = 6) -> dict[str, Tensor]:

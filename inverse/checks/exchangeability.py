@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.scores import distances
+from inverse.metrics.ensemble import distances
 
 # --- roles ------------------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError
-from inverse.prior import Prior
-from inverse.sampler import heun
-from inverse.schedule import schedule
+from inverse.io.image_sets import load_images
+from inverse.priors.prior import Prior
+from inverse.sampling.samplers import heun
+from inverse.sampling.schedules import schedule
 from inverse.seeding import Generators, seeded
-from inverse.training.dataset import load_images
 
 SLACK = 1.05
 """Room for the finite number of draws in what may not grow."""
@@ -104,7 +104,7 @@ def _agree(at: Level) -> bool:
 
 
 def clean_images(prior: Prior, path: Path, count: int, side: int) -> Tensor:
-    """Central crops of the first images of a source (`dataset.load_images`), encoded.
+    """Central crops of the first images of a source (`io.image_sets.load_images`), encoded.
 
     Raises: InputError if there are fewer than two.
     """

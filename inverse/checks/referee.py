@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse import operators
 from inverse.checks.cases import CASES, PROBE, Figure, Reference, figures, loss, main_figure, reference
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
-from inverse.evaluation.execution import Cost
+from inverse.execution import Cost
+from inverse.measurement import operators
 from inverse.method import Method, Weighted
-from inverse.options import values
-from inverse.plugins import get_method
+from inverse.particles.cloud import ancestors
 from inverse.posterior import Posterior
+from inverse.registry.discovery import get_method
+from inverse.registry.options import values
 from inverse.seeding import Generators, SharedStream, check_seed, seeded
-from inverse.smc import ancestors
 
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Of the effort, for the order; a method that claims a limit is taken to 4 as well."""

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from inverse.checks.cases import CASES, PROBE, TARGETS, main_figure
 from inverse.checks.referee import Measured, Verdict, verify
-from inverse.command.run import check_writable
-from inverse.files import strict_json, write_text
+from inverse.io.files import check_writable, strict_json, write_text
 from inverse.method import Method
 
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}

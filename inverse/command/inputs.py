@@ -13,9 +13,9 @@ from torch import Tensor
 
 from inverse.errors import InputError
 from inverse.method import Method
-from inverse.options import values as options_of
-from inverse.prior import Prior
+from inverse.priors.prior import Prior
 from inverse.problem import Problem
+from inverse.registry.options import values as options_of
 from inverse.result import Result
 
 WAITING = 64

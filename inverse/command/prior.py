@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from inverse.command.terminal import Licence, Limits, Weights, columns, show
 from inverse.errors import PriorError
+from inverse.io.command_line import Licence, Limits, Weights, columns, show
 
 app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
 
@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 @app.command()
 def info(name: Name, json_: Json = False) -> None:
     """Print the card: what it denoises, its size, hash, training, terms and limits."""
-    from inverse.assets import PriorCard, find_card, load_prior
+    from inverse.priors.loading import PriorCard, find_card, load_prior
 
     path = find_card(name)
     if path is None:
@@ -48,8 +48,8 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
-    from inverse.assets import find_card, load_prior, usual_side
     from inverse.checks.prior import check, clean_images, own_draws
+    from inverse.priors.loading import find_card, load_prior, usual_side
 
     loaded = load_prior(name)
     side = side or usual_side(loaded)
@@ -79,9 +79,9 @@ def convert(
     limits: Limits = "",
 ) -> None:
     """Turn weights from elsewhere into safetensors with a card; a pickle that holds more than tensors is refused, and nothing in it runs."""
-    from inverse.command.run import check_writable
-    from inverse.networks.convert import Foreign
-    from inverse.networks.convert import convert as turn
+    from inverse.io.files import check_writable
+    from inverse.priors.networks.convert import Foreign
+    from inverse.priors.networks.convert import convert as turn
 
     _check_apart(source, out)
     check_writable(out.parent)
@@ -101,11 +101,11 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
 ) -> None:
     """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
-    from inverse.assets import PriorCard, find_card, load_prior, save_prior, usual_side
-    from inverse.command.run import check_writable
-    from inverse.networks.quantize import calibration, check_quantizable
-    from inverse.networks.quantize import quantize as round_to_int8
-    from inverse.shelf import check_suffix
+    from inverse.io.files import check_writable
+    from inverse.priors.cards import check_suffix
+    from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior, usual_side
+    from inverse.priors.networks.quantize import calibration, check_quantizable
+    from inverse.priors.networks.quantize import quantize as round_to_int8
 
     check_suffix("prior", out)
     check_writable(out.parent)

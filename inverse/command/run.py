@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from inverse.command.inputs import Input, batches
@@ -20,13 +18,13 @@ from inverse.command.summary import record, report
 from inverse.command.work import Request, Solved, Work
 from inverse.engine import Observer
 from inverse.errors import InputError, OptionError
-from inverse.evaluation.execution import Execution
-from inverse.images import input_files
-from inverse.plugins import get_method, get_problem, registry
+from inverse.execution import Execution
+from inverse.io.devices import DTYPES, check_device
+from inverse.io.files import check_writable
+from inverse.io.images import input_files
 from inverse.problem import Problem
+from inverse.registry.discovery import get_method, get_problem, registry
 from inverse.seeding import check_seed
-
-DTYPES = {"float32": (torch.float32, None), "float64": (torch.float64, None), "bf16": (torch.float32, "bf16"), "fp16": (torch.float32, "fp16")}
 
 PARALLEL: dict[str, Literal["fresh", "stale"]] = {"patches": "fresh", "patches:stale": "stale"}
 """Ways to divide an image among the processes of a torchrun, and the halos that each takes."""
@@ -41,7 +39,7 @@ def run(request: Request, as_json: bool = False) -> bool:
         return _run(request, as_json)
     if request.parallel not in PARALLEL:
         raise OptionError(f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'")
-    from inverse.evaluation.patches import process_group
+    from inverse.priors.evaluation.patches import process_group
 
     with process_group(request.device) as (device, first):
         return _run(replace(request, device=device), as_json, quiet=not first)
@@ -64,7 +62,7 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
     dtype, autocast = DTYPES[request.dtype]
     prior = problem.resolve_prior(request.prior, device, dtype)
     if request.parallel:
-        from inverse.evaluation.patches import common_memory, divided
+        from inverse.priors.evaluation.patches import common_memory, divided
 
         prior = divided(prior, PARALLEL[request.parallel])
         request = replace(request, memory=request.memory or common_memory(device))
@@ -102,34 +100,6 @@ def conclude(work: Work, rows: list[dict[str, Any]], count: int, as_json: bool) 
     if work.left_out and not stopped:
         rest = f"; the results of the others are in {out}" if rows else ""
         raise InputError(f"{work.left_out} of {count} inputs left out{rest}")
-
-
-def check_device(name: str) -> torch.device:
-    """The device called `name`.
-
-    Raises: OptionError if torch has no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        gpus = torch.cuda.device_count()
-        raise OptionError(f"device '{name}' is not available; this machine has cpu{''.join(f', cuda:{i}' for i in range(gpus))}") from error
-    return device
-
-
-def check_writable(folder: Path) -> None:
-    """Try to write in the folder, or in the nearest one that exists, before any work is done; nothing is left behind.
-
-    Raises: InputError if that cannot be.
-    """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    probe = nearest / f".write-test-{os.getpid()}"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out") from error
 
 
 def output_folders(files: list[Path | None], out: Path) -> list[Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inverse.files import strict_json
-from inverse.metrics import HEAVY
-from inverse.plugins import registry
+from inverse.io.files import strict_json
+from inverse.metrics.standard import HEAVY
+from inverse.registry.discovery import registry
 from inverse.result import Result
 
 

@@ -14,11 +14,11 @@ import torch
 from inverse.command.inputs import Input, finished, kind, opened
 from inverse.engine import Interrupted, Observer, failures_told, solve
 from inverse.errors import InputError, InverseError, MemoryLimitError, NoiseError, OptionError, UnsupportedError
-from inverse.evaluation.evaluator import evaluator
-from inverse.evaluation.execution import Execution
+from inverse.execution import Execution
 from inverse.method import Method
 from inverse.posterior import Posterior
-from inverse.prior import Prior
+from inverse.priors.evaluation.evaluator import evaluator
+from inverse.priors.prior import Prior
 from inverse.problem import ImageProblem, Problem, measurement_sha256
 from inverse.result import Result
 
@@ -71,7 +71,7 @@ class Work:
         count: int, watched: Callable[[list[Input]], AbstractContextManager[list[Observer]]],
     ):  # fmt: skip
         self.request, self.problem, self.method, self.prior, self.dtype, self.execution = request, problem, method, prior, dtype, execution
-        self.device = prior_device(prior)
+        self.device = prior.device or torch.device("cpu")
         self.resumed: Solved = []
         self.interrupted: list[Input] = []
         self.count, self.left_out = count, 0
@@ -195,8 +195,3 @@ class Work:
             "dtype": str(self.dtype).removeprefix("torch."),
             "autocast": self.execution.autocast,
         }
-
-
-def prior_device(prior: Prior) -> torch.device:
-    """Where its weights are."""
-    return next((t.device for t in (*prior.parameters(), *prior.buffers())), torch.device("cpu"))

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError, OptionError
-from inverse.files import replacing
-from inverse.networks.corrected import CorrectedPrior, FieldLaw
-from inverse.networks.unet import UNetConfig
-from inverse.prior import NetworkPrior
+from inverse.io.files import replacing
+from inverse.priors.networks.unet import UNetConfig
+from inverse.priors.prior import NetworkPrior
 from inverse.seeding import check_seed, seeded
-from inverse.training.dataset import Fields, random_crops
+from inverse.training.crops import random_crops
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class TrainConfig:
         start: sha256 of the prior whose weights the training starts from; empty for none.
         precision: "bf16" (autocast) or "float32".
         seed: of initialisation, crops and noise.
-        mix: share of training fields that are blends of two, see `dataset.Fields.batch`; images are not blended.
+        mix: share of training fields that are blends of two; images are not blended.
         network: architecture of what is trained, a `UNetConfig` for a prior.
         mirror: whether half of the images are flipped left to right.
     """
@@ -101,27 +100,25 @@ class Training:
     """The state of a run: prior, averaged weights, optimiser, step.
 
     Args:
-        sources: lists of uint8 images (H, W, C), see `dataset.load_images`, or fields, see `dataset.load_fields`.
+        sources: lists of uint8 images (H, W, C), see `io.image_sets.load_images`.
         config: what decides the weights.
         checkpoint: where the state is kept; an existing one is resumed if its config is the same but for `steps`.
         device: of the network and its batches.
-        law: the Gaussian of the fields, which the network then corrects; see `CorrectedPrior`.
         start: a trained prior of images, whose weights and scale are gone on with.
     """
 
     def __init__(
         self,
-        sources: list[list[np.ndarray]] | Fields,
+        sources: list[list[np.ndarray]],
         config: TrainConfig,
         checkpoint: Path,
         device: torch.device | str = "cpu",
-        law: FieldLaw | None = None,
         start: NetworkPrior | None = None,
     ):
         self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = copy.deepcopy(start).train().requires_grad_() if start else self._model(law)
+            model = copy.deepcopy(start).train().requires_grad_() if start else self._model()
         self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -154,13 +151,9 @@ class Training:
         prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
         return prior.eval()
 
-    def _model(self, law: FieldLaw | None) -> nn.Module:
+    def _model(self) -> nn.Module:
         """What is trained, as it starts."""
-        if not isinstance(self.sources, Fields):
-            return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)
-        if law is None:
-            raise OptionError("train: fields need the Gaussian that the network corrects")
-        return CorrectedPrior(law, self.config.network)
+        return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)
 
     def _loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
@@ -200,8 +193,6 @@ class Training:
         return loss.detach()
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        if isinstance(self.sources, Fields):
-            return self.sources.batch(self.config.batch, generator, self.config.mix)
         return random_crops(self.sources, self.config.size, self.config.batch, generator, self.config.mirror)
 
     def save(self) -> None:

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.assets import PriorCard, find_card, load_prior, save_prior
-from inverse.command.run import check_device
 from inverse.errors import OptionError
-from inverse.images import grid, write_png
-from inverse.networks.unet import UNet, UNetConfig
-from inverse.prior import NetworkPrior, Prior
-from inverse.sampler import heun
-from inverse.schedule import schedule
+from inverse.io.devices import check_device
+from inverse.io.image_sets import load_images
+from inverse.io.images import grid, write_png
+from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior
+from inverse.priors.networks.unet import UNet, UNetConfig
+from inverse.priors.prior import NetworkPrior, Prior
+from inverse.sampling.samplers import heun
+from inverse.sampling.schedules import schedule
 from inverse.seeding import Generators, seeded
-from inverse.training.dataset import load_images
 from inverse.training.loop import Progress, TrainConfig, Training
 from inverse.training.progress import check_out, completed, run_facts
 
@@ -35,7 +35,7 @@ def train_prior(
     """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
 
     Args:
-        sources: see `dataset.load_images`; all are drawn equally often.
+        sources: see `io.image_sets.load_images`; all are drawn equally often.
         out: the weights, `.safetensors`.
         about: `licence` and `limits` for the card.
         validation: images on which the card's denoising table is measured; by default the first source's.

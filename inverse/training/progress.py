@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from inverse.command.run import check_writable
 from inverse.errors import OptionError
+from inverse.io.files import check_writable
 from inverse.training.loop import Progress, TrainConfig, Training
 
 

@@ -1,0 +1,85 @@
+"""Sets of images in memory: all pictures of a folder, an `.npz` or an `.h5`, as uint8 arrays."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from inverse.errors import InputError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
+
+
+def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
+    """All images of one source as uint8 arrays (H, W, C), at least `size` on each side.
+
+    Args:
+        path: a folder of image files (searched recursively), an `.npz` or `.h5` with one array (N, H, W[, C]) of uint8,
+            or an `.npz` of JPEG files end to end (`jpeg` uint8, `offsets` n + 1).
+        size: smaller images are left out; if none is left, that is an error.
+        channels: 1 or 3; colour is converted.
+
+    Raises: InputError if the source is missing, holds no image, or none is large enough.
+    """
+    if not path.exists():
+        raise InputError(f"images {path}: no such file or folder")
+    readers = {".npz": _from_npz, ".h5": _from_hdf5, ".hdf5": _from_hdf5}
+    if path.is_dir():
+        images = _from_folder(path, channels)
+    elif path.suffix.lower() in readers:
+        images = readers[path.suffix.lower()](path, channels)
+    else:
+        raise InputError(f"images {path}: expected a folder, an .npz or an .h5 file")
+    large = [image for image in images if min(image.shape[:2]) >= size]
+    if not large:
+        largest = f"; the largest has {max(min(image.shape[:2]) for image in images)} on its shorter side" if images else ""
+        raise InputError(f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}")
+    return large
+
+
+def _from_folder(path: Path, channels: int) -> list[np.ndarray]:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return [_decode(file.read_bytes(), channels, str(file)) for file in files]
+
+
+def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        if {"jpeg", "offsets"} <= set(archive.files):
+            blob, offsets = archive["jpeg"], archive["offsets"]
+            ends = itertools.pairwise(offsets)
+            return [_decode(blob[a:b].tobytes(), channels, f"{path}[{i}]") for i, (a, b) in enumerate(ends)]
+        return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
+
+
+def _from_hdf5(path: Path, channels: int) -> list[np.ndarray]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return _from_arrays(path, {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}, channels)
+
+
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> list[np.ndarray]:
+    stacks = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim in (3, 4)]
+    if len(stacks) != 1:
+        found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "nothing"
+        raise InputError(f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}")
+    stack = stacks[0] if stacks[0].ndim == 4 else stacks[0][..., None]
+    if stack.shape[-1] == channels:
+        return list(stack)
+    if stack.shape[-1] == 1:
+        return list(np.repeat(stack, channels, axis=-1))
+    raise InputError(f"images {path}: the arrays have {stack.shape[-1]} channels, the prior {channels}")
+
+
+def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"image {name}: not a readable image ({error})") from error
+    return array if array.ndim == 3 else array[..., None]

@@ -1,0 +1,166 @@
+"""Linear solves, our own: batched conjugate gradients, the singular values of a decomposable operator, the operator norm.
+
+deepinv's `prox_l2` and `A_dagger` change the operator's solver settings for everybody after them, so they are not used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from inverse.execution import CG
+
+
+def like(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """sigma () or (B,) shaped to multiply x (B, *shape), in its dtype and on its device; a number is filled in there, since a copy makes the host wait."""
+    sigma = sigma.to(x.device, x.dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=x.dtype, device=x.device)
+    return sigma if sigma.ndim == 0 else sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    start: Tensor | None = None,
+    settings: CG | None = None,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Solve M x = b for a symmetric positive semi-definite M, each row on its own: b (B, *shape) -> (B, *shape).
+
+    A row that has converged is frozen, so that its result does not depend on the other rows. A right-hand side in the
+    range of a singular M gives the minimum-norm solution when `start` is zero and nothing preconditions.
+
+    Args:
+        precondition: a symmetric positive definite map near M^-1, row by row.
+    """
+    settings = settings or CG()
+    x = torch.zeros_like(b) if start is None else start
+    r = b if start is None else b - apply(x)
+    z = r if precondition is None else precondition(r)
+    p, rr = z, row_dot(r, r)
+    rz = rr if precondition is None else row_dot(r, z)
+    goal = settings.tolerance**2 * row_dot(b, b)
+    for _ in range(settings.max_iter):
+        active = rr > goal
+        if settings.tolerance > 0 and not bool(active.any()):
+            break
+        Mp = apply(p)
+        curvature = row_dot(p, Mp)
+        active = active & (curvature > 0)
+        alpha = per_row(torch.where(active, rz / curvature, 0.0), x)
+        x, r = torch.addcmul(x, alpha, p), torch.addcmul(r, alpha, Mp, value=-1)
+        z = r if precondition is None else precondition(r)
+        rr = torch.where(active, row_dot(r, r), 0.0)  # a row at rest stays there
+        new = rr if precondition is None else row_dot(r, z)
+        p, rz = torch.addcmul(z, per_row(torch.where(active, new / rz, 0.0), p), p), new
+    return x
+
+
+def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = None) -> Tensor:
+    """Solve M x = b for any square M by minimal residuals (Saad, Schultz, 1986) from zero, each row on its own: b (B, *shape) -> (B, *shape).
+
+    A row that has converged takes no part in later iterations, so that its result does not depend on the other rows.
+    """
+    settings = settings or CG()
+    tiny = torch.finfo(b.dtype).tiny
+    length = row_dot(b, b).sqrt()
+    basis, g = [b / per_row(length.clamp_min(tiny), b)], [length]
+    columns: list[list[Tensor]] = []
+    rotations: list[tuple[Tensor, Tensor]] = []
+    for k in range(settings.max_iter):
+        active = g[k].abs() > settings.tolerance * length
+        if settings.tolerance > 0 and not bool(active.any()):
+            break
+        w, h = apply(basis[k]), [torch.zeros_like(length)] * len(basis)
+        for _ in range(2):  # once more, or rounding leaves the basis short of orthogonal and grows
+            for j, q in enumerate(basis):
+                overlap = row_dot(q, w)
+                h[j] = h[j] + overlap
+                w = w - per_row(overlap, w) * q
+        norm = row_dot(w, w).sqrt()
+        for j, (c, s) in enumerate(rotations):
+            h[j], h[j + 1] = c * h[j] + s * h[j + 1], c * h[j + 1] - s * h[j]
+        radius = torch.hypot(h[k], norm).clamp_min(tiny)
+        c, s = h[k] / radius, norm / radius
+        rotations.append((c, s))
+        columns.append([*h[:k], radius])
+        g[k], rest = torch.where(active, c * g[k], 0.0), torch.where(active, -s * g[k], 0.0)
+        g.append(rest)
+        basis.append(w / per_row(norm.clamp_min(tiny), w))
+    x, coefficients = torch.zeros_like(b), [torch.zeros_like(length)] * len(columns)
+    for k in reversed(range(len(columns))):
+        known = sum((columns[j][k] * coefficients[j] for j in range(k + 1, len(columns))), torch.zeros_like(length))
+        coefficients[k] = torch.where(g[k] == 0, torch.zeros_like(length), (g[k] - known) / columns[k][k])
+        x = x + per_row(coefficients[k], x) * basis[k]
+    return x
+
+
+Eigenvalues = Callable[[Tensor, Tensor], Tensor]
+"""f(lam, like): lam broadcastable to `like` (B, ...) in the singular basis."""
+
+
+def eigenvalues(physics, like: Tensor) -> Tensor:
+    """s^2 of a decomposable operator A = U diag(s) V^T, broadcastable to coefficients in its basis; dtype and device of `like` where s is a number."""
+    s = physics.mask if torch.is_tensor(physics.mask) else torch.as_tensor(physics.mask, dtype=like.dtype, device=like.device)
+    return (s * s.conj()).real if torch.is_complex(s) else s**2
+
+
+def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None = None) -> Tensor:
+    """f(A A^T) v for a decomposable operator A = U diag(s) V^T.
+
+    Args:
+        physics: a deepinv `DecomposablePhysics`.
+        v: (B, *out_shape).
+        f: of the eigenvalues.
+        lam: what `eigenvalues` gives, if it is at hand.
+
+    What U leaves of v is dropped where it is no more than rounding: f(0) may be 1 / sigma_y^2.
+    """
+    coefficients = physics.U_adjoint(v)
+    lam = eigenvalues(physics, v) if lam is None else lam
+    inside = physics.U(f(lam, coefficients) * coefficients)
+    if coefficients.numel() == v.numel():  # an orthonormal basis of as many vectors leaves nothing out
+        return inside
+    outside = v - physics.U(coefficients)
+    rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
+    outside = torch.where(per_row(rounding, outside), 0.0, outside)
+    zero = torch.zeros((), dtype=v.dtype, device=v.device)
+    return inside + f(zero, outside) * outside
+
+
+def spectral_filter(physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], lam: Tensor) -> Tensor:
+    """The sum of f(A^T A) x over pairs of x (B, *shape) and f, in one way back from the basis of V: -> (B, *shape).
+
+    Args:
+        lam: eigenvalues, given to each f; f(0) must not be large against f, since what V leaves of x is found as a difference.
+    """
+    coefficients = [physics.V_adjoint(x) for x, _ in terms]
+    if coefficients[0].numel() == terms[0][0].numel():
+        return physics.V(functools.reduce(torch.add, (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))))
+    at_zero = [f(torch.zeros((), dtype=x.dtype, device=x.device)) for x, f in terms]
+    inside = ((f(lam) - g) * c for (_, f), g, c in zip(terms, at_zero, coefficients, strict=True))
+    outside = (g * x for (x, _), g in zip(terms, at_zero, strict=True))
+    return physics.V(functools.reduce(torch.add, inside)) + functools.reduce(torch.add, outside)
+
+
+def norm_squared(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> Tensor:
+    """Largest eigenvalue of a symmetric positive semi-definite map by power iteration, per row: start (B, *shape) -> (B,)."""
+    x = start / per_row(row_dot(start, start).sqrt(), start)
+    value = row_dot(x, x)
+    for _ in range(iterations):
+        Mx = apply(x)
+        value = row_dot(Mx, Mx).sqrt()
+        x = Mx / per_row(value.clamp_min(torch.finfo(x.dtype).tiny), Mx)
+    return value
+
+
+def row_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each row: (B, *shape) twice -> (B,)."""
+    return (a * b).flatten(1).sum(1)
+
+
+def per_row(value: Tensor, x: Tensor) -> Tensor:
+    """(B,) shaped to multiply (B, *shape)."""
+    return value.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,255 @@
+"""Forward operators: deepinv's physics contract, a decorator that makes one from a function, and the adjoint test.
+
+Operators act on physical units, batch first. Linear ones have `A` and `A_adjoint`; decomposable ones `U`, `V` and `mask`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.errors import OperatorError
+from inverse.measurement.deepinv_import import deepinv
+from inverse.seeding import seeded
+
+
+def operator(function: Callable[[Tensor], Tensor] | None = None, *, shape: tuple[int, ...], linear: bool = True) -> Any:
+    """Turn a plain differentiable function of a batch into an operator; the adjoint is derived by automatic differentiation.
+
+        @inverse.operator(shape=(3, 64, 64))
+        def grey(x):
+            return x.mean(1, keepdim=True)
+
+    Args:
+        function: x (B, *shape) -> y (B, *out_shape), physical units.
+        shape: of one x.
+        linear: claim that the function is linear; `adjoint_error` shows at once if it is not.
+
+    Returns: a deepinv `LinearPhysics` (or `Physics` when `linear` is false).
+    """
+
+    def wrap(f: Callable[[Tensor], Tensor]):
+        physics = deepinv("physics")
+        if not linear:
+            return physics.Physics(A=lambda x, **_: f(x))
+
+        def adjoint(v: Tensor, **_: Any) -> Tensor:
+            with torch.enable_grad():
+                x = torch.zeros(v.shape[0], *shape, dtype=v.dtype, device=v.device, requires_grad=True)
+                (result,) = torch.autograd.grad(f(x), x, v)
+            return result
+
+        return physics.LinearPhysics(A=lambda x, **_: f(x), A_adjoint=adjoint, img_size=shape)
+
+    return wrap if function is None else wrap(function)
+
+
+def is_linear(physics: object) -> bool:
+    """Whether the operator is a deepinv `LinearPhysics`."""
+    return isinstance(physics, deepinv("physics").LinearPhysics)
+
+
+def is_decomposable(physics: object) -> bool:
+    """Whether the operator exposes its singular values (deepinv `DecomposablePhysics`)."""
+    return isinstance(physics, deepinv("physics").DecomposablePhysics)
+
+
+def adjoint_error(physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> float:
+    """Relative gap |<A u, v> - <u, A^T v>| / (|A u| |v|) for random u, v: zero to rounding for a true adjoint.
+
+    Args:
+        physics: a linear operator whose parameters are in `dtype`.
+        shape: of one x.
+
+    Raises: OperatorError if A^T v does not have the shape of u.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(1, *shape, generator=generator, dtype=dtype)
+    Au = physics.A(u)
+    v = torch.randn(Au.shape, generator=generator, dtype=dtype)
+    Atv = physics.A_adjoint(v)
+    if Atv.shape != u.shape:
+        raise OperatorError(f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, A takes {tuple(u.shape)}")
+    gap = (Au * v).sum() - (u * Atv).sum()
+    return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(dtype).tiny))
+
+
+def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """A private copy of an operator, its real parameters in `dtype`; the caller's is never touched."""
+    duplicate = _deepcopy(physics)
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def convert(t: Tensor) -> Tensor:
+        if t.is_complex():
+            return t.to(device, complex_dtype)
+        return t.to(device, dtype) if t.is_floating_point() else t.to(device)
+
+    return duplicate._apply(convert)
+
+
+def _deepcopy(physics: Any) -> Any:
+    """deepinv's own `clone` walks every reachable object to find generators (half a second); it is needed where there is one."""
+    try:
+        return copy.deepcopy(physics)
+    except TypeError:
+        return physics.clone()
+
+
+def separable_blur(factors: tuple[Tensor, Tensor], shape: tuple[int, ...], boundary: str) -> Any:
+    """Blur by the kernel outer(*factors) as a `separable` operator, so that solves are closed-form at any boundary.
+
+    Args:
+        factors: down and across, odd lengths.
+        shape: of one x (C, H, W).
+        boundary: reflect, replicate, zeros or valid.
+    """
+    rows, columns = (_convolution_matrix(f.double(), n, boundary) for f, n in zip(factors, shape[-2:], strict=True))
+    return separable(rows, columns)
+
+
+def _convolution_matrix(kernel: Tensor, n: int, boundary: str) -> Tensor:
+    """Convolution of a signal of n numbers as a matrix; n columns."""
+    r, signals = len(kernel) // 2, torch.eye(n, dtype=kernel.dtype)[:, None]
+    if boundary != "valid":
+        signals = torch.nn.functional.pad(signals, (r, r), mode="constant" if boundary == "zeros" else boundary)
+    return torch.nn.functional.conv1d(signals, kernel.flip(0)[None, None])[:, 0].T
+
+
+def fft_blur(kernel: Tensor, shape: tuple[int, ...], boundary: str) -> Any:
+    """Blur by a kernel through real FFTs of fast lengths; the kernel's spectrum is made once, where deepinv's `Blur` makes it at every call.
+
+    Args:
+        kernel: (h, w), odd sides.
+        shape: of one x (C, H, W).
+        boundary: reflect, replicate, zeros or valid.
+
+    Returns: a deepinv `LinearPhysics`.
+    """
+    return _fft_blur_class()(kernel, shape, boundary)
+
+
+@functools.cache
+def _fft_blur_class() -> Any:
+    from scipy.fft import next_fast_len
+
+    physics = deepinv("physics")
+
+    class FFTBlur(physics.LinearPhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, kernel: Tensor, shape: tuple[int, ...], boundary: str):
+            super().__init__(img_size=shape)
+            margins = [n // 2 for n in kernel.shape]
+            beyond = [0, 0] if boundary == "valid" else margins
+            self.pad = (beyond[1], beyond[1], beyond[0], beyond[0])
+            self.mode = {"zeros": "constant", "valid": "constant"}.get(boundary, boundary)
+            self.padded = [n + 2 * r for n, r in zip(shape[-2:], beyond, strict=True)]
+            self.size = [next_fast_len(n, real=True) for n in self.padded]
+            self.seen: tuple[Any, ...] = (..., *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)))
+            self.register_buffer("spectrum", torch.fft.rfft2(kernel.double(), s=self.size))
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            if tuple(x.shape[-2:]) != tuple(self.img_size[-2:]):
+                raise OperatorError(f"this blur was made for images of {self.img_size[-2]}x{self.img_size[-1]} pixels, got {x.shape[-2]}x{x.shape[-1]}")
+            return torch.fft.irfft2(torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum, s=self.size)[self.seen]
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            whole = y.new_zeros(*y.shape[:-2], *self.size)
+            whole[self.seen] = y
+            back = torch.fft.irfft2(torch.fft.rfft2(whole) * self.spectrum.conj(), s=self.size)[..., : self.padded[0], : self.padded[1]]
+            if not any(self.pad):
+                return back
+            with torch.enable_grad():
+                x = y.new_zeros(*y.shape[:-2], *self.img_size[-2:], requires_grad=True)
+                return torch.autograd.grad(self._extend(x), x, back)[0]
+
+        def _extend(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
+
+    return FFTBlur
+
+
+def separable(rows: Tensor, columns: Tensor) -> Any:
+    """The operator Y = rows X columns^T on every channel, with its singular value decomposition, so that solves are closed-form.
+
+    Args:
+        rows: (h, H), columns: (w, W), real; stored in float64 precision of the decomposition.
+
+    Returns: a deepinv `DecomposablePhysics`, x (B, C, H, W) -> y (B, C, h, w).
+    """
+    return _separable_class()(rows, columns)
+
+
+@functools.cache
+def _separable_class() -> Any:
+    physics = deepinv("physics")
+
+    class Separable(physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, rows: Tensor, columns: Tensor):
+            left, right = (torch.linalg.svd(m.double(), full_matrices=False) for m in (rows, columns))
+            super().__init__(mask=torch.outer(left.S, right.S))
+            for name, value in {"U1": left.U, "V1": left.Vh, "U2": right.U, "V2": right.Vh}.items():
+                self.register_buffer(name, value)
+
+        def U(self, x: Tensor) -> Tensor:
+            return self.U1 @ x @ self.U2.T
+
+        def U_adjoint(self, x: Tensor, **_: Any) -> Tensor:
+            return self.U1.T @ x @ self.U2
+
+        def V(self, x: Tensor, **_: Any) -> Tensor:
+            return self.V1.T @ x @ self.V2
+
+        def V_adjoint(self, x: Tensor) -> Tensor:
+            return self.V1 @ x @ self.V2.T
+
+    return Separable
+
+
+def dense(matrix: Tensor, shape: tuple[int, ...], out_shape: tuple[int, ...] | None = None) -> Any:
+    """The operator of a matrix with its singular value decomposition, so that solves are closed-form.
+
+    Args:
+        matrix: (m, n), n the number of entries of one x; stored in float64 precision of the decomposition.
+        shape: of one x.
+        out_shape: of one y; by default (1, ..., 1, m), of as many dimensions as x.
+
+    Returns: a deepinv `DecomposablePhysics`, x (B, *shape) -> y (B, *out_shape).
+    """
+    return _dense_class()(matrix, shape, out_shape or (*[1] * (len(shape) - 1), len(matrix)))
+
+
+@functools.cache
+def _dense_class() -> Any:
+    physics = deepinv("physics")
+
+    class Dense(physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, matrix: Tensor, shape: tuple[int, ...], out_shape: tuple[int, ...]):
+            left, S, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+            super().__init__(mask=S)
+            self.shape, self.out_shape = shape, out_shape
+            self.register_buffer("left", left)
+            self.register_buffer("right", right)
+
+        def U(self, c: Tensor) -> Tensor:
+            return (c @ self.left.T).reshape(-1, *self.out_shape)
+
+        def U_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return y.flatten(1) @ self.left
+
+        def V(self, c: Tensor, **_: Any) -> Tensor:
+            return (c @ self.right).reshape(-1, *self.shape)
+
+        def V_adjoint(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ self.right.T
+
+    return Dense
+
+
+def motion_kernel(size: int, seed: int) -> Tensor:
+    """A camera-shake kernel (size, size), sum 1: a smooth random trajectory drawn by deepinv's MotionBlurGenerator."""
+    maker = deepinv("physics.generator").MotionBlurGenerator((size, size), rng=seeded(seed, "motion kernel"))
+    return maker.step(batch_size=1)["filter"][0, 0].float()

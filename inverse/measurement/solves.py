@@ -1,0 +1,226 @@
+"""Linear solves on the posterior's operator: (A S A^T + R)^-1, proximal points, the pseudo-inverse, spectral filters, the operator norm.
+
+`Posterior` inherits them. They are closed-form where the operator is decomposable and iterative (`linalg`) otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from inverse.errors import UnsupportedError
+from inverse.execution import CG, Cost, Execution
+from inverse.measurement.linalg import conjugate_gradient, eigenvalues, functional_calculus, like, norm_squared, spectral_filter
+from inverse.measurement.noise import GaussianNoise, Noise
+from inverse.measurement.spectrum import Spectrum, near_spectrum
+from inverse.seeding import Generators
+
+
+class ModelUnits(Protocol):
+    """The affine map between model units, in which a method works, and physical units: physical = scale * model + shift."""
+
+    scale: float
+
+    def decode_adjoint(self, v: Tensor) -> Tensor:
+        """scale * v, the adjoint of the linear part of the map."""
+
+
+class LinearSolves(ABC):
+    """What a posterior offers where its operator is linear and its noise Gaussian, in model units."""
+
+    prior: ModelUnits
+    operator: Any
+    noise: Noise
+    execution: Execution
+    y: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    linear: bool
+    decomposable: bool
+    gaussian: bool
+    cost: Cost
+
+    @abstractmethod
+    def A(self, x: Tensor) -> Tensor:
+        """The clean measurement of x: (B, *shape) -> (B, *out_shape), units of y."""
+
+    @abstractmethod
+    def A_adjoint(self, v: Tensor) -> Tensor:
+        """Adjoint of the linear part of A: (B, *out_shape) -> (B, *shape)."""
+
+    @abstractmethod
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A(x), units of y."""
+
+    @abstractmethod
+    def likelihood_score(self, x: Tensor) -> Tensor:
+        """grad_x log p(y | x): (B, *shape) -> (B, *shape)."""
+
+    @property
+    @abstractmethod
+    def sigma_y(self) -> float:
+        """Standard deviation of Gaussian noise, units of y."""
+
+    def solve_normal(
+        self,
+        v: Tensor,
+        signal: Tensor | float | Callable[[Tensor], Tensor] = 1.0,
+        solve: Callable[..., Tensor] = conjugate_gradient,
+        settings: CG | None = None,
+    ) -> Tensor:
+        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I, diag(signal) or x -> S x: v (B, *out_shape) -> (B, *out_shape).
+
+        Exact for a decomposable operator with one sigma_y and a number (or one per row) as signal, iterative otherwise. Where the
+        matrix is singular (no noise) the pseudo-inverse is meant.
+
+        Args:
+            signal: () or (B,), a diagonal (B, *shape) at least 0, or a map.
+            solve: `conjugate_gradient`, or `gmres` for an S that need not be symmetric.
+            settings: of the iteration; by default those of `execution`.
+        """
+        self._need_linear_gaussian("solve_normal")
+        assert isinstance(self.noise, GaussianNoise)
+        variance = self.noise.variance(v)
+        if self._closed_form and not callable(signal) and _uniform(signal):
+            return functional_calculus(self.operator, v, partial(self._inverse, signal), self._gains)
+        covariance = signal if callable(signal) else lambda x: (like(signal, x) if _uniform(signal) else signal) * x
+        settings = settings or self.execution.solver
+        if variance.ndim == 0 or self.noise.noiseless:
+            if solve is conjugate_gradient and not callable(signal):
+                solve = partial(solve, precondition=self._near_inverse(signal, variance))
+            return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
+        white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
+        return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
+
+    @property
+    def _closed_form(self) -> bool:
+        """Whether a function of A A^T + R is one of the singular values."""
+        return self.decomposable and isinstance(self.noise, GaussianNoise) and self.noise.variance(self.y).ndim == 0
+
+    @cached_property
+    def _gains(self) -> Tensor:
+        """Eigenvalues of A A^T for a decomposable operator, model units, broadcastable to coefficients in its basis."""
+        return self.prior.scale**2 * eigenvalues(self.operator, self.y)
+
+    def _inverse(self, signal: Tensor | float, gains: Tensor, at: Tensor) -> Tensor:
+        """1 / (signal gains + sigma_y^2), 0 where that is singular; broadcastable to coefficients."""
+        assert isinstance(self.noise, GaussianNoise)
+        weight = like(signal, at)
+        total = weight * gains + self.noise.variance(self.y)
+        if not self.noise.noiseless:
+            return 1 / total
+        small = total <= torch.finfo(at.dtype).eps * weight
+        return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
+
+    def _filtered_adjoint(self, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """f(A^T A) A^T v = V s f(s^2) U^T v for a decomposable operator, at the price of A^T and counted as one: (B, *out_shape) -> (B, *shape)."""
+        self.cost.A_adjoint_rows += v.shape[0]
+        coefficients = self.operator.U_adjoint(v)
+        s = torch.as_tensor(self.operator.mask, device=v.device)
+        return self.operator.V(self.prior.scale * s.conj() * f(self._gains, coefficients) * coefficients)
+
+    def _backprojection(self, v: Tensor, signal: Tensor | float) -> Tensor:
+        """A^T (A A^T signal + R)^-1 v: (B, *out_shape) -> (B, *shape)."""
+        if self._closed_form:
+            return self._filtered_adjoint(v, partial(self._inverse, signal))
+        return self.A_adjoint(self.solve_normal(v, signal))
+
+    def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
+        """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""
+        self._need_linear_gaussian("prox")
+        return z + like(variance, z) * self._backprojection(self.residual(z), variance)
+
+    def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
+        """A draw of x ~ N(z, variance I) given y, exact up to the linear solve: the proximal point of perturbed z and y; (B, *shape) -> same.
+
+        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
+        """
+        self._need_linear_gaussian("prox_sample")
+        assert isinstance(self.noise, GaussianNoise)
+        x = z + like(variance, z).sqrt() * generator.randn_like(z)
+        r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
+        return x + like(variance, z) * self._backprojection(r, variance)
+
+    def prox_langevin(self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float) -> Tensor:
+        """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
+
+        Args:
+            rate: step as a fraction of 1 / (1 / variance + h), h the curvature of the likelihood for an operator of norm 1
+                (1 / sigma_y^2 in model units; 1e4 where the noise has no sigma_y).
+        """
+        curvature = (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
+        step = rate / (1 / like(variance, z) + curvature)
+        x = z
+        for _ in range(steps):
+            drift = self.likelihood_score(x) + (z - x) / like(variance, z)
+            x = x + step * drift + (2 * step).sqrt() * generator.randn_like(x)
+        return x
+
+    def A_dagger(self, v: Tensor) -> Tensor:
+        """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
+        if self.decomposable:
+            return self._filtered_adjoint(v, lambda gains, _: torch.where(self._eigenvalues > 0, 1 / gains, 0.0))
+        return conjugate_gradient(lambda u: self.A_adjoint(self._A_linear(u)), self.A_adjoint(v), settings=self.execution.solver)
+
+    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor], *more: tuple[Tensor, Callable[[Tensor], Tensor]]) -> Tensor:
+        """f(A^T A) x for a decomposable operator, f of the eigenvalues (squared singular values, model units): (B, *shape) -> same.
+
+        The same for each further pair (x, f) is added, at less than its own price. Singular values below 1e-5 of the largest count as zero.
+        """
+        if not self.decomposable:
+            raise UnsupportedError(f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}")
+        return spectral_filter(self.operator, [(x, f), *more], self._eigenvalues)
+
+    @cached_property
+    def _eigenvalues(self) -> Tensor:
+        """Of A^T A: `_gains` without what is rounding."""
+        return torch.where(self._gains > 1e-10 * self._gains.max(), self._gains, 0.0)
+
+    def pseudo_inverse(self) -> Tensor:
+        """A^+ y for a linear operator, damped at the noise level: A^T (A A^T + R)^-1 (y - A(0)); for other operators zero."""
+        zero = torch.zeros(len(self.y), *self.shape, dtype=self.dtype, device=self.device)
+        return self.prox(zero, 1.0) if self.linear and self.gaussian else zero
+
+    @cached_property
+    def norm_squared(self) -> float:
+        """Largest eigenvalue of A^T A in model units (power iteration from a fixed start)."""
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
+        return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
+
+    def _near_inverse(self, signal: Tensor | float, variance: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """v -> about (A S A^T + R)^-1 v, S and R > 0 multiples of I, S by its mean where it is diagonal; in closed form or for near convolutions."""
+        assert isinstance(self.noise, GaussianNoise)
+        if variance.ndim or self.noise.noiseless:
+            return None
+        mean = signal if _uniform(signal) else signal.flatten(1).mean(1)  # type: ignore[union-attr]
+        if self._closed_form:
+            return lambda v: functional_calculus(self.operator, v, partial(self._inverse, mean), self._gains)
+        if self.y.ndim != 4 or (spectrum := self._spectrum) is None:
+            return None
+        return lambda v: spectrum.apply(lambda lam: 1 / (like(mean, v) * lam + variance), v)
+
+    @cached_property
+    def _spectrum(self) -> Spectrum | None:
+        """Of A A^T in model units; its two evaluations are not counted."""
+        return near_spectrum(lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y)
+
+    def _A_linear(self, x: Tensor) -> Tensor:
+        """The linear part of A."""
+        self.cost.A_rows += x.shape[0]
+        return self.operator.A(self.prior.scale * x)
+
+    def _need_linear_gaussian(self, what: str) -> None:
+        if not (self.linear and self.gaussian):
+            raise UnsupportedError(f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}")
+
+
+def _uniform(signal: Tensor | float) -> bool:
+    """Whether it is one number, or one for each row."""
+    return not torch.is_tensor(signal) or signal.ndim <= 1 or signal[0].numel() == 1

@@ -1,0 +1,47 @@
+"""The loop of twisted diffusion samplers: particles follow a prior's ancestral chain, drawn by a twist, and weights undo what it gets wrong.
+
+    x' ~ q = N(m + shift, c^2),  m = x0_hat + (t / s)^2 (x - x0_hat),  c^2 = t^2 (1 - (t / s)^2),  shift = (s^2 - t^2) grad log p~_s(y | x)
+    w' = w p~_t(y | x') p(x' | x) / (p~_s(y | x) q(x' | x)),    p = N(m, c^2),    the last twist being the likelihood
+
+Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion Models, NeurIPS 2023,
+https://arxiv.org/abs/2306.17775 (algorithm 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+from inverse.measurement.linalg import row_dot
+from inverse.particles.cloud import Cloud
+from inverse.posterior import Posterior
+
+Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
+"""(x, s) -> x0_hat, grad log p~_s(y | x), both like x, and log p~_s(y | x) (B,) up to a constant of the level."""
+
+
+def twisted(posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twist) -> Iterator[Cloud]:
+    """The cloud after each step, its particles being N(0, I) at first.
+
+    Args:
+        levels: of noise, decreasing to 0, model units.
+    """
+    cloud.x = levels[0] * cloud.x
+    x0_hat, gradient, log_twist = twist(cloud.x, levels[0])
+    cloud.reweight(log_twist, levels[0])
+    for s, t in pairwise(levels):
+        rows = cloud.resample()
+        x0_hat, gradient, log_twist = x0_hat[rows], gradient[rows], log_twist[rows]
+        if t == 0:
+            cloud.x = x0_hat
+            cloud.reweight(posterior.log_likelihood(x0_hat).double() - log_twist, t)
+        else:
+            shift, c, z = (s * s - t * t) * gradient, t * math.sqrt(1 - (t / s) ** 2), cloud.generator.randn_like(cloud.x)
+            cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + shift + c * z
+            log_ratio = -row_dot(shift, shift / 2 + c * z).double() / c**2 - log_twist
+            x0_hat, gradient, log_twist = twist(cloud.x, t)
+            cloud.reweight(log_ratio + log_twist, t)
+        yield cloud

@@ -1,0 +1,75 @@
+"""What exact laws have in common, the exact posterior of a measurement, and no law at all."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.priors.prior import Prior
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class AnalyticPrior(Prior):
+    """Base of the exact laws; everything is in model units, and in the precision of the law's own buffers."""
+
+    exact = True
+    mean: Tensor
+    """Mean of x0: (*shape)."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """Covariance of x0: (n, n), n the number of entries of one x."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """log p_sigma(x), the density of x0 + sigma n, in nats: x (B, *shape), sigma () or (B,) -> (B,)."""
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent draws of x0: (count, *shape)."""
+
+    @property
+    def units(self) -> dict[str, float]:
+        """What a law of the same x must be constructed with."""
+        return {"shift": self.shift, "scale": self.scale, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+
+
+class FlatPrior(Prior):
+    """A denoiser that returns its input: no prior at all. For operators alone, and for timing an engine without a network."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact posterior of one measurement, in physical units.
+
+    Args:
+        law: of x given y, in model units; its `forward` is the exact posterior denoiser E[x0 | x, y].
+        log_evidence: log p(y), nats.
+    """
+
+    law: Any
+    log_evidence: float
+
+    @property
+    def mean(self) -> Tensor:
+        """(*shape)."""
+        return self.law.decode(self.law.mean)
+
+    @property
+    def covariance(self) -> Tensor:
+        """(n, n)."""
+        return self.law.scale**2 * self.law.covariance
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent draws: (count, *shape)."""
+        return self.law.decode(self.law.sample(count, generator))

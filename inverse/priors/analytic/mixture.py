@@ -1,0 +1,175 @@
+"""Mixtures of Gaussians, and a Gaussian as a mixture of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inverse.priors.analytic.law import LOG_2PI, AnalyticPrior
+
+
+class MixturePrior(AnalyticPrior):
+    """x0 ~ sum_k w_k N(m_k, C_k), with
+
+        D(x, sigma) = sum_k r_k(x) [m_k + C_k (C_k + sigma^2 I)^-1 (x - m_k)],    r_k ~ w_k N(x; m_k, C_k + sigma^2 I).
+
+    Args:
+        weights: (K,), positive; divided by their sum.
+        means: (K, *shape), model units.
+        covariances: (K, n, n) symmetric positive semi-definite, (K, n) diagonals or (K,) variances; a first dimension of 1
+            is shared by all components, which makes large n affordable.
+    """
+
+    basis: Tensor | None
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, **units: float):
+        super().__init__(tuple(means.shape[1:]), **units)
+        flat, basis = means.flatten(1), None
+        if covariances.ndim == 3:
+            covariances, basis = torch.linalg.eigh(covariances)
+        variances = covariances.reshape(len(covariances), -1).clamp_min(0).expand(-1, flat.shape[1])
+        self.register_buffer("log_weights", (weights / weights.sum()).log())
+        self.register_buffer("means", means.clone())
+        self.register_buffer("variances", variances.clone())  # (K or 1, n), along the columns of `basis`
+        self.register_buffer("basis", basis)  # (K or 1, n, n), None for the identity
+        self.register_buffer("coordinates", flat if basis is None else (flat[:, None] @ basis)[:, 0])
+
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+    coordinates: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """w: (K,)."""
+        return self.log_weights.exp()
+
+    @property
+    def covariances(self) -> Tensor:
+        """C_k: (K, n, n), or (1, n, n) where they are shared."""
+        return torch.diag_embed(self.variances) if self.basis is None else (self.basis * self.variances[:, None]) @ self.basis.mT
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return torch.tensordot(self.weights, self.means, 1)
+
+    @property
+    def covariance(self) -> Tensor:
+        spread = (self.means - self.mean).flatten(1)
+        return (self.weights[:, None, None] * self.covariances).sum(0) + (self.weights * spread.T) @ spread
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if len(self.variances) == 1:
+            return self._with_shared_covariance(x, sigma)
+        offsets, total = self._offsets(x, sigma)
+        r = self._log_terms(offsets, total).softmax(0)
+        pulled = r[..., None] * (self.coordinates[:, None] + self.variances[:, None] / total * offsets)
+        return (pulled if self.basis is None else pulled @ self.basis.mT).sum(0).reshape(x.shape)
+
+    def _with_shared_covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D in O(B n K) without a (K, B, n) tensor: what the components share drops out of r, and the pull is towards their mean under r."""
+        U, v = None if self.basis is None else self.basis[0], self.variances
+        total = v + torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
+        centre = self.coordinates.mean(0)
+        u, apart = (x.flatten(1) if U is None else x.flatten(1) @ U), self.coordinates - centre
+        log_r = self.log_weights + ((u - centre) / total) @ apart.T - 0.5 * (1 / total) @ apart.square().T
+        towards = centre + log_r.softmax(1) @ apart
+        pulled = towards + v / total * (u - towards)
+        return (pulled if U is None else pulled @ U.T).reshape(x.shape)
+
+    def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        return self._log_terms(*self._offsets(x, sigma)).logsumexp(0)
+
+    def responsibilities(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """r_k, the probability that x (B, *shape) came from component k: (K, B)."""
+        return self._log_terms(*self._offsets(x, sigma)).softmax(0)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        z = torch.randn(count, self.coordinates.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        z = z * self.variances.sqrt().expand(len(self.means), -1)[k]
+        for i, U in enumerate(() if self.basis is None else self.basis):
+            rows = k == i if len(self.basis) > 1 else slice(None)  # type: ignore[arg-type]
+            z[rows] = z[rows] @ U.T
+        return self.means[k] + z.reshape(count, *self.means.shape[1:])
+
+    def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> MixturePrior:
+        """The law of x given y = matrix decode(x) + N(0, sigma_y^2): component k has
+
+            S = A C A^T + R,  G = C A^T S^-1,  m' = m + G (y - A m),  C' = C - G A C,  w' ~ w N(y; A m, S).
+
+        Args:
+            matrix: (m, n), acting on physical units.
+            sigma_y: units of y, > 0; () or (m,).
+            y: (m,).
+        """
+        residuals, S, CH = self._innovations(matrix, sigma_y, y)
+        gain = torch.linalg.solve(S, CH.mT).mT
+        means = self.means + (gain @ residuals[..., None])[..., 0].reshape(self.means.shape)
+        if self.basis is None and bool((matrix != 0).sum(1).le(1).all()):  # each entry of y sees one of x: diagonals stay diagonal
+            covariances = self.variances - (gain * CH).sum(-1)
+        else:
+            covariances = self.covariances - gain @ CH.mT
+            covariances = (covariances + covariances.mT) / 2
+        law = MixturePrior(self.weights, means, covariances, **self.units)
+        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(0)  # in logarithms: a weight of e^-2000 still has a density
+        return law
+
+    def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
+        """log p(y) in nats: ()."""
+        residuals, S, _ = self._innovations(matrix, sigma_y, y)
+        return (self.log_weights + _log_normal(residuals, S)).logsumexp(0)
+
+    def _innovations(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y - A m_k (K, m), S_k (K or 1, m, m) and C_k A^T (K or 1, n, m)."""
+        H = matrix * self.scale
+        CH = self.variances[..., None] * (H.T if self.basis is None else self.basis.mT @ H.T)
+        CH = CH if self.basis is None else self.basis @ CH
+        R = torch.eye(len(H), dtype=H.dtype, device=H.device) * sigma_y**2
+        return y - self.decode(self.means).flatten(1) @ matrix.T, H @ CH + R, CH
+
+    def _offsets(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """x - m_k along the eigenvectors of C_k (K, B, n), and the variances of x there (K or 1, B or 1, n)."""
+        x = x.flatten(1)[None]
+        s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(1, -1, 1) ** 2
+        return (x if self.basis is None else x @ self.basis) - self.coordinates[:, None], self.variances[:, None] + s2
+
+    def _log_terms(self, offsets: Tensor, total: Tensor) -> Tensor:
+        """log w_k + log N(x; m_k, C_k + sigma^2 I): (K, B)."""
+        return self.log_weights[:, None] - 0.5 * (offsets.square() / total + total.log() + LOG_2PI).sum(-1)
+
+
+class GaussianPrior(MixturePrior):
+    """x0 ~ N(mean, covariance), with D(x, sigma) = mean + C (C + sigma^2 I)^-1 (x - mean): a mixture of one.
+
+    Args:
+        mean: (*shape), model units.
+        covariance: (n, n) symmetric positive semi-definite, its diagonal (n,), or one variance ().
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, **units: float):
+        super().__init__(torch.ones_like(mean.reshape(-1)[:1]), mean[None], covariance[None], **units)
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return self.means[0]
+
+    def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        U, scaled = None if self.basis is None else self.basis[0], f(self.variances[0])
+        flat = x.flatten(1)
+        return (flat * scaled if U is None else (flat @ U * scaled) @ U.T).reshape(x.shape)
+
+    def posterior(self, matrix: Tensor, sigma_y: float, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (n,) and covariance (n, n) of x given y = matrix decode(x) + N(0, sigma_y^2 I); see `given`."""
+        law = self.given(matrix, sigma_y, y)
+        return law.mean.flatten(), law.covariance
+
+
+def _log_normal(r: Tensor, S: Tensor) -> Tensor:
+    """log N(r; 0, S): r (K, m), S (K or 1, m, m) -> (K,)."""
+    L = torch.linalg.cholesky(S)
+    white = torch.linalg.solve_triangular(L, r[..., None], upper=False)[..., 0]
+    return -0.5 * (white.square() + LOG_2PI).sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)

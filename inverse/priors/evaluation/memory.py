@@ -1,0 +1,101 @@
+"""What a prior's evaluation takes and what there is: measured, never guessed from a table."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from inverse.priors.prior import Prior
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is an allocator's, of a GPU or of the CPU (which has no class of its own)."""
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had: of a GPU what the driver has and what the allocator keeps; of the host what the kernel says is available."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        available = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
+        group = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current")]
+        limit, used = [path.read_text().strip() for path in group] if group[0].exists() else ("max", "0")
+        return available if limit == "max" else min(available, int(limit) - int(used))
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def usable_memory(device: torch.device) -> float | None:
+    """Bytes that evaluations of a prior may take unless told otherwise: four fifths of what is free."""
+    free = free_memory(device)
+    return None if free is None else 0.8 * free
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of the storages that operations made and that somebody still holds, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._seen and storage not in inputs:
+                self._hold(storage)
+        return out
+
+    def _hold(self, storage: Any) -> None:
+        self._seen.add(storage)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage.nbytes())
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """The most that a call held at once, of what it made itself, on any device; work space inside an operation is not seen."""
+    with _Live() as live:
+        call()
+    return live.peak
+
+
+def bytes_needed(prior: Prior, x: Tensor, level: Tensor, gradient: bool) -> tuple[float, float]:
+    """Bytes of one evaluation as fixed + each * pixels, measured on small noise in the manner of x; with the graph and its VJP if asked.
+
+    A prior of one size is measured at that size alone, as each * pixels.
+    """
+    sides = [(64, 64), (64, 128)] if prior.shape[-2:] == (None, None) else [tuple(x.shape[-2:])]
+
+    def peak(side: tuple[int, ...]) -> int:
+        probe = torch.zeros(1, *x.shape[1:-2], *side, dtype=x.dtype, device=x.device)
+
+        def call() -> None:
+            if not gradient:
+                prior(probe, level[:1])
+                return
+            with torch.enable_grad():
+                leaf = probe.requires_grad_()
+                out = prior(leaf, level[:1])
+                torch.autograd.grad(out, leaf, torch.ones_like(out))
+
+        return peak_bytes(call)
+
+    pixels, peaks = [h * w for h, w in sides], [peak(side) for side in sides]
+    if len(sides) == 1:
+        return 0.0, peaks[0] / pixels[0]
+    each = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
+    return max(0.0, peaks[0] - each * pixels[0]), each

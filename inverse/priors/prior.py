@@ -1,0 +1,133 @@
+"""A prior is a denoiser: x0_hat = E[x0 | x0 + sigma n = x], n ~ N(0, I), in model units at every noise level sigma.
+
+VP, eps-, v- and flow networks are wrapped at this door (alpha_bar = 1 / (1 + sigma^2)) and never seen again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from inverse.measurement.linalg import like
+from inverse.priors.networks.unet import UNet, UNetConfig
+
+
+class Prior(nn.Module):
+    """Base of every prior; a subclass implements `forward` alone.
+
+    Args:
+        shape: of one sample, None where any length will do, e.g. (3, None, None) for colour images of any size.
+        shift, scale: physical = scale * model + shift; for images physical units are intensities in [0, 1].
+        sigma_min, sigma_max: noise levels (model units) between which the denoiser is to be trusted.
+    """
+
+    halo: int | None = None
+    """Pixels beyond which nothing changes an output pixel; None if the denoiser is not local (then it cannot be tiled)."""
+
+    stride = 1
+    """Pixels of the grid on which a local denoiser is translation-equivariant; tiles start on it."""
+
+    affine = True
+    """True when `decode` is scale * x + shift; a latent prior, whose decoder is a network, says False."""
+
+    exact = False
+    """True when `forward` is the exact conditional mean of a known law."""
+
+    def __init__(self, shape: tuple[int | None, ...], *, shift: float = 0.0, scale: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0):
+        super().__init__()
+        self.shape, self.shift, self.scale = tuple(shape), float(shift), float(scale)
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where its weights are; None for a prior that has none."""
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
+
+    @abstractmethod
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x]: x (B, *shape), sigma () or (B,), model units -> (B, *shape)."""
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """grad log p_sigma(x) = (x0_hat - x) / sigma^2 (Tweedie)."""
+        return (self(x, sigma) - x) / like(sigma, x) ** 2
+
+    def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The noise estimate (x - x0_hat) / sigma."""
+        return (x - self(x, sigma)) / like(sigma, x)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Model units -> physical units."""
+        return x * self.scale + self.shift
+
+    def decode_adjoint(self, v: Tensor) -> Tensor:
+        """Adjoint of the linear part of `decode`."""
+        return v * self.scale
+
+    def encode(self, u: Tensor) -> Tensor:
+        """Physical units -> model units."""
+        return (u - self.shift) / self.scale
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a sample of this shape (no batch) can be denoised."""
+        return len(shape) == len(self.shape) and all(want in (None, got) for want, got in zip(self.shape, shape, strict=True))
+
+
+class NetworkPrior(Prior):
+    """A network under the preconditioning of Karras et al., Elucidating the Design Space of Diffusion-Based Generative
+    Models, NeurIPS 2022, https://arxiv.org/abs/2206.00364, table 1:
+
+        D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
+
+    Args:
+        network: F, called with (B, C, H, W) and (B,).
+        sigma_data: standard deviation of the training data, model units.
+    """
+
+    power_law: dict[str, list] = {}
+    """Mean and power spectrum of the training data, where they were fitted (`field.fit_power_law`)."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int | None, ...], sigma_data: float = 0.5, **units: float):
+        super().__init__(shape, **units)
+        self.network, self.sigma_data = network, float(sigma_data)
+        config = getattr(network, "config", None)
+        if isinstance(config, UNetConfig):
+            self.halo, self.stride = config.halo, config.stride
+
+    @classmethod
+    def unet(cls, config: UNetConfig, sigma_data: float = 0.5, **units: float) -> NetworkPrior:
+        return cls(UNet(config), (config.channels, None, None), sigma_data, **units)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        s = like(sigma, x)
+        total = s**2 + self.sigma_data**2
+        raw = self.network(x * total.rsqrt(), sigma.log() / 4)
+        return x * (self.sigma_data**2 / total) + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
+
+    def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Denoising loss weighted to unit size at every noise level, mean over the batch: x0, noise (B, *shape), sigma (B,) -> ()."""
+        s = like(sigma, x0)
+        weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
+        return (weight * (self(x0 + s * noise, sigma) - x0).square()).mean()
+
+
+class RescaledPrior(Prior):
+    """A denoiser that lives in other units, brought to model units at the door: native = a * model + b.
+
+    With x in model units, D(x, sigma) = (D_native(a x + b, a sigma) - b) / a.
+
+    Args:
+        native: a prior whose input is native = a x + b, e.g. in [0, 1] (a = b = 0.5) where models live in [-1, 1].
+        a, b: the affine map, a > 0.
+    """
+
+    def __init__(self, native: Prior, a: float, b: float):
+        units = {"shift": native.scale * b + native.shift, "scale": native.scale * a}
+        super().__init__(native.shape, **units, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a)
+        self.native, self.a, self.b = native, float(a), float(b)
+        self.halo, self.stride, self.exact = native.halo, native.stride, native.exact
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (self.native(self.a * x + self.b, torch.as_tensor(sigma) * self.a) - self.b) / self.a

@@ -1,0 +1,71 @@
+"""The hooks a plug-in may implement. Hooks register, they never compute; every one of them may be left out.
+
+    import inverse
+
+    @inverse.hookimpl
+    def inverse_methods():
+        return [MyMethod]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("inverse")
+hookimpl = pluggy.HookimplMarker("inverse")
+
+
+@hookspec
+def inverse_methods() -> list[type]:  # type: ignore[empty-body]
+    """Subclasses of `inverse.Method`."""
+
+
+@hookspec
+def inverse_problems() -> list[type]:  # type: ignore[empty-body]
+    """Subclasses of `inverse.Problem`."""
+
+
+@hookspec
+def inverse_priors() -> list[Path]:  # type: ignore[empty-body]
+    """Paths of prior cards (JSON) with their weights beside them."""
+
+
+@hookspec
+def inverse_laws() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-body]
+    """Loaders of the laws that a prior's card may name, by kind: (card, weights by name) -> `FieldLaw`."""
+
+
+@hookspec
+def inverse_samplers() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-body]
+    """Samplers by name."""
+
+
+@hookspec
+def inverse_metrics() -> dict[str, Any]:  # type: ignore[empty-body]
+    """Metrics by name: a function of a `Result`, None where it does not apply.
+
+    One that needs something from outside may have `ready()`, which raises InputError where that is missing and is called before a
+    suite runs, and `version`, a string that goes into the record.
+    """
+
+
+@hookspec
+def inverse_commands(app: Any) -> None:
+    """Add commands to the typer application `app`."""
+
+
+@hookspec
+def inverse_step(index: int, total: int | None, x: Any, misfit: Callable[[], float], nfe: float) -> None:
+    """Observe iterate `index` (from 1) of `total`; x in model units; nfe prior evaluations so far.
+
+    Calling misfit() gives the residual chi-square at the cost of one evaluation of A, untimed and uncounted.
+    """
+
+
+@hookspec
+def inverse_result(result: Any) -> None:
+    """Observe a finished (or interrupted) solve."""

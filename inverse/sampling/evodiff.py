@@ -1,0 +1,62 @@
+"""EVODiff: the two finite differences of a second-order step are balanced by what the data say of the conditional variance.
+
+Li et al., EVODiff: Entropy-aware Variance Optimized Diffusion Inference, NeurIPS 2025. The multistep of the released demonstration
+(kappa, eta and zeta there are sigmoids of inner products). On exact denoisers it is of first order only; `evodiff-exact`
+is the same scheme with the constants that its order conditions ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from inverse.sampling.integrator import Denoise
+from inverse.seeding import Generators
+
+
+def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+    """EVODiff with its released constants: first order on exact denoisers, experimental.
+
+    Notation of the demonstration with alpha = 1: m data predictions, H = 1/t - 1/s, h the step in lambda, r its predecessor's over it.
+    Departure: the step into 0 is the final denoise, where the release has damped constants of its own.
+    """
+    sigmas = sigmas.unique_consecutive()
+    levels = sigmas.tolist()
+    top, end = levels[0], levels[-1] or levels[-2]
+    m, old = denoise(x, sigmas[0]), None
+    for i, (s, t) in enumerate(pairwise(levels)):
+        if t == 0:
+            yield m
+            return
+        tH = 1 - t / s
+        x_E = (t / s) * x + tH * m  # the step of order one
+        if old is None:
+            x = x_E
+            new = denoise(x, sigmas[i + 1])
+        else:
+            h, r = math.log(s / t), math.log(levels[i - 1] / s) / math.log(s / t)
+            beta = math.sqrt((t / s) / (s / levels[i - 1]))
+            w = 0.5 * (1 - ((t + end) / (top + end)) ** 2)
+            b1 = (1 - w) * beta + w * _ratio(m, old, old)
+            D1 = m - b1 * old
+            r_i = (torch.sigmoid(0.25 * b1.abs()) * r).clamp(0.25 * r, 1.5 * r)
+            x_P = x_E + 0.5 * tH * D1 / r_i
+            new = denoise(x_P, sigmas[i + 1])
+            D2 = new - ((1 - w) * beta + w * _ratio(new, m, m)) * m
+            Bp, Bn = D1 / (r * h), r * D2 / h
+            eta = 0.5 * torch.sigmoid((0.5 * _ratio(Bn + Bp, Bn - Bp, Bn - Bp)).abs())
+            B = -eta * D1 / r + r * (1 - eta) * D2
+            zeta = torch.sigmoid((_ratio(x_P - x_E - 0.5 * tH * B / r_i, D1, D1) / tH).abs() - 0.5)
+            x = x_E + 0.5 * tH * B / (torch.sigmoid(zeta) if len(levels) > 21 else zeta)
+        m, old = new, m
+        yield x
+
+
+def _ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """<a, b> / <c, c> of each sample and channel, clipped to [-2, 2]: (B, C, *space) -> (B, C, 1, ...); of each sample where there is no space."""
+    over = tuple(range(2 if a.ndim > 2 else 1, a.ndim))
+    return ((a * b).sum(over, keepdim=True) / c.square().sum(over, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny)).clamp(-2, 2)

@@ -1,0 +1,85 @@
+"""`inverse train`: images in, a prior out. Nothing imports torch before it must."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+from inverse.errors import OptionError
+from inverse.io.command_line import (
+    Batch,
+    Blocks,
+    Channels,
+    Cooldown,
+    Device,
+    LearningRate,
+    Licence,
+    Limits,
+    Mirror,
+    Precision,
+    Seed,
+    Size,
+    Steps,
+    Validation,
+    Weights,
+    Wide,
+    integers,
+)
+from inverse.registry.commands import trainer_for
+
+app = typer.Typer()
+
+
+class ByFile(TyperCommand):
+    """A training command that hands over to the plug-in that reads the kind of file given as --images."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        files = [value for option, value in pairwise(args) if option == "--images"]
+        files += [argument.removeprefix("--images=") for argument in args if argument.startswith("--images=")]
+        if other := trainer_for(files):
+            return other.make_context(info_name, args, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@app.command(cls=ByFile)
+def train(
+    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or a file of fields (.nc, .zarr).")],
+    out: Weights,
+    size: Size = 64,
+    steps: Steps = 100_000,
+    batch: Batch = 16,
+    learning_rate: LearningRate = 1e-3,
+    channels: Channels = 3,
+    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
+    blocks: Blocks = "2,3,4",
+    mirror: Mirror = None,
+    start: Annotated[str | None, typer.Option(help="A trained prior, name or file, to go on with; its network is kept.", show_default=False)] = None,
+    wide: Wide = 0.0,
+    precision: Precision = "float32",
+    cooldown: Cooldown = 0.3,
+    seed: Seed = 0,
+    validation: Validation = None,
+    device: Device = "cpu",
+    licence: Licence = "",
+    limits: Limits = "",
+) -> None:
+    """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
+    from inverse.priors.networks.unet import UNetConfig
+    from inverse.training.loop import TrainConfig
+    from inverse.training.prior import begun, train_prior
+
+    if channels not in (1, 3):
+        raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
+    began, digest = begun(start) if start else (None, "")
+    asked = UNetConfig(channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks"))
+    network = cast(UNetConfig, began.network.config) if began else asked
+    mirror = network.channels == 3 if mirror is None else mirror
+    config = TrainConfig(
+        size, steps, batch, learning_rate, cooldown=cooldown, wide=wide, start=digest, precision=precision, seed=seed, network=network, mirror=mirror
+    )
+    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation, began):
+        raise typer.Exit(130)

@@ -1,0 +1,10 @@
+"""Sum-product circuits over pixels, or over the codes of an autoencoder, and two methods that they guide."""
+
+import inverse
+from inverse_plugins.circuits.tractable_smc import TractableSMC
+from inverse_plugins.circuits.tractable_steering import TractableSteering
+
+
+@inverse.hookimpl
+def inverse_methods():
+    return [TractableSMC, TractableSteering]

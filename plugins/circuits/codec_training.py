@@ -1,0 +1,112 @@
+"""One `inverse train-codec`: images in, an autoencoder, its card and a sheet of reconstructions out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inverse.errors import OptionError
+from inverse.io.devices import check_device
+from inverse.io.image_sets import load_images
+from inverse.io.images import grid, write_png
+from inverse.seeding import seeded
+from inverse.training.crops import random_crops
+from inverse.training.loop import TrainConfig, Training, measured_std
+from inverse.training.progress import check_out, completed, run_facts
+from inverse_plugins.circuits.cards import save_codec
+from inverse_plugins.circuits.codec import Codec
+
+COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
+"""Weight of |z - sg e|^2; decay of the running means of the book; uses a batch below which a code starts anew at a feature of the batch."""
+
+
+class CodecTraining(Training):
+    """Training of a codec: reconstruction error over the variance of pixels, and commitment; the book follows the features by running means."""
+
+    def _model(self) -> nn.Module:
+        codec = Codec(self.config.network)
+        self.variance = measured_std(self.sources) ** 2 / 4  # of intensities
+        self.counts, self.sums = torch.ones(len(codec.book)), codec.book.clone()
+        return codec
+
+    def _beside(self) -> dict[str, Tensor]:
+        return {"book": self.prior.book, "counts": self.counts, "sums": self.sums}
+
+    def _loss(self, generator: torch.Generator) -> Tensor:
+        codec, u = self.prior, self._draw(generator).contiguous(memory_format=torch.channels_last).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            z = codec.features(u)
+            if self.step == 0:
+                self._start(z.detach(), generator)
+            chosen = codec.distances(z.detach()).argmin(-1)
+            e = codec.book[chosen].permute(0, 3, 1, 2)
+            error = (codec.render(z + (e - z).detach()) - u).square().mean() / self.variance
+        self._follow(z.detach(), chosen, generator)
+        return error + COMMITMENT * (z - e.detach()).square().mean()
+
+    def _start(self, z: Tensor, generator: torch.Generator) -> None:
+        """The book at features of the first batch."""
+        flat = z.permute(0, 2, 3, 1).flatten(0, 2)
+        self.prior.book.copy_(flat[torch.randint(len(flat), (len(self.counts),), generator=generator)])
+        self.sums.copy_(self.prior.book)
+
+    def _follow(self, z: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
+        flat, k = z.permute(0, 2, 3, 1).flatten(0, 2), chosen.flatten()
+        self.counts.lerp_(torch.bincount(k, minlength=len(self.counts)).to(self.counts), 1 - DECAY)
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, k, flat), 1 - DECAY)
+        rare = self.counts < RARE
+        self.sums[rare] = flat[torch.randint(len(flat), (int(rare.sum()),), generator=generator)]
+        self.counts[rare] = 1.0
+        self.prior.book.copy_(self.sums / self.counts[:, None])
+
+
+def train_codec(
+    sources: list[Path], out: Path, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
+) -> bool:
+    """Train, or resume, and write `out`, its card and `<name>.samples.png`: images over what is left of them; false if the user interrupted.
+
+    Args:
+        sources: see `io.image_sets.load_images`; all are drawn equally often.
+        out: the weights, `.safetensors`.
+        config: with a `CodecConfig` as its network.
+        about: `licence` and `limits` for the card.
+        validation: images on which the card's error is measured; by default the first source's.
+    """
+    check_out("train-codec", out)
+    if config.size % config.network.factor:
+        raise OptionError(f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}")
+    where, channels = check_device(device), config.network.channels
+    images = [load_images(path, config.size, channels) for path in sources]
+    held_out = load_images(validation, config.size, channels) if validation else images[0]
+    training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}", file=sys.stderr)
+    start, loss = time.monotonic(), completed(training)
+    if loss is None:
+        return False
+    codec: Any = training.averaged()
+    u = random_crops([held_out], config.size, 256, seeded("codec"), mirror=False)
+    decoded, fidelity = evaluate(codec, u)
+    codec.residual = round(float((decoded - u).square().mean().sqrt()), 5)
+    write_png(out.with_suffix(".samples.png"), grid(torch.cat([u[:16], decoded[:16]]), columns=16))
+    facts = {"data": ", ".join(path.name for path in sources), "images": sum(map(len, images)), "crop": config.size}
+    facts |= run_facts(config, loss, time.monotonic() - start, where)
+    card = save_codec(codec, out, training=facts, fidelity=fidelity, **about)
+    print(json.dumps({"codec": str(out), "sha256": card.sha256, "residual": codec.residual, "fidelity": fidelity}))
+    return True
+
+
+def evaluate(codec: Codec, u: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Images as decoded, clipped; mean PSNR (dB) and perplexity of the codes."""
+    with torch.no_grad():
+        codes = codec.encode(u)
+        decoded = codec.decode(codes).clamp(0, 1)
+    share = torch.bincount(codes.flatten(), minlength=codec.config.codes) / codes.numel()
+    perplexity = float(torch.special.entr(share).sum().exp())
+    psnr = float((-10 * (decoded - u).square().flatten(1).mean(1).log10()).mean())
+    return decoded, {"psnr": round(psnr, 2), "perplexity": round(perplexity, 1)}

@@ -1,0 +1,15 @@
+"""Weather fields: grids on the sphere, operators that observe them, readers of observations, CF NetCDF and maps."""
+
+import inverse
+from inverse_problems.atmosphere.laws import load_trajectory, load_zonal
+from inverse_problems.atmosphere.problem import Atmosphere
+
+
+@inverse.hookimpl
+def inverse_laws():
+    return {"zonal": load_zonal, "trajectory": load_trajectory}
+
+
+@inverse.hookimpl
+def inverse_problems():
+    return [Atmosphere]

@@ -1,0 +1,20 @@
+"""Laws of weather fields as the cards of priors name them: loaders for the hook `inverse_laws`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from inverse.priors.loading import PriorCard, load_low_rank
+from inverse_problems.atmosphere.trajectory import TrajectoryPrior
+from inverse_problems.atmosphere.zonal import ZonalPrior, zonal_prior
+
+
+def load_zonal(card: PriorCard, weights: dict[str, Tensor]) -> ZonalPrior:
+    """The Gaussian of global fields that a card describes."""
+    return zonal_prior(weights, card.law["shape"][-1], **card.model_units)
+
+
+def load_trajectory(card: PriorCard, weights: dict[str, Tensor]) -> TrajectoryPrior:
+    """The Gaussian of consecutive hours that a card describes."""
+    hour = load_low_rank(card, {name.removeprefix("hour."): value for name, value in weights.items()})
+    return TrajectoryPrior(hour, weights["persistence"], card.law["hours"])

@@ -1,0 +1,115 @@
+"""The walk as a prior: a Markov chain, so that denoising it is forward-backward message passing in one dimension."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inverse.priors.prior import Prior
+from inverse_problems.levy.increments import Increments
+
+
+class WalkPrior(Prior):
+    """The walk of T increments, with E[x0 | x] by forward-backward message passing on lattices, in float64 whatever the input.
+
+    Every x0_t has its own window of the lattice h Z (h one per row), `reach` sigma around x_t: for x that the model can have
+    produced, x0_t is outside with the probability that Gaussian noise exceeds `reach` standard deviations. Where the walk itself stays in a smaller range (8
+    standard deviations of x0_T, for increments that have one), the window is that range. The increments' law is moved to the lattice by
+    quadratic interpolation, which keeps its mean, its variance and its spike; messages are convolved by FFT. There are 64 to `points`
+    lattice points, as many as a step of `step` needs: at most sigma / 4.5 where noise is small, and where it is large about a
+    tenth of the walk's typical size, or sigma / 9 if that is more.
+
+    Args:
+        increments: in model units.
+        length: T.
+        points: most lattice points of a window, a power of 2.
+        step: lattice step wanted where sigma is large (model units).
+        reach: half-width of a window in units of sigma.
+    """
+
+    exact = True
+
+    def __init__(self, increments: Increments, length: int, *, points: int = 128, step: float = 0.1, reach: float = 7.0, **units: float):
+        super().__init__((length,), **units)
+        self.increments, self.points, self.step, self.reach = increments, points, step, reach
+        self.register_buffer("mean", torch.zeros(length, dtype=torch.float64))
+
+    mean: Tensor
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent walks: (count, T)."""
+        return self.increments.sample(self.mean.expand(count, -1), generator).cumsum(1)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.moments(x, sigma)[0].to(x.dtype)
+
+    def moments(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each x0_t given x, float64: x (B, T), sigma () or (B,) -> (B, T), (B, T)."""
+        z, steps = x.double(), x.shape[1]
+        s = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).expand(len(z))
+        half = (self.reach * s).clamp(max=8 * math.sqrt(steps) * self.increments.std)
+        n = min(max(64, 2 ** math.ceil(math.log2(2 * float(half.max()) / self.step + 1))), self.points)
+        h = 2 * half / (n - 1)
+        centre = torch.where((half < self.reach * s)[:, None], 0.0, z.detach())
+        first = torch.round(centre / h[:, None]) - n // 2  # of each window, in steps of h: (B, T)
+        offsets = torch.arange(n, dtype=z.dtype, device=z.device)
+
+        logits = -0.5 * ((z[..., None] - h[:, None, None] * (first[..., None] + offsets)) / s[:, None, None]) ** 2
+        emission = (logits - logits.detach().amax(-1, keepdim=True)).clamp_min(-300).exp().unbind(1)
+        ring = torch.cat([offsets, offsets - n])  # lags of a circular convolution of length 2 n
+        kernel = torch.fft.rfft(self._lattice_law(first[:, 1:, None] - first[:, :-1, None] + ring, h)).unbind(1)
+        start = self._lattice_law(first[:, :1] + offsets, h)
+
+        message = torch.stack([start * emission[0], emission[-1]])
+        forward, backward = [message[0]], [torch.ones_like(emission[-1])]
+        for t in range(1, steps):
+            both = torch.stack([kernel[t - 1], kernel[steps - 1 - t].conj()])
+            predicted = torch.fft.irfft(torch.fft.rfft(message, 2 * n) * both, 2 * n)[..., :n].clamp_min(1e-30)  # no message vanishes
+            message = predicted * torch.stack([emission[t], emission[steps - 1 - t]])
+            message = message / message.detach().sum(-1, keepdim=True)
+            forward.append(message[0])
+            backward.append(predicted[1] / predicted[1].detach().sum(-1, keepdim=True))
+        marginal = torch.stack(forward, 1) * torch.stack(backward[::-1], 1)
+        marginal = marginal / marginal.sum(-1, keepdim=True)
+        place = marginal @ offsets
+        spread = (marginal * (offsets - place[..., None]) ** 2).sum(-1)
+        return h[:, None] * (first + place), h[:, None] ** 2 * spread
+
+    def _lattice_law(self, lags: Tensor, h: Tensor) -> Tensor:
+        """P(u = lag h), up to a factor per last dimension, of the law on the lattice: lags (B, ..., n) of integers, h (B,) -> (B, ..., n).
+
+        Near 0 from the moments of p in the cells around the lattice points; further out p itself, of which the former is the
+        fourth-order approximation.
+        """
+        table = self._central_law(h)
+        size = lags.abs()
+        wide = h.reshape(-1, *[1] * (lags.ndim - 1))
+        law = self.increments.density(size * wide).mul_((1 - self.increments.spike) * wide)
+        near = (size < table.shape[1]).nonzero(as_tuple=True)
+        law[near] = table[near[0], size[near].long()]
+        return law.clamp_min_(1e-300).div_(law.amax(-1, keepdim=True))
+
+    def _central_law(self, h: Tensor, cells: int = 16) -> Tensor:
+        """Masses of the lattice points 0, h, ..., (cells - 1) h: h (B,) -> (B, cells).
+
+        m_j = E[delta^j; cell], delta in (-1/2, 1/2) the place within a cell; u goes to the three points around it with the weights
+        of quadratic interpolation. Gauss-Legendre nodes in arcsinh(u / scale), which resolves the law in one cell or in many.
+        """
+        nodes, weights = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in np.polynomial.legendre.leggauss(24))
+        index = torch.arange(cells + 1, dtype=h.dtype, device=h.device)
+        low, high = ((h[:, None] * edge / self.increments.scale).asinh() for edge in ((index - 0.5).clamp_min(0), index + 0.5))
+        v = low[..., None] + (high - low)[..., None] * (nodes + 1) / 2
+        u = self.increments.scale * v.sinh()
+        mass = self.increments.density(u) * self.increments.scale * v.cosh() * (high - low)[..., None] / 2 * weights
+        mass[:, 0] *= 2
+        delta = u / h[:, None, None] - index[:, None]
+        m0, m1, m2 = ((mass * delta**j).sum(-1) for j in range(3))
+        m1[:, 0] = 0
+        inner = torch.cat([(m2 - m1)[:, 1:2], (m2 + m1)[:, :-2]], 1)  # from the cell nearer to 0; for point 0, from its mirror image
+        law = (m0 - m2)[:, :-1] + 0.5 * (inner + (m2 - m1)[:, 1:])
+        law = (1 - self.increments.spike) * law
+        law[:, 0] += self.increments.spike
+        return law

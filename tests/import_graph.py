@@ -1,0 +1,114 @@
+"""Who imports whom, read from the source: every import counts, wherever it stands and however it is written.
+
+    python tests/import_graph.py            # rooms by floor, and what each imports
+    python tests/import_graph.py --modules  # the same for modules
+
+A *room* is a module of `inverse/` itself, or a folder. A room's *floor* is one above the highest room that it imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"inverse": "inverse", "plugins": "inverse_plugins", "problems": "inverse_problems"}
+Graph = dict[str, set[str]]
+
+
+def module_name(path: Path) -> str:
+    """The dotted name that a file of the project is imported by."""
+    folder, *inner = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGES[folder], *inner]).removesuffix(".__init__")
+
+
+def sources() -> dict[str, Path]:
+    """Every module of the project, by name."""
+    return {module_name(path): path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
+    """Names that a piece of code imports: lazily, for type checkers alone, or as a string given to `import_module`.
+
+    `from package import module` imports the module, not what the package itself defines.
+    """
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if names <= set(modules) else names | {str(node.module)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(tuple(f"{p}." for p in PACKAGES.values())):
+            found.add(node.value)
+    return found
+
+
+def module_graph() -> Graph:
+    """Module -> modules of the project that it imports.
+
+    The package `inverse` serves its public names lazily: a module that imports `inverse` for one of them depends on the module
+    that defines it, and on nothing else. `builtin` is known to the registry through an entry point, as every plug-in is.
+    """
+    files = sources()
+    public = {name: f"inverse.{home}" for name, home in _public_homes(files["inverse"]).items()}
+    graph: Graph = {}
+    for name, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = imported_names(tree, files)
+        found |= {public[n] for n in _attributes_of_inverse(tree) & public.keys()} if "inverse" in found else set()
+        found |= {public[i.removeprefix("inverse.")] for i in found if i.startswith("inverse.") and i.removeprefix("inverse.") in public and i not in files}
+        graph[name] = (found & files.keys()) - {name, "inverse"}
+    graph["inverse"] = set()
+    return graph
+
+
+def _public_homes(path: Path) -> dict[str, str]:
+    """`inverse._HOME`, read from the source."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_HOME":
+            return ast.literal_eval(node.value)
+    raise AssertionError("inverse/__init__.py has no table _HOME")
+
+
+def _attributes_of_inverse(tree: ast.AST) -> set[str]:
+    return {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "inverse"}
+
+
+def room_of(module: str) -> str:
+    """`inverse.priors.networks.unet` lies in `inverse.priors`, `inverse.engine` is a room of its own."""
+    package, _, rest = module.partition(".")
+    return f"{package}.{rest.split('.')[0]}" if rest else package
+
+
+def rooms(graph: Graph) -> Graph:
+    """The graph of rooms behind a graph of modules."""
+    result: Graph = {}
+    for module, needed in graph.items():
+        result.setdefault(room_of(module), set()).update(room_of(n) for n in needed)
+    return {room: needed - {room} for room, needed in result.items()}
+
+
+def floors(graph: Graph) -> dict[str, int]:
+    """Floor of each node, from 1; nodes on or above a cycle have none and are missing."""
+    placed: dict[str, int] = {}
+    while ready := [n for n, needed in graph.items() if n not in placed and needed <= placed.keys()]:
+        placed |= {n: 1 + max((placed[m] for m in graph[n]), default=0) for n in ready}
+    return placed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modules", action="store_true")
+    graph = module_graph() if parser.parse_args().modules else rooms(module_graph())
+    floor = floors(graph)
+    for node in sorted(graph, key=lambda n: (-floor.get(n, 99), n)):
+        short = ", ".join(sorted(m.removeprefix("inverse.") for m in graph[node]))
+        sys.stdout.write(f"{floor.get(node, 'cycle'):>5}  {node.removeprefix('inverse.')}: {short}\n")
+
+
+if __name__ == "__main__":
+    main()

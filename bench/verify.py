@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from pages import put
 
-from inverse.checks.cases import CASES, main_figure
+from inverse.checks.cases import all_cases, main_figure
 from inverse.checks.referee import Verdict, verify
 from inverse.registry.discovery import registry
 
 
 def table(verdicts: list[Verdict]) -> str:
-    lines = ["| method | claim | held | " + " | ".join(c.name for c in CASES) + " | order | batch |", "|---" * (len(CASES) + 5) + "|"]
+    lines = ["| method | claim | held | " + " | ".join(c.name for c in all_cases()) + " | order | batch |", "|---" * (len(all_cases()) + 5) + "|"]
     for v in sorted(verdicts, key=rank):
-        scores = [None if m.skipped else m.figures[main_figure(c)].score for m, c in zip(v.cases, CASES, strict=True)]
+        scores = [None if m.skipped else m.figures[main_figure(c)].score for m, c in zip(v.cases, all_cases(), strict=True)]
         cells = ["-" if s is None else f"{s:.3f}" if s < 10 else f"{s:.0f}" for s in scores]
         order, batch = "" if v.order is None else f"{v.order:.1f}", "" if v.batch is None else f"{v.batch:.0e}"
         lines.append(f"| `{v.method}` | {v.claim} | {'yes' if v.held else '**no**'} | " + " | ".join(cells) + f" | {order} | {batch} |")
@@ -30,7 +30,7 @@ def table(verdicts: list[Verdict]) -> str:
 
 def rank(v: Verdict) -> float:
     """Mean score of the cases that ran, each at most 1."""
-    scores = [min(m.figures[main_figure(c)].score or 0, 1) for m, c in zip(v.cases, CASES, strict=True) if m.figures]
+    scores = [min(m.figures[main_figure(c)].score or 0, 1) for m, c in zip(v.cases, all_cases(), strict=True) if m.figures]
     return sum(scores) / len(scores) if scores else float("inf")
 
 

@@ -13,6 +13,8 @@ from inverse.priors.loading import load_low_rank
 from inverse.registry.hooks import hookimpl
 from inverse.sampling import samplers
 
+DATA = Path(str(importlib.resources.files("inverse_data")))
+
 
 @hookimpl
 def inverse_samplers() -> dict[str, samplers.Sampler]:
@@ -31,4 +33,9 @@ def inverse_laws() -> dict[str, Callable[..., Any]]:
 
 @hookimpl
 def inverse_priors() -> list[Path]:
-    return sorted(Path(str(importlib.resources.files("inverse_data"))).glob("*.json"))
+    return sorted(DATA.glob("*.json"))
+
+
+@hookimpl
+def inverse_suites() -> list[Path]:
+    return sorted((DATA / "suites").glob("*.toml"))

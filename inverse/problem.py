@@ -20,6 +20,7 @@ from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.posterior import Posterior
 from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
+from inverse.registry.defaults import default
 from inverse.registry.options import values
 from inverse.seeding import indices, seeded
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class Problem(ABC):
     """Base of every problem: a frozen dataclass whose fields are its options.
 
-    Class attributes: `name` (kebab-case), `summary` (one line), `reference`, `prior` (default prior's name).
+    Class attributes: `name` (kebab-case), `summary` (one line), `reference`, `prior` (default prior's name), and `cases` (options
+    under which `exact` holds `inverse verify`'s methods to their claims, by the name of the case).
 
     Args:
         sigma_y: standard deviation of the measurement noise, in the units of y.
@@ -40,7 +42,8 @@ class Problem(ABC):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     reference: ClassVar[str] = ""
-    prior: ClassVar[str] = "photo-64"
+    prior: ClassVar[str] = default("problem", "prior")
+    cases: ClassVar[dict[str, dict[str, Any]]] = {}
 
     sigma_y: float = 0.02
 

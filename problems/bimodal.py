@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Bimodal(Conjugate):
 
     name = "bimodal"
     summary = "two mirrored modes, a measurement along the mirror; closed-form posterior"
+    cases: ClassVar[dict[str, dict[str, Any]]] = {"bimodal": {}}
 
     sigma_y: float = 0.1
     mass: float = 0.5

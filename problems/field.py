@@ -29,6 +29,7 @@ class Field(inverse.Problem):
 
     name = "field"
     summary = "stationary Gaussian field, circular Gaussian blur; closed-form posterior at any size"
+    cases = {"field": {"size": 8, "width": 1.0, "length": 3.0, "sigma_y": 0.05}}
     prior: ClassVar[str] = ""
 
     sigma_y: float = 0.02

@@ -30,6 +30,7 @@ class Gaussian(Conjugate):
 
     name = "gaussian"
     summary = "smooth Gaussian image, closed-form posterior: half the pixels, a blur or random projections"
+    cases = {view: {"side": 4, "view": view} for view in ("inpainting", "blur", "random")}
 
     sigma_y: float = 0.05
     side: int = 8

@@ -33,6 +33,7 @@ class Mixture(Conjugate):
 
     name = "mixture"
     summary = "25 Gaussians in 8, 80 or 800 dimensions, 1, 2 or 4 projections; closed-form posterior"
+    cases = {f"mixture 8/{d_y}": {"d": 8, "d_y": d_y} for d_y in (1, 4)}
     reference = (
         "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
     )

@@ -61,7 +61,8 @@ def test_a_method_imports_inverse_torch_and_the_standard_library_only(path):
 
 @each(METHODS + PROBLEMS)
 def test_a_plug_in_imports_no_private_module_of_the_core(path):
-    assert [name for name in imports(path) if name.startswith(("inverse._", "deepinv._", "torch._"))] == []
+    private = ("inverse._", "deepinv._", "torch._")
+    assert [name for name in imports(path) - {"inverse.__version__"} if name.startswith(private)] == []
 
 
 @each(METHODS + PROBLEMS)
@@ -109,6 +110,10 @@ def test_rooms_import_in_no_circle_and_on_few_floors():
     assert max(floors(graph).values()) <= HIGHEST_FLOOR
 
 
+WORDS = {"gaussian"}
+"""Names that are words of the field as well: a method may need Gaussian noise, and there is a problem of that name."""
+
+
 def strings(path: Path) -> set[str]:
     """Texts of a file's code, without its docstrings."""
     tree = ast.parse(path.read_text())
@@ -121,7 +126,7 @@ def strings(path: Path) -> set[str]:
 def test_the_core_names_no_registered_method_problem_or_prior(path):
     kinds = ("inverse_methods", "inverse_problems", "inverse_priors")
     names = {name for kind in kinds for name in registry().table(kind)}
-    assert sorted(strings(path) & names) == []
+    assert sorted(strings(path) & names - WORDS) == []
 
 
 # --- what is loaded ---------------------------------------------------------------------------------------------------

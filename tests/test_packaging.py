@@ -86,7 +86,7 @@ def test_wheel_installs_nothing_else(distributions):
 
 def test_this_installation_registers_the_first_party():
     values = {entry.value for entry in entry_points(group="inverse") if entry.dist.name == "inverse-posterior"}
-    assert values == {"inverse_plugins", "inverse_problems"}
+    assert values == {"inverse.builtin", "inverse_plugins", "inverse_problems"}
 
 
 # --- the outside distribution ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import typer
 
 from inverse.errors import OptionError
 from inverse.io.command_line import Device, PluginFiles, PriorName, ProblemName, ProblemOptions, assignments, columns, registry, show
+from inverse.registry.defaults import default
 
 bench = typer.Typer(no_args_is_help=True, help="The arena: run methods under equal conditions, compare them, do any cell again.")
 
@@ -156,7 +157,7 @@ def reproduce(
 
 @bench.command()
 def limit(
-    problem: ProblemName = "deblur",
+    problem: ProblemName = default("limit", "problem"),
     problem_option: ProblemOptions = [],  # noqa: B006
     methods: Annotated[str | None, typer.Option(help="Names separated by commas.", show_default="all")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of every method that has steps.")] = 20,

@@ -11,10 +11,9 @@ from inverse.priors.prior import Prior
 from inverse.registry.source import code_of
 
 APART = {
-    "__init__", "__main__", "arena", "assets", "builtin", "checks", "cli", "command", "errors", "files", "hookspecs", "images", "metrics",
-    "options", "perceptual", "plugins", "result", "scores", "training",
+    "__init__", "__main__", "arena", "builtin", "checks", "command", "errors", "io", "metrics", "panel", "registry", "result", "training",
 }  # fmt: skip
-"""Modules and packages of the core that decide no sample: commands, training, checks and scores. What nobody thought of counts."""
+"""Modules and folders of the core that decide no sample: commands, files, training, checks and scores. Every other one counts."""
 
 
 @functools.cache
@@ -27,7 +26,7 @@ def core_version() -> str:
 def core_modules() -> list[Path]:
     """The files of the package, those in folders too, without `APART`."""
     folder = Path(__file__).parents[1]
-    return [path for path in sorted(folder.rglob("*.py")) if not APART & {path.stem, *path.relative_to(folder).parts[:-1]}]
+    return [path for path in sorted(folder.rglob("*.py")) if not APART & {path.stem, path.relative_to(folder).parts[0]}]
 
 
 def prior_hash(prior: Prior) -> str:

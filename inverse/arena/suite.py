@@ -20,7 +20,6 @@ nfe = 100                           # prior evaluations and VJPs together
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 import json
 import re
@@ -31,6 +30,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inverse.errors import InputError, InverseError, OptionError, suggestion
+from inverse.registry.discovery import get_method, get_problem, registry
 
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -134,9 +134,8 @@ class Suite(Table):
 
 
 def shipped() -> dict[str, Path]:
-    """The suites of the package by name."""
-    folder = Path(str(importlib.resources.files("inverse.arena"))) / "suites"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """The registered suites by name."""
+    return {name: entry.thing for name, entry in registry().table("inverse_suites").items()}
 
 
 def load_suite(name: str | Path) -> Suite:
@@ -167,8 +166,6 @@ def load_suite(name: str | Path) -> Suite:
 
 def check(suite: Suite, path: Path, text: str) -> None:
     """Build every problem and method of a suite once, so that a wrong name or an impossible combination is found before anything runs."""
-    from inverse.registry.discovery import get_problem, registry
-
     metrics = registry().table("inverse_metrics")
     for index, metric in enumerate(suite.metrics):
         if metric not in metrics:
@@ -191,8 +188,6 @@ def check(suite: Suite, path: Path, text: str) -> None:
 
 
 def _check_method(suite: Suite, method: MethodEntry, tested: dict[str, set[int]], error_at: Any) -> None:
-    from inverse.registry.discovery import get_method
-
     for options in method.combinations():
         try:
             get_method(method.name, **options)

@@ -20,7 +20,7 @@ from inverse.checks import distances
 from inverse.posterior import Posterior
 from inverse.priors.analytic import Exact, MixturePrior
 from inverse.problem import Problem
-from inverse.registry.discovery import get_problem
+from inverse.registry.discovery import get_problem, registry
 from inverse.seeding import seeded
 
 TARGETS = {"spread": 1.0, "cover 50 %": 0.5, "cover 90 %": 0.9}
@@ -45,16 +45,20 @@ class Case:
     gaussian: bool = True
 
 
-CASES = (
-    Case("inpainting", "gaussian", {"side": 4, "view": "inpainting"}),
-    Case("blur", "gaussian", {"side": 4, "view": "blur"}),
-    Case("random", "gaussian", {"side": 4, "view": "random"}),
-    Case("field", "field", {"size": 8, "width": 1.0, "length": 3.0, "sigma_y": 0.05}),
-    Case("bimodal", "bimodal", {}, gaussian=False),
-    Case("mixture 8/1", "mixture", {"d": 8, "d_y": 1}, gaussian=False),
-    Case("mixture 8/4", "mixture", {"d": 8, "d_y": 4}, gaussian=False),
-)
-PROBE = "random"  # the case of the order, the batch and the rotation
+PROBE = "random"
+"""The case on which order, independence of the batch and invariance to rotations are tested."""
+
+
+@functools.cache
+def all_cases() -> tuple[Case, ...]:
+    """The cases that registered problems declare: Gaussian posteriors first, the problem of the probe before the others."""
+    found = []
+    for name, entry in registry().table("inverse_problems").items():
+        for case, options in entry.thing.cases.items():
+            law = get_problem(name, **options).make_prior()
+            gaussian = not (isinstance(law, MixturePrior) and len(law.weights) > 1)
+            found.append((not gaussian, PROBE not in entry.thing.cases, Case(case, name, options, gaussian)))
+    return tuple(case for *_, case in sorted(found, key=lambda row: row[:2]))
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ def main_figure(case: Case) -> str:
 
 @functools.cache
 def reference(name: str, samples: int) -> Reference:
-    """A case of `CASES` with everything that does not depend on the method."""
-    case = next(c for c in CASES if c.name == name)
+    """A case of `all_cases` with everything that does not depend on the method."""
+    case = next(c for c in all_cases() if c.name == name)
     problem = get_problem(case.problem, **case.options)
     posterior = problem.posterior(0, dtype=torch.float64)
     made: Reference = Reference(case, posterior, problem, problem.exact(posterior.y[0]), torch.empty(0), {}, {}, {})

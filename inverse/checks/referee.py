@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.checks.cases import CASES, PROBE, Figure, Reference, figures, loss, main_figure, reference
+from inverse.checks.cases import PROBE, Figure, Reference, all_cases, figures, loss, main_figure, reference
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
 from inverse.execution import Cost
@@ -168,12 +168,12 @@ def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequ
         method: an instance, or a registered name for its defaults.
         samples: on each case.
         seed: of the method's randomness.
-        cases: names from `CASES`; by default all.
+        cases: names from `all_cases`; by default all.
 
     Returns: figures, order, batch and rotation invariance, and every reason why the claim fails.
     """
     method = get_method(method) if isinstance(method, str) else method
-    known = [case.name for case in CASES]
+    known = [case.name for case in all_cases()]
     cases = known if cases is None else cases
     if unknown := [name for name in cases if name not in known]:
         raise OptionError(f"verify: no case is called '{unknown[0]}'; there are {', '.join(known)}")

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from inverse.checks.cases import CASES, PROBE, TARGETS, main_figure
+from inverse.checks.cases import PROBE, TARGETS, all_cases, main_figure
 from inverse.checks.referee import Measured, Verdict, verify
 from inverse.io.files import check_writable, strict_json, write_text
 from inverse.method import Method
@@ -102,7 +102,7 @@ def _summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _main(measured: Measured) -> Any:
-    case = next(c for c in CASES if c.name == measured.case)
+    case = next(c for c in all_cases() if c.name == measured.case)
     return measured.figures[main_figure(case)]
 
 

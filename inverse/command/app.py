@@ -32,6 +32,7 @@ from inverse.io.command_line import (
     show,
 )
 from inverse.registry.commands import commands
+from inverse.registry.defaults import default
 from inverse.training import commands as training
 
 GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
@@ -109,8 +110,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def solve(
-    problem: ProblemName = "deblur",
-    method: MethodName = "red-diff",
+    problem: ProblemName = default("solve", "problem"),
+    method: MethodName = default("solve", "method"),
     input: Annotated[list[Path], typer.Option("--input", help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.", show_default=False)] = [],  # noqa: B006
     measurement: Annotated[list[Path], typer.Option("--measurement", help="Real measurements, without a truth.", show_default=False)] = [],  # noqa: B006
     problem_option: ProblemOptions = [],  # noqa: B006
@@ -154,8 +155,8 @@ def solve(
 
 @app.command()
 def diagnose(
-    problem: ProblemName = "gaussian",
-    method: MethodName = "mmps",
+    problem: ProblemName = default("diagnose", "problem"),
+    method: MethodName = default("diagnose", "method"),
     input: Annotated[list[Path], typer.Option("--input", help="Held-out truths, by default draws from the prior or shipped ones.", show_default=False)] = [],  # noqa: B006
     problem_option: ProblemOptions = [],  # noqa: B006
     set_: MethodOptions = [],  # noqa: B006

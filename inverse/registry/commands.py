@@ -51,6 +51,12 @@ def trainer_for(files: Iterable[str]) -> Any | None:
     return loaded(found[0]) if found else None
 
 
+def suffixes_taking(option: str) -> list[str]:
+    """The suffixes of files whose training commands have this option, such as --variable."""
+    entries = importlib.metadata.entry_points(group=TRAINERS)
+    return sorted(entry.name for entry in entries if any(option in parameter.opts for parameter in loaded(entry).params))
+
+
 def loaded(entry: EntryPoint) -> Any:
     """The click command behind an entry point that names a function or a typer application.
 

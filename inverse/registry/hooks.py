@@ -54,6 +54,11 @@ def inverse_metrics() -> dict[str, Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def inverse_suites() -> list[Path]:  # type: ignore[empty-body]
+    """Paths of suites of the arena (TOML), each known by the name of its file."""
+
+
+@hookspec
 def inverse_commands(app: Any) -> None:
     """Add commands to the typer application `app`."""
 

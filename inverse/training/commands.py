@@ -29,7 +29,7 @@ from inverse.io.command_line import (
     Wide,
     integers,
 )
-from inverse.registry.commands import trainer_for
+from inverse.registry.commands import suffixes_taking, trainer_for
 
 app = typer.Typer()
 
@@ -42,6 +42,11 @@ class ByFile(TyperCommand):
         files += [argument.removeprefix("--images=") for argument in args if argument.startswith("--images=")]
         if other := trainer_for(files):
             return other.make_context(info_name, args, parent, **extra)
+        known = {option for parameter in self.params for option in parameter.opts}
+        for name in (argument.partition("=")[0] for argument in args if argument.startswith("--")):
+            if name not in known and (suffixes := suffixes_taking(name)):
+                kinds = " or ".join(f".{suffix}" for suffix in suffixes)
+                raise OptionError(f"train: {name} is for a {kinds} file, got --images {', '.join(files)}; leave it out, or give such a file")
         return super().make_context(info_name, args, parent, **extra)
 
 

@@ -346,7 +346,7 @@ def test_a_shipped_table_is_for_the_shipped_prior_and_todays_solver(name):
 
 
 def test_the_page_shows_the_bench_record(monkeypatch):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[3]
     monkeypatch.syspath_prepend(str(root / "bench"))
     markdown = importlib.import_module("boundary").markdown
     records = json.loads((root / "docs" / "boundary.json").read_text())

@@ -222,7 +222,7 @@ diffusers = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("
 @diffusers
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_diffusers_folder_becomes_one_file_that_denoises_the_same(command, tmp_path, pickled):
-    from test_adapters import save_pipeline
+    from test_parametrisations import save_pipeline
 
     unet = save_pipeline(tmp_path / "pipeline")
     expected = load_prior(tmp_path / "pipeline")(X, SIGMA)
@@ -241,7 +241,7 @@ def test_a_diffusers_folder_becomes_one_file_that_denoises_the_same(command, tmp
 @diffusers
 def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_config(command, tmp_path):
     """By default the process is EDM's, of the sigma_data that was given: against `adapters.edm` around the same network."""
-    from test_adapters import save_pipeline
+    from test_parametrisations import save_pipeline
 
     from inverse.priors.networks.parametrisations import edm
 
@@ -260,7 +260,7 @@ def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_confi
 
 @diffusers
 def test_a_latent_pipeline_stays_a_folder(command, tmp_path):
-    from test_adapters import save_pipeline
+    from test_parametrisations import save_pipeline
 
     save_pipeline(tmp_path / "pipeline", latent=True)
     command("prior", "convert", "pipeline", "--out", "new.safetensors").refused("is latent (vae/)", "--prior takes such a folder as it is")

@@ -18,7 +18,7 @@ from inverse.checks import diagnostics, exchangeability
 from inverse.errors import InputError, OptionError
 from inverse.metrics import ensemble as scores
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import power
 
 pytest_plugins = "cli_fixtures"
@@ -411,7 +411,7 @@ def test_command_refuses_in_one_line(command):
 
 
 def test_page_shows_the_recorded_power():
-    docs = Path(__file__).parents[1] / "docs"
+    docs = Path(__file__).parents[2] / "docs"
     rates = json.loads((docs / "diagnostics.json").read_text())["rates"]
     assert power.table(rates) in (docs / "diagnostics.md").read_text()
     assert all(row["verdict"] >= 0.95 for case, row in rates.items() if not case.startswith("none"))

@@ -1,6 +1,6 @@
 """The same sampler in other people's code, where it is installed: diffusers' schedulers and azula's samplers, on an exact denoiser.
 
-    pip install diffusers azula && python -m pytest tests/test_parity.py
+    pip install diffusers azula && python -m pytest tests/sampling/test_parity_with_other_libraries.py
 
 Agreement of independent implementations, step by step to the end; neither package is needed for anything else.
 """

@@ -24,7 +24,7 @@ from inverse_problems.atmosphere.igra import lines, read_soundings, read_station
 from inverse_problems.atmosphere.units import conversion
 
 DATA = Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
-VIENNA = Path(__file__).parents[2] / "shared" / "data" / "atmosphere" / "radiosonde" / "AUM00011035-data.txt.gz"
+VIENNA = Path(__file__).parents[4] / "shared" / "data" / "atmosphere" / "radiosonde" / "AUM00011035-data.txt.gz"
 UK = Domain(("t2m",), ("K",), Grid.of(np.linspace(58, 50, 33), np.linspace(-10, 2, 49)))
 LEVELS = Domain(("t_850", "z_850"), ("K", "m2 s-2"), Grid.of(np.linspace(90, -90, 61), np.arange(0, 360, 3.0)))
 

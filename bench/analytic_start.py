@@ -30,23 +30,38 @@ def crop(image: torch.Tensor, size: int) -> torch.Tensor:
     return image[:, top : top + size, left : left + size]
 
 
-def scores(problem: inverse.Problem, method: inverse.Method, truths: torch.Tensor, prior: inverse.Prior) -> dict[str, float]:
+def scores(
+    problem: inverse.Problem, method: inverse.Method, truths: torch.Tensor, prior: inverse.Prior
+) -> dict[str, float]:
     """Means over the photographs, solved as one batch."""
     result = inverse.solve(problem.posterior(truths, prior=prior), method)
-    return {**{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")}, "nfe": result.cost.nfe, "seconds": result.seconds}
+    return {
+        **{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")},
+        "nfe": result.cost.nfe,
+        "seconds": result.seconds,
+    }
 
 
 def table(records: list[dict]) -> str:
-    lines = ["| problem | start | steps of the schedule | prior evaluations | PSNR (dB) | SSIM | residual chi2 |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| problem | start | steps of the schedule | prior evaluations | PSNR (dB) | SSIM | residual chi2 |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
         start = "noise" if r["start"] is None else f"Gaussian at {r['start']:g}"
-        lines.append(f"| {r['problem']} | {start} | {r['steps']} | {r['nfe']:.0f} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['misfit']:.3g} |")
+        lines.append(
+            f"| {r['problem']} | {start} | {r['steps']} | {r['nfe']:.0f} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['misfit']:.3g} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", type=Path, help="folder of photographs: print their power law and leave")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--fit", type=Path, help="folder of photographs: print their power law and leave"
+    )
     parser.add_argument("--method", default="pigdm")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--levels", type=float, nargs="*", default=[3.0, 1.0, 0.3])
@@ -57,7 +72,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
     if arguments.fit:
-        photographs = [crop(2 * read_image(file).pixels - 1, 256) for file in input_files([arguments.fit])]
+        photographs = [
+            crop(2 * read_image(file).pixels - 1, 256) for file in input_files([arguments.fit])
+        ]
         print(json.dumps(fit_power_law(photographs), indent=2))
         return
 
@@ -72,12 +89,32 @@ def main() -> None:
             if plan["steps"] is None:
                 plan["steps"] = round(records[-1]["nfe"])
             found = scores(problem, inverse.get_method(arguments.method, **plan), truths, prior)
-            records.append({"problem": name, "start": plan.get("analytic_start"), "steps": plan["steps"], **found})
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in records[-1].items()}, flush=True)
+            records.append(
+                {
+                    "problem": name,
+                    "start": plan.get("analytic_start"),
+                    "steps": plan["steps"],
+                    **found,
+                }
+            )
+            print(
+                {k: round(v, 3) if isinstance(v, float) else v for k, v in records[-1].items()},
+                flush=True,
+            )
     if arguments.out:
-        about = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "fit"}
-        about |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "minutes": round((time.time() - begun) / 60, 1)}
-        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "records": records}, indent=1) + "\n")
+        about = {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in vars(arguments).items()
+            if k != "fit"
+        }
+        about |= {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "minutes": round((time.time() - begun) / 60, 1),
+        }
+        arguments.out.with_suffix(".json").write_text(
+            json.dumps({"about": about, "records": records}, indent=1) + "\n"
+        )
         arguments.out.with_suffix(".md").write_text(table(records))
 
 

@@ -32,7 +32,14 @@ CLOCK = time.perf_counter
 
 def suite(truths: int, seeds: int) -> Suite:
     problem, method = {"name": "bimodal"}, {"name": "pseudo-inverse"}
-    return Suite(title="", truths=list(range(truths)), seeds=list(range(seeds)), metrics=["rmse", "misfit"], problems=[problem], methods=[method])
+    return Suite(
+        title="",
+        truths=list(range(truths)),
+        seeds=list(range(seeds)),
+        metrics=["rmse", "misfit"],
+        problems=[problem],
+        methods=[method],
+    )
 
 
 def seconds_a_cell(folder: Path, seeds: int) -> float:
@@ -50,7 +57,11 @@ def seconds_bare(seeds: int) -> float:
     """Wall time of posterior and solve alone, the observations drawn before."""
     problem = inverse.get_problem("bimodal")
     prior = problem.resolve_prior()
-    measured = [problem.posterior(truth, prior=prior, seed=seed).y for truth in range(8) for seed in range(seeds)]
+    measured = [
+        problem.posterior(truth, prior=prior, seed=seed).y
+        for truth in range(8)
+        for seed in range(seeds)
+    ]
     start = CLOCK()
     for y in measured:
         inverse.solve(problem.posterior(y=y, prior=prior), "pseudo-inverse")
@@ -64,17 +75,38 @@ def write_rows(folder: Path, template: Record, count: int) -> None:
         for i in range(count):
             truth, rest = divmod(i, METHODS * METHODS)
             problem, method = divmod(rest, METHODS)
-            names = {"problem": {**template.problem, "name": f"problem-{problem}"}, "method": {**template.method, "name": f"method-{method}"}}
-            scores = {"rmse": 1 + method / 10 + (truth * 7919 % 101) / 500, "misfit": 1 + (i * 104729 % 97) / 500}
-            row = replace(template, cell=f"{i:032x}", truth=truth, metrics=scores, artifact=None, artifact_sha256=None, **names)
+            names = {
+                "problem": {**template.problem, "name": f"problem-{problem}"},
+                "method": {**template.method, "name": f"method-{method}"},
+            }
+            scores = {
+                "rmse": 1 + method / 10 + (truth * 7919 % 101) / 500,
+                "misfit": 1 + (i * 104729 % 97) / 500,
+            }
+            row = replace(
+                template,
+                cell=f"{i:032x}",
+                truth=truth,
+                metrics=scores,
+                artifact=None,
+                artifact_sha256=None,
+                **names,
+            )
             file.write(row.to_json() + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=25, help="cells timed are eight times as many")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--clock", choices=["wall", "process"], default="wall", help="process time leaves out what other programs and the disk take")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "process"],
+        default="wall",
+        help="process time leaves out what other programs and the disk take",
+    )
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
@@ -102,11 +134,19 @@ def main() -> None:
         megabytes = page.stat().st_size / 1e6
     cell, solve = statistics.median(cells) * 1e3, statistics.median(bare) * 1e3
     figures = {
-        "a cell in the arena (ms)": cell, "posterior and inverse.solve alone (ms)": solve, "overhead a cell (ms)": cell - solve,
-        f"read {arguments.records} records (s)": read, f"Markdown table of {arguments.records} records (s)": table,
-        f"HTML page of {arguments.records} records (s)": html, "its size (MB)": megabytes,
-    }  # fmt: skip
-    lines = ["| what | measured |", "|---|---|", *[f"| {name} | {value:.2f} |" for name, value in figures.items()]]
+        "a cell in the arena (ms)": cell,
+        "posterior and inverse.solve alone (ms)": solve,
+        "overhead a cell (ms)": cell - solve,
+        f"read {arguments.records} records (s)": read,
+        f"Markdown table of {arguments.records} records (s)": table,
+        f"HTML page of {arguments.records} records (s)": html,
+        "its size (MB)": megabytes,
+    }
+    lines = [
+        "| what | measured |",
+        "|---|---|",
+        *[f"| {name} | {value:.2f} |" for name, value in figures.items()],
+    ]
     print("\n".join(lines))
     if arguments.out:
         about = {"torch": torch.__version__, "threads": 1, "clock": arguments.clock}

@@ -32,8 +32,14 @@ def _interpolate(c: Any, y: Tensor, kind: str) -> Tensor:
     lat, lon = np.asarray(coarse.latitudes), np.asarray(coarse.longitudes)
     up = slice(None, None, -1) if lat[0] > lat[-1] else slice(None)
     values = y[c.part("coarse")].reshape(coarse.shape).numpy()[up]
-    at = np.meshgrid(np.clip(c.grid.latitudes, lat.min(), lat.max()), np.clip(c.grid.longitudes, lon[0], lon[-1]), indexing="ij")
-    found = RegularGridInterpolator((lat[up], lon), values, method=kind)(np.stack([a.ravel() for a in at], 1))
+    at = np.meshgrid(
+        np.clip(c.grid.latitudes, lat.min(), lat.max()),
+        np.clip(c.grid.longitudes, lon[0], lon[-1]),
+        indexing="ij",
+    )
+    found = RegularGridInterpolator((lat[up], lon), values, method=kind)(
+        np.stack([a.ravel() for a in at], 1)
+    )
     return torch.from_numpy(found).reshape(c.grid.shape)
 
 
@@ -53,12 +59,29 @@ def kriged(train: Tensor, residual: bool) -> Callable[[Any, int], Tensor]:
         sill, reach = _variogram(fields.flatten(1), c)
         out = []
         for i, y in enumerate(c.y):
-            base = _interpolate(c, y, "linear") if residual else torch.zeros(c.grid.shape, dtype=torch.float64)
+            base = (
+                _interpolate(c, y, "linear")
+                if residual
+                else torch.zeros(c.grid.shape, dtype=torch.float64)
+            )
             values = y[c.part("stations")] - (base.flatten()[index] * weight).sum(1)
-            given = {"psill": sill, "range": reach, "nugget": float(c.sigma[c.part("stations")].square().mean())}
-            settings = {"variogram_model": "exponential", "variogram_parameters": given, "coordinates_type": "geographic", "exact_values": False}
-            mean, variance = OrdinaryKriging(lon, lat, values.numpy(), **settings).execute("grid", np.asarray(c.grid.longitudes), np.asarray(c.grid.latitudes))
-            noise = torch.randn(members, *c.grid.shape, generator=inverse.seeded("kriging", i), dtype=torch.float64)
+            given = {
+                "psill": sill,
+                "range": reach,
+                "nugget": float(c.sigma[c.part("stations")].square().mean()),
+            }
+            settings = {
+                "variogram_model": "exponential",
+                "variogram_parameters": given,
+                "coordinates_type": "geographic",
+                "exact_values": False,
+            }
+            mean, variance = OrdinaryKriging(lon, lat, values.numpy(), **settings).execute(
+                "grid", np.asarray(c.grid.longitudes), np.asarray(c.grid.latitudes)
+            )
+            noise = torch.randn(
+                members, *c.grid.shape, generator=inverse.seeded("kriging", i), dtype=torch.float64
+            )
             spread = (torch.from_numpy(np.asarray(variance)) - given["nugget"]).clamp_min(0).sqrt()
             out.append((base + torch.from_numpy(np.asarray(mean)) + spread * noise)[:, None])
         return torch.stack(out)
@@ -70,7 +93,9 @@ def _variogram(fields: Tensor, c: Any) -> tuple[float, float]:
     """Partial sill and range (degrees of arc) of the exponential variogram closest to that of fields (N, n) between 300 points."""
     from scipy.optimize import curve_fit
 
-    lat, lon = torch.meshgrid(torch.tensor(c.grid.latitudes), torch.tensor(c.grid.longitudes), indexing="ij")
+    lat, lon = torch.meshgrid(
+        torch.tensor(c.grid.latitudes), torch.tensor(c.grid.longitudes), indexing="ij"
+    )
     pick = torch.randperm(fields.shape[1], generator=inverse.seeded("variogram"))[:300]
     places = (lat.flatten()[pick], lon.flatten()[pick])
     degrees = torch.rad2deg(distance(places, places) / EARTH_RADIUS)
@@ -78,7 +103,13 @@ def _variogram(fields: Tensor, c: Any) -> tuple[float, float]:
     gamma = 0.5 * (x.square().mean(0)[:, None] + x.square().mean(0) - 2 * x.T @ x / len(x))
     rows, columns = torch.triu_indices(300, 300, 1)
     d, g = degrees[rows, columns].numpy(), gamma[rows, columns].numpy()
-    (sill, reach), _ = curve_fit(lambda d, sill, reach: sill * (1 - np.exp(-3 * d / reach)), d, g, p0=(g.max(), 3.0), bounds=(1e-6, 1e3))
+    (sill, reach), _ = curve_fit(
+        lambda d, sill, reach: sill * (1 - np.exp(-3 * d / reach)),
+        d,
+        g,
+        p0=(g.max(), 3.0),
+        bounds=(1e-6, 1e3),
+    )
     return float(sill), float(reach)
 
 
@@ -89,13 +120,17 @@ def three_d_var(train: Tensor, iterations: int = 100) -> Callable[[Any, int], Te
     mean, spread = flat.mean(0), flat.std(0)
 
     def root(c: Any) -> Tensor:
-        lat, lon = torch.meshgrid(torch.tensor(c.grid.latitudes), torch.tensor(c.grid.longitudes), indexing="ij")
+        lat, lon = torch.meshgrid(
+            torch.tensor(c.grid.latitudes), torch.tensor(c.grid.longitudes), indexing="ij"
+        )
         km = distance((lat.flatten(), lon.flatten()), (lat.flatten(), lon.flatten()))
         pick = torch.randperm(len(km), generator=inverse.seeded("3d-var"))[:300]
         white = (flat - mean)[:, pick] / spread[pick]
         found, d = white.T @ white / (len(flat) - 1), km[pick][:, pick]
         lengths = torch.linspace(20, 600, 59)
-        L = min(lengths, key=lambda L: float(((1 + d / L) * torch.exp(-d / L) - found).square().mean()))
+        L = min(
+            lengths, key=lambda L: float(((1 + d / L) * torch.exp(-d / L) - found).square().mean())
+        )
         w, V = torch.linalg.eigh((1 + km / L) * torch.exp(-km / L))
         return spread[:, None] * (V * w.clamp_min(0).sqrt()) @ V.T
 

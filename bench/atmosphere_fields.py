@@ -38,7 +38,9 @@ def main() -> None:
 
     stations = (arguments.source / "radiosonde" / "igra2-station-list.txt").read_bytes()
     (arguments.out / "igra2-station-list.txt.gz").write_bytes(gzip.compress(stations, mtime=0))
-    vienna = gzip.decompress((arguments.source / "radiosonde" / "AUM00011035-data.txt.gz").read_bytes()).split(b"\n#")
+    vienna = gzip.decompress(
+        (arguments.source / "radiosonde" / "AUM00011035-data.txt.gz").read_bytes()
+    ).split(b"\n#")
     (arguments.out / "AUM00011035-excerpt.txt").write_bytes(b"\n#".join(vienna[:2]) + b"\n")
 
     assert len(read_station_list(arguments.out / "igra2-station-list.txt.gz")) > 2000
@@ -49,19 +51,46 @@ def main() -> None:
 
 def dataset(fields: Fields, rows: np.ndarray) -> Any:
     """Some of the hours."""
-    xarray, grid, values = package("xarray"), fields.domain.grid, fields.values[rows, 0].astype(np.float32)
+    xarray, grid, values = (
+        package("xarray"),
+        fields.domain.grid,
+        fields.values[rows, 0].astype(np.float32),
+    )
     hours = (fields.times[rows] - np.datetime64("2019-03-01")) / np.timedelta64(1, "h")
     names = {"units": "K", "standard_name": "air_temperature", "long_name": "2 metre temperature"}
-    about = {"source": "ERA5 hourly 2 metre temperature over the United Kingdom", "licence": LICENCE}
+    about = {
+        "source": "ERA5 hourly 2 metre temperature over the United Kingdom",
+        "licence": LICENCE,
+    }
     return xarray.Dataset(
         {"t2m": (("time", "latitude", "longitude"), values, names)},
         {
-            "time": ("time", hours.astype(np.int32), {"units": "hours since 2019-03-01", "calendar": "standard", "standard_name": "time"}),
-            "latitude": ("latitude", np.array(grid.latitudes), {"units": "degrees_north", "standard_name": "latitude"}),
-            "longitude": ("longitude", np.array(grid.longitudes), {"units": "degrees_east", "standard_name": "longitude"}),
+            "time": (
+                "time",
+                hours.astype(np.int32),
+                {
+                    "units": "hours since 2019-03-01",
+                    "calendar": "standard",
+                    "standard_name": "time",
+                },
+            ),
+            "latitude": (
+                "latitude",
+                np.array(grid.latitudes),
+                {"units": "degrees_north", "standard_name": "latitude"},
+            ),
+            "longitude": (
+                "longitude",
+                np.array(grid.longitudes),
+                {"units": "degrees_east", "standard_name": "longitude"},
+            ),
         },
-        {"Conventions": "CF-1.11", "split": "held out: not among the days of any shipped prior", **about},
-    )  # fmt: skip
+        {
+            "Conventions": "CF-1.11",
+            "split": "held out: not among the days of any shipped prior",
+            **about,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -42,10 +42,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
     problem, law = inverse.get_problem("atmosphere", factor=8, count=25), inverse.load_prior(PRIOR)
-    matrix = clone(problem.operator((1, 33, 49)), "cpu", torch.float64).A(torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49)).flatten(1).T
-    posteriors = [problem.posterior(truth, prior=law, first_image=i) for i, truth in enumerate(problem.truths()[: arguments.hours])]
+    matrix = (
+        clone(problem.operator((1, 33, 49)), "cpu", torch.float64)
+        .A(torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49))
+        .flatten(1)
+        .T
+    )
+    posteriors = [
+        problem.posterior(truth, prior=law, first_image=i)
+        for i, truth in enumerate(problem.truths()[: arguments.hours])
+    ]
     wide = inverse.load_prior(PRIOR).double()
-    exact = [wide.given(matrix, p.noise.sigma.flatten(), p.y.flatten().double()) for p in posteriors]
+    exact = [
+        wide.given(matrix, p.noise.sigma.flatten(), p.y.flatten().double()) for p in posteriors
+    ]
     rows = []
     for name, options in METHODS.items():
         method, found = inverse.get_method("multimodal", steps=arguments.steps, **options), []
@@ -56,14 +66,38 @@ def main() -> None:
                 found.append((math.inf, math.inf, math.nan))
                 continue
             x = wide.encode(result.samples[0].double()).flatten(1)
-            variance = answer.spectral(torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49), lambda v: v).flatten(1).diagonal()
+            variance = (
+                answer.spectral(
+                    torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49), lambda v: v
+                )
+                .flatten(1)
+                .diagonal()
+            )
             shift = ((x.mean(0) - answer.mean.flatten()).square() / variance).mean().sqrt()
             trace = result.provenance.get("trace") or [{"saturated": math.nan}]
-            found.append((float(shift), float((x.var(0) / variance).mean()), sum(t["saturated"] for t in trace) / len(trace)))
+            found.append(
+                (
+                    float(shift),
+                    float((x.var(0) / variance).mean()),
+                    sum(t["saturated"] for t in trace) / len(trace),
+                )
+            )
         shift, spread, saturated = (sum(column) / len(found) for column in zip(*found, strict=True))
-        rows.append({"guidance": name} | {k: round(v, 4) if math.isfinite(v) else None for k, v in zip(KEYS, (shift, spread, saturated), strict=True)})
+        rows.append(
+            {"guidance": name}
+            | {
+                k: round(v, 4) if math.isfinite(v) else None
+                for k, v in zip(KEYS, (shift, spread, saturated), strict=True)
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
-    about = {"hours": arguments.hours, "members": arguments.members, "steps": arguments.steps, "floor": arguments.members**-0.5, "prior": PRIOR}
+    about = {
+        "hours": arguments.hours,
+        "members": arguments.members,
+        "steps": arguments.steps,
+        "floor": arguments.members**-0.5,
+        "prior": PRIOR,
+    }
     arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 

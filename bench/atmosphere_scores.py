@@ -34,7 +34,10 @@ def scores(c: Any, x: Tensor) -> dict[str, Any]:
         found["withheld"] = (at.A(mean) - at.A(c.truth)).square().flatten(1).mean(1).sqrt().tolist()
     power, true = (_zonal_power(field.flatten(0, -3)) for field in (x, c.truth))
     ratio = (power / true).log10()
-    found["spectrum"], found["spectrum_short"] = float(ratio.abs().mean()), float(ratio[len(ratio) // 2 :].mean())
+    found["spectrum"], found["spectrum_short"] = (
+        float(ratio.abs().mean()),
+        float(ratio[len(ratio) // 2 :].mean()),
+    )
     found["power_ratio"] = (power / true).tolist()
     if members == 1:
         found["crps"] = weighted((mean - c.truth).abs()[:, 0]).tolist()
@@ -48,7 +51,10 @@ def scores(c: Any, x: Tensor) -> dict[str, Any]:
     found["ranks"] = torch.bincount(r.flatten(), minlength=members + 1).tolist()
     statistic, _ = rank_chi_square(r.flatten(), members)
     found["rank_chi2_per_dof"] = statistic / members
-    one = r[torch.arange(len(r)), torch.randint(r.shape[1], (len(r),), generator=inverse.seeded("one point an hour"))]
+    one = r[
+        torch.arange(len(r)),
+        torch.randint(r.shape[1], (len(r),), generator=inverse.seeded("one point an hour")),
+    ]
     found["rank_p"] = rank_chi_square(one, members)[1]
     return found
 
@@ -68,38 +74,113 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     days = np.asarray(values)
-    return float(days.mean()), float(stdtrit(len(days) - 1, 0.975) * days.std(ddof=1) / math.sqrt(len(days)))
+    return float(days.mean()), float(
+        stdtrit(len(days) - 1, 0.975) * days.std(ddof=1) / math.sqrt(len(days))
+    )
 
 
-def tables(records: list[dict[str, Any]], setting: dict[str, int], settings: list[dict[str, int]], chosen: str) -> list[str]:
+def tables(
+    records: list[dict[str, Any]],
+    setting: dict[str, int],
+    settings: list[dict[str, int]],
+    chosen: str,
+) -> list[str]:
     """Markdown: every analysis under one setting, some under all, and the chosen one less each other, paired over days."""
     lines = []
-    for kind, title in (("both", "Coarse field and stations"), ("coarse", "Coarse field alone"), ("stations", "Stations alone")):
-        rows = [r for r in records if {k: r[k] for k in setting} == setting and r["modalities"] == kind]
+    for kind, title in (
+        ("both", "Coarse field and stations"),
+        ("coarse", "Coarse field alone"),
+        ("stations", "Stations alone"),
+    ):
+        rows = [
+            r for r in records if {k: r[k] for k in setting} == setting and r["modalities"] == kind
+        ]
         head = "| analysis | RMSE (K) | CRPS (K) | at withheld stations (K) | spread / skill | rank chi2 / dof | p, a point an hour | power, all | short | s |"
         body = [head, "|" + "---|" * 10]
         for r in rows:
-            cells = [r["method"], *(f"{m:.3f} ± {h:.3f}" for m, h in (interval(r["rmse"]), interval(r["crps"])))]
+            cells = [
+                r["method"],
+                *(f"{m:.3f} ± {h:.3f}" for m, h in (interval(r["rmse"]), interval(r["crps"]))),
+            ]
             cells += [f"{np.mean(r['withheld']):.3f}" if "withheld" in r else ""]
-            cells += [f"{r[k]:.2f}" if k in r else "" for k in ("spread_skill", "rank_chi2_per_dof", "rank_p")]
-            body.append("| " + " | ".join([*cells, f"{r['spectrum']:.2f}", f"{r['spectrum_short']:+.2f}", f"{r['cpu_seconds']:.1f}"]) + " |")
-        lines += [f"**{title}**, factor {setting['factor']}, {setting['count']} stations", "\n".join(body)]
-    names = list(dict.fromkeys(r["method"] for r in records if r["modalities"] == "both" and {k: r[k] for k in setting} != setting))
-    body = ["| factor | stations | " + " | ".join(f"{name}: RMSE / CRPS / spread" for name in names) + " |", "|" + "---|" * (2 + len(names))]
+            cells += [
+                f"{r[k]:.2f}" if k in r else ""
+                for k in ("spread_skill", "rank_chi2_per_dof", "rank_p")
+            ]
+            body.append(
+                "| "
+                + " | ".join(
+                    [
+                        *cells,
+                        f"{r['spectrum']:.2f}",
+                        f"{r['spectrum_short']:+.2f}",
+                        f"{r['cpu_seconds']:.1f}",
+                    ]
+                )
+                + " |"
+            )
+        lines += [
+            f"**{title}**, factor {setting['factor']}, {setting['count']} stations",
+            "\n".join(body),
+        ]
+    names = list(
+        dict.fromkeys(
+            r["method"]
+            for r in records
+            if r["modalities"] == "both" and {k: r[k] for k in setting} != setting
+        )
+    )
+    body = [
+        "| factor | stations | "
+        + " | ".join(f"{name}: RMSE / CRPS / spread" for name in names)
+        + " |",
+        "|" + "---|" * (2 + len(names)),
+    ]
     for options in settings:
-        found = {r["method"]: r for r in records if r["modalities"] == "both" and {k: r[k] for k in options} == options}
-        figures = {n: [np.mean(r["rmse"]), np.mean(r["crps"]), *([r["spread_skill"]] if "spread_skill" in r else [])] for n, r in found.items()}
-        cells = [" / ".join(f"{v:.2f}" if i == 2 else f"{v:.3f}" for i, v in enumerate(figures.get(n, []))) for n in names]
-        body.append("| " + " | ".join([str(options["factor"]), str(options["count"]), *cells]) + " |")
+        found = {
+            r["method"]: r
+            for r in records
+            if r["modalities"] == "both" and {k: r[k] for k in options} == options
+        }
+        figures = {
+            n: [
+                np.mean(r["rmse"]),
+                np.mean(r["crps"]),
+                *([r["spread_skill"]] if "spread_skill" in r else []),
+            ]
+            for n, r in found.items()
+        }
+        cells = [
+            " / ".join(
+                f"{v:.2f}" if i == 2 else f"{v:.3f}" for i, v in enumerate(figures.get(n, []))
+            )
+            for n in names
+        ]
+        body.append(
+            "| " + " | ".join([str(options["factor"]), str(options["count"]), *cells]) + " |"
+        )
     lines += ["**Both modalities**", "\n".join(body)]
-    main = {r["modalities"]: r for r in records if {k: r[k] for k in setting} == setting and r["method"] == chosen}
-    rivals = {f"{r['method']} ({r['modalities']})": r for r in records if {k: r[k] for k in setting} == setting and r is not main.get("both")}
+    main = {
+        r["modalities"]: r
+        for r in records
+        if {k: r[k] for k in setting} == setting and r["method"] == chosen
+    }
+    rivals = {
+        f"{r['method']} ({r['modalities']})": r
+        for r in records
+        if {k: r[k] for k in setting} == setting and r is not main.get("both")
+    }
     if "both" in main:
         body = ["| against | RMSE difference (K) | CRPS difference (K) |", "|---|---|---|"]
         for name, r in rivals.items():
-            cells = [interval(np.asarray(main["both"][k]) - np.asarray(r[k])) for k in ("rmse", "crps")]
+            cells = [
+                interval(np.asarray(main["both"][k]) - np.asarray(r[k])) for k in ("rmse", "crps")
+            ]
             body.append(f"| {name} | " + " | ".join(f"{m:+.3f} ± {h:.3f}" for m, h in cells) + " |")
-        lines += [f"**{chosen}, both modalities, less the other** (paired over days, 95 %)", "\n".join(body)]
+        lines += [
+            f"**{chosen}, both modalities, less the other** (paired over days, 95 %)",
+            "\n".join(body),
+        ]
     return lines
 
 
@@ -107,7 +188,12 @@ def maps(out: Path, c: Any, x: Tensor) -> None:
     """Truth, what was observed, mean, a member, spread and error of a case of one hour."""
     plt, folder = _plotting(out)
     truth, mean, spread = c.truth[0, 0], x[0].mean(0)[0], x[0].std(0)[0]
-    extent = (c.grid.longitudes[0], c.grid.longitudes[-1], c.grid.latitudes[-1], c.grid.latitudes[0])
+    extent = (
+        c.grid.longitudes[0],
+        c.grid.longitudes[-1],
+        c.grid.latitudes[-1],
+        c.grid.latitudes[0],
+    )
     coarse = c.y[0, c.part("coarse")].reshape(c.grid.coarsened(c.problem.factor).shape)
     low, high = float(truth.min()), float(truth.max())
     panels = [
@@ -123,7 +209,16 @@ def maps(out: Path, c: Any, x: Tensor) -> None:
     for axis, (title, field, a, b, colours) in zip(axes.flat, panels, strict=True):
         image = axis.imshow(field, extent=extent, vmin=a, vmax=b, cmap=colours, aspect="auto")
         if title.startswith("coarse"):
-            axis.scatter(lon, lat, c=c.y[0, c.part("stations")], vmin=a, vmax=b, cmap=colours, edgecolors="black", s=40)
+            axis.scatter(
+                lon,
+                lat,
+                c=c.y[0, c.part("stations")],
+                vmin=a,
+                vmax=b,
+                cmap=colours,
+                edgecolors="black",
+                s=40,
+            )
         axis.set_title(title)
         figure.colorbar(image, ax=axis, label="K")
     figure.savefig(folder / f"{out.name}-maps.png", dpi=70)
@@ -136,7 +231,9 @@ def curves(out: Path, records: list[dict[str, Any]], balance: dict[str, Any]) ->
     for axis, varied in zip(axes, ("coarse", "stations"), strict=True):
         for label, values in balance.items():
             if label.endswith(f", {varied}"):
-                axis.semilogx(balance["levels"], values, marker="o", label=label.removesuffix(f", {varied}"))
+                axis.semilogx(
+                    balance["levels"], values, marker="o", label=label.removesuffix(f", {varied}")
+                )
         axis.set_xlabel(f"noise claimed for the {varied} (K)")
         axis.axvline(0.5, color="grey", linewidth=0.5)
     axes[0].set_ylabel("weight of the stations")
@@ -144,12 +241,19 @@ def curves(out: Path, records: list[dict[str, Any]], balance: dict[str, Any]) ->
     figure.savefig(folder / f"{out.name}-balance.png", dpi=70)
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    names = ("mmps, trained prior", "mmps, trained prior, fitted", "optimal interpolation", "kriging of the bilinear field's residuals")
+    names = (
+        "mmps, trained prior",
+        "mmps, trained prior, fitted",
+        "optimal interpolation",
+        "kriging of the bilinear field's residuals",
+    )
     for r in records:
         if r["method"] in names and (r["factor"], r["count"], r["modalities"]) == (8, 25, "both"):
             share = np.asarray(r["ranks"]) / np.sum(r["ranks"])
             axes[0].step(np.arange(len(share)), share * len(share), where="mid", label=r["method"])
-            axes[1].semilogy(np.arange(1, len(r["power_ratio"]) + 1), r["power_ratio"], label=r["method"])
+            axes[1].semilogy(
+                np.arange(1, len(r["power_ratio"]) + 1), r["power_ratio"], label=r["method"]
+            )
     axes[0].set_xlabel("rank of the truth among the members")
     axes[0].set_ylabel("frequency / uniform")
     axes[1].set_xlabel("zonal wavenumber of the window")

@@ -25,7 +25,14 @@ from inverse.measurement.operators import clone
 SIGMAS = ("z:1.5", "t:1.0")
 """Of a sounding in dam and K, with what a balloon's value has and a 3 degree field has not."""
 
-METHOD = {"sampler": "dpmpp-2m", "steps": 8, "sigma_max": 2.0, "sigma_min": 0.03, "analytic_start": 2.0, "tolerance": 1e-2}
+METHOD = {
+    "sampler": "dpmpp-2m",
+    "steps": 8,
+    "sigma_max": 2.0,
+    "sigma_min": 0.03,
+    "analytic_start": 2.0,
+    "tolerance": 1e-2,
+}
 LATITUDES = (20.0, 75.0)
 """Between which the line is believed; beyond, it stays at its value there."""
 
@@ -37,28 +44,57 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=16)
     arguments = parser.parse_args()
     prior = inverse.load_prior(arguments.prior)
-    problem, y, notes = inverse.get_problem("atmosphere", withhold=0.2, sigmas=SIGMAS).open(arguments.soundings, prior, True)
+    problem, y, notes = inverse.get_problem("atmosphere", withhold=0.2, sigmas=SIGMAS).open(
+        arguments.soundings, prior, True
+    )
     scene = problem.scene()
     there = clone(scene.at(scene.withheld), "cpu", torch.float32)
     value = torch.from_numpy(np.asarray(scene.withheld.value, dtype=np.float64))
     print("; ".join(notes))
     found = {}
     for label, law in (("as it is", prior), ("mean refitted", refitted(prior, scene, y))):
-        result = inverse.solve(problem.posterior(y=y, prior=law), inverse.get_method("multimodal", **METHOD), samples=arguments.members)
+        result = inverse.solve(
+            problem.posterior(y=y, prior=law),
+            inverse.get_method("multimodal", **METHOD),
+            samples=arguments.members,
+        )
         found[label] = there.A(result.samples[0])[:, 0, 0].double()
         print(f"{label}: {result.seconds:.0f} s for {arguments.members} members", flush=True)
     climate = there.A(climate_of(prior))[0, 0, 0].double()
-    print(f"{len(set(scene.used.station))} stations used, {len(set(scene.withheld.station))} withheld")
-    print("| variable | withheld values | mean of the prior | kriging | as it is | mean refitted | CRPS | predicted |\n|---|---|---|---|---|---|---|---|")
+    print(
+        f"{len(set(scene.used.station))} stations used, {len(set(scene.withheld.station))} withheld"
+    )
+    print(
+        "| variable | withheld values | mean of the prior | kriging | as it is | mean refitted | CRPS | predicted |\n|---|---|---|---|---|---|---|---|"
+    )
     for name in scene.domain.variables:
         of = torch.from_numpy(np.array(scene.withheld.variable) == name)
-        krige = kriged(scene.used[np.array(scene.used.variable) == name], scene.withheld[of.numpy()])
-        guesses = [climate[of], krige, found["as it is"].mean(0)[of], found["mean refitted"].mean(0)[of]]
+        krige = kriged(
+            scene.used[np.array(scene.used.variable) == name], scene.withheld[of.numpy()]
+        )
+        guesses = [
+            climate[of],
+            krige,
+            found["as it is"].mean(0)[of],
+            found["mean refitted"].mean(0)[of],
+        ]
         rmse = [float((guess - value[of]).square().mean().sqrt()) for guess in guesses]
-        members, sigma = found["mean refitted"][:, of], float(dict(pair.split(":") for pair in SIGMAS)[name[0]])
-        noisy = members + sigma * torch.randn(members.shape, generator=inverse.seeded("soundings", name), dtype=torch.float64)
-        crps, predicted = float(fair_crps(noisy[None], value[None, of])), float(((1 + 1 / len(members)) * noisy.var(0).mean()).sqrt())
-        cells = [f"{name} ({scene.domain.unit(name)})", str(int(of.sum())), *(f"{v:.2f}" for v in (*rmse, crps, predicted))]
+        members, sigma = (
+            found["mean refitted"][:, of],
+            float(dict(pair.split(":") for pair in SIGMAS)[name[0]]),
+        )
+        noisy = members + sigma * torch.randn(
+            members.shape, generator=inverse.seeded("soundings", name), dtype=torch.float64
+        )
+        crps, predicted = (
+            float(fair_crps(noisy[None], value[None, of])),
+            float(((1 + 1 / len(members)) * noisy.var(0).mean()).sqrt()),
+        )
+        cells = [
+            f"{name} ({scene.domain.unit(name)})",
+            str(int(of.sum())),
+            *(f"{v:.2f}" for v in (*rmse, crps, predicted)),
+        ]
         print("| " + " | ".join(cells) + " |")
 
 
@@ -71,7 +107,10 @@ def climate_of(prior: Any) -> Tensor:
 def refitted(prior: Any, scene: Any, y: Tensor) -> Any:
     """The prior with a line in latitude added to the mean of each variable."""
     here = clone(scene.at(scene.used), "cpu", torch.float32)
-    departure, latitude = y.flatten().double() - here.A(climate_of(prior))[0, 0, 0].double(), scene.used.places[0]
+    departure, latitude = (
+        y.flatten().double() - here.A(climate_of(prior))[0, 0, 0].double(),
+        scene.used.places[0],
+    )
     rows = torch.tensor(scene.domain.grid.latitudes, dtype=torch.float64).clamp(*LATITUDES)
     seasonal = copy.deepcopy(prior)
     for channel, name in enumerate(scene.domain.variables):
@@ -88,7 +127,14 @@ def kriged(used: Any, withheld: Any) -> Tensor:
     from pykrige.ok import OrdinaryKriging
 
     (lat, lon), (at_lat, at_lon) = ((p.numpy() for p in part.places) for part in (used, withheld))
-    model = OrdinaryKriging(lon, lat, np.asarray(used.value, dtype=float), variogram_model="exponential", coordinates_type="geographic", exact_values=False)
+    model = OrdinaryKriging(
+        lon,
+        lat,
+        np.asarray(used.value, dtype=float),
+        variogram_model="exponential",
+        coordinates_type="geographic",
+        exact_values=False,
+    )
     return torch.from_numpy(np.asarray(model.execute("points", at_lon, at_lat)[0]))
 
 

@@ -38,7 +38,10 @@ def main() -> None:
     found: dict[str, Any] = {"windows": [], "composition": composition(), "floor": 200**-0.5}
     for hours in LENGTHS:
         found["windows"].append(windows(fields, hours))
-        print(json.dumps({k: v for k, v in found["windows"][-1].items() if k != "rmse_by_day"}), flush=True)
+        print(
+            json.dumps({k: v for k, v in found["windows"][-1].items() if k != "rmse_by_day"}),
+            flush=True,
+        )
     arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -49,30 +52,50 @@ def windows(fields: Tensor, hours: int) -> dict[str, Any]:
     series = fields.reshape(-1, hours, *fields.shape[1:])
     operator = clone(problem.operator(tuple(series.shape[1:])), "cpu", F64)
     sigma = problem.noise(tuple(series.shape[1:])).sigma.flatten()
-    noise = torch.cat([0.5 * torch.randn(len(sigma), generator=inverse.seeded("window", hours, i), dtype=F64)[None] for i in range(len(series))])
+    noise = torch.cat(
+        [
+            0.5
+            * torch.randn(len(sigma), generator=inverse.seeded("window", hours, i), dtype=F64)[None]
+            for i in range(len(series))
+        ]
+    )
     y = operator.A(series)[:, 0, 0] + noise
     unit = torch.eye(len(sigma), dtype=F64)[:, None, None]
     H = prior.decode_adjoint(operator.A_adjoint(unit))
     CH = torch.cat([prior.spectral(part, lambda v: v) for part in H.split(64)]).flatten(1)
     root = torch.linalg.cholesky(CH @ H.flatten(1).T + torch.diag(sigma**2))
     departure = y - operator.A(prior.decode(prior.mean)[None])[0, 0, 0]
-    x = prior.decode((torch.cholesky_solve(departure.T, root).T @ CH).reshape(series.shape) + prior.mean)
-    variance = prior.scale**2 * (prior.spread.flatten() ** 2 - torch.linalg.solve_triangular(root, CH, upper=False).square().sum(0)).reshape(series.shape[1:])
+    x = prior.decode(
+        (torch.cholesky_solve(departure.T, root).T @ CH).reshape(series.shape) + prior.mean
+    )
+    variance = prior.scale**2 * (
+        prior.spread.flatten() ** 2
+        - torch.linalg.solve_triangular(root, CH, upper=False).square().sum(0)
+    ).reshape(series.shape[1:])
     area = problem.scene().domain.grid.row_areas()
     area = area / area.sum()
     square = (x - series).square().mean(-1) @ area
     rmse = square.sqrt()
     return {
-        "hours": hours, "rmse": float(rmse.mean()), "middle": float(rmse[:, hours // 2].mean()), "first": float(rmse[:, 0].mean()),
-        "spread_skill": float(((variance.mean(-1) @ area).mean() / square.mean()).sqrt()), "rmse_by_day": rmse.reshape(7, -1).mean(1).tolist(),
-    }  # fmt: skip
+        "hours": hours,
+        "rmse": float(rmse.mean()),
+        "middle": float(rmse[:, hours // 2].mean()),
+        "first": float(rmse[:, 0].mean()),
+        "spread_skill": float(((variance.mean(-1) @ area).mean() / square.mean()).sqrt()),
+        "rmse_by_day": rmse.reshape(7, -1).mean(1).tolist(),
+    }
 
 
 def composition() -> list[dict[str, Any]]:
     """Windows of 1, 3, 5, 7 and all hours, under a deterministic and a stochastic sampler."""
     generator = inverse.seeded("composition")
     basis, _ = torch.linalg.qr(torch.randn(12, 4, generator=generator, dtype=F64))
-    hour = LowRankPrior(torch.zeros(1, 3, 4, dtype=F64), basis, torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=F64), torch.tensor(0.2, dtype=F64))
+    hour = LowRankPrior(
+        torch.zeros(1, 3, 4, dtype=F64),
+        basis,
+        torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=F64),
+        torch.tensor(0.2, dtype=F64),
+    )
     law = TrajectoryPrior(hour, torch.tensor([0.95, 0.9, 0.7, 0.5, 0.3], dtype=F64), 9)
     places = torch.tensor([0, 3, 7, 10])
     seen = inverse.operator(shape=tuple(law.shape))(lambda x: x.flatten(2)[:, None, :, places])
@@ -82,14 +105,25 @@ def composition() -> list[dict[str, Any]]:
     exact = inverse.GaussianPrior(law.mean, law.covariance).given(H, 0.4, y.flatten())
     rows = []
     for sampler in ("dpmpp-2m", "dpmpp-2m-sde"):
-        method = inverse.get_method("multimodal", sampler=sampler, steps=25, sigma_max=20.0, sigma_min=0.02)
+        method = inverse.get_method(
+            "multimodal", sampler=sampler, steps=25, sigma_max=20.0, sigma_min=0.02
+        )
         for wide in (1, 3, 5, 7, 9):
             prior = law if wide == 9 else ComposedPrior(law.over(wide), 1, 9)
-            posterior = inverse.Posterior(prior, seen, y, inverse.GaussianNoise(0.4), shape=tuple(law.shape), dtype=F64)
+            posterior = inverse.Posterior(
+                prior, seen, y, inverse.GaussianNoise(0.4), shape=tuple(law.shape), dtype=F64
+            )
             x = inverse.solve(posterior, method, 200).samples[0].double()
             variance = exact.covariance.diagonal().reshape(exact.mean.shape)
             shift = ((x.mean(0) - exact.mean).square() / variance).mean().sqrt()
-            rows.append({"sampler": sampler, "window": wide, "shift": round(float(shift), 3), "variance": round(float((x.var(0) / variance).mean()), 3)})
+            rows.append(
+                {
+                    "sampler": sampler,
+                    "window": wide,
+                    "shift": round(float(shift), 3),
+                    "variance": round(float((x.var(0) / variance).mean()), 3),
+                }
+            )
             print(json.dumps(rows[-1]), flush=True)
     return rows
 

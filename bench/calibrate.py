@@ -20,8 +20,15 @@ from inverse.metrics.standard import psnr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of tuning photographs, disjoint from the reported ones")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of tuning photographs, disjoint from the reported ones",
+    )
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--method", required=True)
@@ -35,15 +42,34 @@ def main() -> None:
 
     prior = inverse.load_prior(arguments.prior, arguments.device)
     truths = torch.stack(photographs(arguments.images, arguments.count, arguments.size))
-    axes = [[(name, value) for value in values.split(",")] for name, values in (pair.split("=", 1) for pair in arguments.grid)]
+    axes = [
+        [(name, value) for value in values.split(",")]
+        for name, values in (pair.split("=", 1) for pair in arguments.grid)
+    ]
     for sigma_y in arguments.sigma_y:
         for choice in itertools.product(*axes):
             scores = {}
             for label in arguments.problems:
                 name, settings = PROBLEMS[label]
-                posterior = inverse.get_problem(name, sigma_y=sigma_y, **settings).posterior(truths, prior=prior)
-                scores[label] = round(psnr(inverse.solve(posterior, inverse.get_method(arguments.method, **dict(choice)))) or 0.0, 3)
-            row = {"method": arguments.method, "sigma_y": sigma_y, **dict(choice), **scores, "mean": round(sum(scores.values()) / len(scores), 3)}
+                posterior = inverse.get_problem(name, sigma_y=sigma_y, **settings).posterior(
+                    truths, prior=prior
+                )
+                scores[label] = round(
+                    psnr(
+                        inverse.solve(
+                            posterior, inverse.get_method(arguments.method, **dict(choice))
+                        )
+                    )
+                    or 0.0,
+                    3,
+                )
+            row = {
+                "method": arguments.method,
+                "sigma_y": sigma_y,
+                **dict(choice),
+                **scores,
+                "mean": round(sum(scores.values()) / len(scores), 3),
+            }
             print(json.dumps(row), flush=True)
             if arguments.out:
                 with arguments.out.open("a") as file:

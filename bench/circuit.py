@@ -65,67 +65,109 @@ PARTS = {
         "Digits, a circuit over pixels",
         "20 digits of the MNIST test set, two of each class, 28 x 28 pixels, never seen in training; they ship with `digits-28`. **Class**: how many "
         "completions the nearest of 10 000 training digits gives the true class.",
-        "digits-28", "circuit-digits", 30, 1, 0.0,
+        "digits-28",
+        "circuit-digits",
+        30,
+        1,
+        0.0,
         {
             "ddnm": ("", "ddnm", {}),
             "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
-            "steered, 75 %, Tweedie": ("ddnm", STEERED, {**STEPS_75, "variance": "tweedie", "probes": 1}),
+            "steered, 75 %, Tweedie": (
+                "ddnm",
+                STEERED,
+                {**STEPS_75, "variance": "tweedie", "probes": 1},
+            ),
             "circuit alone (a = 0)": ("ddnm", STEERED, {"fraction": 1.0, "a0": 0.0, "a1": 0.0}),
             "diffpir": ("", "diffpir", {}),
             "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir"}),
         },
-        ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "circuit alone (a = 0)", "diffpir"), 6,
+        ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "circuit alone (a = 0)", "diffpir"),
+        6,
     ),
     "photographs": Part(
         "Photographs, a circuit over codes",
         "Central 64-pixel crops of the 20 photographs of the BSDS500 test set whose hashes come first, which neither the prior nor the codec nor the "
         "circuit has seen.",
-        "photo-64", "circuit-photo-64", 25, 1, 0.0,
+        "photo-64",
+        "circuit-photo-64",
+        25,
+        1,
+        0.0,
         {
             "ddnm": ("", "ddnm", {}),
             "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
             "steered, 75 %, joint draws": ("ddnm", STEERED, {**STEPS_75, "drawn": "joint"}),
             "diffpir": ("", "diffpir", {}),
-            "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir", "drawn": "joint"}),
+            "diffpir, steered, 75 %": (
+                "diffpir",
+                STEERED,
+                {**STEPS_75, "base": "diffpir", "drawn": "joint"},
+            ),
         },
-        ("ddnm", "steered, 10 % of the steps", "steered, 75 %", "steered, 75 %, joint draws", "diffpir"), 7,
+        (
+            "ddnm",
+            "steered, 10 % of the steps",
+            "steered, 75 %",
+            "steered, 75 %, joint draws",
+            "diffpir",
+        ),
+        7,
     ),
     "published": Part(
         "Photographs, the published share of the published steps",
         "The same photographs, with the authors' number of steps and the share of them that is steered.",
-        "photo-64", "circuit-photo-64", 250, 1, 0.0,
-        {"ddnm": ("", "ddnm", {}), "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1})},
-        ("ddnm", "steered, 10 % of the steps"), 7,
+        "photo-64",
+        "circuit-photo-64",
+        250,
+        1,
+        0.0,
+        {
+            "ddnm": ("", "ddnm", {}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+        },
+        ("ddnm", "steered, 10 % of the steps"),
+        7,
     ),
     "particles": Part(
         "Digits, a circuit as the twist of a particle sampler",
         "The same digits, seen with noise of 0.05, 8 particles for each, of which a sample is drawn by weight.",
-        "digits-28", "circuit-digits", 20, 1, 0.05,
+        "digits-28",
+        "circuit-digits",
+        20,
+        1,
+        0.05,
         {
             "ddnm-plus": ("", "ddnm-plus", {}),
             "steered, 75 %": ("ddnm-plus", STEERED, {**STEPS_75, "base": "ddnm-plus"}),
             "tractable-smc": ("ddnm-plus", "tractable-smc", {"particles": 8}),
             "tds": ("ddnm-plus", "tds", {"particles": 8}),
         },
-        ("ddnm-plus", "steered, 75 %", "tractable-smc", "tds"), 6,
+        ("ddnm-plus", "steered, 75 %", "tractable-smc", "tds"),
+        6,
     ),
-}  # fmt: skip
+}
 
 
 def masks(side: int) -> dict[str, Tensor]:
     """What is seen: boolean (side, side). Expansion sees a central square of a half (1) or a quarter (2) of the side, strips a quarter of it."""
     half, quarter = side // 4, (3 * side) // 8
     middle, narrow = slice(half, side - half), slice(quarter, side - quarter)
-    seen = {name: torch.zeros(side, side, dtype=torch.bool) for name in ("left", "top", "expand 1", "expand 2", "vertical strip", "horizontal strip")}
+    seen = {
+        name: torch.zeros(side, side, dtype=torch.bool)
+        for name in ("left", "top", "expand 1", "expand 2", "vertical strip", "horizontal strip")
+    }
     seen["left"][:, : side // 2] = True
     seen["top"][: side // 2] = True
     seen["expand 1"][middle, middle] = True
     seen["expand 2"][narrow, narrow] = True
     seen["vertical strip"][:, narrow] = True
     seen["horizontal strip"][narrow] = True
-    seen["wide"] = inverse.get_problem("inpainting", mask="free-form", missing=0.6).observed(side, side)
+    seen["wide"] = inverse.get_problem("inpainting", mask="free-form", missing=0.6).observed(
+        side, side
+    )
     return seen
 
 
@@ -140,22 +182,37 @@ def truths(part: Part, prior: inverse.Prior, data: Path) -> Tensor:
 def neighbours(data: Path) -> tuple[Tensor, Tensor]:
     """10 000 training digits (N, 784) and their classes."""
     archive = np.load(data / "mnist_train.npz")
-    chosen = torch.randperm(len(archive["labels"]), generator=inverse.seeded("digits"))[:10_000]  # the file is sorted by class
-    return torch.from_numpy(archive["images"])[chosen].flatten(1).float() / 255, torch.from_numpy(archive["labels"].astype(np.int64))[chosen]
+    chosen = torch.randperm(len(archive["labels"]), generator=inverse.seeded("digits"))[
+        :10_000
+    ]  # the file is sorted by class
+    return torch.from_numpy(archive["images"])[chosen].flatten(1).float() / 255, torch.from_numpy(
+        archive["labels"].astype(np.int64)
+    )[chosen]
 
 
-def solve(part: Part, case: str, prior: inverse.Prior, truth: Tensor, seen: Tensor) -> tuple[Tensor, float]:
+def solve(
+    part: Part, case: str, prior: inverse.Prior, truth: Tensor, seen: Tensor
+) -> tuple[Tensor, float]:
     """Samples (20, samples, C, H, W), and processor seconds."""
     _, method, options = part.cases[case]
     if method in (STEERED, "tractable-smc"):
         options = {"circuit": part.circuit, **options}
-    operator = inverse.physics.Inpainting(img_size=tuple(truth.shape[1:]), mask=seen.float().expand(truth.shape[1:]).clone())
+    operator = inverse.physics.Inpainting(
+        img_size=tuple(truth.shape[1:]), mask=seen.float().expand(truth.shape[1:]).clone()
+    )
     noise = inverse.GaussianNoise(part.sigma_y, observed=seen)
-    y, execution = noise.sample(truth * seen, inverse.seeded("noise")) * seen, inverse.Execution(autocast="bf16")
-    posterior = inverse.Posterior(prior, operator, y, noise, shape=tuple(truth.shape[1:]), execution=execution)
+    y, execution = (
+        noise.sample(truth * seen, inverse.seeded("noise")) * seen,
+        inverse.Execution(autocast="bf16"),
+    )
+    posterior = inverse.Posterior(
+        prior, operator, y, noise, shape=tuple(truth.shape[1:]), execution=execution
+    )
     chosen = inverse.get_method(method, steps=part.steps, **options)
     start = time.process_time()
-    samples = inverse.solve(posterior, chosen, samples=part.samples, seed=1).samples  # fewer than the particles: drawn by weight
+    samples = inverse.solve(
+        posterior, chosen, samples=part.samples, seed=1
+    ).samples  # fewer than the particles: drawn by weight
     return samples, time.process_time() - start
 
 
@@ -172,16 +229,36 @@ def measure(part: Part, data: Path) -> tuple[dict[str, dict[str, dict]], Tensor]
         for case in part.cases:
             drawn, seconds = solve(part, case, prior, truth, seen)
             drawn = torch.where(seen, truth[:, None], drawn.clamp(0, 1))
-            found = {"rmse": (drawn - truth[:, None]).square()[..., ~seen].flatten(2).mean(2).sqrt().mean(1).tolist(), "seconds": seconds}
+            found = {
+                "rmse": (drawn - truth[:, None])
+                .square()[..., ~seen]
+                .flatten(2)
+                .mean(2)
+                .sqrt()
+                .mean(1)
+                .tolist(),
+                "seconds": seconds,
+            }
             if digits:
                 nearest = torch.cdist(drawn.flatten(0, 1).flatten(1), digits[0]).argmin(1)
-                found["class"] = float((digits[1][nearest] == torch.arange(10).repeat_interleave(2 * part.samples)).float().mean())
+                found["class"] = float(
+                    (digits[1][nearest] == torch.arange(10).repeat_interleave(2 * part.samples))
+                    .float()
+                    .mean()
+                )
             else:
-                found["haarpsi"] = [-statistics.mean(haarpsi(x, t) for x in xs) for xs, t in zip(drawn, truth, strict=True)]
+                found["haarpsi"] = [
+                    -statistics.mean(haarpsi(x, t) for x in xs)
+                    for xs, t in zip(drawn, truth, strict=True)
+                ]
             rows[case][name] = found
             if case in part.shown:
                 tiles.append(drawn[part.example, 0])
-            print(f"{name:18s} {case:28s} rmse {statistics.mean(found['rmse']):.4f}  {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{name:18s} {case:28s} rmse {statistics.mean(found['rmse']):.4f}  {seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     enlarged = torch.stack(tiles).repeat_interleave(2, 2).repeat_interleave(2, 3)
     return rows, grid(enlarged, columns=2 + len(part.shown), gap=4)
 
@@ -190,17 +267,27 @@ def overhead(data: Path, steps: int = 50, turns: int = 3) -> dict[str, float]:
     """Processor time of ddnm with 10 % of its steps steered over that without, one photograph of 64 x 64 pixels in float32, least of `turns` each, in turn."""
     part, prior = PARTS["photographs"], inverse.load_prior("photo-64")
     truth, seen = truths(part, prior, data)[:1], masks(64)["left"]
-    operator = inverse.physics.Inpainting(img_size=(3, 64, 64), mask=seen.float().expand(3, 64, 64).clone())
-    posterior = inverse.Posterior(prior, operator, truth * seen, inverse.GaussianNoise(0.0, observed=seen), shape=(3, 64, 64))
+    operator = inverse.physics.Inpainting(
+        img_size=(3, 64, 64), mask=seen.float().expand(3, 64, 64).clone()
+    )
+    posterior = inverse.Posterior(
+        prior, operator, truth * seen, inverse.GaussianNoise(0.0, observed=seen), shape=(3, 64, 64)
+    )
     circuits = ("circuit-photo-64", "circuit-photo-8")
-    methods = [inverse.get_method("ddnm", steps=steps), *(inverse.get_method(STEERED, steps=steps, circuit=c) for c in circuits)]
+    methods = [
+        inverse.get_method("ddnm", steps=steps),
+        *(inverse.get_method(STEERED, steps=steps, circuit=c) for c in circuits),
+    ]
     taken: list[list[float]] = [[] for _ in methods]
     for _ in range(turns):
         for method, times in zip(methods, taken, strict=True):
             start = time.process_time()
             inverse.solve(posterior, method)
             times.append(time.process_time() - start)
-    return {circuit: round(min(times) / min(taken[0]), 3) for circuit, times in zip(circuits, taken[1:], strict=True)}
+    return {
+        circuit: round(min(times) / min(taken[0]), 3)
+        for circuit, times in zip(circuits, taken[1:], strict=True)
+    }
 
 
 def interval(mine: list[float], base: list[float]) -> str:
@@ -223,8 +310,13 @@ def table(part: Part, rows: dict[str, dict[str, dict]]) -> str:
         if last == "class":
             score = f"{statistics.mean(cells[name]['class'] for name in names):.2f}"
         else:
-            mine, other = ([statistics.mean(row[name]["haarpsi"][i] for name in names) for i in range(IMAGES)] for row in (cells, known or cells))
-            score = f"{statistics.mean(mine):.3f}" + (f" ({interval(mine, other)})" if known else "")
+            mine, other = (
+                [statistics.mean(row[name]["haarpsi"][i] for name in names) for i in range(IMAGES)]
+                for row in (cells, known or cells)
+            )
+            score = f"{statistics.mean(mine):.3f}" + (
+                f" ({interval(mine, other)})" if known else ""
+            )
         seconds = sum(cells[name]["seconds"] for name in names)
         ratio = seconds / sum((known or cells)[name]["seconds"] for name in names)
         lines.append(f"| {case} | {' | '.join(texts)} | {score} | {ratio:.2f} |")
@@ -233,19 +325,42 @@ def table(part: Part, rows: dict[str, dict[str, dict]]) -> str:
 
 def write(page: Path, records: dict[str, dict]) -> None:
     """The page from all records; what stands below "Reading" is kept."""
-    bits = {name: CircuitCard.read(name) for name in ("circuit-digits", "circuit-photo-8", "circuit-photo-64")}
-    size = {name: CircuitCard.find(name).with_name(card.file).stat().st_size // 1024 for name, card in bits.items()}
-    lines = [ABOUT.format(circuits="; ".join(f"`{n}` {c.bits['held out']:.3f} bits a variable held out, {size[n]} kB" for n, c in bits.items()))]
+    bits = {
+        name: CircuitCard.read(name)
+        for name in ("circuit-digits", "circuit-photo-8", "circuit-photo-64")
+    }
+    size = {
+        name: CircuitCard.find(name).with_name(card.file).stat().st_size // 1024
+        for name, card in bits.items()
+    }
+    lines = [
+        ABOUT.format(
+            circuits="; ".join(
+                f"`{n}` {c.bits['held out']:.3f} bits a variable held out, {size[n]} kB"
+                for n, c in bits.items()
+            )
+        )
+    ]
     for name, part in PARTS.items():
         if name not in records:
             continue
         record, shown = records[name], "; ".join(part.shown)
-        lines.append(f"## {part.title}\n\n{part.about} {part.steps} steps, {part.samples} sample{'s' * (part.samples > 1)} an image.\n")
-        lines.append(f"Made by `{record['command']}` in {record['minutes']:.0f} minutes of a share of one core.\n\n{table(part, record['rows'])}")
-        lines.append(f"![completions](images/{page.stem}-{name}.png)\n\nRows: {', '.join(record['rows'][part.shown[0]])}. Columns: truth; seen; {shown}.\n")
+        lines.append(
+            f"## {part.title}\n\n{part.about} {part.steps} steps, {part.samples} sample{'s' * (part.samples > 1)} an image.\n"
+        )
+        lines.append(
+            f"Made by `{record['command']}` in {record['minutes']:.0f} minutes of a share of one core.\n\n{table(part, record['rows'])}"
+        )
+        lines.append(
+            f"![completions](images/{page.stem}-{name}.png)\n\nRows: {', '.join(record['rows'][part.shown[0]])}. Columns: truth; seen; {shown}.\n"
+        )
     if "overhead" in records:
-        found = "; ".join(f"`{circuit}` {ratio:.2f}" for circuit, ratio in records["overhead"]["ratios"].items())
-        lines.append(f"## Overhead\n\n{OVERHEAD} {found}.\n\nMade by `{records['overhead']['command']}`.\n")
+        found = "; ".join(
+            f"`{circuit}` {ratio:.2f}" for circuit, ratio in records["overhead"]["ratios"].items()
+        )
+        lines.append(
+            f"## Overhead\n\n{OVERHEAD} {found}.\n\nMade by `{records['overhead']['command']}`.\n"
+        )
     page = page.with_suffix(".md")
     reading = READING + page.read_text().partition(READING)[2] if page.exists() else READING
     page.write_text("\n".join(lines) + "\n" + reading)
@@ -281,16 +396,28 @@ time over that of `ddnm` alone, the least of three runs each, in turn, on one th
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with mnist_train.npz and bsds500")
-    parser.add_argument("--parts", nargs="*", default=[*PARTS, "overhead"], choices=[*PARTS, "overhead"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with mnist_train.npz and bsds500"
+    )
+    parser.add_argument(
+        "--parts", nargs="*", default=[*PARTS, "overhead"], choices=[*PARTS, "overhead"]
+    )
     parser.add_argument("--write", type=Path, default=None)
     arguments = parser.parse_args()
     for name in arguments.parts:
-        record = measured(name, arguments.data, arguments.write) | {"command": shlex.join(["python", *sys.argv]), "versions": versions()}
+        record = measured(name, arguments.data, arguments.write) | {
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": versions(),
+        }
         if arguments.write:
             file = arguments.write.with_suffix(".json")
-            write(arguments.write, {**(json.loads(file.read_text()) if file.exists() else {}), name: record})
+            write(
+                arguments.write,
+                {**(json.loads(file.read_text()) if file.exists() else {}), name: record},
+            )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ class Ledger:
     def __init__(self, path: str | None):
         self.path, self.known = path, {}
         if path and Path(path).exists():
-            self.known = {line["key"]: line["value"] for line in map(json.loads, Path(path).read_text().splitlines())}
+            self.known = {
+                line["key"]: line["value"]
+                for line in map(json.loads, Path(path).read_text().splitlines())
+            }
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         if key not in self.known:
@@ -81,7 +84,9 @@ def score(exact: inverse.Exact, x: Tensor) -> dict[str, float]:
     for percent in (50, 90):
         tail = (1 - percent / 100) / 2
         low, high = x.quantile(torch.tensor([tail, 1 - tail], dtype=x.dtype), dim=0)
-        mass = torch.special.ndtr((high - mean) / deviation) - torch.special.ndtr((low - mean) / deviation)
+        mass = torch.special.ndtr((high - mean) / deviation) - torch.special.ndtr(
+            (low - mean) / deviation
+        )
         covered[f"cover {percent} %"] = float(mass.mean())
     return {
         "W2": gaussian_w2(x.mean(0), found, mean, covariance) / float(unit),
@@ -91,7 +96,9 @@ def score(exact: inverse.Exact, x: Tensor) -> dict[str, float]:
     }
 
 
-def measured(view: str, side: int, first: int, count: int, method: inverse.Method, samples: int) -> list[dict[str, Any]]:
+def measured(
+    view: str, side: int, first: int, count: int, method: inverse.Method, samples: int
+) -> list[dict[str, Any]]:
     """One method on measurements first, first + 1, ..., solved together."""
     problem, posterior = measurements(view, side, first, count)
     try:
@@ -99,12 +106,19 @@ def measured(view: str, side: int, first: int, count: int, method: inverse.Metho
     except inverse.InverseError as error:
         return [{"skipped": str(error)}]
     spent = {"NFE": cost.nfe, "VJP": cost.vjp, "seconds": seconds / count}
-    return [{**score(problem.exact(y), own), **spent} for y, own in zip(posterior.y, x.split(samples), strict=True)]
+    return [
+        {**score(problem.exact(y), own), **spent}
+        for y, own in zip(posterior.y, x.split(samples), strict=True)
+    ]
 
 
-def measurements(view: str, side: int, first: int, count: int) -> tuple[inverse.Problem, inverse.Posterior]:
+def measurements(
+    view: str, side: int, first: int, count: int
+) -> tuple[inverse.Problem, inverse.Posterior]:
     problem = inverse.get_problem("gaussian", side=side, view=view)
-    return problem, problem.posterior(torch.stack(problem.truths()[first : first + count]), seed=first, dtype=torch.float64)
+    return problem, problem.posterior(
+        torch.stack(problem.truths()[first : first + count]), seed=first, dtype=torch.float64
+    )
 
 
 def references(view: str, side: int, count: int, samples: int) -> dict[str, list[dict[str, Any]]]:
@@ -121,7 +135,11 @@ def references(view: str, side: int, count: int, samples: int) -> dict[str, list
 def average(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the measurements, or the reason why there are none."""
     reason = next((row["skipped"] for row in rows if "skipped" in row), None)
-    return {"skipped": reason} if reason else {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    return (
+        {"skipped": reason}
+        if reason
+        else {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    )
 
 
 def table(rows: list[dict]) -> str:
@@ -130,14 +148,29 @@ def table(rows: list[dict]) -> str:
         if "skipped" in row:
             lines.append(f"| {row['method']} | {row['skipped']} |" + " |" * (len(COLUMNS) - 1))
         else:
-            cells = (f"{row[c]:.0f}" if c in ("NFE", "VJP") else f"{row[c]:.2g}" if c == "seconds" else f"{row[c]:.3f}" for c in COLUMNS if c in row)
-            lines.append(f"| {row['method']} | " + " | ".join(cells) + " |" + " |" * sum(c not in row for c in COLUMNS))
+            cells = (
+                f"{row[c]:.0f}"
+                if c in ("NFE", "VJP")
+                else f"{row[c]:.2g}"
+                if c == "seconds"
+                else f"{row[c]:.3f}"
+                for c in COLUMNS
+                if c in row
+            )
+            lines.append(
+                f"| {row['method']} | "
+                + " | ".join(cells)
+                + " |"
+                + " |" * sum(c not in row for c in COLUMNS)
+            )
     return "\n".join(lines)
 
 
 def overview(results: dict[str, list[dict]]) -> str:
     """W2 of every method on every view, best first."""
-    at = {name: {row["method"].split(":")[0]: row for row in rows} for name, rows in results.items()}
+    at = {
+        name: {row["method"].split(":")[0]: row for row in rows} for name, rows in results.items()
+    }
     labels = list(dict.fromkeys(label for rows in at.values() for label in rows))
     entry = lambda label, name: at[name].get(label, {}).get("W2")  # noqa: E731
 
@@ -149,7 +182,14 @@ def overview(results: dict[str, list[dict]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label in sorted(labels, key=lambda label: (not label.startswith("*"), rank(label))):
         if rank(label) < float("inf"):
-            lines.append(f"| {label} | " + " | ".join("-" if entry(label, name) is None else f"{entry(label, name):.3f}" for name in results) + " |")
+            lines.append(
+                f"| {label} | "
+                + " | ".join(
+                    "-" if entry(label, name) is None else f"{entry(label, name):.3f}"
+                    for name in results
+                )
+                + " |"
+            )
     return "\n".join(lines)
 
 
@@ -171,9 +211,19 @@ def goals(results: dict[str, list[dict]]) -> str:
         floor = at["*floor*"]["W2"]
         full, short = (at[f"mmps, {n} evaluations"] for n in (1000, 100))
         tuned = next(row for row in rows if row["method"].startswith("deepinv-dps, tuned"))
-        counted = [f"{row['W2']:.3f} = {row['W2'] / floor:.2f} floors ({row['NFE'] + row['VJP']:.0f})" for row in (full, short)]
+        counted = [
+            f"{row['W2']:.3f} = {row['W2'] / floor:.2f} floors ({row['NFE'] + row['VJP']:.0f})"
+            for row in (full, short)
+        ]
         dps = [f"{at[label]['W2']:.3f}" for label in ("dps", "dps, step of a score")]
-        cells = [name, f"{floor:.3f}", *counted, f"{at['ddrm']['spread']:.3f}", *dps, f"{tuned['W2']:.3f} ({tuned['method'].split(': ')[1]})"]
+        cells = [
+            name,
+            f"{floor:.3f}",
+            *counted,
+            f"{at['ddrm']['spread']:.3f}",
+            *dps,
+            f"{tuned['W2']:.3f} ({tuned['method'].split(': ')[1]})",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -184,27 +234,57 @@ class Bench:
     def __init__(self, ledger: Ledger, samples: int, measurements: int):
         self.ledger, self.samples, self.measurements = ledger, samples, measurements
 
-    def rows(self, view: str, side: int, name: str, options: dict[str, Any], first: int = 0) -> dict[str, Any]:
+    def rows(
+        self, view: str, side: int, name: str, options: dict[str, Any], first: int = 0
+    ) -> dict[str, Any]:
         """A method's means over measurements first, first + 1, ..."""
         method = inverse.get_method(name, **options)
-        key = json.dumps([view, side, name, values(method), self.samples, first, self.measurements], sort_keys=True, default=str)
-        return average(self.ledger.get(key, lambda: measured(view, side, first, self.measurements, method, self.samples)))
+        key = json.dumps(
+            [view, side, name, values(method), self.samples, first, self.measurements],
+            sort_keys=True,
+            default=str,
+        )
+        return average(
+            self.ledger.get(
+                key, lambda: measured(view, side, first, self.measurements, method, self.samples)
+            )
+        )
 
     def tuned(self, view: str, side: int) -> tuple[dict[str, Any], float]:
         """Options of the best deepinv-dps on the next measurements after those of the table, and its W2 there."""
-        tried = [{"steps": 100, "guidance": form, "weight": w} for form, weights in TUNING.items() for w in weights]
-        scores = [(self.rows(view, side, "deepinv-dps", options, self.measurements).get("W2", float("inf")), i) for i, options in enumerate(tried)]
+        tried = [
+            {"steps": 100, "guidance": form, "weight": w}
+            for form, weights in TUNING.items()
+            for w in weights
+        ]
+        scores = [
+            (
+                self.rows(view, side, "deepinv-dps", options, self.measurements).get(
+                    "W2", float("inf")
+                ),
+                i,
+            )
+            for i, options in enumerate(tried)
+        ]
         best, i = min(scores)
         return tried[i], best
 
     def table(self, view: str, side: int, names: list[str]) -> list[dict[str, Any]]:
         at = references(view, side, self.measurements, self.samples)
         first = [{"method": f"*{kind}*", **average(rows)} for kind, rows in at.items()]
-        entries = {name: (name, {}) for name in names} | {label: entry for label, entry in VARIANTS.items() if entry[0] in names}
+        entries = {name: (name, {}) for name in names} | {
+            label: entry for label, entry in VARIANTS.items() if entry[0] in names
+        }
         if "deepinv-dps" in names:
             best, _ = self.tuned(view, side)
-            entries[f"deepinv-dps, tuned: {best['guidance']} {best['weight']:g}"] = ("deepinv-dps", best)
-        found = [{"method": label, "options": options, **self.rows(view, side, name, options)} for label, (name, options) in entries.items()]
+            entries[f"deepinv-dps, tuned: {best['guidance']} {best['weight']:g}"] = (
+                "deepinv-dps",
+                best,
+            )
+        found = [
+            {"method": label, "options": options, **self.rows(view, side, name, options)}
+            for label, (name, options) in entries.items()
+        ]
         return first + sorted(found, key=lambda row: row.get("W2", float("inf")))
 
 
@@ -212,26 +292,51 @@ def curves(bench: Bench, side: int) -> str:
     """W2 and spread over steps, one table for each view."""
     text = ""
     for view in VIEWS:
-        text += f"\n{view}, {side}x{side}:\n\n| method | " + " | ".join(f"{n} steps" for n in CURVE) + " |\n" + "|---" * (len(CURVE) + 1) + "|\n"
+        text += (
+            f"\n{view}, {side}x{side}:\n\n| method | "
+            + " | ".join(f"{n} steps" for n in CURVE)
+            + " |\n"
+            + "|---" * (len(CURVE) + 1)
+            + "|\n"
+        )
         for name in CURVES:
             found = [bench.rows(view, side, name, {"steps": n}) for n in CURVE]
-            text += f"| {name} | " + " | ".join(f"{row['W2']:.3f} ({row['spread']:.2f})" for row in found) + " |\n"
+            text += (
+                f"| {name} | "
+                + " | ".join(f"{row['W2']:.3f} ({row['spread']:.2f})" for row in found)
+                + " |\n"
+            )
     return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", type=int, default=[4, 8], help="pixels on a side of the field")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sides", nargs="+", type=int, default=[4, 8], help="pixels on a side of the field"
+    )
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--measurements", type=int, default=3)
     parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=VIEWS)
-    parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - set(LEFT_OUT)), help="registered names; default all")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=sorted(set(registry().table("inverse_methods")) - set(LEFT_OUT)),
+        help="registered names; default all",
+    )
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help="put the tables into this path with .md added, and write it with .json added")
+    parser.add_argument(
+        "--write",
+        help="put the tables into this path with .md added, and write it with .json added",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    bench, began = Bench(Ledger(arguments.records), arguments.samples, arguments.measurements), time.perf_counter()
+    bench, began = (
+        Bench(Ledger(arguments.records), arguments.samples, arguments.measurements),
+        time.perf_counter(),
+    )
     results: dict[str, list[dict]] = {}
     for side in arguments.sides:
         for view in arguments.views:
@@ -246,11 +351,22 @@ def main() -> None:
     if set(arguments.methods) >= set(CURVES):
         text += f"\n## W2 over steps (spread in brackets)\n{curves(bench, arguments.sides[0])}"
     text += "".join(f"\n## {name}\n\n{table(rows)}\n" for name, rows in results.items())
-    text += "\n## Not here\n\n" + "\n".join(f"- `{name}`: {reason}" for name, reason in LEFT_OUT.items()) + "\n"
+    text += (
+        "\n## Not here\n\n"
+        + "\n".join(f"- `{name}`: {reason}" for name, reason in LEFT_OUT.items())
+        + "\n"
+    )
     print(text)
     if arguments.write:
         put(Path(f"{arguments.write}.md"), text)
-        Path(f"{arguments.write}.json").write_text(json.dumps({"command": command, "versions": versions(), "results": results}, indent=1, default=str) + "\n")
+        Path(f"{arguments.write}.json").write_text(
+            json.dumps(
+                {"command": command, "versions": versions(), "results": results},
+                indent=1,
+                default=str,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -31,11 +31,16 @@ SIGMA = 0.2
 def features(network: inverse.NetworkPrior, images: Tensor) -> Tensor:
     """images (N, C, H, W) in [0, 1] -> (N, 256), in float64."""
     kept: list[Tensor] = []
-    hook = network.network.down[-1][-1].register_forward_hook(lambda module, inputs, output: kept.append(output.mean((2, 3)).double()))
+    hook = network.network.down[-1][-1].register_forward_hook(
+        lambda module, inputs, output: kept.append(output.mean((2, 3)).double())
+    )
     with torch.no_grad():
         for index, image in enumerate(images):
             x = network.encode(image.expand(3, -1, -1)[None])
-            network(x + SIGMA * torch.randn(x.shape, generator=inverse.seeded("features", index)), torch.tensor(SIGMA))
+            network(
+                x + SIGMA * torch.randn(x.shape, generator=inverse.seeded("features", index)),
+                torch.tensor(SIGMA),
+            )
     hook.remove()
     return torch.cat(kept)
 
@@ -54,8 +59,13 @@ def distance(reference: Tensor, other: Tensor) -> float:
 
 def with_error(reference: Tensor, other: Tensor) -> tuple[float, float]:
     """The distance, and its standard error over halves of the compared set drawn without replacement (which have twice its variance)."""
-    halves = [torch.randperm(len(other), generator=inverse.seeded("halves", i))[: len(other) // 2] for i in range(200)]
-    spread = torch.tensor([distance(reference, other[half]) for half in halves], dtype=torch.float64).std()
+    halves = [
+        torch.randperm(len(other), generator=inverse.seeded("halves", i))[: len(other) // 2]
+        for i in range(200)
+    ]
+    spread = torch.tensor(
+        [distance(reference, other[half]) for half in halves], dtype=torch.float64
+    ).std()
     return distance(reference, other), float(spread)
 
 
@@ -64,36 +74,68 @@ def random_phases(images: Tensor) -> Tensor:
     spectrum = torch.fft.rfft2(images)
     noise = torch.fft.rfft2(torch.randn(images.shape, generator=inverse.seeded("phases")))
     turned = torch.fft.irfft2(spectrum.abs() * noise / noise.abs(), s=images.shape[-2:])
-    return (turned - turned.mean((2, 3), keepdim=True) + images.mean((2, 3), keepdim=True)).clamp(0, 1)
+    return (turned - turned.mean((2, 3), keepdim=True) + images.mean((2, 3), keepdim=True)).clamp(
+        0, 1
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", required=True)
-    parser.add_argument("--images", type=Path, required=True, help="held-out images: a folder or an .npz")
-    parser.add_argument("--size", type=int, required=True, help="side of samples and crops (pixels)")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="held-out images: a folder or an .npz"
+    )
+    parser.add_argument(
+        "--size", type=int, required=True, help="side of samples and crops (pixels)"
+    )
     parser.add_argument("--every", type=int, default=1, help="of an .npz: take one of so many")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--steps", type=int, default=24, help="of Heun's method")
-    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .json to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="stem of the .md and .json to write"
+    )
     arguments = parser.parse_args()
 
     prior, network = inverse.load_prior(arguments.prior), inverse.load_prior("photo-64")
-    real = torch.stack(held_out(arguments.images, 300, arguments.size, prior.shape[0] or 3, arguments.every))
+    real = torch.stack(
+        held_out(arguments.images, 300, arguments.size, prior.shape[0] or 3, arguments.every)
+    )
     real = real[torch.randperm(len(real), generator=inverse.seeded("split"))]
     halves = real[: len(real) // 2], real[len(real) // 2 :]
-    batches = [own_draws(prior, min(16, arguments.samples - i), arguments.size, arguments.steps, seed=i) for i in range(0, arguments.samples, 16)]
+    batches = [
+        own_draws(prior, min(16, arguments.samples - i), arguments.size, arguments.steps, seed=i)
+        for i in range(0, arguments.samples, 16)
+    ]
     drawn = prior.decode(torch.cat(batches)).clamp(0, 1)
     write_png(arguments.out.with_suffix(".png"), grid(drawn[:32]))
     reference = features(network, halves[0])
     scale = reference.std(0)
-    sets = {"held-out images (the floor)": halves[1], f"samples of {arguments.prior}": drawn, "random phases": random_phases(halves[1])}
-    rows = [(name, len(images), *with_error(reference / scale, features(network, images) / scale)) for name, images in sets.items()]
-    lines = [f"| compared with {len(reference)} held-out images | images | kernel distance |", "|---|---|---|"]
-    lines += [f"| {name} | {count} | {value:.4f} ± {error:.4f} |" for name, count, value, error in rows]
+    sets = {
+        "held-out images (the floor)": halves[1],
+        f"samples of {arguments.prior}": drawn,
+        "random phases": random_phases(halves[1]),
+    }
+    rows = [
+        (name, len(images), *with_error(reference / scale, features(network, images) / scale))
+        for name, images in sets.items()
+    ]
+    lines = [
+        f"| compared with {len(reference)} held-out images | images | kernel distance |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {count} | {value:.4f} ± {error:.4f} |" for name, count, value, error in rows
+    ]
     arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    about = {key: str(value) for key, value in vars(arguments).items()} | {"torch": torch.__version__, "features": f"photo-64 at sigma {SIGMA}"}
-    arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    about = {key: str(value) for key, value in vars(arguments).items()} | {
+        "torch": torch.__version__,
+        "features": f"photo-64 at sigma {SIGMA}",
+    }
+    arguments.out.with_suffix(".json").write_text(
+        json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
+    )
     print("\n".join(lines))
 
 

@@ -40,7 +40,15 @@ def squares(folder: Path, side: int, count: int) -> None:
 
 def seconds(folder: Path, out: Path, method: str, steps: int, batch: int | None) -> float:
     """Of the processor, for the whole command without the start of Python."""
-    request = Request("deblur", method, files=[folder], method_options={"steps": steps}, prior="photo-64", out=out, batch=batch)
+    request = Request(
+        "deblur",
+        method,
+        files=[folder],
+        method_options={"steps": steps},
+        prior="photo-64",
+        out=out,
+        batch=batch,
+    )
     start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         run(request)
@@ -53,8 +61,17 @@ def compared(folder: Path, method: str, steps: int, repeats: int) -> dict[str, f
     with tempfile.TemporaryDirectory() as place:
         alone, together = Path(place, "alone"), Path(place, "together")
         seconds(folder, together, method, 1, None)
-        turns = [(seconds(folder, alone, method, steps, 1), seconds(folder, together, method, steps, None)) for _ in range(repeats)]
-        pairs = [[Result.load(out / path.stem / "result.h5") for out in (alone, together)] for path in sorted(folder.iterdir())]
+        turns = [
+            (
+                seconds(folder, alone, method, steps, 1),
+                seconds(folder, together, method, steps, None),
+            )
+            for _ in range(repeats)
+        ]
+        pairs = [
+            [Result.load(out / path.stem / "result.h5") for out in (alone, together)]
+            for path in sorted(folder.iterdir())
+        ]
     return {
         "batch": pairs[0][1].provenance.get("batch", {}).get("images", 1),
         "alone": count / statistics.median(a for a, _ in turns),
@@ -65,17 +82,27 @@ def compared(folder: Path, method: str, steps: int, repeats: int) -> dict[str, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="*", default=["red-diff", "diffpir"])
     parser.add_argument("--sides", nargs="*", type=int, default=[32, 64, 128])
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("out/folders"), help="without a suffix: .md and .json are written")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/folders"),
+        help="without a suffix: .md and .json are written",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    lines = ["| side | method | batch | images/s, one by one | in batches | ratio | largest difference of a sample |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| side | method | batch | images/s, one by one | in batches | ratio | largest difference of a sample |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for side in arguments.sides:
         with tempfile.TemporaryDirectory() as place:
             squares(Path(place), side, arguments.count)
@@ -83,10 +110,15 @@ def main() -> None:
                 found = compared(Path(place), method, arguments.steps, arguments.repeats)
                 rows.append({"side": side, "method": method, "steps": arguments.steps, **found})
                 speed = f"{found['alone']:.2f} | {found['together']:.2f} | {found['ratio']:.2f}"
-                lines.append(f"| {side} | {method} | {found['batch']} | {speed} | {found['difference']:.0e} |")
+                lines.append(
+                    f"| {side} | {method} | {found['batch']} | {speed} | {found['difference']:.0e} |"
+                )
                 print(lines[-1], flush=True)
     write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
-    write_text(arguments.out.with_suffix(".json"), json.dumps({"rows": rows, "versions": versions(), "threads": 1}, indent=1) + "\n")
+    write_text(
+        arguments.out.with_suffix(".json"),
+        json.dumps({"rows": rows, "versions": versions(), "threads": 1}, indent=1) + "\n",
+    )
 
 
 if __name__ == "__main__":

@@ -66,40 +66,67 @@ def linear(problem: inverse.Problem, y: Tensor, variance: float) -> Tensor:
 
 def best_linear(problem: inverse.Problem) -> float:
     """The variance of increments whose linear estimate has the least mean of log errors on walks of their own."""
-    tuning = problem.posterior(torch.stack([problem.truths()[i] for i in TUNING]), seed=1, dtype=torch.float64)
+    tuning = problem.posterior(
+        torch.stack([problem.truths()[i] for i in TUNING]), seed=1, dtype=torch.float64
+    )
     grid = [10 ** (k / 4) for k in range(-12, 21)]
-    return min(grid, key=lambda v: float((linear(problem, tuning.y, v) - tuning.truth).square().mean(1).log().mean()))
+    return min(
+        grid,
+        key=lambda v: float(
+            (linear(problem, tuning.y, v) - tuning.truth).square().mean(1).log().mean()
+        ),
+    )
 
 
 def score(mean: Tensor, draws: Tensor | None, best: Tensor, truth: Tensor) -> dict[str, float]:
     gap = 10 * torch.log10((mean - truth).square().mean(1) / (best - truth).square().mean(1))
     row = {"gap": float(gap.mean()), "error": float(gap.std() / math.sqrt(len(gap)))}
     if draws is not None:
-        row["coverage"] = float(((draws.amin(1) <= truth) & (truth <= draws.amax(1))).double().mean())
+        row["coverage"] = float(
+            ((draws.amin(1) <= truth) & (truth <= draws.amax(1))).double().mean()
+        )
     return row
 
 
-def reference(problem: inverse.Problem, y: Tensor, chains: int, sweeps: int) -> tuple[Tensor, Tensor, float]:
+def reference(
+    problem: inverse.Problem, y: Tensor, chains: int, sweeps: int
+) -> tuple[Tensor, Tensor, float]:
     """Posterior means (B, T), 19 draws of each posterior (B, 19, T), and the largest R-hat."""
     law, generator = problem.make_prior(), inverse.seeded("levy table")
     if isinstance(law, GaussianPrior):
         exact = [problem.exact(v) for v in y]
-        return torch.stack([e.mean for e in exact]), torch.stack([e.sample(DRAWS, generator) for e in exact]), 1.0
+        return (
+            torch.stack([e.mean for e in exact]),
+            torch.stack([e.sample(DRAWS, generator) for e in exact]),
+            1.0,
+        )
     draws = problem.gibbs().run(y, generator, chains, sweeps // 2, sweeps)
     pooled = draws.flatten(1, 2)
-    return pooled.mean(1), pooled[:, torch.randperm(pooled.shape[1], generator=generator)[:DRAWS]], float(split_rhat(draws).max())
+    return (
+        pooled.mean(1),
+        pooled[:, torch.randperm(pooled.shape[1], generator=generator)[:DRAWS]],
+        float(split_rhat(draws).max()),
+    )
 
 
-def cell(increments: str, view: str, methods: list[str], instances: int, chains: int, sweeps: int) -> dict[str, dict]:
+def cell(
+    increments: str, view: str, methods: list[str], instances: int, chains: int, sweeps: int
+) -> dict[str, dict]:
     """The rows of one table's column."""
     problem = inverse.get_problem("levy", increments=increments, view=view)
     prior = problem.make_prior()
     if isinstance(prior, WalkPrior):
         prior.points = POINTS
-    posterior = problem.posterior(torch.stack(problem.truths()[:instances]), prior=prior, dtype=torch.float64)
+    posterior = problem.posterior(
+        torch.stack(problem.truths()[:instances]), prior=prior, dtype=torch.float64
+    )
     best, draws, rhat = reference(problem, posterior.y, chains, sweeps)
-    rows: dict[str, dict] = {"*gibbs*": {**score(draws.mean(1), draws, best, posterior.truth), "rhat": rhat}}
-    rows["*l2*"] = score(linear(problem, posterior.y, best_linear(problem)), None, best, posterior.truth)
+    rows: dict[str, dict] = {
+        "*gibbs*": {**score(draws.mean(1), draws, best, posterior.truth), "rhat": rhat}
+    }
+    rows["*l2*"] = score(
+        linear(problem, posterior.y, best_linear(problem)), None, best, posterior.truth
+    )
     for name in methods:
         method = inverse.get_method(name, **METHODS.get(name, {}))
         if reason := method.unsupported(posterior):
@@ -111,7 +138,13 @@ def cell(increments: str, view: str, methods: list[str], instances: int, chains:
             rows[name] = {"skipped": str(error)}
             continue
         found = score(result.mean, result.samples, best, posterior.truth)
-        rows[name] = {**found, "nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": result.seconds, "options": values(method)}
+        rows[name] = {
+            **found,
+            "nfe": result.cost.nfe,
+            "vjp": result.cost.vjp,
+            "seconds": result.seconds,
+            "options": values(method),
+        }
     return rows
 
 
@@ -119,7 +152,9 @@ def entry(row: dict) -> str:
     """The two cells of a method on a law."""
     if "skipped" in row:
         return "- | -"
-    return f"{row['gap']:.2f} +- {row['error']:.2f} | " + (f"{row['coverage']:.2f}" if "coverage" in row else "")
+    return f"{row['gap']:.2f} +- {row['error']:.2f} | " + (
+        f"{row['coverage']:.2f}" if "coverage" in row else ""
+    )
 
 
 def tables(results: dict[str, dict[str, dict]], views: list[str], increments: list[str]) -> str:
@@ -127,13 +162,21 @@ def tables(results: dict[str, dict[str, dict]], views: list[str], increments: li
     for view in views:
         measured = [name for name in increments if f"{view} {name}" in results]
         columns = [results[f"{view} {name}"] for name in measured]
-        text += f"\n## {view}\n\n| | " + " | ".join(f"{name}: gap | coverage" for name in measured) + " |\n" + "|---" * (2 * len(columns) + 1) + "|\n"
+        text += (
+            f"\n## {view}\n\n| | "
+            + " | ".join(f"{name}: gap | coverage" for name in measured)
+            + " |\n"
+            + "|---" * (2 * len(columns) + 1)
+            + "|\n"
+        )
         for row in columns[0]:
             text += f"| {row} | " + " | ".join(entry(column[row]) for column in columns) + " |\n"
     return text
 
 
-def write(arguments: argparse.Namespace, results: dict[str, dict[str, dict]], minutes: float) -> None:
+def write(
+    arguments: argparse.Namespace, results: dict[str, dict[str, dict]], minutes: float
+) -> None:
     """The page and the record of the views measured so far; the page keeps its reading."""
     command = "OMP_NUM_THREADS=1 python bench/levy.py " + shlex.join(sys.argv[1:])
     about = ABOUT.format(
@@ -142,20 +185,38 @@ def write(arguments: argparse.Namespace, results: dict[str, dict[str, dict]], mi
         instances=arguments.instances,
         draws=DRAWS,
         floor=10 * math.log10(1 + 1 / DRAWS),
-        options=", ".join(f"{name} {key} {value}" for name in arguments.methods for key, value in METHODS.get(name, {}).items()),
+        options=", ".join(
+            f"{name} {key} {value}"
+            for name in arguments.methods
+            for key, value in METHODS.get(name, {}).items()
+        ),
         rhat=max(row["*gibbs*"]["rhat"] for row in results.values()),
     )
-    page, done = Path(f"{arguments.write}.md"), [view for view in arguments.views if f"{view} {arguments.increments[0]}" in results]
+    page, done = (
+        Path(f"{arguments.write}.md"),
+        [view for view in arguments.views if f"{view} {arguments.increments[0]}" in results],
+    )
     reading = page.read_text().partition(READING)[2] if page.exists() else ""
-    page.write_text(about + tables(results, done, arguments.increments) + (f"\n{READING}{reading}" if reading else ""))
-    Path(f"{arguments.write}.json").write_text(json.dumps({"command": command, "versions": versions(), "results": results}, indent=1) + "\n")
+    page.write_text(
+        about
+        + tables(results, done, arguments.increments)
+        + (f"\n{READING}{reading}" if reading else "")
+    )
+    Path(f"{arguments.write}.json").write_text(
+        json.dumps({"command": command, "versions": versions(), "results": results}, indent=1)
+        + "\n"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--instances", type=int, default=4, help="walks per cell")
     parser.add_argument("--chains", type=int, default=4, help="of the Gibbs sampler, per walk")
-    parser.add_argument("--sweeps", type=int, default=300, help="kept, after half as many that are not")
+    parser.add_argument(
+        "--sweeps", type=int, default=300, help="kept, after half as many that are not"
+    )
     parser.add_argument("--increments", nargs="+", default=list(INCREMENTS))
     parser.add_argument("--views", nargs="+", default=list(VIEWS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -167,11 +228,24 @@ def main() -> None:
     began = time.perf_counter()
     for view in arguments.views:
         for name in arguments.increments:
-            results[f"{view} {name}"] = cell(name, view, arguments.methods, arguments.instances, arguments.chains, arguments.sweeps)
-            seconds = {key: round(row["seconds"], 1) for key, row in results[f"{view} {name}"].items() if "seconds" in row}
+            results[f"{view} {name}"] = cell(
+                name,
+                view,
+                arguments.methods,
+                arguments.instances,
+                arguments.chains,
+                arguments.sweeps,
+            )
+            seconds = {
+                key: round(row["seconds"], 1)
+                for key, row in results[f"{view} {name}"].items()
+                if "seconds" in row
+            }
             if arguments.write:
                 write(arguments, results, (time.perf_counter() - began) / 60)
-            print(f"{view} {name}: {time.perf_counter() - began:.0f} s so far, {seconds}", flush=True)
+            print(
+                f"{view} {name}: {time.perf_counter() - began:.0f} s so far, {seconds}", flush=True
+            )
         print(tables(results, [view], arguments.increments), flush=True)
 
 

@@ -22,7 +22,9 @@ def one(side: int, method: str, steps: int) -> dict[str, float]:
     import inverse
 
     problem = inverse.get_problem("deblur")
-    truth = F.interpolate(problem.truths()[0][None], size=(side, side), mode="bicubic").clamp(0, 1)[0]
+    truth = F.interpolate(problem.truths()[0][None], size=(side, side), mode="bicubic").clamp(0, 1)[
+        0
+    ]
     prior = inverse.load_prior("photo-64")
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     inverse.solve(problem.posterior(truth, prior=prior), inverse.get_method(method, steps=steps))
@@ -31,7 +33,9 @@ def one(side: int, method: str, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sides", type=int, nargs="*", default=[256, 512, 2048])
     parser.add_argument("--methods", nargs="*", default=["red-diff", "dps"])
     parser.add_argument("--steps", type=int, default=2)
@@ -45,12 +49,31 @@ def main() -> None:
     rows = []
     for side in arguments.sides:
         for method in arguments.methods:
-            command = [sys.executable, __file__, "--worker", "--sides", str(side), "--methods", method, "--steps", str(arguments.steps)]
-            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+            command = [
+                sys.executable,
+                __file__,
+                "--worker",
+                "--sides",
+                str(side),
+                "--methods",
+                method,
+                "--steps",
+                str(arguments.steps),
+            ]
+            rows.append(
+                json.loads(
+                    subprocess.run(
+                        command, check=True, capture_output=True, text=True
+                    ).stdout.splitlines()[-1]
+                )
+            )
             print(rows[-1], flush=True)
     if arguments.out:
         lines = ["| image | method | before the solve (GiB) | peak (GiB) |", "|---|---|---|---|"]
-        lines += [f"| {r['side']}x{r['side']} | {r['method']} | {r['base_gib']:.2f} | {r['peak_gib']:.2f} |" for r in rows]
+        lines += [
+            f"| {r['side']}x{r['side']} | {r['method']} | {r['base_gib']:.2f} | {r['peak_gib']:.2f} |"
+            for r in rows
+        ]
         arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
         arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 

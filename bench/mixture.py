@@ -71,13 +71,19 @@ class Row:
     cost: int = 1
 
     def options(self, d: int, steps: int | None) -> dict[str, Any]:
-        changed = {key: value(d) if callable(value) else value for key, value in self.changed.items()}
+        changed = {
+            key: value(d) if callable(value) else value for key, value in self.changed.items()
+        }
         return changed | ({} if steps is None else {"steps": steps // self.cost})
 
     @property
     def steps(self) -> tuple[int | None, ...]:
         """The numbers of steps it is run with; one run where its method has no such option."""
-        return STEPS if "steps" in {o.name for o in options(registry().find("inverse_methods", self.method))} else (None,)
+        return (
+            STEPS
+            if "steps" in {o.name for o in options(registry().find("inverse_methods", self.method))}
+            else (None,)
+        )
 
     @property
     def particles(self) -> bool:
@@ -136,10 +142,21 @@ def instance(d: int, d_y: int, index: int, direct: bool, unit: float) -> Instanc
         Q, rest = with_another(Q), (1 - inside.square().sum(0)).clamp_min(0).sqrt()
         inside = torch.cat([inside, rest[None]])
     units = {"scale": unit, "sigma_min": 0.01 / unit, "sigma_max": 157.4 / unit}
-    small = MixturePrior(law.weights, law.decode(law.means) @ Q / unit, law.scale**2 * law.variances[:1, 0] / unit**2, **units)
+    small = MixturePrior(
+        law.weights,
+        law.decode(law.means) @ Q / unit,
+        law.scale**2 * law.variances[:1, 0] / unit**2,
+        **units,
+    )
     exact = small.given(A @ Q, problem.sigma_y, y.flatten())
     operator = inverse.measurement.operators.dense(A @ Q, (Q.shape[1],))
-    posterior = inverse.Posterior(copy.deepcopy(small).float(), operator, y.float(), problem.noise((Q.shape[1],)), shape=(Q.shape[1],))
+    posterior = inverse.Posterior(
+        copy.deepcopy(small).float(),
+        operator,
+        y.float(),
+        problem.noise((Q.shape[1],)),
+        shape=(Q.shape[1],),
+    )
     return Instance(posterior, small, exact, inside)
 
 
@@ -158,21 +175,28 @@ def with_another(Q: Tensor) -> Tensor:
 
 def reference(d: int, d_y: int, index: int, samples: int) -> dict[str, float]:
     """Floor and prior rows."""
-    at, stream = instance(d, d_y, index, False, 1.0), inverse.seeded("mixture", "reference", d, d_y, index)
+    at, stream = (
+        instance(d, d_y, index, False, 1.0),
+        inverse.seeded("mixture", "reference", d, d_y, index),
+    )
     return {
         "floor": at.distance(at.exact.sample(samples, stream), at.exact.sample(samples, stream)),
         "prior": at.distance(at.law.sample(samples, stream), at.exact.sample(samples, stream)),
     }
 
 
-def run(method: inverse.Method, d: int, d_y: int, index: int, samples: int, direct: bool, unit: float) -> dict[str, Any]:
+def run(
+    method: inverse.Method, d: int, d_y: int, index: int, samples: int, direct: bool, unit: float
+) -> dict[str, Any]:
     """One method on one instance, or why it does not run."""
     at = instance(d, d_y, index, direct, unit)
     try:
         x, cost, seconds = sample(method, at.posterior, samples, index)
     except inverse.InverseError as error:
         return {"skipped": str(error)}
-    truth = at.exact.decode(at.exact.sample(samples, inverse.seeded("mixture", "truth", d, d_y, index)))
+    truth = at.exact.decode(
+        at.exact.sample(samples, inverse.seeded("mixture", "truth", d, d_y, index))
+    )
     return {"W1": at.distance(x, truth), "NFE": cost.nfe, "VJP": cost.vjp, "seconds": seconds}
 
 
@@ -190,7 +214,13 @@ def plain(found: list[float]) -> str:
 class Bench:
     """The runs of one command line, by row, cell, steps and instance."""
 
-    def __init__(self, rows: dict[str, Row], cells: list[tuple[int, int]], ledger: Ledger, settings: argparse.Namespace):
+    def __init__(
+        self,
+        rows: dict[str, Row],
+        cells: list[tuple[int, int]],
+        ledger: Ledger,
+        settings: argparse.Namespace,
+    ):
         self.rows, self.cells, self.ledger, self.settings = rows, cells, ledger, settings
 
     def run(self, label: str, d: int, d_y: int, steps: int | None, i: int) -> dict[str, Any] | None:
@@ -199,7 +229,11 @@ class Bench:
         direct = at.direct or d < 10 or row.method in BASIS_DEPENDENT
         method = inverse.get_method(row.method, **row.options(d, steps))
         samples = at.samples[not row.particles]
-        key = json.dumps([d, d_y, i, row.method, values(method), samples, direct, at.unit], sort_keys=True, default=str)
+        key = json.dumps(
+            [d, d_y, i, row.method, values(method), samples, direct, at.unit],
+            sort_keys=True,
+            default=str,
+        )
         if at.known and key not in self.ledger.known:
             return None
         return self.ledger.get(key, lambda: run(method, d, d_y, i, samples, direct, at.unit))
@@ -216,17 +250,24 @@ class Bench:
     def all(self, label: str, d: int, d_y: int, steps: int | None) -> list[dict[str, Any]]:
         return self.first(label, d, d_y, steps, self.count(label, d))
 
-    def first(self, label: str, d: int, d_y: int, steps: int | None, count: int) -> list[dict[str, Any]]:
+    def first(
+        self, label: str, d: int, d_y: int, steps: int | None, count: int
+    ) -> list[dict[str, Any]]:
         """The first instances of a cell, up to one that is not known."""
         found = (self.run(label, d, d_y, steps, i) for i in range(count))
         return list(itertools.takewhile(lambda row: row is not None, found))  # type: ignore[arg-type]
 
     def references(self, d: int, d_y: int, kind: str, particles: bool) -> list[float]:
-        samples, instances = self.settings.samples[not particles], self.settings.instances[not particles]
+        samples, instances = (
+            self.settings.samples[not particles],
+            self.settings.instances[not particles],
+        )
         return [self.reference(d, d_y, i, samples)[kind] for i in range(instances)]
 
     def curve(self, label: str, steps: int) -> list[dict[str, Any]]:
-        return self.first(label, *CURVE_CELL, steps, min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES))
+        return self.first(
+            label, *CURVE_CELL, steps, min(self.count(label, CURVE_CELL[0]), CURVE_INSTANCES)
+        )
 
     def common(self, found: dict[str, list[list[dict[str, Any]]]]) -> int:
         """Instances that every row has in every cell, but for slow methods and additional rows."""
@@ -238,7 +279,11 @@ class Bench:
         """Run everything that the tables need, instance by instance: particle methods with most steps, then the other methods, then the rest."""
         first = {label: row for label, row in self.rows.items() if row.particles}
         others = {label: row for label, row in self.rows.items() if not row.particles}
-        for what, chosen, wanted in (("particle methods", first, STEPS[-1:]), ("other methods", others, STEPS), ("all", self.rows, STEPS)):
+        for what, chosen, wanted in (
+            ("particle methods", first, STEPS[-1:]),
+            ("other methods", others, STEPS),
+            ("all", self.rows, STEPS),
+        ):
             for i in range(max(self.settings.instances)):
                 for d, d_y in self.cells:
                     for label, row in chosen.items():
@@ -250,7 +295,10 @@ class Bench:
 
 def skipped(found: list[dict[str, Any]]) -> str | None:
     """Why a row has no figures at all: what its method lacks here."""
-    return next((row["skipped"] for row in found if "skipped" in row and "diverged" not in row["skipped"]), None)
+    return next(
+        (row["skipped"] for row in found if "skipped" in row and "diverged" not in row["skipped"]),
+        None,
+    )
 
 
 def distances(found: list[dict[str, Any]]) -> list[float]:
@@ -271,7 +319,17 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 def ratios(bench: Bench, labels: list[str]) -> str:
     """Each particle method of at most so many evaluations a path: its mean over that of exact draws, and the median of its seconds."""
-    heads, rows = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "worst", "NFE / VJP", "seconds", "instances"], []
+    heads, rows = (
+        [
+            "method",
+            *(f"{d} / {d_y}" for d, d_y in bench.cells),
+            "worst",
+            "NFE / VJP",
+            "seconds",
+            "instances",
+        ],
+        [],
+    )
     for label in labels:
         found = [bench.all(label, d, d_y, STEPS[-1]) for d, d_y in bench.cells]
         every = [row for at in found for row in at if "W1" in row]
@@ -279,7 +337,13 @@ def ratios(bench: Bench, labels: list[str]) -> str:
             continue
         floors = [bench.references(*where, "floor", True) for where in bench.cells]
         times = [ratio(at, floor) for at, floor in zip(found, floors, strict=True)]
-        line = [*(f"{t:.1f}" for t in times), f"{max(times):.1f}", spent(every), f"{seconds(every):.1f}", shown(map(len, found))]
+        line = [
+            *(f"{t:.1f}" for t in times),
+            f"{max(times):.1f}",
+            spent(every),
+            f"{seconds(every):.1f}",
+            shown(map(len, found)),
+        ]
         rows.append((max(times), [label, *line]))
     return markdown(heads, [row for _, row in sorted(rows)])
 
@@ -308,7 +372,13 @@ def seconds(found: list[dict[str, Any]]) -> float:
 def table(bench: Bench, labels: list[str], steps: int) -> str:
     """Rows of one kind with so many steps, best first, floor and prior before them; all but slow ones on the same instances."""
     particles = bench.rows[labels[0]].particles
-    found = {label: [bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None) for d, d_y in bench.cells] for label in labels}
+    found = {
+        label: [
+            bench.all(label, d, d_y, steps if bench.rows[label].steps == STEPS else None)
+            for d, d_y in bench.cells
+        ]
+        for label in labels
+    }
     common = bench.common(found)
     rows = []
     for label in labels:
@@ -316,9 +386,35 @@ def table(bench: Bench, labels: list[str], steps: int) -> str:
         ran = [row for at in cells for row in at if "W1" in row]
         if ran:
             means = [interval(distances(at))[0] for at in cells if distances(at)]
-            rows.append((statistics.fmean(means), [label, *map(cell, cells), spent(ran), f"{seconds(ran):.1f}", shown(map(len, cells))]))
-    first = [[f"*{kind}*", *(plain(bench.references(*at, kind, particles)[:common]) for at in bench.cells), "", "", f"{common}"] for kind in ("floor", "prior")]
-    heads = ["method", *(f"{d} / {d_y}" for d, d_y in bench.cells), "NFE / VJP", "seconds", "instances"]
+            rows.append(
+                (
+                    statistics.fmean(means),
+                    [
+                        label,
+                        *map(cell, cells),
+                        spent(ran),
+                        f"{seconds(ran):.1f}",
+                        shown(map(len, cells)),
+                    ],
+                )
+            )
+    first = [
+        [
+            f"*{kind}*",
+            *(plain(bench.references(*at, kind, particles)[:common]) for at in bench.cells),
+            "",
+            "",
+            f"{common}",
+        ]
+        for kind in ("floor", "prior")
+    ]
+    heads = [
+        "method",
+        *(f"{d} / {d_y}" for d, d_y in bench.cells),
+        "NFE / VJP",
+        "seconds",
+        "instances",
+    ]
     return markdown(heads, first + [row for _, row in sorted(rows)])
 
 
@@ -327,14 +423,25 @@ def curves(bench: Bench, labels: list[str]) -> str:
     found = {label: [bench.curve(label, s) for s in CURVE] for label in labels}
     common = bench.common(found)
     return (
-        markdown(["method", *map(str, CURVE)], [[label, *(cell(at[:common]) for at in row)] for label, row in found.items() if all(row)])
+        markdown(
+            ["method", *map(str, CURVE)],
+            [
+                [label, *(cell(at[:common]) for at in row)]
+                for label, row in found.items()
+                if all(row)
+            ],
+        )
         + f"\n\n{common} instances."
     )
 
 
 def page(bench: Bench, command: str) -> str:
     """All tables."""
-    reasons = {label: reason for label in bench.rows if (reason := skipped(bench.all(label, *bench.cells[0], bench.rows[label].steps[0])))}
+    reasons = {
+        label: reason
+        for label in bench.rows
+        if (reason := skipped(bench.all(label, *bench.cells[0], bench.rows[label].steps[0])))
+    }
     here = [label for label in bench.rows if label not in reasons]
     kinds = {
         "Particle methods": [label for label in here if bench.rows[label].particles],
@@ -342,44 +449,103 @@ def page(bench: Bench, command: str) -> str:
     }
     lines = [f"`{command}`"]
     if kinds["Particle methods"]:
-        lines += [f"\n## Particle methods, at most {STEPS[-1]} evaluations a path: W1 in floors\n", ratios(bench, kinds["Particle methods"])]
+        lines += [
+            f"\n## Particle methods, at most {STEPS[-1]} evaluations a path: W1 in floors\n",
+            ratios(bench, kinds["Particle methods"]),
+        ]
     for i, (kind, labels) in enumerate(kinds.items()):
-        about = f"Sliced W1 of {bench.settings.samples[i]} samples; d / d_y at the head of a column."
+        about = (
+            f"Sliced W1 of {bench.settings.samples[i]} samples; d / d_y at the head of a column."
+        )
         for steps in reversed(STEPS) if labels else ():
             lines += [f"\n## {kind}, {steps} steps\n", about + "\n", table(bench, labels, steps)]
     if CURVE_CELL in bench.cells:
         lines += [f"\n## Curves over steps, d / d_y = {CURVE_CELL[0]} / {CURVE_CELL[1]}\n"]
         lines += [curves(bench, [label for label in here if bench.rows[label].steps == STEPS])]
     left = {label: reason.split(";")[0] for label, reason in reasons.items()}
-    lines += ["\n## Not here\n", *(f"- {reason}" for reason in left.values()), *(f"- `{name}`: {reason}" for name, reason in SAME.items())]
-    lines += [f"- {name}, d = {d}: a run in all d dimensions takes minutes" for (name, d), count in SLOW.items() if not count]
+    lines += [
+        "\n## Not here\n",
+        *(f"- {reason}" for reason in left.values()),
+        *(f"- `{name}`: {reason}" for name, reason in SAME.items()),
+    ]
+    lines += [
+        f"- {name}, d = {d}: a run in all d dimensions takes minutes"
+        for (name, d), count in SLOW.items()
+        if not count
+    ]
     return "\n".join(lines) + "\n"
 
 
 def record(bench: Bench, command: str) -> dict[str, Any]:
     """Every figure of the tables."""
     at = bench.settings
-    found: dict[str, Any] = {"command": command, "samples": at.samples, "instances": at.instances, "slices": SLICES, "unit": at.unit, "versions": versions()}
+    found: dict[str, Any] = {
+        "command": command,
+        "samples": at.samples,
+        "instances": at.instances,
+        "slices": SLICES,
+        "unit": at.unit,
+        "versions": versions(),
+    }
     for d, d_y in bench.cells:
-        rows = {f"{label} {s}" if s else label: bench.all(label, d, d_y, s) for label, row in bench.rows.items() for s in row.steps}
-        references = {
-            f"{kind} {at.samples[not p]}": [round(v, 4) for v in bench.references(d, d_y, kind, p)] for kind in ("floor", "prior") for p in (True, False)
+        rows = {
+            f"{label} {s}" if s else label: bench.all(label, d, d_y, s)
+            for label, row in bench.rows.items()
+            for s in row.steps
         }
-        found[f"{d},{d_y}"] = references | {k: [round(v, 4) for v in distances(runs)] for k, runs in rows.items() if distances(runs)}
+        references = {
+            f"{kind} {at.samples[not p]}": [round(v, 4) for v in bench.references(d, d_y, kind, p)]
+            for kind in ("floor", "prior")
+            for p in (True, False)
+        }
+        found[f"{d},{d_y}"] = references | {
+            k: [round(v, 4) for v in distances(runs)] for k, runs in rows.items() if distances(runs)
+        }
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=[f"{d},{d_y}" for d, d_y in CELLS], help="d,d_y; default all nine")
-    parser.add_argument("--instances", type=int, nargs=2, default=[20, 20], help="of a cell, for particle methods and for all others")
-    parser.add_argument("--samples", type=int, nargs=2, default=[2000, 500], help="of an instance, for particle methods and for all others")
-    parser.add_argument("--methods", nargs="+", default=sorted(set(registry().table("inverse_methods")) - set(SAME)), help="registered names; default all")
-    parser.add_argument("--unit", type=float, default=UNIT, help="of x; the problem's own by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=[f"{d},{d_y}" for d, d_y in CELLS],
+        help="d,d_y; default all nine",
+    )
+    parser.add_argument(
+        "--instances",
+        type=int,
+        nargs=2,
+        default=[20, 20],
+        help="of a cell, for particle methods and for all others",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        nargs=2,
+        default=[2000, 500],
+        help="of an instance, for particle methods and for all others",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=sorted(set(registry().table("inverse_methods")) - set(SAME)),
+        help="registered names; default all",
+    )
+    parser.add_argument(
+        "--unit", type=float, default=UNIT, help="of x; the problem's own by default"
+    )
     parser.add_argument("--direct", action="store_true", help="run in all d dimensions")
-    parser.add_argument("--known", action="store_true", help="run nothing, show what is in --records")
+    parser.add_argument(
+        "--known", action="store_true", help="run nothing, show what is in --records"
+    )
     parser.add_argument("--records", help="a file of finished runs, read and added to")
-    parser.add_argument("--write", help="put the tables into this path with .md added, and write it with .json added")
+    parser.add_argument(
+        "--write",
+        help="put the tables into this path with .md added, and write it with .json added",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cells = [(int(d), int(d_y)) for d, d_y in (text.split(",") for text in arguments.cells)]

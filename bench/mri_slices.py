@@ -29,9 +29,13 @@ def split(images: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of train.npz and held-out.npz")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of train.npz and held-out.npz"
+    )
     arguments = parser.parse_args()
 
     with np.load(arguments.data, allow_pickle=False) as archive:

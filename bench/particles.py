@@ -46,22 +46,50 @@ def contenders(budget: int) -> dict[str, tuple[inverse.Method, int]]:
     found = {}
     for variant, cost in (("sde", 1), ("ode", 2)):
         for n in PARTICLES:
-            found[f"afdps {variant}, {n} particles"] = inverse.get_method("afdps", variant=variant, particles=n, steps=budget // (n * cost)), n
-    return found | {f"{name}, 16 samples": (inverse.get_method(name, steps=budget // 16), 16) for name in OTHERS}
+            found[f"afdps {variant}, {n} particles"] = (
+                inverse.get_method(
+                    "afdps", variant=variant, particles=n, steps=budget // (n * cost)
+                ),
+                n,
+            )
+    return found | {
+        f"{name}, 16 samples": (inverse.get_method(name, steps=budget // 16), 16) for name in OTHERS
+    }
 
 
-def cell(problem: inverse.Problem, method: inverse.Method, samples: int, truth: torch.Tensor, prior: inverse.Prior, index: int) -> dict:
+def cell(
+    problem: inverse.Problem,
+    method: inverse.Method,
+    samples: int,
+    truth: torch.Tensor,
+    prior: inverse.Prior,
+    index: int,
+) -> dict:
     """One record: scores, cost and, for a cloud, its trace."""
     posterior = problem.posterior(truth, prior=prior, seed=index)
     result = inverse.solve(posterior, method, samples, seed=0, first_image=index)
     drawn = result.samples if result.log_weights is None else result.draw(samples)
     record = {k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")}
-    record |= {"psnr_one": float(-10 * (drawn.clamp(0, 1) - truth).square().flatten(2).mean(2).log10().mean())}
-    record |= {"crps": float(fair_crps(drawn, result.truth)), "coverage": float(interval_coverage(drawn, result.truth, 0.5))}
+    record |= {
+        "psnr_one": float(
+            -10 * (drawn.clamp(0, 1) - truth).square().flatten(2).mean(2).log10().mean()
+        )
+    }
+    record |= {
+        "crps": float(fair_crps(drawn, result.truth)),
+        "coverage": float(interval_coverage(drawn, result.truth, 0.5)),
+    }
     trace = result.provenance.get("trace")
     if trace:
-        record["trace"] = {k: [t[k] if k == "sigma" else round(float(t[k][0]), 4) for t in trace] for k in ("sigma", "ess", "survivors")}
-    return record | {"photograph": index, "evaluations": result.cost.prior_rows, "seconds": result.seconds}
+        record["trace"] = {
+            k: [t[k] if k == "sigma" else round(float(t[k][0]), 4) for t in trace]
+            for k in ("sigma", "ess", "survivors")
+        }
+    return record | {
+        "photograph": index,
+        "evaluations": result.cost.prior_rows,
+        "seconds": result.seconds,
+    }
 
 
 def mean(records: list[dict], key: str) -> float:
@@ -71,7 +99,11 @@ def mean(records: list[dict], key: str) -> float:
 def entry(records: list[dict], key: str) -> str:
     """Mean and, of more than one photograph, the half width of its interval."""
     digits = 2 if "psnr" in key else 4 if key == "crps" else 3
-    half = 1.96 * statistics.stdev(r[key] for r in records) / len(records) ** 0.5 if len(records) > 1 else None
+    half = (
+        1.96 * statistics.stdev(r[key] for r in records) / len(records) ** 0.5
+        if len(records) > 1
+        else None
+    )
     return f"{mean(records, key):.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
@@ -82,9 +114,16 @@ def table(results: dict[str, dict[str, list[dict]]]) -> str:
     ]
     for problem, methods in results.items():
         for label, records in methods.items():
-            end = [f"{sum(r['trace'][k][-1] for r in records) / len(records):.1f}" if "trace" in records[0] else "" for k in ("ess", "survivors")]
+            end = [
+                f"{sum(r['trace'][k][-1] for r in records) / len(records):.1f}"
+                if "trace" in records[0]
+                else ""
+                for k in ("ess", "survivors")
+            ]
             scores = " | ".join(entry(records, k) for k in COLUMNS)
-            lines.append(f"| {problem} | {label} | {scores} | {mean(records, 'evaluations'):.0f} | {' | '.join(end)} |")
+            lines.append(
+                f"| {problem} | {label} | {scores} | {mean(records, 'evaluations'):.0f} | {' | '.join(end)} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +131,9 @@ def plot(results: dict[str, dict[str, list[dict]]], path: Path) -> None:
     """ESS and surviving ancestors over the noise level, a column for each problem."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(results), figsize=(4 * len(results), 5), sharex=True, sharey="row", squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(results), figsize=(4 * len(results), 5), sharex=True, sharey="row", squeeze=False
+    )
     for column, (problem, methods) in zip(axes.T, results.items(), strict=True):
         column[0].set_title(problem)
         for label, records in methods.items():
@@ -101,7 +142,12 @@ def plot(results: dict[str, dict[str, list[dict]]], path: Path) -> None:
             trace, n = records[0]["trace"], int(label.split(", ")[1].split()[0])
             sigma = [max(s, 1e-3) for s in trace["sigma"]]
             for axis, key in zip(column, ("ess", "survivors"), strict=True):
-                axis.plot(sigma, [v / n for v in trace[key]], label=label, linestyle="-" if "sde" in label else "--")
+                axis.plot(
+                    sigma,
+                    [v / n for v in trace[key]],
+                    label=label,
+                    linestyle="-" if "sde" in label else "--",
+                )
         column[1].set_xlabel("noise level sigma (0 drawn at 0.001)")
         column[1].set_xscale("log")
         column[1].invert_xaxis()
@@ -119,21 +165,34 @@ def memory(particles: int) -> None:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter()
     inverse.solve(posterior, inverse.get_method("afdps", variant="sde", steps=2), samples=particles)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"| {particles} | {before:.2f} | {after:.2f} | {time.perf_counter() - start:.0f} |", flush=True)
+    print(
+        f"| {particles} | {before:.2f} | {after:.2f} | {time.perf_counter() - start:.0f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, help="folder of held-out photographs")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--size", type=int, default=64, help="side of the central crop (pixels)")
     parser.add_argument("--budget", type=int, default=384, help="prior evaluations of a cell")
     parser.add_argument("--sigma-y", type=float, default=0.02)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
-    parser.add_argument("--memory", type=int, nargs="*", help="particles; measure memory instead, each in its own process")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        nargs="*",
+        help="particles; measure memory instead, each in its own process",
+    )
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--out", type=Path, default=Path("particles"), help="stem of the .json, and of the .md that the table is put into; the plot goes to images/ beside them"
+        "--out",
+        type=Path,
+        default=Path("particles"),
+        help="stem of the .json, and of the .md that the table is put into; the plot goes to images/ beside them",
     )
     arguments = parser.parse_args()
     if arguments.memory:
@@ -141,12 +200,20 @@ def main() -> None:
             command = [sys.executable, __file__, "--memory", str(n), "--in-process"]
             memory(n) if arguments.in_process else subprocess.run(command, check=True)
         return
-    about = {"size": arguments.size, "sigma_y": arguments.sigma_y, "budget": arguments.budget, "prior": "photo-64"}
+    about = {
+        "size": arguments.size,
+        "sigma_y": arguments.sigma_y,
+        "budget": arguments.budget,
+        "prior": "photo-64",
+    }
     about |= {"machine": platform.machine(), "torch": torch.__version__}
     file = arguments.out.with_suffix(".json")
     kept = json.loads(file.read_text()) if file.exists() else {}
     results = kept["records"] if kept.get("about") == about else {}
-    prior, truths = inverse.load_prior("photo-64"), photographs(arguments.images, arguments.count, arguments.size)
+    prior, truths = (
+        inverse.load_prior("photo-64"),
+        photographs(arguments.images, arguments.count, arguments.size),
+    )
     for index, truth in enumerate(truths):
         for label in arguments.problems:
             name, settings = PROBLEMS[label]
@@ -155,7 +222,9 @@ def main() -> None:
                 records = results.setdefault(label, {}).setdefault(who, [])
                 if len(records) <= index:
                     records.append(cell(problem, method, samples, truth, prior, index))
-                    file.write_text(json.dumps({"about": about, "records": results}, indent=1) + "\n")
+                    file.write_text(
+                        json.dumps({"about": about, "records": results}, indent=1) + "\n"
+                    )
             print(f"photograph {index}, {label} done", flush=True)
     put(arguments.out.with_suffix(".md"), table(results))
     plot(results, arguments.out.parent / "images" / f"{arguments.out.stem}.png")

@@ -41,15 +41,30 @@ def photographs(folder: Path, count: int, size: int) -> list[torch.Tensor]:
     return crops
 
 
-def cell(problem: inverse.Problem, method: inverse.Method, truths: list[torch.Tensor], prior: inverse.Prior) -> list[dict]:
+def cell(
+    problem: inverse.Problem,
+    method: inverse.Method,
+    truths: list[torch.Tensor],
+    prior: inverse.Prior,
+) -> list[dict]:
     """One record a photograph."""
     records = []
     for index, truth in enumerate(truths):
         posterior = problem.posterior(truth, prior=prior, seed=index)
         start = time.process_time()
         result = inverse.solve(posterior, method, seed=0, first_image=index)
-        cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": time.process_time() - start}
-        records.append({"photograph": index, **{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")}, **cost})
+        cost = {
+            "nfe": result.cost.nfe,
+            "vjp": result.cost.vjp,
+            "seconds": time.process_time() - start,
+        }
+        records.append(
+            {
+                "photograph": index,
+                **{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")},
+                **cost,
+            }
+        )
     return records
 
 
@@ -59,16 +74,23 @@ def summary(records: list[dict]) -> dict[str, float]:
 
 def standard_error(records: list[dict], key: str = "psnr") -> float:
     mean = summary(records)[key]
-    return math.sqrt(sum((r[key] - mean) ** 2 for r in records) / max(1, len(records) - 1) / len(records))
+    return math.sqrt(
+        sum((r[key] - mean) ** 2 for r in records) / max(1, len(records) - 1) / len(records)
+    )
 
 
 def table(results: dict[str, dict[str, list[dict]]]) -> str:
-    lines = ["| problem | method | PSNR (dB) | SSIM | residual chi2 | prior evaluations | vjps | seconds |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| problem | method | PSNR (dB) | SSIM | residual chi2 | prior evaluations | vjps | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for problem, methods in results.items():
         for method, records in methods.items():
             s = summary(records)
             psnr = f"{s['psnr']:.2f} ± {standard_error(records):.2f}"
-            lines.append(f"| {problem} | {method} | {psnr} | {s['ssim']:.3f} | {s['misfit']:.3f} | {s['nfe']:.0f} | {s['vjp']:.0f} | {s['seconds']:.1f} |")
+            lines.append(
+                f"| {problem} | {method} | {psnr} | {s['ssim']:.3f} | {s['misfit']:.3f} | {s['nfe']:.0f} | {s['vjp']:.0f} | {s['seconds']:.1f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -89,7 +111,9 @@ python bench/photo.py --images ../shared/data/bsds500/test --count {about["photo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of held-out photographs")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--size", type=int, default=128, help="side of the central crop (pixels)")
@@ -97,7 +121,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--sigma-y", type=float, default=0.02)
-    parser.add_argument("--set", nargs="*", default=[], help="method options, for every method that has them")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="method options, for every method that has them"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
@@ -110,13 +136,30 @@ def main() -> None:
         name, settings = PROBLEMS[label]
         problem = inverse.get_problem(name, sigma_y=arguments.sigma_y, **settings)
         for method in arguments.methods:
-            results.setdefault(label, {})[method] = cell(problem, inverse.get_method(method, **options), truths, prior)
+            results.setdefault(label, {})[method] = cell(
+                problem, inverse.get_method(method, **options), truths, prior
+            )
             s = summary(results[label][method])
-            print(f"{label:22s} {method:15s} {s['psnr']:6.2f} dB  {s['ssim']:.3f}  chi2 {s['misfit']:.3f}  {s['seconds']:.1f} s", flush=True)
+            print(
+                f"{label:22s} {method:15s} {s['psnr']:6.2f} dB  {s['ssim']:.3f}  chi2 {s['misfit']:.3f}  {s['seconds']:.1f} s",
+                flush=True,
+            )
     if arguments.out:
-        about = {"photographs": len(truths), "size": arguments.size, "sigma_y": arguments.sigma_y, "prior": arguments.prior}
-        about |= {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__, "device": arguments.device}
-        arguments.out.with_suffix(".json").write_text(json.dumps({"about": about, "records": results}, indent=1) + "\n")
+        about = {
+            "photographs": len(truths),
+            "size": arguments.size,
+            "sigma_y": arguments.sigma_y,
+            "prior": arguments.prior,
+        }
+        about |= {
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "device": arguments.device,
+        }
+        arguments.out.with_suffix(".json").write_text(
+            json.dumps({"about": about, "records": results}, indent=1) + "\n"
+        )
         arguments.out.with_suffix(".md").write_text(page(about, results))
 
 

@@ -45,7 +45,13 @@ class Conjugate:
     def of(cls, problem: inverse.Problem) -> Conjugate:
         law = problem.make_prior()
         covariances = law.scale**2 * law.covariances
-        return cls(law.weights, law.decode(law.means).flatten(1), covariances.expand(len(law.weights), -1, -1), problem.matrix(), problem.sigma_y)
+        return cls(
+            law.weights,
+            law.decode(law.means).flatten(1),
+            covariances.expand(len(law.weights), -1, -1),
+            problem.matrix(),
+            problem.sigma_y,
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Truths (count, n)."""
@@ -68,7 +74,9 @@ class Noise:
 Sampler = Callable[[Conjugate, Tensor, Noise], Tensor]
 
 
-def exact(p: Conjugate, y: Tensor, noise: Noise, sigma: float | None = None, adjoint: Tensor | None = None) -> Tensor:
+def exact(
+    p: Conjugate, y: Tensor, noise: Noise, sigma: float | None = None, adjoint: Tensor | None = None
+) -> Tensor:
     """Exact posterior samples of every measurement y (images, d_y): (images, m, n).
 
     Component k has mean m_k + G (y - A m_k), G = C A^T (A C A^T + sigma^2 I)^-1, covariance C - G A C and weight w_k N(y; A m_k, A C A^T + sigma^2 I).
@@ -81,13 +89,21 @@ def exact(p: Conjugate, y: Tensor, noise: Noise, sigma: float | None = None, adj
     identity = torch.eye(len(p.A), dtype=torch.float64)
     S = p.A @ p.covariances @ p.A.T + sigma**2 * identity
     residual = y[:, None] - p.means @ p.A.T
-    log_weight = p.weights.log() + torch.distributions.MultivariateNormal(torch.zeros(len(p.A), dtype=torch.float64), S).log_prob(residual)
-    k = (noise.u[..., None] > log_weight.softmax(1).cumsum(1)[:, None]).sum(2).clamp_max(len(p.weights) - 1)
+    log_weight = p.weights.log() + torch.distributions.MultivariateNormal(
+        torch.zeros(len(p.A), dtype=torch.float64), S
+    ).log_prob(residual)
+    k = (
+        (noise.u[..., None] > log_weight.softmax(1).cumsum(1)[:, None])
+        .sum(2)
+        .clamp_max(len(p.weights) - 1)
+    )
     gain = p.covariances @ back @ torch.linalg.inv(p.A @ p.covariances @ back + sigma**2 * identity)
     left = torch.eye(p.A.shape[1], dtype=torch.float64) - gain @ p.A
     root = _root(left @ p.covariances @ left.mT + sigma**2 * gain @ gain.mT)
     mean = p.means + (gain @ residual[..., None])[..., 0]
-    return mean.gather(1, k[..., None].expand(*k.shape, mean.shape[2])) + torch.einsum("imab,imb->ima", root[k], noise.z)
+    return mean.gather(1, k[..., None].expand(*k.shape, mean.shape[2])) + torch.einsum(
+        "imab,imb->ima", root[k], noise.z
+    )
 
 
 def sigma_doubled(p: Conjugate, y: Tensor, noise: Noise) -> Tensor:
@@ -146,7 +162,9 @@ CASES: dict[str, tuple[str, dict, Sampler]] = {
 }
 
 
-def diagnosed(p: Conjugate, sampler: Sampler, repeat: int, images: int = IMAGES, level: float = LEVEL) -> Report:
+def diagnosed(
+    p: Conjugate, sampler: Sampler, repeat: int, images: int = IMAGES, level: float = LEVEL
+) -> Report:
     """One experiment: truths, measurements, samples, report."""
     g = inverse.seeded("power", repeat)
     n = p.means.shape[1]
@@ -156,12 +174,18 @@ def diagnosed(p: Conjugate, sampler: Sampler, repeat: int, images: int = IMAGES,
     noise = Noise(torch.randn(images, SAMPLES, n, generator=g, dtype=torch.float64), u)
     samples = sampler(p, y, noise)
     alone = sampler(p, y[:1], noise[:1])[0]
-    change = (alone - samples[0]).square().mean().sqrt() / (samples[0] - x[0]).square().mean().sqrt()
+    change = (alone - samples[0]).square().mean().sqrt() / (
+        samples[0] - x[0]
+    ).square().mean().sqrt()
     members = torch.cat([x[:, None], samples], 1)
     chi_square = ((y[:, None] - members @ p.A.T) / p.sigma).square().sum(2)
-    damped = p.A.T @ torch.linalg.inv(p.A @ p.A.T + p.sigma**2 * torch.eye(len(p.A), dtype=torch.float64))
+    damped = p.A.T @ torch.linalg.inv(
+        p.A @ p.A.T + p.sigma**2 * torch.eye(len(p.A), dtype=torch.float64)
+    )
     references = {"another truth": other, "A^+ y": y @ damped.T}
-    found = Simulations(samples, x, chi_square[:, 1:], len(p.A), -chi_square / 2, references, float(change))
+    found = Simulations(
+        samples, x, chi_square[:, 1:], len(p.A), -chi_square / 2, references, float(change)
+    )
     return report(found, level, g)
 
 
@@ -189,27 +213,50 @@ def table(rates: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(rates.values())))
     lines = ["| defect | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for case, row in rates.items():
-        lines.append(f"| {case} | " + " | ".join(f"{row[name]:.3f}".rstrip("0").rstrip(".") for name in names) + " |")
+        lines.append(
+            f"| {case} | "
+            + " | ".join(f"{row[name]:.3f}".rstrip("0").rstrip(".") for name in names)
+            + " |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=100, help="of each defect")
     parser.add_argument("--exact-repeats", type=int, default=300, help="of each exact sampler")
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--write", help="put the table into this path with .md added, between its markers, and write .json")
+    parser.add_argument(
+        "--write",
+        help="put the table into this path with .md added, between its markers, and write .json",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rates, began = {}, time.perf_counter()
     for case in arguments.cases:
-        rates[case] = study(case, arguments.exact_repeats if case.startswith("none") else arguments.repeats, arguments.images)
-        print(f"{time.perf_counter() - began:6.0f} s  {case}: verdict {rates[case]['verdict']:.3f}", file=sys.stderr, flush=True)
+        rates[case] = study(
+            case,
+            arguments.exact_repeats if case.startswith("none") else arguments.repeats,
+            arguments.images,
+        )
+        print(
+            f"{time.perf_counter() - began:6.0f} s  {case}: verdict {rates[case]['verdict']:.3f}",
+            file=sys.stderr,
+            flush=True,
+        )
     print(table(rates))
     if arguments.write:
         put(Path(arguments.write + ".md"), table(rates))
-        settings = {"images": arguments.images, "samples": SAMPLES, "level": LEVEL, "repeats": arguments.repeats, "exact_repeats": arguments.exact_repeats}
+        settings = {
+            "images": arguments.images,
+            "samples": SAMPLES,
+            "level": LEVEL,
+            "repeats": arguments.repeats,
+            "exact_repeats": arguments.exact_repeats,
+        }
         record = {"command": "python " + shlex.join(sys.argv), **settings, "rates": rates}
         Path(arguments.write + ".json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -32,8 +32,22 @@ LEVELS = (5, 15, 50)
 def variants(samples: int, side: int) -> dict[str, tuple[inverse.Prior, str | None]]:
     """The priors, and the precision they run in."""
     pairs = calibration(inverse.load_prior("photo-64"), samples, side)
-    weights, both = quantize(inverse.load_prior("photo-64"), None), quantize(inverse.load_prior("photo-64"), pairs)
-    return dict(zip(VARIANTS, ((inverse.load_prior("photo-64"), None), (inverse.load_prior("photo-64"), "bf16"), (weights, None), (both, None)), strict=True))
+    weights, both = (
+        quantize(inverse.load_prior("photo-64"), None),
+        quantize(inverse.load_prior("photo-64"), pairs),
+    )
+    return dict(
+        zip(
+            VARIANTS,
+            (
+                (inverse.load_prior("photo-64"), None),
+                (inverse.load_prior("photo-64"), "bf16"),
+                (weights, None),
+                (both, None),
+            ),
+            strict=True,
+        )
+    )
 
 
 def seconds(priors: dict[str, tuple[inverse.Prior, str | None]], size: int) -> dict[str, float]:
@@ -48,17 +62,27 @@ def seconds(priors: dict[str, tuple[inverse.Prior, str | None]], size: int) -> d
     return best
 
 
-def on_photographs(prior: inverse.Prior, half: str | None, truths: list[torch.Tensor]) -> dict[str, float]:
+def on_photographs(
+    prior: inverse.Prior, half: str | None, truths: list[torch.Tensor]
+) -> dict[str, float]:
     """Mean PSNR (dB) of denoising at each level and of deblurring by two methods."""
     scores: dict[str, list[float]] = {}
     for index, truth in enumerate(truths):
         for level in LEVELS:
-            noisy = truth + level / 255 * torch.randn(truth.shape, generator=inverse.seeded("bm3d", level, index))
+            noisy = truth + level / 255 * torch.randn(
+                truth.shape, generator=inverse.seeded("bm3d", level, index)
+            )
             with torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
-                scores.setdefault(f"denoise {level}", []).append(psnr(by_prior(prior, noisy, level / 255).float(), truth))
+                scores.setdefault(f"denoise {level}", []).append(
+                    psnr(by_prior(prior, noisy, level / 255).float(), truth)
+                )
         for method in ("diffpir", "dps"):
-            posterior = inverse.get_problem("deblur").posterior(truth, prior=prior, seed=index, execution=inverse.Execution(autocast=half))
-            result = inverse.solve(posterior, inverse.get_method(method, steps=20), first_image=index)
+            posterior = inverse.get_problem("deblur").posterior(
+                truth, prior=prior, seed=index, execution=inverse.Execution(autocast=half)
+            )
+            result = inverse.solve(
+                posterior, inverse.get_method(method, steps=20), first_image=index
+            )
             scores.setdefault(f"deblur {method}", []).append(psnr(result.mean[0], truth))
     return {name: sum(values) / len(values) for name, values in scores.items()}
 
@@ -81,54 +105,116 @@ def closed_form(bits: int) -> tuple[float, float]:
 
     def moments(b: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         covariance = (b * root**2) @ b.T + floor * (torch.eye(len(b)).double() - basis @ basis.T)
-        gain = covariance[:, seen] @ torch.linalg.inv(covariance[seen][:, seen] + sigma**2 * torch.eye(int(seen.sum())).double())
+        gain = covariance[:, seen] @ torch.linalg.inv(
+            covariance[seen][:, seen] + sigma**2 * torch.eye(int(seen.sum())).double()
+        )
         return gain @ y, (covariance - gain @ covariance[seen]).diagonal().clamp_min(1e-12).sqrt()
 
-    x = basis @ (root * torch.randn(len(root), generator=inverse.seeded("truth"), dtype=torch.float64))
-    y = x[seen] + sigma * torch.randn(int(seen.sum()), generator=inverse.seeded("noise"), dtype=torch.float64)
+    x = basis @ (
+        root * torch.randn(len(root), generator=inverse.seeded("truth"), dtype=torch.float64)
+    )
+    y = x[seen] + sigma * torch.randn(
+        int(seen.sum()), generator=inverse.seeded("noise"), dtype=torch.float64
+    )
     (mean, std), (other, spread) = moments(basis, y), moments(coarse, y)
-    return float(((other - mean) / std).square().mean().sqrt()), float((spread / std - 1).square().mean().sqrt())
+    return float(((other - mean) / std).square().mean().sqrt()), float(
+        (spread / std - 1).square().mean().sqrt()
+    )
 
 
-def calibrations(truths: list[torch.Tensor], samples: int, side: int) -> dict[str, dict[str, float]]:
+def calibrations(
+    truths: list[torch.Tensor], samples: int, side: int
+) -> dict[str, dict[str, float]]:
     """Denoising by int8 weights and inputs, by where the inputs were seen."""
     full, found = inverse.load_prior("photo-64"), {}
-    uniform, one = torch.rand(samples, generator=inverse.seeded("uniform")), torch.full((samples,), 0.5)
+    uniform, one = (
+        torch.rand(samples, generator=inverse.seeded("uniform")),
+        torch.full((samples,), 0.5),
+    )
     for name, times in {"normal times": None, "uniform times": uniform, "one time": one}.items():
         pairs = calibration(full, samples, side, times=times)
         prior = quantize(inverse.load_prior("photo-64"), pairs)
-        scores = [[psnr(by_prior(prior, t + s / 255 * torch.randn(t.shape, generator=inverse.seeded("bm3d", s, i)), s / 255), t) for i, t in enumerate(truths)]
-                  for s in LEVELS]  # fmt: skip
-        found[name] = {f"denoise {s}": sum(row) / len(row) for s, row in zip(LEVELS, scores, strict=True)}
+        scores = [
+            [
+                psnr(
+                    by_prior(
+                        prior,
+                        t + s / 255 * torch.randn(t.shape, generator=inverse.seeded("bm3d", s, i)),
+                        s / 255,
+                    ),
+                    t,
+                )
+                for i, t in enumerate(truths)
+            ]
+            for s in LEVELS
+        ]
+        found[name] = {
+            f"denoise {s}": sum(row) / len(row) for s, row in zip(LEVELS, scores, strict=True)
+        }
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--samples", type=int, default=16, help="calibration draws")
     parser.add_argument("--side", type=int, default=64, help="of the draws (pixels)")
-    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .json to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="stem of the .md and .json to write"
+    )
     arguments = parser.parse_args()
 
     truths = photographs(arguments.images, arguments.count, arguments.size)
     priors = variants(arguments.samples, arguments.side)
-    times, sizes = seconds(priors, arguments.size), {name: bytes_on_disk(prior) / 2**20 for name, (prior, _) in priors.items()}
+    times, sizes = (
+        seconds(priors, arguments.size),
+        {name: bytes_on_disk(prior) / 2**20 for name, (prior, _) in priors.items()},
+    )
     scores = {name: on_photographs(prior, half, truths) for name, (prior, half) in priors.items()}
     columns = list(scores["float32"])
-    lines = [f"| photo-64 | file (MiB) | seconds | {' | '.join(f'{c} (dB)' for c in columns)} |", "|---" * (len(columns) + 3) + "|"]
-    lines += [f"| {name} | {sizes[name]:.1f} | {times[name]:.2f} | " + " | ".join(f"{scores[name][c]:.2f}" for c in columns) + " |" for name in priors]
+    lines = [
+        f"| photo-64 | file (MiB) | seconds | {' | '.join(f'{c} (dB)' for c in columns)} |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    lines += [
+        f"| {name} | {sizes[name]:.1f} | {times[name]:.2f} | "
+        + " | ".join(f"{scores[name][c]:.2f}" for c in columns)
+        + " |"
+        for name in priors
+    ]
     tried = calibrations(truths, arguments.samples, arguments.side)
-    lines += ["", f"| inputs calibrated at | {' | '.join(f'denoise {s} (dB)' for s in LEVELS)} |", "|---" * (len(LEVELS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |" for name, row in tried.items()]
+    lines += [
+        "",
+        f"| inputs calibrated at | {' | '.join(f'denoise {s} (dB)' for s in LEVELS)} |",
+        "|---" * (len(LEVELS) + 1) + "|",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |"
+        for name, row in tried.items()
+    ]
     exact = {bits: closed_form(bits) for bits in (16, 8, 6, 4)}
-    lines += ["", "| bits of the Gaussian's basis | error of the posterior mean | error of its deviations |", "|---|---|---|"]
+    lines += [
+        "",
+        "| bits of the Gaussian's basis | error of the posterior mean | error of its deviations |",
+        "|---|---|---|",
+    ]
     lines += [f"| {bits} | {mean:.2g} | {spread:.2g} |" for bits, (mean, spread) in exact.items()]
     arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    about = {key: str(value) for key, value in vars(arguments).items()} | {"torch": torch.__version__}
-    found = {"about": about, "seconds": times, "MiB": sizes, "psnr": scores, "calibration": tried, "closed form": exact}
+    about = {key: str(value) for key, value in vars(arguments).items()} | {
+        "torch": torch.__version__
+    }
+    found = {
+        "about": about,
+        "seconds": times,
+        "MiB": sizes,
+        "psnr": scores,
+        "calibration": tried,
+        "closed form": exact,
+    }
     arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print("\n".join(lines))
 

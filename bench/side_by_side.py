@@ -34,7 +34,9 @@ Run = Callable[[inverse.Posterior, int], Tensor]
 
 def ours(name: str, **options: object) -> Run:
     def run(posterior: inverse.Posterior, steps: int) -> Tensor:
-        return inverse.solve(posterior, inverse.get_method(name, steps=steps, **options)).samples[:, 0]
+        return inverse.solve(posterior, inverse.get_method(name, steps=steps, **options)).samples[
+            :, 0
+        ]
 
     return run
 
@@ -47,31 +49,45 @@ class Denoiser(torch.nn.Module):
         self.prior = prior
 
     def forward(self, u: Tensor, sigma: Tensor | float, **_: object) -> Tensor:
-        level = (2 * torch.as_tensor(sigma).float().flatten()).clamp(self.prior.sigma_min, self.prior.sigma_max)
+        level = (2 * torch.as_tensor(sigma).float().flatten()).clamp(
+            self.prior.sigma_min, self.prior.sigma_max
+        )
         return (self.prior(2 * u.float() - 1, level.expand(len(u))) + 1) / 2
 
 
 def deepinv_ddrm(posterior: inverse.Posterior, steps: int) -> Tensor:
     sigmas = torch.linspace(1, 0, steps, dtype=torch.float64).tolist()
     with torch.no_grad():
-        return deepinv("sampling").DDRM(Denoiser(posterior.prior), sigmas=sigmas)(posterior.y, theirs(posterior))
+        return deepinv("sampling").DDRM(Denoiser(posterior.prior), sigmas=sigmas)(
+            posterior.y, theirs(posterior)
+        )
 
 
 def deepinv_diffpir(posterior: inverse.Posterior, steps: int) -> Tensor:
-    model = deepinv("sampling").DiffPIR(Denoiser(posterior.prior), deepinv("optim.data_fidelity").L2(), sigma=posterior.sigma_y, max_iter=steps)
+    model = deepinv("sampling").DiffPIR(
+        Denoiser(posterior.prior),
+        deepinv("optim.data_fidelity").L2(),
+        sigma=posterior.sigma_y,
+        max_iter=steps,
+    )
     with torch.no_grad():
         return model(posterior.y, theirs(posterior))
 
 
 def deepinv_dps(posterior: inverse.Posterior, steps: int) -> Tensor:
     sampling = deepinv("sampling")
-    model = sampling.DPS(Denoiser(posterior.prior), solver=sampling.DDPMSolver(torch.linspace(1, 0, steps + 1, dtype=torch.float64)))
+    model = sampling.DPS(
+        Denoiser(posterior.prior),
+        solver=sampling.DDPMSolver(torch.linspace(1, 0, steps + 1, dtype=torch.float64)),
+    )
     return model(posterior.y, theirs(posterior)).float()
 
 
 def theirs(posterior: inverse.Posterior) -> object:
     """The same operator with the noise level where deepinv looks for it."""
-    physics = deepinv("physics").BlurFFT(img_size=posterior.shape, filter=posterior.operator.filter[:, :1])
+    physics = deepinv("physics").BlurFFT(
+        img_size=posterior.shape, filter=posterior.operator.filter[:, :1]
+    )
     physics.noise_model = deepinv("physics").GaussianNoise(posterior.sigma_y)
     return physics
 
@@ -90,7 +106,11 @@ def azula_denoiser(prior: inverse.Prior) -> object:
     return Wrapped()
 
 
-def azula(posterior: inverse.Posterior, steps: int, build: Callable[[object, Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]) -> Tensor:
+def azula(
+    posterior: inverse.Posterior,
+    steps: int,
+    build: Callable[[object, Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]],
+) -> Tensor:
     """Sampled from noise in model units."""
     prior = posterior.prior
     sampler = build(azula_denoiser(prior), lambda x: posterior.operator.A(prior.decode(x)))
@@ -100,7 +120,11 @@ def azula(posterior: inverse.Posterior, steps: int, build: Callable[[object, Cal
 def azula_dps(posterior: inverse.Posterior, steps: int) -> Tensor:
     from azula.guidance.dps import DPSSampler
 
-    return azula(posterior, steps, lambda denoiser, A: DPSSampler(denoiser, posterior.y, A, steps=steps, silent=True))
+    return azula(
+        posterior,
+        steps,
+        lambda denoiser, A: DPSSampler(denoiser, posterior.y, A, steps=steps, silent=True),
+    )
 
 
 def azula_mmps(posterior: inverse.Posterior, steps: int) -> Tensor:
@@ -109,7 +133,13 @@ def azula_mmps(posterior: inverse.Posterior, steps: int) -> Tensor:
     from azula.sample import DDIMSampler
 
     noise = IsotropicCovariance(torch.tensor(posterior.sigma_y**2))
-    return azula(posterior, steps, lambda denoiser, A: DDIMSampler(MMPSDenoiser(denoiser, posterior.y, A, noise), steps=steps, silent=True))
+    return azula(
+        posterior,
+        steps,
+        lambda denoiser, A: DDIMSampler(
+            MMPSDenoiser(denoiser, posterior.y, A, noise), steps=steps, silent=True
+        ),
+    )
 
 
 PAIRS: dict[str, tuple[Run, Run]] = {
@@ -143,15 +173,34 @@ def as_loaded(prior: inverse.Prior) -> inverse.Prior:
     return copy.deepcopy(prior).to(memory_format=torch.contiguous_format).requires_grad_()  # type: ignore[call-overload]
 
 
-def compare(pair: tuple[Run, Run], problem: inverse.Problem, truths: Tensor, prior: inverse.Prior, steps: int, repeats: int) -> dict[str, dict[str, Any]]:
+def compare(
+    pair: tuple[Run, Run],
+    problem: inverse.Problem,
+    truths: Tensor,
+    prior: inverse.Prior,
+    steps: int,
+    repeats: int,
+) -> dict[str, dict[str, Any]]:
     """Seconds of each repeat, MiB and PSNR of each side."""
     execution = inverse.Execution(autocast="bf16")
-    here, half, loaded = (problem.posterior(truths, prior=p, execution=e) for p, e in ((prior, None), (prior, execution), (as_loaded(prior), None)))
-    runs = dict(zip(SIDES, ((pair[0], here), (pair[0], half), (pair[1], loaded), (pair[1], here)), strict=True))
+    here, half, loaded = (
+        problem.posterior(truths, prior=p, execution=e)
+        for p, e in ((prior, None), (prior, execution), (as_loaded(prior), None))
+    )
+    runs = dict(
+        zip(
+            SIDES,
+            ((pair[0], here), (pair[0], half), (pair[1], loaded), (pair[1], here)),
+            strict=True,
+        )
+    )
     found: dict[str, dict[str, Any]] = {}
     for side, (run, posterior) in runs.items():
         run(posterior, 2)
-        found[side] = {"mib": peak_bytes(lambda run=run, posterior=posterior: run(posterior, 2)) / 2**20, "seconds": []}  # type: ignore[misc]
+        found[side] = {
+            "mib": peak_bytes(lambda run=run, posterior=posterior: run(posterior, 2)) / 2**20,
+            "seconds": [],
+        }  # type: ignore[misc]
     for _ in range(repeats):
         for side, (run, posterior) in runs.items():
             start = time.process_time()
@@ -163,25 +212,59 @@ def compare(pair: tuple[Run, Run], problem: inverse.Problem, truths: Tensor, pri
 
 def ratio(row: dict[str, Any], other: str, one: str) -> float:
     """Of their seconds, median over the repeats."""
-    return statistics.median(a / b for a, b in zip(row[other]["seconds"], row[one]["seconds"], strict=True))
+    return statistics.median(
+        a / b for a, b in zip(row[other]["seconds"], row[one]["seconds"], strict=True)
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    heads = ["method, against", "batch", "evaluations a step, ours / theirs", "seconds: ours", "bf16", "theirs", "theirs / ours", "theirs / bf16"]
-    heads += ["overhead alone: theirs / ours", "MiB: ours", "bf16", "theirs", "PSNR: ours", "bf16", "theirs"]
+    heads = [
+        "method, against",
+        "batch",
+        "evaluations a step, ours / theirs",
+        "seconds: ours",
+        "bf16",
+        "theirs",
+        "theirs / ours",
+        "theirs / bf16",
+    ]
+    heads += [
+        "overhead alone: theirs / ours",
+        "MiB: ours",
+        "bf16",
+        "theirs",
+        "PSNR: ours",
+        "bf16",
+        "theirs",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         shown = [row[side] for side in SIDES[:3]]
-        cells = [row["pair"], str(row["batch"]), f"{row['evaluations'][0]:g} / {row['evaluations'][1]:g}"]
+        cells = [
+            row["pair"],
+            str(row["batch"]),
+            f"{row['evaluations'][0]:g} / {row['evaluations'][1]:g}",
+        ]
         cells += [f"{statistics.median(side['seconds']):.2f}" for side in shown]
-        cells += [f"{ratio(row, *sides):.2f}" for sides in (("theirs", "ours"), ("theirs", "ours in bf16"), ("theirs, our layout", "ours"))]
-        cells += [f"{side['mib']:.0f}" for side in shown] + [f"{side['psnr']:.2f}" for side in shown]
+        cells += [
+            f"{ratio(row, *sides):.2f}"
+            for sides in (
+                ("theirs", "ours"),
+                ("theirs", "ours in bf16"),
+                ("theirs, our layout", "ours"),
+            )
+        ]
+        cells += [f"{side['mib']:.0f}" for side in shown] + [
+            f"{side['psnr']:.2f}" for side in shown
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
@@ -191,9 +274,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    problem, prior = inverse.get_problem("deblur", boundary="circular"), inverse.load_prior("photo-64")
-    truths = torch.stack([tile for i in range(16) for truth in problem.truths() if (tile := square(truth, arguments.size, i)) is not None])
-    about = {"size": arguments.size, "steps": arguments.steps, "threads": torch.get_num_threads(), "torch": torch.__version__, "clock": "cpu"}
+    problem, prior = (
+        inverse.get_problem("deblur", boundary="circular"),
+        inverse.load_prior("photo-64"),
+    )
+    truths = torch.stack(
+        [
+            tile
+            for i in range(16)
+            for truth in problem.truths()
+            if (tile := square(truth, arguments.size, i)) is not None
+        ]
+    )
+    about = {
+        "size": arguments.size,
+        "steps": arguments.steps,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "clock": "cpu",
+    }
     record = arguments.out.with_suffix(".json") if arguments.out else None
     kept = json.loads(record.read_text()) if record and record.exists() else {}
     rows = kept["rows"] if kept.get("about") == about else []
@@ -203,7 +302,9 @@ def main() -> None:
             if any((row["pair"], row["batch"]) == (name, batch) for row in rows):
                 continue
             counts = [evaluations(run, small) for run in PAIRS[name]]
-            compared = compare(PAIRS[name], problem, truths[:batch], prior, arguments.steps, arguments.repeats)
+            compared = compare(
+                PAIRS[name], problem, truths[:batch], prior, arguments.steps, arguments.repeats
+            )
             rows.append({"pair": name, "batch": batch, "evaluations": counts, **compared})
             print(table(rows[-1:])[-1], flush=True)
             if record:

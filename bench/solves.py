@@ -46,12 +46,22 @@ def measure(posterior: inverse.Posterior, s: float) -> dict[str, float]:
     u = posterior.solve_normal(v, s * s, settings=SOLVER)
     iterations = posterior.cost.A_rows
     zero = torch.zeros(1, *posterior.shape)
-    left = v - s * s * (posterior.A(posterior.A_adjoint(u)) - posterior.A(zero)) - posterior.sigma_y**2 * u
-    return {"iterations": iterations, "ms": 1e3 * least(lambda: posterior.solve_normal(v, s * s, settings=SOLVER)), "residual": float(left.norm() / v.norm())}
+    left = (
+        v
+        - s * s * (posterior.A(posterior.A_adjoint(u)) - posterior.A(zero))
+        - posterior.sigma_y**2 * u
+    )
+    return {
+        "iterations": iterations,
+        "ms": 1e3 * least(lambda: posterior.solve_normal(v, s * s, settings=SOLVER)),
+        "residual": float(left.norm() / v.norm()),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
@@ -60,22 +70,42 @@ def main() -> None:
     for name, options in KERNELS.items():
         problem = inverse.get_problem("deblur", **options)
         top = (256 - arguments.size) // 2
-        ours = problem.posterior(problem.truths()[0][:, top : top + arguments.size, top : top + arguments.size], prior=prior)
+        ours = problem.posterior(
+            problem.truths()[0][:, top : top + arguments.size, top : top + arguments.size],
+            prior=prior,
+        )
         padding = str(options.get("boundary", "reflect"))
-        plain = inverse.Posterior(prior, inverse.physics.Blur(problem.filter(), padding, use_fft=True), ours.y, ours.noise, shape=ours.shape)
+        plain = inverse.Posterior(
+            prior,
+            inverse.physics.Blur(problem.filter(), padding, use_fft=True),
+            ours.y,
+            ours.noise,
+            shape=ours.shape,
+        )
         plain.__dict__["_spectrum"] = None
         for s in SIGNALS:
-            rows.append({"kernel": name, "s": s, "plain": measure(plain, s), "ours": measure(ours, s)})
+            rows.append(
+                {"kernel": name, "s": s, "plain": measure(plain, s), "ours": measure(ours, s)}
+            )
             print(rows[-1], flush=True)
-    lines = ["| kernel, boundary | s | iterations, plain | ours | ms, plain | ours | residual, plain | ours |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| kernel, boundary | s | iterations, plain | ours | ms, plain | ours | residual, plain | ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         pair = [(r["plain"][key], r["ours"][key]) for key in ("iterations", "ms", "residual")]
         counts, times, left = pair
         closed = "closed form" if counts[1] == 0 else counts[1]
-        lines.append(f"| {r['kernel']} | {r['s']} | {counts[0]} | {closed} | {times[0]:.1f} | {times[1]:.1f} | {left[0]:.0e} | {left[1]:.0e} |")
+        lines.append(
+            f"| {r['kernel']} | {r['s']} | {counts[0]} | {closed} | {times[0]:.1f} | {times[1]:.1f} | {left[0]:.0e} | {left[1]:.0e} |"
+        )
     print("\n".join(lines))
     if arguments.out:
-        write_text(arguments.out.with_suffix(".json"), json.dumps({"size": arguments.size, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+        write_text(
+            arguments.out.with_suffix(".json"),
+            json.dumps({"size": arguments.size, "torch": torch.__version__, "rows": rows}, indent=1)
+            + "\n",
+        )
         write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 

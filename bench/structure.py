@@ -39,9 +39,34 @@ from inverse_plugins.structure.per_image import one_by_one
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")
 CASES = {"motion": "Motion", "defocus": "Defocus", "levin": "Measured shake"}
-KNOWN = ("wiener", "richardson-lucy", "red-diff", "diffpir", "diffpir + structure", "diffpir + shuffled", "dpir", "dpir + structure")
-BLIND = ("blurry", "structure-prior, blind", "icdpm, unguided", "icdpm, guided", "icdpm, unguided, mean of 4", "icdpm, guided, mean of 4")
-SHOWN = ("blurry", "wiener", "diffpir", "diffpir + structure", "dpir", "structure-prior, blind", "icdpm, guided", "icdpm, guided, mean of 4")
+KNOWN = (
+    "wiener",
+    "richardson-lucy",
+    "red-diff",
+    "diffpir",
+    "diffpir + structure",
+    "diffpir + shuffled",
+    "dpir",
+    "dpir + structure",
+)
+BLIND = (
+    "blurry",
+    "structure-prior, blind",
+    "icdpm, unguided",
+    "icdpm, guided",
+    "icdpm, unguided, mean of 4",
+    "icdpm, guided, mean of 4",
+)
+SHOWN = (
+    "blurry",
+    "wiener",
+    "diffpir",
+    "diffpir + structure",
+    "dpir",
+    "structure-prior, blind",
+    "icdpm, guided",
+    "icdpm, guided, mean of 4",
+)
 PAIRS = {
     "diffpir + structure": "diffpir",
     "diffpir + shuffled": "diffpir",
@@ -118,15 +143,29 @@ def kernels(data: Path, case: str, count: int) -> list[Tensor]:
     if case == "defocus":
         return [embedded(disk(1.5 + 0.5 * i, MARGIN)) for i in range(count)]
     with h5py.File(data / "kernels" / "Levin09.mat") as file:
-        found = [torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]]
+        found = [
+            torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]
+        ]
     return [embedded(found[i % len(found)]) for i in range(count)]
 
 
-def posterior_of(truth: Tensor, kernel: Tensor, prior: inverse.Prior, index: int) -> inverse.Posterior:
+def posterior_of(
+    truth: Tensor, kernel: Tensor, prior: inverse.Prior, index: int
+) -> inverse.Posterior:
     """y = k * x + n with reflected edges; linear solves stop at 1e-3, for every method."""
-    operator, noise = inverse.physics.Blur(filter=kernel[None, None], padding="reflect", use_fft=True), inverse.GaussianNoise(SIGMA_Y)
+    operator, noise = (
+        inverse.physics.Blur(filter=kernel[None, None], padding="reflect", use_fft=True),
+        inverse.GaussianNoise(SIGMA_Y),
+    )
     y = noise.sample(operator.A(truth[None]), inverse.seeded("structure benchmark", index))
-    return inverse.Posterior(prior, operator, y, noise, truth=truth[None], execution=inverse.Execution(solver=inverse.CG(1e-3, 40)))
+    return inverse.Posterior(
+        prior,
+        operator,
+        y,
+        noise,
+        truth=truth[None],
+        execution=inverse.Execution(solver=inverse.CG(1e-3, 40)),
+    )
 
 
 def classical(name: str, y: Tensor, kernel: Tensor) -> dict[str, Tensor]:
@@ -137,8 +176,8 @@ def classical(name: str, y: Tensor, kernel: Tensor) -> dict[str, Tensor]:
     psf = kernel.double().numpy()
     answers = {}
     for setting in BALANCES if name == "wiener" else ITERATIONS:
-        deconvolve: Callable = (lambda c: wiener(c, psf, setting)) if name == "wiener" else (lambda c: richardson_lucy(c, psf, setting))  # noqa: B023
-        x = torch.stack([torch.from_numpy(deconvolve(channel).copy()) for channel in wide])
+        deconvolve: Callable = wiener if name == "wiener" else richardson_lucy
+        x = torch.stack([torch.from_numpy(deconvolve(c, psf, setting).copy()) for c in wide])
         answers[f"{setting:g}"] = x[:, 24:-24, 24:-24].float()
     return answers
 
@@ -155,11 +194,16 @@ class Shuffled(inverse.Method):
         method = inverse.get_method("structure-prior", base="diffpir", steps=25)
         estimates = load_structure(method.net)(self.other)
         yield from one_by_one(
-            posterior, samples, generator, lambda one, n, g: method.solver.run(guided(one, estimates, method.tempering()), n, g)
+            posterior,
+            samples,
+            generator,
+            lambda one, n, g: method.solver.run(guided(one, estimates, method.tempering()), n, g),
         )
 
 
-def answers(name: str, posterior: inverse.Posterior, kernel: Tensor, other: Tensor) -> tuple[dict[str, Tensor], float]:
+def answers(
+    name: str, posterior: inverse.Posterior, kernel: Tensor, other: Tensor
+) -> tuple[dict[str, Tensor], float]:
     """A contestant's pictures (3, H, W) by setting, and processor seconds."""
     start = time.process_time()
     if name == "blurry":
@@ -168,8 +212,14 @@ def answers(name: str, posterior: inverse.Posterior, kernel: Tensor, other: Tens
         found = classical(name, posterior.y, kernel)
     else:
         base, options = METHODS.get(name.removesuffix(", mean of 4"), ("", {}))
-        method = Shuffled(other) if name == "diffpir + shuffled" else inverse.get_method(base, **options)
-        found = {"": inverse.solve(posterior, method, samples=4 if name.endswith("mean of 4") else 1, seed=0).mean[0]}
+        method = (
+            Shuffled(other) if name == "diffpir + shuffled" else inverse.get_method(base, **options)
+        )
+        found = {
+            "": inverse.solve(
+                posterior, method, samples=4 if name.endswith("mean of 4") else 1, seed=0
+            ).mean[0]
+        }
     return found, time.process_time() - start
 
 
@@ -179,26 +229,46 @@ def scores(x: Tensor, truth: Tensor) -> dict[str, float]:
 
 def networks(data: Path, count: int = 64, size: int = 96) -> dict[str, dict[str, dict]]:
     """By family of blurs, by scale, on crops of test photographs with kernels of another seed: error of the networks and of y, gain with its interval."""
-    net, sources, rows = load_structure("structure-blur"), [load_images(data / "bsds500" / "test", size + 30, 3)], {}
+    net, sources, rows = (
+        load_structure("structure-blur"),
+        [load_images(data / "bsds500" / "test", size + 30, 3)],
+        {},
+    )
     for family in MAKERS:
-        sharp, y = BlurCorpus((family,), kernels=count, seed=7).batch(sources, size, count, inverse.seeded("structure benchmark", family))
+        sharp, y = BlurCorpus((family,), kernels=count, seed=7).batch(
+            sources, size, count, inverse.seeded("structure benchmark", family)
+        )
         with torch.no_grad():
             estimates = net(y)
         for s, estimate_ in estimates.items():
             truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
-            error, blurry = ((truth - guess).square().mean((1, 2, 3)) for guess in (estimate_.mean, before))
+            error, blurry = (
+                (truth - guess).square().mean((1, 2, 3)) for guess in (estimate_.mean, before)
+            )
             chi = float(((truth - estimate_.mean) / estimate_.log_tau.exp()).square().mean().sqrt())
             gain = 10 * math.log10(float(blurry.sum() / error.sum()))
             again = torch.randint(count, (4000, count), generator=inverse.seeded("bootstrap"))
-            low, high = (10 * (blurry[again].sum(1) / error[again].sum(1)).log10()).quantile(torch.tensor([0.025, 0.975])).tolist()
-            row = {"rmse": float(error.mean().sqrt()), "blurry": float(blurry.mean().sqrt()), "chi": chi, "gain": {"mean": gain, "low": low, "high": high}}
+            low, high = (
+                (10 * (blurry[again].sum(1) / error[again].sum(1)).log10())
+                .quantile(torch.tensor([0.025, 0.975]))
+                .tolist()
+            )
+            row = {
+                "rmse": float(error.mean().sqrt()),
+                "blurry": float(blurry.mean().sqrt()),
+                "chi": chi,
+                "gain": {"mean": gain, "low": low, "high": high},
+            }
             rows.setdefault(family, {})[str(s)] = row
     return rows
 
 
 def measure(arguments: argparse.Namespace, record: dict, save: Callable[[], None]) -> None:
     """Add what is missing to the record's cells."""
-    prior, done = inverse.load_prior("photo-64"), {(r["case"], r["photograph"], r["name"]) for r in record["cells"]}
+    prior, done = (
+        inverse.load_prior("photo-64"),
+        {(r["case"], r["photograph"], r["name"]) for r in record["cells"]},
+    )
     truths = photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)
     for index, case in itertools.product(range(len(truths)), arguments.cases):
         bank, another = kernels(arguments.data, case, len(truths)), (index + 1) % len(truths)
@@ -206,15 +276,36 @@ def measure(arguments: argparse.Namespace, record: dict, save: Callable[[], None
         for name in arguments.names:
             if (case, index, name) in done or (name == "diffpir + shuffled" and case != "motion"):
                 continue
-            found, seconds = answers(name, posterior, bank[index], posterior_of(truths[another], bank[another], prior, another).y)
+            found, seconds = answers(
+                name,
+                posterior,
+                bank[index],
+                posterior_of(truths[another], bank[another], prior, another).y,
+            )
             for setting, x in found.items():
-                chi2 = float(inverse.GaussianNoise(SIGMA_Y).chi_square(posterior.y, posterior.operator.A(x[None])))
-                record["cells"].append({"case": case, "photograph": index, "name": name, "setting": setting, "chi2": chi2, "seconds": seconds})
+                chi2 = float(
+                    inverse.GaussianNoise(SIGMA_Y).chi_square(
+                        posterior.y, posterior.operator.A(x[None])
+                    )
+                )
+                record["cells"].append(
+                    {
+                        "case": case,
+                        "photograph": index,
+                        "name": name,
+                        "setting": setting,
+                        "chi2": chi2,
+                        "seconds": seconds,
+                    }
+                )
                 record["cells"][-1] |= scores(x, truths[index])
                 if index == arguments.shown:
                     write_png(arguments.pictures / f"{case}-{name}{setting}.png", x.clamp(0, 1))
             save()
-            print(f"{case:10s} {index} {name:24s} {record['cells'][-1]['psnr']:.2f} dB  {seconds:.1f} s", flush=True)
+            print(
+                f"{case:10s} {index} {name:24s} {record['cells'][-1]['psnr']:.2f} dB  {seconds:.1f} s",
+                flush=True,
+            )
 
 
 def best_settings(cells: list[dict], name: str) -> list[dict]:
@@ -223,7 +314,11 @@ def best_settings(cells: list[dict], name: str) -> list[dict]:
     for cell in cells:
         if cell["name"] == name:
             by_setting.setdefault(cell["setting"], []).append(cell)
-    return max(by_setting.values(), key=lambda found: sum(c["psnr"] for c in found) / len(found), default=[])
+    return max(
+        by_setting.values(),
+        key=lambda found: sum(c["psnr"] for c in found) / len(found),
+        default=[],
+    )
 
 
 def case_table(cells: list[dict]) -> str:
@@ -235,14 +330,30 @@ def case_table(cells: list[dict]) -> str:
     for name, found in chosen.items():
         if not found:
             continue
-        mean = {key: sum(c[key] for c in found) / len(found) for key in (*METRICS, "chi2", "seconds")}
+        mean = {
+            key: sum(c[key] for c in found) / len(found) for key in (*METRICS, "chi2", "seconds")
+        }
         setting = f" ({found[0]['setting']})" if found[0]["setting"] else ""
         base, differences = chosen.get(PAIRS.get(name, ""), []), [""] * 3
         if base:
             values = {c["photograph"]: c for c in base}
-            differences = [interval([c[m] - values[c["photograph"]][m] for c in found if c["photograph"] in values], 2 if m == "psnr" else 3) for m in METRICS]
-        own = [f"{mean['psnr']:.2f}", f"{mean['ssim']:.3f}", f"{mean['haarpsi']:.3f}", f"{mean['chi2']:.2f}", f"{mean['seconds']:.1f}"]
-        lines.append("| " + " | ".join([name + setting, *own, PAIRS.get(name, ""), *differences]) + " |")
+            differences = [
+                interval(
+                    [c[m] - values[c["photograph"]][m] for c in found if c["photograph"] in values],
+                    2 if m == "psnr" else 3,
+                )
+                for m in METRICS
+            ]
+        own = [
+            f"{mean['psnr']:.2f}",
+            f"{mean['ssim']:.3f}",
+            f"{mean['haarpsi']:.3f}",
+            f"{mean['chi2']:.2f}",
+            f"{mean['seconds']:.1f}",
+        ]
+        lines.append(
+            "| " + " | ".join([name + setting, *own, PAIRS.get(name, ""), *differences]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -252,28 +363,49 @@ def interval(values: list[float], digits: int) -> str:
 
 
 def network_table(rows: dict[str, dict[str, dict]]) -> str:
-    lines = ["| blur | scale | error of y | of the network | gain (dB) | error / tau |", "|---" * 6 + "|"]
+    lines = [
+        "| blur | scale | error of y | of the network | gain (dB) | error / tau |",
+        "|---" * 6 + "|",
+    ]
     for family, scales in rows.items():
         for s, row in scales.items():
             gain = f"{row['gain']['mean']:+.2f} [{row['gain']['low']:+.2f}, {row['gain']['high']:+.2f}]"
-            lines.append(f"| {family} | 1/{s} | {row['blurry']:.4f} | {row['rmse']:.4f} | {gain} | {row['chi']:.2f} |")
+            lines.append(
+                f"| {family} | 1/{s} | {row['blurry']:.4f} | {row['rmse']:.4f} | {gain} | {row['chi']:.2f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def sheet(arguments: argparse.Namespace, record: dict) -> Tensor:
     """One photograph: a row for each blur, a column for each of SHOWN, and the truth."""
-    truth, pictures = photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)[arguments.shown], []
+    truth, pictures = (
+        photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)[
+            arguments.shown
+        ],
+        [],
+    )
     for case in CASES:
         cells = [c for c in record["cells"] if c["case"] == case]
         for name in SHOWN:
             found = best_settings(cells, name)
-            pictures.append(inverse.read_image(arguments.pictures / f"{case}-{name}{found[0]['setting']}.png").pixels)
+            pictures.append(
+                inverse.read_image(
+                    arguments.pictures / f"{case}-{name}{found[0]['setting']}.png"
+                ).pixels
+            )
         pictures.append(truth)
-    return grid(torch.stack(pictures).repeat_interleave(2, 2).repeat_interleave(2, 3), columns=len(SHOWN) + 1, gap=4)
+    return grid(
+        torch.stack(pictures).repeat_interleave(2, 2).repeat_interleave(2, 3),
+        columns=len(SHOWN) + 1,
+        gap=4,
+    )
 
 
 def words(table: dict[str, dict[str, float]]) -> str:
-    return "; ".join(f"{mode}: " + ", ".join(f"{name} {value:g}" for name, value in row.items()) for mode, row in table.items())
+    return "; ".join(
+        f"{mode}: " + ", ".join(f"{name} {value:g}" for name, value in row.items())
+        for mode, row in table.items()
+    )
 
 
 def page(arguments: argparse.Namespace, record: dict) -> str:
@@ -287,28 +419,51 @@ def page(arguments: argparse.Namespace, record: dict) -> str:
     blur, cond = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
     count = len({c["photograph"] for c in record["cells"]})
     about = ABOUT.format(
-        command=f"python bench/structure.py --data ../shared/data --out {arguments.out} --count {count}", count=count, size=arguments.size, sigma=SIGMA_Y,
-        rows=", ".join(CASES.values()), columns=", ".join(SHOWN), stem=arguments.out.stem, networks=network_table(record["networks"]),
-        beta=words(blur.beta), crps=words(blur.crps), steps=", ".join(f"{name} {options['steps']}" for name, (_, options) in METHODS.items()),
+        command=f"python bench/structure.py --data ../shared/data --out {arguments.out} --count {count}",
+        count=count,
+        size=arguments.size,
+        sigma=SIGMA_Y,
+        rows=", ".join(CASES.values()),
+        columns=", ".join(SHOWN),
+        stem=arguments.out.stem,
+        networks=network_table(record["networks"]),
+        beta=words(blur.beta),
+        crps=words(blur.crps),
+        steps=", ".join(f"{name} {options['steps']}" for name, (_, options) in METHODS.items()),
         **{name: f"{loss:.3f}" for name, loss in cond.denoising.items()},
-    )  # fmt: skip
+    )
     return f"{about}\n" + "\n".join(tables) + f"\n{reading}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with bsds500/test and kernels/Levin09.mat")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with bsds500/test and kernels/Levin09.mat"
+    )
     parser.add_argument("--count", type=int, default=6, help="photographs")
     parser.add_argument("--size", type=int, default=96, help="side of the central crop (pixels)")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--names", nargs="*", default=[*BLIND, *KNOWN], help="contestants to measure")
+    parser.add_argument(
+        "--names", nargs="*", default=[*BLIND, *KNOWN], help="contestants to measure"
+    )
     parser.add_argument("--shown", type=int, default=0, help="photograph of the figure")
-    parser.add_argument("--pictures", type=Path, default=Path("out/structure"), help="where the figure's parts are kept")
-    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .json to write")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        default=Path("out/structure"),
+        help="where the figure's parts are kept",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="stem of the .md and .json to write"
+    )
     arguments = parser.parse_args()
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     file = arguments.out.with_suffix(".json")
-    record = json.loads(file.read_text()) if file.exists() else {"cells": [], "versions": versions()}
+    record = (
+        json.loads(file.read_text()) if file.exists() else {"cells": [], "versions": versions()}
+    )
 
     def save() -> None:
         write_text(file, json.dumps(record, indent=1) + "\n")
@@ -320,9 +475,15 @@ def main() -> None:
     measure(arguments, record, save)
     for case in CASES:
         print(case, case_table([c for c in record["cells"] if c["case"] == case]), sep="\n")
-    if all(any((c["case"], c["name"]) == (case, name) for c in record["cells"]) for case in CASES for name in SHOWN):
+    if all(
+        any((c["case"], c["name"]) == (case, name) for c in record["cells"])
+        for case in CASES
+        for name in SHOWN
+    ):
         write_text(arguments.out.with_suffix(".md"), page(arguments, record))
-        write_png(arguments.out.parent / "images" / f"{arguments.out.stem}.png", sheet(arguments, record))
+        write_png(
+            arguments.out.parent / "images" / f"{arguments.out.stem}.png", sheet(arguments, record)
+        )
 
 
 if __name__ == "__main__":

@@ -46,30 +46,44 @@ def measured(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
 
 def solve(side: int, steps: int, **execution: float) -> tuple[Tensor, Tensor]:
     truth = photograph(side)
-    posterior = inverse.get_problem("deblur").posterior(truth, prior="photo-64", execution=inverse.Execution(**execution))
-    return inverse.solve(posterior, inverse.get_method("red-diff", steps=steps)).samples[0, 0], truth
+    posterior = inverse.get_problem("deblur").posterior(
+        truth, prior="photo-64", execution=inverse.Execution(**execution)
+    )
+    return inverse.solve(posterior, inverse.get_method("red-diff", steps=steps)).samples[
+        0, 0
+    ], truth
 
 
 def denoise(side: int, **execution: float) -> tuple[Tensor, Tensor]:
     truth = photograph(side)
-    posterior = inverse.get_problem("denoise").posterior(truth, prior="photo-64", execution=inverse.Execution(**execution))
+    posterior = inverse.get_problem("denoise").posterior(
+        truth, prior="photo-64", execution=inverse.Execution(**execution)
+    )
     x = posterior.prior.encode(truth[None])
     noisy = x + 0.5 * torch.randn(x.shape, generator=inverse.seeded("tiles"))
     return posterior.prior.decode(posterior.denoise(noisy, 0.5))[0], truth
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solve", type=int, default=1024, help="side of the image that is deblurred")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--solve", type=int, default=1024, help="side of the image that is deblurred"
+    )
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--denoise", type=int, default=2048, help="side of the image that is denoised once")
+    parser.add_argument(
+        "--denoise", type=int, default=2048, help="side of the image that is denoised once"
+    )
     parser.add_argument("--memory", type=float, nargs=2, default=[0.15, 0.5], help="GiB for each")
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
 
     rows = []
     tasks: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-        f"deblur, {arguments.solve} pixels": lambda **e: solve(arguments.solve, arguments.steps, **e),
+        f"deblur, {arguments.solve} pixels": lambda **e: solve(
+            arguments.solve, arguments.steps, **e
+        ),
         f"denoise, {arguments.denoise} pixels": lambda **e: denoise(arguments.denoise, **e),
     }
     for (task, run), memory in zip(tasks.items(), arguments.memory, strict=True):
@@ -77,22 +91,44 @@ def main() -> None:
         for bound in (None, memory):
             kept: list[Tensor] = []
 
-            def answer(bound: float | None = bound, run: Callable[..., tuple[Tensor, Tensor]] = run, kept: list[Tensor] = kept) -> Tensor:
-                image, truth = run(**(WHOLE | {"memory": 1e6} if bound is None else {"memory": bound}))
+            def answer(
+                bound: float | None = bound,
+                run: Callable[..., tuple[Tensor, Tensor]] = run,
+                kept: list[Tensor] = kept,
+            ) -> Tensor:
+                image, truth = run(
+                    **(WHOLE | {"memory": 1e6} if bound is None else {"memory": bound})
+                )
                 kept.append(truth)
                 return image
 
             image, seconds, peak = measured(answer)
             found[bound] = image
-            row = {"task": task, "memory": bound, "seconds": seconds, "peak_gib": peak, "psnr": decibel(image, kept[0])}
-            rows.append(row | {"against_whole": None if bound is None else decibel(image, found[None])})
+            row = {
+                "task": task,
+                "memory": bound,
+                "seconds": seconds,
+                "peak_gib": peak,
+                "psnr": decibel(image, kept[0]),
+            }
+            rows.append(
+                row | {"against_whole": None if bound is None else decibel(image, found[None])}
+            )
             print(rows[-1], flush=True)
-    lines = ["| image | bound (GiB) | PSNR (dB) | PSNR against the whole's answer | tensors at most (GiB) | seconds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| image | bound (GiB) | PSNR (dB) | PSNR against the whole's answer | tensors at most (GiB) | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         against = "-" if r["against_whole"] is None else f"{r['against_whole']:.0f}"
-        lines.append(f"| {r['task']} | {r['memory'] or 'none'} | {r['psnr']:.4f} | {against} | {r['peak_gib']:.2f} | {r['seconds']:.0f} |")
+        lines.append(
+            f"| {r['task']} | {r['memory'] or 'none'} | {r['psnr']:.4f} | {against} | {r['peak_gib']:.2f} | {r['seconds']:.0f} |"
+        )
     if arguments.out:
-        write_text(arguments.out.with_suffix(".json"), json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+        write_text(
+            arguments.out.with_suffix(".json"),
+            json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n",
+        )
         write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 

@@ -46,20 +46,38 @@ class Photographs:
         photographs = inverse.get_problem("deblur").truths()
         self.truths = torch.stack([x[:, 96:160, 96:160] for x in photographs])
 
-    def run(self, problem: str, settings: dict[str, Any], method: str, options: dict[str, Any] | None = None, samples: int = 1) -> dict[str, float]:
+    def run(
+        self,
+        problem: str,
+        settings: dict[str, Any],
+        method: str,
+        options: dict[str, Any] | None = None,
+        samples: int = 1,
+    ) -> dict[str, float]:
         """PSNR, SSIM, residual chi-square, evaluations, seconds and standard deviation over samples, intensity; means over photographs."""
         options = options or {}
         key = json.dumps([problem, settings, method, options, samples], sort_keys=True)
-        return self.ledger.get(key, lambda: self._measure(inverse.get_problem(problem, **settings), inverse.get_method(method, **options), samples))
+        return self.ledger.get(
+            key,
+            lambda: self._measure(
+                inverse.get_problem(problem, **settings),
+                inverse.get_method(method, **options),
+                samples,
+            ),
+        )
 
     def dpir(self, problem: str, settings: dict[str, Any]) -> float:
         """PSNR of half-quadratic splitting with the prior as its denoiser (Zhang et al., Plug-and-Play Image Restoration with Deep Denoiser
         Prior, TPAMI 2021): 8 levels from 49 / 255 to sigma_y, lambda = 0.23."""
 
         def measure() -> float:
-            posterior = inverse.get_problem(problem, **settings).posterior(self.truths, prior=self.prior)
+            posterior = inverse.get_problem(problem, **settings).posterior(
+                self.truths, prior=self.prior
+            )
             z = posterior.pseudo_inverse()
-            for level in torch.logspace(math.log10(49 / 255), math.log10(posterior.sigma_y), 8).tolist():
+            for level in torch.logspace(
+                math.log10(49 / 255), math.log10(posterior.sigma_y), 8
+            ).tolist():
                 s = 2 * level
                 z = posterior.denoise(posterior.prox(z, s * s / 0.23), s)
             error = (self.prior.decode(z).clamp(0, 1) - self.truths).square().flatten(1).mean(1)
@@ -70,32 +88,55 @@ class Photographs:
     def nonlinear(self, method: str, options: dict[str, Any] | None = None) -> dict[str, float]:
         """A blur that a detector saturates: tanh(2 blur(x)), sigma_y = 0.02."""
         key = json.dumps(["saturated blur", method, options or {}], sort_keys=True)
-        return self.ledger.get(key, lambda: self._saturated(inverse.get_method(method, **(options or {}))))
+        return self.ledger.get(
+            key, lambda: self._saturated(inverse.get_method(method, **(options or {})))
+        )
 
     def _saturated(self, method: inverse.Method) -> dict[str, float]:
         blur = inverse.get_problem("deblur", boundary="circular").operator((3, 64, 64))
-        operator = inverse.operator(lambda x: (2 * blur.A(x)).tanh(), shape=(3, 64, 64), linear=False)
+        operator = inverse.operator(
+            lambda x: (2 * blur.A(x)).tanh(), shape=(3, 64, 64), linear=False
+        )
         noise = inverse.GaussianNoise(0.02)
         y = noise.sample(operator.A(self.truths), inverse.seeded(0, "trends"))
-        posterior = inverse.Posterior(self.prior, operator, y, noise, shape=(3, 64, 64), truth=self.truths)
+        posterior = inverse.Posterior(
+            self.prior, operator, y, noise, shape=(3, 64, 64), truth=self.truths
+        )
         return self._score(inverse.solve(posterior, method))
 
-    def _measure(self, problem: inverse.Problem, method: inverse.Method, samples: int) -> dict[str, float]:
-        return self._score(inverse.solve(problem.posterior(self.truths, prior=self.prior), method, samples=samples))
+    def _measure(
+        self, problem: inverse.Problem, method: inverse.Method, samples: int
+    ) -> dict[str, float]:
+        return self._score(
+            inverse.solve(problem.posterior(self.truths, prior=self.prior), method, samples=samples)
+        )
 
     @staticmethod
     def _score(result: inverse.Result) -> dict[str, float]:
         spread = float(result.samples.std(1).mean()) if result.samples.shape[1] > 1 else 0.0
         first = result.samples[:, 0]
         psnr = -10 * (first.clamp(0, 1) - result.truth).square().flatten(1).mean(1).log10()
-        cost = {"nfe": result.cost.nfe, "vjp": result.cost.vjp, "seconds": result.seconds, "spread": spread}
-        return {"psnr": float(psnr.mean()), "ssim": METRICS["ssim"](result), "misfit": float(result.misfit.mean()), **cost}
+        cost = {
+            "nfe": result.cost.nfe,
+            "vjp": result.cost.vjp,
+            "seconds": result.seconds,
+            "spread": spread,
+        }
+        return {
+            "psnr": float(psnr.mean()),
+            "ssim": METRICS["ssim"](result),
+            "misfit": float(result.misfit.mean()),
+            **cost,
+        }
 
     def forward(self) -> float:
         """Seconds of one evaluation of the prior on the batch, no gradient."""
 
         def measure() -> float:
-            x, sigma = torch.randn(4, 3, 64, 64, generator=inverse.seeded("forward")), torch.tensor(1.0)
+            x, sigma = (
+                torch.randn(4, 3, 64, 64, generator=inverse.seeded("forward")),
+                torch.tensor(1.0),
+            )
             with torch.no_grad():
                 self.prior(x, sigma)
                 began = time.perf_counter()
@@ -114,7 +155,9 @@ def averaging(ledger: Ledger, method: str) -> float:
         law = problem.law()
         truths = law.decode(law.sample(100, inverse.seeded("averaging")))
         result = inverse.solve(problem.posterior(truths, dtype=torch.float64), method, samples=16)
-        single, mean = ((x - truths).square().mean() for x in (result.samples[:, 0], result.samples.mean(1)))
+        single, mean = (
+            (x - truths).square().mean() for x in (result.samples[:, 0], result.samples.mean(1))
+        )
         return float(10 * (single / mean).log10())
 
     return ledger.get(f"averaging {method}", measure)
@@ -127,12 +170,22 @@ def phase_retrieval(ledger: Ledger, method: str, options: dict[str, Any]) -> flo
         law = inverse.get_problem("gaussian", side=8).law()
         M = torch.randn(128, 64, generator=inverse.seeded("phase"), dtype=torch.float64)
         M /= torch.linalg.matrix_norm(M, 2)
-        operator = inverse.operator(lambda u: ((2 * u - 1).flatten(1) @ M.T).abs(), shape=(1, 8, 8), linear=False)
+        operator = inverse.operator(
+            lambda u: ((2 * u - 1).flatten(1) @ M.T).abs(), shape=(1, 8, 8), linear=False
+        )
         truth = law.decode(law.sample(5, inverse.seeded("phase truths")))
         noise = inverse.GaussianNoise(0.005)
         y = noise.sample(operator.A(truth), inverse.seeded("phase noise"))
         posterior = inverse.Posterior(law, operator, y, noise, shape=(1, 8, 8), dtype=torch.float64)
-        x, x0 = (2 * t - 1 for t in (inverse.solve(posterior, inverse.get_method(method, **options), samples=10).samples.flatten(2), truth.flatten(1)[:, None]))
+        x, x0 = (
+            2 * t - 1
+            for t in (
+                inverse.solve(
+                    posterior, inverse.get_method(method, **options), samples=10
+                ).samples.flatten(2),
+                truth.flatten(1)[:, None],
+            )
+        )
         error = torch.minimum((x - x0).norm(dim=2), (x + x0).norm(dim=2)) / x0.norm(dim=2)
         return float((error < 0.2).double().mean())
 
@@ -157,7 +210,10 @@ def verdict(holds: bool, otherwise: str = "does not hold") -> str:
 def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
     run = photographs.run
     sr = {"factor": 4, "sigma_y": 0.025}
-    psnr = {name: run("super-resolution", sr, name, o)["psnr"] for name, o in (("ddrm", {}), ("dps", {}), ("daps", {"steps": 50}))}
+    psnr = {
+        name: run("super-resolution", sr, name, o)["psnr"]
+        for name, o in (("ddrm", {}), ("dps", {}), ("daps", {"steps": 50}))
+    }
     rows: list[Row] = []
     gap = psnr["ddrm"] - psnr["dps"]
     rows.append(
@@ -196,16 +252,32 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
             verdict(gap > 3, "weaker here" if gap > 0.5 else "does not hold"),
         )
     )
-    found = {name: phase_retrieval(ledger, name, o) for name, o in (("dps", {}), ("daps", {"steps": 50, "langevin_steps": 30}), ("pnp-dm", {"steps": 50}))}
+    found = {
+        name: phase_retrieval(ledger, name, o)
+        for name, o in (
+            ("dps", {}),
+            ("daps", {"steps": 50, "langevin_steps": 30}),
+            ("pnp-dm", {"steps": 50}),
+        )
+    }
     rows.append(
         (
             "Phase retrieval: a single run of DPS mostly fails, DAPS and PnP-DM find the image in the best of four",
-            "8x8 field, magnitudes of 128 random projections, share of runs within 20 % up to sign: " + ", ".join(f"{k} {v:.0%}" for k, v in found.items()),
-            verdict(found["dps"] < 0.5 and min(1 - (1 - found[k]) ** 4 for k in ("daps", "pnp-dm")) > 0.8),
+            "8x8 field, magnitudes of 128 random projections, share of runs within 20 % up to sign: "
+            + ", ".join(f"{k} {v:.0%}" for k, v in found.items()),
+            verdict(
+                found["dps"] < 0.5
+                and min(1 - (1 - found[k]) ** 4 for k in ("daps", "pnp-dm")) > 0.8
+            ),
         )
     )
-    saturated = {name: photographs.nonlinear(name, {"steps": 50}) for name in ("red-diff", "dps", "lgd")}
-    box = {name: run("inpainting", {"mask": "box"}, name, {"steps": 50}, samples=2)["spread"] for name in ("red-diff", "dps", "diffpir")}
+    saturated = {
+        name: photographs.nonlinear(name, {"steps": 50}) for name in ("red-diff", "dps", "lgd")
+    }
+    box = {
+        name: run("inpainting", {"mask": "box"}, name, {"steps": 50}, samples=2)["spread"]
+        for name in ("red-diff", "dps", "diffpir")
+    }
     best = max(saturated, key=lambda name: saturated[name]["psnr"])
     rows.append(
         (
@@ -218,7 +290,10 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
         )
     )
     at = {row["method"]: row for row in conjugate_rows()["blur, 8x8"]}
-    low, right = run("deblur", {"boundary": "circular"}, "ddnm", {"steps": 20}), run("deblur", {"boundary": "circular"}, "ddnm-plus", {"steps": 20})
+    low, right = (
+        run("deblur", {"boundary": "circular"}, "ddnm", {"steps": 20}),
+        run("deblur", {"boundary": "circular"}, "ddnm-plus", {"steps": 20}),
+    )
     rows.append(
         (
             "A low residual is not quality",
@@ -230,12 +305,16 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
     )
     lost = {}
     for name, steps in (("ddrm", 20), ("ddnm-plus", 20), ("dps", 50)):
-        few, many = (run("inpainting", {"mask": "random", "missing": share}, name, {"steps": steps})["psnr"] for share in (0.95, 0.5))
+        few, many = (
+            run("inpainting", {"mask": "random", "missing": share}, name, {"steps": steps})["psnr"]
+            for share in (0.95, 0.5)
+        )
         lost[name] = few - many
     rows.append(
         (
             "With fewer measurements SVD methods collapse and DPS loses least",
-            "random pixels, from 50 % to 5 % seen: " + ", ".join(f"{k} {v:+.1f} dB" for k, v in lost.items()),
+            "random pixels, from 50 % to 5 % seen: "
+            + ", ".join(f"{k} {v:+.1f} dB" for k, v in lost.items()),
             verdict(lost["dps"] == max(lost.values())),
         )
     )
@@ -248,21 +327,33 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
             verdict(gap < -3),
         )
     )
-    gains = {name: averaging(ledger, name) for name in ("mmps", "pnp-dm", "diffpir", "ddrm", "dps", "red-diff")}
+    gains = {
+        name: averaging(ledger, name)
+        for name in ("mmps", "pnp-dm", "diffpir", "ddrm", "dps", "red-diff")
+    }
     rows.append(
         (
             "Averaging K samples of an exact sampler gains up to 3.01 dB",
-            "8x8 blur, K = 16, exact 2.75 dB: " + ", ".join(f"{k} {v:.2f}" for k, v in gains.items()),
+            "8x8 blur, K = 16, exact 2.75 dB: "
+            + ", ".join(f"{k} {v:.2f}" for k, v in gains.items()),
             verdict(abs(gains["mmps"] - 2.75) < 0.3),
         )
     )
     covers: dict[str, list[float]] = {}
     for view in conjugate_rows().values():
         for row in view:
-            if "skipped" not in row and row["spread"] > 0.01 and not row["method"].startswith("*") and "," not in row["method"]:
+            if (
+                "skipped" not in row
+                and row["spread"] > 0.01
+                and not row["method"].startswith("*")
+                and "," not in row["method"]
+            ):
                 covers.setdefault(row["method"], []).append(row["cover 90 %"])
     means = {k: sum(v) / len(v) for k, v in covers.items()}
-    under, over = ([k for k, v in sorted(means.items()) if test(v)] for test in (lambda v: v < 0.88, lambda v: v > 0.92))
+    under, over = (
+        [k for k, v in sorted(means.items()) if test(v)]
+        for test in (lambda v: v < 0.88, lambda v: v > 0.92)
+    )
     rows.append(
         (
             "All methods but SMC and plug-and-play MCMC under-cover",
@@ -272,8 +363,14 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
         )
     )
     memory = json.loads((DOCS / "tables" / "memory.json").read_text())
-    plain, gradient = run("super-resolution", sr, "diffpir", {"steps": 20}), run("super-resolution", sr, "dps")
-    per = {name: row["seconds"] / row["nfe"] / photographs.forward() for name, row in (("diffpir", plain), ("dps", gradient))}
+    plain, gradient = (
+        run("super-resolution", sr, "diffpir", {"steps": 20}),
+        run("super-resolution", sr, "dps"),
+    )
+    per = {
+        name: row["seconds"] / row["nfe"] / photographs.forward()
+        for name, row in (("diffpir", plain), ("dps", gradient))
+    }
     rows.append(
         (
             "A step without the network's gradient costs one evaluation, with it 2.5 times the time and 3.2 times the memory",
@@ -293,17 +390,24 @@ def memory_ratio(records: list[dict[str, Any]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", help="a file of finished runs, read and added to")
     parser.add_argument("--write", help="write this path with .md added")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ledger = Ledger(arguments.records)
-    lines = [f"| T{i} | " + " | ".join(row) + " |" for i, row in enumerate(trends(Photographs(ledger), ledger), 1)]
+    lines = [
+        f"| T{i} | " + " | ".join(row) + " |"
+        for i, row in enumerate(trends(Photographs(ledger), ledger), 1)
+    ]
     print("\n".join(lines))
     if arguments.write:
         command = "OMP_NUM_THREADS=1 python bench/trends.py " + shlex.join(sys.argv[1:])
-        Path(f"{arguments.write}.md").write_text(ABOUT.format(command=command) + "\n".join(lines) + "\n")
+        Path(f"{arguments.write}.md").write_text(
+            ABOUT.format(command=command) + "\n".join(lines) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The table of docs/verify.md: every registered method held to its claim.
 
-    python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and docs/verify.json
+python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and docs/verify.json
 """
 
 from __future__ import annotations
@@ -19,25 +19,48 @@ from inverse.registry.discovery import registry
 
 
 def table(verdicts: list[Verdict]) -> str:
-    lines = ["| method | claim | held | " + " | ".join(c.name for c in all_cases()) + " | order | batch |", "|---" * (len(all_cases()) + 5) + "|"]
+    lines = [
+        "| method | claim | held | "
+        + " | ".join(c.name for c in all_cases())
+        + " | order | batch |",
+        "|---" * (len(all_cases()) + 5) + "|",
+    ]
     for v in sorted(verdicts, key=rank):
-        scores = [None if m.skipped else m.figures[main_figure(c)].score for m, c in zip(v.cases, all_cases(), strict=True)]
+        scores = [
+            None if m.skipped else m.figures[main_figure(c)].score
+            for m, c in zip(v.cases, all_cases(), strict=True)
+        ]
         cells = ["-" if s is None else f"{s:.3f}" if s < 10 else f"{s:.0f}" for s in scores]
-        order, batch = "" if v.order is None else f"{v.order:.1f}", "" if v.batch is None else f"{v.batch:.0e}"
-        lines.append(f"| `{v.method}` | {v.claim} | {'yes' if v.held else '**no**'} | " + " | ".join(cells) + f" | {order} | {batch} |")
+        order, batch = (
+            "" if v.order is None else f"{v.order:.1f}",
+            "" if v.batch is None else f"{v.batch:.0e}",
+        )
+        lines.append(
+            f"| `{v.method}` | {v.claim} | {'yes' if v.held else '**no**'} | "
+            + " | ".join(cells)
+            + f" | {order} | {batch} |"
+        )
     return "\n".join(lines)
 
 
 def rank(v: Verdict) -> float:
     """Mean score of the cases that ran, each at most 1."""
-    scores = [min(m.figures[main_figure(c)].score or 0, 1) for m, c in zip(v.cases, all_cases(), strict=True) if m.figures]
+    scores = [
+        min(m.figures[main_figure(c)].score or 0, 1)
+        for m, c in zip(v.cases, all_cases(), strict=True)
+        if m.figures
+    ]
     return sum(scores) / len(scores) if scores else float("inf")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")))
-    parser.add_argument("--write", help="put the table into this path with .md added, and write it with .json added")
+    parser.add_argument(
+        "--write", help="put the table into this path with .md added, and write it with .json added"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     verdicts = []
@@ -49,7 +72,9 @@ def main() -> None:
     if arguments.write:
         put(Path(f"{arguments.write}.md"), text)
         records = [dataclasses.asdict(v) for v in verdicts]
-        Path(f"{arguments.write}.json").write_text(json.dumps(records, indent=1, default=str) + "\n")
+        Path(f"{arguments.write}.json").write_text(
+            json.dumps(records, indent=1, default=str) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
     """
     if isinstance(prior, RescaledPrior):
         native, a, b = gaussian_of(prior.native, shape), prior.a, prior.b
-        return native and Gaussian((native.mean - b) / a, lambda x, f: native.spectral(x, lambda v: f(v / a**2)))
+        return native and Gaussian(
+            (native.mean - b) / a, lambda x, f: native.spectral(x, lambda v: f(v / a**2))
+        )
     law: Any = prior.law if isinstance(prior, CorrectedPrior) else prior
     if power_law := getattr(prior, "power_law", None):
         device = next((t.device for t in (*prior.parameters(), *prior.buffers())), None)
@@ -69,7 +71,10 @@ def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
 
 def unstartable(posterior: Posterior) -> str | None:
     """Why there is no analytic start for this posterior, or None if there is."""
-    if not (posterior.linear and isinstance(posterior.noise, GaussianNoise)) or posterior.noise.noiseless:
+    if (
+        not (posterior.linear and isinstance(posterior.noise, GaussianNoise))
+        or posterior.noise.noiseless
+    ):
         return f"a linear operator with Gaussian noise of positive sigma_y; this posterior has {type(posterior.operator).__name__} with {posterior.noise!r}"
     if gaussian_of(posterior.prior, posterior.shape) is None:
         return f"a prior whose mean and covariance are known; {type(posterior.prior).__name__} does not say them"
@@ -94,7 +99,11 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     def root(v: Tensor) -> Tensor:
         return scale * law.spectral(v, torch.sqrt)
 
-    white = generator.randn_like(torch.empty(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device))
+    white = generator.randn_like(
+        torch.empty(
+            len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
+        )
+    )
     x = law.mean.to(white) + root(white)
     variance, offset = posterior.noise.variance(posterior.y), posterior.A(torch.zeros_like(x))
     r = posterior.residual(x) + variance.sqrt() * generator.randn_like(posterior.y)
@@ -135,11 +144,15 @@ def fitted_amplitude(posterior: Posterior, span: float = 10.0, levels: int = 201
     assert law is not None
     assert isinstance(posterior.noise, GaussianNoise)
     white = posterior.noise.variance(posterior.y).rsqrt().expand(posterior.y.shape)[:1]
-    unit = torch.eye(white.numel(), dtype=white.dtype, device=white.device).reshape(-1, *white.shape[1:])
+    unit = torch.eye(white.numel(), dtype=white.dtype, device=white.device).reshape(
+        -1, *white.shape[1:]
+    )
     G = law.spectral(posterior.A_adjoint(white * unit), torch.sqrt).flatten(1).double()
     variance, basis = torch.linalg.eigh(G @ G.T)
     mean = law.mean.to(posterior.y)
-    departure = (white * posterior.residual(mean.expand(len(posterior), *posterior.shape))).flatten(1).double() @ basis
+    departure = (white * posterior.residual(mean.expand(len(posterior), *posterior.shape))).flatten(
+        1
+    ).double() @ basis
     tried = torch.logspace(-1, 1, levels, base=span, dtype=torch.float64, device=basis.device)
     total = tried[:, None] * variance.clamp_min(0) + 1
     misfit = departure.square() @ (1 / total).T + total.log().sum(1)

@@ -1,10 +1,10 @@
 """Both ways to deepinv: our methods as its `Reconstructor`, its reconstructors as our methods.
 
-    model = inverse.as_reconstructor(inverse.get_method("red-diff"), prior)
-    x_hat = model(y, physics)                        # deepinv's call
+model = inverse.as_reconstructor(inverse.get_method("red-diff"), prior)
+x_hat = model(y, physics)                        # deepinv's call
 
-    method = inverse.from_reconstructor(deepinv_model)
-    result = inverse.solve(posterior, method)        # ours
+method = inverse.from_reconstructor(deepinv_model)
+result = inverse.solve(posterior, method)        # ours
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from inverse.priors.prior import Prior
 from inverse.seeding import Generators
 
 
-def as_reconstructor(method: Method, prior: Prior, *, samples: int = 1, seed: int = 0, noise: Noise | None = None) -> Any:
+def as_reconstructor(
+    method: Method, prior: Prior, *, samples: int = 1, seed: int = 0, noise: Noise | None = None
+) -> Any:
     """A deepinv `Reconstructor` that returns the posterior mean of `method`: model(y, physics) -> (B, *shape), physical units.
 
     Args:
@@ -62,11 +64,16 @@ class Reconstructed(Method):
     reconstructor: Any
 
     def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor]:
-        rows = [self._solve(posterior, y, row) for y, row in zip(posterior.y.split(1), generator.rows, strict=True)]
+        rows = [
+            self._solve(posterior, y, row)
+            for y, row in zip(posterior.y.split(1), generator.rows, strict=True)
+        ]
         yield posterior.prior.encode(torch.cat(rows)).to(posterior.dtype)
 
     def _solve(self, posterior: Posterior, y: Tensor, row: torch.Generator) -> Tensor:
         physics = operators.clone(posterior.operator, posterior.device, posterior.dtype)
-        with torch.random.fork_rng(devices=[posterior.device] if posterior.device.type == "cuda" else []):
+        with torch.random.fork_rng(
+            devices=[posterior.device] if posterior.device.type == "cuda" else []
+        ):
             torch.manual_seed(row.initial_seed())
             return self.reconstructor(y.clone(), physics)

@@ -60,17 +60,28 @@ def solve(
     Raises: UnsupportedError with the reason if the method cannot run here; Interrupted (a KeyboardInterrupt) with the
         last iterate on Ctrl-C; InputError if the method diverges.
     """
-    method = get_method(method) if isinstance(method, str) else method() if isinstance(method, type) else method
+    method = (
+        get_method(method)
+        if isinstance(method, str)
+        else method()
+        if isinstance(method, type)
+        else method
+    )
     if samples < 1:
         raise OptionError(f"samples must be at least 1, got {samples}")
     if reason := method.unsupported(posterior):
         raise UnsupportedError(reason)
     rows = posterior.rows(samples)
-    generator = Generators.for_samples(seed, len(posterior), samples, device=posterior.device, first_image=first_image)
+    generator = Generators.for_samples(
+        seed, len(posterior), samples, device=posterior.device, first_image=first_image
+    )
     answer: Tensor | Weighted | None = None
     index, seconds, interrupted = 0, 0.0, False
     iterates = iter(method.run(rows, samples, generator))
-    with torch.no_grad(), failures_told(posterior.device, lambda: f"in step {index + 1} of {method.name}"):
+    with (
+        torch.no_grad(),
+        failures_told(posterior.device, lambda: f"in step {index + 1} of {method.name}"),
+    ):
         try:
             while True:
                 start = time.perf_counter()
@@ -81,7 +92,13 @@ def solve(
                 answer, index = step, index + 1
                 for observe in observers:
                     x = answer.x if isinstance(answer, Weighted) else answer
-                    observe(index, method.total, x, lambda x=x: float(residual_chi_square(rows, x).mean()), rows.cost.nfe)
+                    observe(
+                        index,
+                        method.total,
+                        x,
+                        lambda x=x: float(residual_chi_square(rows, x).mean()),
+                        rows.cost.nfe,
+                    )
             start = time.perf_counter()
             if posterior.device.type == "cuda":
                 torch.cuda.synchronize(posterior.device)
@@ -111,7 +128,9 @@ def failures_told(device: torch.device, where: Callable[[], str]) -> Iterator[No
         if is_out_of_memory(error):
             words = f"{device} ran out of memory {where()} ({reason}); a smaller image or fewer samples would fit"
             raise MemoryLimitError(words) from error
-        if isinstance(error, getattr(torch, "AcceleratorError", ())) or reason.startswith(("CUDA error", "CUDA driver error", "cuDNN error")):
+        if isinstance(error, getattr(torch, "AcceleratorError", ())) or reason.startswith(
+            ("CUDA error", "CUDA driver error", "cuDNN error")
+        ):
             words = f"{device} failed {where()} ({reason}); what was saved before is as it was, --device cpu would work"
             raise DeviceError(words) from error
         raise
@@ -126,19 +145,32 @@ def residual_chi_square(posterior: Posterior, x: Tensor) -> Tensor:
 
 
 def _result(
-    posterior: Posterior, rows: Posterior, method: Method, answer: Tensor | Weighted, samples: int, seed: int, seconds: float, interrupted: bool
+    posterior: Posterior,
+    rows: Posterior,
+    method: Method,
+    answer: Tensor | Weighted,
+    samples: int,
+    seed: int,
+    seconds: float,
+    interrupted: bool,
 ) -> Result:
     x = answer.x if isinstance(answer, Weighted) else answer
-    log_weights, log_evidence = (answer.log_weights, answer.log_evidence) if isinstance(answer, Weighted) else (None, None)
+    log_weights, log_evidence = (
+        (answer.log_weights, answer.log_evidence) if isinstance(answer, Weighted) else (None, None)
+    )
     if not bool(torch.isfinite(x).all()):
-        raise InputError(f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y")
+        raise InputError(
+            f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y"
+        )
     split = (len(posterior), samples)
     tensors: dict[str, Any] = {
         "samples": rows.prior.decode(x).unflatten(0, split),
         "y": posterior.y,
         "misfit": residual_chi_square(rows, x).unflatten(0, split),
         "truth": None if posterior.truth is None else posterior.truth.to(posterior.dtype),
-        "log_weights": None if log_weights is None else log_weights.unflatten(0, split).log_softmax(1),
+        "log_weights": None
+        if log_weights is None
+        else log_weights.unflatten(0, split).log_softmax(1),
         "log_evidence": log_evidence,
     }
     return Result(
@@ -148,14 +180,26 @@ def _result(
         interrupted=interrupted,
         provenance={
             **posterior.provenance,
-            "method": {"name": method.name, "options": values(method), "derived": method.derived(posterior)},
-            **({"trace": answer.trace} if isinstance(answer, Weighted) and answer.trace is not None else {}),
+            "method": {
+                "name": method.name,
+                "options": values(method),
+                "derived": method.derived(posterior),
+            },
+            **(
+                {"trace": answer.trace}
+                if isinstance(answer, Weighted) and answer.trace is not None
+                else {}
+            ),
             "seed": seed,
             "device": str(posterior.device),
             "dtype": str(posterior.dtype).removeprefix("torch."),
             **({"autocast": posterior.execution.autocast} if posterior.execution.autocast else {}),
             "versions": versions(),
-            **({"notes": [*posterior.provenance.get("notes", []), *found]} if (found := [*method.notes(posterior), *_outside(rows, method)]) else {}),
+            **(
+                {"notes": [*posterior.provenance.get("notes", []), *found]}
+                if (found := [*method.notes(posterior), *_outside(rows, method)])
+                else {}
+            ),
         },
     )
 
@@ -163,10 +207,16 @@ def _result(
 def _outside(rows: Posterior, method: Method) -> list[str]:
     """A note where the method asked the prior for noise levels that it was not made for."""
     prior, asked = rows.prior, rows.levels_asked
-    if prior.exact or asked is None or (asked[0] >= 0.999 * prior.sigma_min and asked[1] <= 1.001 * prior.sigma_max):
+    if (
+        prior.exact
+        or asked is None
+        or (asked[0] >= 0.999 * prior.sigma_min and asked[1] <= 1.001 * prior.sigma_max)
+    ):
         return []
     levels = f"from {asked[0]:.3g} to {asked[1]:.3g}"
-    return [f"{method.name} asked the prior for noise levels {levels}, it was made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g}; beyond, it guesses"]
+    return [
+        f"{method.name} asked the prior for noise levels {levels}, it was made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g}; beyond, it guesses"
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -84,9 +84,13 @@ class Execution:
     def __post_init__(self) -> None:
         for name, known in (("autocast", tuple(HALVES)), ("compile", MODES)):
             if getattr(self, name) not in (None, *known):
-                raise OptionError(f"execution: {name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+                raise OptionError(
+                    f"execution: {name} must be one of {', '.join(known)}, got '{getattr(self, name)}'"
+                )
         if self.memory is not None and not self.memory > 0:
-            raise OptionError(f"execution: memory must be a positive number of GiB, got {self.memory:g}")
+            raise OptionError(
+                f"execution: memory must be a positive number of GiB, got {self.memory:g}"
+            )
 
 
 @functools.cache
@@ -100,9 +104,15 @@ def check_precision(device: torch.device, name: str) -> None:
     """
     dtype = HALVES.get(name) or getattr(torch, name)
     try:
-        if device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if (
+            device.type == "cuda"
+            and name == "bf16"
+            and not torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
             raise RuntimeError("its hardware has none")
         x = torch.ones(1, 1, 3, 3, device=device, dtype=dtype)
         torch.nn.functional.conv2d(x, x)
     except (RuntimeError, TypeError) as error:
-        raise OptionError(f"{name} is not supported on {device} ({str(error).splitlines()[0]}); use float32") from error
+        raise OptionError(
+            f"{name} is not supported on {device} ({str(error).splitlines()[0]}); use float32"
+        ) from error

@@ -23,7 +23,10 @@ NEEDS = {
     "linear": ("a linear operator", lambda p: p.linear),
     "decomposable": ("an operator with known singular values", lambda p: p.decomposable),
     "gaussian": ("Gaussian noise", lambda p: p.gaussian),
-    "white": ("one sigma_y for all measurements", lambda p: not p.gaussian or p.noise.sigma.ndim == 0),
+    "white": (
+        "one sigma_y for all measurements",
+        lambda p: not p.gaussian or p.noise.sigma.ndim == 0,
+    ),
     "noisy": ("sigma_y > 0", lambda p: not (p.gaussian and p.noise.noiseless)),
     "exact-prior": ("a prior whose denoiser is exact", lambda p: p.prior.exact),
     "image": ("an image (channels, height, width)", lambda p: len(p.shape) == 3),
@@ -72,9 +75,18 @@ class Method(ABC):
 
     def unsupported(self, posterior: Posterior) -> str | None:
         """Why this method cannot run on this posterior, or None if it can."""
-        missing = [words for need in self.needs for words, offered in [NEEDS[need]] if not offered(posterior)]
+        missing = [
+            words
+            for need in self.needs
+            for words, offered in [NEEDS[need]]
+            if not offered(posterior)
+        ]
         found = f"{type(posterior.operator).__name__} with {posterior.noise!r}"
-        return f"{self.name} needs {' and '.join(missing)}; this posterior has {found}" if missing else None
+        return (
+            f"{self.name} needs {' and '.join(missing)}; this posterior has {found}"
+            if missing
+            else None
+        )
 
     def derived(self, posterior: Posterior) -> dict[str, float]:
         """Settings that follow from the options and this posterior, for the record."""
@@ -90,7 +102,9 @@ class Method(ABC):
         return getattr(self, "steps", None)
 
     @abstractmethod
-    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor | Weighted]:
+    def run(
+        self, posterior: Posterior, samples: int, generator: Generators
+    ) -> Iterator[Tensor | Weighted]:
         """Yield iterates (B, *shape) in model units, the last is the answer.
 
         Args:
@@ -122,7 +136,9 @@ class Guidance(Method):
 
     def unsupported(self, posterior: Posterior) -> str | None:
         reason = unstartable(posterior) if self.analytic_start is not None else None
-        return super().unsupported(posterior) or (f"analytic_start needs {reason}" if reason else None)
+        return super().unsupported(posterior) or (
+            f"analytic_start needs {reason}" if reason else None
+        )
 
     @abstractmethod
     def denoise(self, posterior: Posterior, x: Tensor, sigma: Tensor) -> Tensor:
@@ -132,7 +148,9 @@ class Guidance(Method):
         """What the sampler calls; a guidance that draws at random overrides this to give its `denoise` the generator."""
         return lambda x, sigma: self.denoise(posterior, x, sigma)
 
-    def run(self, posterior: Posterior, samples: int, generator: Generators) -> Iterator[Tensor | Weighted]:
+    def run(
+        self, posterior: Posterior, samples: int, generator: Generators
+    ) -> Iterator[Tensor | Weighted]:
         x, sigmas = self.begin(posterior, generator)
         yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
 
@@ -143,16 +161,28 @@ class Guidance(Method):
             return sigmas[0] * standard_normal(posterior, generator), sigmas
         sigmas = sigmas[sigmas <= self.analytic_start]
         if len(sigmas) < 2:
-            raise OptionError(f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}")
+            raise OptionError(
+                f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}"
+            )
         return analytic_start(posterior, float(sigmas[0]), generator), sigmas
 
 
 def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:
     """N(0, I) in the shape, dtype and on the device of the unknown: (B, *shape)."""
-    return generator.randn_like(torch.empty(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device))
+    return generator.randn_like(
+        torch.empty(
+            len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
+        )
+    )
 
 
-def noise_levels(posterior: Posterior, name: str, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Tensor:
+def noise_levels(
+    posterior: Posterior,
+    name: str,
+    steps: int,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Tensor:
     """A named schedule, ending in 0: (steps + 1,), dtype and device of x.
 
     By default from the prior's first level, however wide, which its author knows to cover the spread of x0; and down to its last, or
@@ -164,5 +194,7 @@ def noise_levels(posterior: Posterior, name: str, steps: int, sigma_min: float |
         raise OptionError(f"noise levels: need 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
     prior = posterior.prior
     if not prior.exact and not (0.999 * prior.sigma_min <= low and high <= 1.001 * prior.sigma_max):
-        raise OptionError(f"noise levels: {low:g} to {high:g} leave the range of the prior, {prior.sigma_min:g} to {prior.sigma_max:g}; stay within it")
+        raise OptionError(
+            f"noise levels: {low:g} to {high:g} leave the range of the prior, {prior.sigma_min:g} to {prior.sigma_max:g}; stay within it"
+        )
     return schedule(name, steps, low, high).to(posterior.device, posterior.dtype)

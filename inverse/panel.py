@@ -21,16 +21,33 @@ def panel(result: Result, image: int = 0) -> Tensor:
         tiles.append((f"std, 0 to {std.max():.3f}", heat(std / std.max().clamp_min(1e-12))))
     if result.truth is not None:
         error = (mean - result.truth[image]).square().mean(0).sqrt()
-        tiles += [("truth", result.truth[image]), (f"error, 0 to {error.max():.3f}", heat(error / error.max().clamp_min(1e-12)))]
+        tiles += [
+            ("truth", result.truth[image]),
+            (f"error, 0 to {error.max():.3f}", heat(error / error.max().clamp_min(1e-12))),
+        ]
     height, width = (n * max(1, 112 // max(mean.shape[-2:])) for n in mean.shape[-2:])
     return torch.cat([_captioned(name, _fit(tile, height, width)) for name, tile in tiles], dim=2)
 
 
 def heat(values: Tensor) -> Tensor:
     """Dark-to-bright colours for values (H, W) in [0, 1] -> (3, H, W)."""
-    anchors = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]]) / 255
+    anchors = (
+        np.array(
+            [
+                [0, 0, 4],
+                [66, 10, 104],
+                [147, 38, 103],
+                [221, 81, 58],
+                [252, 165, 10],
+                [252, 255, 164],
+            ]
+        )
+        / 255
+    )
     at = np.linspace(0, 1, len(anchors))
-    return torch.stack([torch.from_numpy(np.interp(values.numpy(), at, anchors[:, c])).float() for c in range(3)])
+    return torch.stack(
+        [torch.from_numpy(np.interp(values.numpy(), at, anchors[:, c])).float() for c in range(3)]
+    )
 
 
 def _fit(tile: Tensor, height: int, width: int) -> Tensor:
@@ -42,7 +59,9 @@ def _fit(tile: Tensor, height: int, width: int) -> Tensor:
         tile = tile.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     tile = tile[:, :height, :width]
     top, left = (height - tile.shape[1]) // 2, (width - tile.shape[2]) // 2
-    return torch.nn.functional.pad(tile, (left, width - tile.shape[2] - left, top, height - tile.shape[1] - top), value=1.0)
+    return torch.nn.functional.pad(
+        tile, (left, width - tile.shape[2] - left, top, height - tile.shape[1] - top), value=1.0
+    )
 
 
 def _captioned(text: str, tile: Tensor, bar: int = 16, gap: int = 4) -> Tensor:

@@ -1,6 +1,6 @@
 """The posterior p(x | y): all that a method sees, in model units, with every evaluation counted.
 
-    y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x)).
+y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x)).
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Posterior(LinearSolves):
         self.operator = operators.clone(operator, self.device, dtype)
         if not bool(torch.isfinite(y).all()):
             bad = int((~torch.isfinite(y)).sum())
-            raise InputError(f"measurement: {bad} of {y.numel()} values are NaN or infinite; mask them out or remove them")
+            raise InputError(
+                f"measurement: {bad} of {y.numel()} values are NaN or infinite; mask them out or remove them"
+            )
         self.y = there(y, self.device, dtype)
         self.linear = operators.is_linear(operator) and prior.affine
         self.decomposable = self.linear and operators.is_decomposable(operator)
@@ -91,10 +93,14 @@ class Posterior(LinearSolves):
             weights: (*out_shape), positive.
         """
         if not isinstance(self.noise, GaussianNoise):
-            raise UnsupportedError(f"tempered needs Gaussian noise, this posterior has {self.noise!r}")
+            raise UnsupportedError(
+                f"tempered needs Gaussian noise, this posterior has {self.noise!r}"
+            )
         copy = object.__new__(Posterior)
         copy.__dict__.update(self.__dict__)
-        copy.noise = GaussianNoise(self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed)
+        copy.noise = GaussianNoise(
+            self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed
+        )
         return copy
 
     def amplified(self, scale: Tensor, mean: Tensor) -> Posterior:
@@ -117,7 +123,9 @@ class Posterior(LinearSolves):
         """
 
         def tweedie(x: Tensor, sigma: Tensor | float) -> Any:
-            raise UnsupportedError("a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it")
+            raise UnsupportedError(
+                "a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it"
+            )
 
         copy = object.__new__(Posterior)
         copy.__dict__.update(self.__dict__, denoise=denoise, tweedie=tweedie)
@@ -133,10 +141,14 @@ class Posterior(LinearSolves):
 
         Raises: OptionError for a name that is no modality.
         """
-        entries = torch.full(tuple(self.y.shape[1:]), default, dtype=self.y.dtype, device=self.y.device)
+        entries = torch.full(
+            tuple(self.y.shape[1:]), default, dtype=self.y.dtype, device=self.y.device
+        )
         for name, value in values.items():
             if name not in self.modalities:
-                raise OptionError(f"modality '{name}' is not measured here; measured: {', '.join(self.modalities)}")
+                raise OptionError(
+                    f"modality '{name}' is not measured here; measured: {', '.join(self.modalities)}"
+                )
             entries[..., self.modalities[name]] = value
         return entries
 
@@ -151,7 +163,9 @@ class Posterior(LinearSolves):
         x, level, back = self._at_prior(x, sigma)
         return back(self._evaluator.denoise(x, level))
 
-    def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def tweedie(
+        self, x: Tensor, sigma: Tensor | float
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
         self.cost.prior_rows += x.shape[0]
         x, level, back = self._at_prior(x, sigma)
@@ -163,13 +177,17 @@ class Posterior(LinearSolves):
 
         return back(x0_hat), vjp
 
-    def _at_prior(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor | float, Callable[[Tensor], Tensor]]:
+    def _at_prior(
+        self, x: Tensor, sigma: Tensor | float
+    ) -> tuple[Tensor, Tensor | float, Callable[[Tensor], Tensor]]:
         """What the prior is asked, and how its answer comes back; where there is an amplitude the Jacobian is the same, its scale cancels."""
         if self.amplitude is None:
             self._levels.append(sigma)
             return x, sigma, lambda x0_hat: x0_hat
         scale, mean = self.amplitude
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1) / scale.reshape(-1)
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1) / scale.reshape(
+            -1
+        )
         self._levels.append(level)
         return mean + (x - mean) / scale, level, lambda x0_hat: mean + scale * (x0_hat - mean)
 
@@ -178,7 +196,12 @@ class Posterior(LinearSolves):
         """Least and largest noise level that the prior was asked for, None before it was; they are looked at here alone, so that no step waits."""
         if not self._levels:
             return None
-        levels = torch.cat([torch.as_tensor(level, dtype=torch.float64, device=self.device).reshape(-1) for level in self._levels])
+        levels = torch.cat(
+            [
+                torch.as_tensor(level, dtype=torch.float64, device=self.device).reshape(-1)
+                for level in self._levels
+            ]
+        )
         return float(levels.min()), float(levels.max())
 
     @property
@@ -214,7 +237,9 @@ class Posterior(LinearSolves):
     def sigma_y(self) -> float:
         """Standard deviation of Gaussian noise, units of y (root mean square where it varies); raises for other noise."""
         if not isinstance(self.noise, GaussianNoise):
-            raise UnsupportedError(f"sigma_y is defined for Gaussian noise, this posterior has {self.noise!r}")
+            raise UnsupportedError(
+                f"sigma_y is defined for Gaussian noise, this posterior has {self.noise!r}"
+            )
         return self.noise.level
 
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -244,18 +269,28 @@ class Posterior(LinearSolves):
             except RuntimeError as error:  # y does not fit: the shape that the operator was built for lets the check below say what would
                 if size := getattr(self.operator, "img_size", None):
                     return tuple(size)
-                raise InputError(f"measurement: the operator does not take its shape {tuple(self.y.shape[1:])} ({str(error).splitlines()[0]})") from error
-        raise InputError("posterior: the prior takes any size and the operator is not linear; pass shape=(channels, height, width)")
+                raise InputError(
+                    f"measurement: the operator does not take its shape {tuple(self.y.shape[1:])} ({str(error).splitlines()[0]})"
+                ) from error
+        raise InputError(
+            "posterior: the prior takes any size and the operator is not linear; pass shape=(channels, height, width)"
+        )
 
     def _check_shapes(self) -> None:
         if not self.prior.fits(self.shape):
             want = " x ".join("any" if n is None else str(n) for n in self.prior.shape)
-            raise InputError(f"the prior denoises {want}, the unknown has shape {' x '.join(map(str, self.shape))}")
+            raise InputError(
+                f"the prior denoises {want}, the unknown has shape {' x '.join(map(str, self.shape))}"
+            )
         probe = torch.zeros(1, *self.shape, dtype=self.dtype, device=self.device)
         try:
             with torch.no_grad():
                 expected = tuple(self.operator.A(self.prior.decode(probe)).shape[1:])
         except RuntimeError as error:
-            raise InputError(f"the operator does not take an image of shape {self.shape} ({str(error).splitlines()[0]})") from error
+            raise InputError(
+                f"the operator does not take an image of shape {self.shape} ({str(error).splitlines()[0]})"
+            ) from error
         if expected != tuple(self.y.shape[1:]):
-            raise InputError(f"measurement: its shape is {tuple(self.y.shape[1:])}, the operator expects {expected} for an image of shape {self.shape}")
+            raise InputError(
+                f"measurement: its shape is {tuple(self.y.shape[1:])}, the operator expects {expected} for an image of shape {self.shape}"
+            )

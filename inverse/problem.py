@@ -49,7 +49,9 @@ class Problem(ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_y < float("inf"):
-            raise OptionError(f"{self.name}: sigma_y must be at least 0 and finite, got {self.sigma_y}")
+            raise OptionError(
+                f"{self.name}: sigma_y must be at least 0 and finite, got {self.sigma_y}"
+            )
 
     @abstractmethod
     def operator(self, shape: tuple[int, ...]) -> Any:
@@ -111,7 +113,12 @@ class Problem(ABC):
         """The problem's own prior: the card named `prior`; a problem whose law is known returns that law, in float64."""
         return load_prior(self.prior)
 
-    def resolve_prior(self, prior: Prior | str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Prior:
+    def resolve_prior(
+        self,
+        prior: Prior | str | Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Prior:
         """An object as it is; a prior by name or path, or else the problem's own, on a device and in a precision."""
         if isinstance(prior, Prior):
             return prior
@@ -148,14 +155,35 @@ class Problem(ABC):
             shape = tuple(x.shape[1:])
             operator = self.operator(shape)
             streams = (seeded(seed, "measurement", i) for i in indices(first_image, len(x)))
-            y = torch.cat([self.measure(one[None], stream, operator) for one, stream in zip(x, streams, strict=True)])
+            y = torch.cat(
+                [
+                    self.measure(one[None], stream, operator)
+                    for one, stream in zip(x, streams, strict=True)
+                ]
+            )
         else:
             y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)
             known, shape = None, self.signal_shape(tuple(y.shape[1:]))
             operator = self.operator(shape)
-        about: dict[str, Any] = {"problem": {"name": self.name, "options": values(self)}, "prior": _label(prior)}
-        about |= {"measurement_sha256": measurement_sha256(y), "measurement_seed": None if known is None else seed}
-        return Posterior(prior, operator, y, self.noise(shape), shape=shape, dtype=dtype, truth=known, execution=execution, provenance=about)
+        about: dict[str, Any] = {
+            "problem": {"name": self.name, "options": values(self)},
+            "prior": _label(prior),
+        }
+        about |= {
+            "measurement_sha256": measurement_sha256(y),
+            "measurement_seed": None if known is None else seed,
+        }
+        return Posterior(
+            prior,
+            operator,
+            y,
+            self.noise(shape),
+            shape=shape,
+            dtype=dtype,
+            truth=known,
+            execution=execution,
+            provenance=about,
+        )
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
         """Truths that suit a prior; by default all."""
@@ -164,7 +192,9 @@ class Problem(ABC):
     def _shipped(self, index: int, prior: Prior) -> Tensor:
         truths = self.truths_for(prior)
         if not 0 <= index < len(truths):
-            raise InputError(f"{self.name}: truth {index} does not exist; there are {len(truths)}, counted from 0")
+            raise InputError(
+                f"{self.name}: truth {index} does not exist; there are {len(truths)}, counted from 0"
+            )
         return truths[index]
 
 
@@ -192,7 +222,10 @@ class ImageProblem(Problem):
         """The images that ship for this prior, in one channel if it has one."""
         from inverse.io.images import read_image
 
-        return [read_image(path, 1 if prior.shape[0] == 1 else 3).pixels for path in self.pictures(prior)]
+        return [
+            read_image(path, 1 if prior.shape[0] == 1 else 3).pixels
+            for path in self.pictures(prior)
+        ]
 
 
 def shipped_images(prior: Prior | None = None) -> list[Path]:
@@ -205,7 +238,11 @@ def shipped_images(prior: Prior | None = None) -> list[Path]:
 
 def measurement_sha256(y: Tensor) -> str:
     """Of the bytes of a measurement on the CPU; of another "", since it would have to be fetched."""
-    return hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest() if y.device.type == "cpu" else ""
+    return (
+        hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest()
+        if y.device.type == "cpu"
+        else ""
+    )
 
 
 def _label(prior: Prior) -> str:

@@ -50,7 +50,9 @@ class Result:
     def weights(self) -> Tensor:
         """Normalised weights (images, samples)."""
         if self.log_weights is None:
-            return torch.full(self.samples.shape[:2], 1 / self.samples.shape[1], dtype=self.samples.dtype)
+            return torch.full(
+                self.samples.shape[:2], 1 / self.samples.shape[1], dtype=self.samples.dtype
+            )
         return self.log_weights.softmax(1).to(self.samples.dtype)
 
     @property
@@ -83,17 +85,34 @@ class Result:
         """Equally weighted samples (images, count, *shape), each chosen in proportion to its weight, at random and with replacement."""
         if count < 1:
             raise OptionError(f"draw: count must be at least 1, got {count}")
-        chosen = [torch.multinomial(w, count, replacement=True, generator=seeded(seed, "draw", i)) for i, w in enumerate(self.weights)]
-        return torch.stack([samples[index] for samples, index in zip(self.samples, chosen, strict=True)])
+        chosen = [
+            torch.multinomial(w, count, replacement=True, generator=seeded(seed, "draw", i))
+            for i, w in enumerate(self.weights)
+        ]
+        return torch.stack(
+            [samples[index] for samples, index in zip(self.samples, chosen, strict=True)]
+        )
 
     def image(self, index: int) -> Result:
         """One image of a batch by itself. Its seconds are its share of the batch's; its cost stays the batch's, counted in the batch's rows."""
         images = len(self.samples)
-        kept = {name: getattr(self, name) for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")}
-        parts: dict[str, Any] = {name: None if value is None else value[index : index + 1] for name, value in kept.items()}
+        kept = {
+            name: getattr(self, name)
+            for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
+        }
+        parts: dict[str, Any] = {
+            name: None if value is None else value[index : index + 1]
+            for name, value in kept.items()
+        }
         provenance = dict(self.provenance)
         if trace := provenance.get("trace"):
-            of_one = [{k: [v[index]] if isinstance(v, list) and len(v) == images else v for k, v in entry.items()} for entry in trace]
+            of_one = [
+                {
+                    k: [v[index]] if isinstance(v, list) and len(v) == images else v
+                    for k, v in entry.items()
+                }
+                for entry in trace
+            ]
             provenance["trace"] = of_one
         return replace(self, **parts, seconds=self.seconds / images, provenance=provenance)
 
@@ -109,7 +128,11 @@ class Result:
             for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence"):
                 value = getattr(self, name)
                 if value is not None:
-                    file.create_dataset(name, data=value.numpy(), **({"compression": "gzip", "compression_opts": 1} if value.ndim else {}))
+                    file.create_dataset(
+                        name,
+                        data=value.numpy(),
+                        **({"compression": "gzip", "compression_opts": 1} if value.ndim else {}),
+                    )
             file.attrs["format"] = "inverse-result 1"
             file.attrs["cost"] = json.dumps(asdict(self.cost))
             file.attrs["seconds"] = self.seconds
@@ -132,11 +155,19 @@ class Result:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != "inverse-result 1":
                     raise InputError(f"result {path}: not a result of inverse")
-                fields: dict[str, Any] = {name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()]) for name, item in file.items()}
+                fields: dict[str, Any] = {
+                    name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()])
+                    for name, item in file.items()
+                }
                 cost = Cost(**json.loads(file.attrs["cost"]))
-                fields |= {"seconds": float(file.attrs["seconds"]), "interrupted": bool(file.attrs["interrupted"])}
+                fields |= {
+                    "seconds": float(file.attrs["seconds"]),
+                    "interrupted": bool(file.attrs["interrupted"]),
+                }
                 return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **fields)
         except OSError as error:
             raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"result {path}: damaged, or written by another version ({error})") from error
+            raise InputError(
+                f"result {path}: damaged, or written by another version ({error})"
+            ) from error

@@ -35,7 +35,9 @@ def indices(first: int | Sequence[int], count: int) -> Sequence[int]:
 def check_seed(seed: int, bits: int | None = None) -> None:
     """Raises OptionError for a seed below 0, which `seeded` refuses, before it is asked; or of more bits than a generator that is not ours takes."""
     if seed < 0 or (bits and seed >= 2**bits):
-        raise OptionError(f"seed must be at least 0{f' and below 2**{bits}' if bits else ''}, got {seed}")
+        raise OptionError(
+            f"seed must be at least 0{f' and below 2**{bits}' if bits else ''}, got {seed}"
+        )
 
 
 class Generators:
@@ -50,10 +52,19 @@ class Generators:
 
     @classmethod
     def for_samples(
-        cls, seed: int, images: int, samples: int, device: torch.device | str = "cpu", first_image: int | Sequence[int] = 0
+        cls,
+        seed: int,
+        images: int,
+        samples: int,
+        device: torch.device | str = "cpu",
+        first_image: int | Sequence[int] = 0,
     ) -> Generators:
         """Rows in the order of a solve: all samples of image 0, then of image 1, ...; first_image is the index of the first, or of each."""
-        return cls(seeded(seed, "image", i, "sample", j, device=device) for i in indices(first_image, images) for j in range(samples))
+        return cls(
+            seeded(seed, "image", i, "sample", j, device=device)
+            for i in indices(first_image, images)
+            for j in range(samples)
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +80,12 @@ class Generators:
     def rand_like(self, x: Tensor) -> Tensor:
         """Uniform draws on [0, 1): x (B, *shape) -> (B, *shape)."""
         self._check(x)
-        return torch.stack([torch.rand(x.shape[1:], generator=g, dtype=x.dtype, device=x.device) for g in self.rows])
+        return torch.stack(
+            [
+                torch.rand(x.shape[1:], generator=g, dtype=x.dtype, device=x.device)
+                for g in self.rows
+            ]
+        )
 
     def permutations(self, n: int) -> Tensor:
         """One random permutation of range(n) per row: (B, n), on the CPU if the generators are."""
@@ -77,7 +93,9 @@ class Generators:
 
     def _check(self, x: Tensor) -> None:
         if x.shape[0] != len(self.rows):
-            raise ValueError(f"generators: {len(self.rows)} rows were seeded, the batch has {x.shape[0]}")
+            raise ValueError(
+                f"generators: {len(self.rows)} rows were seeded, the batch has {x.shape[0]}"
+            )
 
 
 class SharedStream(Generators):

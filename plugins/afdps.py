@@ -75,12 +75,23 @@ class AFDPS(inverse.ParticleMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.rho > 0 and self.corrector_steps >= 1 and self.corrector_rate > 0 and (self.gamma is None or self.gamma > 0)):
-            raise OptionError("afdps: rho, corrector_steps, corrector_rate and gamma must be positive")
+        if not (
+            self.rho > 0
+            and self.corrector_steps >= 1
+            and self.corrector_rate > 0
+            and (self.gamma is None or self.gamma > 0)
+        ):
+            raise OptionError(
+                "afdps: rho, corrector_steps, corrector_rate and gamma must be positive"
+            )
 
     def unsupported(self, posterior):
         noise_aware = self.anneal == "noise-aware" and not posterior.gaussian
-        return super().unsupported(posterior) or ("afdps: anneal=noise-aware needs Gaussian noise; use anneal=linear" if noise_aware else None)
+        return super().unsupported(posterior) or (
+            "afdps: anneal=noise-aware needs Gaussian noise; use anneal=linear"
+            if noise_aware
+            else None
+        )
 
     def derived(self, posterior):
         return {"gamma": self._gamma(posterior)} if self.anneal == "noise-aware" else {}
@@ -98,13 +109,19 @@ class AFDPS(inverse.ParticleMethod):
             if t > 0:
                 cloud.resample()
                 self._correct(posterior, cloud, tilt, s, t, b)
-            yield cloud.weighted(samples) if self.mode == "smc" else cloud.best.repeat_interleave(samples, 0)
+            yield (
+                cloud.weighted(samples)
+                if self.mode == "smc"
+                else cloud.best.repeat_interleave(samples, 0)
+            )
 
     def _start(self, posterior, cloud, tilt, s, a):
         """q at the first level, with p_s = N(0, s^2 I): exactly, or draws of p_s and their weights."""
         z = 0 * cloud.x
         cloud.x = s * cloud.x if tilt is None else tilt.draw(z, s * s, a, cloud.generator)
-        cloud.reweight(a * posterior.log_likelihood(cloud.x) if tilt is None else tilt.log_mass(z, s * s, a), s)
+        cloud.reweight(
+            a * posterior.log_likelihood(cloud.x) if tilt is None else tilt.log_mass(z, s * s, a), s
+        )
         cloud.resample()
 
     def _move(self, posterior, cloud, tilt, s, t, a, b):
@@ -112,12 +129,18 @@ class AFDPS(inverse.ParticleMethod):
         x, x0_hat = cloud.x, posterior.denoise(cloud.x, s)
         sde = self.variant == "sde"
         mean, v2 = x0_hat + (t / s) ** (1 + sde) * (x - x0_hat), sde * t * t * (1 - (t / s) ** 2)
-        before, exact = posterior.log_likelihood(x).double(), sde and tilt is not None and self.substep == "exact"
+        before, exact = (
+            posterior.log_likelihood(x).double(),
+            sde and tilt is not None and self.substep == "exact",
+        )
         if exact:
             new = tilt.draw(mean, v2, b, cloud.generator)
             log_ratio = 0
         else:
-            shift, z = v2 * a * posterior.likelihood_score(x) if v2 > 0 else 0 * x, cloud.generator.randn_like(x)
+            shift, z = (
+                v2 * a * posterior.likelihood_score(x) if v2 > 0 else 0 * x,
+                cloud.generator.randn_like(x),
+            )
             new = mean + shift + v2**0.5 * z
             log_ratio = -row_dot(shift, shift / 2 + v2**0.5 * z).double() / v2 if v2 > 0 else 0
         if self.weights == "pde":
@@ -132,7 +155,9 @@ class AFDPS(inverse.ParticleMethod):
         v2, H = sde * g2, (1 + sde) * g2 / 2 * (x0_hat - x) / s**2
         r = -a * row_dot(H, grad).double()
         if sde:
-            r = r + v2 / 2 * (a * a * row_dot(grad, grad).double() - a * self._laplacian(posterior, cloud, tilt))
+            r = r + v2 / 2 * (
+                a * a * row_dot(grad, grad).double() - a * self._laplacian(posterior, cloud, tilt)
+            )
         return dtau * r + (b - a) * log_likelihood
 
     def _laplacian(self, posterior, cloud, tilt, eps=1e-3):
@@ -158,11 +183,21 @@ class AFDPS(inverse.ParticleMethod):
         if self.corrector == "ula":
             cloud.x = langevin(cloud.x, h, self.corrector_steps, score, gradient, cloud.generator)
         else:
-            cloud.x = adjusted_langevin(cloud.x, h, self.corrector_steps, score, gradient, lambda x: b * posterior.log_likelihood(x), cloud.generator)
+            cloud.x = adjusted_langevin(
+                cloud.x,
+                h,
+                self.corrector_steps,
+                score,
+                gradient,
+                lambda x: b * posterior.log_likelihood(x),
+                cloud.generator,
+            )
 
     def _levels(self, posterior):
         """Karras levels of exponent rho, then 0."""
-        *_, low, _ = sigmas = inverse.noise_levels(posterior, "karras", self.steps, self.sigma_min, self.sigma_max).tolist()
+        *_, low, _ = sigmas = inverse.noise_levels(
+            posterior, "karras", self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         return [*karras(self.steps, low, sigmas[0], self.rho).tolist(), 0.0]
 
     def _power(self, posterior, s, sigma_max):
@@ -172,7 +207,9 @@ class AFDPS(inverse.ParticleMethod):
         return 1.0 if self.anneal == "none" else 1 - s / sigma_max
 
     def _gamma(self, posterior):
-        return self.gamma or (posterior.norm_squared**0.5 if posterior.linear else posterior.prior.scale)
+        return self.gamma or (
+            posterior.norm_squared**0.5 if posterior.linear else posterior.prior.scale
+        )
 
 
 def _curvature(posterior, tilt):

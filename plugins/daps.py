@@ -31,9 +31,7 @@ class DAPS(inverse.Method):
     """
 
     name = "daps"
-    reference = (
-        "Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521"
-    )
+    reference = "Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521"
     equation = "x0 ~ p(y | x0) N(x0; ODE(x, s), s^2 I);  x' = x0 + t z"
     claim = "biased"
 
@@ -48,10 +46,18 @@ class DAPS(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.ode_steps < 1 or not 0 < self.ode_sigma_min < self.sigma_min < self.sigma_max:
-            raise OptionError("daps: need ode_steps of at least 1 and 0 < ode_sigma_min < sigma_min < sigma_max")
+            raise OptionError(
+                "daps: need ode_steps of at least 1 and 0 < ode_sigma_min < sigma_min < sigma_max"
+            )
 
     def run(self, posterior, samples, generator):
-        levels = inverse.noise_levels(posterior, "karras", self.steps, self.sigma_min, min(self.sigma_max, posterior.prior.sigma_max)).tolist()
+        levels = inverse.noise_levels(
+            posterior,
+            "karras",
+            self.steps,
+            self.sigma_min,
+            min(self.sigma_max, posterior.prior.sigma_max),
+        ).tolist()
         euler = inverse.get_sampler("ddim")
         x = levels[0] * inverse.standard_normal(posterior, generator)
         for s, t in pairwise(levels):
@@ -60,7 +66,9 @@ class DAPS(inverse.Method):
             if posterior.linear and posterior.gaussian:
                 x0 = posterior.prox_sample(x0_hat, s * s, generator)
             else:
-                x0 = posterior.prox_langevin(x0_hat, s * s, generator, self.langevin_steps, self.langevin_rate)
+                x0 = posterior.prox_langevin(
+                    x0_hat, s * s, generator, self.langevin_steps, self.langevin_rate
+                )
             yield (x := x0 + t * generator.randn_like(x0) if t > 0 else x0)
 
 

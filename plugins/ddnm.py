@@ -76,7 +76,9 @@ class DDNMPlus(DDNM):
 
     def _step(self, posterior, mean, a, correction, c, z):
         def weight(lam):
-            return torch.where(lam > 0, (c * lam.sqrt() / (a * posterior.sigma_y)).clamp(max=1.0), 1.0)
+            return torch.where(
+                lam > 0, (c * lam.sqrt() / (a * posterior.sigma_y)).clamp(max=1.0), 1.0
+            )
 
         def fresh(lam):
             copied = torch.where(lam > 0, a * weight(lam) * posterior.sigma_y / lam.sqrt(), 0.0)

@@ -44,7 +44,9 @@ class DDRM(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
-            raise OptionError(f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}")
+            raise OptionError(
+                f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}"
+            )
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
@@ -56,13 +58,31 @@ class DDRM(inverse.Method):
         def tau(lam):
             return torch.where(lam > 0, posterior.sigma_y / lam.sqrt(), torch.inf)
 
-        x = posterior.filter(seen, lambda lam: (tau(lam) <= levels[0]).to(x), (x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0)))
+        x = posterior.filter(
+            seen,
+            lambda lam: (tau(lam) <= levels[0]).to(x),
+            (x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0)),
+        )
         for i, (s, t) in enumerate(pairwise(levels)):
             x0_hat = posterior.denoise(x, sigmas[i])
             keep = t * (1 - self.eta**2) ** 0.5
             unseen = (x - x0_hat, lambda lam, k=keep / s: torch.where(lam > 0, 0.0, k))
-            pull = (seen - x0_hat, lambda lam, t=t, k=keep: torch.where(lam > 0, torch.where(t >= tau(lam), self.eta_b, k / tau(lam)), 0.0))
-            fresh = [(generator.randn_like(x), lambda lam, t=t: self._std(tau(lam), t, self.eta, self.eta_b))] if t > 0 else []
+            pull = (
+                seen - x0_hat,
+                lambda lam, t=t, k=keep: torch.where(
+                    lam > 0, torch.where(t >= tau(lam), self.eta_b, k / tau(lam)), 0.0
+                ),
+            )
+            fresh = (
+                [
+                    (
+                        generator.randn_like(x),
+                        lambda lam, t=t: self._std(tau(lam), t, self.eta, self.eta_b),
+                    )
+                ]
+                if t > 0
+                else []
+            )
             yield (x := x0_hat + posterior.filter(*unseen, pull, *fresh))
 
     @staticmethod

@@ -39,7 +39,9 @@ class Baseline(inverse.Method):
 
     def unsupported(self, posterior):
         one_level = not posterior.gaussian or posterior.noise.sigma.ndim == 0
-        return super().unsupported(posterior) or (None if one_level else f"{self.name} needs one sigma_y for all measurements")
+        return super().unsupported(posterior) or (
+            None if one_level else f"{self.name} needs one sigma_y for all measurements"
+        )
 
     def run(self, posterior, samples, generator):
         physics, y = as_physics(posterior)
@@ -97,7 +99,11 @@ class RowStreams(TorchFunctionMode):
         self.generator = generator
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return self.generator.randn_like(*args) if func is torch.randn_like else func(*args, **(kwargs or {}))
+        return (
+            self.generator.randn_like(*args)
+            if func is torch.randn_like
+            else func(*args, **(kwargs or {}))
+        )
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------
@@ -112,7 +118,9 @@ def as_physics(posterior):
     physics = deepinv("physics")
     noise = physics.GaussianNoise(posterior.sigma_y) if posterior.gaussian else None
     if not posterior.linear:
-        return physics.Physics(A=lambda u, **_: posterior.A(2 * u.to(posterior.dtype) - 1), noise_model=noise), posterior.y.clone()
+        return physics.Physics(
+            A=lambda u, **_: posterior.A(2 * u.to(posterior.dtype) - 1), noise_model=noise
+        ), posterior.y.clone()
     zero = torch.zeros(1, *posterior.shape, dtype=posterior.dtype, device=posterior.device)
     black = posterior.A(zero - 1)
 
@@ -124,11 +132,17 @@ def as_physics(posterior):
 
     y = posterior.y - black
     if not posterior.decomposable:
-        bare = physics.LinearPhysics(A=A, A_adjoint=A_adjoint, img_size=posterior.shape, noise_model=noise)
+        bare = physics.LinearPhysics(
+            A=A, A_adjoint=A_adjoint, img_size=posterior.shape, noise_model=noise
+        )
 
         def prox(z, y, gamma):
             """Ours, because deepinv's conjugate gradients stop when every row of the batch has converged."""
-            return conjugate_gradient(lambda x: x + gamma * A_adjoint(A(x)), z + gamma * A_adjoint(y), settings=posterior.execution.solver)
+            return conjugate_gradient(
+                lambda x: x + gamma * A_adjoint(A(x)),
+                z + gamma * A_adjoint(y),
+                settings=posterior.execution.solver,
+            )
 
         bare.prox_l2 = prox
         return bare, y
@@ -153,7 +167,13 @@ def as_physics(posterior):
     singular_values = 2 * posterior.prior.scale * torch.as_tensor(operator.mask).to(y).expand(1, *k)
     mask = coordinates(singular_values, zero)
     complete = physics.DecomposablePhysics(
-        U=lambda z: operator.U(z[:, :n].unflatten(1, k)), U_adjoint=U_adjoint, V=V, V_adjoint=V_adjoint, mask=mask, device=posterior.device, noise_model=noise
+        U=lambda z: operator.U(z[:, :n].unflatten(1, k)),
+        U_adjoint=U_adjoint,
+        V=V,
+        V_adjoint=V_adjoint,
+        mask=mask,
+        device=posterior.device,
+        noise_model=noise,
     )
     complete.A, complete.A_adjoint = A, A_adjoint
     return complete, y
@@ -182,7 +202,9 @@ class DDRM(Baseline):
 
     def reconstruct(self, posterior, physics, y, generator):
         sigmas = torch.linspace(1, 0, self.steps, dtype=torch.float64).tolist()
-        model = deepinv("sampling").DDRM(Denoiser(posterior, False), sigmas=sigmas, eta=self.eta, etab=self.eta_b)
+        model = deepinv("sampling").DDRM(
+            Denoiser(posterior, False), sigmas=sigmas, eta=self.eta, etab=self.eta_b
+        )
         with RowStreams(generator):
             return model(y, physics)
 
@@ -210,12 +232,21 @@ class DiffPIR(Baseline):
         if self.steps < 2:
             raise OptionError(f"{self.name}: steps must be at least 2, got {self.steps}")
         if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
-            raise OptionError(f"{self.name}: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}")
+            raise OptionError(
+                f"{self.name}: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}"
+            )
 
     def reconstruct(self, posterior, physics, y, generator):
         L2 = deepinv("optim.data_fidelity").L2()
-        options = {"sigma": posterior.sigma_y, "max_iter": self.steps, "zeta": self.zeta, "lambda_": self.lambda_}
-        model = deepinv("sampling").DiffPIR(Denoiser(posterior, False), L2, device=posterior.device, **options)
+        options = {
+            "sigma": posterior.sigma_y,
+            "max_iter": self.steps,
+            "zeta": self.zeta,
+            "lambda_": self.lambda_,
+        }
+        model = deepinv("sampling").DiffPIR(
+            Denoiser(posterior, False), L2, device=posterior.device, **options
+        )
         with RowStreams(generator):
             return model(y, physics)
 
@@ -232,9 +263,16 @@ class GuidedDiffusion(Baseline):
     weight: float = 1.0
 
     def reconstruct(self, posterior, physics, y, generator):
-        model = self.model(Denoiser(posterior, True), torch.linspace(1, 0, self.steps + 1, dtype=torch.float64, device=posterior.device))
+        model = self.model(
+            Denoiser(posterior, True),
+            torch.linspace(1, 0, self.steps + 1, dtype=torch.float64, device=posterior.device),
+        )
         model.solver.randn_like = lambda x: generator.randn_like(x)
-        start = inverse.standard_normal(posterior, generator).double() * model.sde.sigma_t(1.0) * model.sde.scale_t(1.0)
+        start = (
+            inverse.standard_normal(posterior, generator).double()
+            * model.sde.sigma_t(1.0)
+            * model.sde.scale_t(1.0)
+        )
         return model(y, physics, x_init=start)
 
     @abstractmethod
@@ -244,7 +282,9 @@ class GuidedDiffusion(Baseline):
     def guided_by(self, data_fidelity, times):
         sampling, device = deepinv("sampling"), times.device
         sde = sampling.VariancePreservingDiffusion(alpha=1.0, device=device)
-        return sampling.PosteriorDiffusion(data_fidelity, data_fidelity.denoiser, sde, sampling.DDPMSolver(times), device=device)
+        return sampling.PosteriorDiffusion(
+            data_fidelity, data_fidelity.denoiser, sde, sampling.DDPMSolver(times), device=device
+        )
 
 
 @dataclass(frozen=True)
@@ -265,7 +305,13 @@ class DPS(GuidedDiffusion):
     guidance: Literal["norm", "annealed"] = "norm"
 
     def model(self, denoiser, times):
-        return deepinv("sampling").DPS(denoiser, solver=deepinv("sampling").DDPMSolver(times), weight=self.weight, guidance=self.guidance, device=times.device)
+        return deepinv("sampling").DPS(
+            denoiser,
+            solver=deepinv("sampling").DDPMSolver(times),
+            weight=self.weight,
+            guidance=self.guidance,
+            device=times.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -285,7 +331,12 @@ class PiGDM(GuidedDiffusion):
     iterations: int = 3
 
     def model(self, denoiser, times):
-        return self.guided_by(deepinv("sampling").PiGDMDataFidelity(denoiser, self.weight, cg_max_iter=self.iterations, cg_tol=0.0), times)
+        return self.guided_by(
+            deepinv("sampling").PiGDMDataFidelity(
+                denoiser, self.weight, cg_max_iter=self.iterations, cg_tol=0.0
+            ),
+            times,
+        )
 
 
 @dataclass(frozen=True)
@@ -305,7 +356,12 @@ class MomentMatching(GuidedDiffusion):
     iterations: int = 3
 
     def model(self, denoiser, times):
-        return self.guided_by(deepinv("sampling").MomentMatchingDataFidelity(denoiser, self.weight, cg_max_iter=self.iterations, cg_tol=0.0), times)
+        return self.guided_by(
+            deepinv("sampling").MomentMatchingDataFidelity(
+                denoiser, self.weight, cg_max_iter=self.iterations, cg_tol=0.0
+            ),
+            times,
+        )
 
 
 @inverse.hookimpl

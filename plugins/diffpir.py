@@ -41,7 +41,9 @@ class DiffPIR(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
-            raise OptionError(f"diffpir: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}")
+            raise OptionError(
+                f"diffpir: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}"
+            )
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)

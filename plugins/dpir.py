@@ -44,13 +44,21 @@ class DPIR(inverse.Method):
         if not self.lambda_ > 0:
             raise OptionError(f"dpir: lambda must be positive, got {self.lambda_:g}")
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
-            raise OptionError(f"dpir: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}")
+            raise OptionError(
+                f"dpir: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
 
     def run(self, posterior, samples, generator):
         sigma_y = posterior.sigma_y / posterior.norm_squared**0.5
-        last = min(max(sigma_y, 2 * 0.255 / 255), self.sigma_max / 2) if self.sigma_min is None else self.sigma_min
+        last = (
+            min(max(sigma_y, 2 * 0.255 / 255), self.sigma_max / 2)
+            if self.sigma_min is None
+            else self.sigma_min
+        )
         z = posterior.pseudo_inverse()
-        for sigma in inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)[:-1].tolist():
+        for sigma in inverse.noise_levels(
+            posterior, "log-uniform", self.steps, last, self.sigma_max
+        )[:-1].tolist():
             x = posterior.prox(z, sigma**2 / self.lambda_)
             z = posterior.denoise(x, sigma)
             yield z

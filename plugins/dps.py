@@ -57,7 +57,12 @@ class DPS(inverse.Method):
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:
                 x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
-            x = x + zeta * (s * s - t * t if self.step == "score" else ((1 + s * s) * (1 + t * t)) ** 0.5) * ascent
+            x = (
+                x
+                + zeta
+                * (s * s - t * t if self.step == "score" else ((1 + s * s) * (1 + t * t)) ** 0.5)
+                * ascent
+            )
             yield x
 
     def _tweedie_and_ascent(self, posterior, x, sigma):
@@ -71,15 +76,25 @@ class DPS(inverse.Method):
         return {"zeta": self._zeta(posterior)}
 
     def unsupported(self, posterior):
-        known = self.step == "paper" or self.zeta is not None or (posterior.gaussian and not posterior.noise.noiseless)
-        return super().unsupported(posterior) or (None if known else "dps needs zeta for step = score, or Gaussian noise with sigma_y > 0")
+        known = (
+            self.step == "paper"
+            or self.zeta is not None
+            or (posterior.gaussian and not posterior.noise.noiseless)
+        )
+        return super().unsupported(posterior) or (
+            None if known else "dps needs zeta for step = score, or Gaussian noise with sigma_y > 0"
+        )
 
     def _zeta(self, posterior):
         if self.zeta is not None:
             return self.zeta
         if self.step == "paper":
             return 5 * posterior.y[0].numel() ** 0.5 / self.steps
-        return float(posterior.noise.weights(posterior.y).sum()) ** 0.5 * posterior.prior.scale / (2 * posterior.sigma_y)
+        return (
+            float(posterior.noise.weights(posterior.y).sum()) ** 0.5
+            * posterior.prior.scale
+            / (2 * posterior.sigma_y)
+        )
 
 
 @inverse.hookimpl

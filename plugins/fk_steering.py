@@ -70,7 +70,9 @@ class FKSteering(inverse.ParticleMethod):
         super().__post_init__()
         if self.interval < 1 or not math.isfinite(self.lambda_) or not self.tau >= 0:
             found = f"{self.interval}, {self.lambda_:g} and {self.tau:g}"
-            raise OptionError(f"fk-steering: interval must be at least 1, lambda finite and tau at least 0, got {found}")
+            raise OptionError(
+                f"fk-steering: interval must be at least 1, lambda finite and tau at least 0, got {found}"
+            )
         if isinstance(self.reward, str) and not all(self.reward.rpartition(":")[::2]):
             raise OptionError(f"fk-steering: reward must be FILE.py:FUNCTION, got '{self.reward}'")
 
@@ -79,7 +81,9 @@ class FKSteering(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         reward, cloud.x = self._reward(posterior), levels[0] * cloud.x
         product, history = torch.zeros(2, len(cloud.x), dtype=torch.float64, device=cloud.x.device)
         if self.potential == "max":
@@ -91,7 +95,9 @@ class FKSteering(inverse.ParticleMethod):
                 cloud.reweight(reward(x0_hat) - product, t)
             else:
                 if i % self.interval == 0:
-                    history, log_G = self._potential(self._trust(posterior, s) * reward(x0_hat), history, product)
+                    history, log_G = self._potential(
+                        self._trust(posterior, s) * reward(x0_hat), history, product
+                    )
                     cloud.reweight(log_G, s)
                     rows = cloud.resample()
                     x0_hat, history, product = x0_hat[rows], history[rows], (product + log_G)[rows]
@@ -122,7 +128,9 @@ class FKSteering(inverse.ParticleMethod):
         def evaluate(x):
             value = torch.as_tensor(r(posterior.prior.decode(x)), device=x.device)
             if value.shape != x.shape[:1]:
-                raise OptionError(f"fk-steering: reward must return one number for each of {len(x)} images, found shape {tuple(value.shape)}")
+                raise OptionError(
+                    f"fk-steering: reward must return one number for each of {len(x)} images, found shape {tuple(value.shape)}"
+                )
             return self.lambda_ * value.double()
 
         return evaluate
@@ -132,7 +140,9 @@ def _load(source):
     """The function of FILE.py:FUNCTION."""
     path, _, name = source.rpartition(":")
     if not Path(path).is_file():
-        raise OptionError(f"fk-steering: reward {source}: no file {path}; reward must be FILE.py:FUNCTION")
+        raise OptionError(
+            f"fk-steering: reward {source}: no file {path}; reward must be FILE.py:FUNCTION"
+        )
     found = runpy.run_path(path)
     if not callable(found.get(name)):
         raise OptionError(f"fk-steering: reward {source}: {path} has no function '{name}'")

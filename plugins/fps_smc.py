@@ -53,7 +53,9 @@ class FPSSMC(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         images, step = copy.copy(posterior), copy.copy(posterior)
         images.y = posterior.y[:: len(posterior) // len(cloud.generator)]
         noise, tilt = self._noise(images, levels[0], cloud), Tilt(posterior)
@@ -66,17 +68,24 @@ class FPSSMC(inverse.ParticleMethod):
         see(levels[0])
         cloud.x = tilt.draw(0 * cloud.x, levels[0] ** 2, 1.0, cloud.generator)
         for s, t in pairwise(levels):
-            x0_hat, c = posterior.denoise(cloud.x, s), 1 - (t / s) ** 2 if self.c is None else self.c
+            x0_hat, c = (
+                posterior.denoise(cloud.x, s),
+                1 - (t / s) ** 2 if self.c is None else self.c,
+            )
             m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)
             noise = math.sqrt(1 - c) * noise + math.sqrt(c) * self._noise(images, t, cloud)
             see(t)
             cloud.reweight(tilt.log_mass(m, c * t * t, 1.0), t)
-            cloud.x = tilt.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
+            cloud.x = (
+                tilt.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
+            )
             yield cloud.weighted(samples)
 
     def _noise(self, images, t, cloud):
         """A z of each image, z standard normal from the stream of its cloud."""
-        z = inverse.Generators(cloud.generator.rows).randn_like(cloud.x[:: len(cloud.x) // len(images)])
+        z = inverse.Generators(cloud.generator.rows).randn_like(
+            cloud.x[:: len(cloud.x) // len(images)]
+        )
         return images.A(z) - images.A(0 * z)
 
 

@@ -44,17 +44,23 @@ class AnnealedLangevin(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.inner_steps < 1 or not 0 < self.epsilon < 1:
-            raise OptionError(f"langevin: need inner_steps of at least 1 and epsilon in (0, 1), got {self.inner_steps} and {self.epsilon:g}")
+            raise OptionError(
+                f"langevin: need inner_steps of at least 1 and epsilon in (0, 1), got {self.inner_steps} and {self.epsilon:g}"
+            )
 
     def run(self, posterior, samples, generator):
-        levels = inverse.noise_levels(posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max)[:-1]
+        levels = inverse.noise_levels(
+            posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max
+        )[:-1]
         x = levels[0] * inverse.standard_normal(posterior, generator)
         gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
         for s in levels:
             variance = posterior.noise.variance(posterior.y) + gain * s**2
             eta = self.epsilon * s**2
             for _ in range(self.inner_steps):
-                score = (posterior.denoise(x, s) - x) / s**2 + posterior.A_vjp(x, posterior.residual(x) / variance)
+                score = (posterior.denoise(x, s) - x) / s**2 + posterior.A_vjp(
+                    x, posterior.residual(x) / variance
+                )
                 x = x + eta * score + (2 * eta).sqrt() * generator.randn_like(x)
             yield x
 

@@ -46,7 +46,9 @@ class LGD(inverse.Guidance):
     def __post_init__(self):
         super().__post_init__()
         if self.draws < 1 or not self.temper >= 0:
-            raise OptionError(f"lgd: draws must be at least 1 and temper at least 0, got {self.draws} and {self.temper:g}")
+            raise OptionError(
+                f"lgd: draws must be at least 1 and temper at least 0, got {self.draws} and {self.temper:g}"
+            )
 
     def guide(self, posterior, generator):
         return lambda x, sigma: self.denoise(posterior, x, sigma, generator)
@@ -55,10 +57,19 @@ class LGD(inverse.Guidance):
         """Without a generator the only draw is x0_hat itself, which is the gradient of DPS before its normalisation."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = sigma / (1 + sigma**2) ** 0.5
-        points = [x0_hat] if generator is None else [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
+        points = (
+            [x0_hat]
+            if generator is None
+            else [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
+        )
         power = self._power(posterior, r)
-        weights = torch.stack([power.flatten() * posterior.log_likelihood(x0) for x0 in points]).softmax(0)
-        score = sum(per_row(w, x) * posterior.likelihood_score(x0) for w, x0 in zip(weights, points, strict=True))
+        weights = torch.stack(
+            [power.flatten() * posterior.log_likelihood(x0) for x0 in points]
+        ).softmax(0)
+        score = sum(
+            per_row(w, x) * posterior.likelihood_score(x0)
+            for w, x0 in zip(weights, points, strict=True)
+        )
         return x0_hat + sigma**2 * power * vjp(score)
 
     def _power(self, posterior, r):

@@ -40,9 +40,7 @@ class MCGDiff(inverse.ParticleMethod):
     """
 
     name = "mcg-diff"
-    reference = (
-        "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
-    )
+    reference = "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
     equation = "w *= int g_t(x') N(x'; m_t(x), c^2) dx' / g_s(x),  x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
     claim = "exact in the limit"
     any_prior = True
@@ -59,20 +57,34 @@ class MCGDiff(inverse.ParticleMethod):
     def __post_init__(self):
         super().__post_init__()
         if not (0 < self.eta <= 1 and self.kappa > 0):
-            raise OptionError(f"mcg-diff: eta must lie in (0, 1] and kappa above 0, got {self.eta:g} and {self.kappa:g}")
+            raise OptionError(
+                f"mcg-diff: eta must lie in (0, 1] and kappa above 0, got {self.eta:g} and {self.kappa:g}"
+            )
 
     def unsupported(self, posterior):
-        return super().unsupported(posterior) or (None if posterior.noise.sigma.ndim == 0 else "mcg-diff needs one sigma_y for all measurements")
+        return super().unsupported(posterior) or (
+            None
+            if posterior.noise.sigma.ndim == 0
+            else "mcg-diff needs one sigma_y for all measurements"
+        )
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels, taus = self._levels(posterior)
-        seen, tilt, filtered = posterior.A_dagger(posterior.residual(0 * cloud.x)), Tilt(posterior), posterior.filter
+        seen, tilt, filtered = (
+            posterior.A_dagger(posterior.residual(0 * cloud.x)),
+            Tilt(posterior),
+            posterior.filter,
+        )
 
         def variance(lam, s, t):
             """v_s where a coordinate is seen at level t, infinity elsewhere; lam the eigenvalues of A^T A."""
             own = posterior.sigma_y / lam.sqrt()
-            tau = torch.where(own <= levels[0], taus.to(lam)[own[..., None].log().sub(taus.log()).abs().argmin(-1)], math.inf)
+            tau = torch.where(
+                own <= levels[0],
+                taus.to(lam)[own[..., None].log().sub(taus.log()).abs().argmin(-1)],
+                math.inf,
+            )
             return torch.where(tau <= t, s * s - tau**2 + self.kappa * (1 + tau**2), math.inf)
 
         def log_g(x, s, t, extra=0.0):
@@ -82,7 +94,9 @@ class MCGDiff(inverse.ParticleMethod):
                 v = variance(posterior.sigma_y**2 * h, s, t) + extra
                 return torch.where(v.isfinite(), (2 * math.pi * v).log(), 0.0)
 
-            distance = row_dot(x - seen, filtered(x - seen, lambda lam: 1 / (variance(lam, s, t) + extra)))
+            distance = row_dot(
+                x - seen, filtered(x - seen, lambda lam: 1 / (variance(lam, s, t) + extra))
+            )
             return -0.5 * (distance.double() + tilt.trace(log_2pi_v))
 
         def draw(m, c2, t, z):
@@ -91,24 +105,38 @@ class MCGDiff(inverse.ParticleMethod):
             return m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)), fresh)
 
         cloud.reweight(log_g(0 * cloud.x, levels[0], levels[0], levels[0] ** 2), levels[0])
-        log_det = tilt.trace(lambda h: torch.where(variance(posterior.sigma_y**2 * h, levels[0], levels[0]).isfinite(), (2 * math.pi / h).log(), 0.0))
-        cloud.log_evidence += posterior.log_likelihood(seen).view_as(cloud.log_weights)[:, 0].double() + 0.5 * log_det  # p(y | x) over that of seen
+        log_det = tilt.trace(
+            lambda h: torch.where(
+                variance(posterior.sigma_y**2 * h, levels[0], levels[0]).isfinite(),
+                (2 * math.pi / h).log(),
+                0.0,
+            )
+        )
+        cloud.log_evidence += (
+            posterior.log_likelihood(seen).view_as(cloud.log_weights)[:, 0].double() + 0.5 * log_det
+        )  # p(y | x) over that of seen
         cloud.x = draw(0 * cloud.x, levels[0] ** 2, levels[0], cloud.x)
         for s, t in pairwise(levels):
             x0_hat, c = posterior.denoise(cloud.x, s), self.eta * t * math.sqrt(1 - (t / s) ** 2)
             m = x0_hat + math.sqrt(t * t - c * c) / s * (cloud.x - x0_hat)
             cloud.reweight(log_g(m, t, t, c * c) - log_g(cloud.x, s, t), t)
-            cloud.x = m if t == 0 else draw(m[cloud.resample()], c * c, t, cloud.generator.randn_like(m))
+            cloud.x = (
+                m if t == 0 else draw(m[cloud.resample()], c * c, t, cloud.generator.randn_like(m))
+            )
             yield cloud.weighted(samples)
 
     def _levels(self, posterior):
         """Noise levels, ending in 0, and those that stand for a tau (k,)."""
         lam = (posterior.prior.scale * torch.as_tensor(posterior.operator.mask).abs().double()) ** 2
-        *sigmas, low, _ = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        *sigmas, low, _ = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         tau = (posterior.sigma_y / lam[lam > 1e-10 * lam.max()].sqrt()).unique()
         tau = tau[(tau > low) & (tau < max(sigmas, default=0.0))]
         if len(tau) <= self.steps // 4:
-            grid = inverse.noise_levels(posterior, self.schedule, self.steps - len(tau), self.sigma_min, self.sigma_max).double()
+            grid = inverse.noise_levels(
+                posterior, self.schedule, self.steps - len(tau), self.sigma_min, self.sigma_max
+            ).double()
             grid = torch.cat([grid[:-1], tau]).sort(descending=True).values
         else:
             grid = torch.tensor([*sigmas, low], dtype=torch.float64)

@@ -50,12 +50,16 @@ class MMPS(inverse.Guidance):
     def __post_init__(self):
         super().__post_init__()
         if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(f"mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}")
+            raise OptionError(
+                f"mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
+            )
 
     def denoise(self, posterior, x, sigma):
         x0_hat, vjp = posterior.tweedie(x, sigma)
         settings = inverse.CG(self.tolerance, self.iterations)
-        v = posterior.solve_normal(posterior.residual(x0_hat), lambda u: sigma**2 * vjp(u), SOLVERS[self.solver], settings)
+        v = posterior.solve_normal(
+            posterior.residual(x0_hat), lambda u: sigma**2 * vjp(u), SOLVERS[self.solver], settings
+        )
         return x0_hat + sigma**2 * vjp(posterior.A_adjoint(v))
 
 

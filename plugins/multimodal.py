@@ -20,9 +20,16 @@ from inverse.measurement.linalg import conjugate_gradient, gmres
 
 SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
 PUBLISHED = {
-    "guidance": "sda", "corrected": True, "steps": 60, "sigma_max": 80.0, "sigma_min": 0.001,
-    "weights": ("0.25", "coarse:1"), "std": ("5e-4", "coarse:0.1"), "gamma": ("2e-6", "coarse:5e-3"), "average": ("1", "coarse:0"),
-}  # fmt: skip
+    "guidance": "sda",
+    "corrected": True,
+    "steps": 60,
+    "sigma_max": 80.0,
+    "sigma_min": 0.001,
+    "weights": ("0.25", "coarse:1"),
+    "std": ("5e-4", "coarse:0.1"),
+    "gamma": ("2e-6", "coarse:5e-3"),
+    "average": ("1", "coarse:0"),
+}
 """What the authors set: the coarse field on its own, and all else as their radiosondes."""
 
 
@@ -93,15 +100,23 @@ class Multimodal(inverse.Guidance):
                     object.__setattr__(self, field, value)
         super().__post_init__()
         if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(f"multimodal: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}")
-        if not (self.sigma_data > 0 and self.inflation > 0) or not (self.clamp is None or self.clamp > 0):
+            raise OptionError(
+                f"multimodal: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
+            )
+        if not (self.sigma_data > 0 and self.inflation > 0) or not (
+            self.clamp is None or self.clamp > 0
+        ):
             found = f"{self.sigma_data:g}, {self.inflation:g} and {self.clamp}"
-            raise OptionError(f"multimodal: sigma_data, inflation and clamp must be positive, got {found}")
+            raise OptionError(
+                f"multimodal: sigma_data, inflation and clamp must be positive, got {found}"
+            )
         bounds = {"weights": 0, "std": 0, "gamma": None, "average": None}
         for field, bound in bounds.items():
             for value in _values(field, getattr(self, field)).values():
                 if not (value > bound if bound is not None else value >= 0):
-                    raise OptionError(f"multimodal: {field} must be {'positive' if bound is not None else 'at least 0'}, got {value:g}")
+                    raise OptionError(
+                        f"multimodal: {field} must be {'positive' if bound is not None else 'at least 0'}, got {value:g}"
+                    )
 
     def unsupported(self, posterior):
         if reason := super().unsupported(posterior):
@@ -119,8 +134,15 @@ class Multimodal(inverse.Guidance):
 
     def derived(self, posterior):
         weights = self._entries(posterior, "weights", 1.0)
-        found = {f"weight_{name}": float(weights[..., part].flatten()[0]) for name, part in posterior.modalities.items()}
-        return found | ({"amplitude": float(fitted_amplitude(posterior).mean())} if self.amplitude == "evidence" else {})
+        found = {
+            f"weight_{name}": float(weights[..., part].flatten()[0])
+            for name, part in posterior.modalities.items()
+        }
+        return found | (
+            {"amplitude": float(fitted_amplitude(posterior).mean())}
+            if self.amplitude == "evidence"
+            else {}
+        )
 
     def run(self, posterior, samples, generator):
         posterior = amplified(posterior) if self.amplitude == "evidence" else posterior
@@ -129,7 +151,9 @@ class Multimodal(inverse.Guidance):
         if self.corrected:
             iterates = self._corrected_heun(posterior, x, sigmas, trace)
         else:
-            iterates = inverse.get_sampler(self.sampler)(lambda x, sigma: self.denoise(posterior, x, sigma, trace), x, sigmas, generator)
+            iterates = inverse.get_sampler(self.sampler)(
+                lambda x, sigma: self.denoise(posterior, x, sigma, trace), x, sigmas, generator
+            )
         for x in iterates:
             yield x if self.clamp is None else inverse.Weighted(x, None, trace=trace)
         if self.inflation != 1:
@@ -145,24 +169,53 @@ class Multimodal(inverse.Guidance):
     def likelihood(self, posterior, x, sigma, trace=None):
         """x0_hat and sum_k lambda_k grad_x log p(y_k | x), clamped: (B, *shape) each."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
-        score = vjp(posterior.A_vjp(x0_hat, getattr(self, f"_{self.guidance}")(posterior, posterior.residual(x0_hat), sigma, vjp)))
+        score = vjp(
+            posterior.A_vjp(
+                x0_hat,
+                getattr(self, f"_{self.guidance}")(
+                    posterior, posterior.residual(x0_hat), sigma, vjp
+                ),
+            )
+        )
         if self.clamp is None:
             return x0_hat, score
         if trace is not None:
-            trace.append({"sigma": float(torch.as_tensor(sigma).max()), "saturated": float((score.abs() > self.clamp).double().mean())})
+            trace.append(
+                {
+                    "sigma": float(torch.as_tensor(sigma).max()),
+                    "saturated": float((score.abs() > self.clamp).double().mean()),
+                }
+            )
         return x0_hat, score.clamp(-self.clamp, self.clamp)
 
     def _mmps(self, posterior, r, sigma, vjp):
-        return self._tempered(posterior).solve_normal(r, lambda u: sigma**2 * vjp(u), SOLVERS[self.solver], inverse.CG(self.tolerance, self.iterations))
+        return self._tempered(posterior).solve_normal(
+            r,
+            lambda u: sigma**2 * vjp(u),
+            SOLVERS[self.solver],
+            inverse.CG(self.tolerance, self.iterations),
+        )
 
     def _pigdm(self, posterior, r, sigma, vjp):
-        return self._tempered(posterior).solve_normal(r, sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2))
+        return self._tempered(posterior).solve_normal(
+            r, sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+        )
 
     def _sda(self, posterior, r, sigma, vjp):
         gain = posterior.prior.scale**2
-        R = gain * self._entries(posterior, "std", 1.0) ** 2 if self.std else posterior.noise.variance(r)
-        size = torch.where(self._entries(posterior, "average", 0.0) > 0, _sizes(posterior), torch.ones_like(r[0]))
-        return self._entries(posterior, "weights", 1.0) * r / (size * (R + self._entries(posterior, "gamma", 0.0) * gain * sigma**2))
+        R = (
+            gain * self._entries(posterior, "std", 1.0) ** 2
+            if self.std
+            else posterior.noise.variance(r)
+        )
+        size = torch.where(
+            self._entries(posterior, "average", 0.0) > 0, _sizes(posterior), torch.ones_like(r[0])
+        )
+        return (
+            self._entries(posterior, "weights", 1.0)
+            * r
+            / (size * (R + self._entries(posterior, "gamma", 0.0) * gain * sigma**2))
+        )
 
     def _dps(self, posterior, r, sigma, vjp):
         R, v = posterior.noise.variance(r), torch.zeros_like(r)
@@ -181,19 +234,32 @@ class Multimodal(inverse.Guidance):
                 x0_hat, score = self.likelihood(posterior, x, s, trace)
                 d = (x - x0_hat) / s
                 ahead = x + (t - s) * d
-                x = x + (t - s) * (0.5 * d + 0.5 * (ahead - posterior.denoise(ahead, t)) / t - s * score)
+                x = x + (t - s) * (
+                    0.5 * d + 0.5 * (ahead - posterior.denoise(ahead, t)) / t - s * score
+                )
             yield x
 
     def _tempered(self, posterior):
-        return posterior.tempered(self._entries(posterior, "weights", 1.0)) if self.weights else posterior
+        return (
+            posterior.tempered(self._entries(posterior, "weights", 1.0))
+            if self.weights
+            else posterior
+        )
 
     def _entries(self, posterior, field, default):
         """The option's value for each entry of y. The authors weigh a modality where it is one of several, and name two, of which either may be absent."""
-        values, published = _values(field, getattr(self, field)), getattr(self, field) == PUBLISHED.get(field)
+        values, published = (
+            _values(field, getattr(self, field)),
+            getattr(self, field) == PUBLISHED.get(field),
+        )
         if published:
-            values = {name: value for name, value in values.items() if name in ("", *posterior.modalities)}
+            values = {
+                name: value for name, value in values.items() if name in ("", *posterior.modalities)
+            }
             values = {} if field == "weights" and len(posterior.modalities) == 1 else values
-        return posterior.per_modality({name: value for name, value in values.items() if name}, values.get("", default))
+        return posterior.per_modality(
+            {name: value for name, value in values.items() if name}, values.get("", default)
+        )
 
 
 def _values(field, texts):
@@ -204,13 +270,17 @@ def _values(field, texts):
         try:
             found[name] = float(value)
         except ValueError as error:
-            raise OptionError(f"multimodal: {field} takes numbers, or name:number for one modality, got '{text}'") from error
+            raise OptionError(
+                f"multimodal: {field} takes numbers, or name:number for one modality, got '{text}'"
+            ) from error
     return found
 
 
 def _sizes(posterior):
     """How many entries the modality of each entry of y has: (*out_shape)."""
-    counts = {name: posterior.y[0][..., part].numel() for name, part in posterior.modalities.items()}
+    counts = {
+        name: posterior.y[0][..., part].numel() for name, part in posterior.modalities.items()
+    }
     return posterior.per_modality(counts)
 
 

@@ -33,9 +33,7 @@ class PnPDM(inverse.Method):
     """
 
     name = "pnp-dm"
-    reference = (
-        "Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play Priors, NeurIPS 2024, https://arxiv.org/abs/2405.18782"
-    )
+    reference = "Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play Priors, NeurIPS 2024, https://arxiv.org/abs/2405.18782"
     equation = "z ~ p(y | z) N(z; x, rho^2 I);  x ~ p(x0 | x0 + rho n = z);  rho' = max(decay rho, rho_min)"
     claim = "exact in the limit"
     limit = {"steps": 1, "prior_steps": 0.5, "rho_min": -0.5}
@@ -52,7 +50,9 @@ class PnPDM(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.prior_steps < 1 or not 0 < self.rho_min <= self.rho_max or not 0 < self.decay <= 1:
-            raise OptionError("pnp-dm: need prior_steps of at least 1, 0 < rho_min <= rho_max and decay in (0, 1]")
+            raise OptionError(
+                "pnp-dm: need prior_steps of at least 1, 0 < rho_min <= rho_max and decay in (0, 1]"
+            )
 
     def run(self, posterior, samples, generator):
         reverse = inverse.get_sampler(self.sampler)
@@ -62,8 +62,15 @@ class PnPDM(inverse.Method):
             if posterior.linear and posterior.gaussian:
                 z = posterior.prox_sample(x, rho * rho, generator)
             else:
-                z = posterior.prox_langevin(x, rho * rho, generator, self.langevin_steps, self.langevin_rate)
-            *_, x = reverse(posterior.denoise, z, inverse.noise_levels(posterior, "karras", self.prior_steps, sigma_max=rho), generator)
+                z = posterior.prox_langevin(
+                    x, rho * rho, generator, self.langevin_steps, self.langevin_rate
+                )
+            *_, x = reverse(
+                posterior.denoise,
+                z,
+                inverse.noise_levels(posterior, "karras", self.prior_steps, sigma_max=rho),
+                generator,
+            )
             rho = max(self.decay * rho, self.rho_min)
             yield x
 

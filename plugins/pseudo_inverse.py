@@ -30,10 +30,16 @@ class PseudoInverse(inverse.Method):
     max_iter: int = 100
 
     def run(self, posterior, samples, generator):
-        x = torch.zeros(len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device)
+        x = torch.zeros(
+            len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
+        )
         offset = posterior.A(x)
         normal = posterior.A_adjoint(posterior.y - offset)
-        yield conjugate_gradient(lambda v: posterior.A_adjoint(posterior.A(v) - offset), normal, settings=CG(self.tolerance, self.max_iter))
+        yield conjugate_gradient(
+            lambda v: posterior.A_adjoint(posterior.A(v) - offset),
+            normal,
+            settings=CG(self.tolerance, self.max_iter),
+        )
 
 
 @inverse.hookimpl

@@ -57,7 +57,9 @@ class REDDiff(inverse.Method):
     steps: int = 100
     lr: float = 0.1
     lambda_: float | None = None
-    weight: Literal["linear", "sqrt", "square", "log", "trunc-linear", "power2over3", "const"] = "linear"
+    weight: Literal["linear", "sqrt", "square", "log", "trunc-linear", "power2over3", "const"] = (
+        "linear"
+    )
     order: Literal["descending", "ascending", "random"] = "descending"
     normalise: Literal["mean", "sum"] = "mean"
     sigma_x0: float = 0.0
@@ -68,7 +70,9 @@ class REDDiff(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.steps > 1000 and self.order != "random":
-            raise OptionError(f"red-diff: at most 1000 steps in {self.order} order, got {self.steps}")
+            raise OptionError(
+                f"red-diff: at most 1000 steps in {self.order} order, got {self.steps}"
+            )
         if not self.lr > 0:
             raise OptionError(f"red-diff: lr must be positive, got {self.lr:g}")
 
@@ -82,7 +86,11 @@ class REDDiff(inverse.Method):
         w, lam = WEIGHTS[self.weight], self._lambda(posterior)
         m, n = posterior.y[0].numel(), torch.Size(posterior.shape).numel()
         data = (n / m if self.normalise == "mean" else 1.0) / posterior.prior.scale**2
-        levels = vp_levels().clamp(posterior.prior.sigma_min, posterior.prior.sigma_max).to(posterior.device, posterior.dtype)
+        levels = (
+            vp_levels()
+            .clamp(posterior.prior.sigma_min, posterior.prior.sigma_max)
+            .to(posterior.device, posterior.dtype)
+        )
         priority = lam * w(levels)
         mu = posterior.pseudo_inverse()
         update = self._adam(mu) if self.optimizer == "adam" else lambda mu, g: mu - self.lr * g
@@ -99,7 +107,15 @@ class REDDiff(inverse.Method):
     def _order(self, generator):
         """Level indices: a number per step, or one per row and step in random order."""
         if self.order == "random":
-            return [torch.cat([torch.randint(0, 1000, (1,), generator=g, device=g.device) for g in generator.rows]) for _ in range(self.steps)]
+            return [
+                torch.cat(
+                    [
+                        torch.randint(0, 1000, (1,), generator=g, device=g.device)
+                        for g in generator.rows
+                    ]
+                )
+                for _ in range(self.steps)
+            ]
         descending = [999 - 1000 * i // self.steps for i in range(self.steps)]
         return descending if self.order == "descending" else descending[::-1]
 
@@ -117,7 +133,11 @@ class REDDiff(inverse.Method):
         return update
 
     def _lambda(self, posterior):
-        return 0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2) if self.lambda_ is None else self.lambda_
+        return (
+            0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2)
+            if self.lambda_ is None
+            else self.lambda_
+        )
 
 
 @inverse.hookimpl

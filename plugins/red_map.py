@@ -49,17 +49,27 @@ class REDMap(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if not (self.lr > 0 and self.strength > 0):
-            raise OptionError(f"red-map: lr and strength must be positive, got {self.lr:g} and {self.strength:g}")
+            raise OptionError(
+                f"red-map: lr and strength must be positive, got {self.lr:g} and {self.strength:g}"
+            )
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
-            raise OptionError(f"red-map: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}")
+            raise OptionError(
+                f"red-map: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
 
     def run(self, posterior, samples, generator):
         gain = posterior.norm_squared**0.5 if posterior.linear else posterior.prior.scale
         sigma_y = posterior.sigma_y / gain
-        last = min(max(sigma_y, 0.02), self.sigma_max / 2) if self.sigma_min is None else self.sigma_min
+        last = (
+            min(max(sigma_y, 0.02), self.sigma_max / 2)
+            if self.sigma_min is None
+            else self.sigma_min
+        )
         mu = posterior.pseudo_inverse()
         adam = torch.optim.Adam([mu], betas=(0.9, 0.99))
-        for s in inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)[:-1].tolist():
+        for s in inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)[
+            :-1
+        ].tolist():
             eps = generator.randn_like(mu)
             x = mu + s * eps
             eps_hat = (x - posterior.denoise(x, s)) / s

@@ -28,7 +28,9 @@ class RePaint(inverse.Method):
 
     name = "repaint"
     reference = "Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022, https://arxiv.org/abs/2201.09865"
-    equation = "x' = m (y + t z1) + (1 - m) ancestral(x, x0_hat);  and back: x = x' + sqrt(s^2 - t^2) z2"
+    equation = (
+        "x' = m (y + t z1) + (1 - m) ancestral(x, x0_hat);  and back: x = x' + sqrt(s^2 - t^2) z2"
+    )
     claim = "biased"
     needs = ("linear",)
 
@@ -39,11 +41,15 @@ class RePaint(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.jump_length < 1 or self.repeats < 1:
-            raise OptionError(f"repaint: jump_length and repeats must be at least 1, got {self.jump_length} and {self.repeats}")
+            raise OptionError(
+                f"repaint: jump_length and repeats must be at least 1, got {self.jump_length} and {self.repeats}"
+            )
 
     def unsupported(self, posterior):
         masks = isinstance(posterior.operator, inverse.physics.Inpainting)
-        return super().unsupported(posterior) or (None if masks else "repaint needs an inpainting operator")
+        return super().unsupported(posterior) or (
+            None if masks else "repaint needs an inpainting operator"
+        )
 
     @property
     def total(self):
@@ -51,7 +57,10 @@ class RePaint(inverse.Method):
 
     def walk(self):
         """Levels visited, as noise levels left before the clean image: steps, ..., 0, with the jumps back."""
-        jumps = dict.fromkeys(range(self.jump_length, self.steps - self.jump_length + 1, self.jump_length), self.repeats - 1)
+        jumps = dict.fromkeys(
+            range(self.jump_length, self.steps - self.jump_length + 1, self.jump_length),
+            self.repeats - 1,
+        )
         walk = [self.steps]
         while walk[-1] > 0:
             walk.append(walk[-1] - 1)
@@ -62,7 +71,11 @@ class RePaint(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps).flip(0)
-        levels, mask, known = sigmas.tolist(), (posterior.operator.mask != 0).to(posterior.dtype), posterior.prior.encode(posterior.y)
+        levels, mask, known = (
+            sigmas.tolist(),
+            (posterior.operator.mask != 0).to(posterior.dtype),
+            posterior.prior.encode(posterior.y),
+        )
         x = sigmas[-1] * inverse.standard_normal(posterior, generator)
         for i, j in pairwise(self.walk()):
             s, t = levels[i], levels[j]

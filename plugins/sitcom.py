@@ -32,7 +32,9 @@ class SITCOM(inverse.Method):
 
     name = "sitcom"
     reference = "Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems, ICML 2025, https://arxiv.org/abs/2410.04479"
-    equation = "v = argmin |y - A x0_hat(v)|^2 + lambda |v - x|^2 / (1 + s^2);  x' = x0_hat(v) + t z"
+    equation = (
+        "v = argmin |y - A x0_hat(v)|^2 + lambda |v - x|^2 / (1 + s^2);  x' = x0_hat(v) + t z"
+    )
     claim = "biased"
     needs = ("gaussian",)
 
@@ -45,7 +47,9 @@ class SITCOM(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.inner_steps < 1 or not self.lr > 0 or self.lambda_ < 0:
-            raise OptionError(f"sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}")
+            raise OptionError(
+                f"sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}"
+            )
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)

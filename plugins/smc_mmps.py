@@ -65,11 +65,15 @@ class SMCMMPS(ParticleMethod):
         if not 0 < self.power <= 1:
             raise OptionError(f"smc-mmps: power must lie in (0, 1], got {self.power:g}")
         if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(f"smc-mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}")
+            raise OptionError(
+                f"smc-mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
+            )
 
     def run(self, posterior, samples, generator):
         rows, cloud = self.cloud(posterior, samples, generator)
-        sigmas = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)[:-1]
+        sigmas = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        )[:-1]
         levels, chain = sigmas.tolist(), Rule(eta=1.0)
         cloud.x = sigmas[0] * cloud.x
         x0, x0_y, log_psi = self.twist(rows, cloud.x, sigmas[0])
@@ -77,11 +81,22 @@ class SMCMMPS(ParticleMethod):
         free, guided = [x0], [x0_y]
         for i, (s, t) in enumerate(pairwise(levels), 1):
             ancestor = cloud.resample(self.power)
-            log_psi, free, guided = log_psi[ancestor], [D[ancestor] for D in free], [D[ancestor] for D in guided]
+            log_psi, free, guided = (
+                log_psi[ancestor],
+                [D[ancestor] for D in free],
+                [D[ancestor] for D in guided],
+            )
             step = chain.step(s, t, levels[max(0, i - 2) : i][::-1])
             z = cloud.generator.randn_like(cloud.x)
-            drift = sum(w * (g - f) for w, g, f in zip(step.weights, guided, free, strict=True)) / step.noise
-            cloud.x = step.keep * cloud.x + sum(w * g for w, g in zip(step.weights, guided, strict=True)) + step.noise * z
+            drift = (
+                sum(w * (g - f) for w, g, f in zip(step.weights, guided, free, strict=True))
+                / step.noise
+            )
+            cloud.x = (
+                step.keep * cloud.x
+                + sum(w * g for w, g in zip(step.weights, guided, strict=True))
+                + step.noise * z
+            )
             x0, x0_y, log_psi_t = self.twist(rows, cloud.x, sigmas[i])
             log_p_over_q = -row_dot(drift, z + drift / 2)
             cloud.reweight(log_psi_t - log_psi + log_p_over_q, t)
@@ -95,13 +110,21 @@ class SMCMMPS(ParticleMethod):
     def twist(self, posterior, x, sigma):
         """x0_hat, its guided counterpart x0_y, and log psi."""
         few = int(posterior.noise.weights(posterior.y).sum()) <= self.explicit
-        return in_parts(posterior, lambda part, x: (explicit if few else self.iterative)(part, x, sigma), x)
+        return in_parts(
+            posterior, lambda part, x: (explicit if few else self.iterative)(part, x, sigma), x
+        )
 
     def iterative(self, posterior, x, sigma):
         x0, vjp = posterior.tweedie(x, sigma)
         r = posterior.residual(x0)
-        v = posterior.solve_normal(r, lambda u: sigma**2 * vjp(u), gmres, inverse.CG(self.tolerance, self.iterations))
-        return x0, x0 + sigma**2 * vjp(posterior.A_adjoint(v)), -0.5 * row_dot(r, v) + log_normaliser(posterior)
+        v = posterior.solve_normal(
+            r, lambda u: sigma**2 * vjp(u), gmres, inverse.CG(self.tolerance, self.iterations)
+        )
+        return (
+            x0,
+            x0 + sigma**2 * vjp(posterior.A_adjoint(v)),
+            -0.5 * row_dot(r, v) + log_normaliser(posterior),
+        )
 
 
 def explicit(posterior, x, sigma):

@@ -68,7 +68,10 @@ class TDS(inverse.ParticleMethod):
             raise OptionError(f"tds: tau must be at least 0, got {self.tau:g}")
 
     def unsupported(self, posterior):
-        entries, found = posterior.y[0].numel(), f"{type(posterior.operator).__name__} with {posterior.noise!r}"
+        entries, found = (
+            posterior.y[0].numel(),
+            f"{type(posterior.operator).__name__} with {posterior.noise!r}",
+        )
         if self.twist in ("pigdm", "moment") and not (posterior.linear and posterior.gaussian):
             return f"tds: twist={self.twist} needs a linear operator and Gaussian noise, found {found}; use twist=dps"
         if self.twist == "moment" and entries > MOST:
@@ -80,12 +83,20 @@ class TDS(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         for moved in twisted(posterior, cloud, levels, lambda x, s: self._twist(posterior, x, s)):
             yield moved.weighted(samples)
 
     def _chosen(self, posterior):
-        fits = "dps" if not (posterior.linear and posterior.gaussian) else "moment" if posterior.y[0].numel() <= FEW else "pigdm"
+        fits = (
+            "dps"
+            if not (posterior.linear and posterior.gaussian)
+            else "moment"
+            if posterior.y[0].numel() <= FEW
+            else "pigdm"
+        )
         return self.twist or fits
 
     def _twist(self, posterior, x, s):
@@ -112,16 +123,28 @@ def _moment(posterior, x0_hat, vjp, r2, s):
     h, Q = torch.linalg.eigh((AVAt + AVAt.mT) / 2)
     h, r = h.clamp_min(0), (r[:, None] @ Q)[:, 0]
     v = (Q @ (r / (1 + h))[..., None])[..., 0]
-    return x0_hat, (v[:, None] @ JAt.flatten(2)).reshape(x0_hat.shape), -(r.square() / (1 + h) + h.log1p()).sum(1).double() / 2
+    return (
+        x0_hat,
+        (v[:, None] @ JAt.flatten(2)).reshape(x0_hat.shape),
+        -(r.square() / (1 + h) + h.log1p()).sum(1).double() / 2,
+    )
 
 
 def _dps(posterior, x0_hat, vjp, r2, s):
     gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
     power = 1 / (1 + gain * r2 / posterior.sigma_y**2) if posterior.gaussian else 1.0
-    return x0_hat, power * vjp(posterior.likelihood_score(x0_hat)), power * posterior.log_likelihood(x0_hat).double()
+    return (
+        x0_hat,
+        power * vjp(posterior.likelihood_score(x0_hat)),
+        power * posterior.log_likelihood(x0_hat).double(),
+    )
 
 
-TWISTS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"pigdm": _pigdm, "moment": _moment, "dps": _dps}
+TWISTS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "pigdm": _pigdm,
+    "moment": _moment,
+    "dps": _dps,
+}
 
 
 @inverse.hookimpl

@@ -29,7 +29,9 @@ class Conjugate(inverse.Problem):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sigma_y == 0:
-            raise OptionError(f"{self.name}: sigma_y must be positive, the exact posterior has no density without noise")
+            raise OptionError(
+                f"{self.name}: sigma_y must be positive, the exact posterior has no density without noise"
+            )
 
     @abstractmethod
     def law(self) -> MixturePrior:
@@ -57,8 +59,12 @@ class Conjugate(inverse.Problem):
         """The posterior of one measurement (*out_shape) or (1, *out_shape)."""
         law, A, flat = self.law(), self.matrix(), y.flatten().double().cpu()
         if len(flat) != len(A):
-            raise InputError(f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time")
-        return Exact(law.given(A, self.sigma_y, flat), float(law.log_evidence(A, self.sigma_y, flat)))
+            raise InputError(
+                f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time"
+            )
+        return Exact(
+            law.given(A, self.sigma_y, flat), float(law.log_evidence(A, self.sigma_y, flat))
+        )
 
 
 def squared_exponential(side: int, std: float, length: float) -> Tensor:

@@ -41,15 +41,23 @@ class Bimodal(Conjugate):
         if not 0 < self.mass < 1:
             raise OptionError(f"bimodal: mass must lie between 0 and 1, got {self.mass:g}")
         if not -1 < self.correlation < 1:
-            raise OptionError(f"bimodal: correlation must lie between -1 and 1, got {self.correlation:g}")
+            raise OptionError(
+                f"bimodal: correlation must lie between -1 and 1, got {self.correlation:g}"
+            )
         if not self.std > 0:
             raise OptionError(f"bimodal: std must be positive, got {self.std:g}")
 
     def law(self) -> MixturePrior:
-        right = self.std**2 * torch.tensor([[1.0, self.correlation], [self.correlation, 1.0]], dtype=torch.float64)
+        right = self.std**2 * torch.tensor(
+            [[1.0, self.correlation], [self.correlation, 1.0]], dtype=torch.float64
+        )
         mirror = torch.diag(torch.tensor([-1.0, 1.0], dtype=torch.float64))
         means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
-        return MixturePrior(torch.tensor([self.mass, 1 - self.mass], dtype=torch.float64), means, torch.stack([right, mirror @ right @ mirror]))
+        return MixturePrior(
+            torch.tensor([self.mass, 1 - self.mass], dtype=torch.float64),
+            means,
+            torch.stack([right, mirror @ right @ mirror]),
+        )
 
     def matrix(self) -> Tensor:
         return torch.tensor([[0.0, 1.0]], dtype=torch.float64)

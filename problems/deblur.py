@@ -44,21 +44,31 @@ class Deblur(inverse.ImageProblem):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel_size is not None and (self.kernel_size < 3 or self.kernel_size % 2 == 0):
-            raise OptionError(f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {max(3, self.kernel_size + 1)}")
+            raise OptionError(
+                f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {max(3, self.kernel_size + 1)}"
+            )
         if not 0 < self.width <= 1000:
-            raise OptionError(f"deblur: width must be positive and at most 1000 pixels, got {self.width:g}")
+            raise OptionError(
+                f"deblur: width must be positive and at most 1000 pixels, got {self.width:g}"
+            )
 
     @property
     def sides(self) -> dict[str, int]:
         """Of each kernel that is generated (pixels)."""
-        sides = {"gaussian": 2 * int(3 * self.width + 0.999) + 1, "motion": 31, "defocus": 2 * int(self.width + 0.999) + 1}
+        sides = {
+            "gaussian": 2 * int(3 * self.width + 0.999) + 1,
+            "motion": 31,
+            "defocus": 2 * int(self.width + 0.999) + 1,
+        }
         return {name: self.kernel_size or side for name, side in sides.items()}
 
     def filter(self) -> Tensor:
         """The kernel (1, 1, k, k), sum 1."""
         makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
         if self.kernel not in makers and not Path(self.kernel).exists():
-            raise InputError(f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; {suggestion(self.kernel, makers)}")
+            raise InputError(
+                f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; {suggestion(self.kernel, makers)}"
+            )
         k = makers[self.kernel]() if self.kernel in makers else self._from_file()
         return (k / k.sum())[None, None]
 
@@ -95,11 +105,15 @@ class Deblur(inverse.ImageProblem):
     def _from_file(self) -> Tensor:
         k = inverse.read_image(self.kernel, channels=1).pixels[0]
         if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
-            raise InputError(f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; crop or pad it by one")
+            raise InputError(
+                f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; crop or pad it by one"
+            )
         if not bool(torch.isfinite(k).all()):
             raise InputError(f"deblur: kernel {self.kernel} holds NaN or infinity")
         if abs(float(k.sum())) < 1e-6 * float(k.abs().sum()) or not bool(k.any()):
-            raise InputError(f"deblur: kernel {self.kernel} sums to zero, it would remove the mean of the image")
+            raise InputError(
+                f"deblur: kernel {self.kernel} sums to zero, it would remove the mean of the image"
+            )
         return k
 
     def _check_fits(self, sides: tuple[int, int], shape: tuple[int, ...]) -> None:

@@ -46,12 +46,21 @@ class Field(inverse.Problem):
                 raise OptionError(f"field: {name} must be positive, got {getattr(self, name):g}")
 
     def make_prior(self) -> FieldPrior:
-        return FieldPrior(torch.zeros((), dtype=torch.float64), matern(2 * self.std, self.length, self.smoothness), shift=0.5, scale=0.5)
+        return FieldPrior(
+            torch.zeros((), dtype=torch.float64),
+            matern(2 * self.std, self.length, self.smoothness),
+            shift=0.5,
+            scale=0.5,
+        )
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         reach = min(int(4 * self.width + 1), (min(shape[-2:]) - 1) // 2)
-        g = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.width) ** 2)
-        return inverse.physics.BlurFFT(img_size=shape, filter=torch.outer(g, g)[None, None] / g.sum() ** 2)
+        g = torch.exp(
+            -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.width) ** 2
+        )
+        return inverse.physics.BlurFFT(
+            img_size=shape, filter=torch.outer(g, g)[None, None] / g.sum() ** 2
+        )
 
     def truths(self) -> list[Tensor]:
         """Four draws of the field, the same ones always."""
@@ -63,9 +72,13 @@ class Field(inverse.Problem):
         y = y.reshape(1, *y.shape[-2:]).double().cpu()
         impulse = torch.zeros_like(y)[None]
         impulse[..., 0, 0] = 1
-        transfer = torch.fft.fft2(operators.clone(self.operator(tuple(y.shape)), "cpu", torch.float64).A(impulse))[0, 0]
+        transfer = torch.fft.fft2(
+            operators.clone(self.operator(tuple(y.shape)), "cpu", torch.float64).A(impulse)
+        )[0, 0]
         law = self.make_prior()
-        return Exact(law.given(transfer, self.sigma_y, y), float(law.log_evidence(transfer, self.sigma_y, y)))
+        return Exact(
+            law.given(transfer, self.sigma_y, y), float(law.log_evidence(transfer, self.sigma_y, y))
+        )
 
 
 @inverse.hookimpl

@@ -12,7 +12,12 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.measurement.noise import GaussianNoise
 from inverse.priors.analytic import Exact, GaussianPrior
-from inverse_problems._conjugate import Conjugate, circular_blur, gaussian_matrix, squared_exponential
+from inverse_problems._conjugate import (
+    Conjugate,
+    circular_blur,
+    gaussian_matrix,
+    squared_exponential,
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,19 @@ class Gaussian(Conjugate):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (3 <= self.side <= 64):
-            raise OptionError(f"gaussian: side must lie between 3 and 64 (its covariance is dense), got {self.side}")
+            raise OptionError(
+                f"gaussian: side must lie between 3 and 64 (its covariance is dense), got {self.side}"
+            )
         if not (self.std > 0 and self.length > 0):
-            raise OptionError(f"gaussian: std and length must be positive, got {self.std:g} and {self.length:g}")
+            raise OptionError(
+                f"gaussian: std and length must be positive, got {self.std:g} and {self.length:g}"
+            )
 
     def law(self) -> GaussianPrior:
         zero = torch.zeros(1, self.side, self.side, dtype=torch.float64)
-        return GaussianPrior(zero, squared_exponential(self.side, 2 * self.std, self.length), shift=0.5, scale=0.5)
+        return GaussianPrior(
+            zero, squared_exponential(self.side, 2 * self.std, self.length), shift=0.5, scale=0.5
+        )
 
     def matrix(self) -> Tensor:
         n, generator = self.side**2, inverse.seeded(self.view_seed, "gaussian", self.view)
@@ -64,20 +75,26 @@ class Gaussian(Conjugate):
         return super().operator(shape)
 
     def noise(self, shape: tuple[int, ...]) -> GaussianNoise:
-        return GaussianNoise(self.sigma_y, observed=self._seen() if self.view == "inpainting" else None)
+        return GaussianNoise(
+            self.sigma_y, observed=self._seen() if self.view == "inpainting" else None
+        )
 
     def exact(self, y: Tensor) -> Exact:
         """The posterior of one measurement; of inpainting, y is the image with its holes."""
         if self.view == "inpainting":
             if y.numel() != self.side**2:
-                raise InputError(f"gaussian: an inpainting measurement has {self.side**2} pixels, got {y.numel()}; ask for one measurement at a time")
+                raise InputError(
+                    f"gaussian: an inpainting measurement has {self.side**2} pixels, got {y.numel()}; ask for one measurement at a time"
+                )
             y = y.flatten()[self._seen().flatten().to(y.device)]
         return super().exact(y)
 
     def _seen(self) -> Tensor:
         """Which pixels inpainting sees: (1, side, side), half of them."""
         n = self.side**2
-        order = torch.randperm(n, generator=inverse.seeded(self.view_seed, "gaussian", "inpainting"))
+        order = torch.randperm(
+            n, generator=inverse.seeded(self.view_seed, "gaussian", "inpainting")
+        )
         return (order.argsort() < n // 2).reshape(1, self.side, self.side)
 
 

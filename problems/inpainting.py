@@ -38,14 +38,22 @@ class Inpainting(inverse.ImageProblem):
         super().__post_init__()
         for name in ("missing", "box"):
             if not 0 < getattr(self, name) < 1:
-                raise OptionError(f"inpainting: {name} must lie between 0 and 1, got {getattr(self, name):g}")
+                raise OptionError(
+                    f"inpainting: {name} must lie between 0 and 1, got {getattr(self, name):g}"
+                )
 
     def observed(self, height: int, width: int) -> Tensor:
         """Boolean (height, width), true where a pixel was seen."""
         makers = {"box": self._box, "random": self._random, "free-form": self._free_form}
         if self.mask not in makers and not Path(self.mask).exists():
-            raise InputError(f"inpainting: mask '{self.mask}' is neither a file nor a known mask; {suggestion(self.mask, makers)}")
-        seen = makers[self.mask](height, width) if self.mask in makers else self._from_file(height, width)
+            raise InputError(
+                f"inpainting: mask '{self.mask}' is neither a file nor a known mask; {suggestion(self.mask, makers)}"
+            )
+        seen = (
+            makers[self.mask](height, width)
+            if self.mask in makers
+            else self._from_file(height, width)
+        )
         if not bool(seen.any()):
             raise InputError("inpainting: the mask leaves no pixel observed")
         return seen
@@ -65,13 +73,18 @@ class Inpainting(inverse.ImageProblem):
         return seen
 
     def _random(self, height: int, width: int) -> Tensor:
-        return torch.rand(height, width, generator=inverse.seeded(self.mask_seed, "random mask")) >= self.missing
+        return (
+            torch.rand(height, width, generator=inverse.seeded(self.mask_seed, "random mask"))
+            >= self.missing
+        )
 
     def _free_form(self, height: int, width: int) -> Tensor:
         """Strokes of connected segments with round ends, drawn until `missing` is reached."""
         generator = inverse.seeded(self.mask_seed, "free-form mask")
         size = min(height, width)
-        rows, columns = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
+        rows, columns = torch.meshgrid(
+            torch.arange(height).float(), torch.arange(width).float(), indexing="ij"
+        )
         seen = torch.ones(height, width, dtype=torch.bool)
         while 1 - seen.float().mean() < self.missing:
             u = torch.rand(4, generator=generator)
@@ -79,17 +92,26 @@ class Inpainting(inverse.ImageProblem):
             radius = size * (0.02 + 0.03 * float(u[3]))
             for turn, length in torch.rand(6, 2, generator=generator).tolist():
                 angle += (turn - 0.5) * math.pi / 1.5
-                step = size * (0.05 + 0.15 * length) * torch.tensor([math.sin(angle), math.cos(angle)])
-                along = ((rows - at[0]) * step[0] + (columns - at[1]) * step[1]) / step.square().sum()
+                step = (
+                    size * (0.05 + 0.15 * length) * torch.tensor([math.sin(angle), math.cos(angle)])
+                )
+                along = (
+                    (rows - at[0]) * step[0] + (columns - at[1]) * step[1]
+                ) / step.square().sum()
                 along = along.clamp(0, 1)
-                seen &= torch.hypot(rows - at[0] - along * step[0], columns - at[1] - along * step[1]) > radius
+                seen &= (
+                    torch.hypot(rows - at[0] - along * step[0], columns - at[1] - along * step[1])
+                    > radius
+                )
                 at = (at + step).clamp(torch.zeros(2), torch.tensor([height - 1.0, width - 1.0]))
         return seen
 
     def _from_file(self, height: int, width: int) -> Tensor:
         mask = inverse.read_image(self.mask, channels=1).pixels[0]
         if mask.shape != (height, width):
-            raise InputError(f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, the image {height}x{width}; resize the mask")
+            raise InputError(
+                f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, the image {height}x{width}; resize the mask"
+            )
         return mask >= 0.5
 
 

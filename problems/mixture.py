@@ -32,11 +32,11 @@ class Mixture(Conjugate):
     """
 
     name = "mixture"
-    summary = "25 Gaussians in 8, 80 or 800 dimensions, 1, 2 or 4 projections; closed-form posterior"
-    cases = {f"mixture 8/{d_y}": {"d": 8, "d_y": d_y} for d_y in (1, 4)}
-    reference = (
-        "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
+    summary = (
+        "25 Gaussians in 8, 80 or 800 dimensions, 1, 2 or 4 projections; closed-form posterior"
     )
+    cases = {f"mixture 8/{d_y}": {"d": 8, "d_y": d_y} for d_y in (1, 4)}
+    reference = "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
 
     sigma_y: float | None = None  # type: ignore[assignment]
     d: int = 8
@@ -50,18 +50,29 @@ class Mixture(Conjugate):
             raise OptionError(f"mixture: d_y must lie between 1 and d = {self.d}, got {self.d_y}")
         if self.sigma_y is None:
             top = float(self._singular_values().max())
-            object.__setattr__(self, "sigma_y", top * float(torch.rand((), generator=self._stream("noise"), dtype=torch.float64)))
+            object.__setattr__(
+                self,
+                "sigma_y",
+                top * float(torch.rand((), generator=self._stream("noise"), dtype=torch.float64)),
+            )
         super().__post_init__()
 
     def law(self) -> MixturePrior:
         lattice = torch.arange(-2.0, 3.0, dtype=torch.float64)
-        scale, means = math.sqrt(129), 8 * torch.cartesian_prod(lattice, lattice).repeat(1, self.d // 2)
+        scale, means = (
+            math.sqrt(129),
+            8 * torch.cartesian_prod(lattice, lattice).repeat(1, self.d // 2),
+        )
         weights = torch.randn(25, generator=self._stream("weights"), dtype=torch.float64) ** 2
         units = {"scale": scale, "sigma_min": 0.01 / scale, "sigma_max": 157.4 / scale}
-        return MixturePrior(weights, means / scale, torch.full((1,), 1 / scale**2, dtype=torch.float64), **units)
+        return MixturePrior(
+            weights, means / scale, torch.full((1,), 1 / scale**2, dtype=torch.float64), **units
+        )
 
     def matrix(self) -> Tensor:
-        drawn = torch.randn(self.d_y, self.d, generator=self._stream("operator"), dtype=torch.float64)
+        drawn = torch.randn(
+            self.d_y, self.d, generator=self._stream("operator"), dtype=torch.float64
+        )
         U, _, Vh = torch.linalg.svd(drawn, full_matrices=False)
         return (U * self._singular_values()) @ Vh
 
@@ -70,7 +81,11 @@ class Mixture(Conjugate):
         return list(law.decode(law.sample(self.shipped, self._stream("truths"))))
 
     def _singular_values(self) -> Tensor:
-        return torch.rand(self.d_y, generator=self._stream("singular values"), dtype=torch.float64).sort(descending=True).values
+        return (
+            torch.rand(self.d_y, generator=self._stream("singular values"), dtype=torch.float64)
+            .sort(descending=True)
+            .values
+        )
 
     def _stream(self, of: str) -> torch.Generator:
         return inverse.seeded(self.instance, "mixture", self.d, self.d_y, of)

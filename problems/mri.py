@@ -48,9 +48,13 @@ class MRI(inverse.ImageProblem):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.acceleration <= 1000:
-            raise OptionError(f"mri: acceleration must be from 1 to 1000, got {self.acceleration:g}; 4 and 8 are usual")
+            raise OptionError(
+                f"mri: acceleration must be from 1 to 1000, got {self.acceleration:g}; 4 and 8 are usual"
+            )
         if not 0 <= self._centre * self.acceleration <= 1:
-            raise OptionError(f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} at acceleration {self.acceleration:g}")
+            raise OptionError(
+                f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} at acceleration {self.acceleration:g}"
+            )
 
     @property
     def _centre(self) -> float:
@@ -61,10 +65,14 @@ class MRI(inverse.ImageProblem):
         if self.mask in ("random", "equispaced"):
             return self._lines(width).expand(height, width)
         if not Path(self.mask).exists():
-            raise InputError(f"mri: mask '{self.mask}' is neither a file nor a known mask; known: random, equispaced")
+            raise InputError(
+                f"mri: mask '{self.mask}' is neither a file nor a known mask; known: random, equispaced"
+            )
         seen = inverse.read_image(self.mask, channels=1).pixels[0] >= 0.5
         if seen.shape != (height, width):
-            raise InputError(f"mri: mask {self.mask} has {seen.shape[0]}x{seen.shape[1]} pixels, the slice {height}x{width}; resize the mask")
+            raise InputError(
+                f"mri: mask {self.mask} has {seen.shape[0]}x{seen.shape[1]} pixels, the slice {height}x{width}; resize the mask"
+            )
         if not bool(seen.any()):
             raise InputError(f"mri: mask {self.mask} leaves nothing measured")
         return seen
@@ -88,7 +96,9 @@ class MRI(inverse.ImageProblem):
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         if len(shape) != 3 or shape[0] != 1:
-            raise OptionError(f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; use a grey prior, e.g. --prior mri-96")
+            raise OptionError(
+                f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; use a grey prior, e.g. --prior mri-96"
+            )
         return _sampled_fourier()(self.sampled(*shape[-2:]))
 
     def noise(self, shape: tuple[int, ...]):
@@ -99,7 +109,9 @@ class MRI(inverse.ImageProblem):
 
     def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:
         """A slice of an average brain, for every prior; `mri-96` was trained on single ones."""
-        return [Path(str(importlib.resources.files("inverse_data"))) / "images" / "mri-96" / "slice.png"]
+        return [
+            Path(str(importlib.resources.files("inverse_data"))) / "images" / "mri-96" / "slice.png"
+        ]
 
     def truths(self) -> list[Tensor]:
         return [inverse.read_image(path, channels=1).pixels for path in self.pictures()]
@@ -107,16 +119,28 @@ class MRI(inverse.ImageProblem):
     def open(self, file: Path, prior: inverse.Prior, measured: bool):
         if not measured:
             return super().open(file, prior, measured)
-        if file.suffix.lower() == ".npy" and np.iscomplexobj(values := np.load(file, mmap_mode="r", allow_pickle=False)):
-            return self, torch.view_as_real(torch.from_numpy(np.array(values.squeeze(), np.complex64))).movedim(-1, 0), ["complex"]
+        if file.suffix.lower() == ".npy" and np.iscomplexobj(
+            values := np.load(file, mmap_mode="r", allow_pickle=False)
+        ):
+            return (
+                self,
+                torch.view_as_real(
+                    torch.from_numpy(np.array(values.squeeze(), np.complex64))
+                ).movedim(-1, 0),
+                ["complex"],
+            )
         if file.suffix.lower() not in (".npy", ".h5", ".hdf5"):
-            raise InputError(f"mri: a measurement is complex (H, W) or real (2, H, W) in .npy, or real in .h5; got {file}")
+            raise InputError(
+                f"mri: a measurement is complex (H, W) or real (2, H, W) in .npy, or real in .h5; got {file}"
+            )
         picture = inverse.read_image(file, channels=2)
         return self, picture.pixels, list(picture.notes)
 
     def export(self, result: inverse.Result, folder: Path) -> None:
         """The picture shows the measurement zero-filled: A^T y."""
-        operator = inverse.measurement.operators.clone(self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype)
+        operator = inverse.measurement.operators.clone(
+            self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype
+        )
         super().export(replace(result, y=operator.A_adjoint(result.y)), folder)
 
 
@@ -134,13 +158,18 @@ def _sampled_fourier() -> Any:
 
         def __init__(self, sampled: Tensor):
             m = sampled.float()[None, None]
-            opposite = torch.fft.fftshift(torch.fft.ifftshift(m, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1)), dim=(-2, -1))
+            opposite = torch.fft.fftshift(
+                torch.fft.ifftshift(m, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1)),
+                dim=(-2, -1),
+            )
             super().__init__(mask=((m + opposite).double() / 2).sqrt())
             self.register_buffer("sampled", m)
             self.sampled: Tensor
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return self.sampled * torch.view_as_real(self.fft(torch.complex(x, torch.zeros_like(x)))[:, 0]).movedim(-1, 1)
+            return self.sampled * torch.view_as_real(
+                self.fft(torch.complex(x, torch.zeros_like(x)))[:, 0]
+            ).movedim(-1, 1)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             return self.ifft(self.to_torch_complex(self.sampled * y)).real[:, None]

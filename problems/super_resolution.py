@@ -40,7 +40,9 @@ class SuperResolution(inverse.ImageProblem):
 
     def operator(self, shape: tuple[int, ...]):
         if any(n % self.factor or n < 4 * self.factor for n in shape[-2:]):
-            raise OptionError(f"super-resolution: sides must be multiples of {self.factor} and at least {4 * self.factor}, got {shape[-2]}x{shape[-1]}")
+            raise OptionError(
+                f"super-resolution: sides must be multiples of {self.factor} and at least {4 * self.factor}, got {shape[-2]}x{shape[-1]}"
+            )
         return separable(self._matrix(shape[-2]), self._matrix(shape[-1]))
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,9 +51,20 @@ class SuperResolution(inverse.ImageProblem):
     def _matrix(self, n: int) -> Tensor:
         """The reduction of a signal of n pixels as a matrix (n / factor, n)."""
         if self.filter == "area":
-            return torch.eye(n // self.factor, dtype=torch.float64).repeat_interleave(self.factor, dim=1) / self.factor
+            return (
+                torch.eye(n // self.factor, dtype=torch.float64).repeat_interleave(
+                    self.factor, dim=1
+                )
+                / self.factor
+            )
         basis = torch.eye(n, dtype=torch.float64)[:, None, :, None].expand(n, 1, n, 4 * self.factor)
-        reduced = inverse.physics.functional.imresize_matlab(basis.clone(), scale=1 / self.factor, kernel="cubic", padding_type="reflect", antialiasing=True)
+        reduced = inverse.physics.functional.imresize_matlab(
+            basis.clone(),
+            scale=1 / self.factor,
+            kernel="cubic",
+            padding_type="reflect",
+            antialiasing=True,
+        )
         return reduced[:, 0, :, 0].T
 
 

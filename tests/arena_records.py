@@ -23,10 +23,23 @@ METHODS = {  # PSNR above the problem's base, seconds per evaluation, VJPs per e
     "mmps": (1.1, 0.060, 3, 700),
     "daps": (1.2, 0.013, 0, 210),
 }
-PROBLEMS = {"deblur": 25.0, "super-resolution": 23.0, "inpainting": 29.0, "denoise": 28.0, "motion": 26.0}
+PROBLEMS = {
+    "deblur": 25.0,
+    "super-resolution": 23.0,
+    "inpainting": 29.0,
+    "denoise": 28.0,
+    "motion": 26.0,
+}
 
 
-def record(method: str = "dps", problem: str = "deblur", truth: int = 0, seed: int = 0, psnr: float | None = 25.0, **changes: Any) -> Record:
+def record(
+    method: str = "dps",
+    problem: str = "deblur",
+    truth: int = 0,
+    seed: int = 0,
+    psnr: float | None = 25.0,
+    **changes: Any,
+) -> Record:
     """One cell, plain unless told otherwise; `psnr` is its only metric if `metrics` are not given."""
     options = changes.pop("options", {})
     fields: dict[str, Any] = {
@@ -44,28 +57,64 @@ def record(method: str = "dps", problem: str = "deblur", truth: int = 0, seed: i
         "started": "2026-01-05T10:00:00+00:00",
         **changes,
     }
-    cell = hashlib.sha256(repr((problem, method, sorted(options.items()), truth, seed, fields)).encode()).hexdigest()[:32]
-    return Record(cell=cell, truth=truth, seed=seed, **{**fields, "command": fields.get("command", f"inverse bench reproduce {cell} --records bench/records")})
+    cell = hashlib.sha256(
+        repr((problem, method, sorted(options.items()), truth, seed, fields)).encode()
+    ).hexdigest()[:32]
+    return Record(
+        cell=cell,
+        truth=truth,
+        seed=seed,
+        **{
+            **fields,
+            "command": fields.get(
+                "command", f"inverse bench reproduce {cell} --records bench/records"
+            ),
+        },
+    )
 
 
 def table(
-    truths: int = 8, seeds: int = 1, budgets: tuple[int, ...] = (100,), methods: int = 11, problems: int = 5, steps: tuple[int, ...] = ()
+    truths: int = 8,
+    seeds: int = 1,
+    budgets: tuple[int, ...] = (100,),
+    methods: int = 11,
+    problems: int = 5,
+    steps: tuple[int, ...] = (),
 ) -> list[Record]:
     """methods x problems x truths x seeds x budgets (or x steps) cells; one in 97 failed or was skipped."""
     draw, rows = random.Random(0), []
-    names = [(name if i < len(METHODS) else f"{name}-{i // len(METHODS) + 1}", name) for i, name in enumerate(list(METHODS) * (1 + methods // len(METHODS)))]
+    names = [
+        (name if i < len(METHODS) else f"{name}-{i // len(METHODS) + 1}", name)
+        for i, name in enumerate(list(METHODS) * (1 + methods // len(METHODS)))
+    ]
     for problem, base in list(PROBLEMS.items())[:problems]:
         hardness = [draw.gauss(0, 1.5) for _ in range(truths)]
         for label, name in names[:methods]:
             taste = draw.gauss(0, 0.25)
-            for limit, truth, seed in itertools.product(steps or budgets, range(truths), range(seeds)):
-                about = {"budget": None if steps else {"nfe": limit}, "problem_options": {"sigma_y": 0.05}, "samples": 1}
+            for limit, truth, seed in itertools.product(
+                steps or budgets, range(truths), range(seeds)
+            ):
+                about = {
+                    "budget": None if steps else {"nfe": limit},
+                    "problem_options": {"sigma_y": 0.05},
+                    "samples": 1,
+                }
                 count = limit // (1 + METHODS[name][2]) if METHODS[name][1] else 0
                 about["options"] = {"steps": count, "zeta": 0.5} if count else {"strength": 0.1}
                 measured = _measured(draw, name, count, base + hardness[truth] + taste)
                 if len(rows) % 97 == 0:
-                    status, reason = ("failed", "diverged: the answer holds NaN or infinity") if len(rows) % 2 else ("skipped", "needs a linear operator")
-                    nothing = {"metrics": {}, "cost": {}, "seconds": None, "floor_seconds": None, "peak_memory": None}
+                    status, reason = (
+                        ("failed", "diverged: the answer holds NaN or infinity")
+                        if len(rows) % 2
+                        else ("skipped", "needs a linear operator")
+                    )
+                    nothing = {
+                        "metrics": {},
+                        "cost": {},
+                        "seconds": None,
+                        "floor_seconds": None,
+                        "peak_memory": None,
+                    }
                     measured = {"status": status, "reason": reason, **nothing}
                 rows.append(record(label, problem, truth, seed, **about, **measured))
     return rows
@@ -75,17 +124,33 @@ def _measured(draw: random.Random, name: str, count: int, base: float) -> dict[s
     quality, per, vjps, memory = METHODS[name]
     psnr = base + quality - (12 / max(count, 4) if count else 0) + draw.gauss(0, 0.15)
     seconds, error = 0.02 + per * count * (1 + 0.05 * draw.random()), 10 ** (-psnr / 20)
-    metrics = {"psnr": psnr, "ssim": 1 - 2 * error, "rmse": error, "misfit": abs(draw.gauss(1, 0.1)), "crps": 0.6 * error}
+    metrics = {
+        "psnr": psnr,
+        "ssim": 1 - 2 * error,
+        "rmse": error,
+        "misfit": abs(draw.gauss(1, 0.1)),
+        "crps": 0.6 * error,
+    }
     return {
         "metrics": {**metrics, "coverage": min(1.0, draw.gauss(0.7, 0.08))},
-        "cost": {"nfe": float(count), "vjp": float(count * vjps), "A": 2.0 * count + 1, "A_adjoint": 1.0 * count + 1},
+        "cost": {
+            "nfe": float(count),
+            "vjp": float(count * vjps),
+            "A": 2.0 * count + 1,
+            "A_adjoint": 1.0 * count + 1,
+        },
         "seconds": seconds,
         "floor_seconds": seconds * draw.uniform(0.4, 0.9),
         "peak_memory": memory * 2**20,
     }
 
 
-def solved(folder: Path, methods: tuple[str, ...] = ("pseudo-inverse", "mmps"), truths: int = 2, samples: int = 4) -> list[Record]:
+def solved(
+    folder: Path,
+    methods: tuple[str, ...] = ("pseudo-inverse", "mmps"),
+    truths: int = 2,
+    samples: int = 4,
+) -> list[Record]:
     """Real cells of the `gaussian` problem with their artifacts, written to `folder`."""
     import inverse
     from inverse.metrics.standard import METRICS as SCORES
@@ -99,10 +164,25 @@ def solved(folder: Path, methods: tuple[str, ...] = ("pseudo-inverse", "mmps"), 
         result = inverse.solve(posterior, method, samples=samples, seed=truth)
         path = folder / "artifacts" / f"{name}-{truth}.h5"
         result.save(path)
-        about = {"artifact": f"artifacts/{path.name}", "artifact_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "samples": samples}
+        about = {
+            "artifact": f"artifacts/{path.name}",
+            "artifact_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "samples": samples,
+        }
         cost = {key: getattr(result.cost, key) for key in ("nfe", "vjp", "A", "A_adjoint")}
         scores = {key: SCORES[key](result) for key in ("rmse", "misfit", "crps")}
-        rows.append(record(name, "gaussian", truth, options={}, metrics=scores, cost=cost, seconds=result.seconds, **about))
+        rows.append(
+            record(
+                name,
+                "gaussian",
+                truth,
+                options={},
+                metrics=scores,
+                cost=cost,
+                seconds=result.seconds,
+                **about,
+            )
+        )
     return write(folder, rows)
 
 

@@ -82,7 +82,12 @@ def fresh_registry() -> Iterator[None]:
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fresh_registry: None) -> Callable[..., Outcome]:
+def command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fresh_registry: None,
+) -> Callable[..., Outcome]:
     """Run `inverse ARGUMENTS` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -106,19 +111,36 @@ def solve(command: Callable[..., Outcome], tiny_prior: Path) -> Callable[..., Ou
 
     def run(*arguments: object) -> Outcome:
         defaults = {"--prior": tiny_prior, "--problem": "denoise", "--method": "pseudo-inverse"}
-        given = [part for option, value in defaults.items() if option not in arguments for part in (option, value)]
+        given = [
+            part
+            for option, value in defaults.items()
+            if option not in arguments
+            for part in (option, value)
+        ]
         return command("solve", *given, *arguments)
 
     return run
 
 
-def process(*arguments: object, interrupt_when: Callable[[], bool] | None = None, **environment: str) -> Outcome:
+def process(
+    *arguments: object, interrupt_when: Callable[[], bool] | None = None, **environment: str
+) -> Outcome:
     """Run `inverse ARGUMENTS` as a real process; SIGINT it as soon as `interrupt_when` says so."""
     child = subprocess.Popen(
-        [sys.executable, "-c", "from inverse.command.app import main; main()", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite run in the background inherits that it is ignored
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "from inverse.command.app import main; main()",
+            *map(str, arguments),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a suite run in the background inherits that it is ignored
+    )
     while interrupt_when is not None and child.poll() is None:
         if interrupt_when():
             child.send_signal(signal.SIGINT)
@@ -127,9 +149,13 @@ def process(*arguments: object, interrupt_when: Callable[[], bool] | None = None
     return Outcome(child.returncode, out, err)
 
 
-def pixels(height: int = 20, width: int = 26, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+def pixels(
+    height: int = 20, width: int = 26, channels: int = 3, dtype: type = np.uint8, seed: int = 0
+) -> np.ndarray:
     """A random picture (height, width, channels) over the whole range of an integer type."""
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width, channels), dtype=dtype, endpoint=True)
+    return np.random.default_rng(seed).integers(
+        0, np.iinfo(dtype).max, (height, width, channels), dtype=dtype, endpoint=True
+    )
 
 
 def write_picture(path: Path, array: np.ndarray | None = None, **settings: object) -> Path:
@@ -146,18 +172,33 @@ def write_png16(path: Path, array: np.ndarray) -> Path:
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
-def write_distribution(folder: Path, name: str, files: dict[str, str], entry_points: dict[str, str], version: str = "1.0") -> Path:
+def write_distribution(
+    folder: Path,
+    name: str,
+    files: dict[str, str],
+    entry_points: dict[str, str],
+    version: str = "1.0",
+) -> Path:
     """An installed distribution in `folder`: its modules and the metadata that names its entry points."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text("[inverse]\n" + "".join(f"{key} = {value}\n" for key, value in entry_points.items()))
+    (info / "entry_points.txt").write_text(
+        "[inverse]\n" + "".join(f"{key} = {value}\n" for key, value in entry_points.items())
+    )
     for file, text in files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)

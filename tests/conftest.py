@@ -23,16 +23,28 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 def smooth_covariance(channels: int, height: int, width: int, variance: float = 0.1) -> Tensor:
     """Covariance (n, n) of a smooth random image: neighbours correlate by 0.7, channels by 0.5, and nothing is certain."""
-    distance = [(torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (height, width)]
+    distance = [
+        (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (height, width)
+    ]
     rows, columns = (0.7**d for d in distance)
     colours = 0.5 * torch.eye(channels, dtype=torch.float64) + 0.5
-    return variance * (0.95 * torch.kron(colours, torch.kron(rows, columns)) + 0.05 * torch.eye(channels * height * width, dtype=torch.float64))
+    return variance * (
+        0.95 * torch.kron(colours, torch.kron(rows, columns))
+        + 0.05 * torch.eye(channels * height * width, dtype=torch.float64)
+    )
 
 
 def image_prior(height: int = 8, width: int = 8) -> inverse.GaussianPrior:
     """A smooth Gaussian colour image in model units [-1, 1], physical units [0, 1]."""
     mean = 0.2 * normal(3, height, width, seed=7)
-    return inverse.GaussianPrior(mean, smooth_covariance(3, height, width), shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0)
+    return inverse.GaussianPrior(
+        mean,
+        smooth_covariance(3, height, width),
+        shift=0.5,
+        scale=0.5,
+        sigma_min=0.01,
+        sigma_max=20.0,
+    )
 
 
 def matrix_operator(matrix: Tensor, shape: tuple[int, ...]) -> Any:
@@ -53,10 +65,21 @@ def problems(sigma_y: float = 0.1) -> dict[str, inverse.Problem]:
     """
     return {
         "denoise": inverse.get_problem("denoise", sigma_y=sigma_y),
-        "blur": inverse.get_problem("deblur", kernel="defocus", width=0.6, kernel_size=3, sigma_y=sigma_y),
-        "blur-circular": inverse.get_problem("deblur", kernel="gaussian", width=1.0, kernel_size=5, boundary="circular", sigma_y=sigma_y),
+        "blur": inverse.get_problem(
+            "deblur", kernel="defocus", width=0.6, kernel_size=3, sigma_y=sigma_y
+        ),
+        "blur-circular": inverse.get_problem(
+            "deblur",
+            kernel="gaussian",
+            width=1.0,
+            kernel_size=5,
+            boundary="circular",
+            sigma_y=sigma_y,
+        ),
         "area": inverse.get_problem("super-resolution", factor=2, filter="area", sigma_y=sigma_y),
-        "inpainting": inverse.get_problem("inpainting", mask="random", missing=0.3, sigma_y=sigma_y),
+        "inpainting": inverse.get_problem(
+            "inpainting", mask="random", missing=0.3, sigma_y=sigma_y
+        ),
     }
 
 
@@ -74,8 +97,12 @@ def gaussian_prior() -> inverse.GaussianPrior:
 def gaussian_posterior(gaussian_prior: inverse.GaussianPrior) -> Callable[..., inverse.Posterior]:
     """gaussian_posterior("blur", images=2, sigma_y=0.1): truths drawn from the prior, measured with noise."""
 
-    def make(name: str = "blur", images: int = 2, sigma_y: float = 0.1, **options: Any) -> inverse.Posterior:
-        return problems(sigma_y)[name].posterior(draws(gaussian_prior, images), prior=gaussian_prior, dtype=torch.float64, **options)
+    def make(
+        name: str = "blur", images: int = 2, sigma_y: float = 0.1, **options: Any
+    ) -> inverse.Posterior:
+        return problems(sigma_y)[name].posterior(
+            draws(gaussian_prior, images), prior=gaussian_prior, dtype=torch.float64, **options
+        )
 
     return make
 
@@ -90,7 +117,9 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     with torch.no_grad():
         for index, parameter in enumerate(module.parameters()):
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.copy_(normal(*parameter.shape, seed=1000 * seed + index).to(parameter.dtype) / fan_in**0.5)
+            parameter.copy_(
+                normal(*parameter.shape, seed=1000 * seed + index).to(parameter.dtype) / fan_in**0.5
+            )
     return module
 
 

@@ -49,7 +49,12 @@ SMALL: dict[str, dict[str, Any]] = {
 """Every problem with the options that keep it small."""
 
 OWN = {
-    "tractable-steering": ("inpainting", {"mask": "random"}, {"circuit": "circuit-digits"}, "digits-28"),
+    "tractable-steering": (
+        "inpainting",
+        {"mask": "random"},
+        {"circuit": "circuit-digits"},
+        "digits-28",
+    ),
     "tractable-smc": ("inpainting", {"mask": "box"}, {}, "photo-64"),
     "structure-icdpm": ("deblur", {}, {"steps": 2}, None),
     "structure-prior": ("deblur", {}, {}, None),
@@ -79,17 +84,46 @@ name = "ddrm"
 nfe = 6
 """
 VOLATILE = (
-    "input", "out", "seconds", "floor_seconds", "peak_memory", "started", "versions", "command", "cell", "artifact", "artifact_sha256",
-    "version", "executor",
-)  # fmt: skip
+    "input",
+    "out",
+    "seconds",
+    "floor_seconds",
+    "peak_memory",
+    "started",
+    "versions",
+    "command",
+    "cell",
+    "artifact",
+    "artifact_sha256",
+    "version",
+    "executor",
+)
 """Fields of a record that a run does not decide, or that hash source code."""
 
 
 def machine() -> dict[str, str]:
     """What the hashes depend on besides the code."""
-    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    return {"processor": f"{processor} {hashlib.sha256(flags.encode()).hexdigest()[:8]}", "torch": torch.__version__, "python": platform.python_version()}
+    processor = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
+    flags = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        ),
+        "",
+    )
+    return {
+        "processor": f"{processor} {hashlib.sha256(flags.encode()).hexdigest()[:8]}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def digest(value: Any) -> str:
@@ -105,7 +139,12 @@ def digest(value: Any) -> str:
 
 def of_result(result: inverse.Result) -> dict[str, str]:
     about = {k: v for k, v in result.provenance.items() if k not in ("versions", "notes")}
-    kept = {"samples": digest(result.samples), "y": digest(result.y), "misfit": digest(result.misfit), "cost": digest(vars(result.cost))}
+    kept = {
+        "samples": digest(result.samples),
+        "y": digest(result.y),
+        "misfit": digest(result.misfit),
+        "cost": digest(vars(result.cost)),
+    }
     kept |= {"provenance": digest(about), "notes": str(len(result.provenance.get("notes", [])))}
     if result.log_weights is not None:
         kept["log_weights"] = digest(result.log_weights)
@@ -117,10 +156,16 @@ def of_result(result: inverse.Result) -> dict[str, str]:
 def quick(name: str, **more: Any) -> inverse.Method:
     """The method with few steps of each kind."""
     cls = registry().find("inverse_methods", name)
-    limits = {o.name: 6 if o.name == "steps" else 3 for o in options(cls) if "steps" in o.name and isinstance(o.default, int)}
+    limits = {
+        o.name: 6 if o.name == "steps" else 3
+        for o in options(cls)
+        if "steps" in o.name and isinstance(o.default, int)
+    }
     limits |= {o.name: 2 for o in options(cls) if o.name in ("repeats", "draws")}
     limits |= {o.name: 8 for o in options(cls) if o.name == "particles"}
-    return inverse.get_method(name, **{key: min(limit, getattr(cls, key)) for key, limit in limits.items()} | more)
+    return inverse.get_method(
+        name, **{key: min(limit, getattr(cls, key)) for key, limit in limits.items()} | more
+    )
 
 
 def method_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
@@ -131,7 +176,9 @@ def method_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
         def run(name: str = name) -> dict[str, str]:
             method = quick(name)
             for candidate in CANDIDATES:
-                posterior = problems()[candidate].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
+                posterior = problems()[candidate].posterior(
+                    draws(prior, 2), prior=prior, dtype=torch.float64
+                )
                 if method.unsupported(posterior) is None:
                     return of_result(inverse.solve(posterior, method, samples=2, seed=3))
             return {"unsupported": "everywhere"}
@@ -139,12 +186,20 @@ def method_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
         yield f"method {name}", run
     for name, (problem, problem_options, method_options, own) in OWN.items():
 
-        def run_own(args: Any = (name, problem, problem_options, method_options, own)) -> dict[str, str]:
+        def run_own(
+            args: Any = (name, problem, problem_options, method_options, own),
+        ) -> dict[str, str]:
             name, problem, problem_options, method_options, own = args
             posed = inverse.get_problem(problem, **problem_options)
-            truth = 0 if problem == "atmosphere" or own == "digits-28" else posed.truths()[0][:, 64:128, 64:128]
+            truth = (
+                0
+                if problem == "atmosphere" or own == "digits-28"
+                else posed.truths()[0][:, 64:128, 64:128]
+            )
             posterior = posed.posterior(truth, prior=own)
-            method = quick(name, **method_options) if name != "optimal-bc" else inverse.get_method(name)
+            method = (
+                quick(name, **method_options) if name != "optimal-bc" else inverse.get_method(name)
+            )
             if reason := method.unsupported(posterior):
                 return {"unsupported": reason.split(";")[0]}
             return of_result(inverse.solve(posterior, method, samples=2, seed=1))
@@ -159,43 +214,78 @@ def problem_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
         def run(name: str = name, given: dict[str, Any] = given) -> dict[str, str]:
             problem = inverse.get_problem(name, **given)
             truth: Any = problem.truths()[0]
-            truth = truth[:, :64, :64] if name in ("deblur", "denoise", "inpainting", "super-resolution") else 0
-            return of_result(inverse.solve(problem.posterior(truth), inverse.get_method("mmps", steps=4), samples=2, seed=5))
+            truth = (
+                truth[:, :64, :64]
+                if name in ("deblur", "denoise", "inpainting", "super-resolution")
+                else 0
+            )
+            return of_result(
+                inverse.solve(
+                    problem.posterior(truth), inverse.get_method("mmps", steps=4), samples=2, seed=5
+                )
+            )
 
         yield f"problem {name}", run
     for sampler in registry().table("inverse_samplers"):
 
         def sampled(sampler: str = sampler) -> dict[str, str]:
             posterior = inverse.get_problem("gaussian").posterior(0)
-            return of_result(inverse.solve(posterior, inverse.get_method("pigdm", steps=6, sampler=sampler), samples=2, seed=7))
+            return of_result(
+                inverse.solve(
+                    posterior,
+                    inverse.get_method("pigdm", steps=6, sampler=sampler),
+                    samples=2,
+                    seed=7,
+                )
+            )
 
         yield f"sampler {sampler}", sampled
     options_of_priors: dict[str, dict[str, Any]] = {
-        "era5-zt": {}, "era5-zt-gaussian": {}, "era5-uk-t2m-gaussian": {}, "era5-uk-t2m-hours": {"window": 6},
-    }  # fmt: skip
+        "era5-zt": {},
+        "era5-zt-gaussian": {},
+        "era5-uk-t2m-gaussian": {},
+        "era5-uk-t2m-hours": {"window": 6},
+    }
     for prior, given in options_of_priors.items():
 
         def weather(prior: str = prior, given: dict[str, Any] = given) -> dict[str, str]:
             problem, law = inverse.get_problem("atmosphere", **given), inverse.load_prior(prior)
             if prior.startswith("era5-zt"):
                 problem = problem.on(domain_of(law))
-            truth: Any = 0 if law.shape[1:] == (33, 49) else law.decode(0.3 * torch.randn(1, *law.shape, generator=inverse.seeded("zt")))
+            truth: Any = (
+                0
+                if law.shape[1:] == (33, 49)
+                else law.decode(0.3 * torch.randn(1, *law.shape, generator=inverse.seeded("zt")))
+            )
             posterior = problem.posterior(truth, prior=law)
-            return of_result(inverse.solve(posterior, inverse.get_method("multimodal", steps=3), samples=2, seed=5))
+            return of_result(
+                inverse.solve(
+                    posterior, inverse.get_method("multimodal", steps=3), samples=2, seed=5
+                )
+            )
 
         yield f"prior {prior}", weather
 
     def bf16() -> dict[str, str]:
         truth = inverse.get_problem("deblur").truths()[0][:, :64, :64]
-        posterior = inverse.get_problem("deblur").posterior(truth, execution=inverse.Execution(autocast="bf16"))
-        return of_result(inverse.solve(posterior, inverse.get_method("diffpir", steps=4), samples=2))
+        posterior = inverse.get_problem("deblur").posterior(
+            truth, execution=inverse.Execution(autocast="bf16")
+        )
+        return of_result(
+            inverse.solve(posterior, inverse.get_method("diffpir", steps=4), samples=2)
+        )
 
     yield "execution bf16", bf16
 
 
 def command(*arguments: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "inverse", *arguments], cwd=folder, capture_output=True, text=True, timeout=1200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-m", "inverse", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{arguments}: {done.stderr}")
@@ -221,7 +311,9 @@ def pictures(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir()
     for index, coarse in enumerate(rng.integers(0, 256, (12, 14, 15, 3), dtype=np.uint8)):
-        Image.fromarray(coarse).resize((60, 56), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+        Image.fromarray(coarse).resize((60, 56), Image.Resampling.BICUBIC).save(
+            folder / f"{index:02}.png"
+        )
     return folder
 
 
@@ -230,11 +322,15 @@ def weather_fields(folder: Path) -> Path:
     import xarray
 
     rng = np.random.default_rng(1)
-    values = 280 + rng.normal(size=(18, 1, 1)) + 0.3 * rng.normal(size=(18, 8, 8)).cumsum(1).cumsum(2)
+    values = (
+        280 + rng.normal(size=(18, 1, 1)) + 0.3 * rng.normal(size=(18, 8, 8)).cumsum(1).cumsum(2)
+    )
     times = np.datetime64("2019-03-01T00", "ns") + np.arange(18) * np.timedelta64(8, "h")
     axes = {"time": times, "latitude": np.linspace(58, 54.5, 8), "longitude": np.linspace(-4, 0, 8)}
     data = {"t2m": (("time", "latitude", "longitude"), values.astype(np.float32), {"units": "K"})}
-    xarray.Dataset(data, axes, {"source": "made up"}).to_netcdf(folder / "fields.nc", engine="h5netcdf")
+    xarray.Dataset(data, axes, {"source": "made up"}).to_netcdf(
+        folder / "fields.nc", engine="h5netcdf"
+    )
     return folder / "fields.nc"
 
 
@@ -243,14 +339,38 @@ def command_cells(folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, st
     images = str(pictures(folder / "images"))
 
     def solved() -> dict[str, str]:
-        text = command("solve", "--problem", "deblur", "--method", "red-diff", "--steps", "4", "--input", images, "--json", "--out", "solved", folder=folder)
-        return {"records": digest([stripped(json.loads(line)) for line in text.splitlines() if line.startswith("{")])}
+        text = command(
+            "solve",
+            "--problem",
+            "deblur",
+            "--method",
+            "red-diff",
+            "--steps",
+            "4",
+            "--input",
+            images,
+            "--json",
+            "--out",
+            "solved",
+            folder=folder,
+        )
+        return {
+            "records": digest(
+                [stripped(json.loads(line)) for line in text.splitlines() if line.startswith("{")]
+            )
+        }
 
     def suite() -> dict[str, str]:
         (folder / "suite.toml").write_text(SUITE)
         command("bench", "run", "suite.toml", "--out", "arena", folder=folder)
-        rows = [stripped(json.loads(line)) for line in (folder / "arena" / "records.jsonl").read_text().splitlines()]
-        return {"records": digest(sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))), "count": str(len(rows))}
+        rows = [
+            stripped(json.loads(line))
+            for line in (folder / "arena" / "records.jsonl").read_text().splitlines()
+        ]
+        return {
+            "records": digest(sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))),
+            "count": str(len(rows)),
+        }
 
     def trained(name: str, *arguments: str) -> Callable[[], dict[str, str]]:
         def run() -> dict[str, str]:
@@ -263,20 +383,61 @@ def command_cells(folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, st
     yield "command solve", solved
     yield "command bench", suite
     yield "command train", trained("trained", "train", "--images", images, *small)
-    fields = ("--variable", "t2m", "--period", "2019-03-01/2019-03-03", "--validation-period", "2019-03-04/2019-03-04", "--test-period")
+    fields = (
+        "--variable",
+        "t2m",
+        "--period",
+        "2019-03-01/2019-03-03",
+        "--validation-period",
+        "2019-03-04/2019-03-04",
+        "--test-period",
+    )
     fields = (*fields, "2019-03-06/2019-03-06")
-    yield "command train fields", trained("fields", "train", "--images", str(weather_fields(folder)), *fields, "--rank", "6", "--steps", "0")
+    yield (
+        "command train fields",
+        trained(
+            "fields",
+            "train",
+            "--images",
+            str(weather_fields(folder)),
+            *fields,
+            "--rank",
+            "6",
+            "--steps",
+            "0",
+        ),
+    )
     yield "command train-codec", trained("codec", "train-codec", "--images", images, *small)
     circuit = ("--size", "6", "--states", "4", "--levels", "4", "--epochs", "2", "--crops", "200")
     yield "command train-circuit", trained("circuit", "train-circuit", "--images", images, *circuit)
     structure = ("--validation", images, "--size", "16", "--steps", "5", "--batch", "2")
-    yield "command train-structure", trained("structure", "train-structure", "--images", images, *structure)
-    boundary = ("--images", images, "--size", "32", "--candidates", "4", "--references", "2", "--steps", "2", "--problem-option", "factor=2")
+    yield (
+        "command train-structure",
+        trained("structure", "train-structure", "--images", images, *structure),
+    )
+    boundary = (
+        "--images",
+        images,
+        "--size",
+        "32",
+        "--candidates",
+        "4",
+        "--references",
+        "2",
+        "--steps",
+        "2",
+        "--problem-option",
+        "factor=2",
+    )
     yield "command fit-bc", trained("boundary", "fit-bc", *boundary)
 
     def verified() -> dict[str, str]:
         text = command("verify", "ddrm", "--samples", "100", "--json", folder=folder)
-        return {"records": digest(stripped(json.loads(text))) if text.startswith(("{", "[")) else digest(text)}
+        return {
+            "records": digest(stripped(json.loads(text)))
+            if text.startswith(("{", "["))
+            else digest(text)
+        }
 
     yield "command verify", verified
 
@@ -297,7 +458,9 @@ def fingerprints(only: str = "") -> dict[str, dict[str, str]]:
                 try:
                     found[name] = run()
                 except Exception as error:
-                    found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"}
+                    found[name] = {
+                        "error": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
+                    }
     return found
 
 
@@ -312,7 +475,9 @@ def differences(found: dict[str, dict[str, str]], known: dict[str, dict[str, str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="remember what is found")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     arguments = parser.parse_args()
@@ -320,7 +485,9 @@ def main() -> None:
     if arguments.write:
         FILE.write_text(json.dumps({"machine": machine(), "cells": found}, indent=1) + "\n")
     changed = differences(found, json.loads(FILE.read_text())["cells"])
-    sys.stdout.write("\n".join([*changed, f"{len(found)} cells, {len(changed)} differences"]) + "\n")
+    sys.stdout.write(
+        "\n".join([*changed, f"{len(found)} cells, {len(changed)} differences"]) + "\n"
+    )
     sys.exit(bool(changed))
 
 

@@ -27,7 +27,11 @@ def module_name(path: Path) -> str:
 
 def sources() -> dict[str, Path]:
     """Every module of the project, by name."""
-    return {module_name(path): path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))}
+    return {
+        module_name(path): path
+        for folder in PACKAGES
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
 
 
 def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
@@ -42,7 +46,11 @@ def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names if names <= set(modules) else names | {str(node.module)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(tuple(f"{p}." for p in PACKAGES.values())):
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.startswith(tuple(f"{p}." for p in PACKAGES.values()))
+        ):
             found.add(node.value)
     return found
 
@@ -59,8 +67,16 @@ def module_graph() -> Graph:
     for name, path in files.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found = imported_names(tree, files)
-        found |= {public[n] for n in _attributes_of_inverse(tree) & public.keys()} if "inverse" in found else set()
-        found |= {public[i.removeprefix("inverse.")] for i in found if i.startswith("inverse.") and i.removeprefix("inverse.") in public and i not in files}
+        found |= (
+            {public[n] for n in _attributes_of_inverse(tree) & public.keys()}
+            if "inverse" in found
+            else set()
+        )
+        found |= {
+            public[i.removeprefix("inverse.")]
+            for i in found
+            if i.startswith("inverse.") and i.removeprefix("inverse.") in public and i not in files
+        }
         graph[name] = (found & files.keys()) - {name, "inverse"}
     graph["inverse"] = set()
     return graph
@@ -75,7 +91,13 @@ def _public_homes(path: Path) -> dict[str, str]:
 
 
 def _attributes_of_inverse(tree: ast.AST) -> set[str]:
-    return {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "inverse"}
+    return {
+        n.attr
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute)
+        and isinstance(n.value, ast.Name)
+        and n.value.id == "inverse"
+    }
 
 
 def room_of(module: str) -> str:
@@ -95,19 +117,25 @@ def rooms(graph: Graph) -> Graph:
 def floors(graph: Graph) -> dict[str, int]:
     """Floor of each node, from 1; nodes on or above a cycle have none and are missing."""
     placed: dict[str, int] = {}
-    while ready := [n for n, needed in graph.items() if n not in placed and needed <= placed.keys()]:
+    while ready := [
+        n for n, needed in graph.items() if n not in placed and needed <= placed.keys()
+    ]:
         placed |= {n: 1 + max((placed[m] for m in graph[n]), default=0) for n in ready}
     return placed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--modules", action="store_true")
     graph = module_graph() if parser.parse_args().modules else rooms(module_graph())
     floor = floors(graph)
     for node in sorted(graph, key=lambda n: (-floor.get(n, 99), n)):
         short = ", ".join(sorted(m.removeprefix("inverse.") for m in graph[node]))
-        sys.stdout.write(f"{floor.get(node, 'cycle'):>5}  {node.removeprefix('inverse.')}: {short}\n")
+        sys.stdout.write(
+            f"{floor.get(node, 'cycle'):>5}  {node.removeprefix('inverse.')}: {short}\n"
+        )
 
 
 if __name__ == "__main__":

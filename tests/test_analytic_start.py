@@ -38,7 +38,9 @@ def full() -> GaussianPrior:
 
 
 def low_rank() -> LowRankPrior:
-    return LowRankPrior.factored(normal(1, 2, 3), normal(6, 2, seed=2), torch.tensor(0.05, dtype=F64), **UNITS)
+    return LowRankPrior.factored(
+        normal(1, 2, 3), normal(6, 2, seed=2), torch.tensor(0.05, dtype=F64), **UNITS
+    )
 
 
 def field() -> FieldPrior:
@@ -47,7 +49,12 @@ def field() -> FieldPrior:
 
 
 def mixture() -> MixturePrior:
-    return MixturePrior(torch.tensor([0.3, 0.7], dtype=F64), normal(2, 1, 2, 3), normal(2, 6, seed=3).square() + 0.01, **UNITS)
+    return MixturePrior(
+        torch.tensor([0.3, 0.7], dtype=F64),
+        normal(2, 1, 2, 3),
+        normal(2, 6, seed=3).square() + 0.01,
+        **UNITS,
+    )
 
 
 def moments(prior) -> GaussianPrior:
@@ -74,13 +81,25 @@ class Impulses:
         return out.reshape(x.shape)
 
 
-MATRIX, Y, SIGMA_Y = normal(4, 6, seed=5), normal(4, seed=6), torch.tensor([0.3, 0.05, 0.1, 0.2], dtype=F64)
+MATRIX, Y, SIGMA_Y = (
+    normal(4, 6, seed=5),
+    normal(4, seed=6),
+    torch.tensor([0.3, 0.05, 0.1, 0.2], dtype=F64),
+)
 
 
 def posterior_of(prior, rows: int = 1) -> inverse.Posterior:
     """Four blurred numbers of six, each with its own noise."""
     operator = matrix_operator(MATRIX, (1, 2, 3))
-    return inverse.Posterior(prior, operator, Y.expand(rows, 4), inverse.GaussianNoise(SIGMA_Y), shape=(1, 2, 3), dtype=F64, execution=EXACT)
+    return inverse.Posterior(
+        prior,
+        operator,
+        Y.expand(rows, 4),
+        inverse.GaussianNoise(SIGMA_Y),
+        shape=(1, 2, 3),
+        dtype=F64,
+        execution=EXACT,
+    )
 
 
 def law_of(draw) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,18 +116,26 @@ def law_of(draw) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_start_has_the_law_of_the_conditioned_gaussian(make, sigma):
     """And the flow that a perfect sampler follows from there ends in the exact posterior, wherever it starts."""
     law = moments(make()).given(MATRIX, SIGMA_Y, Y)
-    mean, covariance = law_of(lambda rows, noise: analytic_start(posterior_of(make(), rows), sigma, noise))
+    mean, covariance = law_of(
+        lambda rows, noise: analytic_start(posterior_of(make(), rows), sigma, noise)
+    )
     eye = torch.eye(6, dtype=F64)
     assert torch.allclose(mean, law.mean.flatten(), rtol=0, atol=1e-10)
     assert torch.allclose(covariance, law.covariance + sigma**2 * eye, rtol=1e-10, atol=1e-10)
     exact = GaussianPrior(law.mean[0], law.covariances[0])
-    flow = exact.spectral(eye.reshape(6, 1, 2, 3), lambda v: (v / (v + sigma**2)).sqrt()).reshape(6, 6)
+    flow = exact.spectral(eye.reshape(6, 1, 2, 3), lambda v: (v / (v + sigma**2)).sqrt()).reshape(
+        6, 6
+    )
     assert torch.allclose(flow @ covariance @ flow, law.covariance, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [full, field])
 def test_a_rescaled_prior_starts_from_the_same_image(make):
-    mean, covariance = law_of(lambda rows, noise: 2 * analytic_start(posterior_of(rescaled(make()), rows), 0.5, noise) - 0.4)
+    mean, covariance = law_of(
+        lambda rows, noise: (
+            2 * analytic_start(posterior_of(rescaled(make()), rows), 0.5, noise) - 0.4
+        )
+    )
     expected = law_of(lambda rows, noise: analytic_start(posterior_of(make(), rows), 1.0, noise))
     assert torch.allclose(mean, expected[0], rtol=0, atol=1e-9)
     assert torch.allclose(covariance, expected[1], rtol=0, atol=1e-9)
@@ -137,7 +164,9 @@ def test_a_guidance_that_is_exact_stays_so_at_less_cost(level):
             return x
 
         mean, covariance = law_of(draw)
-        error = (mean - law.mean.flatten()).norm() / law.covariance.trace().sqrt() + (covariance - law.covariance).norm() / law.covariance.norm()
+        error = (mean - law.mean.flatten()).norm() / law.covariance.trace().sqrt() + (
+            covariance - law.covariance
+        ).norm() / law.covariance.norm()
         return float(error), posteriors[0].cost.nfe
 
     (error, nfe), (whole, most) = solved(analytic_start=level), solved()
@@ -150,17 +179,35 @@ def test_a_guidance_that_is_exact_stays_so_at_less_cost(level):
 
 def test_on_a_mixture_the_start_is_better_the_higher_it_is():
     """Total variation between the start and the exact law of x at its level, by quadrature: from 0.4 at the bottom to nothing."""
-    means, variances = torch.tensor([[[[-1.5]]], [[[1.0]]]], dtype=F64), torch.tensor([0.1, 0.2], dtype=F64)
+    means, variances = (
+        torch.tensor([[[[-1.5]]], [[[1.0]]]], dtype=F64),
+        torch.tensor([0.1, 0.2], dtype=F64),
+    )
     prior = MixturePrior(torch.tensor([0.4, 0.6], dtype=F64), means, variances)
     y, sigma_y, one = torch.tensor([0.1], dtype=F64), 1.0, torch.ones(1, 1, dtype=F64)
-    exact, fitted = prior.given(one, sigma_y, y), GaussianPrior(prior.mean, prior.covariance).given(one, sigma_y, y)
+    exact, fitted = (
+        prior.given(one, sigma_y, y),
+        GaussianPrior(prior.mean, prior.covariance).given(one, sigma_y, y),
+    )
     x = torch.linspace(-80, 80, 40_001, dtype=F64).reshape(-1, 1, 1, 1)
-    distance = [float((exact.log_density(x, s).exp() - fitted.log_density(x, s).exp()).abs().sum()) * (160 / 40_000) / 2 for s in (0.1, 0.5, 1.0, 3.0, 10.0)]
+    distance = [
+        float((exact.log_density(x, s).exp() - fitted.log_density(x, s).exp()).abs().sum())
+        * (160 / 40_000)
+        / 2
+        for s in (0.1, 0.5, 1.0, 3.0, 10.0)
+    ]
     assert distance[0] > 0.3
     assert all(b < a / 1.5 for a, b in pairwise(distance))
     assert distance[-1] < 0.02
     generator = inverse.Generators([torch.Generator().manual_seed(0)] * 4000)
-    posterior = inverse.Posterior(prior, matrix_operator(one, (1, 1, 1)), y.expand(4000, 1), inverse.GaussianNoise(sigma_y), shape=(1, 1, 1), dtype=F64)
+    posterior = inverse.Posterior(
+        prior,
+        matrix_operator(one, (1, 1, 1)),
+        y.expand(4000, 1),
+        inverse.GaussianNoise(sigma_y),
+        shape=(1, 1, 1),
+        dtype=F64,
+    )
     draws = analytic_start(posterior, 1.0, generator).flatten()
     spread = float((fitted.covariance + 1).sqrt())
     assert abs(float(draws.mean() - fitted.mean)) < 4 * spread / math.sqrt(4000)
@@ -189,13 +236,25 @@ def test_what_has_no_gaussian_is_refused(network_prior, gaussian_prior):
     truth = torch.full((1, 3, 8, 8), 0.5)
     method = inverse.get_method("pigdm", analytic_start=1.0)
     problem = inverse.get_problem("deblur", kernel="gaussian", width=0.5, kernel_size=3)
-    with pytest.raises(UnsupportedError, match="analytic_start needs a prior whose mean and covariance are known; NetworkPrior"):
+    with pytest.raises(
+        UnsupportedError,
+        match="analytic_start needs a prior whose mean and covariance are known; NetworkPrior",
+    ):
         inverse.solve(problem.posterior(truth, prior=network_prior), method)
-    noiseless = inverse.get_problem("deblur", kernel="gaussian", width=0.5, kernel_size=3, sigma_y=0.0)
+    noiseless = inverse.get_problem(
+        "deblur", kernel="gaussian", width=0.5, kernel_size=3, sigma_y=0.0
+    )
     with pytest.raises(UnsupportedError, match="of positive sigma_y"):
         inverse.solve(noiseless.posterior(truth, prior=gaussian_prior, dtype=F64), method)
     operator = matrix_operator(torch.eye(192, dtype=F64), (3, 8, 8))
-    counts = inverse.Posterior(gaussian_prior, operator, torch.ones(1, 192, dtype=F64), PoissonNoise(0.1), shape=(3, 8, 8), dtype=F64)
+    counts = inverse.Posterior(
+        gaussian_prior,
+        operator,
+        torch.ones(1, 192, dtype=F64),
+        PoissonNoise(0.1),
+        shape=(3, 8, 8),
+        dtype=F64,
+    )
     with pytest.raises(UnsupportedError, match="linear operator with Gaussian noise"):
         analytic_start(counts, 1.0, inverse.Generators.for_samples(0, 1, 1))
 
@@ -219,7 +278,14 @@ def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
     from analytic_start import table
 
     page = (root / "docs" / "samplers.md").read_text()
-    assert table(json.loads((root / "docs" / "tables" / "analytic_start.json").read_text())["records"]) in page
+    assert (
+        table(json.loads((root / "docs" / "tables" / "analytic_start.json").read_text())["records"])
+        in page
+    )
     for name in SAMPLERS:
         assert f"`{name}`" in page or f"`{name.removeprefix('deis')}`" in page, name
-    assert all(f"`{option}`" in page for sampler in (with_common_options, *SAMPLERS.values()) for option in sampler_options(sampler))
+    assert all(
+        f"`{option}`" in page
+        for sampler in (with_common_options, *SAMPLERS.values())
+        for option in sampler_options(sampler)
+    )

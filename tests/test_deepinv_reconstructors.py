@@ -8,7 +8,9 @@ from inverse.measurement.deepinv_import import deepinv
 
 def blurred(size=16, sigma_y=0.02):
     prior = inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5)
-    posterior = inverse.get_problem("deblur", boundary="circular", sigma_y=sigma_y).posterior(torch.rand(2, 3, size, size), prior=prior)
+    posterior = inverse.get_problem("deblur", boundary="circular", sigma_y=sigma_y).posterior(
+        torch.rand(2, 3, size, size), prior=prior
+    )
     return prior, posterior
 
 
@@ -18,14 +20,18 @@ def test_as_reconstructor_equals_solve():
     physics = posterior.operator.clone()
     physics.set_noise_model(inverse.physics.GaussianNoise(0.02))
     x_hat = inverse.as_reconstructor(method, prior)(posterior.y, physics)
-    torch.testing.assert_close(x_hat, inverse.solve(posterior, method).mean, atol=1e-4, rtol=0)  # deepinv keeps sigma in float32
+    torch.testing.assert_close(
+        x_hat, inverse.solve(posterior, method).mean, atol=1e-4, rtol=0
+    )  # deepinv keeps sigma in float32
 
 
 def test_as_reconstructor_leaves_y_and_physics_alone():
     prior, posterior = blurred()
     y, physics = posterior.y.clone(), posterior.operator
     kernel = physics.filter.clone()
-    inverse.as_reconstructor(inverse.get_method("red-diff", steps=3), prior, noise=inverse.GaussianNoise(0.02))(posterior.y, physics)
+    inverse.as_reconstructor(
+        inverse.get_method("red-diff", steps=3), prior, noise=inverse.GaussianNoise(0.02)
+    )(posterior.y, physics)
     assert torch.equal(y, posterior.y)
     assert torch.equal(kernel, physics.filter)
 
@@ -34,7 +40,9 @@ def test_from_reconstructor_equals_the_direct_call():
     _, posterior = blurred()
     model = deepinv("models").ArtifactRemoval(deepinv("models").MedianFilter(3), mode="adjoint")
     result = inverse.solve(posterior, inverse.from_reconstructor(model))
-    torch.testing.assert_close(result.mean, model(posterior.y, posterior.operator), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        result.mean, model(posterior.y, posterior.operator), atol=1e-6, rtol=0
+    )
 
 
 def test_a_reconstructor_that_writes_into_y_and_draws_globally_harms_nobody():

@@ -11,7 +11,9 @@ from inverse.registry.discovery import registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "hookimpl" not in block]
+PYTHON = [
+    block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "hookimpl" not in block
+]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=["image", "operator"])
@@ -47,7 +49,9 @@ def test_every_method_and_problem_stands_in_the_guide():
 def test_links_of_the_docs_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert target.startswith("http") or (page.parent / target).exists(), (
+                f"{page.name}: {target}"
+            )
 
 
 def test_every_page_is_in_the_guide():

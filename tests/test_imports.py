@@ -6,11 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from import_graph import ROOT, floors, imported_names, module_graph, module_name, room_of, rooms, sources
+from import_graph import (
+    ROOT,
+    floors,
+    imported_names,
+    module_graph,
+    module_name,
+    room_of,
+    rooms,
+    sources,
+)
 
 from inverse.registry.discovery import registry
 
-CORE, METHODS, PROBLEMS = (sorted((ROOT / folder).rglob("*.py")) for folder in ("inverse", "plugins", "problems"))
+CORE, METHODS, PROBLEMS = (
+    sorted((ROOT / folder).rglob("*.py")) for folder in ("inverse", "plugins", "problems")
+)
 HEAVY = {"deepinv", "kornia", "kornia_rs", "torchvision"}
 HIGHEST_FLOOR = 13
 
@@ -36,7 +47,9 @@ def eager(path: Path) -> set[str]:
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting += node.orelse
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+            waiting += [
+                child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)
+            ]
     return found
 
 
@@ -62,14 +75,18 @@ def test_a_method_imports_inverse_torch_and_the_standard_library_only(path):
 @each(METHODS + PROBLEMS)
 def test_a_plug_in_imports_no_private_module_of_the_core(path):
     private = ("inverse._", "deepinv._", "torch._")
-    assert [name for name in imports(path) - {"inverse.__version__"} if name.startswith(private)] == []
+    assert [
+        name for name in imports(path) - {"inverse.__version__"} if name.startswith(private)
+    ] == []
 
 
 @each(METHODS + PROBLEMS)
 def test_a_plug_in_imports_no_other_plug_in(path):
     """But for a module of its folder that registers nothing: its name starts with an underscore."""
     name = module_name(path)
-    others = {room_of(other) for other in module_graph()[name] if not other.startswith("inverse.")} - {room_of(name)}
+    others = {
+        room_of(other) for other in module_graph()[name] if not other.startswith("inverse.")
+    } - {room_of(name)}
     assert [other for other in others if not other.partition(".")[2].startswith("_")] == []
 
 
@@ -89,7 +106,17 @@ ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena", "inverse.
 def test_a_solve_needs_no_training_no_check_and_no_benchmark():
     """Methods and problems, and what they are solved by, import none of these; a plug-in's own trainings and commands do."""
     graph = module_graph()
-    reached, waiting = set(), ["inverse.engine", *(module_name(path) for path in METHODS + PROBLEMS if alone(path) or path.stem == "__init__")]
+    reached, waiting = (
+        set(),
+        [
+            "inverse.engine",
+            *(
+                module_name(path)
+                for path in METHODS + PROBLEMS
+                if alone(path) or path.stem == "__init__"
+            ),
+        ],
+    )
     while waiting:
         name = waiting.pop()
         reached.add(name)
@@ -117,9 +144,19 @@ WORDS = {"gaussian"}
 def strings(path: Path) -> set[str]:
     """Texts of a file's code, without its docstrings."""
     tree = ast.parse(path.read_text())
-    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
     skipped = {id(node.value) for node in documented}
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in skipped
+    }
 
 
 @each(CORE)
@@ -134,8 +171,12 @@ def test_the_core_names_no_registered_method_problem_or_prior(path):
 
 def loaded_by(code: str) -> set[str]:
     """Top-level packages in memory after this code ran in a fresh interpreter."""
-    shown = f"{code}\nimport sys; print('\\n'.join(sorted(name.split('.')[0] for name in sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True, timeout=120)
+    shown = (
+        f"{code}\nimport sys; print('\\n'.join(sorted(name.split('.')[0] for name in sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", shown], capture_output=True, text=True, check=True, timeout=120
+    )
     return set(done.stdout.split())
 
 
@@ -148,14 +189,28 @@ def test_the_command_line_loads_no_torch():
 
 
 def test_help_loads_no_torch():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "inverse", "--help"], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "inverse", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert "inverse solve" in done.stdout
-    assert not {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()} & {"torch", *HEAVY}
+    assert not {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()} & {
+        "torch",
+        *HEAVY,
+    }
 
 
 def test_the_registry_loads_no_heavy_package():
-    tables = [f"assert registry().table('inverse_{kind}')" for kind in ("methods", "problems", "samplers")]
-    assert not loaded_by("\n".join(["from inverse.registry.discovery import registry", *tables])) & HEAVY
+    tables = [
+        f"assert registry().table('inverse_{kind}')" for kind in ("methods", "problems", "samplers")
+    ]
+    assert (
+        not loaded_by("\n".join(["from inverse.registry.discovery import registry", *tables]))
+        & HEAVY
+    )
 
 
 def test_every_public_name_can_be_imported():
@@ -170,5 +225,10 @@ def test_public_names_are_declared_for_type_checkers_too():
 
     tree = ast.parse((ROOT / "inverse" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    declared = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    declared = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert declared == {name: f"inverse.{home}" for name, home in inverse._HOME.items()}

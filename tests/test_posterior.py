@@ -22,7 +22,9 @@ def measured(operator, noise, prior=None, images=2):
     """A posterior of truths in (0, 1), positive under the sigmoid, for noise models that need it."""
     prior = prior or image_prior()
     clean = operator.A(normal(images, *SHAPE).sigmoid())
-    return inverse.Posterior(prior, operator, noise.sample(clean, inverse.seeded(0)), noise, dtype=torch.float64)
+    return inverse.Posterior(
+        prior, operator, noise.sample(clean, inverse.seeded(0)), noise, dtype=torch.float64
+    )
 
 
 # --- the prior --------------------------------------------------------------------------------------------------------
@@ -45,7 +47,13 @@ def test_tweedie_vjp_is_the_exact_jacobian_transposed(gaussian_posterior):
 def test_tweedie_vjp_of_a_network_equals_finite_differences(network_prior):
     """<v, J u> by central differences of step 1e-5 in float64: error of the order of 1e-10, relative 1e-6."""
     prior = network_prior.double()
-    posterior = inverse.Posterior(prior, inverse.physics.Denoising(), normal(2, 3, 16, 16), inverse.GaussianNoise(0.1), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior,
+        inverse.physics.Denoising(),
+        normal(2, 3, 16, 16),
+        inverse.GaussianNoise(0.1),
+        dtype=torch.float64,
+    )
     x, u, v = (normal(2, 3, 16, 16, seed=s) for s in range(3))
     sigma, h = torch.tensor([0.3, 2.0], dtype=torch.float64), 1e-5
     forward = (posterior.denoise(x + h * u, sigma) - posterior.denoise(x - h * u, sigma)) / (2 * h)
@@ -62,7 +70,17 @@ def test_tweedie_vjp_may_be_called_twice(gaussian_posterior):
 def test_nothing_that_leaves_the_posterior_carries_a_graph(gaussian_posterior):
     posterior, x = gaussian_posterior(), normal(2, *SHAPE)
     x0_hat, vjp = posterior.tweedie(x, 0.7)
-    assert not any(t.requires_grad for t in (x, x0_hat, vjp(x), posterior.denoise(x, 0.7), posterior.likelihood_score(x), posterior.prox(x, 1.0)))
+    assert not any(
+        t.requires_grad
+        for t in (
+            x,
+            x0_hat,
+            vjp(x),
+            posterior.denoise(x, 0.7),
+            posterior.likelihood_score(x),
+            posterior.prox(x, 1.0),
+        )
+    )
 
 
 def test_each_row_has_its_own_noise_level(gaussian_posterior):
@@ -73,7 +91,13 @@ def test_each_row_has_its_own_noise_level(gaussian_posterior):
 
 
 def test_a_float32_prior_serves_a_float64_posterior(network_prior):
-    posterior = inverse.Posterior(network_prior, inverse.physics.Denoising(), normal(2, 3, 16, 16), inverse.GaussianNoise(0.1), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        network_prior,
+        inverse.physics.Denoising(),
+        normal(2, 3, 16, 16),
+        inverse.GaussianNoise(0.1),
+        dtype=torch.float64,
+    )
     assert posterior.denoise(normal(2, 3, 16, 16), 0.5).dtype == torch.float64
 
 
@@ -90,11 +114,19 @@ def test_A_acts_on_the_decoded_image(gaussian_posterior, name):
 def test_A_adjoint_is_the_adjoint_of_the_linear_part_in_model_units(gaussian_posterior, name):
     posterior = gaussian_posterior(name)
     v = normal(*posterior.y.shape, seed=3)
-    torch.testing.assert_close(posterior.A_adjoint(v).flatten(1), v.flatten(1) @ model_matrix(posterior), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        posterior.A_adjoint(v).flatten(1),
+        v.flatten(1) @ model_matrix(posterior),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_A_vjp_of_a_nonlinear_operator_equals_autograd():
-    posterior = measured(inverse.operator(lambda x: (3 * x).tanh()[..., ::2], shape=SHAPE, linear=False), inverse.GaussianNoise(0.1))
+    posterior = measured(
+        inverse.operator(lambda x: (3 * x).tanh()[..., ::2], shape=SHAPE, linear=False),
+        inverse.GaussianNoise(0.1),
+    )
     x, v = normal(2, *SHAPE, seed=1), normal(*posterior.y.shape, seed=2)
     expected = torch.autograd.functional.vjp(posterior.A, x, v)[1]
     torch.testing.assert_close(posterior.A_vjp(x, v), expected, rtol=0, atol=1e-13)
@@ -110,10 +142,15 @@ def test_norm_squared_is_the_largest_eigenvalue_in_model_units(gaussian_posterio
 NONLINEAR = inverse.operator(lambda x: x.square() + 0.1, shape=SHAPE, linear=False)
 LIKELIHOODS = {
     f"{kind}-{name}": (operator, noise)
-    for kind, operator in {"linear": inverse.operator(lambda x: x.cumsum(-1)[..., 1:], shape=SHAPE), "nonlinear": NONLINEAR}.items()
+    for kind, operator in {
+        "linear": inverse.operator(lambda x: x.cumsum(-1)[..., 1:], shape=SHAPE),
+        "nonlinear": NONLINEAR,
+    }.items()
     for name, noise in {
         "gaussian": inverse.GaussianNoise(0.2),
-        "varying-gaussian": inverse.GaussianNoise(torch.full((8, 1), 0.1, dtype=torch.float64).cumsum(0)),
+        "varying-gaussian": inverse.GaussianNoise(
+            torch.full((8, 1), 0.1, dtype=torch.float64).cumsum(0)
+        ),
         "poisson": inverse.PoissonNoise(0.05),
         "laplace": inverse.LaplaceNoise(0.2),
     }.items()
@@ -128,9 +165,13 @@ def test_likelihood_score_is_the_gradient_of_the_log_likelihood(operator, noise)
     torch.testing.assert_close(posterior.likelihood_score(x), expected, rtol=1e-11, atol=1e-11)
 
 
-def test_likelihood_score_of_a_masked_measurement_is_zero_where_nothing_was_seen(gaussian_posterior):
+def test_likelihood_score_of_a_masked_measurement_is_zero_where_nothing_was_seen(
+    gaussian_posterior,
+):
     posterior = gaussian_posterior("inpainting")
-    assert (posterior.likelihood_score(normal(2, *SHAPE))[..., ~posterior.noise.observed] == 0).all()
+    assert (
+        posterior.likelihood_score(normal(2, *SHAPE))[..., ~posterior.noise.observed] == 0
+    ).all()
 
 
 def test_log_likelihood_of_a_masked_measurement_is_the_gradients_integral(gaussian_posterior):
@@ -152,16 +193,27 @@ def normal_solution(posterior, v, signal):
     """(signal A A^T + sigma_y^2 I)^-1 v by dense algebra, one row at a time."""
     A, levels = model_matrix(posterior), torch.as_tensor(signal, dtype=torch.float64).expand(len(v))
     eye = posterior.sigma_y**2 * torch.eye(len(A), dtype=A.dtype)
-    return torch.stack([torch.linalg.solve(s * A @ A.T + eye, row) for s, row in zip(levels, v.flatten(1), strict=True)]).reshape(v.shape)
+    return torch.stack(
+        [
+            torch.linalg.solve(s * A @ A.T + eye, row)
+            for s, row in zip(levels, v.flatten(1), strict=True)
+        ]
+    ).reshape(v.shape)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("signal", [1.0, 1e-3, torch.tensor([0.2, 30.0], dtype=torch.float64)], ids=["one", "small", "per-row"])
+@pytest.mark.parametrize(
+    "signal",
+    [1.0, 1e-3, torch.tensor([0.2, 30.0], dtype=torch.float64)],
+    ids=["one", "small", "per-row"],
+)
 def test_solve_normal_equals_a_dense_solve(gaussian_posterior, name, signal):
     """Condition number up to 30 * 0.25 / 0.01 = 750; the blur's decomposition is made in float32 but serves A and U alike."""
     posterior = gaussian_posterior(name, execution=TIGHT)
     v = normal(*posterior.y.shape, seed=4)
-    torch.testing.assert_close(posterior.solve_normal(v, signal), normal_solution(posterior, v, signal), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        posterior.solve_normal(v, signal), normal_solution(posterior, v, signal), rtol=0, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", ["blur-circular", "area", "inpainting"])
@@ -169,7 +221,9 @@ def test_closed_form_solve_equals_conjugate_gradients(gaussian_posterior, name):
     closed, iterative = gaussian_posterior(name), gaussian_posterior(name, execution=TIGHT)
     iterative.decomposable = False
     v = normal(*closed.y.shape, seed=4)
-    torch.testing.assert_close(closed.solve_normal(v, 0.5), iterative.solve_normal(v, 0.5), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        closed.solve_normal(v, 0.5), iterative.solve_normal(v, 0.5), rtol=0, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -177,16 +231,29 @@ def test_solve_normal_with_a_diagonal_signal_equals_a_dense_solve(gaussian_poste
     posterior, d = gaussian_posterior(name, execution=TIGHT), normal(2, *SHAPE, seed=5).square()
     A, v = model_matrix(posterior), normal(*posterior.y.shape, seed=4)
     eye = posterior.sigma_y**2 * torch.eye(len(A), dtype=A.dtype)
-    expected = torch.stack([torch.linalg.solve(A @ s.diag() @ A.T + eye, row) for s, row in zip(d.flatten(1), v.flatten(1), strict=True)])
+    expected = torch.stack(
+        [
+            torch.linalg.solve(A @ s.diag() @ A.T + eye, row)
+            for s, row in zip(d.flatten(1), v.flatten(1), strict=True)
+        ]
+    )
     torch.testing.assert_close(posterior.solve_normal(v, d).flatten(1), expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["deblur", "deblur defocus"])
 def test_a_diagonal_signal_is_preconditioned(name):
     """A signal that varies by a tenth, which the mean of nearly describes: few iterations, where there were more than a hundred."""
-    problem = inverse.get_problem("deblur", kernel="defocus" if "defocus" in name else "gaussian", width=2.0)
-    posterior = problem.posterior(torch.full((1, 3, 32, 32), 0.5), prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5))
-    d, v = 1 + 0.1 * torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)), normal(1, 3, 32, 32).float()
+    problem = inverse.get_problem(
+        "deblur", kernel="defocus" if "defocus" in name else "gaussian", width=2.0
+    )
+    posterior = problem.posterior(
+        torch.full((1, 3, 32, 32), 0.5),
+        prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5),
+    )
+    d, v = (
+        1 + 0.1 * torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)),
+        normal(1, 3, 32, 32).float(),
+    )
     posterior.solve_normal(v, d)
     assert posterior.cost.A < 25
     plain = posterior.rows(1)
@@ -197,7 +264,14 @@ def test_a_diagonal_signal_is_preconditioned(name):
 def test_solve_normal_with_a_sigma_for_each_measurement():
     sigma = torch.linspace(0.1, 0.5, 8, dtype=torch.float64)
     operator = inverse.operator(lambda x: x.cumsum(-1), shape=SHAPE)
-    posterior = inverse.Posterior(image_prior(), operator, normal(2, *SHAPE), inverse.GaussianNoise(sigma), dtype=torch.float64, execution=TIGHT)
+    posterior = inverse.Posterior(
+        image_prior(),
+        operator,
+        normal(2, *SHAPE),
+        inverse.GaussianNoise(sigma),
+        dtype=torch.float64,
+        execution=TIGHT,
+    )
     A, v = model_matrix(posterior), normal(2, *SHAPE, seed=1)
     expected = torch.linalg.solve(A @ A.T + sigma.square().repeat(24).diag(), v.flatten(1).T).T
     torch.testing.assert_close(posterior.solve_normal(v).flatten(1), expected, rtol=0, atol=1e-9)
@@ -208,7 +282,12 @@ def test_filters_in_one_way_back_add_up(gaussian_posterior, name):
     """The images of an operator that loses some have a part that no singular vector sees, where f(0) acts."""
     posterior, x, z = gaussian_posterior(name), normal(2, *SHAPE), normal(2, *SHAPE, seed=1)
     f, g = (lambda lam: 1 / (1 + lam)), (lambda lam: torch.where(lam > 0, 2.0, 5.0))
-    torch.testing.assert_close(posterior.filter(x, f, (z, g)), posterior.filter(x, f) + posterior.filter(z, g), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        posterior.filter(x, f, (z, g)),
+        posterior.filter(x, f) + posterior.filter(z, g),
+        rtol=0,
+        atol=1e-12,
+    )
     A = model_matrix(posterior)
     expected = torch.linalg.solve(torch.eye(A.shape[1], dtype=A.dtype) + A.T @ A, x.flatten(1).T).T
     torch.testing.assert_close(posterior.filter(x, f).flatten(1), expected, rtol=0, atol=1e-7)
@@ -217,30 +296,51 @@ def test_filters_in_one_way_back_add_up(gaussian_posterior, name):
 @pytest.mark.parametrize("sigma_y", [1e-1, 1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("variance", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("name", ["blur-circular", "area", "inpainting"])
-def test_prox_in_float32_equals_float64_at_every_noise_level(gaussian_prior, name, variance, sigma_y):
+def test_prox_in_float32_equals_float64_at_every_noise_level(
+    gaussian_prior, name, variance, sigma_y
+):
     """The amplification of rounding is at most sqrt(variance) / sigma_y, here 1e4 times 1e-7."""
-    y = problems(sigma_y)[name].posterior(draws(gaussian_prior, 2), prior=gaussian_prior, dtype=torch.float64).y
+    y = (
+        problems(sigma_y)[name]
+        .posterior(draws(gaussian_prior, 2), prior=gaussian_prior, dtype=torch.float64)
+        .y
+    )
     single, double = (
-        problems(sigma_y)[name].posterior(y=y, prior=inverse.FlatPrior(SHAPE, shift=0.5, scale=0.5), dtype=dtype) for dtype in (torch.float32, torch.float64)
+        problems(sigma_y)[name].posterior(
+            y=y, prior=inverse.FlatPrior(SHAPE, shift=0.5, scale=0.5), dtype=dtype
+        )
+        for dtype in (torch.float32, torch.float64)
     )
     z = 0.3 * normal(2, *SHAPE)
     expected = double.prox(z, variance)
-    torch.testing.assert_close(single.prox(z.float(), variance).double(), expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        single.prox(z.float(), variance).double(), expected, rtol=0, atol=2e-3
+    )
 
 
 def test_weak_but_measured_components_are_kept_in_float32():
     """Singular values of a strong blur below 1e-4 carry signal at sigma_y = 1e-4, although their squares vanish beside float32's epsilon."""
-    problem, truth = inverse.get_problem("deblur", boundary="circular", sigma_y=1e-4), normal(1, 3, 32, 32).sigmoid()
+    problem, truth = (
+        inverse.get_problem("deblur", boundary="circular", sigma_y=1e-4),
+        normal(1, 3, 32, 32).sigmoid(),
+    )
     prior = inverse.FlatPrior((3, 32, 32), shift=0.5, scale=0.5)
     y = problem.posterior(truth, prior=prior, dtype=torch.float64).y
-    single, double = (problem.posterior(y=y, prior=prior, dtype=dtype).pseudo_inverse().double() for dtype in (torch.float32, torch.float64))
+    single, double = (
+        problem.posterior(y=y, prior=prior, dtype=dtype).pseudo_inverse().double()
+        for dtype in (torch.float32, torch.float64)
+    )
     assert (single - double).norm() < 0.01 * double.norm()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prox_is_the_minimiser(gaussian_posterior, name):
     """The gradient of -log p(y | x) + |x - z|^2 / (2 variance) vanishes there."""
-    posterior, z, variance = gaussian_posterior(name, execution=TIGHT), normal(2, *SHAPE), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    posterior, z, variance = (
+        gaussian_posterior(name, execution=TIGHT),
+        normal(2, *SHAPE),
+        torch.tensor([0.3, 2.0], dtype=torch.float64),
+    )
     x = posterior.prox(z, variance)
     gradient = (x - z) / variance.reshape(-1, 1, 1, 1) - posterior.likelihood_score(x)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
@@ -251,7 +351,9 @@ def test_prox_is_the_minimiser(gaussian_posterior, name):
 def test_prox_without_noise_meets_the_measurement(gaussian_posterior, name, variance):
     """Also in float32 and for a variance as small as the end of a diffusion: the step onto A x = y does not depend on it."""
     y = gaussian_posterior(name, sigma_y=0.0).y
-    posterior = problems(0.0)[name].posterior(y=y, prior=inverse.FlatPrior(SHAPE, shift=0.5, scale=0.5))
+    posterior = problems(0.0)[name].posterior(
+        y=y, prior=inverse.FlatPrior(SHAPE, shift=0.5, scale=0.5)
+    )
     residual = posterior.residual(posterior.prox(normal(2, *SHAPE).float(), variance))
     torch.testing.assert_close(residual, torch.zeros_like(residual), rtol=0, atol=1e-5)
 
@@ -286,10 +388,16 @@ def test_a_linear_solve_is_refused_for_a_nonlinear_operator():
 
 def test_prox_with_the_priors_covariance_is_the_exact_posterior_mean():
     """For C = c I the prox at the prior's mean is the posterior mean of the closed form."""
-    prior = inverse.GaussianPrior(0.2 * normal(*SHAPE), 0.3 * torch.eye(192, dtype=torch.float64), shift=0.5, scale=0.5)
-    posterior = problems()["blur"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64, execution=TIGHT)
+    prior = inverse.GaussianPrior(
+        0.2 * normal(*SHAPE), 0.3 * torch.eye(192, dtype=torch.float64), shift=0.5, scale=0.5
+    )
+    posterior = problems()["blur"].posterior(
+        draws(prior, 1), prior=prior, dtype=torch.float64, execution=TIGHT
+    )
     mean, _ = prior.posterior(dense(posterior.operator, SHAPE), 0.1, posterior.y.flatten())
-    torch.testing.assert_close(posterior.prox(prior.mean[None], 0.3).flatten(), mean, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        posterior.prox(prior.mean[None], 0.3).flatten(), mean, rtol=0, atol=1e-9
+    )
 
 
 # --- the account ------------------------------------------------------------------------------------------------------
@@ -349,7 +457,9 @@ def test_every_iteration_of_a_solve_is_counted(gaussian_posterior):
 
 def test_micro_batches_are_counted_once(gaussian_prior, network_prior):
     posterior = inverse.get_problem("denoise").posterior(
-        torch.rand(4, *SHAPE, generator=inverse.seeded(0)), prior=network_prior, execution=inverse.Execution(max_pixels=64)
+        torch.rand(4, *SHAPE, generator=inverse.seeded(0)),
+        prior=network_prior,
+        execution=inverse.Execution(max_pixels=64),
     )
     posterior.denoise(normal(4, *SHAPE).float(), 1.0)
     assert posterior.cost.nfe == 1
@@ -363,7 +473,10 @@ def test_a_method_receives_no_truth(gaussian_posterior):
     rows = posterior.rows(2)
     assert posterior.truth is not None
     assert rows.truth is None
-    assert not any(torch.is_tensor(v) and v.shape == posterior.truth.shape and torch.equal(v, posterior.truth) for v in vars(rows).values())
+    assert not any(
+        torch.is_tensor(v) and v.shape == posterior.truth.shape and torch.equal(v, posterior.truth)
+        for v in vars(rows).values()
+    )
 
 
 def test_rows_repeat_each_measurement_in_a_row(gaussian_posterior):
@@ -374,7 +487,13 @@ def test_rows_repeat_each_measurement_in_a_row(gaussian_posterior):
 
 def test_writing_into_y_does_not_reach_the_caller():
     y, shared = normal(2, *SHAPE), normal(2, *SHAPE)
-    posterior = inverse.Posterior(image_prior(), inverse.physics.Denoising(), y, inverse.GaussianNoise(0.1), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        image_prior(),
+        inverse.physics.Denoising(),
+        y,
+        inverse.GaussianNoise(0.1),
+        dtype=torch.float64,
+    )
     posterior.rows(1).y.zero_()
     posterior.y.zero_()
     assert torch.equal(y, shared)
@@ -389,7 +508,9 @@ def test_writing_into_the_rows_of_one_solve_does_not_reach_the_next(gaussian_pos
 
 def test_the_operator_of_a_posterior_is_its_own():
     operator = inverse.physics.Inpainting(img_size=SHAPE, mask=torch.ones(SHAPE))
-    posterior = inverse.Posterior(image_prior(), operator, normal(2, *SHAPE), inverse.GaussianNoise(0.1), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        image_prior(), operator, normal(2, *SHAPE), inverse.GaussianNoise(0.1), dtype=torch.float64
+    )
     posterior.operator.mask.zero_()
     assert (operator.mask == 1).all()
 
@@ -410,12 +531,23 @@ def test_nan_in_the_measurement_is_refused():
 
 def test_a_measurement_of_another_shape_is_refused():
     with pytest.raises(InputError, match=r"\(3, 8, 7\).*expects \(3, 8, 8\)"):
-        inverse.Posterior(image_prior(), inverse.physics.Denoising(), normal(1, 3, 8, 7), inverse.GaussianNoise(0.1))
+        inverse.Posterior(
+            image_prior(),
+            inverse.physics.Denoising(),
+            normal(1, 3, 8, 7),
+            inverse.GaussianNoise(0.1),
+        )
 
 
 def test_a_shape_the_prior_cannot_denoise_is_refused():
     with pytest.raises(InputError, match="the prior denoises 3 x 8 x 8"):
-        inverse.Posterior(image_prior(), inverse.physics.Denoising(), normal(1, 3, 9, 9), inverse.GaussianNoise(0.1), shape=(3, 9, 9))
+        inverse.Posterior(
+            image_prior(),
+            inverse.physics.Denoising(),
+            normal(1, 3, 9, 9),
+            inverse.GaussianNoise(0.1),
+            shape=(3, 9, 9),
+        )
 
 
 def test_the_shape_behind_a_nonlinear_operator_must_be_given(flat_prior):
@@ -425,7 +557,11 @@ def test_the_shape_behind_a_nonlinear_operator_must_be_given(flat_prior):
 
 def test_an_operator_with_an_unknown_noise_model_is_refused():
     with pytest.raises(NoiseError, match="UniformNoise"):
-        inverse.Posterior(image_prior(), inverse.physics.Denoising(noise_model=inverse.physics.UniformNoise(0.1)), normal(1, *SHAPE))
+        inverse.Posterior(
+            image_prior(),
+            inverse.physics.Denoising(noise_model=inverse.physics.UniformNoise(0.1)),
+            normal(1, *SHAPE),
+        )
 
 
 def test_the_operators_own_noise_model_is_the_default():
@@ -435,7 +571,12 @@ def test_the_operators_own_noise_model_is_the_default():
 
 def test_the_shape_is_inferred_through_the_adjoint(flat_prior):
     operator = matrix_operator(normal(5, 192), SHAPE)
-    assert inverse.Posterior(flat_prior, operator, normal(1, 5), inverse.GaussianNoise(0.1), dtype=torch.float64).shape == SHAPE
+    assert (
+        inverse.Posterior(
+            flat_prior, operator, normal(1, 5), inverse.GaussianNoise(0.1), dtype=torch.float64
+        ).shape
+        == SHAPE
+    )
 
 
 # --- units of the prior -----------------------------------------------------------------------------------------------
@@ -445,23 +586,40 @@ def test_a_rescaled_prior_is_the_same_law():
     """In model units [-1, 1] and natively in [0, 1]: mean 0.5 m + 0.5, covariance C / 4."""
     model = image_prior()
     native = inverse.GaussianPrior(0.5 * model.mean + 0.5, 0.25 * model.covariance)
-    brought, x, sigma = RescaledPrior(native, a=0.5, b=0.5), normal(2, *SHAPE), torch.tensor([0.1, 3.0], dtype=torch.float64)
+    brought, x, sigma = (
+        RescaledPrior(native, a=0.5, b=0.5),
+        normal(2, *SHAPE),
+        torch.tensor([0.1, 3.0], dtype=torch.float64),
+    )
     torch.testing.assert_close(brought(x, sigma), model(x, sigma), rtol=0, atol=1e-12)
     torch.testing.assert_close(brought.decode(x), model.decode(x), rtol=0, atol=1e-13)
 
 
 def test_score_and_eps_follow_from_the_denoiser():
-    prior, x, sigma = image_prior(), normal(2, *SHAPE), torch.tensor([0.1, 3.0], dtype=torch.float64)
+    prior, x, sigma = (
+        image_prior(),
+        normal(2, *SHAPE),
+        torch.tensor([0.1, 3.0], dtype=torch.float64),
+    )
     s = sigma.reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(prior.eps(x, sigma), -s * prior.score(x, sigma), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        prior.eps(x, sigma), -s * prior.score(x, sigma), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_score_is_the_gradient_of_the_noisy_density():
     prior, x = image_prior(), normal(2, *SHAPE).requires_grad_()
     C = prior.covariance + 0.49 * torch.eye(192, dtype=torch.float64)
-    density = torch.distributions.MultivariateNormal(prior.mean.flatten(), C).log_prob(x.flatten(1)).sum()
+    density = (
+        torch.distributions.MultivariateNormal(prior.mean.flatten(), C).log_prob(x.flatten(1)).sum()
+    )
     expected = torch.autograd.grad(density, x)[0]
-    torch.testing.assert_close(prior.score(x.detach(), torch.tensor(0.7, dtype=torch.float64)), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        prior.score(x.detach(), torch.tensor(0.7, dtype=torch.float64)),
+        expected,
+        rtol=0,
+        atol=1e-11,
+    )
 
 
 def test_encode_undoes_decode():

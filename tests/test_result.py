@@ -24,10 +24,17 @@ def result(images=2, samples=5, weighted=False, shape=(3, 4, 6), **more):
         "cost": Cost(rows=10, prior_rows=1000, vjp_rows=500, A_rows=20, A_adjoint_rows=10),
         "seconds": 1.25,
         "truth": normal(images, *shape, seed=3).float(),
-        "provenance": {"method": {"name": "dps", "options": {"steps": 100, "zeta": 1.0}}, "seed": 0, "note": "Grüße"},
+        "provenance": {
+            "method": {"name": "dps", "options": {"steps": 100, "zeta": 1.0}},
+            "seed": 0,
+            "note": "Grüße",
+        },
     }
     if weighted:
-        fields |= {"log_weights": normal(images, samples, seed=4).log_softmax(1), "log_evidence": normal(images, seed=5)}
+        fields |= {
+            "log_weights": normal(images, samples, seed=4).log_softmax(1),
+            "log_evidence": normal(images, seed=5),
+        }
     return Result(**{**fields, **more})
 
 
@@ -200,7 +207,9 @@ def test_weights_are_normalised_over_the_samples_of_each_image():
 
 def test_the_weighted_mean_is_numpys_average():
     r = result(weighted=True)
-    expected = [np.average(r.samples[i].numpy(), axis=0, weights=r.weights[i].numpy()) for i in range(2)]
+    expected = [
+        np.average(r.samples[i].numpy(), axis=0, weights=r.weights[i].numpy()) for i in range(2)
+    ]
     np.testing.assert_allclose(r.mean, np.stack(expected), rtol=0, atol=1e-6)
 
 
@@ -208,7 +217,10 @@ def test_the_weighted_deviation_is_numpys_with_reliability_weights():
     """sum w (x - mean)^2 / (1 - sum w^2), numpy's cov with aweights."""
     r = result(weighted=True)
     for i in range(2):
-        expected = [np.cov(pixel, aweights=r.weights[i].numpy()) for pixel in r.samples[i].flatten(1).T.numpy()]
+        expected = [
+            np.cov(pixel, aweights=r.weights[i].numpy())
+            for pixel in r.samples[i].flatten(1).T.numpy()
+        ]
         np.testing.assert_allclose(r.std[i].flatten(), np.sqrt(expected), rtol=0, atol=1e-5)
 
 
@@ -251,7 +263,9 @@ def test_the_best_sample_has_the_largest_weight():
 
 def test_draws_repeat_each_sample_in_proportion_to_its_weight():
     """Over 20000 draws, within 4 standard errors of a frequency."""
-    r = result(log_weights=torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0], [0.0, 0.1, 0.1, 0.4, 0.4]]).log())
+    r = result(
+        log_weights=torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0], [0.0, 0.1, 0.1, 0.4, 0.4]]).log()
+    )
     drawn = r.draw(20000)
     for i in range(2):
         frequency = (drawn[i][:, None, 0, 0, 0] == r.samples[i][None, :, 0, 0, 0]).double().mean(0)
@@ -268,14 +282,22 @@ def test_draws_depend_on_their_seed_alone():
 def test_draws_of_equal_weights_are_samples():
     drawn = result().draw(3)
     assert drawn.shape == (2, 3, 3, 4, 6)
-    assert all((drawn[i, j] == result().samples[i]).flatten(1).all(1).any() for i in range(2) for j in range(3))
+    assert all(
+        (drawn[i, j] == result().samples[i]).flatten(1).all(1).any()
+        for i in range(2)
+        for j in range(3)
+    )
 
 
 def test_the_effective_size_of_equal_weights_is_their_number():
-    torch.testing.assert_close(result().ess, torch.full((2,), 5.0, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        result().ess, torch.full((2,), 5.0, dtype=torch.float64), rtol=1e-6, atol=0
+    )
     single = torch.full((2, 5), -math.inf)
     single[:, 2] = 0
-    torch.testing.assert_close(result(log_weights=single).ess, torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        result(log_weights=single).ess, torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 def test_no_draws_are_refused():
@@ -294,7 +316,9 @@ def test_costs_are_per_sample():
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_cost_of_red_diff_is_its_steps(gaussian_posterior, samples):
     """One prior evaluation a step, and no VJP."""
-    cost = inverse.solve(gaussian_posterior(), inverse.get_method("red-diff", steps=7), samples=samples).cost
+    cost = inverse.solve(
+        gaussian_posterior(), inverse.get_method("red-diff", steps=7), samples=samples
+    ).cost
     assert (cost.nfe, cost.vjp) == (7, 0)
 
 

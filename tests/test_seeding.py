@@ -60,7 +60,9 @@ def test_a_negative_seed_is_refused():
 
 def test_rows_are_all_samples_of_image_0_then_of_image_1():
     draws = Generators.for_samples(5, 2, 3).randn_like(torch.zeros(6, 4))
-    expected = torch.stack([numbers(seeded(5, "image", i, "sample", j)) for i in range(2) for j in range(3)])
+    expected = torch.stack(
+        [numbers(seeded(5, "image", i, "sample", j)) for i in range(2) for j in range(3)]
+    )
     assert torch.equal(draws, expected)
 
 
@@ -114,7 +116,9 @@ def test_a_batch_of_another_size_is_a_bug():
 
 def test_measurement_noise_is_not_the_stream_of_the_method():
     """Seed 0 of the measurement and seed 0 of the solve are different streams."""
-    assert not torch.equal(numbers(seeded(0, "measurement", 0)), numbers(Generators.for_samples(0, 1, 1).rows[0]))
+    assert not torch.equal(
+        numbers(seeded(0, "measurement", 0)), numbers(Generators.for_samples(0, 1, 1).rows[0])
+    )
 
 
 def test_samples_of_an_image_do_not_depend_on_how_many_are_drawn(gaussian_posterior):
@@ -127,7 +131,9 @@ def test_samples_of_an_image_do_not_depend_on_how_many_are_drawn(gaussian_poster
 def test_a_shared_stream_draws_what_its_generator_would():
     shared, alone = SharedStream(inverse.seeded(1), 3), inverse.seeded(1)
     x = torch.empty(3, 2, dtype=torch.float64)
-    assert torch.equal(shared.randn_like(x), torch.randn(3, 2, generator=alone, dtype=torch.float64))
+    assert torch.equal(
+        shared.randn_like(x), torch.randn(3, 2, generator=alone, dtype=torch.float64)
+    )
     assert torch.equal(shared.rand_like(x), torch.rand(3, 2, generator=alone, dtype=torch.float64))
     with pytest.raises(ValueError, match="3 rows"):
         shared.randn_like(x[:2])

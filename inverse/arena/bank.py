@@ -42,7 +42,9 @@ class Bank:
         self.folder = folder
         self._truths: dict[str, list[Tensor]] = {}
 
-    def get(self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str) -> Observation:
+    def get(
+        self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str
+    ) -> Observation:
         """The observation of a truth under a seed.
 
         Args:
@@ -51,25 +53,41 @@ class Bank:
         Raises: InputError if the stored y is not the one that was stored, or there is no such truth.
         """
         decides = {name: option for name, option in about.items() if name != "given"}
-        key = hashlib.sha256(json.dumps([decides, truth, seed], sort_keys=True, default=str).encode()).hexdigest()[:24]
+        key = hashlib.sha256(
+            json.dumps([decides, truth, seed], sort_keys=True, default=str).encode()
+        ).hexdigest()[:24]
         path = None if self.folder is None else self.folder / f"{key}.safetensors"
         if path is not None and path.is_file():
             return _read(path)
         observation = self._draw(problem, about, truth, seed)
         if path is not None:
-            _write(path, observation, {"problem": json.dumps(about, default=str), "truth": str(truth), "seed": str(seed)})
+            _write(
+                path,
+                observation,
+                {"problem": json.dumps(about, default=str), "truth": str(truth), "seed": str(seed)},
+            )
         return observation
 
-    def _draw(self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str) -> Observation:
+    def _draw(
+        self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str
+    ) -> Observation:
         label = json.dumps(about, sort_keys=True, default=str)
         if label not in self._truths:
             self._truths[label] = list(problem.truths())
         truths, crop = self._truths[label], about.get("crop")
         count = len(truths)
-        x = square(truths[truth % count], crop, truth // count) if crop and count else truths[truth] if truth < count else None
+        x = (
+            square(truths[truth % count], crop, truth // count)
+            if crop and count
+            else truths[truth]
+            if truth < count
+            else None
+        )
         if x is None:
             tiles = len(tiles_of(truths[0], crop)) if crop and count else 1
-            raise InputError(f"{problem.name}: truth {truth} does not exist; there are {count * tiles}, counted from 0")
+            raise InputError(
+                f"{problem.name}: truth {truth} does not exist; there are {count * tiles}, counted from 0"
+            )
         x = problem.prepare(x)[None].double()
         y = problem.measure(x, seeded(seed, "measurement", truth))
         return Observation(y, x, digest(y))
@@ -91,7 +109,10 @@ def tiles_of(image: Tensor, side: int) -> list[tuple[int, int]]:
         raise OptionError(f"crop: a square of {side} pixels does not fit in {height} x {width}")
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     corners = [(top + side * i, left + side * j) for i in range(rows) for j in range(columns)]
-    return sorted(corners, key=lambda c: ((c[0] + side / 2 - height / 2) ** 2 + (c[1] + side / 2 - width / 2) ** 2, c))
+    return sorted(
+        corners,
+        key=lambda c: ((c[0] + side / 2 - height / 2) ** 2 + (c[1] + side / 2 - width / 2) ** 2, c),
+    )
 
 
 def square(image: Tensor, side: int, index: int) -> Tensor | None:
@@ -117,9 +138,17 @@ def _read(path: Path) -> Observation:
 
     try:
         with safe_open(path, framework="pt") as file:
-            stored, y, truth = (file.metadata() or {}).get("sha256"), file.get_tensor("y"), file.get_tensor("truth")
+            stored, y, truth = (
+                (file.metadata() or {}).get("sha256"),
+                file.get_tensor("y"),
+                file.get_tensor("truth"),
+            )
     except (SafetensorError, OSError) as error:
-        raise InputError(f"observation {path}: cannot be read ({error}); remove the file to draw it anew") from error
+        raise InputError(
+            f"observation {path}: cannot be read ({error}); remove the file to draw it anew"
+        ) from error
     if (found := digest(y)) != stored:
-        raise InputError(f"observation {path}: sha256 is {found[:12]}..., stored was {str(stored)[:12]}...; it was changed: remove the file to draw it anew")
+        raise InputError(
+            f"observation {path}: sha256 is {found[:12]}..., stored was {str(stored)[:12]}...; it was changed: remove the file to draw it anew"
+        )
     return Observation(y, truth, found)

@@ -37,11 +37,17 @@ def overrun(budget: dict[str, float] | None, cost: dict[str, float], seconds: fl
     """In words, which limit was passed; None if none was."""
     spent = {"nfe": cost["nfe"] + cost["vjp"], "vjp": cost["vjp"], "seconds": seconds}
     words = {"nfe": "prior evaluations and VJPs", "vjp": "VJPs", "seconds": "seconds"}
-    over = [f"{spent[name]:.4g} of {limit:g} {words[name]}" for name, limit in (budget or {}).items() if spent[name] > limit]
+    over = [
+        f"{spent[name]:.4g} of {limit:g} {words[name]}"
+        for name, limit in (budget or {}).items()
+        if spent[name] > limit
+    ]
     return f"over budget: {' and '.join(over)}" if over else None
 
 
-def fit(posterior: Posterior, method: Method, budget: dict[str, float], samples: int, pinned: bool) -> Fit:
+def fit(
+    posterior: Posterior, method: Method, budget: dict[str, float], samples: int, pinned: bool
+) -> Fit:
     """The most steps within a budget.
 
     Args:
@@ -62,7 +68,9 @@ def fit(posterior: Posterior, method: Method, budget: dict[str, float], samples:
         """Share of the budget that so many steps take; infinite where the method does not allow them."""
         if steps not in loads:
             try:
-                loads[steps] = spend(posterior, get_method(method.name, **{**options, "steps": steps}), budget, rows)[0]
+                loads[steps] = spend(
+                    posterior, get_method(method.name, **{**options, "steps": steps}), budget, rows
+                )[0]
             except OptionError:
                 loads[steps] = float("inf")
         return loads[steps]
@@ -73,10 +81,17 @@ def fit(posterior: Posterior, method: Method, budget: dict[str, float], samples:
         return Fit() if load <= 1 else Fit(skip=f"{words} at its {options['steps']} steps")
     slope = (some - few) / 4
     guess = int(8 + (1 - some) / slope + 1e-9)
-    if "seconds" not in budget and guess >= 1 and load_at(guess) <= 1 and abs(loads[guess] - some - slope * (guess - 8)) < 1e-9:
+    if (
+        "seconds" not in budget
+        and guess >= 1
+        and load_at(guess) <= 1
+        and abs(loads[guess] - some - slope * (guess - 8)) < 1e-9
+    ):
         return Fit(steps=guess)
     steps = _search(load_at, loads, 0.8 if "seconds" in budget else 0.9)
-    return Fit(steps=steps) if steps else Fit(skip=f"one step takes {load_at(1):.3g} times the budget")
+    return (
+        Fit(steps=steps) if steps else Fit(skip=f"one step takes {load_at(1):.3g} times the budget")
+    )
 
 
 def _search(load_at, loads: dict[int, float], target: float) -> int:
@@ -89,23 +104,36 @@ def _search(load_at, loads: dict[int, float], target: float) -> int:
         if high is None or high - low <= 1:
             break
         bottom = loads.get(low, 0.0)
-        secant = low + (target - bottom) / (loads[high] - bottom) * (high - low) if loads[high] < float("inf") else (low + high) / 2
+        secant = (
+            low + (target - bottom) / (loads[high] - bottom) * (high - low)
+            if loads[high] < float("inf")
+            else (low + high) / 2
+        )
         load_at(min(max(int(secant), low + 1), high - 1))
     return max((s for s, load in loads.items() if load <= target), default=0)
 
 
-def spend(posterior: Posterior, method: Method, budget: dict[str, float], samples: int) -> tuple[float, str]:
+def spend(
+    posterior: Posterior, method: Method, budget: dict[str, float], samples: int
+) -> tuple[float, str]:
     """The largest share of a limit that a run takes, and in words what it takes of which; seed 0, answer thrown away."""
     rows = posterior.rows(samples)
     start = time.perf_counter()
     with torch.no_grad():
-        for _ in method.run(rows, samples, Generators.for_samples(0, len(posterior), samples, device=posterior.device)):
+        for _ in method.run(
+            rows,
+            samples,
+            Generators.for_samples(0, len(posterior), samples, device=posterior.device),
+        ):
             pass
     if posterior.device.type == "cuda":
         torch.cuda.synchronize(posterior.device)
     seconds = time.perf_counter() - start
     cost = rows.cost
     spent = {"nfe": cost.nfe + cost.vjp, "vjp": cost.vjp, "seconds": seconds}
-    loads = {name: 0.0 if not spent[name] else float("inf") if not limit else spent[name] / limit for name, limit in budget.items()}
+    loads = {
+        name: 0.0 if not spent[name] else float("inf") if not limit else spent[name] / limit
+        for name, limit in budget.items()
+    }
     words = overrun(budget, {"nfe": cost.nfe, "vjp": cost.vjp}, seconds) or ""
     return max(loads.values()), words

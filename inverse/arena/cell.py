@@ -30,17 +30,35 @@ class Cell(Question):
 
     metrics: tuple[str, ...] = ()
     skip: str | None = None
-    packages: dict[str, str] = field(default_factory=lambda: {name: versions()[name] for name in PACKAGES})
+    packages: dict[str, str] = field(
+        default_factory=lambda: {name: versions()[name] for name in PACKAGES}
+    )
 
     @property
     def digest(self) -> str:
         """The content address: 32 hex digits."""
-        decides = {name: getattr(self, name) for name in ("truth", "seed", "samples", "budget", "tuned", "observation", "dtype", "packages")}
+        decides = {
+            name: getattr(self, name)
+            for name in (
+                "truth",
+                "seed",
+                "samples",
+                "budget",
+                "tuned",
+                "observation",
+                "dtype",
+                "packages",
+            )
+        }
         decides["device"] = self.device.split(":")[0]
-        decides["problem"] = {name: option for name, option in self.problem.items() if name != "given"}
+        decides["problem"] = {
+            name: option for name, option in self.problem.items() if name != "given"
+        }
         decides["prior"] = self.prior["sha256"]
         decides["method"] = {name: self.method[name] for name in ("name", "options", "version")}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return hashlib.sha256(
+            json.dumps(decides, sort_keys=True, default=str).encode()
+        ).hexdigest()[:32]
 
     def build_problem(self) -> Problem:
         return get_problem(self.problem["name"], **self.problem["options"])
@@ -50,7 +68,9 @@ class Cell(Question):
 
     def record(self, **measured: Any) -> Record:
         """The row of this cell with what was measured."""
-        return Record(cell=self.digest, **{**self.asks(), "device": self.device.split(":")[0]}, **measured)
+        return Record(
+            cell=self.digest, **{**self.asks(), "device": self.device.split(":")[0]}, **measured
+        )
 
     @classmethod
     def of(cls, record: Record) -> Cell:
@@ -58,9 +78,16 @@ class Cell(Question):
         return cls(**record.asks(), metrics=tuple(record.metrics))
 
 
-def describe(problem: Problem, version: str, crop: int | None, given: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(
+    problem: Problem, version: str, crop: int | None, given: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What a record says of a problem; `given` are the options that a suite set."""
-    about = {"name": problem.name, "options": plain(values(problem)), "version": version, "given": given or {}}
+    about = {
+        "name": problem.name,
+        "options": plain(values(problem)),
+        "version": version,
+        "given": given or {},
+    }
     return about if crop is None else {**about, "crop": crop}
 
 

@@ -33,20 +33,40 @@ class Ray:
 
     name = "ray"
 
-    def __init__(self, plugins: tuple[str, ...] = (), address: str | None = None, workers: int | None = None, gpus: float = 0):
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what matters reaches the user as one line
+    def __init__(
+        self,
+        plugins: tuple[str, ...] = (),
+        address: str | None = None,
+        workers: int | None = None,
+        gpus: float = 0,
+    ):
+        os.environ.setdefault(
+            "RAY_BACKEND_LOG_LEVEL", "error"
+        )  # what matters reaches the user as one line
         try:
             import ray
         except ImportError as error:
-            raise InputError("executor ray: the package ray is not installed; pip install 'inverse-posterior[ray]'") from error
+            raise InputError(
+                "executor ray: the package ray is not installed; pip install 'inverse-posterior[ray]'"
+            ) from error
         self.ray, self.running, self.plugins, self.gpus = ray, 0, plugins, gpus
         if address and address != "auto":
             _reachable(address)
-        own: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+        own: dict[str, Any] = (
+            {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+        )
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=False, **own)
+            ray.init(
+                address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=False,
+                **own,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"executor ray: no cluster at '{address}' ({str(error).strip().splitlines()[0]})") from error
+            raise InputError(
+                f"executor ray: no cluster at '{address}' ({str(error).strip().splitlines()[0]})"
+            ) from error
         found = ray.cluster_resources()
         room = int(found.get("GPU", 0) / gpus) if gpus else int(found.get("CPU", 1))
         if not room:
@@ -57,7 +77,9 @@ class Ray:
         self.actors = [self._actor() for _ in range(min(workers or room, room))]
 
     def _actor(self) -> Any:
-        return self.ray.remote(num_cpus=1, num_gpus=self.gpus)(Worker).remote(self.plugins, torch.get_num_threads())
+        return self.ray.remote(num_cpus=1, num_gpus=self.gpus)(Worker).remote(
+            self.plugins, torch.get_num_threads()
+        )
 
     def call(self, method: str, *arguments: Any) -> Any:
         for left in reversed(range(TRIES)):
@@ -68,13 +90,17 @@ class Ray:
             except self.ray.exceptions.RayActorError as error:
                 self.actors[0] = self._actor()
                 if not left:
-                    raise InputError(f"executor ray: {TRIES} workers died over the cost of a method ({str(error).strip().splitlines()[0]})") from error
+                    raise InputError(
+                        f"executor ray: {TRIES} workers died over the cost of a method ({str(error).strip().splitlines()[0]})"
+                    ) from error
 
     def run(self, work: Iterable[tuple[Cell, Observation]]) -> Iterator[Outcome]:
         waiting, again = iter(work), list[tuple[Cell, Observation, int]]()
         idle, busy = list(self.actors), dict[Any, tuple[Any, Cell, Observation, int]]()
         while True:
-            while idle and (item := again.pop() if again else next(((c, o, 1) for c, o in waiting), None)):
+            while idle and (
+                item := again.pop() if again else next(((c, o, 1) for c, o in waiting), None)
+            ):
                 actor = idle.pop()
                 cell, observation, tries = item
                 busy[actor.compute.remote(cell, observation)] = (actor, cell, observation, tries)
@@ -93,7 +119,9 @@ class Ray:
                 if tries < TRIES:
                     again.append((cell, observation, tries + 1))
                 else:
-                    yield Outcome(cell.record(status="failed", reason=f"{TRIES} workers died over it"))
+                    yield Outcome(
+                        cell.record(status="failed", reason=f"{TRIES} workers died over it")
+                    )
                 continue
             idle.append(actor)
             yield outcome
@@ -108,8 +136,12 @@ def _reachable(address: str) -> None:
     """Try to connect, so that a wrong address is said in seconds."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"executor ray: an address is host:port, ray://host:port or auto, got '{address}'")
+        raise InputError(
+            f"executor ray: an address is host:port, ray://host:port or auto, got '{address}'"
+        )
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"executor ray: nothing answers at '{address}' ({error}); `ray start --head` starts a cluster and says its address") from error
+        raise InputError(
+            f"executor ray: nothing answers at '{address}' ({error}); `ray start --head` starts a cluster and says its address"
+        ) from error

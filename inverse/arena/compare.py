@@ -49,7 +49,12 @@ class Comparison:
         return bool(self.broken) or any(move.worse for move in self.moves)
 
 
-def compare_records(first: Iterable[Record], second: Iterable[Record], names: list[str] | None = None, threshold: float = 0.01) -> Comparison:
+def compare_records(
+    first: Iterable[Record],
+    second: Iterable[Record],
+    names: list[str] | None = None,
+    threshold: float = 0.01,
+) -> Comparison:
     """Pair the cells of two sets by what was asked (problem, method, the options a suite set, budget, truth, seed) and compare them.
 
     Args:
@@ -61,20 +66,32 @@ def compare_records(first: Iterable[Record], second: Iterable[Record], names: li
     before, after = ({_asked(record): record for record in records} for records in (first, second))
     both = sorted(before.keys() & after.keys())
     if not both:
-        raise InputError(f"bench compare: none of {len(before)} and {len(after)} cells ask for the same; were they made by one suite?")
+        raise InputError(
+            f"bench compare: none of {len(before)} and {len(after)} cells ask for the same; were they made by one suite?"
+        )
     broken, notes = [], []
-    for where, count in (("first", len(before.keys() - after.keys())), ("second", len(after.keys() - before.keys()))):
+    for where, count in (
+        ("first", len(before.keys() - after.keys())),
+        ("second", len(after.keys() - before.keys())),
+    ):
         if count:
             notes.append(f"{count} cells are in the {where} set alone")
     for key in both:
         if before[key].status == "ok" and after[key].status != "ok":
             record = after[key]
-            broken.append(f"{record.problem['name']}, {label(record)}, truth {record.truth}, seed {record.seed}: {record.status} ({record.reason})")
+            broken.append(
+                f"{record.problem['name']}, {label(record)}, truth {record.truth}, seed {record.seed}: {record.status} ({record.reason})"
+            )
     cells = defaultdict(list)
     for key in both:
         cells[key[:-2]].append((before[key], after[key]))
     chosen = names or [*_directed(before.values()), "nfe", "vjp"]
-    moves = [move for pairs in cells.values() for name in chosen if (move := _move(pairs, name, threshold))]
+    moves = [
+        move
+        for pairs in cells.values()
+        for name in chosen
+        if (move := _move(pairs, name, threshold))
+    ]
     if names and (unknown := sorted(set(names) - {move.metric for move in moves})):
         raise InputError(f"bench compare: no cell of both sets has the metric '{unknown[0]}'")
     return Comparison(moves, broken, notes)
@@ -97,12 +114,18 @@ def _move(pairs: list[tuple[Record, Record]], name: str, threshold: float) -> Mo
         return None
     rule, record = metric(name), pairs[0][0]
     change = estimate([_mean(b - a for a, b in found) for found in changes.values()])
-    loss = estimate([_mean(rule.loss(b) - rule.loss(a) for a, b in found) for found in changes.values()])
+    loss = estimate(
+        [_mean(rule.loss(b) - rule.loss(a) for a, b in found) for found in changes.values()]
+    )
     before = _mean(_mean(found) for found in levels.values())
     assert change is not None
     assert loss is not None
     scale = abs(rule.better) if isinstance(rule.better, float) else abs(before)
-    worse = rule.better is not None and loss.mean > threshold * scale and (loss.low is None or loss.low > 0)
+    worse = (
+        rule.better is not None
+        and loss.mean > threshold * scale
+        and (loss.low is None or loss.low > 0)
+    )
     return Move(_problem(record), label(record), record.budget, name, before, change, worse)
 
 
@@ -112,11 +135,15 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _directed(records: Iterable[Record]) -> list[str]:
-    return sorted({name for record in records for name in record.metrics if metric(name).better is not None})
+    return sorted(
+        {name for record in records for name in record.metrics if metric(name).better is not None}
+    )
 
 
 def _problem(record: Record) -> str:
-    options = ", ".join(f"{name} {option}" for name, option in record.problem.get("given", {}).items())
+    options = ", ".join(
+        f"{name} {option}" for name, option in record.problem.get("given", {}).items()
+    )
     return f"{record.problem['name']} ({options})" if options else record.problem["name"]
 
 

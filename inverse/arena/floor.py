@@ -24,7 +24,12 @@ class Floor:
 
     def seconds(self, cost: dict[str, float]) -> float:
         """What the counted evaluations alone take."""
-        return cost["nfe"] * self.forward + cost["vjp"] * self.vjp + cost["A"] * self.A + cost["A_adjoint"] * self.A_adjoint
+        return (
+            cost["nfe"] * self.forward
+            + cost["vjp"] * self.vjp
+            + cost["A"] * self.A
+            + cost["A_adjoint"] * self.A_adjoint
+        )
 
 
 def measure_floor(rows: Posterior, clock: Callable[[], float] = time.perf_counter) -> Floor:
@@ -42,7 +47,10 @@ def measure_floor(rows: Posterior, clock: Callable[[], float] = time.perf_counte
         return _once(lambda: pull(x), rows.device, clock)
 
     back = min(vjp() for _ in range(3))
-    A, A_adjoint = (_least(call, rows.device, clock) for call in (lambda: rows.A(x), lambda: rows.A_vjp(x, rows.y)))
+    A, A_adjoint = (
+        _least(call, rows.device, clock)
+        for call in (lambda: rows.A(x), lambda: rows.A_vjp(x, rows.y))
+    )
     return Floor(forward, back, A, A_adjoint)
 
 
@@ -50,7 +58,9 @@ MOST = 32
 """Evaluations of a kind that are replayed; of more, these stand for all."""
 
 
-def replay(rows: Posterior, cost: dict[str, float], clock: Callable[[], float] = time.perf_counter) -> float:
+def replay(
+    rows: Posterior, cost: dict[str, float], clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of as many evaluations as a solve counted, one after another with nothing between, on all rows at once.
 
     A forward that keeps a graph is timed as one without.
@@ -61,18 +71,35 @@ def replay(rows: Posterior, cost: dict[str, float], clock: Callable[[], float] =
     sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
     x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
     pull = rows.tweedie(x, sigma)[1] if cost["vjp"] else None
-    calls: dict[str, Callable[[], Any]] = {"nfe": lambda: rows.denoise(x, sigma), "A": lambda: rows.A(x), "A_adjoint": lambda: rows.A_vjp(x, rows.y)}
+    calls: dict[str, Callable[[], Any]] = {
+        "nfe": lambda: rows.denoise(x, sigma),
+        "A": lambda: rows.A(x),
+        "A_adjoint": lambda: rows.A_vjp(x, rows.y),
+    }
     if pull is not None:
         calls["vjp"] = lambda: pull(x)
     total = 0.0
     for name, call in calls.items():
         if times := min(round(cost[name]), MOST):
-            total += cost[name] / times * _once(lambda call=call, times=times: [call() for _ in range(times)], rows.device, clock)  # type: ignore[misc]
+            total += (
+                cost[name]
+                / times
+                * _once(
+                    lambda call=call, times=times: [call() for _ in range(times)],
+                    rows.device,
+                    clock,
+                )
+            )  # type: ignore[misc]
     return total
 
 
-def _least(call: Callable[[], Any], device: torch.device, clock: Callable[[], float], seconds: float = 0.1) -> float:
-    times, end = [_once(call, device, clock), _once(call, device, clock)], time.perf_counter() + seconds
+def _least(
+    call: Callable[[], Any], device: torch.device, clock: Callable[[], float], seconds: float = 0.1
+) -> float:
+    times, end = (
+        [_once(call, device, clock), _once(call, device, clock)],
+        time.perf_counter() + seconds,
+    )
     while len(times) < 10 and time.perf_counter() < end:
         times.append(_once(call, device, clock))
     return min(times)

@@ -74,7 +74,9 @@ def gallery(folder: Path, records: Iterable[Record], cap: int = CAP) -> Gallery:
     observed: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.status == "ok" and record.artifact:
-            observed[str(record.problem), record.observation, record.truth, record.seed].append(record)
+            observed[str(record.problem), record.observation, record.truth, record.seed].append(
+                record
+            )
     turn: dict[str, int] = defaultdict(int)
     queue: list[tuple[int, int, list[Record]]] = []
     for key, rows in observed.items():
@@ -104,14 +106,20 @@ def _scene(folder: Path, records: list[Record], unusable: dict[str, str]) -> Sce
             loaded.append((record, _load(folder, record)))
         except InputError as error:
             unusable[record.cell] = str(error)
-    loaded = [(record, result) for record, result in loaded if _is_picture(tuple(result.samples.shape[2:]))]
+    loaded = [
+        (record, result)
+        for record, result in loaded
+        if _is_picture(tuple(result.samples.shape[2:]))
+    ]
     if not loaded:
         return None
     first = loaded[0][1]
     guide = (first.mean if first.truth is None else first.truth)[0].numpy()
     window = _window(guide)
     stds = [result.std[0].numpy() if result.samples.shape[1] > 1 else None for _, result in loaded]
-    high = max((float(np.quantile(_flat(std), 0.995)) for std in stds if std is not None), default=0.0)
+    high = max(
+        (float(np.quantile(_flat(std), 0.995)) for std in stds if std is not None), default=0.0
+    )
     y = first.y[0].numpy()
     return Scene(
         y=_uri(_coloured(y, _window(y))) if _is_picture(y.shape) else None,
@@ -121,13 +129,18 @@ def _scene(folder: Path, records: list[Record], unusable: dict[str, str]) -> Sce
         channels=len(guide),
         records=[record for record, _ in loaded],
         means=[_uri(_coloured(result.mean[0].numpy(), window)) for _, result in loaded],
-        stds=[None if std is None else _uri(_false_colours(_flat(std) / (high or 1))) for std in stds],
+        stds=[
+            None if std is None else _uri(_false_colours(_flat(std) / (high or 1))) for std in stds
+        ],
     )
 
 
 def _load(folder: Path, record: Record) -> Result:
     path = inside(folder, record)
-    if record.artifact_sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != record.artifact_sha256:
+    if (
+        record.artifact_sha256
+        and hashlib.sha256(path.read_bytes()).hexdigest() != record.artifact_sha256
+    ):
         raise InputError(f"{record.artifact}: its hash is not the one in the record")
     return Result.load(path)
 
@@ -152,7 +165,9 @@ def _is_picture(shape: tuple[int, ...]) -> bool:
 def _window(image: np.ndarray) -> tuple[float, float]:
     """[0, 1] for intensities, noise included; else the range of the image."""
     low, high = float(image.min()), float(image.max())
-    return (0.0, 1.0) if low >= -0.5 and 0.05 < high <= 1.5 else (low, high if high > low else low + 1)
+    return (
+        (0.0, 1.0) if low >= -0.5 and 0.05 < high <= 1.5 else (low, high if high > low else low + 1)
+    )
 
 
 def _coloured(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
@@ -160,7 +175,10 @@ def _coloured(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     scaled = (np.nan_to_num(image) - window[0]) / (window[1] - window[0])
     if len(scaled) not in (1, 3):
         return _false_colours(scaled[0])
-    return np.broadcast_to((scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0), (*scaled.shape[1:], 3))
+    return np.broadcast_to(
+        (scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0),
+        (*scaled.shape[1:], 3),
+    )
 
 
 def _flat(image: np.ndarray) -> np.ndarray:
@@ -171,7 +189,11 @@ def _flat(image: np.ndarray) -> np.ndarray:
 def _false_colours(values: np.ndarray) -> np.ndarray:
     """[0, 1] -> viridis, (height, width, 3) bytes."""
     places = np.linspace(0, 1, len(VIRIDIS))
-    return np.stack([np.interp(values, places, channel) for channel in zip(*VIRIDIS, strict=True)], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(values, places, channel) for channel in zip(*VIRIDIS, strict=True)], -1)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def _uri(pixels: np.ndarray) -> str:
@@ -180,5 +202,7 @@ def _uri(pixels: np.ndarray) -> str:
 
     picture, data = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     picture.thumbnail((SIDE, SIDE))
-    picture.save(data, "WEBP", **({"lossless": True} if max(picture.size) <= 64 else {"quality": 92}))
+    picture.save(
+        data, "WEBP", **({"lossless": True} if max(picture.size) <= 64 else {"quality": 92})
+    )
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

@@ -60,8 +60,14 @@ class Group:
     @cached_property
     def efficiency(self) -> float | None:
         """What the counted evaluations alone would take, over what the method took: sums over the cells where both were measured."""
-        both = [(r.floor_seconds, r.seconds) for r in self.records if r.status == "ok" and r.floor_seconds is not None and r.seconds]
-        return sum(floor for floor, _ in both) / sum(seconds for _, seconds in both) if both else None
+        both = [
+            (r.floor_seconds, r.seconds)
+            for r in self.records
+            if r.status == "ok" and r.floor_seconds is not None and r.seconds
+        ]
+        return (
+            sum(floor for floor, _ in both) / sum(seconds for _, seconds in both) if both else None
+        )
 
 
 def grouped(records: Iterable[Record]) -> list[Group]:
@@ -72,14 +78,25 @@ def grouped(records: Iterable[Record]) -> list[Group]:
     """
     found: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        found[_setting(record), _contestant(record, without_steps=record.budget is not None), _key(record.budget)].append(record)
-    pinned = {contestant for (_, contestant, _), cells in found.items() if len({(r.truth, r.seed) for r in cells}) < len(cells)}
+        found[
+            _setting(record),
+            _contestant(record, without_steps=record.budget is not None),
+            _key(record.budget),
+        ].append(record)
+    pinned = {
+        contestant
+        for (_, contestant, _), cells in found.items()
+        if len({(r.truth, r.seed) for r in cells}) < len(cells)
+    }
     split: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
     for (setting, contestant, budget), cells in found.items():
         for record in cells:
             own = _contestant(record, without_steps=False) if contestant in pinned else contestant
             split[setting, own, budget, _contestant(record, without_steps=True)].append(record)
-    return [Group(setting, contestant, budget, family, tuple(cells)) for (setting, contestant, budget, family), cells in split.items()]
+    return [
+        Group(setting, contestant, budget, family, tuple(cells))
+        for (setting, contestant, budget, family), cells in split.items()
+    ]
 
 
 def _key(value: Any) -> str:
@@ -88,11 +105,22 @@ def _key(value: Any) -> str:
 
 def _setting(record: Record) -> str:
     problem = {name: record.problem.get(name) for name in ("name", "options", "crop")}
-    return _key({**problem, "prior": {name: record.prior.get(name) for name in ("name", "sha256")}, "device": record.device, "dtype": record.dtype})
+    return _key(
+        {
+            **problem,
+            "prior": {name: record.prior.get(name) for name in ("name", "sha256")},
+            "device": record.device,
+            "dtype": record.dtype,
+        }
+    )
 
 
 def _contestant(record: Record, without_steps: bool) -> str:
-    options = {name: option for name, option in record.method.get("options", {}).items() if not (without_steps and name == STEPS)}
+    options = {
+        name: option
+        for name, option in record.method.get("options", {}).items()
+        if not (without_steps and name == STEPS)
+    }
     return _key({"name": record.method["name"], "options": options, "samples": record.samples})
 
 
@@ -100,10 +128,14 @@ def observations_asked(groups: Iterable[Group]) -> dict[tuple[str, str], int]:
     """How many observations each (setting, budget) has: what every group there would hold if nothing were missing."""
     seen: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
     for group in groups:
-        seen[group.setting, group.budget] |= {(record.truth, record.seed) for record in group.records}
+        seen[group.setting, group.budget] |= {
+            (record.truth, record.seed) for record in group.records
+        }
     return {key: len(found) for key, found in seen.items()}
 
 
 def observations(groups: Iterable[Group]) -> int:
     """How many observations (setting, truth, seed) anyone was asked for: the denominator of an ECDF."""
-    return len({(group.setting, record.truth, record.seed) for group in groups for record in group.records})
+    return len(
+        {(group.setting, record.truth, record.seed) for group in groups for record in group.records}
+    )

@@ -73,7 +73,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
-            raise OptionError(f"bench limit: --clock must be one of {', '.join(CLOCKS)}, got '{self.clock}'")
+            raise OptionError(
+                f"bench limit: --clock must be one of {', '.join(CLOCKS)}, got '{self.clock}'"
+            )
         if self.clock == "cpu" and self.device != "cpu":
             raise OptionError("bench limit: --clock cpu is for --device cpu")
 
@@ -90,11 +92,20 @@ class Bench:
         truth = self.problem.prepare(truth)
         prior = self.problem.resolve_prior(self.prior, device, dtype)
         execution = Execution(autocast=autocast, compile="auto" if self.compile else None)
-        return self.problem.posterior(truth.expand(setting.batch, *truth.shape), prior=prior, device=device, dtype=dtype, execution=execution)
+        return self.problem.posterior(
+            truth.expand(setting.batch, *truth.shape),
+            prior=prior,
+            device=device,
+            dtype=dtype,
+            execution=execution,
+        )
 
     def floors(self, settings: list[Setting]) -> dict[Setting, Floor]:
         """Seconds of an evaluation of all rows, at each setting."""
-        return {setting: measure_floor(self.posterior(setting), CLOCKS[self.clock]) for setting in settings}
+        return {
+            setting: measure_floor(self.posterior(setting), CLOCKS[self.clock])
+            for setting in settings
+        }
 
     def efficiencies(self, methods: list[Method], setting: Setting) -> Iterator[Efficiency]:
         """Each method at this setting."""
@@ -113,10 +124,25 @@ class Bench:
         rows, clock, found = posterior.rows(1), CLOCKS[self.clock], []
         replay(rows, cost, clock)
         for _ in range(self.repeats):
-            before, (seconds, cost), after = replay(rows, cost, clock), self._timed(posterior, method), replay(rows, cost, clock)
+            before, (seconds, cost), after = (
+                replay(rows, cost, clock),
+                self._timed(posterior, method),
+                replay(rows, cost, clock),
+            )
             found.append(((before + after) / 2 / seconds, seconds, (before + after) / 2))
-        efficiency, seconds, floor = (statistics.median(column) for column in zip(*found, strict=True))
-        return Efficiency(method.name, cost["nfe"], cost["vjp"], cost["A"], cost["A_adjoint"], seconds, floor, efficiency)
+        efficiency, seconds, floor = (
+            statistics.median(column) for column in zip(*found, strict=True)
+        )
+        return Efficiency(
+            method.name,
+            cost["nfe"],
+            cost["vjp"],
+            cost["A"],
+            cost["A_adjoint"],
+            seconds,
+            floor,
+            efficiency,
+        )
 
     def _timed(self, posterior: Posterior, method: Method) -> tuple[float, dict[str, float]]:
         """Seconds of a solve and its counted evaluations; by the processor's clock the building of the result is in them."""
@@ -129,35 +155,67 @@ class Bench:
 
 def best(floors: dict[Setting, Floor]) -> Setting:
     """Where a forward and a VJP of one row take least."""
-    return min(floors, key=lambda setting: (floors[setting].forward + floors[setting].vjp) / setting.batch)
+    return min(
+        floors, key=lambda setting: (floors[setting].forward + floors[setting].vjp) / setting.batch
+    )
 
 
 def choose(names: list[str] | None, steps: int) -> list[Method]:
     """The methods called so, or all, with as many steps where they have any."""
     table = registry().table("inverse_methods")
     found = {name: registry().find("inverse_methods", name) for name in names or table}
-    return [get_method(name, **({"steps": steps} if any(option.name == "steps" for option in options(cls)) else {})) for name, cls in found.items()]
+    return [
+        get_method(
+            name,
+            **({"steps": steps} if any(option.name == "steps" for option in options(cls)) else {}),
+        )
+        for name, cls in found.items()
+    ]
 
 
 def tables(floors: dict[Setting, Floor], found: list[Efficiency]) -> tuple[Table, Table]:
     """What evaluations take, and how near to that methods run."""
     evaluations = columns("batch", "precision", "forward (ms a row)", "VJP", "A", "A^T")
     for at, floor in floors.items():
-        milliseconds = (f"{1e3 * seconds / at.batch:.2f}" for seconds in (floor.forward, floor.vjp, floor.A, floor.A_adjoint))
+        milliseconds = (
+            f"{1e3 * seconds / at.batch:.2f}"
+            for seconds in (floor.forward, floor.vjp, floor.A, floor.A_adjoint)
+        )
         evaluations.add_row(str(at.batch), at.dtype, *milliseconds)
-    methods = columns("method", "prior evaluations", "VJPs", "A and A^T", "seconds", "floor", "efficiency")
+    methods = columns(
+        "method", "prior evaluations", "VJPs", "A and A^T", "seconds", "floor", "efficiency"
+    )
     for row in found:
         if row.efficiency is None:
             methods.add_row(row.method, *["-"] * 5, row.reason)
             continue
         counts = (f"{n:.0f}" for n in (row.nfe, row.vjp, row.A + row.A_adjoint))
-        methods.add_row(row.method, *counts, f"{row.seconds:.3f}", f"{row.floor:.3f}", f"{row.efficiency:.3f}")
+        methods.add_row(
+            row.method, *counts, f"{row.seconds:.3f}", f"{row.floor:.3f}", f"{row.efficiency:.3f}"
+        )
     return evaluations, methods
 
 
-def record(bench: Bench, floors: dict[Setting, Floor], chosen: Setting, found: list[Efficiency]) -> dict[str, Any]:
+def record(
+    bench: Bench, floors: dict[Setting, Floor], chosen: Setting, found: list[Efficiency]
+) -> dict[str, Any]:
     """Everything measured, for JSON."""
-    about = {"problem": bench.problem.name, "size": bench.size, "device": bench.device, "compile": bench.compile, "clock": bench.clock}
-    about |= {"repeats": bench.repeats, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {
+        "problem": bench.problem.name,
+        "size": bench.size,
+        "device": bench.device,
+        "compile": bench.compile,
+        "clock": bench.clock,
+    }
+    about |= {
+        "repeats": bench.repeats,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     timed = [asdict(setting) | asdict(floor) for setting, floor in floors.items()]
-    return {"about": about, "evaluations": timed, "setting": asdict(chosen), "methods": [asdict(row) for row in found]}
+    return {
+        "about": about,
+        "evaluations": timed,
+        "setting": asdict(chosen),
+        "methods": [asdict(row) for row in found],
+    }

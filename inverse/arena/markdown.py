@@ -21,22 +21,43 @@ def markdown(records: list[Record]) -> str:
     The first metric carries its 95 % interval over truths; `efficiency` is measured floor over wall time, `cells` how many of those asked for finished.
     """
     groups = grouped(records)
-    settings, budgets = (list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("setting", "budget"))
+    settings, budgets = (
+        list(dict.fromkeys(getattr(group, name) for group in groups))
+        for name in ("setting", "budget")
+    )
     contestants = list(dict.fromkeys(group.contestant for group in groups))
     names = dict(zip(contestants, contestant_labels(contestants), strict=True))
     parts = []
     for setting, label in zip(settings, setting_labels(settings), strict=True):
         for budget in sorted(budgets, key=budget_order):
-            if rows := [group for group in groups if (group.setting, group.budget) == (setting, budget)]:
-                parts += [f"**{_md(label)}**, {_md(budget_label(budget))}", "", *_table(rows, names), ""]
-    unfinished = Counter((r.method["name"], r.status, r.reason or "no reason given") for r in records if r.status != "ok")
-    parts += [f"- {count} of {_md(method)} {status}: {_md(reason)}" for (method, status, reason), count in sorted(unfinished.items())]
+            if rows := [
+                group for group in groups if (group.setting, group.budget) == (setting, budget)
+            ]:
+                parts += [
+                    f"**{_md(label)}**, {_md(budget_label(budget))}",
+                    "",
+                    *_table(rows, names),
+                    "",
+                ]
+    unfinished = Counter(
+        (r.method["name"], r.status, r.reason or "no reason given")
+        for r in records
+        if r.status != "ok"
+    )
+    parts += [
+        f"- {count} of {_md(method)} {status}: {_md(reason)}"
+        for (method, status, reason), count in sorted(unfinished.items())
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     metrics = metrics_of(record for group in rows for record in group.records)
-    columns = [name for name in (*metrics, "nfe", "vjp", "seconds") if any(group.estimate(name) for group in rows)]
+    columns = [
+        name
+        for name in (*metrics, "nfe", "vjp", "seconds")
+        if any(group.estimate(name) for group in rows)
+    ]
     ranked = [name for name in metrics if metric(name).better is not None and name in columns]
     found = {(id(group), name): group.estimate(name) for group in rows for name in columns}
 
@@ -44,32 +65,60 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
         return metric(name).loss(mean.mean) if (mean := found[id(group), name]) else math.inf
 
     most, asked = max(group.count("ok") for group in rows), max(observations_asked(rows).values())
-    best = {name: min(loss(group, name) for group in rows if group.count("ok") == most) for name in ranked}
+    best = {
+        name: min(loss(group, name) for group in rows if group.count("ok") == most)
+        for name in ranked
+    }
     if ranked:
         rows = sorted(rows, key=lambda group: (loss(group, ranked[0]), names[group.contestant]))
-    heads = [f"{metric(name).label}{f' ({metric(name).unit})' if metric(name).unit else ''}{_arrow(metric(name).better)}" for name in columns]
-    lines = [f"| method | {' | '.join(heads)} | efficiency | cells |", f"|---|{'---:|' * (len(columns) + 2)}"]
+    heads = [
+        f"{metric(name).label}{f' ({metric(name).unit})' if metric(name).unit else ''}{_arrow(metric(name).better)}"
+        for name in columns
+    ]
+    lines = [
+        f"| method | {' | '.join(heads)} | efficiency | cells |",
+        f"|---|{'---:|' * (len(columns) + 2)}",
+    ]
     for group in rows:
         shown = []
         for name in columns:
             text = _figure(found[id(group), name], name, interval=name == metrics[0])
-            first = group.count("ok") == most and name in best and math.isfinite(best[name]) and loss(group, name) == best[name]
+            first = (
+                group.count("ok") == most
+                and name in best
+                and math.isfinite(best[name])
+                and loss(group, name) == best[name]
+            )
             shown.append(f"**{text}**" if first else text)
         count = group.count("ok")
         efficiency = "-" if group.efficiency is None else f"{100 * group.efficiency:.0f} %"
-        lines.append(f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {efficiency} | {count if count == asked else f'{count} of {asked}'} |")
+        lines.append(
+            f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {efficiency} | {count if count == asked else f'{count} of {asked}'} |"
+        )
     return lines
 
 
 def _arrow(better: str | float | None) -> str:
-    return {"higher": " ↑", "lower": " ↓", None: ""}.get(better) if not isinstance(better, float) else f" → {better:g}"  # type: ignore[return-value]
+    return (
+        {"higher": " ↑", "lower": " ↓", None: ""}.get(better)
+        if not isinstance(better, float)
+        else f" → {better:g}"
+    )  # type: ignore[return-value]
 
 
 def _figure(found: Estimate | None, name: str, interval: bool) -> str:
     if found is None:
         return "-"
-    form = (lambda number: f"{number:.3g}") if name == "seconds" else (lambda number: f"{number:.{metric(name).digits}f}")
-    return f"{form(found.mean)} [{form(found.low)}, {form(found.high)}]" if interval and found.low is not None and found.high is not None else form(found.mean)
+    form = (
+        (lambda number: f"{number:.3g}")
+        if name == "seconds"
+        else (lambda number: f"{number:.{metric(name).digits}f}")
+    )
+    return (
+        f"{form(found.mean)} [{form(found.low)}, {form(found.high)}]"
+        if interval and found.low is not None and found.high is not None
+        else form(found.mean)
+    )
 
 
 def _md(text: str) -> str:

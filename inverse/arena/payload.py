@@ -27,17 +27,23 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
     """What the page shows, as JSON: names and tables once, everything else by index."""
     groups = grouped(records)
     settings, contestants, budgets, families = (
-        list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("setting", "contestant", "budget", "family")
+        list(dict.fromkeys(getattr(group, name) for group in groups))
+        for name in ("setting", "contestant", "budget", "family")
     )
     budgets.sort(key=budget_order)
     names = metrics_of(records)
     cells = [record for group in groups for record in group.records]
     place = {id(record): i for i, record in enumerate(cells)}
-    tables: dict[str, list[Any]] = {name: [] for name in ("problem", "method", "prior", "versions", "budget")}
+    tables: dict[str, list[Any]] = {
+        name: [] for name in ("problem", "method", "prior", "versions", "budget")
+    }
     rows, start, asked = [], 0, observations_asked(groups)
     for group in groups:
         missing = asked[group.setting, group.budget] - len(group.records)
-        rows.append(_row(group, start, names, (settings, contestants, budgets, families)) | {"missing": missing})
+        rows.append(
+            _row(group, start, names, (settings, contestants, budgets, families))
+            | {"missing": missing}
+        )
         start += len(group.records)
     return {
         "metrics": [{"name": name, **_reading(name)} for name in names],
@@ -48,7 +54,10 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
         "methods": [json.loads(contestant)["name"] for contestant in contestants],
         "budgets": [budget_label(budget) for budget in budgets],
         "status": dict(Counter(record.status for record in records)),
-        "started": [min((r.started for r in records if r.started), default=""), max((r.started for r in records if r.started), default="")],
+        "started": [
+            min((r.started for r in records if r.started), default=""),
+            max((r.started for r in records if r.started), default=""),
+        ],
         "rows": rows,
         "cells": [_cell(record, tables, artifacts) for record in cells],
         "tables": tables,
@@ -58,17 +67,29 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
         "fronts": _fronts(groups, names, settings, budgets),
         "curves": {axis: curves(groups, axis) for axis in ("steps", "calls")},
         "solved": _solved(groups, names, families, place),
-        "observations": [observations(g for g in groups if g.setting == setting) for setting in settings],
+        "observations": [
+            observations(g for g in groups if g.setting == setting) for setting in settings
+        ],
     }
 
 
 def _reading(name: str) -> dict[str, Any]:
     read = metric(name)
-    within = [f"{100 * w:g} %" if read.relative else f"{w:g} {read.unit}".strip() for w in read.within]
-    return {"label": read.label, "better": read.better, "unit": read.unit, "digits": read.digits, "within": within}
+    within = [
+        f"{100 * w:g} %" if read.relative else f"{w:g} {read.unit}".strip() for w in read.within
+    ]
+    return {
+        "label": read.label,
+        "better": read.better,
+        "unit": read.unit,
+        "digits": read.digits,
+        "within": within,
+    }
 
 
-def _row(group: Group, start: int, names: Sequence[str], lists: tuple[list[str], ...]) -> dict[str, Any]:
+def _row(
+    group: Group, start: int, names: Sequence[str], lists: tuple[list[str], ...]
+) -> dict[str, Any]:
     settings, contestants, budgets, families = lists
     return {
         "s": settings.index(group.setting),
@@ -77,7 +98,9 @@ def _row(group: Group, start: int, names: Sequence[str], lists: tuple[list[str],
         "f": families.index(group.family),
         "at": start,
         "n": [group.count(status) for status in ("ok", "failed", "skipped")],
-        "est": {name: _numbers(found) for name in (*names, *COSTS) if (found := group.estimate(name))},
+        "est": {
+            name: _numbers(found) for name in (*names, *COSTS) if (found := group.estimate(name))
+        },
         "eff": _short(group.efficiency),
         "steps": position(group, "steps"),
     }
@@ -110,16 +133,27 @@ def _cell(record: Record, tables: dict[str, list[Any]], artifacts: str) -> dict[
     return found
 
 
-def _comparisons(groups: Sequence[Group], names: Sequence[str], settings: list[str], contestants: list[str], budgets: list[str]) -> list[dict[str, Any]]:
+def _comparisons(
+    groups: Sequence[Group],
+    names: Sequence[str],
+    settings: list[str],
+    contestants: list[str],
+    budgets: list[str],
+) -> list[dict[str, Any]]:
     """By metric, budget and setting; setting -1 is all of them together."""
     found = []
     for b, budget in enumerate(budgets):
         of_budget = [group for group in groups if group.budget == budget]
-        scopes = [(s, [group for group in of_budget if group.setting == setting]) for s, setting in enumerate(settings)]
+        scopes = [
+            (s, [group for group in of_budget if group.setting == setting])
+            for s, setting in enumerate(settings)
+        ]
         for s, scope in [*scopes, *([(-1, of_budget)] if len(settings) > 1 else [])]:
             for name in names:
                 if (compared := compare(scope, name)) is not None:
-                    found.append({"metric": name, "s": s, "b": b, **_compared(compared, contestants)})
+                    found.append(
+                        {"metric": name, "s": s, "b": b, **_compared(compared, contestants)}
+                    )
     return found
 
 
@@ -135,42 +169,61 @@ def _compared(compared: Comparison, contestants: list[str]) -> dict[str, Any]:
         "cd": round(compared.critical_difference, 3),
         "cliques": compared.cliques,
         "nemenyi": compared.nemenyi,
-        "left": [[contestants.index(contestant), count] for contestant, count in compared.left_out.items()],
+        "left": [
+            [contestants.index(contestant), count]
+            for contestant, count in compared.left_out.items()
+        ],
     }
 
 
-def _fronts(groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str]) -> dict[str, list[int]]:
+def _fronts(
+    groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str]
+) -> dict[str, list[int]]:
     """Rows on the front by "metric|cost|setting|budget"."""
     found = {}
     for axis in AXES:
-        for key, places in _by_scope(groups, names, settings, budgets, partial(front, cost=axis)).items():
+        for key, places in _by_scope(
+            groups, names, settings, budgets, partial(front, cost=axis)
+        ).items():
             name, *scope = key.rsplit("|", 2)
             found["|".join([name, axis, *scope])] = places
     return found
 
 
 def _by_scope(
-    groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str], choose: Callable[[list[Group], str], list[int]]
+    groups: Sequence[Group],
+    names: Sequence[str],
+    settings: list[str],
+    budgets: list[str],
+    choose: Callable[[list[Group], str], list[int]],
 ) -> dict[str, list[int]]:
     """Rows that `choose` picks, by "metric|setting|budget"; budget -1 is all of them."""
     found = {}
     for s, setting in enumerate(settings):
         for b in range(-1, len(budgets)):
-            scope = [(i, group) for i, group in enumerate(groups) if group.setting == setting and (b < 0 or group.budget == budgets[b])]
+            scope = [
+                (i, group)
+                for i, group in enumerate(groups)
+                if group.setting == setting and (b < 0 or group.budget == budgets[b])
+            ]
             for name in names:
                 if places := choose([group for _, group in scope], name):
                     found[f"{name}|{s}|{b}"] = [scope[i][0] for i in places]
     return found
 
 
-def _solved(groups: Sequence[Group], names: Sequence[str], families: list[str], place: dict[int, int]) -> dict[str, list[list[int]]]:
+def _solved(
+    groups: Sequence[Group], names: Sequence[str], families: list[str], place: dict[int, int]
+) -> dict[str, list[list[int]]]:
     """Cells that reached the target, cheapest first, for every family, by "metric|level|cost"."""
     found = {}
     for name in names:
         for level, within in enumerate(metric(name).within):
             for axis in ("calls", "seconds"):
                 cells = solved(groups, name, within, axis)
-                found[f"{name}|{level}|{axis}"] = [[place[id(record)] for record in cells.get(family, [])] for family in families]
+                found[f"{name}|{level}|{axis}"] = [
+                    [place[id(record)] for record in cells.get(family, [])] for family in families
+                ]
     return found
 
 
@@ -181,9 +234,20 @@ def scenes(pictures: Any, cells: list[str]) -> dict[str, Any]:
     place = {cell: i for i, cell in enumerate(cells)}
     scenes = [
         {
-            "y": scene.y, "truth": scene.truth, "window": [_short(bound) for bound in scene.window], "high": _short(scene.std_high), "channels": scene.channels,
-            "items": [[place[record.cell], mean, std] for record, mean, std in zip(scene.records, scene.means, scene.stds, strict=True)],
+            "y": scene.y,
+            "truth": scene.truth,
+            "window": [_short(bound) for bound in scene.window],
+            "high": _short(scene.std_high),
+            "channels": scene.channels,
+            "items": [
+                [place[record.cell], mean, std]
+                for record, mean, std in zip(scene.records, scene.means, scene.stds, strict=True)
+            ],
         }
         for scene in pictures.scenes
-    ]  # fmt: skip
-    return {"scenes": scenes, "beyond": pictures.beyond, "unusable": {str(place[cell]): reason for cell, reason in pictures.unusable.items()}}
+    ]
+    return {
+        "scenes": scenes,
+        "beyond": pictures.beyond,
+        "unusable": {str(place[cell]): reason for cell, reason in pictures.unusable.items()},
+    }

@@ -61,28 +61,73 @@ class Planner:
         about = describe(problem, version_of(type(problem)), entry.crop, entry.options)
         source = entry.prior or self.suite.prior
         prior = problem.resolve_prior(source)
-        weights = {"name": getattr(prior, "name", problem.prior or type(prior).__name__), "sha256": prior_hash(prior), "source": source}
+        weights = {
+            "name": getattr(prior, "name", problem.prior or type(prior).__name__),
+            "sha256": prior_hash(prior),
+            "source": source,
+        }
         truths = entry.truths or self.suite.truths
-        observed = {(truth, seed): self.bank.get(problem, about, truth, seed).sha256 for truth in truths for seed in self.suite.seeds}
+        observed = {
+            (truth, seed): self.bank.get(problem, about, truth, seed).sha256
+            for truth in truths
+            for seed in self.suite.seeds
+        }
         for method in self.suite.methods:
             if method.problems is not None and entry.name not in method.problems:
                 continue
             for options in method.combinations():
                 for limits in self.suite.limits:
-                    base = self._cell(about, weights, method, options, limits, observed[truths[0], self.suite.seeds[0]])
+                    base = self._cell(
+                        about,
+                        weights,
+                        method,
+                        options,
+                        limits,
+                        observed[truths[0], self.suite.seeds[0]],
+                    )
                     base = self._fitted(base, problem, options)
-                    yield from (replace(base, truth=truth, seed=seed, observation=sha) for (truth, seed), sha in observed.items())
+                    yield from (
+                        replace(base, truth=truth, seed=seed, observation=sha)
+                        for (truth, seed), sha in observed.items()
+                    )
 
     def _cell(
-        self, about: dict, weights: dict, entry: MethodEntry, options: dict[str, Any], limits: dict | None, observation: str
-    ) -> Cell:  # fmt: skip
+        self,
+        about: dict,
+        weights: dict,
+        entry: MethodEntry,
+        options: dict[str, Any],
+        limits: dict | None,
+        observation: str,
+    ) -> Cell:
         method = get_method(entry.name, **options)
-        named = {"name": entry.name, "options": plain(values(method)), "version": version_of(type(method)), "given": options}
-        tuned = "defaults" if entry.tuned is None and not options else "set by the suite" if entry.tuned is None else str(entry.tuned)
+        named = {
+            "name": entry.name,
+            "options": plain(values(method)),
+            "version": version_of(type(method)),
+            "given": options,
+        }
+        tuned = (
+            "defaults"
+            if entry.tuned is None and not options
+            else "set by the suite"
+            if entry.tuned is None
+            else str(entry.tuned)
+        )
         return Cell(
-            problem=about, method=named, prior=weights, truth=0, seed=0, samples=entry.samples or self.suite.samples, budget=limits, tuned=tuned,
-            observation=observation, device=self.suite.device, dtype=self.suite.dtype, metrics=tuple(self.suite.metrics),
-        )  # fmt: skip
+            problem=about,
+            method=named,
+            prior=weights,
+            truth=0,
+            seed=0,
+            samples=entry.samples or self.suite.samples,
+            budget=limits,
+            tuned=tuned,
+            observation=observation,
+            device=self.suite.device,
+            dtype=self.suite.dtype,
+            metrics=tuple(self.suite.metrics),
+        )
 
     def _fitted(self, cell: Cell, problem: Problem, options: dict[str, Any]) -> Cell:
         """The cell with the steps that its budget allows, or with the reason why it is skipped."""
@@ -91,31 +136,68 @@ class Planner:
         fit = self._fit(cell, problem, "steps" in options)
         if fit.steps is None:
             return replace(cell, skip=fit.skip)
-        return replace(cell, method={**cell.method, "options": {**cell.method["options"], "steps": fit.steps}})
+        return replace(
+            cell, method={**cell.method, "options": {**cell.method["options"], "steps": fit.steps}}
+        )
 
     def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         assert cell.budget is not None
-        timed = [cell.samples, cell.device, cell.dtype] if "seconds" in cell.budget else [cell.samples] if "particles" in cell.method["options"] else []
-        about = {name: value for name, value in cell.problem.items() if name != "crop" or not _counted_small(cell, problem)}
-        asked = [about, cell.method["name"], cell.method["options"], cell.method["version"], cell.prior["sha256"], cell.budget, pinned, *timed]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        timed = (
+            [cell.samples, cell.device, cell.dtype]
+            if "seconds" in cell.budget
+            else [cell.samples]
+            if "particles" in cell.method["options"]
+            else []
+        )
+        about = {
+            name: value
+            for name, value in cell.problem.items()
+            if name != "crop" or not _counted_small(cell, problem)
+        }
+        asked = [
+            about,
+            cell.method["name"],
+            cell.method["options"],
+            cell.method["version"],
+            cell.prior["sha256"],
+            cell.budget,
+            pinned,
+            *timed,
+        ]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[
+            :24
+        ]
         if key not in self.fits:
             fit = self._counted(cell, problem, pinned)
-            self.fits[key] = {"method": cell.method["name"], "problem": cell.problem["name"], "budget": cell.budget, "steps": fit.steps, "skip": fit.skip}
+            self.fits[key] = {
+                "method": cell.method["name"],
+                "problem": cell.problem["name"],
+                "budget": cell.budget,
+                "steps": fit.steps,
+                "skip": fit.skip,
+            }
             with replacing(self.folder / "budgets.json") as temporary:
                 temporary.write_text(json.dumps(self.fits, indent=1, sort_keys=True))
         return Fit(self.fits[key]["steps"], self.fits[key]["skip"])
 
     def _counted(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         """Costs are counted on truth 0 under noise of its own, on a small square of it where the problem allows that."""
-        sizes = [PROBE, 2 * PROBE, cell.problem.get("crop")] if _counted_small(cell, problem) else []
+        sizes = (
+            [PROBE, 2 * PROBE, cell.problem.get("crop")] if _counted_small(cell, problem) else []
+        )
         for size in sizes:
             try:
                 observation = Bank(None).get(problem, {**cell.problem, "crop": size}, 0, "budget")
                 return self.executor.call("steps_within", cell, observation, cell.budget, pinned)
             except (InverseError, RuntimeError):
                 continue  # an operator made for one size, or a kernel larger than the square
-        return self.executor.call("steps_within", cell, Bank(None).get(problem, cell.problem, 0, "budget"), cell.budget, pinned)
+        return self.executor.call(
+            "steps_within",
+            cell,
+            Bank(None).get(problem, cell.problem, 0, "budget"),
+            cell.budget,
+            pinned,
+        )
 
 
 def _counted_small(cell: Cell, problem: Problem) -> bool:

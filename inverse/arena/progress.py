@@ -30,7 +30,12 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn(), console=console
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[news]}"),
+                TimeRemainingColumn(),
+                console=console,
             )
             self._bar.start()
         return self
@@ -49,7 +54,9 @@ class Progress:
         task = self._bar and self._bar.add_task("planning", total=None, news="")
         for cell in cells:
             if self._bar is not None:
-                self._bar.update(task, advance=1, news=f"{cell.problem['name']}, {cell.method['name']}")
+                self._bar.update(
+                    task, advance=1, news=f"{cell.problem['name']}, {cell.method['name']}"
+                )
             yield cell
         if self._bar is not None:
             self._bar.remove_task(task)
@@ -57,9 +64,13 @@ class Progress:
     def start(self, total: int, kept: list[Record], executor: Any) -> None:
         """The work begins; `kept` cells are done already and do not count for the time left."""
         self.total, self._executor = total, executor
-        self.failed, self.skipped = (sum(record.status == status for record in kept) for status in ("failed", "skipped"))
+        self.failed, self.skipped = (
+            sum(record.status == status for record in kept) for status in ("failed", "skipped")
+        )
         if self._bar is not None:
-            self._task = self._bar.add_task("cells", total=total - len(kept), news=f"{len(kept)} were there" if kept else "")
+            self._task = self._bar.add_task(
+                "cells", total=total - len(kept), news=f"{len(kept)} were there" if kept else ""
+            )
 
     def finished(self, record: Record) -> None:
         """One more."""

@@ -120,7 +120,11 @@ def leaders(groups: Sequence[Group], name: str) -> list[int]:
     """
     reader = metric(name)
     most = max((group.count("ok") for group in groups), default=0)
-    losses = {i: {truth: reader.loss(score) for truth, score in group.by_truth(name).items()} for i, group in enumerate(groups) if group.count("ok") == most}
+    losses = {
+        i: {truth: reader.loss(score) for truth, score in group.by_truth(name).items()}
+        for i, group in enumerate(groups)
+        if group.count("ok") == most
+    }
     means = {i: reader.loss(found.mean) for i in losses if (found := groups[i].estimate(name))}
     if reader.better is None or not means:
         return []
@@ -134,7 +138,9 @@ def _behind(losses: dict[int, float], best: dict[int, float]) -> bool:
     return found is not None and found.truths >= LEAST and found.low is not None and found.low > 0
 
 
-def _common(losses: dict[str, dict[Any, float]], possible: set[Any]) -> tuple[list[str], list[Any], dict[str, int]]:
+def _common(
+    losses: dict[str, dict[Any, float]], possible: set[Any]
+) -> tuple[list[str], list[Any], dict[str, int]]:
     """Who competes, on which observations, and who is left out; see the head of this module."""
     entered = {contestant: finished for contestant, finished in losses.items() if finished}
     left_out = {contestant: 0 for contestant, finished in losses.items() if not finished}
@@ -144,11 +150,15 @@ def _common(losses: dict[str, dict[Any, float]], possible: set[Any]) -> tuple[li
             break
         fewest = min(entered, key=lambda contestant: (len(entered[contestant]), contestant))
         left_out[fewest] = len(entered.pop(fewest))
-    common = set.intersection(*(set(finished) for finished in entered.values())) if entered else set()
+    common = (
+        set.intersection(*(set(finished) for finished in entered.values())) if entered else set()
+    )
     return sorted(entered), sorted(common), left_out
 
 
-def _blocks(losses: dict[str, dict[Any, float]], entered: Sequence[str], common: Sequence[Any]) -> np.ndarray:
+def _blocks(
+    losses: dict[str, dict[Any, float]], entered: Sequence[str], common: Sequence[Any]
+) -> np.ndarray:
     """Losses with the seeds of a truth averaged: (blocks, contestants)."""
     blocks: dict[Any, list[list[float]]] = defaultdict(list)
     for seen in common:
@@ -181,8 +191,12 @@ def wilcoxon(differences: np.ndarray) -> float:
     if n <= 50 and not tied:
         return min(1.0, 2 * float(_signed_rank(n)[int(min(positive, total - positive))]))
     if tied and n <= 13:
-        sums = np.array(np.meshgrid(*[[0, rank] for rank in ranks])).reshape(n, -1).sum(0)  # every assignment of signs
-        return min(1.0, 2 * float(min(np.mean(sums <= positive + 1e-9), np.mean(sums >= positive - 1e-9))))
+        sums = (
+            np.array(np.meshgrid(*[[0, rank] for rank in ranks])).reshape(n, -1).sum(0)
+        )  # every assignment of signs
+        return min(
+            1.0, 2 * float(min(np.mean(sums <= positive + 1e-9), np.mean(sums >= positive - 1e-9)))
+        )
     variance = total * (2 * n + 1) / 12 - float((counts**3 - counts).sum()) / 48
     return math.erfc(abs(positive - total / 2) / math.sqrt(2 * variance))
 

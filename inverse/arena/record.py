@@ -97,8 +97,17 @@ class Record(Question):
     @property
     def asked(self) -> list[Any]:
         """What a suite asked of every truth and seed: names, the options that it set, budget, samples, device and precision."""
-        problem, method = (table.get("given", table.get("options", {})) for table in (self.problem, self.method))
-        names = [self.problem["name"], problem, self.problem.get("crop"), self.prior["name"], self.method["name"], method]
+        problem, method = (
+            table.get("given", table.get("options", {})) for table in (self.problem, self.method)
+        )
+        names = [
+            self.problem["name"],
+            problem,
+            self.problem.get("crop"),
+            self.prior["name"],
+            self.method["name"],
+            method,
+        ]
         return [*names, self.budget, self.samples, self.device, self.dtype]
 
     @property
@@ -123,13 +132,23 @@ class Record(Question):
             raise InputError(f"not a record ({error})") from error
         found = row.pop("format", None) if isinstance(row, dict) else None
         if found != FORMAT:
-            raise InputError(f"a record of another version: this one reads '{FORMAT}', found {found!r}; run the suite into a new folder")
+            raise InputError(
+                f"a record of another version: this one reads '{FORMAT}', found {found!r}; run the suite into a new folder"
+            )
         known = {f.name for f in dataclasses.fields(cls)}
-        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+        required = {
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
         if wrong := sorted((row.keys() - known) | (required - row.keys())):
-            raise InputError(f"not a record: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} unknown or missing")
+            raise InputError(
+                f"not a record: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} unknown or missing"
+            )
         if row.get("status", "ok") not in STATUSES:
-            raise InputError(f"not a record: status must be one of {', '.join(STATUSES)}, got {row['status']!r}")
+            raise InputError(
+                f"not a record: status must be one of {', '.join(STATUSES)}, got {row['status']!r}"
+            )
         return cls(**row)
 
 
@@ -147,10 +166,14 @@ def read_records(folder: str | Path, say: Callable[[str], None] = complain) -> l
     """
     path = _file(folder)
     if not path.is_file():
-        raise InputError(f"{folder}: no {RECORDS} there; `inverse bench run SUITE --out {folder}` makes one")
+        raise InputError(
+            f"{folder}: no {RECORDS} there; `inverse bench run SUITE --out {folder}` makes one"
+        )
     whole, rest = _lines(path)
     if rest:
-        say(f"{path}: the last line was cut off after {len(rest)} bytes and is left out; its cell will run again")
+        say(
+            f"{path}: the last line was cut off after {len(rest)} bytes and is left out; its cell will run again"
+        )
     newest: dict[str, Record] = {}
     for number, line in enumerate(whole, 1):
         try:
@@ -163,9 +186,19 @@ def read_records(folder: str | Path, say: Callable[[str], None] = complain) -> l
 
 def order(record: Record) -> tuple[str, ...]:
     """Sorts records by problem, method, truth and seed, whatever order they were finished in."""
-    problem = json.dumps([record.problem.get("options"), record.problem.get("crop")], sort_keys=True)
+    problem = json.dumps(
+        [record.problem.get("options"), record.problem.get("crop")], sort_keys=True
+    )
     method = json.dumps([record.method.get("options"), record.budget], sort_keys=True)
-    return record.problem["name"], problem, record.method["name"], method, f"{record.truth:09d}", f"{record.seed:020d}", record.cell
+    return (
+        record.problem["name"],
+        problem,
+        record.method["name"],
+        method,
+        f"{record.truth:09d}",
+        f"{record.seed:020d}",
+        record.cell,
+    )
 
 
 def repair(folder: str | Path) -> int:
@@ -188,7 +221,9 @@ def append(folder: str | Path, record: Record) -> None:
         try:
             if os.write(descriptor, line) != len(line):
                 os.ftruncate(descriptor, before)
-                raise InputError(f"{path}: cannot write (the disk is full); the rows before are whole, run the same command again to continue")
+                raise InputError(
+                    f"{path}: cannot write (the disk is full); the rows before are whole, run the same command again to continue"
+                )
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, before)

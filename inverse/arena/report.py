@@ -35,7 +35,9 @@ def write(records_dir: Path, out: Path) -> Path:
     folder, out = Path(records_dir), Path(out)
     records = read_records(folder)
     folder = folder if folder.is_dir() else folder.parent
-    out = out / "report.html" if out.is_dir() or out.suffix.lower() not in (".html", ".htm") else out
+    out = (
+        out / "report.html" if out.is_dir() or out.suffix.lower() not in (".html", ".htm") else out
+    )
     text = page(records, gallery(folder, records), os.path.relpath(folder, out.parent))
     write_text(out, text)
     return out
@@ -55,8 +57,12 @@ def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") 
 
     if not records:
         raise InputError("report: no records to report on")
-    script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    script, style = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     template = environment.from_string((TEMPLATES / "report.html.j2").read_text(encoding="utf-8"))
     data = payload(records, artifacts)
@@ -73,7 +79,9 @@ def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") 
 @lru_cache(maxsize=1)
 def _plotly() -> tuple[str, str]:
     """plotly.js compressed, in base64, and the hash of what it unpacks to."""
-    text = (importlib.resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    text = (importlib.resources.files("plotly") / "package_data" / "plotly.min.js").read_text(
+        encoding="utf-8"
+    )
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode(), _digest(text)
 
 

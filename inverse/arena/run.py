@@ -75,8 +75,14 @@ def run_suite(suite: Suite, request: Request) -> Summary:
     folder = request.out
     with locked(folder):
         if cut := repair(folder):
-            complain(f"{folder / RECORDS}: the last line was cut off after {cut} bytes and was removed; its cell runs again")
-        known = {record.cell: record for record in read_records(folder)} if (folder / RECORDS).is_file() else {}
+            complain(
+                f"{folder / RECORDS}: the last line was cut off after {cut} bytes and was removed; its cell runs again"
+            )
+        known = (
+            {record.cell: record for record in read_records(folder)}
+            if (folder / RECORDS).is_file()
+            else {}
+        )
         executor = make_executor(request, suite)
         try:
             planner = Planner(suite, folder, executor, Bank(folder / "observations"))
@@ -84,25 +90,52 @@ def run_suite(suite: Suite, request: Request) -> Summary:
                 try:
                     return _compute(planner, executor, known, request, progress)
                 except KeyboardInterrupt:
-                    kept = len(read_records(folder, say=lambda _: None)) if (folder / RECORDS).is_file() else 0
+                    kept = (
+                        len(read_records(folder, say=lambda _: None))
+                        if (folder / RECORDS).is_file()
+                        else 0
+                    )
                     progress.stop()
-                    complain(f"interrupted; {kept} cells are kept in {folder}: run the same command again to continue")
-                    return Summary(progress.total, progress.done, progress.failed, progress.skipped, True)
+                    complain(
+                        f"interrupted; {kept} cells are kept in {folder}: run the same command again to continue"
+                    )
+                    return Summary(
+                        progress.total, progress.done, progress.failed, progress.skipped, True
+                    )
         finally:
             executor.close()
 
 
-def _compute(planner: Planner, executor: Executor, known: dict[str, Record], request: Request, progress: Progress) -> Summary:
+def _compute(
+    planner: Planner,
+    executor: Executor,
+    known: dict[str, Record],
+    request: Request,
+    progress: Progress,
+) -> Summary:
     folder, cells = request.out, []
     for cell in progress.planning(planner.cells()):
         cells.append(cell)
     wanted = {cell.digest: cell for cell in cells}
     if len(wanted) < len(cells):
-        complain(f"{len(cells) - len(wanted)} cells of the suite ask for what another asks for already, and run once")
-    if old := [c for c in wanted if c in known and known[c].versions.get("core") not in (core_version(), None)]:
+        complain(
+            f"{len(cells) - len(wanted)} cells of the suite ask for what another asks for already, and run once"
+        )
+    if old := [
+        c
+        for c in wanted
+        if c in known and known[c].versions.get("core") not in (core_version(), None)
+    ]:
         fate = "run again" if request.refresh else "kept; --refresh runs them again"
-        complain(f"{len(old)} of {len(wanted)} cells were computed by another version of the core: {fate}")
-    again = {c for c in wanted if c in known and ((request.retry and known[c].status == "failed") or (request.refresh and c in old))}
+        complain(
+            f"{len(old)} of {len(wanted)} cells were computed by another version of the core: {fate}"
+        )
+    again = {
+        c
+        for c in wanted
+        if c in known
+        and ((request.retry and known[c].status == "failed") or (request.refresh and c in old))
+    }
     for digest in wanted.keys() & known.keys() - again:
         rescore(folder, known[digest], planner.suite.metrics)
     todo = [cell for digest, cell in wanted.items() if digest not in known or digest in again]
@@ -116,7 +149,9 @@ def _compute(planner: Planner, executor: Executor, known: dict[str, Record], req
 
 def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...] = ()) -> Record:
     """Write the artifact, then the line that names it; both are on the disk when this returns."""
-    record = replace(outcome.record, executor=executor, command=command(outcome.record.cell, folder, plugins))
+    record = replace(
+        outcome.record, executor=executor, command=command(outcome.record.cell, folder, plugins)
+    )
     if outcome.artifact is not None:
         path = folder / "artifacts" / f"{record.cell}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +159,11 @@ def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...]
             file.write(outcome.artifact)
             file.flush()
             os.fsync(file.fileno())
-        record = replace(record, artifact=f"artifacts/{path.name}", artifact_sha256=hashlib.sha256(outcome.artifact).hexdigest())
+        record = replace(
+            record,
+            artifact=f"artifacts/{path.name}",
+            artifact_sha256=hashlib.sha256(outcome.artifact).hexdigest(),
+        )
     append(folder, record)
     return record
 
@@ -132,7 +171,9 @@ def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...]
 def command(cell: str, folder: Path, plugins: tuple[str, ...] = ()) -> str:
     """What to type to compute a cell again."""
     files = [part for path in plugins for part in ("--plugin", path)]
-    return shlex.join(["inverse", "bench", "reproduce", cell[:16], "--records", str(folder), *files])
+    return shlex.join(
+        ["inverse", "bench", "reproduce", cell[:16], "--records", str(folder), *files]
+    )
 
 
 def load_artifact(folder: Path, record: Record) -> Result:
@@ -142,20 +183,31 @@ def load_artifact(folder: Path, record: Record) -> Result:
     """
     path = folder / str(record.artifact)
     if record.artifact is None or not path.is_file():
-        raise InputError(f"cell {record.cell[:16]}: its artifact {path if record.artifact else ''} is not there".replace("  ", " "))
+        raise InputError(
+            f"cell {record.cell[:16]}: its artifact {path if record.artifact else ''} is not there".replace(
+                "  ", " "
+            )
+        )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != record.artifact_sha256:
-        raise InputError(f"artifact {path}: sha256 is {found[:12]}..., the record says {str(record.artifact_sha256)[:12]}...; it is not what was computed")
+        raise InputError(
+            f"artifact {path}: sha256 is {found[:12]}..., the record says {str(record.artifact_sha256)[:12]}...; it is not what was computed"
+        )
     return Result.load(path)
 
 
 def rescore(folder: Path, record: Record, metrics: list[str]) -> None:
     """Add a row with metrics that the suite asks for by now, computed from the artifact; the cell is not run again."""
-    if record.status != "ok" or not (missing := tuple(m for m in metrics if m not in record.metrics)):
+    if record.status != "ok" or not (
+        missing := tuple(m for m in metrics if m not in record.metrics)
+    ):
         return
     scores = {**record.metrics, **score(load_artifact(folder, record), missing)}
-    append(folder, replace(record, metrics=scores, versions={**record.versions, **metric_versions(missing)}))
+    append(
+        folder,
+        replace(record, metrics=scores, versions={**record.versions, **metric_versions(missing)}),
+    )
 
 
 def make_executor(request: Request, suite: Suite) -> Executor:
@@ -186,7 +238,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another with --out") from error
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); choose another with --out"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

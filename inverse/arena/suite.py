@@ -89,7 +89,10 @@ class MethodEntry(Table):
     def combinations(self) -> list[dict[str, Any]]:
         """The options of every combination of the grid."""
         names = list(self.grid)
-        return [{**self.options, **dict(zip(names, values, strict=True))} for values in itertools.product(*self.grid.values())]
+        return [
+            {**self.options, **dict(zip(names, values, strict=True))}
+            for values in itertools.product(*self.grid.values())
+        ]
 
 
 class Budget(Table):
@@ -147,19 +150,25 @@ def load_suite(name: str | Path) -> Suite:
     if path.suffix != ".toml":
         known = shipped()
         if str(name) not in known:
-            raise InputError(f"suite '{name}' is neither a .toml file nor a shipped suite; {suggestion(str(name), known)}")
+            raise InputError(
+                f"suite '{name}' is neither a .toml file nor a shipped suite; {suggestion(str(name), known)}"
+            )
         path = known[str(name)]
     try:
         text = path.read_text()
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"suite {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(
+            f"suite {path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"suite {path}: not TOML ({error})") from error
     try:
         suite = Suite(**table)
     except ValidationError as error:
-        raise _at(path, text, _clean(error.errors()[0]["loc"]), _words(error.errors()[0])) from error
+        raise _at(
+            path, text, _clean(error.errors()[0]["loc"]), _words(error.errors()[0])
+        ) from error
     check(suite, path, text)
     return suite
 
@@ -169,7 +178,12 @@ def check(suite: Suite, path: Path, text: str) -> None:
     metrics = registry().table("inverse_metrics")
     for index, metric in enumerate(suite.metrics):
         if metric not in metrics:
-            raise _at(path, text, ("metrics", index), f"metric '{metric}' is not known; {suggestion(metric, metrics)}")
+            raise _at(
+                path,
+                text,
+                ("metrics", index),
+                f"metric '{metric}' is not known; {suggestion(metric, metrics)}",
+            )
         try:
             getattr(metrics[metric].thing, "ready", lambda: None)()
         except InputError as error:
@@ -181,24 +195,47 @@ def check(suite: Suite, path: Path, text: str) -> None:
         except InverseError as error:
             raise _at(path, text, ("problems", index, "name"), str(error)) from error
         if problem.crop is not None and not _croppable(thing):
-            raise _at(path, text, ("problems", index, "crop"), f"{problem.name} is not made of photographs, which crop is for")
+            raise _at(
+                path,
+                text,
+                ("problems", index, "crop"),
+                f"{problem.name} is not made of photographs, which crop is for",
+            )
         tested.setdefault(problem.name, set()).update(problem.truths or suite.truths)
     for index, method in enumerate(suite.methods):
-        _check_method(suite, method, tested, lambda key, words, index=index: _at(path, text, ("methods", index, key), words))  # type: ignore[misc]
+        _check_method(
+            suite,
+            method,
+            tested,
+            lambda key, words, index=index: _at(path, text, ("methods", index, key), words),
+        )  # type: ignore[misc]
 
 
-def _check_method(suite: Suite, method: MethodEntry, tested: dict[str, set[int]], error_at: Any) -> None:
+def _check_method(
+    suite: Suite, method: MethodEntry, tested: dict[str, set[int]], error_at: Any
+) -> None:
     for options in method.combinations():
         try:
             get_method(method.name, **options)
         except OptionError as error:
-            raise error_at("grid" if method.grid else "options", f"{error} (with {options})" if method.grid else str(error)) from error
+            raise error_at(
+                "grid" if method.grid else "options",
+                f"{error} (with {options})" if method.grid else str(error),
+            ) from error
         except InverseError as error:
             raise error_at("name", str(error)) from error
     if stray := sorted(set(method.problems or ()) - tested.keys()):
-        raise error_at("problems", f"{method.name}: no problem '{stray[0]}' in this suite; {suggestion(stray[0], tested)}")
-    if method.tuned and (shared := sorted(set(method.tuned.truths) & tested.get(method.tuned.problem, set()))):
-        raise error_at("tuned", f"{method.name} was tuned on truths {shared} of {method.tuned.problem}, on which this suite tests it; take others")
+        raise error_at(
+            "problems",
+            f"{method.name}: no problem '{stray[0]}' in this suite; {suggestion(stray[0], tested)}",
+        )
+    if method.tuned and (
+        shared := sorted(set(method.tuned.truths) & tested.get(method.tuned.problem, set()))
+    ):
+        raise error_at(
+            "tuned",
+            f"{method.name} was tuned on truths {shared} of {method.tuned.problem}, on which this suite tests it; take others",
+        )
 
 
 def _croppable(problem: Any) -> bool:
@@ -212,17 +249,38 @@ def _croppable(problem: Any) -> bool:
 
 def _clean(location: tuple[Any, ...]) -> tuple[Any, ...]:
     """The path of a key without what pydantic adds for the members of a union."""
-    names = set(Suite.model_fields) | set(ProblemEntry.model_fields) | set(MethodEntry.model_fields) | set(Tuning.model_fields) | set(Budget.model_fields)
+    names = (
+        set(Suite.model_fields)
+        | set(ProblemEntry.model_fields)
+        | set(MethodEntry.model_fields)
+        | set(Tuning.model_fields)
+        | set(Budget.model_fields)
+    )
     head = location[:3]
-    return head if len(head) < 3 or isinstance(head[2], int) or head[2] in names or len(location) == 3 else head[:2]
+    return (
+        head
+        if len(head) < 3 or isinstance(head[2], int) or head[2] in names or len(location) == 3
+        else head[:2]
+    )
 
 
 def _words(error: Any) -> str:
     given = error.get("input")
-    found = f", got {given!r}" if error["type"] not in ("missing", "extra_forbidden", "value_error") and isinstance(given, str | int | float | list) else ""
+    found = (
+        f", got {given!r}"
+        if error["type"] not in ("missing", "extra_forbidden", "value_error")
+        and isinstance(given, str | int | float | list)
+        else ""
+    )
     if error["type"] == "extra_forbidden":
         location = _clean(error["loc"])
-        table: Any = {"problems": ProblemEntry, "methods": MethodEntry, "budgets": Budget}.get(str(location[0]), Suite) if len(location) > 1 else Suite
+        table: Any = (
+            {"problems": ProblemEntry, "methods": MethodEntry, "budgets": Budget}.get(
+                str(location[0]), Suite
+            )
+            if len(location) > 1
+            else Suite
+        )
         table = Tuning if "tuned" in location[:-1] else table
         return f"no such key; {suggestion(str(location[-1]), table.model_fields)}"
     return error["msg"].removeprefix("Value error, ").rstrip(".") + found
@@ -236,12 +294,23 @@ def _at(path: Path, text: str, location: tuple[Any, ...], words: str) -> InputEr
 def line_of(text: str, location: tuple[Any, ...]) -> int:
     """The line (from 1) of a key such as ("methods", 1, "grid"): that of its table where the key is not written there."""
     lines = text.splitlines()
-    start, end, names = 0, next((i for i, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines)), list(location)
+    start, end, names = (
+        0,
+        next((i for i, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines)),
+        list(location),
+    )
     if len(location) > 1 and isinstance(location[1], int):
-        headers = [i for i, line in enumerate(lines) if re.match(rf"\s*\[\[\s*{re.escape(str(location[0]))}\s*\]\]", line)]
+        headers = [
+            i
+            for i, line in enumerate(lines)
+            if re.match(rf"\s*\[\[\s*{re.escape(str(location[0]))}\s*\]\]", line)
+        ]
         if location[1] < len(headers):
             start = headers[location[1]]
-            end = next((i for i in range(start + 1, len(lines)) if re.match(r"\s*\[\[", lines[i])), len(lines))
+            end = next(
+                (i for i in range(start + 1, len(lines)) if re.match(r"\s*\[\[", lines[i])),
+                len(lines),
+            )
             names = list(location[2:])
     for name in [part for part in names if isinstance(part, str)][:1]:
         pattern = rf"\s*(\[\s*\w+\s*\.\s*)?[\"']?{re.escape(name)}[\"']?\s*(=|\.|\])"

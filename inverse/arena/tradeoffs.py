@@ -33,14 +33,20 @@ def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict
             if (score := value(record, name)) is not None:
                 seen = group.setting, record.truth, record.seed
                 loss = reader.loss(score)
-                best[seen] = 0.0 if isinstance(reader.better, float) else min(loss, best.get(seen, math.inf))
+                best[seen] = (
+                    0.0 if isinstance(reader.better, float) else min(loss, best.get(seen, math.inf))
+                )
                 cells[group.family][seen].append((loss, record))
     found = {}
     for family, blocks in cells.items():
         first = []
         for seen, tried in blocks.items():
             limit = best[seen] + within * (abs(best[seen]) if reader.relative else 1) + 1e-12
-            reached = [record for loss, record in tried if loss <= limit and value(record, cost) is not None]
+            reached = [
+                record
+                for loss, record in tried
+                if loss <= limit and value(record, cost) is not None
+            ]
             if reached:
                 first.append(min(reached, key=lambda record: (value(record, cost), record.cell)))
         found[family] = sorted(first, key=lambda record: (value(record, cost), record.cell))
@@ -77,7 +83,11 @@ def curves(groups: Sequence[Group], axis: str) -> list[list[int]]:
     for i, group in enumerate(groups):
         if (at := position(group, axis)) is not None:
             families[group.setting, group.family].append((at, i))
-    return [[i for _, i in sorted(points)] for points in families.values() if len({at for at, _ in points}) > 1]
+    return [
+        [i for _, i in sorted(points)]
+        for points in families.values()
+        if len({at for at, _ in points}) > 1
+    ]
 
 
 def position(group: Group, axis: str) -> float | None:
@@ -85,6 +95,10 @@ def position(group: Group, axis: str) -> float | None:
     if axis != STEPS:
         found = group.estimate(axis)
         return found.mean if found else None
-    steps = {record.method.get("options", {}).get(STEPS) for record in group.records if record.status == "ok"}
+    steps = {
+        record.method.get("options", {}).get(STEPS)
+        for record in group.records
+        if record.status == "ok"
+    }
     (only,) = steps if len(steps) == 1 else (None,)
     return float(only) if isinstance(only, int | float) else None

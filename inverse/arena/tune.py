@@ -45,10 +45,17 @@ class Range:
             low, high, *log = rest.split(":")
             whole = low.lstrip("+-").isdigit() and high.lstrip("+-").isdigit()
             found = cls(name, float(low), float(high), bool(log), whole)
-            if not name or log not in ([], ["log"]) or not found.low < found.high or (log and found.low <= 0):
+            if (
+                not name
+                or log not in ([], ["log"])
+                or not found.low < found.high
+                or (log and found.low <= 0)
+            ):
                 raise ValueError(text)
         except ValueError as error:
-            raise OptionError(f"tune: --range takes name=low:high, name=low:high:log (low above 0) or name=a|b, got '{text}'") from error
+            raise OptionError(
+                f"tune: --range takes name=low:high, name=low:high:log (low above 0) or name=a|b, got '{text}'"
+            ) from error
         return found
 
     def suggest(self, trial: Any) -> Any:
@@ -106,9 +113,13 @@ def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best
     try:
         import optuna
     except ImportError as error:
-        raise InputError("tune: the package optuna is not installed; pip install 'inverse-posterior[tune]'") from error
+        raise InputError(
+            "tune: the package optuna is not installed; pip install 'inverse-posterior[tune]'"
+        ) from error
     if metric(task.split.metric).better is None:
-        raise InputError(f"tune: metric '{task.split.metric}' has no direction; take psnr, rmse, crps, ...")
+        raise InputError(
+            f"tune: metric '{task.split.metric}' has no direction; take psnr, rmse, crps, ..."
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loss = _Objective(task)
     default = loss({})
@@ -124,7 +135,9 @@ def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best
     study.optimize(objective, n_trials=task.split.trials)
     done = [trial for trial in study.trials if trial.value is not None]
     if not done:
-        raise InputError(f"tune: none of {len(study.trials)} trials finished; {loss.reason or 'the metric applies to none of them'}")
+        raise InputError(
+            f"tune: none of {len(study.trials)} trials finished; {loss.reason or 'the metric applies to none of them'}"
+        )
     return Tuned({**task.options, **study.best_params}, study.best_value, default)
 
 
@@ -133,7 +146,12 @@ def disjoint(task: Task, suite: Suite) -> None:
 
     Raises: InputError naming those that it has.
     """
-    tested = {t for problem in suite.problems if problem.name == task.problem for t in problem.truths or suite.truths}
+    tested = {
+        t
+        for problem in suite.problems
+        if problem.name == task.problem
+        for t in problem.truths or suite.truths
+    }
     if shared := sorted(tested & set(task.split.truths)):
         raise InputError(f"tune: the suite tests on truths {shared} of {task.problem}; take others")
 
@@ -155,7 +173,11 @@ class _Objective:
         self.task, self.worker, self.bank, self.reason = task, Worker(), Bank(None), ""
         self.problem = get_problem(task.problem, **task.problem_options)
         prior = self.problem.resolve_prior(task.prior)
-        self.prior = {"name": getattr(prior, "name", type(prior).__name__), "sha256": prior_hash(prior), "source": task.prior}
+        self.prior = {
+            "name": getattr(prior, "name", type(prior).__name__),
+            "sha256": prior_hash(prior),
+            "source": task.prior,
+        }
         self.about = describe(self.problem, version_of(type(self.problem)), task.crop)
 
     def __call__(self, varied: dict[str, Any]) -> float:
@@ -165,23 +187,43 @@ class _Objective:
         except OptionError as error:  # a combination that the method refuses is a trial that fails
             self.reason = str(error)
             return math.inf
-        about: dict[str, Any] = {"name": task.method, "options": plain(values(method)), "version": version_of(type(method)), "given": varied}
+        about: dict[str, Any] = {
+            "name": task.method,
+            "options": plain(values(method)),
+            "version": version_of(type(method)),
+            "given": varied,
+        }
         cell = Cell(
-            problem=self.about, method=about, prior=self.prior, truth=0, seed=0, samples=task.samples, budget=task.budget, device=task.device,
-            dtype=task.dtype, metrics=(task.split.metric,),
-        )  # fmt: skip
+            problem=self.about,
+            method=about,
+            prior=self.prior,
+            truth=0,
+            seed=0,
+            samples=task.samples,
+            budget=task.budget,
+            device=task.device,
+            dtype=task.dtype,
+            metrics=(task.split.metric,),
+        )
         if task.budget is not None:
             observation = self.bank.get(self.problem, self.about, task.split.truths[0], "budget")
-            fit = self.worker.steps_within(cell, observation, task.budget, "steps" in {**task.options, **varied})
+            fit = self.worker.steps_within(
+                cell, observation, task.budget, "steps" in {**task.options, **varied}
+            )
             if fit.skip:
                 self.reason = fit.skip
                 return math.inf
             if fit.steps is not None:
-                cell = replace(cell, method={**about, "options": {**about["options"], "steps": fit.steps}})
+                cell = replace(
+                    cell, method={**about, "options": {**about["options"], "steps": fit.steps}}
+                )
         losses = []
         for truth in task.split.truths:
             for seed in task.split.seeds:
-                record = self.worker.compute(replace(cell, truth=truth, seed=seed), self.bank.get(self.problem, self.about, truth, seed)).record
+                record = self.worker.compute(
+                    replace(cell, truth=truth, seed=seed),
+                    self.bank.get(self.problem, self.about, truth, seed),
+                ).record
                 score = record.metrics.get(task.split.metric)
                 if score is None or not math.isfinite(score):
                     self.reason = record.reason or f"{task.split.metric} does not apply"

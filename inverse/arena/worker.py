@@ -61,7 +61,10 @@ class Worker:
     def compute(self, cell: Cell, observation: Observation) -> Outcome:
         """Solve a cell; what goes wrong in a method is the reason of a failed or skipped row, never an exception."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        facts: dict[str, Any] = {"versions": {**versions(), "core": core_version()}, "started": started}
+        facts: dict[str, Any] = {
+            "versions": {**versions(), "core": core_version()},
+            "started": started,
+        }
         if cell.skip:
             return Outcome(cell.record(status="skipped", reason=cell.skip, **facts))
         try:
@@ -73,7 +76,12 @@ class Worker:
             with peak_memory(posterior.device) as peak:
                 result = solve(posterior, method, cell.samples, cell.seed, first_image=cell.truth)
             cost = cost_of(result)
-            facts |= {"cost": cost, "seconds": result.seconds, "peak_memory": peak(), "floor_seconds": floor and floor.seconds(cost)}
+            facts |= {
+                "cost": cost,
+                "seconds": result.seconds,
+                "peak_memory": peak(),
+                "floor_seconds": floor and floor.seconds(cost),
+            }
             if reason := overrun(cell.budget, cost, result.seconds):
                 return Outcome(cell.record(status="failed", reason=reason, **facts))
             result = replace(result, truth=observation.truth.to(result.samples.dtype))
@@ -87,31 +95,59 @@ class Worker:
 
     def posterior(self, cell: Cell, observation: Observation) -> Posterior:
         """What the method meets: a fresh posterior without the truth."""
-        problem, (dtype, autocast), device = cell.build_problem(), DTYPES[cell.dtype], check_device(cell.device)
+        problem, (dtype, autocast), device = (
+            cell.build_problem(),
+            DTYPES[cell.dtype],
+            check_device(cell.device),
+        )
         key = (cell.prior["sha256"], cell.prior["source"], cell.device, cell.dtype)
         if key not in self._priors:
             self._priors[key] = problem.resolve_prior(cell.prior["source"], device, dtype)
         return problem.posterior(
-            y=observation.y.to(dtype), prior=self._priors[key], device=device, dtype=dtype, execution=Execution(autocast=autocast)
-        )  # fmt: skip
+            y=observation.y.to(dtype),
+            prior=self._priors[key],
+            device=device,
+            dtype=dtype,
+            execution=Execution(autocast=autocast),
+        )
 
     def warm_up(self, cell: Cell, posterior: Posterior, method: Method) -> None:
         """Once for each method and shape: two steps whose time nobody counts, so that imports, allocations and kernel choices are made."""
-        key = (cell.method["name"], cell.problem["name"], posterior.shape, cell.samples, cell.device, cell.dtype)
+        key = (
+            cell.method["name"],
+            cell.problem["name"],
+            posterior.shape,
+            cell.samples,
+            cell.device,
+            cell.dtype,
+        )
         if key in self._warm:
             return
         self._warm.add(key)
         short = values(method) | ({"steps": 2} if "steps" in values(method) else {})
-        with suppress(Exception):  # two steps may be too few for it; what else is wrong the solve itself will say
+        with suppress(
+            Exception
+        ):  # two steps may be too few for it; what else is wrong the solve itself will say
             solve(posterior, get_method(method.name, **short), cell.samples, cell.seed)
 
-    def steps_within(self, cell: Cell, observation: Observation, budget: dict[str, float], pinned: bool) -> Fit:
+    def steps_within(
+        self, cell: Cell, observation: Observation, budget: dict[str, float], pinned: bool
+    ) -> Fit:
         """The steps that a budget allows this cell's method; see `budget.fit`."""
-        return fit(self.posterior(cell, observation), cell.build_method(), budget, cell.samples, pinned)
+        return fit(
+            self.posterior(cell, observation), cell.build_method(), budget, cell.samples, pinned
+        )
 
     def floor(self, cell: Cell, posterior: Posterior) -> Floor | None:
         """The micro-benchmark of this posterior's evaluations, made once for each problem, prior, batch, device and precision."""
-        key = (json.dumps(cell.problem, sort_keys=True), cell.prior["sha256"], cell.samples, posterior.shape, cell.device, cell.dtype)
+        key = (
+            json.dumps(cell.problem, sort_keys=True),
+            cell.prior["sha256"],
+            cell.samples,
+            posterior.shape,
+            cell.device,
+            cell.dtype,
+        )
         if key not in self._floors:
             self._floors[key] = measure_floor(posterior.rows(cell.samples))
         return self._floors[key]
@@ -131,7 +167,11 @@ def score(result: Result, metrics: tuple[str, ...]) -> dict[str, float | None]:
 def metric_versions(metrics: tuple[str, ...]) -> dict[str, str]:
     """What the metrics were computed with, of those that say so."""
     table = registry().table("inverse_metrics")
-    return {name: version for name in metrics if (version := getattr(table[name].thing, "version", None))}
+    return {
+        name: version
+        for name in metrics
+        if (version := getattr(table[name].thing, "version", None))
+    }
 
 
 def serialised(result: Result) -> bytes:
@@ -161,7 +201,9 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident set, Linux only
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # resets the peak of the resident set, Linux only
         held = _resident("VmRSS")
     except (OSError, TypeError):
         yield lambda: None

@@ -60,7 +60,12 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries only."""
-        return {**self.report.to_dict(), "exact_prior": self.exact_prior, "notes": self.notes, "provenance": self.provenance}
+        return {
+            **self.report.to_dict(),
+            "exact_prior": self.exact_prior,
+            "notes": self.notes,
+            "provenance": self.provenance,
+        }
 
     def json(self) -> str:
         """One line of JSON, in which NaN and infinity are null."""
@@ -101,11 +106,21 @@ def diagnose(
     Raises: InputError for too few truths or samples, OptionError for impossible numbers, UnsupportedError if the method cannot run.
     """
     problem = get_problem(problem) if isinstance(problem, str) else problem
-    method = get_method(method) if isinstance(method, str) else method() if isinstance(method, type) else method
+    method = (
+        get_method(method)
+        if isinstance(method, str)
+        else method()
+        if isinstance(method, type)
+        else method
+    )
     if samples < 2:
-        raise OptionError(f"diagnose: samples must be at least 2 (a rank needs company; 19 is the default), got {samples}")
+        raise OptionError(
+            f"diagnose: samples must be at least 2 (a rank needs company; 19 is the default), got {samples}"
+        )
     if simulations is not None and simulations < MIN_IMAGES:
-        raise OptionError(f"diagnose: simulations must be at least {MIN_IMAGES} (200 find the common defects), got {simulations}")
+        raise OptionError(
+            f"diagnose: simulations must be at least {MIN_IMAGES} (200 find the common defects), got {simulations}"
+        )
     if not 0 < level < 1:
         raise OptionError(f"diagnose: level must lie within (0, 1), got {level:g}")
     law = problem.resolve_prior(prior, device, dtype)
@@ -133,7 +148,9 @@ def _draw(problem: Problem, law: Any, count: int, seed: int) -> Tensor:
     """Draws from a law, of the size of the problem's own truths where it has any size, physical units: (count, *shape)."""
     if None in law.shape and hasattr(law, "sized"):
         law = law.sized(*problem.truths()[0].shape[-2:])
-    return law.decode(law.sample(count, seeded(seed, "truths", device=law.device or torch.device("cpu"))))
+    return law.decode(
+        law.sample(count, seeded(seed, "truths", device=law.device or torch.device("cpu")))
+    )
 
 
 def _held_out(problem: Problem, truths: Iterable[Tensor] | None, simulations: int | None) -> Tensor:
@@ -142,16 +159,30 @@ def _held_out(problem: Problem, truths: Iterable[Tensor] | None, simulations: in
     found = [problem.prepare(truth) for truth in (problem.truths() if shipped else truths or ())]
     count = len(found) if simulations is None else simulations
     if len(found) < max(count, MIN_IMAGES):
-        there = f"{problem.name} ships {len(found)} and its prior is no law to draw from" if shipped else f"{len(found)} were given"
-        raise InputError(f"diagnose: {max(count, MIN_IMAGES)} truths are needed, {there}; pass held-out ones (--input FILES on the command line)")
+        there = (
+            f"{problem.name} ships {len(found)} and its prior is no law to draw from"
+            if shipped
+            else f"{len(found)} were given"
+        )
+        raise InputError(
+            f"diagnose: {max(count, MIN_IMAGES)} truths are needed, {there}; pass held-out ones (--input FILES on the command line)"
+        )
     shapes = sorted({tuple(truth.shape) for truth in found[:count]})
     if len(shapes) > 1:
-        raise InputError(f"diagnose: truths must share one shape, found {' and '.join(map(str, shapes[:3]))}; crop them first")
+        raise InputError(
+            f"diagnose: truths must share one shape, found {' and '.join(map(str, shapes[:3]))}; crop them first"
+        )
     return torch.stack(found[:count])
 
 
 def _simulate(
-    problem: Problem, method: Method, law: Prior, x: Tensor, samples: int, seed: int, observe: Callable[[int, int], object] | None
+    problem: Problem,
+    method: Method,
+    law: Prior,
+    x: Tensor,
+    samples: int,
+    seed: int,
+    observe: Callable[[int, int], object] | None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The fields of `Simulations`, and why some are missing."""
     batch = max(1, MAX_ENTRIES // (samples * x[0].numel()))
@@ -160,11 +191,17 @@ def _simulate(
     skipped = {"batch independence": "one image fills a batch"}
     for first in range(0, len(x), batch):
         part = x[first : first + batch]
-        posterior = problem.posterior(part, prior=law, seed=seed, device=x.device, dtype=x.dtype, first_image=first)
+        posterior = problem.posterior(
+            part, prior=law, seed=seed, device=x.device, dtype=x.dtype, first_image=first
+        )
         result = solve(posterior, method, samples, seed, first_image=first)
         if first == 0 and len(part) > 1:
-            alone = problem.posterior(part[:1], prior=law, seed=seed, device=x.device, dtype=x.dtype)
-            fields["batch_difference"] = _relative_change(solve(alone, method, samples, seed).samples[0], result.samples[0], part[0].cpu())
+            alone = problem.posterior(
+                part[:1], prior=law, seed=seed, device=x.device, dtype=x.dtype
+            )
+            fields["batch_difference"] = _relative_change(
+                solve(alone, method, samples, seed).samples[0], result.samples[0], part[0].cpu()
+            )
             del skipped["batch independence"]
         drawn = result.samples if result.log_weights is None else result.draw(samples, seed + first)
         with torch.no_grad():
@@ -172,12 +209,18 @@ def _simulate(
             if posterior.linear and posterior.gaussian:
                 found["A^+ y"] = posterior.prior.decode(posterior.pseudo_inverse()).cpu()
             else:
-                missing["TARP, A^+ y"] = "a pseudo-inverse needs a linear operator and Gaussian noise"
+                missing["TARP, A^+ y"] = (
+                    "a pseudo-inverse needs a linear operator and Gaussian noise"
+                )
         skipped |= missing
         parts.append({"samples": drawn, **found})
         if observe is not None:
             observe(first + len(part), len(x))
-    fields |= {name: torch.cat([one[name] for one in parts]) for name in parts[0] if all(name in one for one in parts)}
+    fields |= {
+        name: torch.cat([one[name] for one in parts])
+        for name in parts[0]
+        if all(name in one for one in parts)
+    }
     fields["references"] = {name: fields.pop(name) for name in ("A^+ y",) if name in fields}
     if isinstance(posterior.noise, GaussianNoise):
         observed, y = posterior.noise.observed, posterior.y[0]
@@ -189,11 +232,16 @@ def _simulate(
 
 def _relative_change(alone: Tensor, together: Tensor, truth: Tensor) -> float:
     """Root mean square difference of the samples of one image (m, *shape), in units of their root mean square error."""
-    change, error = (alone - together).square().mean().sqrt(), (together - truth).square().mean().sqrt()
+    change, error = (
+        (alone - together).square().mean().sqrt(),
+        (together - truth).square().mean().sqrt(),
+    )
     return float(change / error) if change > 0 else 0.0
 
 
-def _likelihood(posterior: Posterior, truth: Tensor, samples: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _likelihood(
+    posterior: Posterior, truth: Tensor, samples: Tensor
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """`chi_square` of the samples (images, m), per measurement, and `log_likelihood` of truth and samples (images, m + 1); or why not."""
     noise, images, members = posterior.noise, len(truth), 1 + samples.shape[1]
     if isinstance(noise, GaussianNoise) and noise.noiseless:
@@ -202,7 +250,9 @@ def _likelihood(posterior: Posterior, truth: Tensor, samples: Tensor) -> tuple[d
     rows = posterior.y.repeat_interleave(members, 0)
     clean = posterior.operator.A(torch.cat([truth[:, None], samples.to(truth)], 1).flatten(0, 1))
     if isinstance(noise, GaussianNoise):
-        found["chi_square"] = noise.chi_square(rows, clean).unflatten(0, (images, members))[:, 1:].cpu()
+        found["chi_square"] = (
+            noise.chi_square(rows, clean).unflatten(0, (images, members))[:, 1:].cpu()
+        )
     else:
         missing["residual chi-square"] = f"the noise is {noise!r}, not Gaussian"
     try:
@@ -215,7 +265,15 @@ def _likelihood(posterior: Posterior, truth: Tensor, samples: Tensor) -> tuple[d
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(problem: Problem, method: Method, files: list[Path], device: str, dtype: str, out: Path, **settings: Any) -> tuple[Diagnosis, Path]:
+def run(
+    problem: Problem,
+    method: Method,
+    files: list[Path],
+    device: str,
+    dtype: str,
+    out: Path,
+    **settings: Any,
+) -> tuple[Diagnosis, Path]:
     """One `inverse diagnose`: read the files, diagnose with a bar on a terminal, write JSON; the diagnosis and its path."""
     from rich.console import Console
     from rich.progress import Progress
@@ -236,7 +294,15 @@ def run(problem: Problem, method: Method, files: list[Path], device: str, dtype:
         def observe(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        found = diagnose(problem, method, truths=truths, device=where, dtype=getattr(torch, dtype), observe=observe, **settings)
+        found = diagnose(
+            problem,
+            method,
+            truths=truths,
+            device=where,
+            dtype=getattr(torch, dtype),
+            observe=observe,
+            **settings,
+        )
     path = out / "diagnosis.json"
     found.save(path)
     return found, path
@@ -261,10 +327,21 @@ def table(diagnosis: Diagnosis) -> Table:
     shown.add_column("what", overflow="fold")
     for c in diagnosis.report.checks:
         interval = "" if c.interval is None else f"{c.interval[0]:.3g} - {c.interval[1]:.3g}"
-        found, exact, p, adjusted = ("" if v is None else f"{v:.3g}" for v in (c.statistic, c.expected, c.p_value, c.adjusted))
+        found, exact, p, adjusted = (
+            "" if v is None else f"{v:.3g}"
+            for v in (c.statistic, c.expected, c.p_value, c.adjusted)
+        )
         shown.add_row(c.name, found, exact, interval, p, adjusted, c.detail)
     for name, (mean, error) in diagnosis.report.scores.items():
-        shown.add_row(name, f"{mean:.4g}", "", f"{mean - 1.96 * error:.4g} - {mean + 1.96 * error:.4g}", "", "", "score, smaller is better")
+        shown.add_row(
+            name,
+            f"{mean:.4g}",
+            "",
+            f"{mean - 1.96 * error:.4g} - {mean + 1.96 * error:.4g}",
+            "",
+            "",
+            "score, smaller is better",
+        )
     return shown
 
 
@@ -272,4 +349,8 @@ def verdict(diagnosis: Diagnosis) -> str:
     """One line."""
     r = diagnosis.report
     scale = f"{r.images} truths, {r.samples} samples each, level {r.level:g} over all checks"
-    return f"calibrated: no check objects ({scale})" if r.calibrated else f"not calibrated: {', '.join(r.objections)} ({scale})"
+    return (
+        f"calibrated: no check objects ({scale})"
+        if r.calibrated
+        else f"not calibrated: {', '.join(r.objections)} ({scale})"
+    )

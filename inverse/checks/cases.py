@@ -57,7 +57,9 @@ def all_cases() -> tuple[Case, ...]:
         for case, options in entry.thing.cases.items():
             law = get_problem(name, **options).make_prior()
             gaussian = not (isinstance(law, MixturePrior) and len(law.weights) > 1)
-            found.append((not gaussian, PROBE not in entry.thing.cases, Case(case, name, options, gaussian)))
+            found.append(
+                (not gaussian, PROBE not in entry.thing.cases, Case(case, name, options, gaussian))
+            )
     return tuple(case for *_, case in sorted(found, key=lambda row: row[:2]))
 
 
@@ -126,20 +128,31 @@ def reference(name: str, samples: int) -> Reference:
     case = next(c for c in all_cases() if c.name == name)
     problem = get_problem(case.problem, **case.options)
     posterior = problem.posterior(0, dtype=torch.float64)
-    made: Reference = Reference(case, posterior, problem, problem.exact(posterior.y[0]), torch.empty(0), {}, {}, {})
+    made: Reference = Reference(
+        case, posterior, problem, problem.exact(posterior.y[0]), torch.empty(0), {}, {}, {}
+    )
     stream = seeded("verify", name)
     made = replace(made, draws=made.exact.sample(4 * samples, stream).flatten(1))
-    exact_rows = [figures(made, made.exact.sample(samples, stream).flatten(1)) for _ in range(REPEATS)]
+    exact_rows = [
+        figures(made, made.exact.sample(samples, stream).flatten(1)) for _ in range(REPEATS)
+    ]
     law = problem.make_prior()
     if any(n is None for n in law.shape):
         law = law.sized(*posterior.shape[-2:])
-    prior_rows = [figures(made, law.decode(law.sample(samples, stream)).flatten(1)) for _ in range(4)]
+    prior_rows = [
+        figures(made, law.decode(law.sample(samples, stream)).flatten(1)) for _ in range(4)
+    ]
     mean = lambda rows, name: sum(row[name] for row in rows) / len(rows)  # noqa: E731
     floors = {}
     for key in exact_rows[0]:
         losses = torch.tensor([loss(key, row[key]) for row in exact_rows])
         floors[key] = (float(losses.mean()), float(losses.std()))
-    return replace(made, floors=floors, values={k: mean(exact_rows, k) for k in floors}, prior={k: mean(prior_rows, k) for k in floors})
+    return replace(
+        made,
+        floors=floors,
+        values={k: mean(exact_rows, k) for k in floors},
+        prior={k: mean(prior_rows, k) for k in floors},
+    )
 
 
 def figures(made: Reference, x: Tensor) -> dict[str, float]:
@@ -148,15 +161,28 @@ def figures(made: Reference, x: Tensor) -> dict[str, float]:
     Lengths are in units of the root of the posterior's total variance, per coordinate for sliced W1 and CRPS.
     """
     mean, covariance, per_coordinate = x.mean(0), x.T.cov(), made.unit / math.sqrt(x.shape[1])
-    found = {"W2": distances.gaussian_w2(mean, covariance, made.mean, made.covariance) / made.unit} if made.case.gaussian else {}
+    found = (
+        {"W2": distances.gaussian_w2(mean, covariance, made.mean, made.covariance) / made.unit}
+        if made.case.gaussian
+        else {}
+    )
     found |= {
-        "sliced W1": distances.sliced_wasserstein(x, made.draws[: len(x)], seeded("slices")) / per_coordinate,
+        "sliced W1": distances.sliced_wasserstein(x, made.draws[: len(x)], seeded("slices"))
+        / per_coordinate,
         "mean": float((mean - made.mean).norm()) / made.unit,
         "covariance": float((covariance - made.covariance).norm() / made.covariance.norm()),
         "spread": float(covariance.trace().sqrt()) / made.unit,
     }
     law = made.exact.law
     if isinstance(law, MixturePrior) and len(law.weights) > 1:
-        found["mode mass"] = float((law.responsibilities(law.encode(x.unflatten(1, law.means.shape[1:]))).mean(1) - law.weights).abs().sum() / 2)
+        found["mode mass"] = float(
+            (
+                law.responsibilities(law.encode(x.unflatten(1, law.means.shape[1:]))).mean(1)
+                - law.weights
+            )
+            .abs()
+            .sum()
+            / 2
+        )
     found |= {f"cover {p} %": distances.interval_mass(x, made.draws, p / 100) for p in (50, 90)}
     return found | {"CRPS": distances.crps(x, made.draws) / per_coordinate}

@@ -29,21 +29,35 @@ from inverse.errors import InputError
 from inverse.metrics.ensemble import as_members, energy_score, fair_crps
 
 
-def linear_quantities(shape: tuple[int, ...], generator: torch.Generator, pixels: int = 6, projections: int = 6) -> dict[str, Tensor]:
+def linear_quantities(
+    shape: tuple[int, ...], generator: torch.Generator, pixels: int = 6, projections: int = 6
+) -> dict[str, Tensor]:
     """Rows w of test quantities w . x for x of this shape: spread entries, the mean, means of halves or quadrants, random directions; each (n,)."""
     index = torch.arange(torch.Size(shape).numel()).reshape(shape)
     n = index.numel()
-    sets = {f"entry {i}": torch.tensor([i]) for i in sorted({round((j + 0.5) * n / pixels - 0.5) for j in range(pixels)})}
+    sets = {
+        f"entry {i}": torch.tensor([i])
+        for i in sorted({round((j + 0.5) * n / pixels - 0.5) for j in range(pixels)})
+    }
     if n > 1:
         sets["mean"] = index.flatten()
     if n > 3:
         wide = [side for side in range(max(len(shape) - 2, 0), len(shape)) if shape[side] > 1]
         parts: dict[str, Tensor] = {"": index}
         for side in wide:
-            parts = {f"{name}{j + 1}": half for name, part in parts.items() for j, half in enumerate(part.tensor_split(2, side))}
+            parts = {
+                f"{name}{j + 1}": half
+                for name, part in parts.items()
+                for j, half in enumerate(part.tensor_split(2, side))
+            }
         sets |= {f"mean of part {name}": part.flatten() for name, part in parts.items() if name}
-    rows = {name: torch.zeros(n, dtype=torch.float64).index_fill(0, which, 1 / len(which)) for name, which in sets.items()}
-    directions = torch.randn(projections if n > 1 else 0, n, generator=generator, dtype=torch.float64)
+    rows = {
+        name: torch.zeros(n, dtype=torch.float64).index_fill(0, which, 1 / len(which))
+        for name, which in sets.items()
+    }
+    directions = torch.randn(
+        projections if n > 1 else 0, n, generator=generator, dtype=torch.float64
+    )
     return rows | {f"projection {j}": w / w.norm() for j, w in enumerate(directions)}
 
 
@@ -118,18 +132,26 @@ class Report:
     @property
     def objections(self) -> tuple[str, ...]:
         """Names of the checks that do."""
-        return tuple(c.name for c in self.checks if c.adjusted is not None and c.adjusted < self.level)
+        return tuple(
+            c.name for c in self.checks if c.adjusted is not None and c.adjusted < self.level
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries only."""
-        return {"verdict": "calibrated" if self.calibrated else "not calibrated", "objections": list(self.objections), **asdict(self)}
+        return {
+            "verdict": "calibrated" if self.calibrated else "not calibrated",
+            "objections": list(self.objections),
+            **asdict(self),
+        }
 
 
 BATCH_TOLERANCE = 0.01
 MIN_IMAGES = 10
 
 
-def report(simulations: Simulations, level: float = 0.05, generator: torch.Generator | None = None) -> Report:
+def report(
+    simulations: Simulations, level: float = 0.05, generator: torch.Generator | None = None
+) -> Report:
     """Every check that the simulations allow.
 
     Args:
@@ -139,9 +161,15 @@ def report(simulations: Simulations, level: float = 0.05, generator: torch.Gener
     Raises: InputError for fewer than 10 images or 2 samples, or values that are not finite.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    x, m, images = as_members(simulations.samples, simulations.truth).cpu(), simulations.samples.shape[1], len(simulations.truth)
+    x, m, images = (
+        as_members(simulations.samples, simulations.truth).cpu(),
+        simulations.samples.shape[1],
+        len(simulations.truth),
+    )
     if images < MIN_IMAGES:
-        raise InputError(f"diagnostics: at least {MIN_IMAGES} truths with their samples are needed, got {images}")
+        raise InputError(
+            f"diagnostics: at least {MIN_IMAGES} truths with their samples are needed, got {images}"
+        )
     if not 0 < level < 1:
         raise InputError(f"diagnostics: the level must lie within (0, 1), got {level:g}")
     if not bool(x.isfinite().all()):
@@ -151,13 +179,22 @@ def report(simulations: Simulations, level: float = 0.05, generator: torch.Gener
     checks += _moments(x, generator)
     checks += _per_entry(x, generator, curves)
     checks += _sbc(x, simulations, generator, curves)
-    checks += [_tarp(name, x, point.cpu(), generator, curves) for name, point in simulations.references.items()]
-    checks += [Check(name, detail=f"skipped: {reason}") for name, reason in simulations.skipped.items() if name not in {c.name for c in checks}]
+    checks += [
+        _tarp(name, x, point.cpu(), generator, curves)
+        for name, point in simulations.references.items()
+    ]
+    checks += [
+        Check(name, detail=f"skipped: {reason}")
+        for name, reason in simulations.skipped.items()
+        if name not in {c.name for c in checks}
+    ]
     scores = {}
     for name, score in (("fair CRPS", fair_crps), ("energy score", energy_score)):
         values = score(simulations.samples, simulations.truth)
         scores[name] = (float(values.mean()), float(values.std() / math.sqrt(images)))
-    curves["ecdf band"] = dict(zip(("z", "lower", "upper"), ecdf_band(images, m, 0.95), strict=True))
+    curves["ecdf band"] = dict(
+        zip(("z", "lower", "upper"), ecdf_band(images, m, 0.95), strict=True)
+    )
     return Report(holm(checks), scores, curves, images, m, level)
 
 
@@ -177,7 +214,13 @@ def _batch(s: Simulations) -> Check:
     if s.batch_difference is None:
         return Check(name, detail=f"skipped: {s.skipped.get(name, 'no image was solved alone')}")
     independent = s.batch_difference <= BATCH_TOLERANCE
-    return Check(name, s.batch_difference, 0.0, p_value=float(independent), detail="change of a sample that is solved in another batch / its error")
+    return Check(
+        name,
+        s.batch_difference,
+        0.0,
+        p_value=float(independent),
+        detail="change of a sample that is solved in another batch / its error",
+    )
 
 
 def _residual(s: Simulations) -> Check:
@@ -186,7 +229,13 @@ def _residual(s: Simulations) -> Check:
         return Check(name, detail=f"skipped: {s.skipped.get(name, 'no residuals were given')}")
     statistic, p = chi_square_ks(s.chi_square[:, 0], s.degrees)
     mean = float(s.chi_square.double().mean() / s.degrees)
-    return Check(name, mean, 1.0, p_value=p, detail=f"mean over {s.degrees} measurements; KS distance {statistic:.3f}")
+    return Check(
+        name,
+        mean,
+        1.0,
+        p_value=p,
+        detail=f"mean over {s.degrees} measurements; KS distance {statistic:.3f}",
+    )
 
 
 def _moments(x: Tensor, generator: torch.Generator) -> list[Check]:
@@ -197,34 +246,68 @@ def _moments(x: Tensor, generator: torch.Generator) -> list[Check]:
     target = 2 * m / (m + 1)
     ratio, low, high = jackknife_ratio(pair[:, 0], of_mean[:, 0])
     p = randomisation_p_value((pair - target * of_mean)[..., None], generator)
-    spread, skill_low, skill_high = (math.sqrt(max(0.0, q - 1) * (m + 1) / (m - 1)) for q in (ratio, low, high))
+    spread, skill_low, skill_high = (
+        math.sqrt(max(0.0, q - 1) * (m + 1) / (m - 1)) for q in (ratio, low, high)
+    )
     return [
         Check("3 dB ratio", ratio, target, (low, high), p, detail="E|x_1 - x*|^2 / E|mean - x*|^2"),
-        Check("spread / skill", spread, 1.0, (skill_low, skill_high), detail="the same evidence as the 3 dB ratio"),
+        Check(
+            "spread / skill",
+            spread,
+            1.0,
+            (skill_low, skill_high),
+            detail="the same evidence as the 3 dB ratio",
+        ),
     ]
 
 
 def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) -> list[Check]:
     """Coverage and PIT over all entries at once; entries of an image are dependent, images are not."""
     images, members, _ = x.shape
-    frequency = torch.cat([_rank_frequency(part, generator) for part in x.split(max(1, (1 << 22) // x[0].numel()))])
+    frequency = torch.cat(
+        [_rank_frequency(part, generator) for part in x.split(max(1, (1 << 22) // x[0].numel()))]
+    )
     checks = []
     for nominal in (0.5, 0.9):
         k = max(1, round(members * (1 - nominal) / 2))
         if 2 * k >= members:
-            checks.append(Check(f"coverage {nominal:.0%}", detail=f"skipped: {members - 1} samples have no such interval"))
+            checks.append(
+                Check(
+                    f"coverage {nominal:.0%}",
+                    detail=f"skipped: {members - 1} samples have no such interval",
+                )
+            )
             continue
         inside = frequency[..., k : members - k].sum(2)
-        mean, reach = float(inside[:, 0].mean()), 1.96 * float(inside[:, 0].std()) / math.sqrt(images)
+        mean, reach = (
+            float(inside[:, 0].mean()),
+            1.96 * float(inside[:, 0].std()) / math.sqrt(images),
+        )
         p = randomisation_p_value(inside[..., None], generator)
         detail = f"between samples {k} and {members - k} of {members - 1} in order"
-        checks.append(Check(f"coverage {nominal:.0%}", mean, (members - 2 * k) / members, (mean - reach, mean + reach), p, detail=detail))
+        checks.append(
+            Check(
+                f"coverage {nominal:.0%}",
+                mean,
+                (members - 2 * k) / members,
+                (mean - reach, mean + reach),
+                p,
+                detail=detail,
+            )
+        )
     bins = min(10, members)
     of = torch.nn.functional.one_hot(torch.arange(members) * bins // members, bins).double()
     histogram, expected = frequency @ of, of.mean(0)
     departure = float((histogram[:, 0].mean(0) - expected).abs().sum() / 2)
     curves["pit"] = {"frequency": histogram[:, 0].mean(0).tolist(), "expected": expected.tolist()}
-    checks.append(Check("PIT", departure, p_value=randomisation_p_value(histogram, generator), detail="total variation of the histogram from uniform"))
+    checks.append(
+        Check(
+            "PIT",
+            departure,
+            p_value=randomisation_p_value(histogram, generator),
+            detail="total variation of the histogram from uniform",
+        )
+    )
     return checks
 
 
@@ -232,10 +315,19 @@ def _rank_frequency(x: Tensor, generator: torch.Generator) -> Tensor:
     """How often each member takes each rank among the members, over entries: (images, M, n) -> (images, M, M)."""
     images, members, n = x.shape
     slot = torch.arange(images * members).reshape(images, members, 1) * members
-    return torch.bincount((members_ranks(x, generator) + slot).flatten(), minlength=images * members**2).reshape(images, members, members).double() / n
+    return (
+        torch.bincount(
+            (members_ranks(x, generator) + slot).flatten(), minlength=images * members**2
+        )
+        .reshape(images, members, members)
+        .double()
+        / n
+    )
 
 
-def _sbc(x: Tensor, s: Simulations, generator: torch.Generator, curves: dict[str, Any]) -> list[Check]:
+def _sbc(
+    x: Tensor, s: Simulations, generator: torch.Generator, curves: dict[str, Any]
+) -> list[Check]:
     m = x.shape[1] - 1
     linear = linear_quantities(tuple(s.truth.shape[1:]), generator)
     values = dict(zip(linear, (x @ torch.stack(list(linear.values())).T).unbind(2), strict=True))
@@ -247,20 +339,41 @@ def _sbc(x: Tensor, s: Simulations, generator: torch.Generator, curves: dict[str
     bands = {name: ecdf_p_value(one, m) for name, one in r.items()}
     squares = {name: rank_chi_square(one, m) for name, one in r.items()}
     worst, odd = min(bands, key=lambda q: bands[q]), min(squares, key=lambda q: squares[q][1])
-    missing = f"; no log-likelihood: {s.skipped['log-likelihood']}" if s.log_likelihood is None and "log-likelihood" in s.skipped else ""
+    missing = (
+        f"; no log-likelihood: {s.skipped['log-likelihood']}"
+        if s.log_likelihood is None and "log-likelihood" in s.skipped
+        else ""
+    )
     where = f"of {len(r)} test quantities{missing}"
     departure = _departure(r[worst], m)
     return [
-        Check("SBC ECDF", departure, p_value=min(1.0, len(r) * bands[worst]), detail=f"largest departure, {worst}, {where}"),
-        Check("SBC chi-square", squares[odd][0], p_value=min(1.0, len(r) * squares[odd][1]), detail=f"{odd}, {where}"),
+        Check(
+            "SBC ECDF",
+            departure,
+            p_value=min(1.0, len(r) * bands[worst]),
+            detail=f"largest departure, {worst}, {where}",
+        ),
+        Check(
+            "SBC chi-square",
+            squares[odd][0],
+            p_value=min(1.0, len(r) * squares[odd][1]),
+            detail=f"{odd}, {where}",
+        ),
     ]
 
 
-def _tarp(name: str, x: Tensor, points: Tensor, generator: torch.Generator, curves: dict[str, Any]) -> Check:
+def _tarp(
+    name: str, x: Tensor, points: Tensor, generator: torch.Generator, curves: dict[str, Any]
+) -> Check:
     m = x.shape[1] - 1
     r = ranks((x - points.double().flatten(1)[:, None]).norm(dim=2), generator)
     curves.setdefault("tarp", {})[name] = torch.bincount(r, minlength=m + 1).tolist()
-    return Check(f"TARP, {name}", _departure(r, m), p_value=ecdf_p_value(r, m), detail="largest |ECP(alpha) - alpha|")
+    return Check(
+        f"TARP, {name}",
+        _departure(r, m),
+        p_value=ecdf_p_value(r, m),
+        detail="largest |ECP(alpha) - alpha|",
+    )
 
 
 def _departure(r: Tensor, m: int) -> float:

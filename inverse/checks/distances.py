@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 
-def gaussian_w2(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+def gaussian_w2(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> float:
     """Wasserstein-2 distance of two Gaussians: sqrt(|m - m'|^2 + tr(C + C' - 2 (C^1/2 C' C^1/2)^1/2))."""
     root = square_root(covariance)
     cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp_min(0).sqrt().sum()
-    squared = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * cross
+    squared = (
+        (mean - other_mean).square().sum()
+        + covariance.trace()
+        + other_covariance.trace()
+        - 2 * cross
+    )
     return float(squared.clamp_min(0).sqrt())
 
 
@@ -35,7 +42,14 @@ def _sorted(x: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(x.numpy(force=True), axis=-1)).to(x.device)
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, generator: torch.Generator, p: int = 1, slices: int = 100, reduce: str = "mean") -> float:
+def sliced_wasserstein(
+    x: Tensor,
+    y: Tensor,
+    generator: torch.Generator,
+    p: int = 1,
+    slices: int = 100,
+    reduce: str = "mean",
+) -> float:
     """Mean (or max) of W_p over random directions on the sphere.
 
     Args:

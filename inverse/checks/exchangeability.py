@@ -17,7 +17,6 @@ from inverse.metrics.ensemble import distances
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 
-
 def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
     """Rank of member 0 among members 1, ..., m, in 0, ..., m, ties broken at random: (images, m + 1, ...) -> (images, ...), integers.
 
@@ -36,8 +35,15 @@ def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
 
 def members_ranks(x: Tensor, generator: torch.Generator) -> Tensor:
     """Rank of every member among the others, per entry, ties broken at random: (images, M, n) -> (images, M, n), 0 to M - 1."""
-    shuffle = torch.stack([torch.randperm(x.shape[1], generator=generator, device=x.device) for _ in range(len(x))])
-    return torch.stack([one[order].argsort(dim=0, stable=True).argsort(dim=0)[order.argsort()] for one, order in zip(x, shuffle, strict=True)])
+    shuffle = torch.stack(
+        [torch.randperm(x.shape[1], generator=generator, device=x.device) for _ in range(len(x))]
+    )
+    return torch.stack(
+        [
+            one[order].argsort(dim=0, stable=True).argsort(dim=0)[order.argsort()]
+            for one, order in zip(x, shuffle, strict=True)
+        ]
+    )
 
 
 def randomisation_p_value(table: Tensor, generator: torch.Generator, draws: int = 1999) -> float:
@@ -55,7 +61,9 @@ def randomisation_p_value(table: Tensor, generator: torch.Generator, draws: int 
     rows = torch.arange(images, device=table.device)
     exceeded = 0
     for begin in range(0, draws, 100):
-        roles = torch.randint(members, (min(100, draws - begin), images), generator=generator, device=table.device)
+        roles = torch.randint(
+            members, (min(100, draws - begin), images), generator=generator, device=table.device
+        )
         exceeded += int((table[rows, roles].sum(1).square().sum(1) >= observed * (1 - 1e-9)).sum())
     return (1 + exceeded) / (1 + draws)
 
@@ -76,13 +84,14 @@ def jackknife_ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, floa
     n = len(numerator)
     a, b = numerator.sum(), denominator.sum()
     logs = ((a - numerator) / (b - denominator)).log()
-    reach = float(stdtrit(n - 1, 0.975)) * float(((n - 1) / n * (logs - logs.mean()).square().sum()).sqrt())
+    reach = float(stdtrit(n - 1, 0.975)) * float(
+        ((n - 1) / n * (logs - logs.mean()).square().sum()).sqrt()
+    )
     ratio = float(a / b)
     return ratio, ratio * math.exp(-reach), ratio * math.exp(reach)
 
 
 # --- uniform laws -----------------------------------------------------------------------------------------------------
-
 
 
 def chi_square_ks(chi_square: Tensor, degrees: int) -> tuple[float, float]:
@@ -103,7 +112,10 @@ def rank_chi_square(r: Tensor, m: int) -> tuple[float, float]:
 
     bins = max(2, min(m + 1, len(r) // 5))
     width = torch.bincount(torch.arange(m + 1) * bins // (m + 1), minlength=bins).double()
-    count, expected = torch.bincount(r.cpu() * bins // (m + 1), minlength=bins).double(), len(r) * width / (m + 1)
+    count, expected = (
+        torch.bincount(r.cpu() * bins // (m + 1), minlength=bins).double(),
+        len(r) * width / (m + 1),
+    )
     statistic = float(((count - expected).square() / expected).sum())
     return statistic, float(chdtrc(bins - 1, statistic))
 
@@ -171,7 +183,13 @@ def _escape(n: int, m: int, gamma: float) -> float:
         target, p = np.arange(low, high + 1), (z - before) / (1 - before)
         gained, left = target[:, None] - state, n - state
         k = np.clip(gained, 0, left)
-        log_pmf = factorial[left] - factorial[k] - factorial[left - k] + k * math.log(p) + (left - k) * math.log1p(-p)
+        log_pmf = (
+            factorial[left]
+            - factorial[k]
+            - factorial[left - k]
+            + k * math.log(p)
+            + (left - k) * math.log1p(-p)
+        )
         probability = np.where(gained == k, np.exp(log_pmf), 0.0) @ probability
         state, before = target, z
     return float(min(1.0, max(0.0, 1 - probability.sum())))

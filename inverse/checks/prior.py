@@ -78,23 +78,41 @@ def _level(prior: Prior, x0: Tensor, sigma: float, noise: Tensor, probe: Tensor)
         out = prior(x, torch.tensor(sigma, dtype=x0.dtype))
         (vjp,) = torch.autograd.grad(out, x, probe)
     out = out.detach()
-    error, trace = ((out - x0).square().flatten(1).mean(1), sigma**2 * (vjp * probe).flatten(1).mean(1))
+    error, trace = (
+        (out - x0).square().flatten(1).mean(1),
+        sigma**2 * (vjp * probe).flatten(1).mean(1),
+    )
     uncertain = float((error - trace).std() / len(x0) ** 0.5)
-    return Level(sigma, float(error.mean()) ** 0.5, max(float(trace.mean()), 0.0) ** 0.5, uncertain, float(out.std()), float(x0.std()))
+    return Level(
+        sigma,
+        float(error.mean()) ** 0.5,
+        max(float(trace.mean()), 0.0) ** 0.5,
+        uncertain,
+        float(out.std()),
+        float(x0.std()),
+    )
 
 
 def _failures(levels: list[Level]) -> list[str]:
     found = []
     for below, above in pairwise(levels):
         if above.error * SLACK < below.error:
-            found.append(f"the error falls from {below.error:.3g} to {above.error:.3g} between sigma {below.sigma:.3g} and {above.sigma:.3g}")
+            found.append(
+                f"the error falls from {below.error:.3g} to {above.error:.3g} between sigma {below.sigma:.3g} and {above.sigma:.3g}"
+            )
     for at in levels:
         if at.error > SLACK * min(at.sigma, at.clean) * (1 + 0.05 / at.sigma):
-            found.append(f"at sigma {at.sigma:.3g} the error {at.error:.3g} is above the noise, or above that of a constant")
+            found.append(
+                f"at sigma {at.sigma:.3g} the error {at.error:.3g} is above the noise, or above that of a constant"
+            )
         if not _agree(at):
-            found.append(f"at sigma {at.sigma:.3g} the error {at.error:.3g} is not sigma times the root of the divergence, {at.tweedie:.3g}")
+            found.append(
+                f"at sigma {at.sigma:.3g} the error {at.error:.3g} is not sigma times the root of the divergence, {at.tweedie:.3g}"
+            )
         if at.output > SLACK * at.clean:
-            found.append(f"at sigma {at.sigma:.3g} the output varies by {at.output:.3g}, clean draws by {at.clean:.3g}")
+            found.append(
+                f"at sigma {at.sigma:.3g} the output varies by {at.output:.3g}, clean draws by {at.clean:.3g}"
+            )
     return found
 
 
@@ -112,16 +130,28 @@ def clean_images(prior: Prior, path: Path, count: int, side: int) -> Tensor:
     height, width = (n or side for n in sides)
     images = load_images(path, max(height, width), channels or 3)[:count]
     if len(images) < 2:
-        raise InputError(f"prior verify: {path} holds {len(images)} image of at least {max(height, width)} pixels; two are needed")
-    crops = [image[(image.shape[0] - height) // 2 :, (image.shape[1] - width) // 2 :][:height, :width] for image in images]
+        raise InputError(
+            f"prior verify: {path} holds {len(images)} image of at least {max(height, width)} pixels; two are needed"
+        )
+    crops = [
+        image[(image.shape[0] - height) // 2 :, (image.shape[1] - width) // 2 :][:height, :width]
+        for image in images
+    ]
     return prior.encode(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
 
 
-def own_draws(prior: Prior, count: int = 8, side: int = 64, steps: int = 12, seed: int = 0) -> Tensor:
+def own_draws(
+    prior: Prior, count: int = 8, side: int = 64, steps: int = 12, seed: int = 0
+) -> Tensor:
     """Unconditional draws of the prior by Heun's method, model units; `side` pixels where it takes any size."""
     shape = tuple(n or side for n in prior.shape)
-    dtype = next((t.dtype for t in (*prior.parameters(), *prior.buffers()) if t.is_floating_point()), torch.float32)
-    sigmas = schedule("karras", steps, max(prior.sigma_min, 0.01), min(prior.sigma_max, 80.0)).to(dtype)
+    dtype = next(
+        (t.dtype for t in (*prior.parameters(), *prior.buffers()) if t.is_floating_point()),
+        torch.float32,
+    )
+    sigmas = schedule("karras", steps, max(prior.sigma_min, 0.01), min(prior.sigma_max, 80.0)).to(
+        dtype
+    )
     generator = Generators.for_samples(seed, count, 1)
     x = sigmas[0] * generator.randn_like(torch.empty(count, *shape, dtype=dtype))
     with torch.no_grad():

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.checks.cases import PROBE, Figure, Reference, all_cases, figures, loss, main_figure, reference
+from inverse.checks.cases import (
+    PROBE,
+    Figure,
+    Reference,
+    all_cases,
+    figures,
+    loss,
+    main_figure,
+    reference,
+)
 from inverse.engine import solve, versions
 from inverse.errors import InverseError, OptionError
 from inverse.execution import Cost
@@ -78,7 +87,9 @@ class Verdict:
         return not self.failures
 
 
-def sample(method: Method, posterior: Posterior, samples: int, seed: int = 0) -> tuple[Tensor, Cost, float]:
+def sample(
+    method: Method, posterior: Posterior, samples: int, seed: int = 0
+) -> tuple[Tensor, Cost, float]:
     """Final samples of each measurement, one after the other (measurements * samples, d), physical units, a weighted ensemble resampled; the cost; and seconds.
 
     Raises: OptionError with the reason if the method cannot run here or diverges.
@@ -107,7 +118,12 @@ def measure(method: Method, made: Reference, samples: int, seed: int = 0) -> Mea
     except InverseError as error:
         return Measured(made.case.name, skipped=str(error))
     found = {name: made.figure(name, value) for name, value in figures(made, x).items()}
-    return Measured(made.case.name, found, {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")}, seconds)
+    return Measured(
+        made.case.name,
+        found,
+        {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")},
+        seconds,
+    )
 
 
 def at_effort(method: Method, factor: float, samples: int = 1) -> Method:
@@ -116,8 +132,15 @@ def at_effort(method: Method, factor: float, samples: int = 1) -> Method:
     changed = {}
     for option, power in method.limit.items():
         if option in known:
-            value = max(getattr(method, known[option].name), samples if option == "particles" else 0) * factor**power
-            changed[known[option].name] = max(1, round(value)) if isinstance(getattr(method, known[option].name), int) else value
+            value = (
+                max(getattr(method, known[option].name), samples if option == "particles" else 0)
+                * factor**power
+            )
+            changed[known[option].name] = (
+                max(1, round(value))
+                if isinstance(getattr(method, known[option].name), int)
+                else value
+            )
     return replace(method, **changed)
 
 
@@ -138,7 +161,14 @@ def batch_dependence(method: Method, made: Reference) -> float | None:
     if method.unsupported(posterior):
         return None
     per_image = 8
-    alone = Posterior(posterior.prior, posterior.operator, posterior.y[1:2], posterior.noise, shape=posterior.shape, dtype=torch.float64)
+    alone = Posterior(
+        posterior.prior,
+        posterior.operator,
+        posterior.y[1:2],
+        posterior.noise,
+        shape=posterior.shape,
+        dtype=torch.float64,
+    )
     together = solve(posterior, method, samples=per_image).samples[1]
     single = solve(alone, method, samples=per_image, first_image=1).samples[0]
     return float((single - together).abs().max()) / (made.unit / math.sqrt(together[0].numel()))
@@ -148,20 +178,38 @@ def rotated(made: Reference, method: Method) -> Posterior:
     """The same posterior seen through Q A and Q y, Q orthogonal: as a bare function with its adjoint, or with singular values if the method needs them."""
     posterior = made.posterior
     n = math.prod(posterior.shape)
-    A = posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)).flatten(1).T
-    Q = torch.linalg.qr(torch.randn(len(A), len(A), generator=seeded("rotation"), dtype=torch.float64)).Q
+    A = (
+        posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape))
+        .flatten(1)
+        .T
+    )
+    Q = torch.linalg.qr(
+        torch.randn(len(A), len(A), generator=seeded("rotation"), dtype=torch.float64)
+    ).Q
     y = posterior.y.flatten(1) @ Q.T
 
     def make(operator: Any, y: Tensor) -> Posterior:
-        return Posterior(posterior.prior, operator, y, posterior.noise, shape=posterior.shape, dtype=torch.float64)
+        return Posterior(
+            posterior.prior,
+            operator,
+            y,
+            posterior.noise,
+            shape=posterior.shape,
+            dtype=torch.float64,
+        )
 
     plain = make(operators.operator(lambda x: x.flatten(1) @ (Q @ A).T, shape=posterior.shape), y)
     if method.unsupported(plain) is None:
         return plain
-    return make(operators.dense(Q @ A, posterior.shape, tuple(posterior.y.shape[1:])), y.reshape(posterior.y.shape))
+    return make(
+        operators.dense(Q @ A, posterior.shape, tuple(posterior.y.shape[1:])),
+        y.reshape(posterior.y.shape),
+    )
 
 
-def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequence[str] | None = None) -> Verdict:
+def verify(
+    method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequence[str] | None = None
+) -> Verdict:
     """Hold a method to its claim on the closed-form cases.
 
     Args:
@@ -185,24 +233,45 @@ def verify(method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequ
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
     rotation = batch = None
-    ran = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(method, probe, samples, seed)
+    ran = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
+        method, probe, samples, seed
+    )
     if ran.figures:
         if method.limit and set(method.limit) & set(values(method)):
             for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
-                again = ran if factor == 1 else measure(at_effort(method, factor, samples), probe, samples, seed)
+                again = (
+                    ran
+                    if factor == 1
+                    else measure(at_effort(method, factor, samples), probe, samples, seed)
+                )
                 if again.figures:
                     curve[factor] = again.figures[name].value
         batch = batch_dependence(method, probe)
         x, _, _ = sample(method, rotated(probe, method), samples, seed)
         rotation = (ran.figures[name].value, figures(probe, x)[name])
-    verdict = Verdict(method.name, values(method), method.claim, measured, curve, order(probe, curve), batch, rotation, [], versions())
+    verdict = Verdict(
+        method.name,
+        values(method),
+        method.claim,
+        measured,
+        curve,
+        order(probe, curve),
+        batch,
+        rotation,
+        [],
+        versions(),
+    )
     return replace(verdict, failures=list(_failures(method, verdict, samples)))
 
 
 def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
     """What does not hold, in words; see docs/verify.md for the rules."""
     ran = [m for m in verdict.cases if m.figures]
-    judged = [(reference(m.case, samples), m.figures) for m in ran if method.any_prior or reference(m.case, samples).case.gaussian]
+    judged = [
+        (reference(m.case, samples), m.figures)
+        for m in ran
+        if method.any_prior or reference(m.case, samples).case.gaussian
+    ]
     if not judged and verdict.claim == "none":
         return
     if not judged:
@@ -221,7 +290,11 @@ def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
         figure = found[name]
         if verdict.claim == "exact" and made.excess(name, figure.value) > 5:
             yield f"{made.case.name}: claims to be exact, {name} is {figure.value:.3g} where exact draws have {figure.floor:.3g}"
-        if verdict.claim in ("biased", "exact in the limit") and figure.score is not None and figure.score >= 1:
+        if (
+            verdict.claim in ("biased", "exact in the limit")
+            and figure.score is not None
+            and figure.score >= 1
+        ):
             yield f"{made.case.name}: score {figure.score:.2f}, no better than ignoring the data"
         mean = found["mean"]
         if verdict.claim == "point estimate" and mean.score is not None and mean.score >= 1:
@@ -229,5 +302,10 @@ def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
     if verdict.claim == "exact in the limit" and verdict.effort:
         late = {k: v for k, v in verdict.effort.items() if k >= 1}
         steady = order(probe, late)
-        if probe.excess(name := main_figure(probe.case), late[max(late)]) > 5 and (steady is None or steady < 0.25):
-            yield f"{PROBE}: claims to be exact in the limit, {name} does not fall with effort: " + ", ".join(f"x{k:g} {v:.3g}" for k, v in late.items())
+        if probe.excess(name := main_figure(probe.case), late[max(late)]) > 5 and (
+            steady is None or steady < 0.25
+        ):
+            yield (
+                f"{PROBE}: claims to be exact in the limit, {name} does not fall with effort: "
+                + ", ".join(f"x{k:g} {v:.3g}" for k, v in late.items())
+            )

@@ -21,7 +21,14 @@ from inverse.method import Method
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
 
 
-def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str] | None, out: Path, as_json: bool) -> bool:
+def run(
+    methods: Sequence[Method],
+    samples: int,
+    seed: int,
+    cases: Sequence[str] | None,
+    out: Path,
+    as_json: bool,
+) -> bool:
     """Verify every method, write `out/METHOD.json` as soon as it is known, print; true if every claim held."""
     check_writable(out)
     verdicts = []
@@ -29,7 +36,12 @@ def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str]
         if len(methods) > 1:
             print(f"inverse: {method.name} ({index} of {len(methods)})", file=sys.stderr)
         verdict = verify(method, samples, seed, cases)
-        record = {**dataclasses.asdict(verdict), "held": verdict.held, "samples": samples, "seed": seed}
+        record = {
+            **dataclasses.asdict(verdict),
+            "held": verdict.held,
+            "samples": samples,
+            "seed": seed,
+        }
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / f"{method.name}.json", strict_json(record) + "\n")
         if as_json:
@@ -46,7 +58,11 @@ def run(methods: Sequence[Method], samples: int, seed: int, cases: Sequence[str]
         for failure in verdict.failures:
             print(f"{verdict.method}: {failure}")
     held = sum(v.held for v in verdicts)
-    print(f"{held} of {len(verdicts)} claims hold" if len(verdicts) > 1 else f"{verdicts[0].method} claims {verdicts[0].claim}: {'held' if held else 'FAILED'}")
+    print(
+        f"{held} of {len(verdicts)} claims hold"
+        if len(verdicts) > 1
+        else f"{verdicts[0].method} claims {verdicts[0].claim}: {'held' if held else 'FAILED'}"
+    )
     print(out if len(methods) > 1 else out / f"{methods[0].name}.json")
     return held == len(verdicts)
 
@@ -56,15 +72,25 @@ def _figures(verdict: Verdict) -> Table:
     names = list(dict.fromkeys(name for m in verdict.cases for name in m.figures))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for label in ("case", "", *(f"{n} ({TARGETS[n]:g})" if n in TARGETS else n for n in names)):
-        table.add_column(label, justify="right" if label in names else "left", no_wrap=label in ("case", ""))
+        table.add_column(
+            label, justify="right" if label in names else "left", no_wrap=label in ("case", "")
+        )
     for measured in verdict.cases:
         if measured.skipped:
             table.add_row(measured.case, measured.skipped.split(";")[0], style="dim")
             continue
         for line in ("value", "floor", "prior", "score"):
-            cells = [_number(getattr(measured.figures[n], line)) if n in measured.figures else "" for n in names]
+            cells = [
+                _number(getattr(measured.figures[n], line)) if n in measured.figures else ""
+                for n in names
+            ]
             first = measured.case if line == "value" else ""
-            table.add_row(first, verdict.method if line == "value" else line, *cells, style="" if line in ("value", "score") else "dim")
+            table.add_row(
+                first,
+                verdict.method if line == "value" else line,
+                *cells,
+                style="" if line in ("value", "score") else "dim",
+            )
         table.add_section()
     return table
 
@@ -75,28 +101,50 @@ def _obligations(verdict: Verdict) -> Table:
     table.add_column("found")
     if verdict.effort:
         curve = ", ".join(f"x{k:g}: {v:.3g}" for k, v in verdict.effort.items())
-        table.add_row("effort", f"W2 on {PROBE} at {curve}; order {'not seen above the floor' if verdict.order is None else f'{verdict.order:.2f}'}")
+        table.add_row(
+            "effort",
+            f"W2 on {PROBE} at {curve}; order {'not seen above the floor' if verdict.order is None else f'{verdict.order:.2f}'}",
+        )
     if verdict.batch is not None:
-        table.add_row("batch", f"a sample moves by {verdict.batch:.1g} standard deviations with the other images of its batch")
+        table.add_row(
+            "batch",
+            f"a sample moves by {verdict.batch:.1g} standard deviations with the other images of its batch",
+        )
     if verdict.rotation is not None:
-        table.add_row("adjoint", f"W2 {verdict.rotation[0]:.3g}, after a rotation of y and A {verdict.rotation[1]:.3g}")
+        table.add_row(
+            "adjoint",
+            f"W2 {verdict.rotation[0]:.3g}, after a rotation of y and A {verdict.rotation[1]:.3g}",
+        )
     for measured in verdict.cases:
         if measured.cost:
             spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())
-            table.add_row(f"cost, {measured.case}", f"{spent} a sample; {measured.seconds:.2f} s in all")
+            table.add_row(
+                f"cost, {measured.case}", f"{spent} a sample; {measured.seconds:.2f} s in all"
+            )
     return table
 
 
 def _summary(verdicts: Sequence[Verdict]) -> Table:
     """A line a method: the score of its main figure on each case."""
     cases = list(dict.fromkeys(m.case for v in verdicts for m in v.cases))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="scores of W2 (sliced W1 where the posterior is not Gaussian): 0 is exact, 1 ignores the data")
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        caption="scores of W2 (sliced W1 where the posterior is not Gaussian): 0 is exact, 1 ignores the data",
+    )
     for label in ("method", "claim", "held", *cases, "order", "batch", "adjoint"):
-        table.add_column(label, no_wrap=label == "method", justify="right" if label in (*cases, "order", "batch", "adjoint") else "left")
+        table.add_column(
+            label,
+            no_wrap=label == "method",
+            justify="right" if label in (*cases, "order", "batch", "adjoint") else "left",
+        )
     for v in verdicts:
         turn = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
         row = ["-" if m.skipped else _number(_main(m).score) for m in v.cases]
-        order, batch = "" if v.order is None else f"{v.order:.1f}", "" if v.batch is None else f"{v.batch:.0e}"
+        order, batch = (
+            "" if v.order is None else f"{v.order:.1f}",
+            "" if v.batch is None else f"{v.batch:.0e}",
+        )
         table.add_row(v.method, v.claim, "yes" if v.held else "NO", *row, order, batch, turn)
     return table
 

@@ -46,7 +46,11 @@ class Commands(TyperGroup):
         return [*own, *(name for name in commands() if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or commands().get(cmd_name) or _plugin_command(cmd_name, ctx)
+        return (
+            super().get_command(ctx, cmd_name)
+            or commands().get(cmd_name)
+            or _plugin_command(cmd_name, ctx)
+        )
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; an interruption that it does not answer for itself is one line and exit code 130."""
@@ -71,7 +75,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `inverse` command: errors of the user's become one line and exit code 2, warnings one line."""
-    warnings.showwarning = lambda message, *_, **__: print(f"inverse: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(
+        f"inverse: warning: {message}", file=sys.stderr
+    )
     try:
         app(args=spread(sys.argv[1:]), prog_name="inverse")
     except InverseError as error:
@@ -83,7 +89,10 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"inverse: cannot write ({error.strerror}); what was saved before is as it was", file=sys.stderr)
+        print(
+            f"inverse: cannot write ({error.strerror}); what was saved before is as it was",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -102,7 +111,11 @@ def spread(arguments: list[str]) -> list[str]:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
     if version:
         print(f"inverse {__version__}")
         raise typer.Exit
@@ -112,42 +125,104 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def solve(
     problem: ProblemName = default("solve", "problem"),
     method: MethodName = default("solve", "method"),
-    input: Annotated[list[Path], typer.Option("--input", help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.", show_default=False)] = [],  # noqa: B006
-    measurement: Annotated[list[Path], typer.Option("--measurement", help="Real measurements, without a truth.", show_default=False)] = [],  # noqa: B006
-    problem_option: ProblemOptions = [],  # noqa: B006
-    set_: MethodOptions = [],  # noqa: B006
-    steps: Annotated[int | None, typer.Option(help="Short for --set steps=N.", show_default=False)] = None,
+    input: Annotated[
+        list[Path],
+        typer.Option(
+            "--input",
+            help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.",
+            show_default=False,
+        ),
+    ] = [],
+    measurement: Annotated[
+        list[Path],
+        typer.Option(
+            "--measurement", help="Real measurements, without a truth.", show_default=False
+        ),
+    ] = [],
+    problem_option: ProblemOptions = [],
+    set_: MethodOptions = [],
+    steps: Annotated[
+        int | None, typer.Option(help="Short for --set steps=N.", show_default=False)
+    ] = None,
     prior: PriorName = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
     device: Device = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32).")] = "float32",
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior: minutes once, for many images of one size.")] = False,
-    memory: Annotated[float | None, typer.Option(help="GiB that one call of the prior may take.", show_default="most of what is free")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images of one size that are solved together.", show_default="as many as pay and fit")] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32)."
+        ),
+    ] = "float32",
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the prior: minutes once, for many images of one size."
+        ),
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB that one call of the prior may take.", show_default="most of what is free"
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images of one size that are solved together.",
+            show_default="as many as pay and fit",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run of the same request has finished.")] = False,
-    parallel: Annotated[str | None, typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON record for each result instead of a table.")] = False,
-    plugin: PluginFiles = [],  # noqa: B006
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep what an earlier run of the same request has finished."),
+    ] = False,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process"),
+    ] = None,
+    json_: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON record for each result instead of a table."),
+    ] = False,
+    plugin: PluginFiles = [],
 ) -> None:
     """Reconstruct: the shipped photograph, your own (--input), or a real measurement (--measurement)."""
     from inverse.command.run import run
     from inverse.command.work import Request
 
     if input and measurement:
-        raise OptionError("solve: give either --input (a truth to degrade) or --measurement (a real one), not both")
+        raise OptionError(
+            "solve: give either --input (a truth to degrade) or --measurement (a real one), not both"
+        )
     registry(plugin)
     method_options: dict[str, Any] = dict(assignments(set_, "--set"))
     if steps is not None:
         if "steps" in method_options:
-            raise OptionError(f"solve: give either --steps {steps} or --set steps={method_options['steps']}, not both")
+            raise OptionError(
+                f"solve: give either --steps {steps} or --set steps={method_options['steps']}, not both"
+            )
         method_options["steps"] = steps
     request = Request(
-        problem=problem, method=method, problem_options=assignments(problem_option, "--problem-option"), method_options=method_options,
-        files=input or measurement, measured=bool(measurement), prior=prior, samples=samples, seed=seed, device=device, dtype=dtype, out=out,
-        parallel=parallel, compile=compile_, memory=memory, batch=batch, resume=resume,
-    )  # fmt: skip
+        problem=problem,
+        method=method,
+        problem_options=assignments(problem_option, "--problem-option"),
+        method_options=method_options,
+        files=input or measurement,
+        measured=bool(measurement),
+        prior=prior,
+        samples=samples,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        out=out,
+        parallel=parallel,
+        compile=compile_,
+        memory=memory,
+        batch=batch,
+        resume=resume,
+    )
     interrupted = run(request, as_json=json_)
     if interrupted:
         raise typer.Exit(130)
@@ -157,27 +232,58 @@ def solve(
 def diagnose(
     problem: ProblemName = default("diagnose", "problem"),
     method: MethodName = default("diagnose", "method"),
-    input: Annotated[list[Path], typer.Option("--input", help="Held-out truths, by default draws from the prior or shipped ones.", show_default=False)] = [],  # noqa: B006
-    problem_option: ProblemOptions = [],  # noqa: B006
-    set_: MethodOptions = [],  # noqa: B006
+    input: Annotated[
+        list[Path],
+        typer.Option(
+            "--input",
+            help="Held-out truths, by default draws from the prior or shipped ones.",
+            show_default=False,
+        ),
+    ] = [],
+    problem_option: ProblemOptions = [],
+    set_: MethodOptions = [],
     prior: PriorName = None,
-    simulations: Annotated[int | None, typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones")] = None,
+    simulations: Annotated[
+        int | None,
+        typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones"),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
-    level: Annotated[float, typer.Option(help="Most probability with which an exact sampler is called not calibrated.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the truths, the measurement noise, the method and the tests.")] = 0,
+    level: Annotated[
+        float,
+        typer.Option(help="Most probability with which an exact sampler is called not calibrated."),
+    ] = 0.05,
+    seed: Annotated[
+        int, typer.Option(help="Of the truths, the measurement noise, the method and the tests.")
+    ] = 0,
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
-    json_: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
-    plugin: PluginFiles = [],  # noqa: B006
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
+    ] = False,
+    plugin: PluginFiles = [],
 ) -> None:
     """Ask of truths alone whether a method's samples are calibrated; the exit code is 1 if they are not."""
     from inverse.checks import calibration
     from inverse.registry.discovery import get_method, get_problem
 
     registry(plugin)
-    chosen = get_problem(problem, **assignments(problem_option, "--problem-option")), get_method(method, **assignments(set_, "--set"))
-    found, path = calibration.run(*chosen, input, device, dtype, out, simulations=simulations, samples=samples, seed=seed, prior=prior, level=level)
+    chosen = (
+        get_problem(problem, **assignments(problem_option, "--problem-option")),
+        get_method(method, **assignments(set_, "--set")),
+    )
+    found, path = calibration.run(
+        *chosen,
+        input,
+        device,
+        dtype,
+        out,
+        simulations=simulations,
+        samples=samples,
+        seed=seed,
+        prior=prior,
+        level=level,
+    )
     if json_:
         print(found.json())
     else:
@@ -188,19 +294,25 @@ def diagnose(
 
 
 @app.command()
-def methods(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, plugin: PluginFiles = []) -> None:  # noqa: B006
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    plugin: PluginFiles = [],
+) -> None:
     """List the methods, or explain one: reference, equation, options."""
     _list_or_explain("inverse_methods", name, plugin, lambda cls: _first_sentence(cls.__doc__))
 
 
 @app.command()
-def problems(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, plugin: PluginFiles = []) -> None:  # noqa: B006
+def problems(
+    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    plugin: PluginFiles = [],
+) -> None:
     """List the problems, or explain one."""
     _list_or_explain("inverse_problems", name, plugin, lambda cls: cls.summary)
 
 
 @app.command()
-def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
+def priors(plugin: PluginFiles = []) -> None:
     """List the priors with what they were trained on."""
     from inverse.errors import PriorError
     from inverse.priors.loading import PriorCard
@@ -216,23 +328,28 @@ def priors(plugin: PluginFiles = []) -> None:  # noqa: B006
 
 
 @app.command()
-def samplers(plugin: PluginFiles = []) -> None:  # noqa: B006
+def samplers(plugin: PluginFiles = []) -> None:
     """List the samplers that a guidance can use, with their options (--set sampler=ddim:eta=0.5)."""
     from inverse.sampling.options import sampler_options, with_common_options
 
     table = columns("sampler", "options", "what it is")
     for name, entry in registry(plugin).table("inverse_samplers").items():
-        table.add_row(name, _settings(sampler_options(entry.thing)), _first_sentence(entry.thing.__doc__))
+        table.add_row(
+            name, _settings(sampler_options(entry.thing)), _first_sentence(entry.thing.__doc__)
+        )
     show(table)
     print(f"every sampler: {_settings(sampler_options(with_common_options))}")
 
 
 @app.command()
-def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
+def plugins(plugin: PluginFiles = []) -> None:
     """Show what was loaded, from where, which version, and why something was not."""
     found, failures = registry([]), []
     calls: list[Callable[[], object]] = [partial(found.load_file, path) for path in plugin]
-    calls += [partial(found.table, f"inverse_{kind}") for kind in ("methods", "problems", "samplers", "metrics", "priors")]
+    calls += [
+        partial(found.table, f"inverse_{kind}")
+        for kind in ("methods", "problems", "samplers", "metrics", "priors")
+    ]
     for call in calls:
         try:
             call()
@@ -248,15 +365,25 @@ def plugins(plugin: PluginFiles = []) -> None:  # noqa: B006
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="A method: see `inverse methods`.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="METHOD", help="A method: see `inverse methods`.", show_default=False
+        ),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every registered method.")] = False,
-    set_: MethodOptions = [],  # noqa: B006
-    case: Annotated[list[str], typer.Option("--case", help="Only this case; may be repeated.", show_default="all")] = [],  # noqa: B006
+    set_: MethodOptions = [],
+    case: Annotated[
+        list[str],
+        typer.Option("--case", help="Only this case; may be repeated.", show_default="all"),
+    ] = [],
     samples: Annotated[int, typer.Option(help="On each case.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the JSON records.")] = Path("out/verify"),
-    json_: Annotated[bool, typer.Option("--json", help="Print the records instead of tables.")] = False,
-    plugin: PluginFiles = [],  # noqa: B006
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the records instead of tables.")
+    ] = False,
+    plugin: PluginFiles = [],
 ) -> None:
     """Hold a method to its claim where the posterior is known exactly; exit 1 if the claim fails."""
     if all_ == (name is not None):
@@ -267,7 +394,11 @@ def verify(
     from inverse.registry.discovery import get_method
 
     found = registry(plugin)
-    methods = [get_method(m) for m in found.table("inverse_methods")] if name is None else [get_method(name, **assignments(set_, "--set"))]
+    methods = (
+        [get_method(m) for m in found.table("inverse_methods")]
+        if name is None
+        else [get_method(name, **assignments(set_, "--set"))]
+    )
     if not run(methods, samples, seed, case or None, out, json_):
         raise typer.Exit(1)
 
@@ -325,5 +456,3 @@ def _settings(options: dict[str, Any]) -> str:
 
 def _first_sentence(text: str | None) -> str:
     return " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".:")
-
-

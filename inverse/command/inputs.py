@@ -47,7 +47,9 @@ class Input:
         return self.file.name if self.file else "solving"
 
 
-def opened(index: int, file: Path | None, folder: Path, problem: Problem, prior: Prior, measured: bool) -> Input:
+def opened(
+    index: int, file: Path | None, folder: Path, problem: Problem, prior: Prior, measured: bool
+) -> Input:
     """Read a file, cut a truth to what the operator takes, and note that.
 
     Raises: InputError if the file cannot be used.
@@ -57,11 +59,16 @@ def opened(index: int, file: Path | None, folder: Path, problem: Problem, prior:
     posed, values, notes = problem.open(file, prior, measured)
     if bad := int((~torch.isfinite(values)).sum()):
         count = f"{bad} of {values.numel()} values"
-        raise InputError(f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured")
+        raise InputError(
+            f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured"
+        )
     if not measured:
         cut = posed.prepare(values)
         if cut.shape != values.shape:
-            notes = [*notes, f"cropped from {values.shape[-2]}x{values.shape[-1]} to {cut.shape[-2]}x{cut.shape[-1]}"]
+            notes = [
+                *notes,
+                f"cropped from {values.shape[-2]}x{values.shape[-1]} to {cut.shape[-2]}x{cut.shape[-1]}",
+            ]
         values = cut
     return Input(index, file, folder, posed, values, notes)
 
@@ -71,11 +78,18 @@ def kind(one: Input, problem: Problem, prior: Prior) -> Hashable | None:
 
     Alone are inputs that pose a problem of their own, those of problems that make their posteriors in a way of their own, and files that hold a batch.
     """
-    alone = one.values is None or one.problem is not problem or type(problem).posterior is not Problem.posterior or one.values.ndim != len(prior.shape)
+    alone = (
+        one.values is None
+        or one.problem is not problem
+        or type(problem).posterior is not Problem.posterior
+        or one.values.ndim != len(prior.shape)
+    )
     return None if alone or one.values is None else tuple(one.values.shape)
 
 
-def batches(inputs: Iterable[Input], kind: Callable[[Input], Hashable | None], most: Callable[[Input], int]) -> Iterator[list[Input]]:
+def batches(
+    inputs: Iterable[Input], kind: Callable[[Input], Hashable | None], most: Callable[[Input], int]
+) -> Iterator[list[Input]]:
     """Inputs of one kind together, as many as `most` says for it, each batch as soon as it is full; those of no kind alone.
 
     When `WAITING` of them wait, the largest batch goes as it is.
@@ -106,12 +120,29 @@ def finished(one: Input, method: Method, samples: int, about: dict[str, Any]) ->
         found = Result.load(one.folder / "result.h5")
     except InputError:
         return None
-    ran = {name: value for name, value in found.provenance.get("method", {}).items() if name != "derived"}
-    wanted = {"input": str(one.file), "problem": _named(one.problem), "method": _named(method), **about}
-    same = all(json.dumps(value, default=str) == json.dumps(({**found.provenance, "method": ran}).get(name)) for name, value in wanted.items())
+    ran = {
+        name: value
+        for name, value in found.provenance.get("method", {}).items()
+        if name != "derived"
+    }
+    wanted = {
+        "input": str(one.file),
+        "problem": _named(one.problem),
+        "method": _named(method),
+        **about,
+    }
+    same = all(
+        json.dumps(value, default=str)
+        == json.dumps(({**found.provenance, "method": ran}).get(name))
+        for name, value in wanted.items()
+    )
     kept = (found.y if found.truth is None else found.truth)[0]
     unchanged = torch.equal(kept.to(one.values.dtype), one.values)
-    return found if same and unchanged and not found.interrupted and found.samples.shape[1] == samples else None
+    return (
+        found
+        if same and unchanged and not found.interrupted and found.samples.shape[1] == samples
+        else None
+    )
 
 
 def _named(thing: Problem | Method) -> dict[str, Any]:

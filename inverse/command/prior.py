@@ -12,10 +12,24 @@ import typer
 from inverse.errors import PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
 
-app = typer.Typer(no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation.")
+app = typer.Typer(
+    no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation."
+)
 
-Name = Annotated[str, typer.Argument(help="A prior's name, its .safetensors file or card, or a folder saved by diffusers.")]
-Side = Annotated[int | None, typer.Option(min=8, help="Of draws or crops (pixels) of a prior of any size.", show_default="that of its training crops")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="A prior's name, its .safetensors file or card, or a folder saved by diffusers."
+    ),
+]
+Side = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        help="Of draws or crops (pixels) of a prior of any size.",
+        show_default="that of its training crops",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -27,21 +41,47 @@ def info(name: Name, json_: Json = False) -> None:
     path = find_card(name)
     if path is None:
         loaded = load_prior(name)
-        rows: dict[str, Any] = {"folder": name, "shape": list(loaded.shape), "card": "none: a folder saved by diffusers"}
-        rows |= {"sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}", "parameters": sum(p.numel() for p in loaded.parameters())}
+        rows: dict[str, Any] = {
+            "folder": name,
+            "shape": list(loaded.shape),
+            "card": "none: a folder saved by diffusers",
+        }
+        rows |= {
+            "sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}",
+            "parameters": sum(p.numel() for p in loaded.parameters()),
+        }
     else:
         card = PriorCard.read(path)
         weights = card.weights(name, path)
-        rows = {"name": card.name, "file": str(weights), "bytes": weights.stat().st_size if weights.is_file() else "missing", "sha256": card.sha256}
-        rows |= {"shape": card.shape, "units": card.units, "model units": f"physical = {card.scale:g} * model + {card.shift:g}"}
-        rows |= {"sigma": f"{card.sigma_min:g} to {card.sigma_max:g} (model units)"} | _tables(card) | {"licence": card.licence, "limits": card.limits}
+        rows = {
+            "name": card.name,
+            "file": str(weights),
+            "bytes": weights.stat().st_size if weights.is_file() else "missing",
+            "sha256": card.sha256,
+        }
+        rows |= {
+            "shape": card.shape,
+            "units": card.units,
+            "model units": f"physical = {card.scale:g} * model + {card.shift:g}",
+        }
+        rows |= (
+            {"sigma": f"{card.sigma_min:g} to {card.sigma_max:g} (model units)"}
+            | _tables(card)
+            | {"licence": card.licence, "limits": card.limits}
+        )
     _show(rows, json_)
 
 
 @app.command()
 def verify(
     name: Name,
-    images: Annotated[Path | None, typer.Option(help="A folder, .npz or .h5 of clean images to check on.", show_default="the prior's own draws")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder, .npz or .h5 of clean images to check on.",
+            show_default="the prior's own draws",
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=2, help="Images or draws.")] = 8,
     side: Side = None,
     seed: Annotated[int, typer.Option(help="Of the draws and the noise.")] = 0,
@@ -53,28 +93,68 @@ def verify(
 
     loaded = load_prior(name)
     side = side or usual_side(loaded)
-    x0 = own_draws(loaded, count, side, seed=seed) if images is None else clean_images(loaded, images, count, side)
+    x0 = (
+        own_draws(loaded, count, side, seed=seed)
+        if images is None
+        else clean_images(loaded, images, count, side)
+    )
     found = check(loaded, x0, seed=seed)
     if json_:
         print(json.dumps(found.to_dict()))
     else:
         table = columns("sigma", "error", "sigma sqrt(divergence)", "std of D(x)", "std of x0")
         for at in found.levels:
-            table.add_row(*[f"{value:.4g}" for value in (at.sigma, at.error, at.tweedie, at.output, at.clean)])
+            table.add_row(
+                *[f"{value:.4g}" for value in (at.sigma, at.error, at.tweedie, at.output, at.clean)]
+            )
         show(table)
-        print("\n".join([*found.failures, "a folder has no hash to check" if find_card(name) is None else "the hash is the card's"]))
+        print(
+            "\n".join(
+                [
+                    *found.failures,
+                    "a folder has no hash to check"
+                    if find_card(name) is None
+                    else "the hash is the card's",
+                ]
+            )
+        )
     if found.failures:
         raise typer.Exit(1)
 
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers."
+        ),
+    ],
     out: Weights,
-    network: Annotated[Path | None, typer.Option(help="JSON of a file's network: UNetConfig's fields, a card, or a config of diffusers.")] = None,
-    scheduler: Annotated[Path | None, typer.Option(help="JSON of the diffusers scheduler of a file's network.", show_default="EDM")] = None,
-    key: Annotated[str | None, typer.Option(help="Entry of a checkpoint that holds the weights.", show_default="the only one")] = None,
-    sigma_data: Annotated[float, typer.Option(help="Of an EDM network: standard deviation of its training data, model units.")] = 0.5,
+    network: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON of a file's network: UNetConfig's fields, a card, or a config of diffusers."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON of the diffusers scheduler of a file's network.", show_default="EDM"
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Entry of a checkpoint that holds the weights.", show_default="the only one"
+        ),
+    ] = None,
+    sigma_data: Annotated[
+        float,
+        typer.Option(
+            help="Of an EDM network: standard deviation of its training data, model units."
+        ),
+    ] = 0.5,
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
@@ -86,7 +166,11 @@ def convert(
     _check_apart(source, out)
     check_writable(out.parent)
     training = {"data": f"see {source.name}", "command": " ".join(["inverse", *sys.argv[1:]])}
-    card = turn(Foreign(source, network, scheduler, key, sigma_data), out, {"licence": licence, "limits": limits, "training": training})
+    card = turn(
+        Foreign(source, network, scheduler, key, sigma_data),
+        out,
+        {"licence": licence, "limits": limits, "training": training},
+    )
     print(f"sha256 {card.sha256}")
     print(out)
 
@@ -95,7 +179,12 @@ def convert(
 def quantize(
     name: Name,
     out: Weights,
-    inputs: Annotated[bool, typer.Option(help="Round the inputs of convolutions too: faster on a CPU with integer instructions.")] = True,
+    inputs: Annotated[
+        bool,
+        typer.Option(
+            help="Round the inputs of convolutions too: faster on a CPU with integer instructions."
+        ),
+    ] = True,
     samples: Annotated[int, typer.Option(min=1, help="Calibration draws from the prior.")] = 32,
     side: Side = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
@@ -117,8 +206,19 @@ def quantize(
     _check_apart(card.weights(name, path), out)
     side = side or usual_side(prior)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
-    how = {"bits": 8, "of": card.name, "sha256": card.sha256, "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {}}
-    about = {"units": card.units, "training": card.training, "licence": card.licence, "limits": card.limits, "power_law": card.power_law}
+    how = {
+        "bits": 8,
+        "of": card.name,
+        "sha256": card.sha256,
+        "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {},
+    }
+    about = {
+        "units": card.units,
+        "training": card.training,
+        "licence": card.licence,
+        "limits": card.limits,
+        "power_law": card.power_law,
+    }
     print(f"sha256 {save_prior(prior, out, quantization=how, **about).sha256}")
     print(out)
 
@@ -131,7 +231,11 @@ def _check_apart(source: Path, out: Path) -> None:
 
 def _tables(card: Any) -> dict[str, Any]:
     """The parts of a card that are tables, on a line each."""
-    network = card.network or {key: card.pipeline[key].get("_class_name") for key in card.pipeline} or card.law
+    network = (
+        card.network
+        or {key: card.pipeline[key].get("_class_name") for key in card.pipeline}
+        or card.law
+    )
     training = {key: value for key, value in card.training.items() if key != "command"}
     return {
         "network": network,
@@ -150,5 +254,10 @@ def _show(rows: dict[str, Any], as_json: bool) -> None:
     table.show_header = False
     for label, value in rows.items():
         if value not in ("", {}, None):
-            table.add_row(label, ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+            table.add_row(
+                label,
+                ", ".join(f"{k}: {v}" for k, v in value.items())
+                if isinstance(value, dict)
+                else str(value),
+            )
     show(table)

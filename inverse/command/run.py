@@ -38,7 +38,9 @@ def run(request: Request, as_json: bool = False) -> bool:
     if request.parallel is None:
         return _run(request, as_json)
     if request.parallel not in PARALLEL:
-        raise OptionError(f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'")
+        raise OptionError(
+            f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'"
+        )
     from inverse.priors.evaluation.patches import process_group
 
     with process_group(request.device) as (device, first):
@@ -67,10 +69,21 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
         prior = divided(prior, PARALLEL[request.parallel])
         request = replace(request, memory=request.memory or common_memory(device))
     places = list(zip(range(len(files)), files, output_folders(files, request.out), strict=True))
-    work = Work(request, problem, method, prior, dtype, _execution(request, autocast), len(files), lambda batch: watched(batch, len(files), quiet))
+    work = Work(
+        request,
+        problem,
+        method,
+        prior,
+        dtype,
+        _execution(request, autocast),
+        len(files),
+        lambda batch: watched(batch, len(files), quiet),
+    )
     rows: dict[int, dict[str, Any]] = {}
     with write_behind(write) as put:
-        for batch in batches(work.usable(read_ahead(work.open, places, AHEAD)), work.kind, work.most):
+        for batch in batches(
+            work.usable(read_ahead(work.open, places, AHEAD)), work.kind, work.most
+        ):
             solved = work.solve(batch)
             if not quiet:
                 for _, result in solved:
@@ -92,9 +105,15 @@ def conclude(work: Work, rows: list[dict[str, Any]], count: int, as_json: bool) 
     """
     stopped, out = work.interrupted, work.request.out
     if len(stopped) == 1:
-        print(f"inverse: interrupted; the last iterate is saved in {stopped[0].folder}", file=sys.stderr)
+        print(
+            f"inverse: interrupted; the last iterate is saved in {stopped[0].folder}",
+            file=sys.stderr,
+        )
     elif stopped:
-        print(f"inverse: interrupted; the last iterates of {len(stopped)} images are saved in {out}", file=sys.stderr)
+        print(
+            f"inverse: interrupted; the last iterates of {len(stopped)} images are saved in {out}",
+            file=sys.stderr,
+        )
     if rows:
         report(rows, as_json)
     if work.left_out and not stopped:
@@ -107,7 +126,10 @@ def output_folders(files: list[Path | None], out: Path) -> list[Path]:
     if len(files) == 1:
         return [out]
     stems = [file.stem for file in files if file]
-    return [out / (stem if stems.count(stem) == 1 else f"{stem}-{index}") for index, stem in enumerate(stems)]
+    return [
+        out / (stem if stems.count(stem) == 1 else f"{stem}-{index}")
+        for index, stem in enumerate(stems)
+    ]
 
 
 def write(solved: Solved) -> None:
@@ -133,12 +155,18 @@ def step_hook() -> Observer | None:
     hook = registry().manager.hook.inverse_step
     if not hook.get_hookimpls():
         return None
-    return lambda index, total, x, misfit, nfe: hook(index=index, total=total, x=x, misfit=misfit, nfe=nfe)
+    return lambda index, total, x, misfit, nfe: hook(
+        index=index, total=total, x=x, misfit=misfit, nfe=nfe
+    )
 
 
 def _execution(request: Request, autocast: str | None) -> Execution:
     """With stale halos a batch stays in one piece: the call before must be the step before of the same rows."""
-    whole: dict[str, Any] = {"max_pixels": sys.maxsize, "memory": sys.maxsize} if request.parallel == "patches:stale" else {"memory": request.memory}
+    whole: dict[str, Any] = (
+        {"max_pixels": sys.maxsize, "memory": sys.maxsize}
+        if request.parallel == "patches:stale"
+        else {"memory": request.memory}
+    )
     return Execution(autocast=autocast, compile="auto" if request.compile else None, **whole)
 
 
@@ -154,7 +182,9 @@ def progress(batch: list[Input], count: int) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     first, more = batch[0], f" and {len(batch) - 1} more" if len(batch) > 1 else ""
-    label = f"{first.file.name if first.file else 'solving'}{more}" + (f" {batch[-1].index + 1}/{count}" if count > 1 else "")
+    label = f"{first.file.name if first.file else 'solving'}{more}" + (
+        f" {batch[-1].index + 1}/{count}" if count > 1 else ""
+    )
     news = TextColumn("step {task.completed}/{task.total}  {task.fields[news]}")
     columns = (TextColumn("{task.description}"), BarColumn(), news, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -166,6 +196,11 @@ def progress(batch: list[Input], count: int) -> Iterator[Any]:
             if now - last < 0.3 and step != total:
                 return
             last = now
-            bar.update(task, completed=step, total=total, news=f"chi2 {misfit():.3g}  {nfe:.0f} prior evaluations")
+            bar.update(
+                task,
+                completed=step,
+                total=total,
+                news=f"chi2 {misfit():.3g}  {nfe:.0f} prior evaluations",
+            )
 
         yield observer

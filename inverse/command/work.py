@@ -13,7 +13,14 @@ import torch
 
 from inverse.command.inputs import Input, finished, kind, opened
 from inverse.engine import Interrupted, Observer, failures_told, solve
-from inverse.errors import InputError, InverseError, MemoryLimitError, NoiseError, OptionError, UnsupportedError
+from inverse.errors import (
+    InputError,
+    InverseError,
+    MemoryLimitError,
+    NoiseError,
+    OptionError,
+    UnsupportedError,
+)
 from inverse.execution import Execution
 from inverse.method import Method
 from inverse.posterior import Posterior
@@ -67,10 +74,24 @@ class Work:
     """
 
     def __init__(
-        self, request: Request, problem: Problem, method: Method, prior: Prior, dtype: torch.dtype, execution: Execution,
-        count: int, watched: Callable[[list[Input]], AbstractContextManager[list[Observer]]],
-    ):  # fmt: skip
-        self.request, self.problem, self.method, self.prior, self.dtype, self.execution = request, problem, method, prior, dtype, execution
+        self,
+        request: Request,
+        problem: Problem,
+        method: Method,
+        prior: Prior,
+        dtype: torch.dtype,
+        execution: Execution,
+        count: int,
+        watched: Callable[[list[Input]], AbstractContextManager[list[Observer]]],
+    ):
+        self.request, self.problem, self.method, self.prior, self.dtype, self.execution = (
+            request,
+            problem,
+            method,
+            prior,
+            dtype,
+            execution,
+        )
         self.device = prior.device or torch.device("cpu")
         self.resumed: Solved = []
         self.interrupted: list[Input] = []
@@ -81,15 +102,21 @@ class Work:
 
     # --- inputs --------------------------------------------------------------------------------------------------------
 
-    def open(self, place: tuple[int, Path | None, Path]) -> tuple[Input, Result | InverseError | None]:
+    def open(
+        self, place: tuple[int, Path | None, Path]
+    ) -> tuple[Input, Result | InverseError | None]:
         """The input at a place, with what an earlier run has made of it or what is wrong with it; called in a thread."""
         try:
             one = opened(*place, self.problem, self.prior, self.request.measured)
         except InverseError as error:
             return Input(*place, self.problem), error
-        return one, finished(one, self.method, self.request.samples, self._about()) if self.request.resume else None
+        return one, finished(
+            one, self.method, self.request.samples, self._about()
+        ) if self.request.resume else None
 
-    def usable(self, inputs: Iterable[tuple[Input, Result | InverseError | None]]) -> Iterator[Input]:
+    def usable(
+        self, inputs: Iterable[tuple[Input, Result | InverseError | None]]
+    ) -> Iterator[Input]:
         """The inputs that are to be solved; of the others, what is there is kept and what cannot be used is said."""
         for one, outcome in inputs:
             if isinstance(outcome, Result):
@@ -106,7 +133,10 @@ class Work:
         self.left_out += 1
         if (reason := str(error)) not in self._said:
             self._said.add(reason)
-            print(f"inverse: {reason if str(one.file) in reason else f'{one.file}: {reason}'}; left out", file=sys.stderr)
+            print(
+                f"inverse: {reason if str(one.file) in reason else f'{one.file}: {reason}'}; left out",
+                file=sys.stderr,
+            )
 
     def kind(self, one: Input) -> Hashable | None:
         """See `inputs.kind`."""
@@ -126,8 +156,20 @@ class Work:
         each = max(self.request.samples, getattr(self.method, "particles", None) or 1)
         try:
             unknown = self.problem.signal_shape(shape) if self.request.measured else shape
-            rows = (ON_A_CPU if self.device.type == "cpu" else self.execution.max_pixels) // (torch.Size(unknown).numel() // unknown[0])
-            return 1 if rows < 2 * each else max(1, evaluator(self.prior, self.execution).rows_at_once(unknown, rows, self.device, self.dtype) // each)
+            rows = (ON_A_CPU if self.device.type == "cpu" else self.execution.max_pixels) // (
+                torch.Size(unknown).numel() // unknown[0]
+            )
+            return (
+                1
+                if rows < 2 * each
+                else max(
+                    1,
+                    evaluator(self.prior, self.execution).rows_at_once(
+                        unknown, rows, self.device, self.dtype
+                    )
+                    // each,
+                )
+            )
         except InverseError:
             return 1  # the solve will say what is wrong
 
@@ -139,7 +181,9 @@ class Work:
             with failures_told(self.device, lambda: "in preparing a solve"):
                 return self._solve(batch)
         except (InputError, NoiseError, MemoryLimitError, OptionError, UnsupportedError) as error:
-            if len(batch) == 1 or isinstance(error, OptionError | UnsupportedError):  # which every image of this size would meet
+            if len(batch) == 1 or isinstance(
+                error, OptionError | UnsupportedError
+            ):  # which every image of this size would meet
                 for one in batch:
                     self.leave_out(one, error)
                 return []
@@ -153,7 +197,14 @@ class Work:
         posterior, indices = self.posterior(batch), [one.index for one in batch]
         with self._watched(batch) as observers:
             try:
-                together = solve(posterior, self.method, self.request.samples, self.request.seed, observers=observers, first_image=indices)
+                together = solve(
+                    posterior,
+                    self.method,
+                    self.request.samples,
+                    self.request.seed,
+                    observers=observers,
+                    first_image=indices,
+                )
             except Interrupted as stop:
                 together, self.interrupted = stop.result, batch
         return [(one, self._alone(together, i, one)) for i, one in enumerate(batch)]
@@ -161,17 +212,31 @@ class Work:
     def posterior(self, batch: list[Input]) -> Posterior:
         """Of a batch that `kind` holds together, or of one input."""
         settings: dict[str, Any] = {
-            "prior": self.prior, "seed": self.request.seed, "device": self.device, "dtype": self.dtype, "execution": self.execution
-        }  # fmt: skip
+            "prior": self.prior,
+            "seed": self.request.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+            "execution": self.execution,
+        }
         one, indices = batch[0], [one.index for one in batch]
         if one.values is None:
             posterior = one.problem.posterior(0, first_image=one.index, **settings)
-            shipped = one.problem.pictures(self.prior)[0].stem if isinstance(one.problem, ImageProblem) else "truth 0"
+            shipped = (
+                one.problem.pictures(self.prior)[0].stem
+                if isinstance(one.problem, ImageProblem)
+                else "truth 0"
+            )
             posterior.provenance.update(input=f"{shipped} (shipped)", notes=[])
             return posterior
-        values = one.values if len(batch) == 1 else torch.stack([one.values for one in batch if one.values is not None])
+        values = (
+            one.values
+            if len(batch) == 1
+            else torch.stack([one.values for one in batch if one.values is not None])
+        )
         given: dict[str, Any] = {"y": values} if self.request.measured else {"truth": values}
-        posterior = one.problem.posterior(**given, first_image=one.index if len(batch) == 1 else indices, **settings)
+        posterior = one.problem.posterior(
+            **given, first_image=one.index if len(batch) == 1 else indices, **settings
+        )
         posterior.provenance.update(input=str(one.file), notes=[])
         return posterior
 
@@ -182,8 +247,17 @@ class Work:
             notes = {"notes": [*one.notes, *together.provenance["notes"]]}
             return replace(together, provenance=together.provenance | notes)
         result = together.image(position)
-        about = {"input": str(one.file), "measurement_sha256": measurement_sha256(result.y), "notes": [*one.notes, *together.provenance["notes"]]}
-        return replace(result, provenance=result.provenance | about | {"batch": {"images": images, "seconds": together.seconds}})
+        about = {
+            "input": str(one.file),
+            "measurement_sha256": measurement_sha256(result.y),
+            "notes": [*one.notes, *together.provenance["notes"]],
+        }
+        return replace(
+            result,
+            provenance=result.provenance
+            | about
+            | {"batch": {"images": images, "seconds": together.seconds}},
+        )
 
     def _about(self) -> dict[str, Any]:
         """What of a result's provenance follows from the request, but for its problem and its method."""

@@ -52,4 +52,6 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out") from error
+        raise InputError(
+            f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out"
+        ) from error

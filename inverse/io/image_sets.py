@@ -35,8 +35,14 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
         raise InputError(f"images {path}: expected a folder, an .npz or an .h5 file")
     large = [image for image in images if min(image.shape[:2]) >= size]
     if not large:
-        largest = f"; the largest has {max(min(image.shape[:2]) for image in images)} on its shorter side" if images else ""
-        raise InputError(f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}")
+        largest = (
+            f"; the largest has {max(min(image.shape[:2]) for image in images)} on its shorter side"
+            if images
+            else ""
+        )
+        raise InputError(
+            f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}"
+        )
     return large
 
 
@@ -50,7 +56,10 @@ def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
             ends = itertools.pairwise(offsets)
-            return [_decode(blob[a:b].tobytes(), channels, f"{path}[{i}]") for i, (a, b) in enumerate(ends)]
+            return [
+                _decode(blob[a:b].tobytes(), channels, f"{path}[{i}]")
+                for i, (a, b) in enumerate(ends)
+            ]
         return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
 
 
@@ -58,20 +67,28 @@ def _from_hdf5(path: Path, channels: int) -> list[np.ndarray]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return _from_arrays(path, {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}, channels)
+        return _from_arrays(
+            path,
+            {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)},
+            channels,
+        )
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> list[np.ndarray]:
     stacks = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim in (3, 4)]
     if len(stacks) != 1:
         found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "nothing"
-        raise InputError(f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}")
+        raise InputError(
+            f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}"
+        )
     stack = stacks[0] if stacks[0].ndim == 4 else stacks[0][..., None]
     if stack.shape[-1] == channels:
         return list(stack)
     if stack.shape[-1] == 1:
         return list(np.repeat(stack, channels, axis=-1))
-    raise InputError(f"images {path}: the arrays have {stack.shape[-1]} channels, the prior {channels}")
+    raise InputError(
+        f"images {path}: the arrays have {stack.shape[-1]} channels, the prior {channels}"
+    )
 
 
 def _decode(data: bytes, channels: int, name: str) -> np.ndarray:

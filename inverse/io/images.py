@@ -45,13 +45,18 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
     if suffix in ARRAYS:
         return _array_picture(_read_array(path), channels, path)
     if suffix not in PICTURES:
-        raise InputError(f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, got '{suffix or 'no suffix'}'")
+        raise InputError(
+            f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, got '{suffix or 'no suffix'}'"
+        )
     array, notes = _read_picture(path)
     array, notes = _flatten_alpha(array, notes)
     if array.shape[2] == 1 and channels == 3:
         array, notes = np.repeat(array, 3, axis=2), [*notes, "grey repeated to three channels"]
     elif array.shape[2] == 3 and channels == 1:
-        array, notes = array @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32), [*notes, "colour converted to grey"]
+        array, notes = (
+            array @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32),
+            [*notes, "colour converted to grey"],
+        )
     return Picture(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), tuple(notes))
 
 
@@ -66,10 +71,19 @@ def input_files(paths: list[Path]) -> list[Path]:
             there, readable = sorted(path.iterdir()), PICTURES | ARRAYS
             inside = [f for f in there if f.suffix.lower() in readable]
             if not inside:
-                raise InputError(f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})")
-            if skipped := [f.name for f in there if f.suffix.lower() not in readable and f.is_file() and not f.name.startswith(".")]:
+                raise InputError(
+                    f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})"
+                )
+            if skipped := [
+                f.name
+                for f in there
+                if f.suffix.lower() not in readable and f.is_file() and not f.name.startswith(".")
+            ]:
                 more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
-                warnings.warn(f"{path}: skipped {', '.join(skipped[:8])}{more}; read are {', '.join(sorted(PICTURES | ARRAYS))}", stacklevel=2)
+                warnings.warn(
+                    f"{path}: skipped {', '.join(skipped[:8])}{more}; read are {', '.join(sorted(PICTURES | ARRAYS))}",
+                    stacklevel=2,
+                )
             files += inside
         elif path.exists():
             files.append(path)
@@ -104,9 +118,13 @@ def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
         array, notes = (deep, []) if deep is not None else _read_eight_bit(path)
     except Exception as error:  # every reader raises types of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable image ({reason}); expected PNG, JPEG, TIFF, WebP or BMP") from error
+        raise InputError(
+            f"{path}: not a readable image ({reason}); expected PNG, JPEG, TIFF, WebP or BMP"
+        ) from error
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 4):
-        raise InputError(f"{path}: expected one picture (height, width[, channels]), found an array of shape {array.shape}")
+        raise InputError(
+            f"{path}: expected one picture (height, width[, channels]), found an array of shape {array.shape}"
+        )
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint16:
         return array.astype(np.float32) / 65535, [*notes, "16-bit"]
@@ -161,7 +179,9 @@ def _deep_tiff(path: Path) -> np.ndarray | None:
     """Pixels of a TIFF of more than eight bits, which Pillow does not read in colour; None for the others."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would log about a damaged file, the error says
+    logging.getLogger("tifffile").setLevel(
+        logging.CRITICAL
+    )  # what it would log about a damaged file, the error says
     with tifffile.TiffFile(path) as file:
         shallow = not len(file.pages) or (file.pages.first.dtype or np.dtype(float)).itemsize == 1
         return None if shallow else file.asarray()
@@ -182,7 +202,9 @@ def read_array(path: Path) -> Tensor:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix.lower() not in ARRAYS:
-        raise InputError(f"{path}: this problem is not about pictures; expected one of {', '.join(sorted(ARRAYS))}")
+        raise InputError(
+            f"{path}: this problem is not about pictures; expected one of {', '.join(sorted(ARRAYS))}"
+        )
     array = _read_array(path)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"{path}: expected real numbers, found {array.dtype}")
@@ -199,7 +221,9 @@ def _read_array(path: Path) -> np.ndarray:
             names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
             name = "y" if "y" in names else names[0] if len(names) == 1 else None
             if name is None:
-                raise InputError(f"{path}: expected a dataset 'y' or a single dataset, found {', '.join(names) or 'none'}")
+                raise InputError(
+                    f"{path}: expected a dataset 'y' or a single dataset, found {', '.join(names) or 'none'}"
+                )
             return file[name][()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable array ({str(error).splitlines()[0]})") from error
@@ -218,7 +242,9 @@ def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path}: expected (channels, height, width), found shape {array.shape}")
     if array.shape[0] != channels:
-        raise InputError(f"{path}: has {array.shape[0]} channels, the prior has {channels}; store it as ({channels}, height, width)")
+        raise InputError(
+            f"{path}: has {array.shape[0]} channels, the prior has {channels}; store it as ({channels}, height, width)"
+        )
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)
     pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
     return Picture(pixels, (f"{array.dtype} divided by {scale}",) if scale > 1 else ())
@@ -226,4 +252,6 @@ def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:
     array = (pixels.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-    return array if array.ndim == 2 else array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    return (
+        array if array.ndim == 2 else array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    )

@@ -21,7 +21,12 @@ def gradient(x: Tensor) -> Tensor:
 def divergence(p: Tensor) -> Tensor:
     """Minus the adjoint of `gradient`: (B, 2, C, H, W) -> (B, C, H, W)."""
     down, right = p[:, 0, ..., :-1, :], p[:, 1, ..., :, :-1]
-    return F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(right, (0, 1)) - F.pad(right, (1, 0))
+    return (
+        F.pad(down, (0, 0, 0, 1))
+        - F.pad(down, (0, 0, 1, 0))
+        + F.pad(right, (0, 1))
+        - F.pad(right, (1, 0))
+    )
 
 
 def smooth_least_squares(posterior: LinearSolves, weight: float, settings: CG) -> Tensor:
@@ -29,4 +34,9 @@ def smooth_least_squares(posterior: LinearSolves, weight: float, settings: CG) -
     start = posterior.pseudo_inverse()
     offset = posterior.A(torch.zeros_like(start))
     right = posterior.A_adjoint(posterior.y - offset)
-    return conjugate_gradient(lambda v: posterior.A_adjoint(posterior.A(v) - offset) - weight * divergence(gradient(v)), right, start, settings)
+    return conjugate_gradient(
+        lambda v: posterior.A_adjoint(posterior.A(v) - offset) - weight * divergence(gradient(v)),
+        right,
+        start,
+        settings,
+    )

@@ -16,7 +16,11 @@ from inverse.execution import CG
 
 def like(sigma: Tensor | float, x: Tensor) -> Tensor:
     """sigma () or (B,) shaped to multiply x (B, *shape), in its dtype and on its device; a number is filled in there, since a copy makes the host wait."""
-    sigma = sigma.to(x.device, x.dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=x.dtype, device=x.device)
+    sigma = (
+        sigma.to(x.device, x.dtype)
+        if torch.is_tensor(sigma)
+        else torch.full((), sigma, dtype=x.dtype, device=x.device)
+    )
     return sigma if sigma.ndim == 0 else sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -91,8 +95,13 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
         basis.append(w / per_row(norm.clamp_min(tiny), w))
     x, coefficients = torch.zeros_like(b), [torch.zeros_like(length)] * len(columns)
     for k in reversed(range(len(columns))):
-        known = sum((columns[j][k] * coefficients[j] for j in range(k + 1, len(columns))), torch.zeros_like(length))
-        coefficients[k] = torch.where(g[k] == 0, torch.zeros_like(length), (g[k] - known) / columns[k][k])
+        known = sum(
+            (columns[j][k] * coefficients[j] for j in range(k + 1, len(columns))),
+            torch.zeros_like(length),
+        )
+        coefficients[k] = torch.where(
+            g[k] == 0, torch.zeros_like(length), (g[k] - known) / columns[k][k]
+        )
         x = x + per_row(coefficients[k], x) * basis[k]
     return x
 
@@ -103,7 +112,11 @@ Eigenvalues = Callable[[Tensor, Tensor], Tensor]
 
 def eigenvalues(physics, like: Tensor) -> Tensor:
     """s^2 of a decomposable operator A = U diag(s) V^T, broadcastable to coefficients in its basis; dtype and device of `like` where s is a number."""
-    s = physics.mask if torch.is_tensor(physics.mask) else torch.as_tensor(physics.mask, dtype=like.dtype, device=like.device)
+    s = (
+        physics.mask
+        if torch.is_tensor(physics.mask)
+        else torch.as_tensor(physics.mask, dtype=like.dtype, device=like.device)
+    )
     return (s * s.conj()).real if torch.is_complex(s) else s**2
 
 
@@ -121,7 +134,9 @@ def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None =
     coefficients = physics.U_adjoint(v)
     lam = eigenvalues(physics, v) if lam is None else lam
     inside = physics.U(f(lam, coefficients) * coefficients)
-    if coefficients.numel() == v.numel():  # an orthonormal basis of as many vectors leaves nothing out
+    if (
+        coefficients.numel() == v.numel()
+    ):  # an orthonormal basis of as many vectors leaves nothing out
         return inside
     outside = v - physics.U(coefficients)
     rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
@@ -130,7 +145,9 @@ def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None =
     return inside + f(zero, outside) * outside
 
 
-def spectral_filter(physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], lam: Tensor) -> Tensor:
+def spectral_filter(
+    physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], lam: Tensor
+) -> Tensor:
     """The sum of f(A^T A) x over pairs of x (B, *shape) and f, in one way back from the basis of V: -> (B, *shape).
 
     Args:
@@ -138,7 +155,11 @@ def spectral_filter(physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Te
     """
     coefficients = [physics.V_adjoint(x) for x, _ in terms]
     if coefficients[0].numel() == terms[0][0].numel():
-        return physics.V(functools.reduce(torch.add, (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))))
+        return physics.V(
+            functools.reduce(
+                torch.add, (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))
+            )
+        )
     at_zero = [f(torch.zeros((), dtype=x.dtype, device=x.device)) for x, f in terms]
     inside = ((f(lam) - g) * c for (_, f), g, c in zip(terms, at_zero, coefficients, strict=True))
     outside = (g * x for (x, _), g in zip(terms, at_zero, strict=True))

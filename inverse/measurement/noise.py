@@ -47,7 +47,9 @@ class GaussianNoise(Noise):
         self.noiseless = bool((self.sigma == 0).any())
         self.level = float(self.sigma.square().mean().sqrt())
         self._variances: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self._normalisers: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[Tensor, Tensor]] = {}
+        self._normalisers: dict[
+            tuple[torch.device, torch.dtype, torch.Size], tuple[Tensor, Tensor]
+        ] = {}
 
     def variance(self, y: Tensor) -> Tensor:
         """sigma^2 in the dtype and on the device of y, () or (*out_shape); copied there once, since a copy makes the host wait."""
@@ -78,15 +80,26 @@ class GaussianNoise(Noise):
         key = (y.device, y.dtype, y.shape[1:])
         if key not in self._normalisers:
             w = self.weights(y)
-            self._normalisers[key] = w.sum(), ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum()
+            self._normalisers[key] = (
+                w.sum(),
+                ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum(),
+            )
         return self._normalisers[key]
 
     def weights(self, y: Tensor) -> Tensor:
         """1 where an entry of y is a measurement and 0 where it is not: (*out_shape)."""
-        return torch.ones_like(y[0]) if self.observed is None else self.observed.to(y).expand(y.shape[1:])
+        return (
+            torch.ones_like(y[0])
+            if self.observed is None
+            else self.observed.to(y).expand(y.shape[1:])
+        )
 
     def __repr__(self) -> str:
-        return f"GaussianNoise({self.sigma.item():g})" if self.sigma.ndim == 0 else f"GaussianNoise({tuple(self.sigma.shape)})"
+        return (
+            f"GaussianNoise({self.sigma.item():g})"
+            if self.sigma.ndim == 0
+            else f"GaussianNoise({tuple(self.sigma.shape)})"
+        )
 
 
 class PoissonNoise(Noise):
@@ -139,7 +152,9 @@ class LaplaceNoise(Noise):
 
 _FROM_DEEPINV: dict[str, Callable[..., Noise]] = {
     "GaussianNoise": lambda model: GaussianNoise(model.sigma.squeeze()),
-    "PoissonNoise": lambda model: PoissonNoise(float(model.gain) if bool(model.normalize) else _refuse_unnormalised()),
+    "PoissonNoise": lambda model: PoissonNoise(
+        float(model.gain) if bool(model.normalize) else _refuse_unnormalised()
+    ),
     "LaplaceNoise": lambda model: LaplaceNoise(float(model.b)),
     "ZeroNoise": lambda model: GaussianNoise(0.0),
 }
@@ -154,17 +169,23 @@ def likelihood_of(noise_model: object) -> Noise:
         return noise_model
     name = type(noise_model).__name__
     if name not in _FROM_DEEPINV:
-        raise NoiseError(f"no likelihood is known for the noise model {name}; known: {', '.join(sorted(_FROM_DEEPINV))}, or pass an inverse.Noise")
+        raise NoiseError(
+            f"no likelihood is known for the noise model {name}; known: {', '.join(sorted(_FROM_DEEPINV))}, or pass an inverse.Noise"
+        )
     return _FROM_DEEPINV[name](noise_model)
 
 
 def _refuse_unnormalised() -> float:
-    raise NoiseError("Poisson noise with normalize=False is in photons; use normalize=True so that y has the units of A(x)")
+    raise NoiseError(
+        "Poisson noise with normalize=False is in photons; use normalize=True so that y has the units of A(x)"
+    )
 
 
 def _non_negative(clean: Tensor) -> Tensor:
     if bool((clean < -1e-6).any()):
-        raise NoiseError(f"Poisson noise: the clean measurement must not be negative, its minimum is {clean.min().item():.3g}")
+        raise NoiseError(
+            f"Poisson noise: the clean measurement must not be negative, its minimum is {clean.min().item():.3g}"
+        )
     return clean.clamp_min(0)
 
 

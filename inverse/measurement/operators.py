@@ -18,7 +18,12 @@ from inverse.measurement.deepinv_import import deepinv
 from inverse.seeding import seeded
 
 
-def operator(function: Callable[[Tensor], Tensor] | None = None, *, shape: tuple[int, ...], linear: bool = True) -> Any:
+def operator(
+    function: Callable[[Tensor], Tensor] | None = None,
+    *,
+    shape: tuple[int, ...],
+    linear: bool = True,
+) -> Any:
     """Turn a plain differentiable function of a batch into an operator; the adjoint is derived by automatic differentiation.
 
         @inverse.operator(shape=(3, 64, 64))
@@ -40,7 +45,9 @@ def operator(function: Callable[[Tensor], Tensor] | None = None, *, shape: tuple
 
         def adjoint(v: Tensor, **_: Any) -> Tensor:
             with torch.enable_grad():
-                x = torch.zeros(v.shape[0], *shape, dtype=v.dtype, device=v.device, requires_grad=True)
+                x = torch.zeros(
+                    v.shape[0], *shape, dtype=v.dtype, device=v.device, requires_grad=True
+                )
                 (result,) = torch.autograd.grad(f(x), x, v)
             return result
 
@@ -59,7 +66,9 @@ def is_decomposable(physics: object) -> bool:
     return isinstance(physics, deepinv("physics").DecomposablePhysics)
 
 
-def adjoint_error(physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> float:
+def adjoint_error(
+    physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64
+) -> float:
     """Relative gap |<A u, v> - <u, A^T v>| / (|A u| |v|) for random u, v: zero to rounding for a true adjoint.
 
     Args:
@@ -74,7 +83,9 @@ def adjoint_error(physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: to
     v = torch.randn(Au.shape, generator=generator, dtype=dtype)
     Atv = physics.A_adjoint(v)
     if Atv.shape != u.shape:
-        raise OperatorError(f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, A takes {tuple(u.shape)}")
+        raise OperatorError(
+            f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, A takes {tuple(u.shape)}"
+        )
     gap = (Au * v).sum() - (u * Atv).sum()
     return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(dtype).tiny))
 
@@ -108,7 +119,10 @@ def separable_blur(factors: tuple[Tensor, Tensor], shape: tuple[int, ...], bound
         shape: of one x (C, H, W).
         boundary: reflect, replicate, zeros or valid.
     """
-    rows, columns = (_convolution_matrix(f.double(), n, boundary) for f, n in zip(factors, shape[-2:], strict=True))
+    rows, columns = (
+        _convolution_matrix(f.double(), n, boundary)
+        for f, n in zip(factors, shape[-2:], strict=True)
+    )
     return separable(rows, columns)
 
 
@@ -116,7 +130,9 @@ def _convolution_matrix(kernel: Tensor, n: int, boundary: str) -> Tensor:
     """Convolution of a signal of n numbers as a matrix; n columns."""
     r, signals = len(kernel) // 2, torch.eye(n, dtype=kernel.dtype)[:, None]
     if boundary != "valid":
-        signals = torch.nn.functional.pad(signals, (r, r), mode="constant" if boundary == "zeros" else boundary)
+        signals = torch.nn.functional.pad(
+            signals, (r, r), mode="constant" if boundary == "zeros" else boundary
+        )
     return torch.nn.functional.conv1d(signals, kernel.flip(0)[None, None])[:, 0].T
 
 
@@ -148,18 +164,27 @@ def _fft_blur_class() -> Any:
             self.mode = {"zeros": "constant", "valid": "constant"}.get(boundary, boundary)
             self.padded = [n + 2 * r for n, r in zip(shape[-2:], beyond, strict=True)]
             self.size = [next_fast_len(n, real=True) for n in self.padded]
-            self.seen: tuple[Any, ...] = (..., *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)))
+            self.seen: tuple[Any, ...] = (
+                ...,
+                *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)),
+            )
             self.register_buffer("spectrum", torch.fft.rfft2(kernel.double(), s=self.size))
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
             if tuple(x.shape[-2:]) != tuple(self.img_size[-2:]):
-                raise OperatorError(f"this blur was made for images of {self.img_size[-2]}x{self.img_size[-1]} pixels, got {x.shape[-2]}x{x.shape[-1]}")
-            return torch.fft.irfft2(torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum, s=self.size)[self.seen]
+                raise OperatorError(
+                    f"this blur was made for images of {self.img_size[-2]}x{self.img_size[-1]} pixels, got {x.shape[-2]}x{x.shape[-1]}"
+                )
+            return torch.fft.irfft2(
+                torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum, s=self.size
+            )[self.seen]
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             whole = y.new_zeros(*y.shape[:-2], *self.size)
             whole[self.seen] = y
-            back = torch.fft.irfft2(torch.fft.rfft2(whole) * self.spectrum.conj(), s=self.size)[..., : self.padded[0], : self.padded[1]]
+            back = torch.fft.irfft2(torch.fft.rfft2(whole) * self.spectrum.conj(), s=self.size)[
+                ..., : self.padded[0], : self.padded[1]
+            ]
             if not any(self.pad):
                 return back
             with torch.enable_grad():
@@ -189,7 +214,9 @@ def _separable_class() -> Any:
 
     class Separable(physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
         def __init__(self, rows: Tensor, columns: Tensor):
-            left, right = (torch.linalg.svd(m.double(), full_matrices=False) for m in (rows, columns))
+            left, right = (
+                torch.linalg.svd(m.double(), full_matrices=False) for m in (rows, columns)
+            )
             super().__init__(mask=torch.outer(left.S, right.S))
             for name, value in {"U1": left.U, "V1": left.Vh, "U2": right.U, "V2": right.Vh}.items():
                 self.register_buffer(name, value)
@@ -251,5 +278,7 @@ def _dense_class() -> Any:
 
 def motion_kernel(size: int, seed: int) -> Tensor:
     """A camera-shake kernel (size, size), sum 1: a smooth random trajectory drawn by deepinv's MotionBlurGenerator."""
-    maker = deepinv("physics.generator").MotionBlurGenerator((size, size), rng=seeded(seed, "motion kernel"))
+    maker = deepinv("physics.generator").MotionBlurGenerator(
+        (size, size), rng=seeded(seed, "motion kernel")
+    )
     return maker.step(batch_size=1)["filter"][0, 0].float()

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from inverse.errors import UnsupportedError
 from inverse.execution import CG, Cost, Execution
-from inverse.measurement.linalg import conjugate_gradient, eigenvalues, functional_calculus, like, norm_squared, spectral_filter
+from inverse.measurement.linalg import (
+    conjugate_gradient,
+    eigenvalues,
+    functional_calculus,
+    like,
+    norm_squared,
+    spectral_filter,
+)
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.measurement.spectrum import Spectrum, near_spectrum
 from inverse.seeding import Generators
@@ -88,20 +95,38 @@ class LinearSolves(ABC):
         assert isinstance(self.noise, GaussianNoise)
         variance = self.noise.variance(v)
         if self._closed_form and not callable(signal) and _uniform(signal):
-            return functional_calculus(self.operator, v, partial(self._inverse, signal), self._gains)
-        covariance = signal if callable(signal) else lambda x: (like(signal, x) if _uniform(signal) else signal) * x
+            return functional_calculus(
+                self.operator, v, partial(self._inverse, signal), self._gains
+            )
+        covariance = (
+            signal
+            if callable(signal)
+            else lambda x: (like(signal, x) if _uniform(signal) else signal) * x
+        )
         settings = settings or self.execution.solver
         if variance.ndim == 0 or self.noise.noiseless:
             if solve is conjugate_gradient and not callable(signal):
                 solve = partial(solve, precondition=self._near_inverse(signal, variance))
-            return solve(lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u, v, settings=settings)
+            return solve(
+                lambda u: self._A_linear(covariance(self.A_adjoint(u))) + variance * u,
+                v,
+                settings=settings,
+            )
         white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
-        return white * solve(lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u, white * v, settings=settings)
+        return white * solve(
+            lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u,
+            white * v,
+            settings=settings,
+        )
 
     @property
     def _closed_form(self) -> bool:
         """Whether a function of A A^T + R is one of the singular values."""
-        return self.decomposable and isinstance(self.noise, GaussianNoise) and self.noise.variance(self.y).ndim == 0
+        return (
+            self.decomposable
+            and isinstance(self.noise, GaussianNoise)
+            and self.noise.variance(self.y).ndim == 0
+        )
 
     @cached_property
     def _gains(self) -> Tensor:
@@ -116,14 +141,18 @@ class LinearSolves(ABC):
         if not self.noise.noiseless:
             return 1 / total
         small = total <= torch.finfo(at.dtype).eps * weight
-        return torch.where(small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total))
+        return torch.where(
+            small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total)
+        )
 
     def _filtered_adjoint(self, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """f(A^T A) A^T v = V s f(s^2) U^T v for a decomposable operator, at the price of A^T and counted as one: (B, *out_shape) -> (B, *shape)."""
         self.cost.A_adjoint_rows += v.shape[0]
         coefficients = self.operator.U_adjoint(v)
         s = torch.as_tensor(self.operator.mask, device=v.device)
-        return self.operator.V(self.prior.scale * s.conj() * f(self._gains, coefficients) * coefficients)
+        return self.operator.V(
+            self.prior.scale * s.conj() * f(self._gains, coefficients) * coefficients
+        )
 
     def _backprojection(self, v: Tensor, signal: Tensor | float) -> Tensor:
         """A^T (A A^T signal + R)^-1 v: (B, *out_shape) -> (B, *shape)."""
@@ -147,14 +176,18 @@ class LinearSolves(ABC):
         r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
         return x + like(variance, z) * self._backprojection(r, variance)
 
-    def prox_langevin(self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float) -> Tensor:
+    def prox_langevin(
+        self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float
+    ) -> Tensor:
         """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
 
         Args:
             rate: step as a fraction of 1 / (1 / variance + h), h the curvature of the likelihood for an operator of norm 1
                 (1 / sigma_y^2 in model units; 1e4 where the noise has no sigma_y).
         """
-        curvature = (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
+        curvature = (
+            (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
+        )
         step = rate / (1 / like(variance, z) + curvature)
         x = z
         for _ in range(steps):
@@ -165,16 +198,29 @@ class LinearSolves(ABC):
     def A_dagger(self, v: Tensor) -> Tensor:
         """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
         if self.decomposable:
-            return self._filtered_adjoint(v, lambda gains, _: torch.where(self._eigenvalues > 0, 1 / gains, 0.0))
-        return conjugate_gradient(lambda u: self.A_adjoint(self._A_linear(u)), self.A_adjoint(v), settings=self.execution.solver)
+            return self._filtered_adjoint(
+                v, lambda gains, _: torch.where(self._eigenvalues > 0, 1 / gains, 0.0)
+            )
+        return conjugate_gradient(
+            lambda u: self.A_adjoint(self._A_linear(u)),
+            self.A_adjoint(v),
+            settings=self.execution.solver,
+        )
 
-    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor], *more: tuple[Tensor, Callable[[Tensor], Tensor]]) -> Tensor:
+    def filter(
+        self,
+        x: Tensor,
+        f: Callable[[Tensor], Tensor],
+        *more: tuple[Tensor, Callable[[Tensor], Tensor]],
+    ) -> Tensor:
         """f(A^T A) x for a decomposable operator, f of the eigenvalues (squared singular values, model units): (B, *shape) -> same.
 
         The same for each further pair (x, f) is added, at less than its own price. Singular values below 1e-5 of the largest count as zero.
         """
         if not self.decomposable:
-            raise UnsupportedError(f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}")
+            raise UnsupportedError(
+                f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}"
+            )
         return spectral_filter(self.operator, [(x, f), *more], self._eigenvalues)
 
     @cached_property
@@ -192,16 +238,27 @@ class LinearSolves(ABC):
         """Largest eigenvalue of A^T A in model units (power iteration from a fixed start)."""
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
-        return float(norm_squared(lambda u: self.prior.decode_adjoint(self.operator.A_adjoint(self.operator.A(self.prior.scale * u))), start))
+        return float(
+            norm_squared(
+                lambda u: self.prior.decode_adjoint(
+                    self.operator.A_adjoint(self.operator.A(self.prior.scale * u))
+                ),
+                start,
+            )
+        )
 
-    def _near_inverse(self, signal: Tensor | float, variance: Tensor) -> Callable[[Tensor], Tensor] | None:
+    def _near_inverse(
+        self, signal: Tensor | float, variance: Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
         """v -> about (A S A^T + R)^-1 v, S and R > 0 multiples of I, S by its mean where it is diagonal; in closed form or for near convolutions."""
         assert isinstance(self.noise, GaussianNoise)
         if variance.ndim or self.noise.noiseless:
             return None
         mean = signal if _uniform(signal) else signal.flatten(1).mean(1)  # type: ignore[union-attr]
         if self._closed_form:
-            return lambda v: functional_calculus(self.operator, v, partial(self._inverse, mean), self._gains)
+            return lambda v: functional_calculus(
+                self.operator, v, partial(self._inverse, mean), self._gains
+            )
         if self.y.ndim != 4 or (spectrum := self._spectrum) is None:
             return None
         return lambda v: spectrum.apply(lambda lam: 1 / (like(mean, v) * lam + variance), v)
@@ -209,7 +266,9 @@ class LinearSolves(ABC):
     @cached_property
     def _spectrum(self) -> Spectrum | None:
         """Of A A^T in model units; its two evaluations are not counted."""
-        return near_spectrum(lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y)
+        return near_spectrum(
+            lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y
+        )
 
     def _A_linear(self, x: Tensor) -> Tensor:
         """The linear part of A."""
@@ -218,7 +277,9 @@ class LinearSolves(ABC):
 
     def _need_linear_gaussian(self, what: str) -> None:
         if not (self.linear and self.gaussian):
-            raise UnsupportedError(f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}")
+            raise UnsupportedError(
+                f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}"
+            )
 
 
 def _uniform(signal: Tensor | float) -> bool:

@@ -36,7 +36,9 @@ class Spectrum:
         return self.back(f(self.eigenvalues) * self.to(v))
 
 
-def near_spectrum(apply: Callable[[Tensor], Tensor], like: Tensor, error: float = 0.15) -> Spectrum | None:
+def near_spectrum(
+    apply: Callable[[Tensor], Tensor], like: Tensor, error: float = 0.15
+) -> Spectrum | None:
     """The better of the two, or None where both miss the map by more than `error`: relative error on white noise.
 
     Args:
@@ -49,7 +51,10 @@ def near_spectrum(apply: Callable[[Tensor], Tensor], like: Tensor, error: float 
     response = apply(impulse)
     probe = torch.randn(impulse.shape, generator=seeded("spectrum")).to(like)
     expected = apply(probe)
-    found = [(float((basis.apply(lambda lam: lam, probe) - expected).norm()), basis) for basis in (_fourier(response), _cosine(response))]
+    found = [
+        (float((basis.apply(lambda lam: lam, probe) - expected).norm()), basis)
+        for basis in (_fourier(response), _cosine(response))
+    ]
     miss, best = min(found, key=lambda pair: pair[0])
     return best if miss <= error * float(expected.norm()) else None
 
@@ -57,18 +62,29 @@ def near_spectrum(apply: Callable[[Tensor], Tensor], like: Tensor, error: float 
 def _fourier(response: Tensor) -> Spectrum:
     height, width = response.shape[-2:]
     centred = response.roll((-(height // 2), -(width // 2)), (-2, -1))
-    return Spectrum(torch.fft.rfft2(centred).real.clamp_min(0), torch.fft.rfft2, lambda c: torch.fft.irfft2(c, s=(height, width)))
+    return Spectrum(
+        torch.fft.rfft2(centred).real.clamp_min(0),
+        torch.fft.rfft2,
+        lambda c: torch.fft.irfft2(c, s=(height, width)),
+    )
 
 
 def _cosine(response: Tensor) -> Spectrum:
-    (rows, over_rows), (columns, over_columns) = (_cosines(n, response) for n in response.shape[-2:])
+    (rows, over_rows), (columns, over_columns) = (
+        _cosines(n, response) for n in response.shape[-2:]
+    )
     eigenvalues = over_rows @ response @ over_columns.T
-    return Spectrum(eigenvalues.clamp_min(0), lambda v: rows @ v @ columns.T, lambda c: rows.T @ c @ columns)
+    return Spectrum(
+        eigenvalues.clamp_min(0), lambda v: rows @ v @ columns.T, lambda c: rows.T @ c @ columns
+    )
 
 
 def _cosines(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """The orthonormal cosine basis (n, n), and cos(pi k d / n) for frequencies k and distances d from the middle (n, n)."""
-    k, i = (torch.arange(n, dtype=torch.float64)[:, None] * math.pi / n, torch.arange(n, dtype=torch.float64))
+    k, i = (
+        torch.arange(n, dtype=torch.float64)[:, None] * math.pi / n,
+        torch.arange(n, dtype=torch.float64),
+    )
     basis = torch.cos(k * (i + 0.5)) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
     return basis.to(like), torch.cos(k * (i - n // 2)).to(like)

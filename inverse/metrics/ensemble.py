@@ -46,7 +46,9 @@ def interval_coverage(samples: Tensor, truth: Tensor, level: float) -> Tensor:
     x, m = as_members(samples, truth), samples.shape[1]
     position = (1 - level) / 2 * (m + 1)
     if not 0 < level < 1 or position < 1 - 1e-9:
-        raise InputError(f"coverage: an interval at level {level:g} needs a level within (0, 1) and at least {2 / (1 - level) - 1:.0f} samples, got {m}")
+        raise InputError(
+            f"coverage: an interval at level {level:g} needs a level within (0, 1) and at least {2 / (1 - level) - 1:.0f} samples, got {m}"
+        )
     ordered = x[:, 1:].sort(1).values
     k = min(int(position + 1e-9), m - 1)
     low = torch.lerp(ordered[:, k - 1], ordered[:, k], position - k)
@@ -57,9 +59,13 @@ def interval_coverage(samples: Tensor, truth: Tensor, level: float) -> Tensor:
 def as_members(samples: Tensor, truth: Tensor) -> Tensor:
     """Truth and samples as members 0 and 1, ..., m, in float64: (images, m + 1, n)."""
     if samples.shape[:1] + samples.shape[2:] != truth.shape:
-        raise InputError(f"diagnostics: samples {tuple(samples.shape)} do not fit truths {tuple(truth.shape)}; want (images, m, *shape) and (images, *shape)")
+        raise InputError(
+            f"diagnostics: samples {tuple(samples.shape)} do not fit truths {tuple(truth.shape)}; want (images, m, *shape) and (images, *shape)"
+        )
     if samples.shape[1] < 2:
-        raise InputError(f"diagnostics: at least 2 samples of each posterior are needed, got {samples.shape[1]}")
+        raise InputError(
+            f"diagnostics: at least 2 samples of each posterior are needed, got {samples.shape[1]}"
+        )
     return torch.cat([truth[:, None], samples], 1).flatten(2).double()
 
 

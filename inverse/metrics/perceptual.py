@@ -55,7 +55,11 @@ class Perceptual:
 
         Raises: InputError as `ready`.
         """
-        if result.truth is None or not is_picture(result.truth) or min(result.truth.shape[-2:]) < SMALLEST:
+        if (
+            result.truth is None
+            or not is_picture(result.truth)
+            or min(result.truth.shape[-2:]) < SMALLEST
+        ):
             return None
         distance, _ = _loaded(self, self._path())
         with torch.inference_mode():
@@ -81,7 +85,9 @@ class Perceptual:
     def _path(self) -> Path:
         if not (path := os.environ.get(self.variable)):
             known = ", ".join(CHECKPOINTS[network] for network in self.networks)
-            raise InputError(f"metric {self.name}: {self.variable} is not set; it takes the path of a checkpoint of torchvision ({known})")
+            raise InputError(
+                f"metric {self.name}: {self.variable} is not set; it takes the path of a checkpoint of torchvision ({known})"
+            )
         return Path(path)
 
 
@@ -99,7 +105,9 @@ def _loaded(metric: Perceptual, path: Path) -> tuple[Callable[[Tensor, Tensor], 
     try:
         distance = metric.build(network, features)
     except (RuntimeError, KeyError) as error:
-        raise InputError(f"metric {metric.name}: {path} is not whole ({next(iter(str(error).splitlines()))})") from error
+        raise InputError(
+            f"metric {metric.name}: {path} is not whole ({next(iter(str(error).splitlines()))})"
+        ) from error
     with path.open("rb") as file:
         return distance, f"{network} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
@@ -115,8 +123,12 @@ def _features(name: str, path: Path) -> Features:
             state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value.float() for key, value in state.items() if key.startswith("features.")}
     except Exception as error:  # torch.load raises whatever the bytes of the file provoke
-        found = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"metric {name}: {path} cannot be read as a state dict ({found})") from error
+        found = getattr(error, "strerror", None) or next(
+            iter(str(error).splitlines()), type(error).__name__
+        )
+        raise InputError(
+            f"metric {name}: {path} cannot be read as a state dict ({found})"
+        ) from error
 
 
 def _coloured(images: Tensor) -> Tensor:
@@ -130,7 +142,9 @@ def _fill(module: nn.Module, features: Features) -> None:
     """
     for name, parameter in module.named_parameters():
         with torch.no_grad():
-            parameter.copy_(features["features." + re.sub(r"^slices?\d*\.(\d+\.(?=\d))?", "", name)])
+            parameter.copy_(
+                features["features." + re.sub(r"^slices?\d*\.(\d+\.(?=\d))?", "", name)]
+            )
         parameter.requires_grad_(False)
 
 
@@ -146,7 +160,9 @@ def lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor
     found = past_torchvision("torchmetrics.functional.image.lpips")
     module = found._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
     _fill(module.net, features)
-    module.load_state_dict(_shipped(Path(str(found.__file__)).parent / "lpips_models" / f"{network}.pth"), strict=False)
+    module.load_state_dict(
+        _shipped(Path(str(found.__file__)).parent / "lpips_models" / f"{network}.pth"), strict=False
+    )
     return lambda x, y: module(x, y, normalize=True).flatten()
 
 
@@ -167,12 +183,17 @@ class DISTS(nn.Module):
 
     def __init__(self, features: Features):
         super().__init__()
-        theirs, vgg = past_torchvision("torchmetrics.functional.image.dists"), past_torchvision("torchvision.models.vgg")
+        theirs, vgg = (
+            past_torchvision("torchmetrics.functional.image.dists"),
+            past_torchvision("torchvision.models.vgg"),
+        )
         layers = vgg.make_layers(vgg.cfgs["D"])
         _fill(layers, features)
         for place, channels in zip(self.POOLS, (64, 128, 256, 512), strict=True):
             layers[place] = theirs.L2pooling(channels=channels)
-        self.stages = nn.ModuleList(layers[start:end] for start, end in zip((0, *self.ENDS), self.ENDS, strict=False))
+        self.stages = nn.ModuleList(
+            layers[start:end] for start, end in zip((0, *self.ENDS), self.ENDS, strict=False)
+        )
         weights = _shipped(Path(str(theirs.__file__)).parent / "dists_models" / "weights.pt")
         total = weights["alpha"].sum() + weights["beta"].sum()
         self.register_buffer("alpha", weights["alpha"].flatten() / total)
@@ -180,7 +201,9 @@ class DISTS(nn.Module):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The image and the features at the end of each stage."""
-        h = (x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        h = (x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / x.new_tensor(
+            [0.229, 0.224, 0.225]
+        ).view(3, 1, 1)
         found = [x]
         for stage in self.stages:
             found.append(h := stage(h))
@@ -193,7 +216,9 @@ class DISTS(nn.Module):
             m, n = a.mean(2), b.mean(2)
             means.append((2 * m * n + 1e-6) / (m**2 + n**2 + 1e-6))
             both = (a * b).mean(2) - m * n
-            covariances.append((2 * both + 1e-6) / (a.var(2, correction=0) + b.var(2, correction=0) + 1e-6))
+            covariances.append(
+                (2 * both + 1e-6) / (a.var(2, correction=0) + b.var(2, correction=0) + 1e-6)
+            )
         return 1 - (self.alpha * torch.cat(means, 1) + self.beta * torch.cat(covariances, 1)).sum(1)
 
 

@@ -29,15 +29,25 @@ def ssim(result: Result) -> float | None:
         return None
     from skimage.metrics import structural_similarity
 
-    pairs = zip(result.mean.clamp(0, 1).double().numpy(), result.truth.double().numpy(), strict=True)
-    settings = {"data_range": 1.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    pairs = zip(
+        result.mean.clamp(0, 1).double().numpy(), result.truth.double().numpy(), strict=True
+    )
+    settings = {
+        "data_range": 1.0,
+        "channel_axis": 0,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
     scores = [structural_similarity(a, b, **settings) for a, b in pairs]
     return float(sum(scores) / len(scores))
 
 
 def rmse(result: Result) -> float | None:
     """Root mean square error of the posterior mean, physical units."""
-    return None if result.truth is None else float((result.mean - result.truth).square().mean().sqrt())
+    return (
+        None if result.truth is None else float((result.mean - result.truth).square().mean().sqrt())
+    )
 
 
 def misfit(result: Result) -> float | None:
@@ -53,8 +63,12 @@ def ms_ssim(result: Result) -> float | None:
     """
     if result.truth is None or not is_picture(result.truth) or min(result.truth.shape[-2:]) <= 160:
         return None
-    score = past_torchvision("torchmetrics.functional.image").multiscale_structural_similarity_index_measure
-    return float(score(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float(), data_range=1.0))
+    score = past_torchvision(
+        "torchmetrics.functional.image"
+    ).multiscale_structural_similarity_index_measure
+    return float(
+        score(result.mean.clamp(0, 1).float(), result.truth.clamp(0, 1).float(), data_range=1.0)
+    )
 
 
 def haarpsi(result: Result) -> float | None:
@@ -79,7 +93,13 @@ def area_weighted_rmse(result: Result) -> float | None:
         return None
     rows = result.truth.shape[-2]
     bands = 180 * ((torch.arange(rows, dtype=torch.float64) + 0.5) / rows - 0.5)
-    weight = torch.as_tensor(result.provenance.get("grid", {}).get("latitudes", bands), dtype=torch.float64).deg2rad().cos()
+    weight = (
+        torch.as_tensor(
+            result.provenance.get("grid", {}).get("latitudes", bands), dtype=torch.float64
+        )
+        .deg2rad()
+        .cos()
+    )
     error = (result.mean - result.truth).double().square().mean((0, 1, 3))
     return float((error * weight).sum().div(weight.sum()).sqrt())
 
@@ -96,7 +116,9 @@ def energy_score(result: Result) -> float | None:
 
 def coverage(result: Result) -> float | None:
     """Fraction of the truth inside the samples' central 80 % intervals; 0.8 is right. None below 9 samples, too few for such an interval."""
-    return _of_samples(lambda samples, truth: scores.interval_coverage(samples, truth, 0.8), result, least=9)
+    return _of_samples(
+        lambda samples, truth: scores.interval_coverage(samples, truth, 0.8), result, least=9
+    )
 
 
 def spread_skill(result: Result) -> float | None:
@@ -107,10 +129,14 @@ def spread_skill(result: Result) -> float | None:
     if result.truth is None or (m := result.samples.shape[1]) < 2:
         return None
     spread = result.std.double().square().mean().sqrt()
-    return float(((m + 1) / m) ** 0.5 * spread / (result.mean - result.truth).double().square().mean().sqrt())
+    return float(
+        ((m + 1) / m) ** 0.5 * spread / (result.mean - result.truth).double().square().mean().sqrt()
+    )
 
 
-def _of_samples(score: Callable[[Tensor, Tensor], Tensor], result: Result, least: int = 2) -> float | None:
+def _of_samples(
+    score: Callable[[Tensor, Tensor], Tensor], result: Result, least: int = 2
+) -> float | None:
     """Mean over the images, of a weighted ensemble by as many draws from it; None without a truth, or for too few samples."""
     if result.truth is None or result.samples.shape[1] < least:
         return None
@@ -129,9 +155,18 @@ def is_picture(truth: Tensor) -> bool:
 
 
 METRICS: dict[str, Callable[[Result], float | None]] = {
-    "psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim, "haarpsi": haarpsi, "rmse": rmse, "area-rmse": area_weighted_rmse,
-    "misfit": misfit, "crps": crps, "energy-score": energy_score, "coverage": coverage, "spread-skill": spread_skill,
-}  # fmt: skip
+    "psnr": psnr,
+    "ssim": ssim,
+    "ms-ssim": ms_ssim,
+    "haarpsi": haarpsi,
+    "rmse": rmse,
+    "area-rmse": area_weighted_rmse,
+    "misfit": misfit,
+    "crps": crps,
+    "energy-score": energy_score,
+    "coverage": coverage,
+    "spread-skill": spread_skill,
+}
 
 HEAVY = {"ms-ssim", "haarpsi", "lpips", "dists"}
 """Those whose packages take seconds to import: computed where a suite asks for them, not by `inverse solve`."""

@@ -46,7 +46,13 @@ def conditional_effective_size(log_weights: Tensor, log_increments: Tensor) -> T
     return log_weights.shape[1] * log_ratio.exp()
 
 
-def next_temperature(log_weights: Tensor, log_likelihood: Tensor, temperature: Tensor, target: float, iterations: int = 50) -> Tensor:
+def next_temperature(
+    log_weights: Tensor,
+    log_likelihood: Tensor,
+    temperature: Tensor,
+    target: float,
+    iterations: int = 50,
+) -> Tensor:
     """The largest b' in (b, 1] for which moving from likelihood^b to likelihood^b' keeps a conditional ESS of target N, by bisection.
 
     Args:
@@ -56,19 +62,30 @@ def next_temperature(log_weights: Tensor, log_likelihood: Tensor, temperature: T
     """
 
     def enough(b: Tensor) -> Tensor:
-        return conditional_effective_size(log_weights, (b - temperature)[:, None] * log_likelihood) >= target * log_weights.shape[1]
+        return (
+            conditional_effective_size(log_weights, (b - temperature)[:, None] * log_likelihood)
+            >= target * log_weights.shape[1]
+        )
 
     low, high = temperature, torch.ones_like(temperature)
     for _ in range(iterations):
         middle = (low + high) / 2
-        low, high = torch.where(enough(middle), middle, low), torch.where(enough(middle), high, middle)
+        low, high = (
+            torch.where(enough(middle), middle, low),
+            torch.where(enough(middle), high, middle),
+        )
     return torch.where(enough(torch.ones_like(low)), torch.ones_like(low), low)
 
 
 # --- resampling -------------------------------------------------------------------------------------------------------
 
 
-def ancestors(log_weights: Tensor, generator: Generators, count: int | None = None, scheme: Scheme = "systematic") -> Tensor:
+def ancestors(
+    log_weights: Tensor,
+    generator: Generators,
+    count: int | None = None,
+    scheme: Scheme = "systematic",
+) -> Tensor:
     """Who survives: indices (clouds, count) into each cloud, a particle of weight W being chosen count W times on average.
 
     Args:
@@ -88,13 +105,19 @@ def ancestors(log_weights: Tensor, generator: Generators, count: int | None = No
     kept = copies.cumsum(1)
     slot = torch.arange(n, dtype=W.dtype, device=W.device).expand(len(W), n).contiguous()
     rest = (n * W - copies).clamp_min(0) + torch.where(kept[:, -1:] >= n, W, 0.0)
-    return torch.where(slot < kept[:, -1:], torch.searchsorted(kept, slot, right=True).clamp(max=W.shape[1] - 1), _inverse_cdf(rest, u))
+    return torch.where(
+        slot < kept[:, -1:],
+        torch.searchsorted(kept, slot, right=True).clamp(max=W.shape[1] - 1),
+        _inverse_cdf(rest, u),
+    )
 
 
 def _inverse_cdf(W: Tensor, u: Tensor) -> Tensor:
     """The particle in whose share of [0, 1) u falls."""
     cumulative = W.cumsum(1)
-    return torch.searchsorted(cumulative / cumulative[:, -1:], u.clamp(max=1 - 2.0**-53).contiguous(), right=True)
+    return torch.searchsorted(
+        cumulative / cumulative[:, -1:], u.clamp(max=1 - 2.0**-53).contiguous(), right=True
+    )
 
 
 # --- the cloud --------------------------------------------------------------------------------------------------------
@@ -130,12 +153,21 @@ class Cloud:
         trace: an entry per `reweight`: sigma, quarantined, and lists over images of ess, survivors (distinct roots), log_evidence.
     """
 
-    def __init__(self, x: Tensor, generator: Generators, islands: int = 1, ess_threshold: float = 0.5, scheme: Scheme = "systematic"):
+    def __init__(
+        self,
+        x: Tensor,
+        generator: Generators,
+        islands: int = 1,
+        ess_threshold: float = 0.5,
+        scheme: Scheme = "systematic",
+    ):
         self.x, self.generator = x, generator
         self.ess_threshold, self.scheme = ess_threshold, scheme
         self.images, self.islands = len(generator), islands
         clouds, particles = self.images * islands, len(x) // (self.images * islands)
-        self.log_weights = torch.full((clouds, particles), 1 / particles, dtype=torch.float64, device=x.device).log()
+        self.log_weights = torch.full(
+            (clouds, particles), 1 / particles, dtype=torch.float64, device=x.device
+        ).log()
         self.log_evidence = torch.zeros(clouds, dtype=torch.float64, device=x.device)
         self.roots = torch.arange(particles * islands, device=x.device).repeat(self.images)
         self.quarantined = 0
@@ -147,12 +179,19 @@ class Cloud:
         Raises: InputError if a cloud loses all its particles; `sigma`, the noise level, is for this message and the trace.
         """
         increments = log_increments.double().view_as(self.log_weights)
-        bad = torch.isnan(increments) | (increments == torch.inf) | ~torch.isfinite(self.x).flatten(1).all(1).view_as(increments)
+        bad = (
+            torch.isnan(increments)
+            | (increments == torch.inf)
+            | ~torch.isfinite(self.x).flatten(1).all(1).view_as(increments)
+        )
         log_weights = self.log_weights + increments.masked_fill(bad, -torch.inf)
         total = log_weights.logsumexp(1)
         if bool((total == -torch.inf).any()):
             self._fail(total, bad, float(sigma))
-        self.log_weights, self.log_evidence = log_weights - total[:, None], self.log_evidence + total
+        self.log_weights, self.log_evidence = (
+            log_weights - total[:, None],
+            self.log_evidence + total,
+        )
         if bool(bad.any()):
             self._quarantine(bad, float(sigma))
         self._record(float(sigma))
@@ -168,7 +207,10 @@ class Cloud:
         chances = (power * self.log_weights).log_softmax(1)
         chosen = ancestors(chances, self._per_cloud(), scheme=self.scheme)
         low = effective_size(self.log_weights)[:, None] < self.ess_threshold * particles
-        rows = (torch.where(low, chosen, same) + particles * torch.arange(clouds, device=self.x.device)[:, None]).flatten()
+        rows = (
+            torch.where(low, chosen, same)
+            + particles * torch.arange(clouds, device=self.x.device)[:, None]
+        ).flatten()
         if bool(low.any()):
             self.x, self.roots = self.x[rows], self.roots[rows]
             kept = (self.log_weights - chances).gather(1, chosen) - math.log(particles)
@@ -187,18 +229,24 @@ class Cloud:
             return Weighted(self.x, log_weights.flatten(), log_evidence, list(self.trace))
         first = log_weights.shape[1] * torch.arange(self.images, device=self.x.device)[:, None]
         rows = (ancestors(log_weights, self.generator, samples) + first).flatten()
-        return Weighted(self.x[rows], log_weights.new_zeros(len(rows)), log_evidence, list(self.trace))
+        return Weighted(
+            self.x[rows], log_weights.new_zeros(len(rows)), log_evidence, list(self.trace)
+        )
 
     @property
     def best(self) -> Tensor:
         """The heaviest particle of each image: (images, *shape)."""
         log_weights, _ = self._of_images()
-        return self.x.unflatten(0, log_weights.shape)[torch.arange(self.images, device=self.x.device), log_weights.argmax(1)]
+        return self.x.unflatten(0, log_weights.shape)[
+            torch.arange(self.images, device=self.x.device), log_weights.argmax(1)
+        ]
 
     def _of_images(self) -> tuple[Tensor, Tensor]:
         """Normalised log-weights (images, particles) and log-evidence (images,) over all islands."""
         Z = self.log_evidence.view(self.images, self.islands)
-        log_weights = (self.log_weights.view(self.images, self.islands, -1) + Z.log_softmax(1)[..., None]).flatten(1)
+        log_weights = (
+            self.log_weights.view(self.images, self.islands, -1) + Z.log_softmax(1)[..., None]
+        ).flatten(1)
         return log_weights, Z.logsumexp(1) - torch.tensor(float(self.islands), dtype=Z.dtype).log()
 
     def _per_cloud(self) -> Generators:
@@ -208,12 +256,20 @@ class Cloud:
         log_weights, log_evidence = self._of_images()
         survivors = [len(roots.unique()) for roots in self.roots.view(self.images, -1)]
         ess = effective_size(log_weights)
-        found = {"ess": ess.tolist(), "survivors": survivors, "log_evidence": log_evidence.tolist(), "quarantined": self.quarantined}
+        found = {
+            "ess": ess.tolist(),
+            "survivors": survivors,
+            "log_evidence": log_evidence.tolist(),
+            "quarantined": self.quarantined,
+        }
         self.trace.append({"sigma": sigma, **found})
 
     def _quarantine(self, bad: Tensor, sigma: float) -> None:
         if not self.quarantined:
-            warnings.warn(f"{int(bad.sum())} of {bad.numel()} particles have NaN at noise level sigma = {sigma:.4g}: they get weight zero", stacklevel=3)
+            warnings.warn(
+                f"{int(bad.sum())} of {bad.numel()} particles have NaN at noise level sigma = {sigma:.4g}: they get weight zero",
+                stacklevel=3,
+            )
         self.quarantined += int(bad.sum())
         first = self.log_weights.shape[1] * torch.arange(len(bad), device=bad.device)
         heaviest = (self.log_weights.argmax(1) + first)[:, None].expand_as(bad).flatten()
@@ -223,7 +279,9 @@ class Cloud:
         cloud = int((total == -torch.inf).int().argmax())
         why = "have NaN or infinity" if bool(bad[cloud].all()) else "have probability zero or NaN"
         hint = "does the operator return NaN, or is sigma_y too small for the steps?"
-        raise InputError(f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise level sigma = {sigma:.4g}; {hint}")
+        raise InputError(
+            f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise level sigma = {sigma:.4g}; {hint}"
+        )
 
 
 def metropolis(cloud: Cloud, sweeps: int = 100) -> None:
@@ -232,7 +290,10 @@ def metropolis(cloud: Cloud, sweeps: int = 100) -> None:
     The cloud being weighted draws of a proposal, the chain leaves their law alone (Tierney, Markov Chains for Exploring Posterior Distributions, 1994).
     """
     clouds, particles = cloud.log_weights.shape
-    generator, at = cloud._per_cloud(), torch.arange(particles, device=cloud.x.device).expand(clouds, particles)
+    generator, at = (
+        cloud._per_cloud(),
+        torch.arange(particles, device=cloud.x.device).expand(clouds, particles),
+    )
     for _ in range(sweeps):
         proposal = (generator.rand_like(cloud.log_weights) * particles).long()
         ratio = cloud.log_weights.gather(1, proposal) - cloud.log_weights.gather(1, at)
@@ -267,25 +328,37 @@ class ParticleMethod(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.particles < 2:
-            raise OptionError(f"{self.name}: particles must be at least 2, got {self.particles}: the weights of a single one are always 1; try 16")
+            raise OptionError(
+                f"{self.name}: particles must be at least 2, got {self.particles}: the weights of a single one are always 1; try 16"
+            )
         if not 0 < self.ess_threshold <= 1:
-            raise OptionError(f"{self.name}: ess_threshold must lie in (0, 1], got {self.ess_threshold:g}; try 0.5")
+            raise OptionError(
+                f"{self.name}: ess_threshold must lie in (0, 1], got {self.ess_threshold:g}; try 0.5"
+            )
         if self.islands < 1:
             raise OptionError(f"{self.name}: islands must be at least 1, got {self.islands}")
 
-    def cloud(self, posterior: Posterior, samples: int, generator: Generators) -> tuple[Posterior, Cloud]:
+    def cloud(
+        self, posterior: Posterior, samples: int, generator: Generators
+    ) -> tuple[Posterior, Cloud]:
         """The posterior whose rows are the particles, and N(0, I) particles with equal weights."""
         particles = max(self.particles, samples)
         if particles % self.islands or particles == self.islands:
-            raise OptionError(f"{self.name}: islands must divide the {particles} particles into clouds of at least 2, got {self.islands}")
+            raise OptionError(
+                f"{self.name}: islands must divide the {particles} particles into clouds of at least 2, got {self.islands}"
+            )
         rows = copy.copy(posterior)
         rows.y = posterior.y[::samples].repeat_interleave(particles, dim=0)
         streams = CloudGenerators(generator.rows[::samples])
-        x = streams.randn_like(torch.empty(len(rows), *rows.shape, dtype=rows.dtype, device=rows.device))
+        x = streams.randn_like(
+            torch.empty(len(rows), *rows.shape, dtype=rows.dtype, device=rows.device)
+        )
         return rows, Cloud(x, streams, self.islands, self.ess_threshold, self.resampling)
 
 
-def in_parts(posterior: Posterior, evaluate: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+def in_parts(
+    posterior: Posterior, evaluate: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+) -> tuple[Tensor, ...]:
     """evaluate(part, *tensors of the part) for parts of the rows, put together again: what keeps the memory of a VJP flat in the particles.
 
     Args:

@@ -30,7 +30,9 @@ class Tilt:
 
     def __init__(self, posterior: Posterior):
         if not (posterior.linear and isinstance(posterior.noise, GaussianNoise)):
-            raise UnsupportedError(f"a tilt needs a linear operator with Gaussian noise, found {type(posterior.operator).__name__}, {posterior.noise!r}")
+            raise UnsupportedError(
+                f"a tilt needs a linear operator with Gaussian noise, found {type(posterior.operator).__name__}, {posterior.noise!r}"
+            )
         self.posterior, self.variance_y = posterior, posterior.noise.variance(posterior.y)
 
     def draw(self, z: Tensor, variance: float, power: float, generator: Generators) -> Tensor:
@@ -41,15 +43,21 @@ class Tilt:
         x = z + variance**0.5 * generator.randn_like(z)
         if power == 0:
             return x
-        r = self.posterior.residual(x) + (self.variance_y / power).sqrt() * generator.randn_like(self.posterior.y)
-        return x + power * variance * self.posterior.A_adjoint(self.posterior.solve_normal(r, power * variance))
+        r = self.posterior.residual(x) + (self.variance_y / power).sqrt() * generator.randn_like(
+            self.posterior.y
+        )
+        return x + power * variance * self.posterior.A_adjoint(
+            self.posterior.solve_normal(r, power * variance)
+        )
 
     def log_mass(self, z: Tensor, variance: float, power: float) -> Tensor:
         """log M = log of the integral of N(x; z, variance I) p(y | x)^power over x, nats: (B, *shape) -> (B,), float64."""
         r = self.posterior.residual(z)
         fit = row_dot(r, self.posterior.solve_normal(r, power * variance)).double()
         peak = self.posterior.noise.log_prob(self.posterior.y[:1], self.posterior.y[:1]).double()
-        return power * (peak - 0.5 * fit) - 0.5 * self.trace(lambda h: (power * variance * h).log1p())
+        return power * (peak - 0.5 * fit) - 0.5 * self.trace(
+            lambda h: (power * variance * h).log1p()
+        )
 
     def trace(self, f: Callable[[Tensor], Tensor]) -> float:
         """Trace of f(H)."""
@@ -71,15 +79,30 @@ class Tilt:
         """
         p, n = self.posterior, torch.Size(self.posterior.shape).numel()
         if n <= DENSE:
-            rows = p.operator.A(p.prior.scale * torch.eye(n, dtype=p.dtype, device=p.device).reshape(n, *p.shape))
+            rows = p.operator.A(
+                p.prior.scale * torch.eye(n, dtype=p.dtype, device=p.device).reshape(n, *p.shape)
+            )
             white = (rows / self.variance_y.sqrt()).flatten(1).double()
-            return torch.linalg.eigvalsh(white @ white.T).clamp_min(0), torch.ones(n, dtype=torch.float64, device=p.device)
-        sign = torch.randint(0, 2, (1, *p.shape), generator=seeded("spectrum")).to(p.device, p.dtype) * 2 - 1
-        nodes, weights = lanczos(lambda u: p.prior.decode_adjoint(p.operator.A_adjoint(p.operator.A(p.prior.scale * u) / self.variance_y)), sign)
+            return torch.linalg.eigvalsh(white @ white.T).clamp_min(0), torch.ones(
+                n, dtype=torch.float64, device=p.device
+            )
+        sign = (
+            torch.randint(0, 2, (1, *p.shape), generator=seeded("spectrum")).to(p.device, p.dtype)
+            * 2
+            - 1
+        )
+        nodes, weights = lanczos(
+            lambda u: p.prior.decode_adjoint(
+                p.operator.A_adjoint(p.operator.A(p.prior.scale * u) / self.variance_y)
+            ),
+            sign,
+        )
         return nodes.clamp_min(0), n * weights
 
 
-def lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = 32) -> tuple[Tensor, Tensor]:
+def lanczos(
+    apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = 32
+) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the Gauss quadrature of v^T f(M) v / |v|^2 for a symmetric M, orthogonalised in full: (k,) each, float64."""
     q = start / start.norm()
     basis, alpha, beta = [q], list[Tensor](), list[Tensor]()

@@ -23,7 +23,9 @@ Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
 """(x, s) -> x0_hat, grad log p~_s(y | x), both like x, and log p~_s(y | x) (B,) up to a constant of the level."""
 
 
-def twisted(posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twist) -> Iterator[Cloud]:
+def twisted(
+    posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twist
+) -> Iterator[Cloud]:
     """The cloud after each step, its particles being N(0, I) at first.
 
     Args:
@@ -39,7 +41,11 @@ def twisted(posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twis
             cloud.x = x0_hat
             cloud.reweight(posterior.log_likelihood(x0_hat).double() - log_twist, t)
         else:
-            shift, c, z = (s * s - t * t) * gradient, t * math.sqrt(1 - (t / s) ** 2), cloud.generator.randn_like(cloud.x)
+            shift, c, z = (
+                (s * s - t * t) * gradient,
+                t * math.sqrt(1 - (t / s) ** 2),
+                cloud.generator.randn_like(cloud.x),
+            )
             cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + shift + c * z
             log_ratio = -row_dot(shift, shift / 2 + c * z).double() / c**2 - log_twist
             x0_hat, gradient, log_twist = twist(cloud.x, t)

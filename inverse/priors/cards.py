@@ -63,10 +63,14 @@ class Card:
         if not path.suffix and path.parent == Path("."):
             if str(name) not in cls.known():
                 known = suggestion(str(name), cls.known())
-                raise PriorError(f"{cls.kind} '{name}' is not known; {known}, or the path of a .safetensors file with its card")
+                raise PriorError(
+                    f"{cls.kind} '{name}' is not known; {known}, or the path of a .safetensors file with its card"
+                )
             return cls.known()[str(name)]
         if path.suffix not in (".safetensors", ".json"):
-            raise PriorError(f"{cls.kind} {name}: expected a .safetensors file with its card; nothing else is read")
+            raise PriorError(
+                f"{cls.kind} {name}: expected a .safetensors file with its card; nothing else is read"
+            )
         return path.with_suffix(".json")
 
     @classmethod
@@ -82,7 +86,9 @@ class Card:
                 raise OptionError(fault)
             return cls(**found)
         except FileNotFoundError as error:
-            raise PriorError(f"{cls.kind} card {path}: no such file; weights need their card beside them") from error
+            raise PriorError(
+                f"{cls.kind} card {path}: no such file; weights need their card beside them"
+            ) from error
         except (OSError, ValueError, TypeError, AttributeError, InverseError) as error:
             raise PriorError(f"{cls.kind} card {path}: not a valid card ({error})") from error
 
@@ -121,8 +127,14 @@ class Card:
         if not path.is_file():
             raise PriorError(f"{self.kind} weights {path}: no such file")
         if (found := sha256(path)) != self.sha256:
-            whose = "the file is damaged or not the one described" if path.name == self.file else f"that card is of {self.file}"
-            raise PriorError(f"{self.kind} weights {path}: sha256 is {found[:12]}..., the card says {self.sha256[:12]}...; {whose}")
+            whose = (
+                "the file is damaged or not the one described"
+                if path.name == self.file
+                else f"that card is of {self.file}"
+            )
+            raise PriorError(
+                f"{self.kind} weights {path}: sha256 is {found[:12]}..., the card says {self.sha256[:12]}...; {whose}"
+            )
         try:
             return load_file(path)  # safetensors holds arrays alone: a pickle is refused here
         except (SafetensorError, RuntimeError) as error:
@@ -141,7 +153,9 @@ class Card:
 
         check_suffix(cls.kind, path)
         with replacing(path) as temporary:
-            temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+            temporary.write_bytes(
+                save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+            )
         card = cls(name=path.stem, file=path.name, sha256=sha256(path), **fields)
         card.write(path.with_suffix(".json"))
         return card
@@ -164,17 +178,30 @@ WORDS = {str: "text", float: "a number", int: "a whole number", dict: "an object
 
 def _fault(cls: type[Card], found: Any) -> str | None:
     """Why what JSON holds is no card of this kind, or None if its fields have the right names and types."""
-    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
-    needed = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+    hints, fields = (
+        typing.get_type_hints(cls),
+        {field.name: field for field in dataclasses.fields(cls)},
+    )
+    needed = [
+        name
+        for name, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
     if not isinstance(found, dict):
         return f"found {_words(found)}, needed is an object with {', '.join(needed)}"
     if missing := [name for name in needed if name not in found]:
-        return f"found {', '.join(found) or 'an empty object'}; needed are also {', '.join(missing)}"
+        return (
+            f"found {', '.join(found) or 'an empty object'}; needed are also {', '.join(missing)}"
+        )
     for name, value in found.items():
         if name not in fields:
             return f"a {cls.kind} card has no field '{name}'; {suggestion(name, fields)}"
         kind = typing.get_origin(hints[name]) or hints[name]
-        if kind in WORDS and WORDS[kind] != _words(value) and not (kind is float and type(value) is int):
+        if (
+            kind in WORDS
+            and WORDS[kind] != _words(value)
+            and not (kind is float and type(value) is int)
+        ):
             return f"{name} must be {WORDS[kind]}, found {_words(value)}"
     if Path(found["file"]).name != found["file"]:
         return f"file must be the name of a file beside the card, found '{found['file']}'"
@@ -183,12 +210,16 @@ def _fault(cls: type[Card], found: Any) -> str | None:
 
 def _words(value: Any) -> str:
     """The type of a JSON value."""
-    return {list: "a list", bool: "true or false", type(None): "null"}.get(type(value)) or WORDS[type(value)]
+    return {list: "a list", bool: "true or false", type(None): "null"}.get(type(value)) or WORDS[
+        type(value)
+    ]
 
 
 def unfitting(kind: str, path: Path, error: Exception) -> PriorError:
     """The error of arrays that are not those of the card: where torch's "Error(s) in loading state_dict" becomes specific, or a shorter message's start."""
-    return PriorError(f"{kind} weights {path}: do not fit the card ({str(error).splitlines()[:2][-1].strip()})")
+    return PriorError(
+        f"{kind} weights {path}: do not fit the card ({str(error).splitlines()[:2][-1].strip()})"
+    )
 
 
 def check_suffix(kind: str, path: Path) -> None:

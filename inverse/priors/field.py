@@ -42,7 +42,13 @@ class FieldPrior(AnalyticPrior):
         """The same field on a torus of one size; its spectrum is computed once."""
         mean = self.mean.expand(self.shape[0] or 1, height, width)
         S = self.spectrum(height, width).to(mean)
-        return FieldPrior(mean, lambda height, width: S, (self.shape[0], height, width), self.colours, **self.units)
+        return FieldPrior(
+            mean,
+            lambda height, width: S,
+            (self.shape[0], height, width),
+            self.colours,
+            **self.units,
+        )
 
     @property
     def covariance(self) -> Tensor:
@@ -54,10 +60,16 @@ class FieldPrior(AnalyticPrior):
         """f(C) x, f applied to the spectrum, the eigenvalues of C: (B, channels, height, width) -> same."""
         response = f(self._spectrum(x))[..., : x.shape[-1] // 2 + 1]
         filtered = torch.fft.irfft2(torch.fft.rfft2(self._turned(x)) * response, s=x.shape[-2:])
-        return filtered if self.colours is None else torch.einsum("cd,...dhw->...chw", self.colours, filtered)
+        return (
+            filtered
+            if self.colours is None
+            else torch.einsum("cd,...dhw->...chw", self.colours, filtered)
+        )
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.mean + self.spectral(x - self.mean, lambda S: S / (S + self._variance(x, sigma)))
+        return self.mean + self.spectral(
+            x - self.mean, lambda S: S / (S + self._variance(x, sigma))
+        )
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         total = self._spectrum(x) + self._variance(x, sigma)
@@ -65,7 +77,9 @@ class FieldPrior(AnalyticPrior):
         return -0.5 * (power / total + total.log() + LOG_2PI).flatten(1).sum(1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        white = torch.randn(count, *self._size, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        white = torch.randn(
+            count, *self._size, generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
         return self.mean + self.spectral(white, torch.sqrt)
 
     def given(self, transfer: Tensor, sigma_y: float, y: Tensor) -> FieldPrior:
@@ -75,16 +89,26 @@ class FieldPrior(AnalyticPrior):
         residual = y - self._blurred(transfer, y)
         back = torch.fft.ifft2(a.conj() * torch.fft.fft2(residual)).real
         posterior = S * sigma_y**2 / total
-        return FieldPrior(self.mean + self.spectral(back, lambda S: S / total), lambda height, width: posterior, tuple(y.shape), self.colours, **self.units)
+        return FieldPrior(
+            self.mean + self.spectral(back, lambda S: S / total),
+            lambda height, width: posterior,
+            tuple(y.shape),
+            self.colours,
+            **self.units,
+        )
 
     def log_evidence(self, transfer: Tensor, sigma_y: float, y: Tensor) -> Tensor:
         """log p(y) in nats: ()."""
         S = (transfer * self.scale).abs().square() * self._spectrum(y)
-        return FieldPrior(self._blurred(transfer, y), lambda height, width: S, tuple(y.shape), self.colours).log_density(y[None], sigma_y)[0]
+        return FieldPrior(
+            self._blurred(transfer, y), lambda height, width: S, tuple(y.shape), self.colours
+        ).log_density(y[None], sigma_y)[0]
 
     def _blurred(self, transfer: Tensor, y: Tensor) -> Tensor:
         """The measurement of the mean: (channels, height, width)."""
-        return torch.fft.ifft2(transfer * torch.fft.fft2(self.decode(self.mean).expand(y.shape))).real
+        return torch.fft.ifft2(
+            transfer * torch.fft.fft2(self.decode(self.mean).expand(y.shape))
+        ).real
 
     def _turned(self, x: Tensor) -> Tensor:
         """The mixtures of channels that are independent: (..., channels, height, width) -> same."""
@@ -111,7 +135,9 @@ def matern(std: float, length: float, smoothness: float = 2.5) -> Callable[[int,
     """
 
     def spectrum(height: int, width: int) -> Tensor:
-        S = (2 * smoothness / (2 * math.pi * length) ** 2 + _frequencies(height, width)) ** -(smoothness + 1)
+        S = (2 * smoothness / (2 * math.pi * length) ** 2 + _frequencies(height, width)) ** -(
+            smoothness + 1
+        )
         return S * (std**2 / S.mean())
 
     return spectrum
@@ -142,17 +168,30 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
     variances, colours = variances.flip(0), colours.flip(1)
     places, powers = [], []
     for image in images:
-        window = torch.outer(*(torch.hann_window(n, periodic=True, dtype=torch.float64) for n in image.shape[1:]))
+        window = torch.outer(
+            *(torch.hann_window(n, periodic=True, dtype=torch.float64) for n in image.shape[1:])
+        )
         turned = torch.einsum("cd,chw->dhw", colours, image.double() - mean[:, None, None])
-        powers.append((torch.fft.fft2(turned * window).abs() ** 2 / window.square().sum()).flatten(1))
+        powers.append(
+            (torch.fft.fft2(turned * window).abs() ** 2 / window.square().sum()).flatten(1)
+        )
         places.append(_frequencies(*image.shape[1:]).flatten().sqrt())
     f, S = torch.cat(places), torch.cat(powers, 1)
     low = min(2 / min(image.shape[1:]) for image in images)  # below, the window mixes frequencies
     edges = torch.logspace(math.log10(low), math.log10(0.5), bins + 1, dtype=torch.float64)
     inside = [(f >= a) & (f < b) for a, b in pairwise(edges)]
-    centre, level = zip(*((f[i].log().mean().exp(), S[:, i].mean(1).log()) for i in inside if bool(i.any())), strict=True)
+    centre, level = zip(
+        *((f[i].log().mean().exp(), S[:, i].mean(1).log()) for i in inside if bool(i.any())),
+        strict=True,
+    )
     f, S = torch.stack(centre), torch.stack(level, 1)
-    law: dict[str, list] = {"mean": mean.tolist(), "colours": colours.tolist(), "power": [], "corner": [], "exponent": []}
+    law: dict[str, list] = {
+        "mean": mean.tolist(),
+        "colours": colours.tolist(),
+        "power": [],
+        "corner": [],
+        "exponent": [],
+    }
     grid = _frequencies(*images[0].shape[1:])
     for line, variance in zip(S, variances, strict=True):
         trials = []
@@ -163,7 +202,11 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
             misfit = (terms @ solution - line).square().mean() + ratio.log().square()
             trials.append((float(misfit), float(corner), *solution.tolist()))
         _, corner, log_power, exponent = min(trials)
-        for name, value in {"power": math.exp(log_power), "corner": corner, "exponent": exponent}.items():
+        for name, value in {
+            "power": math.exp(log_power),
+            "corner": corner,
+            "exponent": exponent,
+        }.items():
             law[name].append(value)
     return law
 
@@ -172,7 +215,13 @@ def power_law_field(law: dict[str, list], **units: float) -> FieldPrior:
     """The field of what `fit_power_law` returns, for images of any size, float64."""
     fitted = {name: torch.tensor(value, dtype=torch.float64) for name, value in law.items()}
     spectrum = power_law(fitted["power"], fitted["corner"], fitted["exponent"])
-    return FieldPrior(fitted["mean"][:, None, None], spectrum, (len(fitted["mean"]), None, None), fitted["colours"], **units)
+    return FieldPrior(
+        fitted["mean"][:, None, None],
+        spectrum,
+        (len(fitted["mean"]), None, None),
+        fitted["colours"],
+        **units,
+    )
 
 
 def _frequencies(height: int, width: int) -> Tensor:

@@ -71,9 +71,14 @@ class PriorCard(Card):
         if self.pipeline:
             unet = self.pipeline["unet"]
             side = unet.get("sample_size") or "any"
-            return " x ".join(map(str, (unet["in_channels"], *(side if isinstance(side, list) else (side, side)))))
-        return " x ".join(map(str, self.law["shape"])) if self.law else f"{self.config.channels} x any x any"
-
+            return " x ".join(
+                map(str, (unet["in_channels"], *(side if isinstance(side, list) else (side, side))))
+            )
+        return (
+            " x ".join(map(str, self.law["shape"]))
+            if self.law
+            else f"{self.config.channels} x any x any"
+        )
 
     @property
     def model_units(self) -> dict[str, float]:
@@ -131,7 +136,9 @@ def find_card(name: str | Path) -> Path | None:
     if path.suffix or path.parent != Path("."):
         if path.is_file():
             _refuse_pickle(path)
-        raise PriorError(f"prior {name}: expected a registered name or a .safetensors file with its card")
+        raise PriorError(
+            f"prior {name}: expected a registered name or a .safetensors file with its card"
+        )
     return registry().find("inverse_priors", str(name))
 
 
@@ -145,7 +152,9 @@ def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Prio
     """
     law = prior if isinstance(prior, FieldLaw) else getattr(prior, "law", None)
     network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
-    units: dict[str, Any] = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
+    units: dict[str, Any] = {
+        name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")
+    }
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     exact = SINGLE_PRECISION
     if law is not None:
@@ -154,7 +163,9 @@ def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Prio
         if torch.is_tensor(law.shift):  # it is among the weights
             units["shift"] = 0.0
     state = {k: v.to(_stored(k, v.dtype, exact)) for k, v in prior.state_dict().items()}
-    return PriorCard.save(path, state, network=network, **units, **{"units": "intensity in [0, 1]", **about})
+    return PriorCard.save(
+        path, state, network=network, **units, **{"units": "intensity in [0, 1]", **about}
+    )
 
 
 def _read_prior(card: PriorCard, path: Path) -> Prior:
@@ -165,10 +176,18 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
     if card.pipeline:
         from inverse.priors.networks.pipelines import from_configs
 
-        return from_configs(card.pipeline["unet"], card.pipeline["scheduler"], weights, path, {"shift": card.shift, "scale": card.scale})
+        return from_configs(
+            card.pipeline["unet"],
+            card.pipeline["scheduler"],
+            weights,
+            path,
+            {"shift": card.shift, "scale": card.scale},
+        )
     try:
         if not card.law:
-            prior = NetworkPrior.unet(card.config, card.sigma_data, shift=card.shift, **card.model_units)
+            prior = NetworkPrior.unet(
+                card.config, card.sigma_data, shift=card.shift, **card.model_units
+            )
             if card.quantization:
                 from inverse.priors.networks.quantize import to_int8
 
@@ -176,7 +195,14 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
         elif not card.network:
             return _law(card, weights)
         else:
-            law = _law(card, {name.removeprefix("law."): value for name, value in weights.items() if name.startswith("law.")})
+            law = _law(
+                card,
+                {
+                    name.removeprefix("law."): value
+                    for name, value in weights.items()
+                    if name.startswith("law.")
+                },
+            )
             prior = CorrectedPrior(law, card.config)
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
@@ -194,7 +220,14 @@ def load_low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:
     """The Gaussian of low rank that a card describes; its basis is made orthonormal again."""
     basis, turn = torch.linalg.qr(weights["basis"].double())  # halves are not quite orthonormal
     basis = (basis * turn.diagonal().sign()).float()
-    return LowRankPrior(weights["mean"], basis, weights["variances"], weights["floor"], shift=card.shift, **card.model_units)
+    return LowRankPrior(
+        weights["mean"],
+        basis,
+        weights["variances"],
+        weights["floor"],
+        shift=card.shift,
+        **card.model_units,
+    )
 
 
 SINGLE_PRECISION = {"scale", "step", "zero"}
@@ -215,4 +248,6 @@ def _refuse_pickle(path: Path) -> None:
     pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
     if pickled or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
         how = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
-        raise PriorError(f"prior weights {path}: a pickle can run code when it is read; convert it once: {how}")
+        raise PriorError(
+            f"prior weights {path}: a pickle can run code when it is read; convert it once: {how}"
+        )

@@ -35,7 +35,15 @@ class Prior(nn.Module):
     exact = False
     """True when `forward` is the exact conditional mean of a known law."""
 
-    def __init__(self, shape: tuple[int | None, ...], *, shift: float = 0.0, scale: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0):
+    def __init__(
+        self,
+        shape: tuple[int | None, ...],
+        *,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ):
         super().__init__()
         self.shape, self.shift, self.scale = tuple(shape), float(shift), float(scale)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
@@ -71,7 +79,9 @@ class Prior(nn.Module):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a sample of this shape (no batch) can be denoised."""
-        return len(shape) == len(self.shape) and all(want in (None, got) for want, got in zip(self.shape, shape, strict=True))
+        return len(shape) == len(self.shape) and all(
+            want in (None, got) for want, got in zip(self.shape, shape, strict=True)
+        )
 
 
 class NetworkPrior(Prior):
@@ -88,7 +98,13 @@ class NetworkPrior(Prior):
     power_law: dict[str, list] = {}
     """Mean and power spectrum of the training data, where they were fitted (`field.fit_power_law`)."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int | None, ...], sigma_data: float = 0.5, **units: float):
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: tuple[int | None, ...],
+        sigma_data: float = 0.5,
+        **units: float,
+    ):
         super().__init__(shape, **units)
         self.network, self.sigma_data = network, float(sigma_data)
         config = getattr(network, "config", None)
@@ -104,7 +120,9 @@ class NetworkPrior(Prior):
         s = like(sigma, x)
         total = s**2 + self.sigma_data**2
         raw = self.network(x * total.rsqrt(), sigma.log() / 4)
-        return x * (self.sigma_data**2 / total) + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
+        return x * (self.sigma_data**2 / total) + raw.to(x.dtype) * (
+            s * self.sigma_data * total.rsqrt()
+        )
 
     def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """Denoising loss weighted to unit size at every noise level, mean over the batch: x0, noise (B, *shape), sigma (B,) -> ()."""
@@ -125,7 +143,9 @@ class RescaledPrior(Prior):
 
     def __init__(self, native: Prior, a: float, b: float):
         units = {"shift": native.scale * b + native.shift, "scale": native.scale * a}
-        super().__init__(native.shape, **units, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a)
+        super().__init__(
+            native.shape, **units, sigma_min=native.sigma_min / a, sigma_max=native.sigma_max / a
+        )
         self.native, self.a, self.b = native, float(a), float(b)
         self.halo, self.stride, self.exact = native.halo, native.stride, native.exact
 

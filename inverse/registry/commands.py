@@ -1,10 +1,10 @@
 """Commands and trainers that distributions contribute by entry points: listed without importing anything, loaded when called.
 
-    [project.entry-points."inverse.commands"]
-    train-codec = "my_package.commands:train_codec"      # a function, or a typer application
+[project.entry-points."inverse.commands"]
+train-codec = "my_package.commands:train_codec"      # a function, or a typer application
 
-    [project.entry-points."inverse.trainers"]
-    nc = "my_package.commands:train_fields"              # takes over `inverse train --images FILE.nc`
+[project.entry-points."inverse.trainers"]
+nc = "my_package.commands:train_fields"              # takes over `inverse train --images FILE.nc`
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class LazyCommand(TyperCommand):
         super().__init__(entry.name, help=summary(entry), callback=None)
         self.entry = entry
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         return loaded(self.entry).make_context(info_name, args, parent, **extra)
 
 
@@ -41,20 +43,28 @@ class LazyCommand(TyperCommand):
 def commands() -> dict[str, LazyCommand]:
     """Commands of installed distributions by name."""
     entries = importlib.metadata.entry_points(group=COMMANDS)
-    return {entry.name: LazyCommand(entry) for entry in sorted(entries, key=lambda entry: entry.name)}
+    return {
+        entry.name: LazyCommand(entry) for entry in sorted(entries, key=lambda entry: entry.name)
+    }
 
 
 def trainer_for(files: Iterable[str]) -> Any | None:
     """The command that trains from one of these files, by its suffix; None where none is claimed by a plug-in."""
     suffixes = {Path(file).suffix.removeprefix(".").lower() for file in files}
-    found = [entry for entry in importlib.metadata.entry_points(group=TRAINERS) if entry.name in suffixes]
+    found = [
+        entry for entry in importlib.metadata.entry_points(group=TRAINERS) if entry.name in suffixes
+    ]
     return loaded(found[0]) if found else None
 
 
 def suffixes_taking(option: str) -> list[str]:
     """The suffixes of files whose training commands have this option, such as --variable."""
     entries = importlib.metadata.entry_points(group=TRAINERS)
-    return sorted(entry.name for entry in entries if any(option in parameter.opts for parameter in loaded(entry).params))
+    return sorted(
+        entry.name
+        for entry in entries
+        if any(option in parameter.opts for parameter in loaded(entry).params)
+    )
 
 
 def loaded(entry: EntryPoint) -> Any:
@@ -66,7 +76,9 @@ def loaded(entry: EntryPoint) -> Any:
         thing = entry.load()
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PluginError(f"command {entry.name} ({entry.value}) cannot be loaded: {reason}; see `inverse plugins`") from error
+        raise PluginError(
+            f"command {entry.name} ({entry.value}) cannot be loaded: {reason}; see `inverse plugins`"
+        ) from error
     if not isinstance(thing, typer.Typer):
         application = typer.Typer(add_completion=False)
         application.command(name=entry.name)(thing)
@@ -81,8 +93,12 @@ def summary(entry: EntryPoint) -> str:
     if path is None:
         return f"From {entry.value}."
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    return (ast.get_docstring(functions[0] if functions else tree) or f"From {entry.value}.").split("\n\n")[0]
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    return (ast.get_docstring(functions[0] if functions else tree) or f"From {entry.value}.").split(
+        "\n\n"
+    )[0]
 
 
 def source_of(module: str) -> Path | None:
@@ -92,7 +108,10 @@ def source_of(module: str) -> Path | None:
     if spec is None:
         return None
     for folder in map(Path, spec.submodule_search_locations or []):
-        for path in (folder.joinpath(*inner).with_suffix(".py"), folder.joinpath(*inner, "__init__.py")):
+        for path in (
+            folder.joinpath(*inner).with_suffix(".py"),
+            folder.joinpath(*inner, "__init__.py"),
+        ):
             if path.is_file():
                 return path
     return Path(spec.origin) if not inner and spec.origin else None

@@ -10,5 +10,9 @@ import tomllib
 @functools.cache
 def default(user: str, kind: str) -> str:
     """The name of the default `kind` (problem, method or prior) of a command or of problems: default("solve", "method")."""
-    text = importlib.resources.files("inverse_data").joinpath("defaults.toml").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files("inverse_data")
+        .joinpath("defaults.toml")
+        .read_text(encoding="utf-8")
+    )
     return tomllib.loads(text)[user][kind]

@@ -21,7 +21,13 @@ from typing import Any
 
 import pluggy
 
-from inverse.errors import DuplicateNameError, OptionError, PluginError, UnknownNameError, suggestion
+from inverse.errors import (
+    DuplicateNameError,
+    OptionError,
+    PluginError,
+    UnknownNameError,
+    suggestion,
+)
 from inverse.registry import hooks as hookspecs
 from inverse.registry.options import build
 
@@ -56,7 +62,10 @@ class Registry:
 
     def load_entry_points(self) -> None:
         """Import every module behind the entry points of the group, each guarded."""
-        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.dist.name if e.dist else "", e.value)):
+        for entry in sorted(
+            importlib.metadata.entry_points(group=GROUP),
+            key=lambda e: (e.dist.name if e.dist else "", e.value),
+        ):
             origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
             for name in _modules(entry.value):
                 self._load(functools.partial(importlib.import_module, name), name, origin)
@@ -78,13 +87,19 @@ class Registry:
             if self.manager.is_registered(module):
                 return
             self.manager.register(module, name)
-            self.loaded.append(Loaded(name, origin, getattr(module, "__file__", "") or "", self._misspelt(module)))
+            self.loaded.append(
+                Loaded(name, origin, getattr(module, "__file__", "") or "", self._misspelt(module))
+            )
         except (Exception, SystemExit) as error:
             self.loaded.append(Loaded(name, origin, "", _one_line(error)))
 
     def _misspelt(self, module: ModuleType) -> str | None:
         known = {name for name in vars(hookspecs) if name.startswith("inverse_")}
-        stray = [n for n, f in vars(module).items() if callable(f) and hasattr(f, "inverse_impl") and n not in known]
+        stray = [
+            n
+            for n, f in vars(module).items()
+            if callable(f) and hasattr(f, "inverse_impl") and n not in known
+        ]
         return f"no hook is called {stray[0]}; {suggestion(stray[0], known)}" if stray else None
 
     def _items(self, hook: str) -> Iterator[tuple[str, Registered]]:
@@ -92,11 +107,17 @@ class Registry:
         for implementation in caller.get_hookimpls():
             try:
                 found = implementation.function()
-                pairs = found.items() if isinstance(found, dict) else [(_name_of(thing), thing) for thing in found]
+                pairs = (
+                    found.items()
+                    if isinstance(found, dict)
+                    else [(_name_of(thing), thing) for thing in found]
+                )
             except Exception as error:
                 self._blame(implementation, error)
                 continue
-            yield from ((name, Registered(thing, implementation.plugin_name)) for name, thing in pairs)
+            yield from (
+                (name, Registered(thing, implementation.plugin_name)) for name, thing in pairs
+            )
 
     def add_commands(self, app: Any) -> None:
         """Let every plug-in add its commands to a typer application."""
@@ -111,7 +132,10 @@ class Registry:
         if implementation.plugin_name.startswith("inverse."):
             raise error
         reason = f"{implementation.function.__name__}: {_one_line(error)}"
-        self.loaded = [replace(item, error=reason) if item.module == implementation.plugin_name else item for item in self.loaded]
+        self.loaded = [
+            replace(item, error=reason) if item.module == implementation.plugin_name else item
+            for item in self.loaded
+        ]
 
     def table(self, hook: str) -> dict[str, Registered]:
         """Name -> thing of one hook.
@@ -122,7 +146,9 @@ class Registry:
         for name, entry in self._items(hook):
             if name in table and table[name].thing is not entry.thing:
                 both = f"by {table[name].module} and by {entry.module}"
-                raise DuplicateNameError(f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is registered twice: {both}; remove or rename one")
+                raise DuplicateNameError(
+                    f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is registered twice: {both}; remove or rename one"
+                )
             table[name] = entry
         return dict(sorted(table.items()))
 
@@ -136,7 +162,9 @@ class Registry:
             return table[name].thing
         broken = [plugin.module for plugin in self.loaded if plugin.error]
         also = f" ({', '.join(broken)} failed to load: see `inverse plugins`)" if broken else ""
-        raise UnknownNameError(f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is not known; {suggestion(name, table)}{also}")
+        raise UnknownNameError(
+            f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is not known; {suggestion(name, table)}{also}"
+        )
 
 
 @functools.cache
@@ -145,7 +173,9 @@ def registry() -> Registry:
     registry = Registry()
     registry.load_entry_points()
     if not any(item.module.startswith("inverse.") for item in registry.loaded):
-        raise PluginError("the installed package does not register its own parts, so it is older than this source; run `pip install -e .` again")
+        raise PluginError(
+            "the installed package does not register its own parts, so it is older than this source; run `pip install -e .` again"
+        )
     return registry
 
 
@@ -160,7 +190,9 @@ def with_settings(base: str, **options: Any) -> Any:
     for setting in filter(None, settings.split(",")):
         option, given, value = setting.partition("=")
         if not given:
-            raise OptionError(f"base '{name}' takes name=value after the colon, separated by commas, got '{setting}'")
+            raise OptionError(
+                f"base '{name}' takes name=value after the colon, separated by commas, got '{setting}'"
+            )
         options[option.strip()] = value
     return get_method(name, **options)
 
@@ -179,7 +211,11 @@ def _modules(value: str) -> list[str]:
         return [name]
     if spec is None or not spec.submodule_search_locations:
         return [name]
-    inner = sorted(f"{name}.{m.name}" for m in pkgutil.iter_modules(spec.submodule_search_locations) if not m.name.startswith("_"))
+    inner = sorted(
+        f"{name}.{m.name}"
+        for m in pkgutil.iter_modules(spec.submodule_search_locations)
+        if not m.name.startswith("_")
+    )
     return inner or [name]
 
 

@@ -1,10 +1,10 @@
 """The hooks a plug-in may implement. Hooks register, they never compute; every one of them may be left out.
 
-    import inverse
+import inverse
 
-    @inverse.hookimpl
-    def inverse_methods():
-        return [MyMethod]
+@inverse.hookimpl
+def inverse_methods():
+    return [MyMethod]
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def inverse_commands(app: Any) -> None:
 
 
 @hookspec
-def inverse_step(index: int, total: int | None, x: Any, misfit: Callable[[], float], nfe: float) -> None:
+def inverse_step(
+    index: int, total: int | None, x: Any, misfit: Callable[[], float], nfe: float
+) -> None:
     """Observe iterate `index` (from 1) of `total`; x in model units; nfe prior evaluations so far.
 
     Calling misfit() gives the residual chi-square at the cost of one evaluation of A, untimed and uncounted.

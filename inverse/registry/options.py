@@ -31,7 +31,12 @@ def options(cls: type) -> list[Option]:
     """The options of a frozen dataclass, in order."""
     hints, helps = typing.get_type_hints(cls), _argument_docs(cls)
     return [
-        Option(f.name.rstrip("_"), _words(hints[f.name]), f.default if f.default is not dataclasses.MISSING else None, helps.get(f.name, ""))
+        Option(
+            f.name.rstrip("_"),
+            _words(hints[f.name]),
+            f.default if f.default is not dataclasses.MISSING else None,
+            helps.get(f.name, ""),
+        )
         for f in dataclasses.fields(cls)
     ]
 
@@ -41,7 +46,10 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
     Raises: UnknownNameError for a name that is no field; OptionError for a value of the wrong type.
     """
-    fields, hints = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}, typing.get_type_hints(cls)
+    fields, hints = (
+        {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)},
+        typing.get_type_hints(cls),
+    )
     label = getattr(cls, "name", cls.__name__)
     arguments = {}
     for name, value in values.items():
@@ -71,7 +79,9 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "auto") and types.NoneType in args):
+        if value is None or (
+            isinstance(value, str) and value.lower() in ("none", "auto") and types.NoneType in args
+        ):
             return None
         kinds = [a for a in args if a is not types.NoneType]
         for kind in kinds[:-1]:
@@ -86,7 +96,15 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
         return allowed[str(value)]
     if origin is tuple:
-        parts = () if value == "()" else value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else (value,)
+        parts = (
+            ()
+            if value == "()"
+            else value.split(",")
+            if isinstance(value, str)
+            else value
+            if isinstance(value, list | tuple)
+            else (value,)
+        )
         return tuple(convert(part, args[0], where) for part in parts)
     try:
         return _SCALARS[hint](value) if hint in _SCALARS else value
@@ -131,7 +149,13 @@ def _words(hint: Any) -> str:
         return " | ".join(map(str, args))
     if origin is tuple:
         return f"{_words(args[0])},..."
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+    }.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _argument_docs(cls: type) -> dict[str, str]:
@@ -141,6 +165,10 @@ def _argument_docs(cls: type) -> dict[str, str]:
         section = re.search(r"Args:\n(.*?)(?:\n\s*\n|\Z)", base.__doc__ or "", re.S)
         if section is None:
             continue
-        for names, text in re.findall(r"^\s{4,8}(\w+(?:, \w+)*): (.*?)(?=^\s{4,8}\w+(?:, \w+)*: |\Z)", section[1] + "\n", re.S | re.M):
+        for names, text in re.findall(
+            r"^\s{4,8}(\w+(?:, \w+)*): (.*?)(?=^\s{4,8}\w+(?:, \w+)*: |\Z)",
+            section[1] + "\n",
+            re.S | re.M,
+        ):
             found |= {name: " ".join(text.split()) for name in names.split(", ")}
     return found

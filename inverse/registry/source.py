@@ -25,18 +25,29 @@ def _version_of(modules: tuple[str, ...]) -> str:
         name = waiting.pop()
         module = sys.modules.get(name)
         path = Path(getattr(module, "__file__", None) or "")
-        if name in seen or name.split(".")[0] in sys.stdlib_module_names | {"inverse", "torch", "builtins"} or path.suffix != ".py":
+        if (
+            name in seen
+            or name.split(".")[0] in sys.stdlib_module_names | {"inverse", "torch", "builtins"}
+            or path.suffix != ".py"
+        ):
             continue
         tree = ast.parse(path.read_text())
         seen[name] = code_of(tree)
-        waiting += [found for found in _imports(tree) if found.split(".")[0] == name.split(".")[0] and found in sys.modules]
+        waiting += [
+            found
+            for found in _imports(tree)
+            if found.split(".")[0] == name.split(".")[0] and found in sys.modules
+        ]
     return hashlib.sha256("\n".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:16]
 
 
 def code_of(tree: ast.Module) -> str:
     """The syntax tree as text, without docstrings."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 

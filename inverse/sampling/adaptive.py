@@ -22,7 +22,15 @@ from inverse.seeding import Generators
 
 
 def adaptive(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, atol: float, rtol: float, first: float = 0.05, safety: float = 0.9
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    order: int,
+    atol: float,
+    rtol: float,
+    first: float = 0.05,
+    safety: float = 0.9,
 ) -> Iterator[Tensor]:
     """From the first level to the last above 0, then the final denoise where the schedule ends in 0; the levels between are not used.
 
@@ -37,11 +45,16 @@ def adaptive(
         safety: h' = safety h error^(-1 / order).
     """
     if not (atol > 0 and rtol >= 0):
-        raise OptionError(f"sampler: atol must be positive and rtol at least 0, got {atol:g} and {rtol:g}")
+        raise OptionError(
+            f"sampler: atol must be positive and rtol at least 0, got {atol:g} and {rtol:g}"
+        )
     levels = sigmas.tolist()
     start, end = -math.log(levels[0]), -math.log(levels[-1] or levels[-2])
     pair, entries = {2: _first_and_second, 3: _second_and_third}[order], tuple(range(1, x.ndim))
-    lam, shortest = torch.full_like(x[(slice(None), *[slice(1)] * len(entries))], start), (end - start) * 1e-4
+    lam, shortest = (
+        torch.full_like(x[(slice(None), *[slice(1)] * len(entries))], start),
+        (end - start) * 1e-4,
+    )
     h, before = torch.full_like(lam, min(first, end - start)), x
     while bool((active := lam < end).any()):
         step = torch.where(active, h, shortest)

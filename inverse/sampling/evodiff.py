@@ -59,4 +59,7 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
 def _ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """<a, b> / <c, c> of each sample and channel, clipped to [-2, 2]: (B, C, *space) -> (B, C, 1, ...); of each sample where there is no space."""
     over = tuple(range(2 if a.ndim > 2 else 1, a.ndim))
-    return ((a * b).sum(over, keepdim=True) / c.square().sum(over, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny)).clamp(-2, 2)
+    return (
+        (a * b).sum(over, keepdim=True)
+        / c.square().sum(over, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny)
+    ).clamp(-2, 2)

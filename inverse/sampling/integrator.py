@@ -106,12 +106,20 @@ class Rule:
         rate = 1 + self.eta if self.form == "data" else -1.0
         h, start = np.log(s / t), self.clock(s)
         span = self.clock(t) - start
-        place = None if self.clock is half_log_snr else lambda w: (self.clock(s * np.exp(-h * w)) - start) / span
+        place = (
+            None
+            if self.clock is half_log_snr
+            else lambda w: (self.clock(s * np.exp(-h * w)) - start) / span
+        )
         v = (self.clock(np.asarray(nodes)) - start) / span
-        W = np.linalg.solve(np.vander(v, increasing=True).T, self.average(len(nodes), rate * h, place))
+        W = np.linalg.solve(
+            np.vander(v, increasing=True).T, self.average(len(nodes), rate * h, place)
+        )
         if self.form == "noise":
             return Step(1.0, tuple((t * W).tolist()))
-        return Step((t / s) ** rate, tuple(W.tolist()), t * float(np.sqrt(-np.expm1(-2 * self.eta * h))))
+        return Step(
+            (t / s) ** rate, tuple(W.tolist()), t * float(np.sqrt(-np.expm1(-2 * self.eta * h)))
+        )
 
     def predict(self, denoise: Denoise, x: Tensor, sigma: Tensor, level: float) -> Tensor:
         x0_hat = denoise(x, sigma)
@@ -121,7 +129,9 @@ class Rule:
 Scheme = tuple[tuple[float, ...], Rule]
 
 
-def _nodes(levels: tuple[float, ...], order: int, lower_order_final: bool) -> list[tuple[float, ...]]:
+def _nodes(
+    levels: tuple[float, ...], order: int, lower_order_final: bool
+) -> list[tuple[float, ...]]:
     """The levels, newest first, that each step looks back on."""
     steps = len(levels) - 1
     count = [min(order, steps - i) if lower_order_final else order for i in range(steps)]
@@ -129,29 +139,51 @@ def _nodes(levels: tuple[float, ...], order: int, lower_order_final: bool) -> li
 
 
 @functools.lru_cache(maxsize=256)
-def _predictors(levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool) -> list[Step]:
-    return [rule.step(s, t, nodes) for (s, t), nodes in zip(pairwise(levels), _nodes(levels, order, lower_order_final), strict=True)]
+def _predictors(
+    levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool
+) -> list[Step]:
+    return [
+        rule.step(s, t, nodes)
+        for (s, t), nodes in zip(
+            pairwise(levels), _nodes(levels, order, lower_order_final), strict=True
+        )
+    ]
 
 
 @functools.lru_cache(maxsize=256)
-def _correctors(levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool) -> list[Step]:
+def _correctors(
+    levels: tuple[float, ...], order: int, rule: Rule, lower_order_final: bool
+) -> list[Step]:
     steps = zip(pairwise(levels), _nodes(levels, order, lower_order_final), strict=True)
     return [Step(1.0, ()), *(rule.step(s, t, (t, *nodes)) for (s, t), nodes in steps if t > 0)]
 
 
 @functools.lru_cache(maxsize=256)
-def _stages(levels: tuple[float, ...], schemes: tuple[Scheme, ...]) -> tuple[list[float], list[list[Step]]]:
+def _stages(
+    levels: tuple[float, ...], schemes: tuple[Scheme, ...]
+) -> tuple[list[float], list[list[Step]]]:
     """The inner levels of all steps in a row, and the steps that lead to them and to the end of each."""
     inner, plan = [], []
     for (s, t), (fractions, rule) in zip(pairwise(levels), schemes, strict=False):
         inside = [] if t == 0 else [s ** (1 - r) * t**r for r in fractions]
         inner += inside
-        plan.append([rule.step(s, to, (s, *latest)) for to, latest in zip([*inside, t], [(), *((m,) for m in inside)], strict=True)])
+        plan.append(
+            [
+                rule.step(s, to, (s, *latest))
+                for to, latest in zip([*inside, t], [(), *((m,) for m in inside)], strict=True)
+            ]
+        )
     return inner, plan
 
 
 def multistep(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, rule: Rule, lower_order_final: bool = False
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    order: int,
+    rule: Rule,
+    lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
     """One evaluation a step; the polynomial runs through the last `order` of them, fewer while there are not so many.
 
@@ -160,19 +192,31 @@ def multistep(
     """
     sigmas = sigmas.unique_consecutive()
     levels, past = tuple(sigmas.tolist()), deque[Tensor](maxlen=order)
-    for sigma, level, step in zip(sigmas, levels, _predictors(levels, order, rule, lower_order_final), strict=False):
+    for sigma, level, step in zip(
+        sigmas, levels, _predictors(levels, order, rule, lower_order_final), strict=False
+    ):
         past.appendleft(rule.predict(denoise, x, sigma, level))
         x = step(x, past, generator)
         yield x
 
 
 def predictor_corrector(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, order: int, corrector: int, rule: Rule, lower_order_final: bool = False
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    order: int,
+    corrector: int,
+    rule: Rule,
+    lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
     """`multistep` that takes each step again once its end has been evaluated, through that value and `corrector` older ones; no evaluation more."""
     sigmas = sigmas.unique_consecutive()
     levels, past, start = tuple(sigmas.tolist()), deque[Tensor](maxlen=max(order, corrector + 1)), x
-    plans = _predictors(levels, order, rule, lower_order_final), _correctors(levels, corrector, rule, lower_order_final)
+    plans = (
+        _predictors(levels, order, rule, lower_order_final),
+        _correctors(levels, corrector, rule, lower_order_final),
+    )
     for sigma, level, predict, correct in zip(sigmas, levels, *plans, strict=False):
         past.appendleft(rule.predict(denoise, x, sigma, level))
         start = correct(start, past, generator)
@@ -180,7 +224,9 @@ def predictor_corrector(
         yield x
 
 
-def singlestep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, *schemes: Scheme) -> Iterator[Tensor]:
+def singlestep(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, *schemes: Scheme
+) -> Iterator[Tensor]:
     """1 + len(fractions) evaluations a step, at s and at these fractions of h; each stage interpolates the first and the latest of them.
 
     Args:
@@ -191,7 +237,9 @@ def singlestep(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generator
     schemes = schemes * (len(levels) - 1) if len(schemes) == 1 else schemes
     inner, plan = _stages(levels, schemes)
     stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
-    for sigma, level, (_, rule), (*inside, last) in zip(sigmas, levels, schemes, plan, strict=False):
+    for sigma, level, (_, rule), (*inside, last) in zip(
+        sigmas, levels, schemes, plan, strict=False
+    ):
         values = [rule.predict(denoise, x, sigma, level)]
         for step in inside:
             at, there = next(stages)

@@ -13,7 +13,9 @@ from inverse.seeding import Generators
 Field = Callable[[Tensor], Tensor]
 
 
-def langevin(x: Tensor, step: float, steps: int, score: Field, gradient: Field, generator: Generators) -> Tensor:
+def langevin(
+    x: Tensor, step: float, steps: int, score: Field, gradient: Field, generator: Generators
+) -> Tensor:
     """Unadjusted: x' = x + step grad log (p L) + sqrt(2 step) z; its bias is O(step). x (B, *shape) -> same.
 
     Args:
@@ -25,7 +27,15 @@ def langevin(x: Tensor, step: float, steps: int, score: Field, gradient: Field, 
     return x
 
 
-def adjusted_langevin(x: Tensor, step: float, steps: int, score: Field, gradient: Field, log_factor: Field, generator: Generators) -> Tensor:
+def adjusted_langevin(
+    x: Tensor,
+    step: float,
+    steps: int,
+    score: Field,
+    gradient: Field,
+    log_factor: Field,
+    generator: Generators,
+) -> Tensor:
     """Metropolis-adjusted: the same proposals, accepted so that p L is invariant. x (B, *shape) -> same.
 
     log p(x') - log p(x) is the trapezoid of the score along the segment, exact for a Gaussian p and of third order in x' - x otherwise.
@@ -42,8 +52,13 @@ def adjusted_langevin(x: Tensor, step: float, steps: int, score: Field, gradient
         new_phi, new_g, new_value = score(new), gradient(new), log_factor(new).double()
         back = (x - new - step * (new_phi + new_g)).double()
         log_ratio = row_dot((phi + new_phi).double(), (new - x).double()) / 2 + new_value - value
-        log_ratio = log_ratio + row_dot(z.double(), z.double()) / 2 - row_dot(back, back) / (4 * step)
+        log_ratio = (
+            log_ratio + row_dot(z.double(), z.double()) / 2 - row_dot(back, back) / (4 * step)
+        )
         accept = generator.rand_like(value).log() < log_ratio
-        x, phi, g = (torch.where(per_row(accept, x), new_one, one) for new_one, one in ((new, x), (new_phi, phi), (new_g, g)))
+        x, phi, g = (
+            torch.where(per_row(accept, x), new_one, one)
+            for new_one, one in ((new, x), (new_phi, phi), (new_g, g))
+        )
         value = torch.where(accept, new_value, value)
     return x

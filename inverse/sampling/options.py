@@ -41,9 +41,16 @@ def thresholded(denoise: Denoise, quantile: float = 0.995, ceiling: float = 1.0)
 
 
 def with_common_options(
-    sampler: Sampler, denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
-    threshold: float = 0.0, ceiling: float = 1.0, final_denoise: bool = True, **own: Any,
-) -> Iterator[Tensor]:  # fmt: skip
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    threshold: float = 0.0,
+    ceiling: float = 1.0,
+    final_denoise: bool = True,
+    **own: Any,
+) -> Iterator[Tensor]:
     """A sampler with the options that all have and those of its own.
 
     Args:
@@ -52,15 +59,28 @@ def with_common_options(
         final_denoise: whether the last step is the one into level 0; without it the noise of the last level stays in.
         own: options of this sampler.
     """
-    _need(0 <= threshold <= 1 and ceiling > 0, f"threshold must lie in [0, 1] and ceiling be positive, got {threshold:g} and {ceiling:g}")
+    _need(
+        0 <= threshold <= 1 and ceiling > 0,
+        f"threshold must lie in [0, 1] and ceiling be positive, got {threshold:g} and {ceiling:g}",
+    )
     _need(final_denoise or len(sigmas) > 2, "final_denoise=false needs at least two steps")
     levels = sigmas if final_denoise or sigmas[-1] > 0 else sigmas[:-1]
-    return sampler(thresholded(denoise, threshold, ceiling) if threshold else denoise, x, levels, generator, **own)
+    return sampler(
+        thresholded(denoise, threshold, ceiling) if threshold else denoise,
+        x,
+        levels,
+        generator,
+        **own,
+    )
 
 
 def sampler_options(sampler: Sampler) -> dict[str, Any]:
     """Name -> default of the options of its own: the parameters after `generator`."""
-    return {p.name: p.default for p in inspect.signature(sampler).parameters.values() if p.default is not p.empty}
+    return {
+        p.name: p.default
+        for p in inspect.signature(sampler).parameters.values()
+        if p.default is not p.empty
+    }
 
 
 def configured(name: str, sampler: Sampler, settings: str) -> Sampler:
@@ -72,10 +92,14 @@ def configured(name: str, sampler: Sampler, settings: str) -> Sampler:
     for setting in settings.split(","):
         option, given, value = setting.strip().partition("=")
         if not given:
-            raise OptionError(f"sampler '{name}' takes name=value after the colon, separated by commas, got '{setting}'")
+            raise OptionError(
+                f"sampler '{name}' takes name=value after the colon, separated by commas, got '{setting}'"
+            )
         key = option.replace("-", "_")
         if key not in known:
-            raise UnknownNameError(f"sampler '{name}' has no option '{option}'; {suggestion(key, known)}")
+            raise UnknownNameError(
+                f"sampler '{name}' has no option '{option}'; {suggestion(key, known)}"
+            )
         chosen[key] = convert(value, type(known[key]), f"sampler '{name}': {option}")
     return functools.partial(with_common_options, sampler, **chosen)
 

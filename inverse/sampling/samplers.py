@@ -21,13 +21,26 @@ from torch import Tensor
 from inverse.errors import OptionError
 from inverse.sampling.adaptive import adaptive
 from inverse.sampling.evodiff import evodiff
-from inverse.sampling.integrator import Denoise, Place, Rule, Scheme, exact, multistep, predictor_corrector, singlestep, uniform, vp_time
+from inverse.sampling.integrator import (
+    Denoise,
+    Place,
+    Rule,
+    Scheme,
+    exact,
+    multistep,
+    predictor_corrector,
+    singlestep,
+    uniform,
+    vp_time,
+)
 from inverse.seeding import Generators
 
 Sampler = Callable[..., Iterator[Tensor]]
 
 
-def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 0.0) -> Iterator[Tensor]:
+def ddim(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 0.0
+) -> Iterator[Tensor]:
     """Deterministic first-order sampler (eta = 0) up to the ancestral one (eta = 1), in the VE coordinate.
 
         x' = x0_hat + sqrt(t^2 - c^2) eps_hat + c z,    c = eta t sqrt(1 - t^2 / s^2),    eps_hat = (x - x0_hat) / s
@@ -45,31 +58,52 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta
         yield x
 
 
-def ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
+) -> Iterator[Tensor]:
     """The ancestral sampler of DDPM (Ho et al., NeurIPS 2020) with the posterior variance: `ddim` with eta = 1."""
     return ddim(denoise, x, sigmas, generator, eta=1.0)
 
 
 def euler(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
-    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
-) -> Iterator[Tensor]:  # fmt: skip
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Tensor]:
     """First-order sampler of EDM, `heun` without its correction; without churn it is `ddim`."""
     return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=False)
 
 
 def heun(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
-    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
-) -> Iterator[Tensor]:  # fmt: skip
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Tensor]:
     """Second-order sampler of EDM: Euler step, then the trapezoidal correction (two evaluations a step, one in the last)."""
     return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=True)
 
 
 def edm(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators,
-    s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, correct: bool,
-) -> Iterator[Tensor]:  # fmt: skip
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+    s_noise: float,
+    correct: bool,
+) -> Iterator[Tensor]:
     """The stochastic sampler of EDM: raise the level by fresh noise, then step down along the ODE.
 
     Args:
@@ -78,11 +112,16 @@ def edm(
 
     Source: Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364, algorithms 1 (s_churn = 0) and 2.
     """
-    _need(s_churn >= 0 and s_noise > 0, f"s_churn must be at least 0 and s_noise positive, got {s_churn:g} and {s_noise:g}")
+    _need(
+        s_churn >= 0 and s_noise > 0,
+        f"s_churn must be at least 0 and s_noise positive, got {s_churn:g} and {s_noise:g}",
+    )
     levels = sigmas.tolist()
     gamma = min(s_churn / (len(levels) - 1), 2**0.5 - 1)
     raised = [s * (1 + gamma) if s_tmin <= s <= s_tmax else s for s in levels[:-1]]
-    for sigma, s, r, t, end in zip(sigmas.new_tensor(raised), levels, raised, levels[1:], sigmas[1:], strict=False):
+    for sigma, s, r, t, end in zip(
+        sigmas.new_tensor(raised), levels, raised, levels[1:], sigmas[1:], strict=False
+    ):
         if r > s:
             x = x + s_noise * (r * r - s * s) ** 0.5 * generator.randn_like(x)
         slope = (x - denoise(x, sigma)) / r
@@ -99,17 +138,23 @@ DPM_2: Scheme = ((1 / 2,), Rule("noise", average=uniform))
 DPM_3: Scheme = ((1 / 3, 2 / 3), Rule("noise"))
 
 
-def dpm_solver_2(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpm_solver_2(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
+) -> Iterator[Tensor]:
     """DPM-Solver-2, r1 = 1/2: noise prediction, two evaluations a step (Lu et al., NeurIPS 2022, algorithm 1)."""
     return singlestep(denoise, x, sigmas, generator, DPM_2)
 
 
-def dpm_solver_3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpm_solver_3(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
+) -> Iterator[Tensor]:
     """DPM-Solver-3, r1 = 1/3, r2 = 2/3: noise prediction, three evaluations a step (Lu et al., NeurIPS 2022, algorithm 2)."""
     return singlestep(denoise, x, sigmas, generator, DPM_3)
 
 
-def dpm_solver_fast(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpm_solver_fast(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
+) -> Iterator[Tensor]:
     """DPM-Solver-fast: as many third-order steps as fit into one evaluation a level, the last of lower order (Lu et al., NeurIPS 2022, section 3.4).
 
     A step of order k spans k intervals of the schedule, as in the authors' code for grids that are not uniform in lambda.
@@ -117,82 +162,194 @@ def dpm_solver_fast(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Gene
     """
     sigmas = sigmas.unique_consecutive()
     budget = len(sigmas) - 1 - bool(sigmas[-1] == 0)
-    orders = [3] * (budget // 3 - (budget % 3 == 0)) + [[2, 1], [1], [2]][budget % 3] if budget else []
+    orders = (
+        [3] * (budget // 3 - (budget % 3 == 0)) + [[2, 1], [1], [2]][budget % 3] if budget else []
+    )
     ends = [0, *accumulate(orders), len(sigmas) - 1]
-    return singlestep(denoise, x, sigmas[ends].unique_consecutive(), generator, *[(DPM_1, DPM_2, DPM_3)[k - 1] for k in orders], DPM_1)
+    return singlestep(
+        denoise,
+        x,
+        sigmas[ends].unique_consecutive(),
+        generator,
+        *[(DPM_1, DPM_2, DPM_3)[k - 1] for k in orders],
+        DPM_1,
+    )
 
 
-def dpm_solver_12(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, atol: float = 0.0078, rtol: float = 0.05) -> Iterator[Tensor]:
+def dpm_solver_12(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    atol: float = 0.0078,
+    rtol: float = 0.05,
+) -> Iterator[Tensor]:
     """DPM-Solver-12, adaptive: steps of second order, as long as they agree with those of first (Lu et al., NeurIPS 2022, appendix C)."""
     return adaptive(denoise, x, sigmas, generator, 2, atol, rtol)
 
 
-def dpm_solver_23(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, atol: float = 0.0078, rtol: float = 0.05) -> Iterator[Tensor]:
+def dpm_solver_23(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    atol: float = 0.0078,
+    rtol: float = 0.05,
+) -> Iterator[Tensor]:
     """DPM-Solver-23, adaptive: steps of third order, as long as they agree with those of second (Lu et al., NeurIPS 2022, appendix C)."""
     return adaptive(denoise, x, sigmas, generator, 3, atol, rtol)
 
 
-def dpmpp_2s(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
+def dpmpp_2s(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
+) -> Iterator[Tensor]:
     """DPM-Solver++(2S), r1 = 1/2: data prediction, two evaluations a step (Lu et al., 2022, algorithm 1)."""
     return singlestep(denoise, x, sigmas, generator, ((1 / 2,), Rule(average=uniform)))
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DPM-Solver++(2M): data prediction, second order at one evaluation a step (Lu et al., 2022, algorithm 2)."""
     return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform), lower_order_final)
 
 
-def dpmpp_3m(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def dpmpp_3m(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DPM-Solver++(3M) with the exact integrals of its parabola: third order, unlike the published codes."""
     return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final)
 
 
-def dpmpp_3m_compat(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def dpmpp_3m_compat(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DPM-Solver++(3M) as published: the curvature at half its weight, which leaves second order."""
-    return multistep(denoise, x, sigmas, generator, 3, Rule(average=published_3m), lower_order_final)
+    return multistep(
+        denoise, x, sigmas, generator, 3, Rule(average=published_3m), lower_order_final
+    )
 
 
 def dpmpp_2m_sde(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 1.0, lower_order_final: bool = False
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    eta: float = 1.0,
+    lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
     """SDE-DPM-Solver++(2M): the reverse SDE with two data predictions (Lu et al., 2022, appendix); eta from 0, the ODE, over 1 upwards."""
     _need(eta >= 0, f"eta must be at least 0, got {eta:g}")
     return multistep(denoise, x, sigmas, generator, 2, Rule(eta=eta), lower_order_final)
 
 
-def deis_tab1(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def deis_tab1(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DEIS tAB1: noise prediction linear in the time of the linear VP process; second order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time), lower_order_final)
+    return multistep(
+        denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time), lower_order_final
+    )
 
 
-def deis_tab2(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def deis_tab2(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DEIS tAB2: noise prediction quadratic in VP time; third order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time), lower_order_final)
+    return multistep(
+        denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time), lower_order_final
+    )
 
 
-def deis_tab3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def deis_tab3(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DEIS tAB3: noise prediction cubic in VP time; fourth order (Zhang and Chen, ICLR 2023)."""
-    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time), lower_order_final)
+    return multistep(
+        denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time), lower_order_final
+    )
 
 
-def rho_ab(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def rho_ab(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """DEIS rhoAB3: Adams-Bashforth of fourth order in sigma itself, where dx = eps dsigma (Zhang and Chen, ICLR 2023; the LMS of k-diffusion)."""
-    return multistep(denoise, x, sigmas, generator, 4, Rule("noise", clock=np.asarray, average=uniform), lower_order_final)
+    return multistep(
+        denoise,
+        x,
+        sigmas,
+        generator,
+        4,
+        Rule("noise", clock=np.asarray, average=uniform),
+        lower_order_final,
+    )
 
 
-def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def unipc(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """UniPC-2 (B2): 2M, each step corrected through its own end at no cost; third order (Zhao et al., NeurIPS 2023)."""
-    return predictor_corrector(denoise, x, sigmas, generator, 2, 2, Rule(average=published_unipc), lower_order_final)
+    return predictor_corrector(
+        denoise, x, sigmas, generator, 2, 2, Rule(average=published_unipc), lower_order_final
+    )
 
 
-def unipc_3(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def unipc_3(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """UniPC-3 (B2): the exact 3M, corrected; fourth order, for unguided denoisers (Zhao et al., NeurIPS 2023)."""
-    return predictor_corrector(denoise, x, sigmas, generator, 3, 3, Rule(average=published_unipc), lower_order_final)
+    return predictor_corrector(
+        denoise, x, sigmas, generator, 3, 3, Rule(average=published_unipc), lower_order_final
+    )
 
 
-def evodiff_exact(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, lower_order_final: bool = False) -> Iterator[Tensor]:
+def evodiff_exact(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    generator: Generators,
+    lower_order_final: bool = False,
+) -> Iterator[Tensor]:
     """EVODiff with consistent constants: 2M, corrected by the trapezoid of its two ends at no cost; second order."""
-    return predictor_corrector(denoise, x, sigmas, generator, 2, 1, Rule(average=uniform), lower_order_final)
+    return predictor_corrector(
+        denoise, x, sigmas, generator, 2, 1, Rule(average=uniform), lower_order_final
+    )
 
 
 def published_3m(count: int, z: float, place: Place | None) -> np.ndarray:

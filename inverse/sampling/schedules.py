@@ -20,12 +20,16 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022, eq. 5.
     """
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    return (
+        sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))
+    ) ** rho
 
 
 def log_uniform(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Uniform in log sigma, that is in half log-SNR: (steps,), float64."""
-    return torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64).exp()
+    return torch.linspace(
+        math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64
+    ).exp()
 
 
 def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tensor:
@@ -33,7 +37,9 @@ def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0
 
     Source: Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020, section 4.
     """
-    alpha_bar = torch.cumprod(1 - torch.linspace(beta_min, beta_max, timesteps, dtype=torch.float64), 0)
+    alpha_bar = torch.cumprod(
+        1 - torch.linspace(beta_min, beta_max, timesteps, dtype=torch.float64), 0
+    )
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
@@ -45,7 +51,9 @@ def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     levels = vp_levels()
     levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
     if len(levels) < 2:
-        raise OptionError(f"schedule vp has no two levels between {sigma_min:g} and {sigma_max:g}; its 1000 levels run from 0.01 to 157")
+        raise OptionError(
+            f"schedule vp has no two levels between {sigma_min:g} and {sigma_max:g}; its 1000 levels run from 0.01 to 157"
+        )
     t = torch.linspace(len(levels) - 1, 0, steps, dtype=torch.float64)
     if steps <= len(levels):
         return levels[t.round().long()]
@@ -68,11 +76,19 @@ def flow(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 
     Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.
     """
-    t = torch.linspace(sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64)
+    t = torch.linspace(
+        sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64
+    )
     return t / (1 - t)
 
 
-SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {"karras": karras, "log-uniform": log_uniform, "vp": vp, "cosine": cosine, "flow": flow}
+SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {
+    "karras": karras,
+    "log-uniform": log_uniform,
+    "vp": vp,
+    "cosine": cosine,
+    "flow": flow,
+}
 
 
 def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -84,4 +100,6 @@ def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Tenso
         raise UnknownNameError(f"schedule '{name}' is not known; {suggestion(name, SCHEDULES)}")
     if steps < 1:
         raise OptionError(f"steps must be at least 1, got {steps}")
-    return torch.cat([SCHEDULES[name](steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat(
+        [SCHEDULES[name](steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)]
+    )

@@ -37,32 +37,53 @@ app = typer.Typer()
 class ByFile(TyperCommand):
     """A training command that hands over to the plug-in that reads the kind of file given as --images."""
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         files = [value for option, value in pairwise(args) if option == "--images"]
-        files += [argument.removeprefix("--images=") for argument in args if argument.startswith("--images=")]
+        files += [
+            argument.removeprefix("--images=")
+            for argument in args
+            if argument.startswith("--images=")
+        ]
         if other := trainer_for(files):
             return other.make_context(info_name, args, parent, **extra)
         known = {option for parameter in self.params for option in parameter.opts}
         for name in (argument.partition("=")[0] for argument in args if argument.startswith("--")):
             if name not in known and (suffixes := suffixes_taking(name)):
                 kinds = " or ".join(f".{suffix}" for suffix in suffixes)
-                raise OptionError(f"train: {name} is for a {kinds} file, got --images {', '.join(files)}; leave it out, or give such a file")
+                raise OptionError(
+                    f"train: {name} is for a {kinds} file, got --images {', '.join(files)}; leave it out, or give such a file"
+                )
         return super().make_context(info_name, args, parent, **extra)
 
 
 @app.command(cls=ByFile)
 def train(
-    images: Annotated[list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often; or a file of fields (.nc, .zarr).")],
+    images: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folders, .npz or .h5 of images, drawn equally often; or a file of fields (.nc, .zarr)."
+        ),
+    ],
     out: Weights,
     size: Size = 64,
     steps: Steps = 100_000,
     batch: Batch = 16,
     learning_rate: LearningRate = 1e-3,
     channels: Channels = 3,
-    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
+    widths: Annotated[
+        str, typer.Option(help="Feature channels of each level, finest first.")
+    ] = "64,128,256",
     blocks: Blocks = "2,3,4",
     mirror: Mirror = None,
-    start: Annotated[str | None, typer.Option(help="A trained prior, name or file, to go on with; its network is kept.", show_default=False)] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="A trained prior, name or file, to go on with; its network is kept.",
+            show_default=False,
+        ),
+    ] = None,
     wide: Wide = 0.0,
     precision: Precision = "float32",
     cooldown: Cooldown = 0.3,
@@ -80,11 +101,32 @@ def train(
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
     began, digest = begun(start) if start else (None, "")
-    asked = UNetConfig(channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks"))
+    asked = UNetConfig(
+        channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks")
+    )
     network = cast(UNetConfig, began.network.config) if began else asked
     mirror = network.channels == 3 if mirror is None else mirror
     config = TrainConfig(
-        size, steps, batch, learning_rate, cooldown=cooldown, wide=wide, start=digest, precision=precision, seed=seed, network=network, mirror=mirror
+        size,
+        steps,
+        batch,
+        learning_rate,
+        cooldown=cooldown,
+        wide=wide,
+        start=digest,
+        precision=precision,
+        seed=seed,
+        network=network,
+        mirror=mirror,
     )
-    if not train_prior(images, out, network, config, device, {"licence": licence, "limits": limits}, validation, began):
+    if not train_prior(
+        images,
+        out,
+        network,
+        config,
+        device,
+        {"licence": licence, "limits": limits},
+        validation,
+        began,
+    ):
         raise typer.Exit(130)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 
-def random_crops(sources: list[list[np.ndarray]], size: int, batch: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
+def random_crops(
+    sources: list[list[np.ndarray]],
+    size: int,
+    batch: int,
+    generator: torch.Generator,
+    mirror: bool = True,
+) -> Tensor:
     """A batch (batch, C, size, size) in [0, 1]: every source equally often, images of a source uniformly, random place.
 
     Args:

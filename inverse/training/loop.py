@@ -69,15 +69,21 @@ class TrainConfig:
     def __post_init__(self):
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
             if getattr(self, name) < least:
-                raise OptionError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+                raise OptionError(
+                    f"train: {name} must be at least {least}, got {getattr(self, name)}"
+                )
         check_seed(self.seed, bits=63)
         for name in ("mix", "cooldown", "wide"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"train: {name} must be from 0 to 1, got {getattr(self, name):g}")
         if not 0 < self.learning_rate < math.inf:
-            raise OptionError(f"train: learning_rate must be positive and finite, got {self.learning_rate:g}")
+            raise OptionError(
+                f"train: learning_rate must be positive and finite, got {self.learning_rate:g}"
+            )
         if self.precision not in ("bf16", "float32"):
-            raise OptionError(f"train: precision must be 'bf16' or 'float32', got '{self.precision}'")
+            raise OptionError(
+                f"train: precision must be 'bf16' or 'float32', got '{self.precision}'"
+            )
 
     def rate(self, step: int) -> float:
         """Learning rate of step `step` (0-based)."""
@@ -115,14 +121,25 @@ class Training:
         device: torch.device | str = "cpu",
         start: NetworkPrior | None = None,
     ):
-        self.sources, self.config, self.checkpoint, self.device = sources, config, checkpoint, torch.device(device)
+        self.sources, self.config, self.checkpoint, self.device = (
+            sources,
+            config,
+            checkpoint,
+            torch.device(device),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = copy.deepcopy(start).train().requires_grad_() if start else self._model()
         self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+            fused=True,
+        )
         self.step = 0
         if checkpoint.exists():
             self._load()
@@ -138,36 +155,50 @@ class Training:
                 continue
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):  # before anything is saved: the checkpoint stays a good one
-                raise InputError(f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}")
+                raise InputError(
+                    f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}"
+                )
             if time.monotonic() - saved > save_every or last:
                 self.save()
                 saved = time.monotonic()
             speed = (self.step - first) / (time.monotonic() - start)
-            yield Progress(self.step, mean, speed * self.config.batch, (self.config.steps - self.step) / speed)
+            yield Progress(
+                self.step, mean, speed * self.config.batch, (self.config.steps - self.step) / speed
+            )
 
     def averaged(self) -> NetworkPrior:
         """A copy of the prior with the averaged weights, on the CPU, ready to be saved or used."""
         prior = copy.deepcopy(self.prior).cpu().to(memory_format=torch.contiguous_format)
-        prior.load_state_dict({name: value.cpu() for name, value in self.ema.items()}, strict=False)  # what is fitted, not trained, is there already
+        prior.load_state_dict(
+            {name: value.cpu() for name, value in self.ema.items()}, strict=False
+        )  # what is fitted, not trained, is there already
         return prior.eval()
 
     def _model(self) -> nn.Module:
         """What is trained, as it starts."""
-        return NetworkPrior.unet(self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5)
+        return NetworkPrior.unet(
+            self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5
+        )
 
     def _loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
         config, x0 = self.config, self.prior.encode(self._draw(generator))
         sigma = self._levels(generator)
         noise = torch.randn(x0.shape, generator=generator)
-        x0, sigma, noise = (t.to(self.device, non_blocking=True) for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise))
+        x0, sigma, noise = (
+            t.to(self.device, non_blocking=True)
+            for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise)
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return self.prior.loss(x0, sigma, noise)
 
     def _levels(self, generator: torch.Generator) -> Tensor:
         """The noise level of each crop of a batch, model units."""
         config = self.config
-        sigma = torch.exp(config.sigma_log_mean + config.sigma_log_std * torch.randn(config.batch, generator=generator))
+        sigma = torch.exp(
+            config.sigma_log_mean
+            + config.sigma_log_std * torch.randn(config.batch, generator=generator)
+        )
         if not config.wide:
             return sigma
         chosen, where = torch.rand(2, config.batch, generator=generator)
@@ -188,12 +219,16 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay
+        )
         self.step += 1
         return loss.detach()
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        return random_crops(self.sources, self.config.size, self.config.batch, generator, self.config.mirror)
+        return random_crops(
+            self.sources, self.config.size, self.config.batch, generator, self.config.mirror
+        )
 
     def save(self) -> None:
         """Write the whole state as safetensors, to a temporary name and renamed."""
@@ -204,9 +239,16 @@ class Training:
         for name, p in self.parameters.items():
             tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
             if p in state:
-                tensors |= {f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
+                tensors |= {
+                    f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")
+                }
         with replacing(self.checkpoint) as temporary:
-            temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, {"step": str(self.step), "config": self._fingerprint()}))
+            temporary.write_bytes(
+                save(
+                    {k: v.contiguous() for k, v in tensors.items()},
+                    {"step": str(self.step), "config": self._fingerprint()},
+                )
+            )
 
     def _load(self) -> None:
         from safetensors import SafetensorError, safe_open
@@ -216,9 +258,13 @@ class Training:
                 metadata = file.metadata()
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise InputError(f"train: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again") from error
+            raise InputError(
+                f"train: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again"
+            ) from error
         if metadata["config"] != self._fingerprint():
-            raise InputError(f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it")
+            raise InputError(
+                f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it"
+            )
         self.step = int(metadata["step"])
         for name, value in self._beside().items():
             value.copy_(tensors[f"beside/{name}"])
@@ -226,13 +272,27 @@ class Training:
             p.data.copy_(tensors[f"network/{name}"])
             self.ema[name].copy_(tensors[f"ema/{name}"])
             if f"exp_avg/{name}" in tensors:
-                moments = {moment: torch.empty_like(p).copy_(tensors[f"{moment}/{name}"]) for moment in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
+                moments = {
+                    moment: torch.empty_like(p).copy_(tensors[f"{moment}/{name}"])
+                    for moment in ("exp_avg", "exp_avg_sq")
+                }
+                self.optimizer.state[p] = {
+                    "step": torch.tensor(float(self.step), device=self.device),
+                    **moments,
+                }
 
     def _fingerprint(self) -> str:
-        since = {"mirror": True, "wide": 0.0, "start": ""}  # checkpoints from before there was a choice do not name it
-        free = {"steps", "cooldown"} | {name for name, default in since.items() if getattr(self.config, name) == default}
-        return json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True)
+        since = {
+            "mirror": True,
+            "wide": 0.0,
+            "start": "",
+        }  # checkpoints from before there was a choice do not name it
+        free = {"steps", "cooldown"} | {
+            name for name, default in since.items() if getattr(self.config, name) == default
+        }
+        return json.dumps(
+            {k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True
+        )
 
 
 def measured_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int = 500) -> float:

@@ -29,9 +29,15 @@ LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 
 
 def train_prior(
-    sources: list[Path], out: Path, network: UNetConfig, config: TrainConfig, device: str, about: dict[str, str],
-    validation: Path | None = None, start: NetworkPrior | None = None,
-) -> bool:  # fmt: skip
+    sources: list[Path],
+    out: Path,
+    network: UNetConfig,
+    config: TrainConfig,
+    device: str,
+    about: dict[str, str],
+    validation: Path | None = None,
+    start: NetworkPrior | None = None,
+) -> bool:
     """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
 
     Args:
@@ -45,8 +51,13 @@ def train_prior(
     where = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
-    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}", file=sys.stderr)
-    training = Training(images, config, out.with_suffix(".checkpoint.safetensors"), where, start=start)
+    print(
+        f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}",
+        file=sys.stderr,
+    )
+    training = Training(
+        images, config, out.with_suffix(".checkpoint.safetensors"), where, start=start
+    )
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     sheet = out.with_suffix(".samples.png")
@@ -68,7 +79,10 @@ def train_prior(
         "crop": config.size,
         **run_facts(config, loss, time.monotonic() - clock, where),
     }
-    table = {"images": validation.name if validation else f"{sources[0].name} (training images)", "psnr": denoising_table(prior, held_out, config.size)}
+    table = {
+        "images": validation.name if validation else f"{sources[0].name} (training images)",
+        "psnr": denoising_table(prior, held_out, config.size),
+    }
     card = save_prior(prior, out, training=facts, denoising=table, **about)
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
@@ -81,7 +95,9 @@ def begun(name: str) -> tuple[NetworkPrior, str]:
     """
     prior, path = load_prior(name), find_card(name)
     if path is None or type(prior) is not NetworkPrior or not isinstance(prior.network, UNet):
-        raise OptionError(f"train: --start takes a float network of `inverse train` on images; {name} is none")
+        raise OptionError(
+            f"train: --start takes a float network of `inverse train` on images; {name} is none"
+        )
     return prior, PriorCard.read(path).sha256
 
 
@@ -96,10 +112,17 @@ def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed:
     return grid(prior.decode(x).clamp(0, 1))
 
 
-def denoising_table(prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64) -> dict[str, float]:
+def denoising_table(
+    prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64
+) -> dict[str, float]:
     """Noise level of 255 -> mean PSNR (dB) of denoised central crops of `count` images, evenly spread: a set may be sorted by class."""
     chosen = images[:: max(1, len(images) // count)][:count]
-    crops = torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in chosen]).permute(0, 3, 1, 2).float() / 255
+    crops = (
+        torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in chosen])
+        .permute(0, 3, 1, 2)
+        .float()
+        / 255
+    )
     x0, table = prior.encode(crops), {}
     for level in LEVELS:
         sigma = level / 255 / prior.scale

@@ -22,7 +22,9 @@ def check_out(command: str, out: Path) -> None:
     check_writable(out.parent)
 
 
-def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.device) -> dict[str, object]:
+def run_facts(
+    config: TrainConfig, loss: float, seconds: float, where: torch.device
+) -> dict[str, object]:
     """For the card: how it was trained, and on what machine."""
     return {
         "command": " ".join(["inverse", *sys.argv[1:]]),
@@ -32,12 +34,16 @@ def run_facts(config: TrainConfig, loss: float, seconds: float, where: torch.dev
         "precision": config.precision,
         "loss": None if loss != loss else round(loss, 5),
         "hours_of_last_run": round(seconds / 3600, 2),
-        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "machine": torch.cuda.get_device_name(where)
+        if where.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads",
         "torch": torch.__version__,
     }
 
 
-def completed(training: Training, after: Callable[[Progress], None] = lambda _: None) -> float | None:
+def completed(
+    training: Training, after: Callable[[Progress], None] = lambda _: None
+) -> float | None:
     """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved.
 
     Args:
@@ -52,7 +58,10 @@ def completed(training: Training, after: Callable[[Progress], None] = lambda _: 
                 after(progress)
     except KeyboardInterrupt:
         training.save()
-        print(f"inverse: interrupted at step {training.step}; run the same command to resume", file=sys.stderr)
+        print(
+            f"inverse: interrupted at step {training.step}; run the same command to resume",
+            file=sys.stderr,
+        )
         return None
     return loss
 
@@ -67,7 +76,12 @@ def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        with Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.fields[news]}"), console=console) as bar:
+        with Bar(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+        ) as bar:
             task = bar.add_task("train", total=total, news="")
             yield lambda p: bar.update(task, completed=p.step, news=_news(p))
         return

@@ -76,7 +76,9 @@ def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
         about: the descriptive fields of `CodecCard`: training, fidelity, licence, limits.
     """
     state = {k: v.half() for k, v in codec.state_dict().items()}
-    return CodecCard.save(path, state, network=codec.config.to_dict(), residual=codec.residual, **about)
+    return CodecCard.save(
+        path, state, network=codec.config.to_dict(), residual=codec.residual, **about
+    )
 
 
 def load_circuit(name: str | Path) -> Circuit:
@@ -94,10 +96,16 @@ def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
         about: the descriptive fields of `CircuitCard`: training, bits, codec, licence, limits.
     """
     state = {k: stored(k, v) for k, v in circuit.state_dict().items()}
-    state |= {"variables": torch.tensor(circuit.graph.variables, dtype=torch.int32), "partitions": pack(circuit.graph.sums)}
+    state |= {
+        "variables": torch.tensor(circuit.graph.variables, dtype=torch.int32),
+        "partitions": pack(circuit.graph.sums),
+    }
     if len(circuit.ties.unique()) < len(circuit.ties):
         state["ties"] = circuit.ties.int()
-    own = {name: getattr(circuit, name) for name in ("shape", "states", "categories", "leaves", "spread")}
+    own = {
+        name: getattr(circuit, name)
+        for name in ("shape", "states", "categories", "leaves", "spread")
+    }
     return CircuitCard.save(path, state, **own, **about)
 
 
@@ -106,19 +114,36 @@ def _circuit(card: CircuitCard, state: dict[str, Tensor]) -> Circuit:
     graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
     ties = state.pop("ties").tolist() if "ties" in state else None
     height, width = card.shape
-    return Circuit(graph, card.states, card.categories, leaves=card.leaves, spread=card.spread, shape=(height, width), ties=ties)
+    return Circuit(
+        graph,
+        card.states,
+        card.categories,
+        leaves=card.leaves,
+        spread=card.spread,
+        shape=(height, width),
+        ties=ties,
+    )
 
 
 def stored(name: str, value: Tensor) -> Tensor:
     """An entry of a circuit's state as on disk: probabilities above 6e-8 in half precision, where padding stays zero; the rest in single."""
     if not name.startswith(("weight_", "table")):
         return value.float().contiguous()
-    return torch.where(value > 0, (value / value.amax(-1, keepdim=True)).clamp_min(6e-8), 0).half().contiguous()
+    return (
+        torch.where(value > 0, (value / value.amax(-1, keepdim=True)).clamp_min(6e-8), 0)
+        .half()
+        .contiguous()
+    )
 
 
 def pack(sums: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
     """Partitions as rows (region, partition, child) of an int32 matrix."""
-    rows = [(r, p, child) for r, region in enumerate(sums) for p, partition in enumerate(region) for child in partition]
+    rows = [
+        (r, p, child)
+        for r, region in enumerate(sums)
+        for p, partition in enumerate(region)
+        for child in partition
+    ]
     return torch.tensor(rows, dtype=torch.int32)
 
 
@@ -127,4 +152,6 @@ def unpack(rows: Tensor) -> tuple[tuple[tuple[int, ...], ...], ...]:
     regions: dict[int, dict[int, list[int]]] = {}
     for r, p, child in rows.tolist():
         regions.setdefault(r, {}).setdefault(p, []).append(child)
-    return tuple(tuple(tuple(children) for children in region.values()) for region in regions.values())
+    return tuple(
+        tuple(tuple(children) for children in region.values()) for region in regions.values()
+    )

@@ -82,27 +82,54 @@ class Circuit(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.graph, self.states, self.categories, self.leaves, self.spread = graph, states, categories, leaves, float(spread)
+        self.graph, self.states, self.categories, self.leaves, self.spread = (
+            graph,
+            states,
+            categories,
+            leaves,
+            float(spread),
+        )
         self.shape = (1, graph.size) if shape is None else shape
         if self.shape[0] * self.shape[1] != graph.size:
-            raise InputError(f"circuit: {graph.size} variables are not the pixels of {self.shape[0]} x {self.shape[1]}")
-        if ties is not None and (leaves == "gaussian" or len(ties) != len(graph.variables) or set(ties) != set(range(max(ties) + 1))):
-            raise InputError(f"circuit: ties name a table for each of {len(graph.variables)} categorical leaves, counted from 0, got {list(ties)}")
-        self.ties = torch.arange(len(graph.variables)) if ties is None else torch.tensor(tuple(ties))
+            raise InputError(
+                f"circuit: {graph.size} variables are not the pixels of {self.shape[0]} x {self.shape[1]}"
+            )
+        if ties is not None and (
+            leaves == "gaussian"
+            or len(ties) != len(graph.variables)
+            or set(ties) != set(range(max(ties) + 1))
+        ):
+            raise InputError(
+                f"circuit: ties name a table for each of {len(graph.variables)} categorical leaves, counted from 0, got {list(ties)}"
+            )
+        self.ties = (
+            torch.arange(len(graph.variables)) if ties is None else torch.tensor(tuple(ties))
+        )
         generator = generator or torch.Generator().manual_seed(0)
         self._kept: tuple[Tensor, list[Tensor]] | None = None
         self._variables = torch.tensor(graph.variables)
         self._plan = layers(graph)
-        self.register_buffer("levels", torch.linspace(0, 1, categories) if levels is None else levels.clone())
+        self.register_buffer(
+            "levels", torch.linspace(0, 1, categories) if levels is None else levels.clone()
+        )
         for i, level in enumerate(self._plan):
-            drawn = _dirichlet((len(level.regions), 1 if i == 0 else states, level.partitions, states), generator)
+            drawn = _dirichlet(
+                (len(level.regions), 1 if i == 0 else states, level.partitions, states), generator
+            )
             real = level.padding.reshape(len(level.regions), 1, level.partitions, 1).isfinite()
             self.register_buffer(f"weight_{i}", (drawn * real).flatten(2))
         if leaves == "gaussian":
-            self.register_buffer("mean", torch.rand(len(graph.variables), states, generator=generator) * (categories - 1))
-            self.register_buffer("deviation", torch.full((len(graph.variables), states), max(categories / 4, 0.5)))
+            self.register_buffer(
+                "mean",
+                torch.rand(len(graph.variables), states, generator=generator) * (categories - 1),
+            )
+            self.register_buffer(
+                "deviation", torch.full((len(graph.variables), states), max(categories / 4, 0.5))
+            )
         else:
-            self.register_buffer("table", _dirichlet((int(self.ties.max()) + 1, states, categories), generator))
+            self.register_buffer(
+                "table", _dirichlet((int(self.ties.max()) + 1, states, categories), generator)
+            )
 
     def frozen(self) -> Circuit:
         """This circuit with its normalised parameters kept at hand, for many queries; changes to its tables no longer count."""
@@ -115,7 +142,10 @@ class Circuit(nn.Module):
         """W of each level, from the root (1, 1, P H) down: (regions, states, P H), rows of sum 1 in whatever precision they are stored."""
         if self._kept is not None:
             return self._kept[1]
-        return [w / w.sum(-1, keepdim=True) for w in (getattr(self, f"weight_{i}") for i in range(len(self._plan)))]
+        return [
+            w / w.sum(-1, keepdim=True)
+            for w in (getattr(self, f"weight_{i}") for i in range(len(self._plan)))
+        ]
 
     @property
     def floor(self) -> float:
@@ -129,7 +159,9 @@ class Circuit(nn.Module):
             return self._kept[0]
         if self.leaves == "categorical":
             return (self.table / self.table.sum(-1, keepdim=True))[self.ties]
-        edges = torch.arange(self.categories - 1, dtype=self.mean.dtype, device=self.mean.device) + 0.5
+        edges = (
+            torch.arange(self.categories - 1, dtype=self.mean.dtype, device=self.mean.device) + 0.5
+        )
         cdf = torch.special.ndtr((edges - self.mean[..., None]) / self.deviation[..., None])
         below, above = torch.zeros_like(cdf[..., :1]), torch.ones_like(cdf[..., :1])
         mass = (torch.cat([cdf, above], -1) - torch.cat([below, cdf], -1)).clamp_min(1e-12)
@@ -144,10 +176,18 @@ class Circuit(nn.Module):
     def values(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """Hard evidence: categories x (B, n), integers, where `known` (B, n) or (n,) holds -> (B, n, K)."""
         if bool((x < 0).any() or (x >= self.categories).any()):
-            raise InputError(f"circuit: categories run from 0 to {self.categories - 1}, got {int(x.min())} to {int(x.max())}")
+            raise InputError(
+                f"circuit: categories run from 0 to {self.categories - 1}, got {int(x.min())} to {int(x.max())}"
+            )
         one_hot = torch.nn.functional.one_hot(x.long(), self.categories)
-        evidence = torch.zeros_like(one_hot, dtype=self.levels.dtype).masked_fill(one_hot == 0, -torch.inf)
-        return evidence if known is None else torch.where(known[..., None], evidence, torch.zeros_like(evidence))
+        evidence = torch.zeros_like(one_hot, dtype=self.levels.dtype).masked_fill(
+            one_hot == 0, -torch.inf
+        )
+        return (
+            evidence
+            if known is None
+            else torch.where(known[..., None], evidence, torch.zeros_like(evidence))
+        )
 
     def gaussian(self, x: Tensor, variance: Tensor | float) -> Tensor:
         """Exact soft evidence of values seen in Gaussian noise: log N(x_i; level_c, variance + spread^2) up to a constant.
@@ -156,7 +196,11 @@ class Circuit(nn.Module):
             x: (B, n), in the units of the levels.
             variance: of the noise, broadcast against x; zero or infinity are allowed, the latter for values that were not seen.
         """
-        total = (torch.as_tensor(variance, dtype=x.dtype, device=x.device) + self.spread**2).clamp_min(self.floor).expand(x.shape)
+        total = (
+            (torch.as_tensor(variance, dtype=x.dtype, device=x.device) + self.spread**2)
+            .clamp_min(self.floor)
+            .expand(x.shape)
+        )
         return -0.5 * (x[..., None] - self.levels.to(x)).square() / total[..., None]
 
     # --- queries ------------------------------------------------------------------------------------------------------
@@ -183,14 +227,20 @@ class Circuit(nn.Module):
         outside = self._gather(torch.einsum("lbh,lhk->lbk", ratio, self.theta))
         posterior = outside * own
         predictive = self._gather(torch.einsum("lbh,lhk->lbk", flow, self.theta))
-        return Beliefs(root + scale, *(p / p.sum(-1, keepdim=True) for p in (posterior, predictive, outside)))
+        return Beliefs(
+            root + scale, *(p / p.sum(-1, keepdim=True) for p in (posterior, predictive, outside))
+        )
 
     def pairwise(self, evidence: Tensor, variable: int) -> Tensor:
         """p(x_variable = a, x_j = b | evidence) for every j: (B, K, n, K); the diagonal matrix of the marginal at j = variable."""
         joint = []
         for a in range(self.categories):
             fixed = evidence.clone()
-            fixed[:, variable] = torch.where(torch.arange(self.categories, device=evidence.device) == a, evidence[:, variable], -torch.inf)
+            fixed[:, variable] = torch.where(
+                torch.arange(self.categories, device=evidence.device) == a,
+                evidence[:, variable],
+                -torch.inf,
+            )
             possible = self.log_likelihood(fixed) > -torch.inf
             part = torch.zeros_like(evidence)
             if bool(possible.any()):
@@ -214,29 +264,49 @@ class Circuit(nn.Module):
         leaf, evidence = leaf.repeat_interleave(count, 1), evidence.repeat_interleave(count, 0)
         messages = [m.repeat_interleave(count, 1) for m in messages]
         batch, weights = len(evidence), self.weights
-        state = {i: torch.zeros(len(level.regions), batch, dtype=torch.long, device=evidence.device) for i, level in enumerate(self._plan)}
+        state = {
+            i: torch.zeros(len(level.regions), batch, dtype=torch.long, device=evidence.device)
+            for i, level in enumerate(self._plan)
+        }
         state[-1] = torch.zeros(len(leaf), batch, dtype=torch.long, device=evidence.device)
         state[0] += 1  # counted from 1; 0 where a region takes no part in the draw
         for i, level in enumerate(self._plan):
-            inputs, regions = self._inputs(level, leaf, messages), torch.arange(len(level.regions), device=evidence.device)
+            inputs, regions = (
+                self._inputs(level, leaf, messages),
+                torch.arange(len(level.regions), device=evidence.device),
+            )
             logits = weights[i][regions[:, None], (state[i] - 1).clamp_min(0)].log() + inputs
             chosen = _categorical(logits, generator)  # (regions, B), partition * H + state
             for source, (child, product) in level.edges.items():
                 child, product = child.to(evidence.device), product.to(evidence.device)
                 region, partition = product // level.partitions, product % level.partitions
-                taken = (state[i][region] > 0) & (chosen[region] // self.states == partition[:, None])
-                state[source] = state[source].index_add(0, child, torch.where(taken, chosen[region] % self.states + 1, 0))
-        drawn = theta[torch.arange(len(leaf), device=evidence.device)[:, None], (state[-1] - 1).clamp_min(0)].log()
+                taken = (state[i][region] > 0) & (
+                    chosen[region] // self.states == partition[:, None]
+                )
+                state[source] = state[source].index_add(
+                    0, child, torch.where(taken, chosen[region] % self.states + 1, 0)
+                )
+        drawn = theta[
+            torch.arange(len(leaf), device=evidence.device)[:, None], (state[-1] - 1).clamp_min(0)
+        ].log()
         own = evidence[:, self._variables].transpose(0, 1)
-        values = torch.where(state[-1] > 0, _categorical(drawn + own, generator), 0)  # of a variable's leaves one takes part
-        return torch.zeros(self.graph.size, batch, dtype=torch.long, device=evidence.device).index_add(0, self._variables.to(evidence.device), values).T
+        values = torch.where(
+            state[-1] > 0, _categorical(drawn + own, generator), 0
+        )  # of a variable's leaves one takes part
+        return (
+            torch.zeros(self.graph.size, batch, dtype=torch.long, device=evidence.device)
+            .index_add(0, self._variables.to(evidence.device), values)
+            .T
+        )
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
     def _leaves(self, evidence: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Log messages (leaves, B, H) of the evidence divided by its largest weight per variable, and the log of those (B,)."""
         if evidence.shape[1:] != (self.graph.size, self.categories):
-            raise InputError(f"circuit: evidence is (batch, {self.graph.size}, {self.categories}), got {tuple(evidence.shape)}")
+            raise InputError(
+                f"circuit: evidence is (batch, {self.graph.size}, {self.categories}), got {tuple(evidence.shape)}"
+            )
         top = evidence.detach().amax(-1).clamp_min(torch.finfo(evidence.dtype).min)
         own = (evidence - top[..., None]).exp().transpose(0, 1)[self._variables]
         return _log(own @ theta.mT), top.sum(1)
@@ -245,7 +315,9 @@ class Circuit(nn.Module):
         """Log messages of leaves whose variables all have values x (B, n): what `_leaves` returns for hard evidence, without a sum over categories."""
         leaves, states, categories = theta.shape
         rows = x.T[self._variables] + categories * torch.arange(leaves)[:, None]
-        return _log(torch.nn.functional.embedding(rows, theta.mT.reshape(leaves * categories, states)))
+        return _log(
+            torch.nn.functional.embedding(rows, theta.mT.reshape(leaves * categories, states))
+        )
 
     def _upward(self, leaf: Tensor, weights: list[Tensor]) -> list[Tensor]:
         """Log messages of every level from the root's down, (regions, B, H) each, then the root's alone (B,)."""
@@ -260,8 +332,14 @@ class Circuit(nn.Module):
         """Logarithms of the products under each region of a level: (regions, B, P H)."""
         products = level.padding.to(leaf)[:, None, None].expand(-1, leaf.shape[1], self.states)
         for source, (child, product) in level.edges.items():
-            products = products.index_add(0, product.to(leaf.device), (leaf if source < 0 else messages[source])[child.to(leaf.device)])
-        return products.unflatten(0, (len(level.regions), level.partitions)).transpose(1, 2).flatten(2)
+            products = products.index_add(
+                0,
+                product.to(leaf.device),
+                (leaf if source < 0 else messages[source])[child.to(leaf.device)],
+            )
+        return (
+            products.unflatten(0, (len(level.regions), level.partitions)).transpose(1, 2).flatten(2)
+        )
 
     def _gather(self, values: Tensor) -> Tensor:
         """Sum what leaves of one variable say: (leaves, B, K) -> (B, n, K)."""
@@ -279,8 +357,15 @@ def _categorical(logits: Tensor, generator: Generators) -> Tensor:
     """Draws by inversion along the last dimension: (R, B, K) -> (R, B), rows of the batch from as many streams, or several in turn from each."""
     weights = torch.softmax(logits, -1).nan_to_num()
     cumulative = weights.cumsum(-1)
-    u = generator.rand_like(logits[..., 0].T.unflatten(0, (len(generator), -1)).contiguous()).flatten(0, 1).T * cumulative[..., -1]
-    return torch.searchsorted(cumulative, u[..., None].contiguous(), right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
+    u = (
+        generator.rand_like(logits[..., 0].T.unflatten(0, (len(generator), -1)).contiguous())
+        .flatten(0, 1)
+        .T
+        * cumulative[..., -1]
+    )
+    return torch.searchsorted(cumulative, u[..., None].contiguous(), right=True)[..., 0].clamp_max(
+        logits.shape[-1] - 1
+    )
 
 
 def _dirichlet(size: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -40,8 +40,15 @@ class CodecConfig:
     code_width: int = 8
 
     def __post_init__(self):
-        if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks, self.code_width) < 1 or self.codes < 2:
-            raise OptionError(f"codec: widths and blocks must be as many positive numbers, codes at least 2, got {self}")
+        if (
+            not self.widths
+            or len(self.widths) != len(self.blocks)
+            or min(*self.widths, *self.blocks, self.code_width) < 1
+            or self.codes < 2
+        ):
+            raise OptionError(
+                f"codec: widths and blocks must be as many positive numbers, codes at least 2, got {self}"
+            )
 
     @property
     def factor(self) -> int:
@@ -57,7 +64,10 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.first, self.second = (
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
 
@@ -83,14 +93,20 @@ class Codec(nn.Module):
         def level(i: int) -> list[nn.Module]:
             return [Residual(widths[i]) for _ in range(config.blocks[i])]
 
-        encoder, decoder = [nn.Conv2d(pixels, widths[0], 3, padding=1), *level(0)], [nn.Conv2d(config.code_width, widths[-1], 3, padding=1), *level(-1)]
+        encoder, decoder = (
+            [nn.Conv2d(pixels, widths[0], 3, padding=1), *level(0)],
+            [nn.Conv2d(config.code_width, widths[-1], 3, padding=1), *level(-1)],
+        )
         for i, (fine, coarse) in enumerate(pairwise(widths)):
             encoder += [nn.Conv2d(fine, coarse, 2, stride=2), *level(i + 1)]
         for i, (coarse, fine) in enumerate(pairwise(reversed(widths))):
             decoder += [nn.ConvTranspose2d(coarse, fine, 2, stride=2), *level(len(widths) - 2 - i)]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], config.code_width, 1))
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(widths[0], pixels, 3, padding=1))
-        self.register_buffer("book", pixel_norm(torch.randn(config.codes, config.code_width)[..., None, None])[..., 0, 0])
+        self.register_buffer(
+            "book",
+            pixel_norm(torch.randn(config.codes, config.code_width)[..., None, None])[..., 0, 0],
+        )
 
     def features(self, u: Tensor) -> Tensor:
         """z of every patch: images -> (B, code_width, H / f, W / f)."""
@@ -99,7 +115,9 @@ class Codec(nn.Module):
     def distances(self, z: Tensor) -> Tensor:
         """Root mean square distance of features to every code: (B, code_width, h, w) -> (B, h, w, K)."""
         flat = z.permute(0, 2, 3, 1)
-        square = flat.square().sum(-1, keepdim=True) + self.book.square().sum(1) - 2 * flat @ self.book.T
+        square = (
+            flat.square().sum(-1, keepdim=True) + self.book.square().sum(1) - 2 * flat @ self.book.T
+        )
         return (square.clamp_min(0) / z.shape[1]).sqrt()
 
     def encode(self, u: Tensor) -> Tensor:

@@ -39,8 +39,13 @@ class CodecTraining(Training):
         return {"book": self.prior.book, "counts": self.counts, "sums": self.sums}
 
     def _loss(self, generator: torch.Generator) -> Tensor:
-        codec, u = self.prior, self._draw(generator).contiguous(memory_format=torch.channels_last).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        codec, u = (
+            self.prior,
+            self._draw(generator).contiguous(memory_format=torch.channels_last).to(self.device),
+        )
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             z = codec.features(u)
             if self.step == 0:
                 self._start(z.detach(), generator)
@@ -53,7 +58,9 @@ class CodecTraining(Training):
     def _start(self, z: Tensor, generator: torch.Generator) -> None:
         """The book at features of the first batch."""
         flat = z.permute(0, 2, 3, 1).flatten(0, 2)
-        self.prior.book.copy_(flat[torch.randint(len(flat), (len(self.counts),), generator=generator)])
+        self.prior.book.copy_(
+            flat[torch.randint(len(flat), (len(self.counts),), generator=generator)]
+        )
         self.sums.copy_(self.prior.book)
 
     def _follow(self, z: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
@@ -67,7 +74,12 @@ class CodecTraining(Training):
 
 
 def train_codec(
-    sources: list[Path], out: Path, config: TrainConfig, device: str, about: dict[str, str], validation: Path | None = None
+    sources: list[Path],
+    out: Path,
+    config: TrainConfig,
+    device: str,
+    about: dict[str, str],
+    validation: Path | None = None,
 ) -> bool:
     """Train, or resume, and write `out`, its card and `<name>.samples.png`: images over what is left of them; false if the user interrupted.
 
@@ -80,12 +92,17 @@ def train_codec(
     """
     check_out("train-codec", out)
     if config.size % config.network.factor:
-        raise OptionError(f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}")
+        raise OptionError(
+            f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}"
+        )
     where, channels = check_device(device), config.network.channels
     images = [load_images(path, config.size, channels) for path in sources]
     held_out = load_images(validation, config.size, channels) if validation else images[0]
     training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), where)
-    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}", file=sys.stderr)
+    print(
+        f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
+        file=sys.stderr,
+    )
     start, loss = time.monotonic(), completed(training)
     if loss is None:
         return False
@@ -94,10 +111,23 @@ def train_codec(
     decoded, fidelity = evaluate(codec, u)
     codec.residual = round(float((decoded - u).square().mean().sqrt()), 5)
     write_png(out.with_suffix(".samples.png"), grid(torch.cat([u[:16], decoded[:16]]), columns=16))
-    facts = {"data": ", ".join(path.name for path in sources), "images": sum(map(len, images)), "crop": config.size}
+    facts = {
+        "data": ", ".join(path.name for path in sources),
+        "images": sum(map(len, images)),
+        "crop": config.size,
+    }
     facts |= run_facts(config, loss, time.monotonic() - start, where)
     card = save_codec(codec, out, training=facts, fidelity=fidelity, **about)
-    print(json.dumps({"codec": str(out), "sha256": card.sha256, "residual": codec.residual, "fidelity": fidelity}))
+    print(
+        json.dumps(
+            {
+                "codec": str(out),
+                "sha256": card.sha256,
+                "residual": codec.residual,
+                "fidelity": fidelity,
+            }
+        )
+    )
     return True
 
 

@@ -30,14 +30,23 @@ class RegionGraph:
         scopes = [frozenset([v]) for v in self.variables]
         for region in self.sums:
             number = len(scopes)
-            parts = [[scopes[c] if 0 <= c < number else frozenset[int]() for c in partition] for partition in region]
+            parts = [
+                [scopes[c] if 0 <= c < number else frozenset[int]() for c in partition]
+                for partition in region
+            ]
             covered = {frozenset[int]().union(*part) for part in parts}
             if not region or not all(all(part) and part for part in parts):
-                raise InputError(f"circuit: region {number} needs partitions into regions with smaller numbers, got {region}")
+                raise InputError(
+                    f"circuit: region {number} needs partitions into regions with smaller numbers, got {region}"
+                )
             if any(sum(map(len, part)) != len(frozenset[int]().union(*part)) for part in parts):
-                raise InputError(f"circuit: a partition of region {number} overlaps; a circuit must be decomposable")
+                raise InputError(
+                    f"circuit: a partition of region {number} overlaps; a circuit must be decomposable"
+                )
             if len(covered) != 1:
-                raise InputError(f"circuit: the partitions of region {number} cover different variables; a circuit must be smooth")
+                raise InputError(
+                    f"circuit: the partitions of region {number} cover different variables; a circuit must be smooth"
+                )
             scopes.append(covered.pop())
         if not self.sums or scopes[-1] != frozenset(range(self.size)):
             raise InputError("circuit: the last region must cover every variable, counted from 0")
@@ -60,9 +69,14 @@ class RegionGraph:
         for i in order:
             order += children.get(i, [])
         if len(order) != len(parents) or len(children[-1]) != 1:
-            raise InputError(f"circuit: parents must form one tree with one root (-1), got {list(parents)}")
+            raise InputError(
+                f"circuit: parents must form one tree with one root (-1), got {list(parents)}"
+            )
         number = {i: len(parents) + k for k, i in enumerate(reversed(order))}
-        return cls(tuple(range(len(parents))), tuple(((i, *(number[c] for c in children.get(i, []))),) for i in reversed(order)))
+        return cls(
+            tuple(range(len(parents))),
+            tuple(((i, *(number[c] for c in children.get(i, []))),) for i in reversed(order)),
+        )
 
     @classmethod
     def quad_split(cls, height: int, width: int) -> RegionGraph:
@@ -74,8 +88,16 @@ class RegionGraph:
             splits[box] = [(*r, *c) for r in rows for c in columns]
             pending += [part for part in splits[box] if _area(part) > 1]
         number = {(i, i + 1, j, j + 1): i * width + j for i in range(height) for j in range(width)}
-        number |= {box: height * width + k for k, box in enumerate(reversed(pending))} if height * width > 1 else {}
-        sums = [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)] if height * width > 1 else [((0,),)]
+        number |= (
+            {box: height * width + k for k, box in enumerate(reversed(pending))}
+            if height * width > 1
+            else {}
+        )
+        sums = (
+            [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)]
+            if height * width > 1
+            else [((0,),)]
+        )
         return cls(tuple(range(height * width)), tuple(sums))
 
 

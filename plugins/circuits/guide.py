@@ -93,12 +93,21 @@ class TokenGuide:
     top: int = 20
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TokenGuide:
-        return replace(self, circuit=self.circuit.to(device, dtype).frozen(), codec=self.codec.to(device, dtype))
+        return replace(
+            self,
+            circuit=self.circuit.to(device, dtype).frozen(),
+            codec=self.codec.to(device, dtype),
+        )
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why it does not cover an image (C, H, W), or None if it does."""
         height, width = (n * self.codec.config.factor for n in self.circuit.shape)
-        if len(shape) == 3 and shape[0] == self.codec.config.channels and shape[1] % height == 0 and shape[2] % width == 0:
+        if (
+            len(shape) == 3
+            and shape[0] == self.codec.config.channels
+            and shape[1] % height == 0
+            and shape[2] % width == 0
+        ):
             return None
         blocks = f"blocks of {height} x {width} pixels in {self.codec.config.channels} channels"
         return f"its {self.circuit.graph.size} variables are codes of {blocks}, and the unknown is {' x '.join(map(str, shape))}"
@@ -108,8 +117,15 @@ class TokenGuide:
         seen, factor = look.seen, self.codec.config.factor
         fraction = F.avg_pool2d(seen.to(look.x).amin(1, keepdim=True), factor)[:, 0]
         filled = torch.where(seen, look.y.expand_as(look.x), look.x0_hat).clamp(0, 1)
-        evidence = self.codec.soft_codes(filled, self.hot + fraction * (self.cold - self.hot), self.top)
-        codes = self.unblocked(self.sampled(self.blocked(evidence), self.blocked(fraction[..., None])[..., 0], generator), fraction.shape)
+        evidence = self.codec.soft_codes(
+            filled, self.hot + fraction * (self.cold - self.hot), self.top
+        )
+        codes = self.unblocked(
+            self.sampled(
+                self.blocked(evidence), self.blocked(fraction[..., None])[..., 0], generator
+            ),
+            fraction.shape,
+        )
         decoded = self.codec.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]).clamp(0, 1)
         mean, variance = decoded.mean(1), decoded.var(1) + self.codec.residual**2
         return torch.where(seen, look.x0_hat, mean), variance
@@ -117,11 +133,19 @@ class TokenGuide:
     def sampled(self, evidence: Tensor, fraction: Tensor, generator: Generators) -> Tensor:
         """Maps of codes: evidence (rows, n, K), known fraction (rows, n) -> (rows, draws, n)."""
         if self.drawn == "joint":
-            return self.circuit.sample(evidence, generator, self.draws).unflatten(0, (-1, self.draws))
+            return self.circuit.sample(evidence, generator, self.draws).unflatten(
+                0, (-1, self.draws)
+            )
         own = torch.log_softmax(evidence, -1)
-        log_p = (1 - fraction[..., None]) * self.circuit.beliefs(evidence).predictive.log() + fraction[..., None] * own
+        log_p = (1 - fraction[..., None]) * self.circuit.beliefs(
+            evidence
+        ).predictive.log() + fraction[..., None] * own
         cumulative = log_p.softmax(-1).cumsum(-1)
-        u = generator.rand_like(cumulative.new_empty(len(generator), len(evidence) // len(generator), *fraction.shape[1:], self.draws)).flatten(0, 1)
+        u = generator.rand_like(
+            cumulative.new_empty(
+                len(generator), len(evidence) // len(generator), *fraction.shape[1:], self.draws
+            )
+        ).flatten(0, 1)
         found = torch.searchsorted(cumulative, u * cumulative[..., -1:], right=True)
         return found.clamp_max(self.circuit.categories - 1).transpose(1, 2)
 
@@ -135,7 +159,11 @@ class TokenGuide:
         """Draws (B blocks, draws, n) -> (B, draws, H, W)."""
         h, w = self.circuit.shape
         B, H, W = shape
-        return codes.reshape(B, H // h, W // w, -1, h, w).permute(0, 3, 1, 4, 2, 5).reshape(B, -1, H, W)
+        return (
+            codes.reshape(B, H // h, W // w, -1, h, w)
+            .permute(0, 3, 1, 4, 2, 5)
+            .reshape(B, -1, H, W)
+        )
 
 
 def pixels_seen(posterior: Posterior) -> tuple[Tensor, Tensor]:
@@ -143,7 +171,9 @@ def pixels_seen(posterior: Posterior) -> tuple[Tensor, Tensor]:
     mask = posterior.operator.mask
     gain = torch.where(mask != 0, mask, 1)
     variance = posterior.noise.variance(posterior.y) / gain**2  # type: ignore[attr-defined]
-    return posterior.y / gain, torch.where((mask != 0).expand(posterior.y.shape), variance, torch.inf)
+    return posterior.y / gain, torch.where(
+        (mask != 0).expand(posterior.y.shape), variance, torch.inf
+    )
 
 
 Guide = PixelGuide | TokenGuide
@@ -163,8 +193,12 @@ def load_guide(name: str | Path, **settings: object) -> Guide:
     beside = CircuitCard.find(name).with_name(card.codec["name"] + ".json")
     codec = beside if beside.is_file() else card.codec["name"]
     if codec is not beside and codec not in CodecCard.known():
-        raise PriorError(f"circuit {card.name}: was trained on codes of {codec}, whose card {beside} is missing; put that codec and its card there")
+        raise PriorError(
+            f"circuit {card.name}: was trained on codes of {codec}, whose card {beside} is missing; put that codec and its card there"
+        )
     if (found := CodecCard.read(codec).sha256) != card.codec["sha256"]:
         wanted = f"{card.codec['name']} of sha256 {card.codec['sha256'][:12]}..."
-        raise PriorError(f"circuit {card.name}: was trained on codes of {wanted}, the codec found is {found[:12]}...; train the circuit again on this one")
+        raise PriorError(
+            f"circuit {card.name}: was trained on codes of {wanted}, the codec found is {found[:12]}...; train the circuit again on this one"
+        )
     return TokenGuide(circuit, load_codec(codec), **settings)  # type: ignore[arg-type]

@@ -28,7 +28,11 @@ def mutual_information(x: Tensor, categories: int, pseudocount: float = 0.0) -> 
 def chow_liu_tree(information: Tensor) -> list[int]:
     """The spanning tree of most mutual information (n, n), as each variable's parent, rooted at the tree's centre (-1)."""
     n = len(information)
-    best, towards, inside = information[0].clone(), torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    best, towards, inside = (
+        information[0].clone(),
+        torch.zeros(n, dtype=torch.long),
+        torch.zeros(n, dtype=torch.bool),
+    )
     inside[0] = True
     neighbours: list[list[int]] = [[] for _ in range(n)]
     for _ in range(n - 1):  # Prim
@@ -37,7 +41,10 @@ def chow_liu_tree(information: Tensor) -> list[int]:
         neighbours[int(towards[new])].append(new)
         inside[new] = True
         closer = information[new] > best
-        best, towards = torch.where(closer, information[new], best), torch.where(closer, new, towards)
+        best, towards = (
+            torch.where(closer, information[new], best),
+            torch.where(closer, new, towards),
+        )
     end = _walk(neighbours, 0)[0][-1]
     order, parents = _walk(neighbours, end)
     path = [order[-1]]
@@ -46,7 +53,16 @@ def chow_liu_tree(information: Tensor) -> list[int]:
     return _walk(neighbours, path[len(path) // 2])[1]
 
 
-def hclt(x: Tensor, categories: int, states: int, *, noise: float = 0.3, pseudocount: float = 0.1, seed: int = 0, **options: Any) -> Circuit:
+def hclt(
+    x: Tensor,
+    categories: int,
+    states: int,
+    *,
+    noise: float = 0.3,
+    pseudocount: float = 0.1,
+    seed: int = 0,
+    **options: Any,
+) -> Circuit:
     """A hidden Chow-Liu tree of data x (N, n), started at the Chow-Liu tree itself: each latent state stands for one category (or several).
 
     Args:
@@ -57,17 +73,28 @@ def hclt(x: Tensor, categories: int, states: int, *, noise: float = 0.3, pseudoc
         options: of `Circuit`.
     """
     generator = torch.Generator().manual_seed(seed)
-    parents = chow_liu_tree(mutual_information(x[torch.randperm(len(x), generator=generator)[:20_000]], categories, pseudocount))
+    parents = chow_liu_tree(
+        mutual_information(
+            x[torch.randperm(len(x), generator=generator)[:20_000]], categories, pseudocount
+        )
+    )
     circuit = Circuit(RegionGraph.tree(parents), states, categories, **options)
     k = torch.arange(max(states, categories))
     member = torch.zeros(categories, states, dtype=torch.float64)
     member[k * categories // len(k), k * states // len(k)] = 1
     share = member / member.sum(1, keepdim=True)  # of a category among its states
-    leaves, children = len(parents), {circuit.graph.sums[s][0][0]: len(parents) + s for s in range(len(parents))}
-    place = {r: (d, i) for d, level in enumerate(circuit._plan) for i, r in enumerate(level.regions)}
+    leaves, children = (
+        len(parents),
+        {circuit.graph.sums[s][0][0]: len(parents) + s for s in range(len(parents))},
+    )
+    place = {
+        r: (d, i) for d, level in enumerate(circuit._plan) for i, r in enumerate(level.regions)
+    }
 
     def perturbed(counts: Tensor) -> Tensor:
-        return counts * (1 + noise * torch.rand(counts.shape, generator=generator, dtype=counts.dtype))
+        return counts * (
+            1 + noise * torch.rand(counts.shape, generator=generator, dtype=counts.dtype)
+        )
 
     for i in range(leaves):
         counts = torch.bincount(x[:, i], minlength=categories).double() + pseudocount / categories
@@ -76,20 +103,30 @@ def hclt(x: Tensor, categories: int, states: int, *, noise: float = 0.3, pseudoc
         if parents[i] < 0:
             weight[index, 0] = perturbed(counts @ share)
         else:
-            pairs = torch.bincount(x[:, parents[i]] * categories + x[:, i], minlength=categories**2).reshape(categories, categories).double()
+            pairs = (
+                torch.bincount(x[:, parents[i]] * categories + x[:, i], minlength=categories**2)
+                .reshape(categories, categories)
+                .double()
+            )
             pairs = pairs + pseudocount / categories**2
             weight[index] = _rows(perturbed(share.T @ pairs @ share))
         if circuit.leaves == "gaussian":
             centre, size = torch.arange(categories, dtype=torch.float64), counts[:, None] * share
-            circuit.mean[i] = _rows(size.T) @ centre + noise * (torch.rand(states, generator=generator) - 0.5)
+            circuit.mean[i] = _rows(size.T) @ centre + noise * (
+                torch.rand(states, generator=generator) - 0.5
+            )
             circuit.deviation[i] = max(categories / states / 2, 0.5)
         else:
             own = _rows(perturbed((counts[:, None] * share).T))
-            circuit.table[i] = (1 - noise) * own + noise * _rows(counts.expand(states, -1)) if noise else own
+            circuit.table[i] = (
+                (1 - noise) * own + noise * _rows(counts.expand(states, -1)) if noise else own
+            )
     return circuit
 
 
-def distil(circuit: Circuit, x: Tensor, features: Tensor, pseudocount: float = 0.1, seed: int = 0) -> Circuit:
+def distil(
+    circuit: Circuit, x: Tensor, features: Tensor, pseudocount: float = 0.1, seed: int = 0
+) -> Circuit:
     """Start a circuit whose regions form a tree, in place, at clusters of features: the state of a region is the cluster of what lies under it.
 
     Latent-variable distillation: Liu, Zhang, Van den Broeck, Scaling Up Probabilistic Circuits by Latent Variable Distillation, ICLR 2023,
@@ -100,12 +137,18 @@ def distil(circuit: Circuit, x: Tensor, features: Tensor, pseudocount: float = 0
         features: of every variable, (N, n, d); a region is described by the means of them over each of its children.
         pseudocount: observations spread evenly over every table.
     """
-    generator, leaves, scopes = seeded(seed, "distil"), len(circuit.graph.variables), [[v] for v in circuit.graph.variables]
+    generator, leaves, scopes = (
+        seeded(seed, "distil"),
+        len(circuit.graph.variables),
+        [[v] for v in circuit.graph.variables],
+    )
     described, grouped = [], dict[tuple[int, ...], list[int]]()
     for s, (children,) in enumerate(circuit.graph.sums):
         described.append(torch.cat([features[:, scopes[c]].float().mean(1) for c in children], 1))
         scopes.append([v for c in children for v in scopes[c]])
-        below = tuple(int(circuit.ties[c]) if c < leaves else -1 - s for c in children)  # regions above the same tables share their clusters
+        below = tuple(
+            int(circuit.ties[c]) if c < leaves else -1 - s for c in children
+        )  # regions above the same tables share their clusters
         grouped.setdefault(below, []).append(s)
     states = torch.empty(len(circuit.graph.sums), len(x), dtype=torch.long)
     for members in grouped.values():
@@ -115,17 +158,23 @@ def distil(circuit: Circuit, x: Tensor, features: Tensor, pseudocount: float = 0
     parent = {c: s for s, (children,) in enumerate(circuit.graph.sums) for c in children}
     table = torch.zeros_like(circuit.table)
     for c in range(leaves):
-        table[circuit.ties[c]] += _table(states[parent[c]], x[:, circuit.graph.variables[c]], circuit.states, circuit.categories)
+        table[circuit.ties[c]] += _table(
+            states[parent[c]], x[:, circuit.graph.variables[c]], circuit.states, circuit.categories
+        )
     circuit.table.copy_(_rows(table + pseudocount / circuit.categories))
     for d, level in enumerate(circuit._plan):
         for i, r in enumerate(level.regions):
             above = states[parent[r]] if r in parent else torch.zeros_like(states[0])
-            counts = _table(above, states[r - leaves], circuit.states if r in parent else 1, circuit.states)
+            counts = _table(
+                above, states[r - leaves], circuit.states if r in parent else 1, circuit.states
+            )
             getattr(circuit, f"weight_{d}")[i] = _rows(counts + pseudocount / circuit.states)
     return circuit
 
 
-def k_means(x: Tensor, count: int, generator: torch.Generator, iterations: int = 10, most: int = 20_000) -> Tensor:
+def k_means(
+    x: Tensor, count: int, generator: torch.Generator, iterations: int = 10, most: int = 20_000
+) -> Tensor:
     """Centres (count, d) of clusters of at most `most` rows of x (N, d), from random rows; a cluster that loses all its rows starts at another."""
     x = x[torch.randperm(len(x), generator=generator)[:most]]
     centres = x[torch.randint(len(x), (count,), generator=generator)]
@@ -133,7 +182,9 @@ def k_means(x: Tensor, count: int, generator: torch.Generator, iterations: int =
         nearest = torch.cdist(x, centres).argmin(1)
         size = torch.bincount(nearest, minlength=count)
         means = torch.zeros_like(centres).index_add_(0, nearest, x) / size.clamp_min(1)[:, None]
-        centres = torch.where(size[:, None] > 0, means, x[torch.randint(len(x), (count,), generator=generator)])
+        centres = torch.where(
+            size[:, None] > 0, means, x[torch.randint(len(x), (count,), generator=generator)]
+        )
     return centres
 
 
@@ -149,7 +200,11 @@ def _pair_counts(x: Tensor, categories: int) -> Tensor:
 
 def _table(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """How often each pair occurs: (height, width)."""
-    return torch.bincount(rows * width + columns, minlength=height * width).reshape(height, width).float()
+    return (
+        torch.bincount(rows * width + columns, minlength=height * width)
+        .reshape(height, width)
+        .float()
+    )
 
 
 def _walk(neighbours: list[list[int]], root: int) -> tuple[list[int], list[int]]:

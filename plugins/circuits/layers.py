@@ -32,17 +32,29 @@ def layers(graph: RegionGraph) -> list[Layer]:
     reached = {total - 1} | {c for region in graph.sums for partition in region for c in partition}
     if len(reached) != total:
         raise InputError(f"circuit: region {min(set(range(total)) - reached)} is in no partition")
-    regions = [[r for r in range(leaves, total) if depth[r] == d] for d in range(1 + max(depth[leaves:]))]
-    place = {r: (-1, r) for r in range(leaves)} | {r: (d, k) for d, inside in enumerate(regions) for k, r in enumerate(inside)}
+    regions = [
+        [r for r in range(leaves, total) if depth[r] == d] for d in range(1 + max(depth[leaves:]))
+    ]
+    place = {r: (-1, r) for r in range(leaves)} | {
+        r: (d, k) for d, inside in enumerate(regions) for k, r in enumerate(inside)
+    }
     plan = []
     for inside in regions:
         partitions = max(len(graph.sums[r - leaves]) for r in inside)
-        padding, edges = torch.full((len(inside) * partitions,), -torch.inf), dict[int, list[tuple[int, int]]]()
+        padding, edges = (
+            torch.full((len(inside) * partitions,), -torch.inf),
+            dict[int, list[tuple[int, int]]](),
+        )
         for k, r in enumerate(inside):
             for p, partition in enumerate(graph.sums[r - leaves]):
                 padding[k * partitions + p] = 0
                 for child in partition:
-                    edges.setdefault(place[child][0], []).append((place[child][1], k * partitions + p))
-        indices = {source: (torch.tensor([c for c, _ in pairs]), torch.tensor([p for _, p in pairs])) for source, pairs in edges.items()}
+                    edges.setdefault(place[child][0], []).append(
+                        (place[child][1], k * partitions + p)
+                    )
+        indices = {
+            source: (torch.tensor([c for c, _ in pairs]), torch.tensor([p for _, p in pairs]))
+            for source, pairs in edges.items()
+        }
         plan.append(Layer(tuple(inside), partitions, indices, padding))
     return plan

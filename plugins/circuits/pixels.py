@@ -35,7 +35,9 @@ class CircuitPrior(Prior):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         variance = like(noise, x).expand_as(x).square() * self.scale**2
-        return self.encode(looks(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf)).mean)
+        return self.encode(
+            looks(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf)).mean
+        )
 
 
 def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
@@ -66,21 +68,36 @@ def looks(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tenso
 
     All are images (B, C, H, W) or broadcast to one, in the units of the levels; see `unfit` for which sizes there are.
     """
-    rows = [(blocks(circuit, value.expand_as(x)), blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor)) for value, v in ((x, variance), (y, noise))]
+    rows = [
+        (
+            blocks(circuit, value.expand_as(x)),
+            blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor),
+        )
+        for value, v in ((x, variance), (y, noise))
+    ]
     precision = sum((1 / v for _, v in rows), torch.zeros(()))
     seen = precision > 0
     total = torch.where(seen, 1 / torch.where(seen, precision, 1), torch.inf)
-    value = sum((value / v for value, v in rows), torch.zeros(())) * torch.where(seen, total, 0)  # both looks as one
+    value = sum((value / v for value, v in rows), torch.zeros(())) * torch.where(
+        seen, total, 0
+    )  # both looks as one
     beliefs = circuit.beliefs(circuit.gaussian(value, total))
-    levels, within = circuit.levels.to(x)[None, None], torch.zeros((), dtype=x.dtype, device=x.device)
+    levels, within = (
+        circuit.levels.to(x)[None, None],
+        torch.zeros((), dtype=x.dtype, device=x.device),
+    )
     if circuit.spread > 0:  # the value around its level is Gaussian given the level
         gain = circuit.spread**2 / (circuit.spread**2 + total[..., None])
         levels, within = levels + gain * (value[..., None] - levels), circuit.spread**2 * (1 - gain)
     mean = (beliefs.posterior * levels).sum(-1)
     spread = (beliefs.posterior * ((levels - mean[..., None]).square() + within)).sum(-1)
-    apart = 0.5 * (rows[0][0] - rows[1][0]).square() / (rows[0][1] + rows[1][1])  # of one look from the other
+    apart = (
+        0.5 * (rows[0][0] - rows[1][0]).square() / (rows[0][1] + rows[1][1])
+    )  # of one look from the other
     log_likelihood = (beliefs.log_likelihood - apart.sum(1)).reshape(len(x), -1).sum(1)
-    return Looked(unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape), log_likelihood)
+    return Looked(
+        unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape), log_likelihood
+    )
 
 
 def blocks(circuit: Circuit, image: Tensor) -> Tensor:

@@ -71,10 +71,19 @@ class TractableSMC(inverse.ParticleMethod):
 
         def twist(x, s):
             u, variance = posterior.prior.decode(x), noise.new_full((), (scale * s) ** 2)
-            given, alone = looks(circuit, u, variance, known, noise), looks(circuit, u, variance, known, nothing)
+            given, alone = (
+                looks(circuit, u, variance, known, noise),
+                looks(circuit, u, variance, known, nothing),
+            )
             gradient = self.power * (given.mean - alone.mean) / scale / s**2
-            return posterior.denoise(x, s), gradient, self.power * (given.log_likelihood - alone.log_likelihood).double()
+            return (
+                posterior.denoise(x, s),
+                gradient,
+                self.power * (given.log_likelihood - alone.log_likelihood).double(),
+            )
 
-        levels = inverse.noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = inverse.noise_levels(
+            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+        ).tolist()
         for moved in twisted(posterior, cloud, levels, twist):
             yield moved.weighted(samples)

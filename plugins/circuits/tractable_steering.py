@@ -69,14 +69,27 @@ class TractableSteering(inverse.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.draws < 2 or self.top < 1 or not min(self.hot, self.cold) > 0:
-            raise OptionError("tractable-steering: draws must be at least 2, top at least 1, hot and cold above 0")
-        if not (0 <= self.fraction <= 1 and 0 <= self.a0 <= 1 and 0 <= self.a1 <= 1 and self.k >= 0) or (self.probes is not None and self.probes < 1):
-            raise OptionError("tractable-steering: fraction, a0 and a1 must lie in [0, 1], k be at least 0 and probes at least 1")
+            raise OptionError(
+                "tractable-steering: draws must be at least 2, top at least 1, hot and cold above 0"
+            )
+        if not (
+            0 <= self.fraction <= 1 and 0 <= self.a0 <= 1 and 0 <= self.a1 <= 1 and self.k >= 0
+        ) or (self.probes is not None and self.probes < 1):
+            raise OptionError(
+                "tractable-steering: fraction, a0 and a1 must lie in [0, 1], k be at least 0 and probes at least 1"
+            )
 
     @property
     def guide(self):
         """What the circuit steers with."""
-        return load_guide(self.circuit, draws=self.draws, drawn=self.drawn, hot=self.hot, cold=self.cold, top=self.top)
+        return load_guide(
+            self.circuit,
+            draws=self.draws,
+            drawn=self.drawn,
+            hot=self.hot,
+            cold=self.cold,
+            top=self.top,
+        )
 
     @property
     def steered(self):
@@ -85,7 +98,11 @@ class TractableSteering(inverse.Method):
 
     def exponent(self, i):
         """a at step i, counted from 0: the denoiser's share of the geometric mean."""
-        return self.a0 + (self.a1 - self.a0) * math.exp(-self.k * (1 - i / self.steps)) if i < self.fraction * self.steps else 1.0
+        return (
+            self.a0 + (self.a1 - self.a0) * math.exp(-self.k * (1 - i / self.steps))
+            if i < self.fraction * self.steps
+            else 1.0
+        )
 
     @property
     def total(self):
@@ -111,7 +128,9 @@ class TractableSteering(inverse.Method):
                 return posterior.denoise(x, sigma)
             x0_hat, v1 = self._denoiser(posterior, x, levels[i], levels[i + 1], generator)
             decode = posterior.prior.decode
-            mean, variance = guide.moments(Look(decode(x), (scale * sigma) ** 2, decode(x0_hat), known, noise), generator)
+            mean, variance = guide.moments(
+                Look(decode(x), (scale * sigma) ** 2, decode(x0_hat), known, noise), generator
+            )
             m, v2 = posterior.prior.encode(mean), variance / scale**2
             w1, w2 = a / v1, (1 - a) / v2
             return (w1 * x0_hat + w2 * m) / (w1 + w2)
@@ -124,7 +143,9 @@ class TractableSteering(inverse.Method):
             return posterior.denoise(x, s), ((1 - (t / s) ** 2) * t**2 / (1 + t**2)).clamp_min(1e-6)
         x0_hat, vjp = posterior.tweedie(x, s)
         if self.probes is None:
-            units = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
+            units = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(
+                -1, 1, *x.shape[1:]
+            )
             slope = sum(v * vjp(v.expand_as(x)) for v in units)
         else:
             signs = (generator.randn_like(x).sign() for _ in range(self.probes))

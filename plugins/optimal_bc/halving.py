@@ -23,10 +23,14 @@ def rungs(candidates: int, references: int) -> list[tuple[int, int]]:
 
 def tail_mean(losses: Tensor, tail: float) -> Tensor:
     """Conditional value at risk: the mean of the worst fraction `tail` of the images, of all of them for 1; (..., R) -> (...)."""
-    return losses.sort(-1, descending=True).values[..., : math.ceil(tail * losses.shape[-1])].mean(-1)
+    return (
+        losses.sort(-1, descending=True).values[..., : math.ceil(tail * losses.shape[-1])].mean(-1)
+    )
 
 
-def halving(explore: Callable[[list[int], int], Tensor], candidates: int, references: int, tail: float = 1.0) -> tuple[int, Tensor]:
+def halving(
+    explore: Callable[[list[int], int], Tensor], candidates: int, references: int, tail: float = 1.0
+) -> tuple[int, Tensor]:
     """The candidate of least loss among those explored on all images, and the losses (K, R), NaN where not explored.
 
     Candidate 0 is never dropped: what is chosen is at least as good on the reference set as taking the first draw.
@@ -46,7 +50,11 @@ def moved(x: Tensor, seed: int, index: int, block: int) -> Tensor:
     """x with one block x block patch, the next in reading order, drawn anew and scaled to the norm it had: x stays on its shell."""
     down, right = (math.ceil(n / block) for n in x.shape[-2:])
     row, column = divmod(index % (down * right), right)
-    patch = (..., slice(row * block, (row + 1) * block), slice(column * block, (column + 1) * block))
+    patch = (
+        ...,
+        slice(row * block, (row + 1) * block),
+        slice(column * block, (column + 1) * block),
+    )
     fresh, changed = torch.randn(x.shape, generator=seeded(seed, "refine", index))[patch], x.clone()
     changed[patch] = fresh * (x[patch].norm() / fresh.norm())
     return changed
@@ -85,4 +93,6 @@ def anova(losses: Tensor) -> Variances:
 def expected_maximum(count: int) -> float:
     """E[max of `count` standard normals], the integral over x > 0 of 1 - F(x)^n - F(-x)^n."""
     x = torch.linspace(0, 12, 12001, dtype=torch.float64)
-    return float(torch.trapezoid(1 - torch.special.ndtr(x) ** count - torch.special.ndtr(-x) ** count, x))
+    return float(
+        torch.trapezoid(1 - torch.special.ndtr(x) ** count - torch.special.ndtr(-x) ** count, x)
+    )

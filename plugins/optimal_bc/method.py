@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import inverse
-from inverse_plugins.optimal_bc.table import Table, candidate, deterministic, fit_command, load_table, run_from, shipped_tables, sized
+from inverse_plugins.optimal_bc.table import (
+    Table,
+    candidate,
+    deterministic,
+    fit_command,
+    load_table,
+    run_from,
+    shipped_tables,
+    sized,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,11 @@ class OptimalBC(inverse.Method):
             return f"optimal-bc: {reason}"
         reason = load_table(self.table).misfit(self.solver, posterior) if self.table else None
         make = fit_command(self.base, self.steps, posterior)
-        return f"optimal-bc: the boundary table {self.table} does not fit: {reason}; `{make}` makes one that does" if reason else None
+        return (
+            f"optimal-bc: the boundary table {self.table} does not fit: {reason}; `{make}` makes one that does"
+            if reason
+            else None
+        )
 
     def fitted(self, posterior) -> Table | None:
         """The table named, or the shipped one that was fitted for all of this."""
@@ -63,18 +76,32 @@ class OptimalBC(inverse.Method):
             return load_table(self.table)
         if "problem" not in posterior.provenance:
             return None
-        return next((t for t in map(load_table, shipped_tables()) if t.misfit(self.solver, posterior) is None), None)
+        return next(
+            (
+                t
+                for t in map(load_table, shipped_tables())
+                if t.misfit(self.solver, posterior) is None
+            ),
+            None,
+        )
 
     def notes(self, posterior):
         if self.fitted(posterior):
             return []
-        return [f"the boundary is an unfitted draw; `{fit_command(self.base, self.steps, posterior)}` fits one, for table=FILE"]
+        return [
+            f"the boundary is an unfitted draw; `{fit_command(self.base, self.steps, posterior)}` fits one, for table=FILE"
+        ]
 
     def derived(self, posterior):
         table = self.fitted(posterior)
-        return {"candidate": float(table.about["candidate"] if table else 0), "fitted": float(table is not None)}
+        return {
+            "candidate": float(table.about["candidate"] if table else 0),
+            "fitted": float(table is not None),
+        }
 
     def run(self, posterior, samples, generator):
         table = self.fitted(posterior)
         x = sized(table.x, posterior.shape) if table else candidate(0, 0, posterior.shape)
-        yield from run_from(self.solver, posterior, x.expand(len(posterior), *posterior.shape), samples)
+        yield from run_from(
+            self.solver, posterior, x.expand(len(posterior), *posterior.shape), samples
+        )

@@ -64,16 +64,33 @@ class Fit:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name, least in {"candidates": 1, "references": 1, "size": 1, "refine": 0, "block": 1, "seed": 0}.items():
+        for name, least in {
+            "candidates": 1,
+            "references": 1,
+            "size": 1,
+            "refine": 0,
+            "block": 1,
+            "seed": 0,
+        }.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise OptionError(f"fit-bc: {name} must be at least {least}, got {value}")
         if not 0 < self.tail <= 1:
             raise OptionError(f"fit-bc: tail must lie in (0, 1], got {self.tail:g}")
         if self.dtype not in DTYPES:
-            raise OptionError(f"fit-bc: dtype must be one of {', '.join(DTYPES)}, got '{self.dtype}'")
+            raise OptionError(
+                f"fit-bc: dtype must be one of {', '.join(DTYPES)}, got '{self.dtype}'"
+            )
 
 
-def fit_boundary(problem: Problem, method: Method, fit: Fit, images: list[Path], prior_name: str | None, device: str, out: Path) -> Table | None:
+def fit_boundary(
+    problem: Problem,
+    method: Method,
+    fit: Fit,
+    images: list[Path],
+    prior_name: str | None,
+    device: str,
+    out: Path,
+) -> Table | None:
     """Search, or resume, and write the table `out`; None if the user interrupted."""
     if out.suffix != ".safetensors":
         raise OptionError(f"fit-bc: --out must end in .safetensors, got '{out.name}'")
@@ -86,7 +103,10 @@ def fit_boundary(problem: Problem, method: Method, fit: Fit, images: list[Path],
         table = search.run()
     except KeyboardInterrupt:
         search.save()
-        print(f"inverse: interrupted after {search.explored} solves; run the same command to resume", file=sys.stderr)
+        print(
+            f"inverse: interrupted after {search.explored} solves; run the same command to resume",
+            file=sys.stderr,
+        )
         return None
     table.save(out)
     search.checkpoint.unlink(missing_ok=True)
@@ -102,25 +122,38 @@ def references(problem: Problem, images: list[Path], fit: Fit, prior: Prior) -> 
     """
     size = fit.size or usual_side(prior)
     if images and not isinstance(problem, ImageProblem):
-        raise OptionError(f"fit-bc: --images is for problems on photographs, {problem.name} has truths of its own")
-    crops = [crop for path in images for crop in photographs(path, size, prior.shape[0] or 3)] if images else problem.truths()
+        raise OptionError(
+            f"fit-bc: --images is for problems on photographs, {problem.name} has truths of its own"
+        )
+    crops = (
+        [crop for path in images for crop in photographs(path, size, prior.shape[0] or 3)]
+        if images
+        else problem.truths()
+    )
     if not images and isinstance(problem, ImageProblem):
         crops = [centre(truth, size) for truth in crops]
     found = sorted({sha256(crop): crop for crop in map(problem.prepare, crops)}.items())
     if len(found) < fit.references:
-        raise InputError(f"fit-bc: asked for {fit.references} references, found {len(found)} different ones of at least {size} pixels; give more --images")
+        raise InputError(
+            f"fit-bc: asked for {fit.references} references, found {len(found)} different ones of at least {size} pixels; give more --images"
+        )
     return [crop for _, crop in found[: fit.references]]
 
 
 def photographs(path: Path, size: int, channels: int) -> list[Tensor]:
     """Central crops (C, size, size) in [0, 1] of every photograph that is large enough."""
-    return [centre(torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255, size) for array in load_images(path, size, channels)]
+    return [
+        centre(torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255, size)
+        for array in load_images(path, size, channels)
+    ]
 
 
 def centre(image: Tensor, size: int) -> Tensor:
     top, left = ((n - size) // 2 for n in image.shape[-2:])
     if min(top, left) < 0:
-        raise InputError(f"fit-bc: a reference has {image.shape[-2]}x{image.shape[-1]} pixels, asked for crops of {size}")
+        raise InputError(
+            f"fit-bc: a reference has {image.shape[-2]}x{image.shape[-1]} pixels, asked for crops of {size}"
+        )
     return image[..., top : top + size, left : left + size]
 
 
@@ -135,14 +168,27 @@ def loss_by(distance: str) -> Callable[[Tensor, Tensor], float]:
     """
     read, score = metric(distance), registry().find("inverse_metrics", distance)
     if read.better is None:
-        raise OptionError(f"fit-bc: nobody says whether more or less of {distance} is better; haarpsi, ms-ssim, ssim, psnr and rmse have a direction")
+        raise OptionError(
+            f"fit-bc: nobody says whether more or less of {distance} is better; haarpsi, ms-ssim, ssim, psnr and rmse have a direction"
+        )
 
     getattr(score, "ready", lambda: None)()
 
     def loss(x: Tensor, truth: Tensor) -> float:
-        found = score(Result(x[None, None].cpu(), torch.zeros(1, 1), torch.full((1, 1), math.nan), Cost(), 0.0, truth=truth[None].cpu()))
+        found = score(
+            Result(
+                x[None, None].cpu(),
+                torch.zeros(1, 1),
+                torch.full((1, 1), math.nan),
+                Cost(),
+                0.0,
+                truth=truth[None].cpu(),
+            )
+        )
         if found is None:
-            raise InputError(f"fit-bc: {distance} has no value for truths of shape {' x '.join(map(str, truth.shape))}; try haarpsi, ssim or rmse")
+            raise InputError(
+                f"fit-bc: {distance} has no value for truths of shape {' x '.join(map(str, truth.shape))}; try haarpsi, ssim or rmse"
+            )
         return read.loss(found)
 
     return loss
@@ -157,26 +203,68 @@ class Search:
     Raises: InputError if it is of other settings; UnsupportedError if the method cannot run on the problem.
     """
 
-    def __init__(self, problem: Problem, method: Method, fit: Fit, truths: list[Tensor], prior: Prior, checkpoint: Path):
-        self.problem, self.method, self.fit, self.truths, self.checkpoint = problem, method, fit, truths, checkpoint
+    def __init__(
+        self,
+        problem: Problem,
+        method: Method,
+        fit: Fit,
+        truths: list[Tensor],
+        prior: Prior,
+        checkpoint: Path,
+    ):
+        self.problem, self.method, self.fit, self.truths, self.checkpoint = (
+            problem,
+            method,
+            fit,
+            truths,
+            checkpoint,
+        )
         dtype, autocast = DTYPES[fit.dtype]
-        device = next((t.device for t in (*prior.parameters(), *prior.buffers())), torch.device("cpu"))
-        settings: dict[str, Any] = {"prior": prior, "seed": fit.seed, "device": device, "dtype": dtype, "execution": Execution(autocast=autocast)}
-        self.posteriors: list[Posterior] = [problem.posterior(truth, first_image=i, **settings) for i, truth in enumerate(truths)]
+        device = next(
+            (t.device for t in (*prior.parameters(), *prior.buffers())), torch.device("cpu")
+        )
+        settings: dict[str, Any] = {
+            "prior": prior,
+            "seed": fit.seed,
+            "device": device,
+            "dtype": dtype,
+            "execution": Execution(autocast=autocast),
+        }
+        self.posteriors: list[Posterior] = [
+            problem.posterior(truth, first_image=i, **settings) for i, truth in enumerate(truths)
+        ]
         if reason := method.unsupported(self.posteriors[0]):
             raise UnsupportedError(f"fit-bc: {reason}")
         self.shape, self.loss = self.posteriors[0].shape, loss_by(fit.distance)
         self.losses = torch.full((fit.candidates, len(truths)), math.nan)
-        self.refined, self.refined_losses, self.moves, self.accepted = torch.empty(0), torch.empty(0), 0, 0
+        self.refined, self.refined_losses, self.moves, self.accepted = (
+            torch.empty(0),
+            torch.empty(0),
+            0,
+            0,
+        )
         self.saved, self.batch = time.monotonic(), max(1, 65536 // math.prod(self.shape[-2:]))
         self.about = {
             "method": {"name": method.name, "options": values(method)},
             "probe": fingerprint(method),
-            "prior": {"name": str(getattr(prior, "name", type(prior).__name__)), "sha256": prior_sha256(prior)},
+            "prior": {
+                "name": str(getattr(prior, "name", type(prior).__name__)),
+                "sha256": prior_sha256(prior),
+            },
             "problem": self.posteriors[0].provenance["problem"],
         }
-        self.measured_by = getattr(registry().find("inverse_metrics", fit.distance), "version", None)  # of the weights of LPIPS or DISTS
-        self.identity = json.dumps([self.about, {**asdict(fit), "refine": None}, self.measured_by, [sha256(t) for t in truths]], default=str)
+        self.measured_by = getattr(
+            registry().find("inverse_metrics", fit.distance), "version", None
+        )  # of the weights of LPIPS or DISTS
+        self.identity = json.dumps(
+            [
+                self.about,
+                {**asdict(fit), "refine": None},
+                self.measured_by,
+                [sha256(t) for t in truths],
+            ],
+            default=str,
+        )
         if checkpoint.exists():
             self.load()
 
@@ -189,7 +277,10 @@ class Search:
         """Explore, choose, refine."""
         chosen, losses = halving(self.explore, self.fit.candidates, len(self.truths), self.fit.tail)
         if not len(self.refined):
-            self.refined, self.refined_losses = candidate(self.fit.seed, chosen, self.shape), losses[chosen].clone()
+            self.refined, self.refined_losses = (
+                candidate(self.fit.seed, chosen, self.shape),
+                losses[chosen].clone(),
+            )
         self.refine()
         first = losses[:, : rungs(self.fit.candidates, len(self.truths))[0][1]]
         hashes = [sha256(truth) for truth in self.truths]
@@ -215,7 +306,11 @@ class Search:
         for i in range(images):
             missing = [k for k in alive if self.losses[k, i].isnan()]
             for part in (missing[j : j + self.batch] for j in range(0, len(missing), self.batch)):
-                self.losses[part, i] = torch.tensor(self.measure(torch.stack([candidate(self.fit.seed, k, self.shape) for k in part]), i))
+                self.losses[part, i] = torch.tensor(
+                    self.measure(
+                        torch.stack([candidate(self.fit.seed, k, self.shape) for k in part]), i
+                    )
+                )
                 self.save_now_and_then(f"{len(alive)} candidates, reference {i + 1} of {images}")
         return self.losses
 
@@ -223,7 +318,9 @@ class Search:
         """Try the moves that are left; keep those that lower the loss."""
         for index in range(self.moves, self.fit.refine):
             trial = moved(self.refined, self.fit.seed, index, self.fit.block)
-            losses = torch.tensor([self.measure(trial[None], i)[0] for i in range(len(self.truths))])
+            losses = torch.tensor(
+                [self.measure(trial[None], i)[0] for i in range(len(self.truths))]
+            )
             if tail_mean(losses, self.fit.tail) < tail_mean(self.refined_losses, self.fit.tail):
                 self.refined, self.refined_losses, self.accepted = trial, losses, self.accepted + 1
             self.moves = index + 1
@@ -243,9 +340,18 @@ class Search:
     def save(self) -> None:
         from safetensors.torch import save
 
-        tensors = {"losses": self.losses, "refined": self.refined, "refined_losses": self.refined_losses}
+        tensors = {
+            "losses": self.losses,
+            "refined": self.refined,
+            "refined_losses": self.refined_losses,
+        }
         with replacing(self.checkpoint) as temporary:
-            temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, {"identity": self.identity, "moves": f"{self.moves} {self.accepted}"}))
+            temporary.write_bytes(
+                save(
+                    {k: v.contiguous() for k, v in tensors.items()},
+                    {"identity": self.identity, "moves": f"{self.moves} {self.accepted}"},
+                )
+            )
         self.saved = time.monotonic()
 
     def load(self) -> None:
@@ -256,9 +362,17 @@ class Search:
                 about = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise InputError(f"fit-bc: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again") from error
+            raise InputError(
+                f"fit-bc: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again"
+            ) from error
         if about.get("identity") != self.identity:
-            raise InputError(f"fit-bc: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it")
-        self.losses, self.refined, self.refined_losses = tensors["losses"], tensors["refined"], tensors["refined_losses"]
+            raise InputError(
+                f"fit-bc: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it"
+            )
+        self.losses, self.refined, self.refined_losses = (
+            tensors["losses"],
+            tensors["refined"],
+            tensors["refined_losses"],
+        )
         self.moves, self.accepted = map(int, about["moves"].split())
         print(f"resuming after {self.explored} solves", file=sys.stderr)

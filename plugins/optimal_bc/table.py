@@ -44,7 +44,9 @@ def deterministic(base: str, steps: int) -> Method:
     """
     cls = registry().find("inverse_methods", base.partition(":")[0])
     defaults = {option.name: option.default for option in options(cls)}
-    chosen: dict[str, Any] = {option: value for option, value in QUIET.items() if option in defaults} | {"steps": steps}
+    chosen: dict[str, Any] = {
+        option: value for option, value in QUIET.items() if option in defaults
+    } | {"steps": steps}
     if defaults.get("sampler") == "ancestral":
         chosen["sampler"] = "ddim"
     return with_settings(base, **chosen)
@@ -73,7 +75,11 @@ class Start(Generators):
 
     def randn_like(self, x: Tensor) -> Tensor:
         if self.drawn or x.shape != self.x.shape:
-            raise NotDeterministic("it draws fresh noise after its start" if self.drawn else "its first draw is not its start")
+            raise NotDeterministic(
+                "it draws fresh noise after its start"
+                if self.drawn
+                else "its first draw is not its start"
+            )
         self.drawn = True
         return self.x.to(x)
 
@@ -84,7 +90,9 @@ class Start(Generators):
         return self.rows
 
 
-def run_from(method: Method, posterior: Posterior, start: Tensor, samples: int = 1) -> Iterator[Tensor]:
+def run_from(
+    method: Method, posterior: Posterior, start: Tensor, samples: int = 1
+) -> Iterator[Tensor]:
     """The iterates (B, *shape) of a solver from start (B, *shape) of unit variance.
 
     Raises: UnsupportedError with the reason if the solver is not a function of its start and y.
@@ -97,14 +105,18 @@ def run_from(method: Method, posterior: Posterior, start: Tensor, samples: int =
             yield iterate.x if isinstance(iterate, Weighted) else iterate
     except NotDeterministic as error:
         reason = f"base '{method.name}' is not a function of a start x_T and y: {error}"
-        raise UnsupportedError(f"{reason}; try ddnm, diffpir, mmps or pigdm:sampler=ddim") from error
+        raise UnsupportedError(
+            f"{reason}; try ddnm, diffpir, mmps or pigdm:sampler=ddim"
+        ) from error
 
 
 def endpoints(method: Method, posterior: Posterior, starts: Tensor) -> Tensor:
     """h(z, y) for every start (K, *shape) and every measurement: (images, K, *shape), physical units."""
     rows = posterior.rows(len(starts))
     with torch.no_grad():
-        *_, x = run_from(method, rows, starts.repeat(len(posterior), *[1] * len(posterior.shape)), len(starts))
+        *_, x = run_from(
+            method, rows, starts.repeat(len(posterior), *[1] * len(posterior.shape)), len(starts)
+        )
     return posterior.prior.decode(x).unflatten(0, (len(posterior), len(starts)))
 
 
@@ -121,8 +133,12 @@ def sized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(x.shape) == shape:
         return x
     if len(shape) != 3 or x.ndim != 3 or shape[0] != len(x):
-        raise InputError(f"it holds a start of shape {' x '.join(map(str, x.shape))}, the unknown has {' x '.join(map(str, shape))}")
-    down, right = (math.ceil(want / have) for want, have in zip(shape[1:], x.shape[1:], strict=True))
+        raise InputError(
+            f"it holds a start of shape {' x '.join(map(str, x.shape))}, the unknown has {' x '.join(map(str, shape))}"
+        )
+    down, right = (
+        math.ceil(want / have) for want, have in zip(shape[1:], x.shape[1:], strict=True)
+    )
     return x.repeat(1, down, right)[:, : shape[1], : shape[2]]
 
 
@@ -154,15 +170,21 @@ class Table:
     def misfit(self, method: Method, posterior: Posterior) -> str | None:
         """Why this table is not for a solver on a posterior, or None if it is."""
         asked, mine = as_json(values(method)), self.method["options"]
-        differ = [f"{k}={asked.get(k)} instead of {v}" for k, v in mine.items() if asked.get(k) != v]
+        differ = [
+            f"{k}={asked.get(k)} instead of {v}" for k, v in mine.items() if asked.get(k) != v
+        ]
         if method.name != self.method["name"] or differ:
             return f"it was fitted for {self.method['name']} with steps={mine.get('steps')}, asked is {method.name} with {', '.join(differ) or 'other options'}"
-        if (about := posterior.provenance.get("problem")) is not None and (other := self._other_problem(about)):
+        if (about := posterior.provenance.get("problem")) is not None and (
+            other := self._other_problem(about)
+        ):
             return other
         if (found := prior_sha256(posterior.prior)) != self.prior["sha256"]:
             return f"it was fitted for the prior {self.prior['name']} (sha256 {self.prior['sha256'][:12]}...), this one is {found[:12]}..."
         now = fingerprint(method)
-        if len(now) != len(self.probe) or any(abs(a - b) > 1e-4 for a, b in zip(now, self.probe, strict=True)):
+        if len(now) != len(self.probe) or any(
+            abs(a - b) > 1e-4 for a, b in zip(now, self.probe, strict=True)
+        ):
             return f"{method.name} is no longer the solver that it was fitted for"
         try:
             sized(self.x, posterior.shape)
@@ -176,8 +198,13 @@ class Table:
             return f"it was fitted for the problem {self.problem['name']}, asked is {about['name']}"
         asked, mine = as_json(about["options"]), as_json(self.problem["options"])
         differ = [name for name in asked | mine if asked.get(name) != mine.get(name)]
-        was, wanted = (", ".join(f"{name}={text(given.get(name))}" for name in differ) for given in (mine, asked))
-        return f"it was fitted for {about['name']} with {was}, asked is {wanted}" if differ else None
+        was, wanted = (
+            ", ".join(f"{name}={text(given.get(name))}" for name in differ)
+            for given in (mine, asked)
+        )
+        return (
+            f"it was fitted for {about['name']} with {was}, asked is {wanted}" if differ else None
+        )
 
     def save(self, path: Path) -> None:
         """One .safetensors file, the description in its header."""
@@ -185,7 +212,12 @@ class Table:
 
         about = {k: v for k, v in asdict(self).items() if k not in ("x", "scores")}
         with replacing(path) as temporary:
-            temporary.write_bytes(save({"x": self.x.contiguous(), "scores": self.scores.contiguous()}, {"boundary": json.dumps(about, default=str)}))
+            temporary.write_bytes(
+                save(
+                    {"x": self.x.contiguous(), "scores": self.scores.contiguous()},
+                    {"boundary": json.dumps(about, default=str)},
+                )
+            )
 
 
 def load_table(name: str | Path) -> Table:
@@ -198,12 +230,20 @@ def load_table(name: str | Path) -> Table:
     known = shipped_tables()
     path = known.get(str(name), Path(name))
     if not path.is_file():
-        raise InputError(f"boundary table {name}: no such file; shipped are {', '.join(known) or 'none'}")
+        raise InputError(
+            f"boundary table {name}: no such file; shipped are {', '.join(known) or 'none'}"
+        )
     try:
         with safe_open(path, "pt") as file:
-            return Table(file.get_tensor("x"), file.get_tensor("scores"), **json.loads((file.metadata() or {})["boundary"]))
+            return Table(
+                file.get_tensor("x"),
+                file.get_tensor("scores"),
+                **json.loads((file.metadata() or {})["boundary"]),
+            )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"boundary table {path}: not a table of `inverse fit-bc` ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"boundary table {path}: not a table of `inverse fit-bc` ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def as_json(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -216,8 +256,16 @@ def fit_command(base: str, steps: int, posterior: Posterior) -> str:
     about: dict[str, Any] = posterior.provenance.get("problem", {"name": "PROBLEM", "options": {}})
     known = registry().table("inverse_problems").get(about["name"])
     usual = {option.name: option.default for option in options(known.thing)} if known else {}
-    given = [f"{name}={text(value)}" for name, value in about["options"].items() if value != usual.get(name)]
-    parts = ["inverse fit-bc --problem", about["name"], *(["--problem-option", *given] if given else [])]
+    given = [
+        f"{name}={text(value)}"
+        for name, value in about["options"].items()
+        if value != usual.get(name)
+    ]
+    parts = [
+        "inverse fit-bc --problem",
+        about["name"],
+        *(["--problem-option", *given] if given else []),
+    ]
     parts += ["--prior", str(posterior.prior.name)] if hasattr(posterior.prior, "name") else []
     return " ".join([*parts, f"--base {base} --steps {steps} --out FILE.safetensors"])
 
@@ -225,7 +273,10 @@ def fit_command(base: str, steps: int, posterior: Posterior) -> str:
 def shipped_tables() -> dict[str, Path]:
     """Paths of the tables in `data`, by name."""
     folder = Path(str(importlib.resources.files("inverse_data"))) / "optimal_bc"
-    return {path.stem.removeprefix("boundary-"): path for path in sorted(folder.glob("boundary-*.safetensors"))}
+    return {
+        path.stem.removeprefix("boundary-"): path
+        for path in sorted(folder.glob("boundary-*.safetensors"))
+    }
 
 
 def prior_sha256(prior: Prior) -> str:
@@ -242,7 +293,13 @@ def fingerprint(method: Method) -> list[float]:
     Empty for a solver that cannot run there.
     """
     shape, mean = (3, 16, 16), torch.eye(8, dtype=torch.float64).repeat_interleave(2, 1) / 2
-    prior = GaussianPrior(torch.zeros(shape, dtype=torch.float64), torch.linspace(0.05, 0.5, 768, dtype=torch.float64), shift=0.5, scale=0.5, sigma_max=80.0)
+    prior = GaussianPrior(
+        torch.zeros(shape, dtype=torch.float64),
+        torch.linspace(0.05, 0.5, 768, dtype=torch.float64),
+        shift=0.5,
+        scale=0.5,
+        sigma_max=80.0,
+    )
     y = torch.linspace(0, 1, 192, dtype=torch.float64).reshape(1, 3, 8, 8)
     posterior = Posterior(prior, separable(mean, mean), y, GaussianNoise(0.05), dtype=torch.float64)
     if method.unsupported(posterior):

@@ -52,23 +52,31 @@ class BlurCorpus:
         if not self.families:
             raise OptionError(f"blur corpus: name a family of blurs; known: {', '.join(MAKERS)}")
         if unknown := [name for name in self.families if name not in MAKERS]:
-            raise OptionError(f"blur corpus: there is no family '{unknown[0]}'; {suggestion(unknown[0], MAKERS)}")
+            raise OptionError(
+                f"blur corpus: there is no family '{unknown[0]}'; {suggestion(unknown[0], MAKERS)}"
+            )
         if not self.noise >= 0 or not 0 <= self.reflected <= 1 or self.kernels < 1:
             got = f"got {self.noise:g}, {self.reflected:g} and {self.kernels}"
-            raise OptionError(f"blur corpus: noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, {got}")
+            raise OptionError(
+                f"blur corpus: noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, {got}"
+            )
 
     @cached_property
     def bank(self) -> Tensor:
         """(kernels, 31, 31), each of sum 1; family j has those at j, j + n, j + 2 n, ..."""
         makers = [(name, MAKERS[name]) for name in self.families]
         drawn = (makers[i % len(makers)] for i in range(self.kernels))
-        return torch.stack([make(seeded(self.seed, "blur", name, i)) for i, (name, make) in enumerate(drawn)])
+        return torch.stack(
+            [make(seeded(self.seed, "blur", name, i)) for i, (name, make) in enumerate(drawn)]
+        )
 
     def gamma(self, family: str) -> float:
         """1 where intensities are blurred."""
         return GAMMA if family == "frames" else 1.0
 
-    def batch(self, sources: list[list[np.ndarray]], size: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, sources: list[list[np.ndarray]], size: int, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Sharp crops and their blurry, noisy pictures: (count, C, size, size) each; see `dataset.random_crops`."""
         wide = random_crops(sources, size + 2 * MARGIN, count, generator)
         inner = wide[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -76,7 +84,11 @@ class BlurCorpus:
         which = torch.randint(len(self.bank), (count,), generator=generator)
         light = [self.gamma(self.families[i % len(self.families)]) for i in which.tolist()]
         sigma = self.noise * torch.rand(count, 1, 1, 1, generator=generator)
-        y = blurred(torch.where(cut, F.pad(inner, [MARGIN] * 4, mode="reflect"), wide), self.bank[which], torch.tensor(light)[:, None, None, None])
+        y = blurred(
+            torch.where(cut, F.pad(inner, [MARGIN] * 4, mode="reflect"), wide),
+            self.bank[which],
+            torch.tensor(light)[:, None, None, None],
+        )
         return inner, y + sigma * torch.randn(y.shape, generator=generator)
 
 
@@ -116,7 +128,12 @@ def _frames(generator: torch.Generator) -> Tensor:
     t = torch.linspace(-0.5, 0.5, 7 + int(6.999 * count), dtype=torch.float64)
     along, across = 28 * length * t, 12 * length * (bend - 0.5) * (2 * t) ** 2
     turn = 2 * math.pi * angle
-    places = torch.stack([math.cos(turn) * along - math.sin(turn) * across, math.sin(turn) * along + math.cos(turn) * across])
+    places = torch.stack(
+        [
+            math.cos(turn) * along - math.sin(turn) * across,
+            math.sin(turn) * along + math.cos(turn) * across,
+        ]
+    )
     places = (places - places.mean(1, keepdim=True) + MARGIN).clamp(0, SIDE - 1.001)
     kernel, corner = torch.zeros(SIDE, SIDE, dtype=torch.float64), places.floor().long()
     share = places - corner

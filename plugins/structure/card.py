@@ -60,7 +60,9 @@ def load_structure(name: str | Path) -> Structure:
     Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's, or that is a diffusion network's.
     """
     if StructureCard.read(name).network:
-        raise PriorError(f"structure {name}: the file is that of a diffusion network, for structure-icdpm; structure-blur holds the networks alone")
+        raise PriorError(
+            f"structure {name}: the file is that of a diffusion network, for structure-icdpm; structure-blur holds the networks alone"
+        )
     model = StructureCard.load(name, lambda card, _: Structure(card.config))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -68,12 +70,19 @@ def load_structure(name: str | Path) -> Structure:
 def load_conditional(name: str | Path) -> Conditional:
     """An image-conditioned diffusion network and its structure networks, as `load_structure` finds them."""
     if not StructureCard.read(name).network:
-        raise PriorError(f"structure {name}: the file holds no diffusion network; `inverse train-structure --diffusion` makes one that does")
-    model = StructureCard.load(name, lambda card, _: Conditional(ConditionalConfig(card.config, card.unet), card.sigma_data))
+        raise PriorError(
+            f"structure {name}: the file holds no diffusion network; `inverse train-structure --diffusion` makes one that does"
+        )
+    model = StructureCard.load(
+        name,
+        lambda card, _: Conditional(ConditionalConfig(card.config, card.unet), card.sigma_data),
+    )
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_structure(model: Structure | Conditional, path: Path, corpus: dict[str, Any], **about: Any) -> StructureCard:
+def save_structure(
+    model: Structure | Conditional, path: Path, corpus: dict[str, Any], **about: Any
+) -> StructureCard:
     """Write networks to `path` (.safetensors) in half precision and the card beside it; returns the card.
 
     Args:

@@ -45,7 +45,9 @@ class ConditionalConfig:
 
     def __post_init__(self):
         if missing := set(self.structure.scales) - set(self.levels):
-            raise OptionError(f"structure: the network has levels at scales {self.levels}, none at {min(missing)}")
+            raise OptionError(
+                f"structure: the network has levels at scales {self.levels}, none at {min(missing)}"
+            )
 
     @property
     def levels(self) -> list[int]:
@@ -64,11 +66,16 @@ class Conditional(nn.Module):
         super().__init__()
         structure, network = config.structure, config.unet
         self.config, self.sigma_data = config, float(sigma_data)
-        self.structure, self.unet = Structure(structure), UNet(replace(network, extra=network.channels))
+        self.structure, self.unet = (
+            Structure(structure),
+            UNet(replace(network, extra=network.channels)),
+        )
         self.inject = nn.ModuleDict(
             {
                 str(scale): nn.ModuleList(_zeros(structure.widths[0], width) for _ in range(blocks))
-                for scale, width, blocks in zip(config.levels, network.widths, network.blocks, strict=True)
+                for scale, width, blocks in zip(
+                    config.levels, network.widths, network.blocks, strict=True
+                )
                 if scale in structure.scales
             }
         )
@@ -79,8 +86,14 @@ class Conditional(nn.Module):
 
     def guide(self, estimates: dict[int, Estimate]) -> Guide:
         """It depends on y alone: computed once for a picture, not once a step."""
-        injected = {s: [layer(estimates[int(s)].features) for layer in cast(nn.ModuleList, layers)] for s, layers in self.inject.items()}
-        return [injected.get(str(s), [None] * blocks) for s, blocks in zip(self.config.levels, self.config.unet.blocks, strict=True)]
+        injected = {
+            s: [layer(estimates[int(s)].features) for layer in cast(nn.ModuleList, layers)]
+            for s, layers in self.inject.items()
+        }
+        return [
+            injected.get(str(s), [None] * blocks)
+            for s, blocks in zip(self.config.levels, self.config.unet.blocks, strict=True)
+        ]
 
     def forward(self, x: Tensor, sigma: Tensor, y: Tensor, guide: Guide | None = None) -> Tensor:
         """E[x0 | x, y]: x, y (B, C, H, W), model units in [-1, 1], sigma (B,) -> (B, C, H, W); without a guide it is the unguided network."""
@@ -88,9 +101,15 @@ class Conditional(nn.Module):
         total = s**2 + self.sigma_data**2
         away = x - y
         raw = self.unet(torch.cat([away * total.rsqrt(), y], 1), sigma.log() / 4, guide)
-        return y + away * (self.sigma_data**2 / total) + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
+        return (
+            y
+            + away * (self.sigma_data**2 / total)
+            + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
+        )
 
-    def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor, y: Tensor, guide: Guide | None) -> Tensor:
+    def loss(
+        self, x0: Tensor, sigma: Tensor, noise: Tensor, y: Tensor, guide: Guide | None
+    ) -> Tensor:
         """Denoising loss weighted to unit size at every noise level, mean over the batch: ()."""
         s = like(sigma, x0)
         weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
@@ -123,7 +142,10 @@ class ConditionalPrior(Prior):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        guide = self.guide and [[g if g is None else g.expand(len(x), -1, -1, -1) for g in level] for level in self.guide]
+        guide = self.guide and [
+            [g if g is None else g.expand(len(x), -1, -1, -1) for g in level]
+            for level in self.guide
+        ]
         return self.network(x, sigma, self.y.expand(len(x), -1, -1, -1), guide)
 
 

@@ -13,11 +13,22 @@ from torch import Tensor
 from inverse.measurement.modalities import stack, stacked_noise
 from inverse.measurement.noise import GaussianNoise
 from inverse.posterior import Posterior
-from inverse_plugins.structure.network import Estimate, averaged, coarse_colour, coarse_grey, colour_of
+from inverse_plugins.structure.network import (
+    Estimate,
+    averaged,
+    coarse_colour,
+    coarse_grey,
+    colour_of,
+)
 from inverse_plugins.structure.per_image import rows_of
 
 
-def guided(posterior: Posterior, estimates: dict[int, Estimate], beta: dict[int, float], colour: float | None = None) -> Posterior:
+def guided(
+    posterior: Posterior,
+    estimates: dict[int, Estimate],
+    beta: dict[int, float],
+    colour: float | None = None,
+) -> Posterior:
     """The posterior of one image's rows with the structure of its y beside y: modalities y, structure-2, structure-4, ...
 
     Args:
@@ -35,7 +46,21 @@ def guided(posterior: Posterior, estimates: dict[int, Estimate], beta: dict[int,
         seen = averaged(colour_of(y), coarsest)
         parts["colour"] = (coarse_colour(coarsest, shape), seen, torch.full(seen.shape, colour))
     for s, b in beta.items():
-        parts[f"structure-{s}"] = (coarse_grey(s, shape), estimates[s].mean.to(y), estimates[s].log_tau.double().exp() / b**0.5)
+        parts[f"structure-{s}"] = (
+            coarse_grey(s, shape),
+            estimates[s].mean.to(y),
+            estimates[s].log_tau.double().exp() / b**0.5,
+        )
     operator = stack({name: part for name, (part, _, _) in parts.items()}, shape)
-    stacked = torch.cat([z.flatten() for _, z, _ in parts.values()]).reshape(operator.flat).expand(len(posterior), *[-1] * len(shape))
-    return rows_of(posterior, slice(None), operator=operator, y=stacked, noise=stacked_noise(operator, {name: s for name, (_, _, s) in parts.items()}))
+    stacked = (
+        torch.cat([z.flatten() for _, z, _ in parts.values()])
+        .reshape(operator.flat)
+        .expand(len(posterior), *[-1] * len(shape))
+    )
+    return rows_of(
+        posterior,
+        slice(None),
+        operator=operator,
+        y=stacked,
+        noise=stacked_noise(operator, {name: s for name, (_, _, s) in parts.items()}),
+    )

@@ -53,10 +53,20 @@ class StructureConfig:
     blocks: tuple[int, ...] = (1, 1, 2)
 
     def __post_init__(self):
-        if not self.scales or list(self.scales) != sorted({s for s in self.scales if s >= 2 and s & (s - 1) == 0}):
-            raise OptionError(f"structure: scales must be different powers of 2 from 2 on, ascending, got {self.scales}")
-        if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
-            raise OptionError(f"structure: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}")
+        if not self.scales or list(self.scales) != sorted(
+            {s for s in self.scales if s >= 2 and s & (s - 1) == 0}
+        ):
+            raise OptionError(
+                f"structure: scales must be different powers of 2 from 2 on, ascending, got {self.scales}"
+            )
+        if (
+            not self.widths
+            or len(self.widths) != len(self.blocks)
+            or min(*self.widths, *self.blocks) < 1
+        ):
+            raise OptionError(
+                f"structure: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}"
+            )
 
 
 class ResidualBlock(nn.Module):
@@ -77,10 +87,20 @@ class Regressor(nn.Module):
     def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...]):
         super().__init__()
         self.head = nn.Conv2d(1, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(n))) for w, n in zip(widths, blocks, strict=True))
-        self.up = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.down = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(w) for _ in range(n)))
+            for w, n in zip(widths, blocks, strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(w) for _ in range(n)))
+            for w, n in zip(widths[:-1], blocks[:-1], strict=True)
+        )
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths)
+        )
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths)
+        )
         self.tail = nn.Conv2d(widths[0], 2, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         self.tail.bias = nn.Parameter(torch.tensor([0.0, -3.0]))  # nothing to add, known to 0.05
@@ -107,14 +127,18 @@ class Structure(nn.Module):
     def __init__(self, config: StructureConfig):
         super().__init__()
         self.config = config
-        self.nets = nn.ModuleDict({str(s): Regressor(config.widths, config.blocks) for s in config.scales})
+        self.nets = nn.ModuleDict(
+            {str(s): Regressor(config.widths, config.blocks) for s in config.scales}
+        )
 
     def forward(self, y: Tensor) -> dict[int, Estimate]:
         grey = grey_of(pad_to_multiple(y, max(self.config.scales)))
         found = {}
         for s in self.config.scales:
             size = tuple(-(-n // s) for n in y.shape[-2:])
-            found[s] = Estimate(*(part[..., : size[0], : size[1]] for part in self.nets[str(s)](averaged(grey, s))))
+            found[s] = Estimate(
+                *(part[..., : size[0], : size[1]] for part in self.nets[str(s)](averaged(grey, s)))
+            )
         return found
 
 
@@ -127,13 +151,18 @@ def structure_loss(estimates: dict[int, Estimate], sharp: Tensor) -> Tensor:
     grey, losses = grey_of(sharp), []
     for s, (mean, log_tau, _) in estimates.items():
         square = (averaged(grey, s) - mean).square()
-        losses.append(0.5 * square.mean().log() + (0.5 * square.detach() * (-2 * log_tau).exp() + log_tau).mean())
+        losses.append(
+            0.5 * square.mean().log()
+            + (0.5 * square.detach() * (-2 * log_tau).exp() + log_tau).mean()
+        )
     return torch.stack(losses).sum()
 
 
 def grey_of(x: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W) by luminance; one channel stays."""
-    return x if x.shape[1] == 1 else (x * x.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    return (
+        x if x.shape[1] == 1 else (x * x.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    )
 
 
 def colour_of(x: Tensor) -> Tensor:
@@ -160,7 +189,10 @@ def coarse_colour(scale: int, shape: tuple[int, ...]) -> Any:
 def _coarse(scale: int, shape: tuple[int, ...], colours: list[tuple[float, ...]]) -> Any:
     """Averages over squares of the channels that a matrix (out, in) mixes."""
     height, width = shape[-2:]
-    there = F.pad(torch.ones(1, 1, height, width, dtype=torch.float64), (0, -width % scale, 0, -height % scale))
+    there = F.pad(
+        torch.ones(1, 1, height, width, dtype=torch.float64),
+        (0, -width % scale, 0, -height % scale),
+    )
     pixels = F.avg_pool2d(there, scale, divisor_override=1)
 
     class Coarse(deepinv("physics").LinearPhysics):  # type: ignore[misc]
@@ -173,7 +205,11 @@ def _coarse(scale: int, shape: tuple[int, ...], colours: list[tuple[float, ...]]
             return torch.einsum("oc,bchw->bohw", self.mix.to(x), averaged(x, scale))
 
         def A_adjoint(self, v: Tensor, **_: Any) -> Tensor:
-            spread = (v * self.share.to(v)).repeat_interleave(scale, -2).repeat_interleave(scale, -1)[..., :height, :width]
+            spread = (
+                (v * self.share.to(v))
+                .repeat_interleave(scale, -2)
+                .repeat_interleave(scale, -1)[..., :height, :width]
+            )
             return torch.einsum("oc,bohw->bchw", self.mix.to(v), spread)
 
     return Coarse()

@@ -64,13 +64,17 @@ class StructureICDPM(inverse.Method):
 
     def run(self, posterior, samples, generator):
         network = load_conditional(self.net).to(posterior.device)
-        yield from one_by_one(posterior, samples, generator, lambda one, n, g: self._one(network, one, g))
+        yield from one_by_one(
+            posterior, samples, generator, lambda one, n, g: self._one(network, one, g)
+        )
 
     def _one(self, network, one, generator):
         """The iterates of one image's rows."""
         wanted = {0.0: [False], 1.0: [True]}.get(self.guidance, [False, True])
         given = [self._given(network, one, guided) for guided in wanted]
-        sigmas = inverse.noise_levels(given[0], self.schedule, self.steps, self.sigma_min, self.sigma_max)
+        sigmas = inverse.noise_levels(
+            given[0], self.schedule, self.steps, self.sigma_min, self.sigma_max
+        )
         x = one.prior.encode(one.y) + sigmas[0] * inverse.standard_normal(one, generator)
 
         def denoise(x, sigma):
@@ -83,4 +87,8 @@ class StructureICDPM(inverse.Method):
         """The posterior with the network's denoiser in place of the prior's, in the prior's units."""
         native = ConditionalPrior(network, one.y[:1].to(next(network.parameters()).dtype), guided)
         a = one.prior.scale / native.scale
-        return rows_of(one, slice(None), prior=inverse.RescaledPrior(native, a, (one.prior.shift - native.shift) / native.scale))
+        return rows_of(
+            one,
+            slice(None),
+            prior=inverse.RescaledPrior(native, a, (one.prior.shift - native.shift) / native.scale),
+        )

@@ -38,7 +38,9 @@ class StructurePrior(inverse.Method):
 
     name = "structure-prior"
     reference = "Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring, ICCV 2023, https://arxiv.org/abs/2212.01789"
-    equation = "p(x) N(y; A x, sigma_y^2) prod_s N(z_s; B_s x, tau_s^2 / beta_s),  (z_s, tau_s) = g_s(y)"
+    equation = (
+        "p(x) N(y; A x, sigma_y^2) prod_s N(z_s; B_s x, tau_s^2 / beta_s),  (z_s, tau_s) = g_s(y)"
+    )
     claim = "none"  # the base's, on a posterior that is not that of y alone
     needs = ("linear", "gaussian", "image")
 
@@ -85,14 +87,22 @@ class StructurePrior(inverse.Method):
         """beta by scale."""
         card = StructureCard.read(self.net)
         fitted = card.beta.get("blind" if self.blind else "known", {})
-        return {s: fitted.get(str(s), 1.0) if self.beta is None else self.beta for s in self.scales or card.config.scales}
+        return {
+            s: fitted.get(str(s), 1.0) if self.beta is None else self.beta
+            for s in self.scales or card.config.scales
+        }
 
     def run(self, posterior, samples, generator):
-        net, colour = load_structure(self.net).to(posterior.device), StructureCard.read(self.net).colour if self.blind else None
+        net, colour = (
+            load_structure(self.net).to(posterior.device),
+            StructureCard.read(self.net).colour if self.blind else None,
+        )
 
         def run(one, samples, generator):
             estimates = net(one.y[:1].to(next(net.parameters()).dtype))
-            yield from self.solver.run(guided(one, estimates, self.tempering(), colour), samples, generator)
+            yield from self.solver.run(
+                guided(one, estimates, self.tempering(), colour), samples, generator
+            )
 
         yield from one_by_one(posterior, samples, generator, run)
 

@@ -46,7 +46,14 @@ class Calibration:
 
 
 def calibrate(
-    model: Structure, colour: float, corpus: BlurCorpus, images: list[np.ndarray], size: int, prior: Prior, count: int = 12, draws: int = 4
+    model: Structure,
+    colour: float,
+    corpus: BlurCorpus,
+    images: list[np.ndarray],
+    size: int,
+    prior: Prior,
+    count: int = 12,
+    draws: int = 4,
 ) -> Calibration:
     """Fit beta on `count` crops of colour photographs with kernels of the corpus: from 1, one scale after another, the coarsest first.
 
@@ -64,43 +71,77 @@ def calibrate(
             chosen = min(((*chosen[:i], b, *chosen[i + 1 :]) for b in GRID), key=score)
             print(f"{mode}: beta {chosen}, CRPS {score(chosen):.5f}", file=sys.stderr, flush=True)
         beta[mode] = dict(zip(map(str, scales), chosen, strict=True))
-        crps[mode] = {"untempered": _rounded(score((1.0,) * len(scales))), "fitted": _rounded(score(chosen))}
-    crps["known"]["without"] = _rounded(sum(_crps(posterior, posterior, draws) for posterior, _ in cases) / len(cases))
+        crps[mode] = {
+            "untempered": _rounded(score((1.0,) * len(scales))),
+            "fitted": _rounded(score(chosen)),
+        }
+    crps["known"]["without"] = _rounded(
+        sum(_crps(posterior, posterior, draws) for posterior, _ in cases) / len(cases)
+    )
     return Calibration(beta, crps)
 
 
 Case = tuple[Posterior, dict[int, Estimate]]
 
 
-def _scorer(cases: list[Case], scales: tuple[int, ...], colour: float | None, draws: int) -> Callable[[tuple[float, ...]], float]:
+def _scorer(
+    cases: list[Case], scales: tuple[int, ...], colour: float | None, draws: int
+) -> Callable[[tuple[float, ...]], float]:
     """Mean score of a beta for each scale, computed once."""
 
     @functools.cache
     def score(beta: tuple[float, ...]) -> float:
         chosen = dict(zip(scales, beta, strict=True))
-        return sum(_crps(posterior, guided(posterior, found, chosen, colour), draws) for posterior, found in cases) / len(cases)
+        return sum(
+            _crps(posterior, guided(posterior, found, chosen, colour), draws)
+            for posterior, found in cases
+        ) / len(cases)
 
     return score
 
 
-def coarse_colour_error(corpus: BlurCorpus, images: list[np.ndarray], size: int, scale: int, count: int = 256) -> float:
+def coarse_colour_error(
+    corpus: BlurCorpus, images: list[np.ndarray], size: int, scale: int, count: int = 256
+) -> float:
     """Root mean square error of a blurry picture's coarse colour, intensities."""
     sharp, y = corpus.batch([images], size, count, seeded("coarse colour"))
-    return _rounded(float((averaged(colour_of(sharp), scale) - averaged(colour_of(y), scale)).square().mean().sqrt()))
+    return _rounded(
+        float(
+            (averaged(colour_of(sharp), scale) - averaged(colour_of(y), scale))
+            .square()
+            .mean()
+            .sqrt()
+        )
+    )
 
 
-def _case(model: Structure, corpus: BlurCorpus, images: list[np.ndarray], size: int, prior: Prior, index: int) -> Case:
+def _case(
+    model: Structure,
+    corpus: BlurCorpus,
+    images: list[np.ndarray],
+    size: int,
+    prior: Prior,
+    index: int,
+) -> Case:
     """A measured crop (its truth kept), and what the networks say of it; a kernel of a family that blurs intensities."""
     generator = seeded("calibration", index)
     truth = random_crops([images], size, 1, generator)
-    linear = [k for k, family in zip(corpus.bank, itertools.cycle(corpus.families)) if corpus.gamma(family) == 1]
+    linear = [
+        k
+        for k, family in zip(corpus.bank, itertools.cycle(corpus.families))
+        if corpus.gamma(family) == 1
+    ]
     kernel = linear[int(torch.randint(len(linear), (), generator=generator))]
     operator = deepinv("physics").Blur(filter=kernel[None, None], padding="reflect", use_fft=True)
-    noise = GaussianNoise(0.005 + (corpus.noise - 0.005) * float(torch.rand((), generator=generator)))
+    noise = GaussianNoise(
+        0.005 + (corpus.noise - 0.005) * float(torch.rand((), generator=generator))
+    )
     y = noise.sample(operator.A(truth), generator)
     with torch.no_grad():
         estimates = model(y)
-    return Posterior(prior, operator, y, noise, truth=truth, execution=Execution(solver=CG(1e-3, 60))), estimates
+    return Posterior(
+        prior, operator, y, noise, truth=truth, execution=Execution(solver=CG(1e-3, 60))
+    ), estimates
 
 
 def _crps(posterior: Posterior, given: Posterior, draws: int) -> float:

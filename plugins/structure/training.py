@@ -24,7 +24,13 @@ from inverse.training.progress import check_out, completed, run_facts
 from inverse_plugins.structure.blurs import MARGIN, BlurCorpus
 from inverse_plugins.structure.card import save_structure
 from inverse_plugins.structure.conditional import Conditional, ConditionalConfig, kept
-from inverse_plugins.structure.network import Structure, StructureConfig, averaged, grey_of, structure_loss
+from inverse_plugins.structure.network import (
+    Structure,
+    StructureConfig,
+    averaged,
+    grey_of,
+    structure_loss,
+)
 from inverse_plugins.structure.tempering import calibrate, coarse_colour_error
 
 
@@ -57,12 +63,16 @@ class StructureTraining(Training):
 
     def _loss(self, generator: torch.Generator) -> Tensor:
         sharp, y = self._pair(generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             return structure_loss(self.prior(y), sharp)
 
     def _pair(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sharp crops and their blurry pictures."""
-        pair = self.config.corpus.batch(self.sources, self.config.size, self.config.batch, generator)
+        pair = self.config.corpus.batch(
+            self.sources, self.config.size, self.config.batch, generator
+        )
         sharp, y = (x.contiguous(memory_format=torch.channels_last).to(self.device) for x in pair)
         return sharp, y
 
@@ -72,7 +82,9 @@ class ConditionalTraining(StructureTraining):
 
     def _model(self) -> nn.Module:
         config = self.config
-        sharp, y = config.corpus.batch(self.sources, config.size, 256, seeded(config.seed, "sigma_data"))
+        sharp, y = config.corpus.batch(
+            self.sources, config.size, 256, seeded(config.seed, "sigma_data")
+        )
         return Conditional(config.network, 2 * float((sharp - y).square().mean().sqrt()))
 
     def _loss(self, generator: torch.Generator) -> Tensor:
@@ -80,14 +92,24 @@ class ConditionalTraining(StructureTraining):
         sigma = model.noise_levels(len(y), generator).to(self.device)
         noise = torch.randn(y.shape, generator=generator).to(self.device)
         keep = (torch.rand(len(y), 1, 1, 1, generator=generator) >= self.config.dropout).to(y)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             estimates = model.estimates(y)
             guide = kept(model.guide(estimates), keep)
-            return model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, guide) + structure_loss(estimates, sharp)
+            return model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, guide) + structure_loss(
+                estimates, sharp
+            )
 
 
 def train_structure(
-    sources: list[Path], out: Path, config: StructureTrainConfig, device: str, about: dict[str, Any], validation: Path, prior: str = "photo-64"
+    sources: list[Path],
+    out: Path,
+    config: StructureTrainConfig,
+    device: str,
+    about: dict[str, Any],
+    validation: Path,
+    prior: str = "photo-64",
 ) -> bool:
     """Train, or resume, and write `out` and its card; false if the user interrupted.
 
@@ -101,23 +123,57 @@ def train_structure(
     check_out("train-structure", out)
     where, gaussian = check_device(device), load_prior(prior)
     joint, wide = isinstance(config.network, ConditionalConfig), config.size + 2 * MARGIN
-    images = [load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources]
+    images = [
+        load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources
+    ]
     held_out = load_images(validation, wide, 3)
-    training = (ConditionalTraining if joint else StructureTraining)(images, config, out.with_suffix(".checkpoint.safetensors"), where)
-    print(f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}", file=sys.stderr)
+    training = (ConditionalTraining if joint else StructureTraining)(
+        images, config, out.with_suffix(".checkpoint.safetensors"), where
+    )
+    print(
+        f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
+        file=sys.stderr,
+    )
     start, loss = time.monotonic(), completed(training)
     if loss is None:
         return False
     model: Any = training.averaged().requires_grad_(False)
-    about["errors"] = structure_errors(model.structure if joint else model, config.corpus, held_out, config.size)
+    about["errors"] = structure_errors(
+        model.structure if joint else model, config.corpus, held_out, config.size
+    )
     if joint:
         about["denoising"] = denoising_losses(model, config.corpus, held_out, config.size)
     else:
-        about["colour"] = coarse_colour_error(config.corpus, held_out, config.size, max(config.network.scales))
-        about |= asdict(calibrate(model, about["colour"], config.corpus, held_out, config.size, gaussian))
-    facts = {"data": ", ".join(map(short, sources)), "images": sum(map(len, images)), "held_out": short(validation), "crop": config.size}
-    card = save_structure(model, out, asdict(config.corpus), training=facts | run_facts(config, loss, time.monotonic() - start, where), **about)
-    print(json.dumps({"structure": str(out), "sha256": card.sha256, "errors": card.errors, "beta": card.beta, "denoising": card.denoising}))
+        about["colour"] = coarse_colour_error(
+            config.corpus, held_out, config.size, max(config.network.scales)
+        )
+        about |= asdict(
+            calibrate(model, about["colour"], config.corpus, held_out, config.size, gaussian)
+        )
+    facts = {
+        "data": ", ".join(map(short, sources)),
+        "images": sum(map(len, images)),
+        "held_out": short(validation),
+        "crop": config.size,
+    }
+    card = save_structure(
+        model,
+        out,
+        asdict(config.corpus),
+        training=facts | run_facts(config, loss, time.monotonic() - start, where),
+        **about,
+    )
+    print(
+        json.dumps(
+            {
+                "structure": str(out),
+                "sha256": card.sha256,
+                "errors": card.errors,
+                "beta": card.beta,
+                "denoising": card.denoising,
+            }
+        )
+    )
     return True
 
 
@@ -126,7 +182,9 @@ def short(path: Path) -> str:
     return "/".join(path.absolute().parts[-2:])
 
 
-def structure_errors(model: Structure, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256) -> dict[str, dict[str, float]]:
+def structure_errors(
+    model: Structure, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256
+) -> dict[str, dict[str, float]]:
     """The card's table, from `count` crops and blurs of a seed of their own."""
     sharp, y = corpus.batch([images], size, count, seeded("structure errors"))
     with torch.no_grad():
@@ -134,13 +192,22 @@ def structure_errors(model: Structure, corpus: BlurCorpus, images: list[np.ndarr
     table = {}
     for s, (mean, log_tau, _) in estimates.items():
         truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
-        error, unguided = (float((truth - guess).square().mean().sqrt()) for guess in (mean, before))
+        error, unguided = (
+            float((truth - guess).square().mean().sqrt()) for guess in (mean, before)
+        )
         chi = float(((truth - mean) * (-log_tau).exp()).square().mean().sqrt())
-        table[str(s)] = {"rmse": error, "blurry": unguided, "gain_db": 20 * math.log10(unguided / error), "chi": chi}
+        table[str(s)] = {
+            "rmse": error,
+            "blurry": unguided,
+            "gain_db": 20 * math.log10(unguided / error),
+            "chi": chi,
+        }
     return {s: {k: float(f"{v:.4g}") for k, v in row.items()} for s, row in table.items()}
 
 
-def denoising_losses(model: Conditional, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256) -> dict[str, float]:
+def denoising_losses(
+    model: Conditional, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256
+) -> dict[str, float]:
     """The card's losses, all with the same crops, blurs and noise; "shuffled" is guided by the next crop's structure."""
     generator = seeded("denoising losses")
     sharp, y = corpus.batch([images], size, count, generator)
@@ -149,4 +216,7 @@ def denoising_losses(model: Conditional, corpus: BlurCorpus, images: list[np.nda
         guide = model.guide(model.estimates(y))
         shuffled = [[g if g is None else g.roll(1, 0) for g in level] for level in guide]
         guides = {"guided": guide, "unguided": None, "shuffled": shuffled}
-        return {name: round(float(model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, g)), 5) for name, g in guides.items()}
+        return {
+            name: round(float(model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, g)), 5)
+            for name, g in guides.items()
+        }

@@ -20,7 +20,14 @@ from inverse_problems.atmosphere.netcdf import HOUR, package, stamp, write
 from inverse_problems.atmosphere.observations import Observations
 from inverse_problems.atmosphere.scene import Scene
 
-STANDARD_NAMES = {"t2m": "air_temperature", "t": "air_temperature", "z": "geopotential", "u": "eastward_wind", "v": "northward_wind", "q": "specific_humidity"}
+STANDARD_NAMES = {
+    "t2m": "air_temperature",
+    "t": "air_temperature",
+    "z": "geopotential",
+    "u": "eastward_wind",
+    "v": "northward_wind",
+    "q": "specific_humidity",
+}
 
 
 def export(result: Result, scene: Scene, folder: Path) -> None:
@@ -34,18 +41,31 @@ def dataset(result: Result, scene: Scene) -> Any:
     their places, and how all of it came about: an xarray dataset after the CF conventions. Several hours have a dimension `time`."""
     domain, place = scene.domain, ("latitude", "longitude")
     fields: dict[str, Any] = {}
-    whole = {"mean": (result.mean[0], "mean of the ensemble"), "std": (result.std[0], "standard deviation of the ensemble")}
+    whole = {
+        "mean": (result.mean[0], "mean of the ensemble"),
+        "std": (result.std[0], "standard deviation of the ensemble"),
+    }
     if result.truth is not None:
         whole["truth"] = result.truth[0], "field that was observed"
     for kind, (values, words) in whole.items():
         fields |= _variables(kind, domain, _numpy(values), place, words)
-    fields |= _variables("members", domain, _numpy(result.samples[0]), place, "members of the ensemble")
-    coordinates = _axes("", domain.grid) | {"member": ("member", np.arange(result.samples.shape[1]), {"standard_name": "realization"})}
+    fields |= _variables(
+        "members", domain, _numpy(result.samples[0]), place, "members of the ensemble"
+    )
+    coordinates = _axes("", domain.grid) | {
+        "member": ("member", np.arange(result.samples.shape[1]), {"standard_name": "realization"})
+    }
     if domain.hours > 1 or scene.start is not None:
         coordinates["time"] = _clock(scene)
     if (coarse := coarse_field(result, scene)) is not None and scene.factor is not None:
         coordinates |= _axes("coarse_", domain.grid.coarsened(scene.factor))
-        fields |= _variables("coarse", domain, coarse, ("coarse_latitude", "coarse_longitude"), "coarse field that was used")
+        fields |= _variables(
+            "coarse",
+            domain,
+            coarse,
+            ("coarse_latitude", "coarse_longitude"),
+            "coarse field that was used",
+        )
     for kind, seen, observed in stations(result, scene):
         fields |= _points(kind, seen, observed, domain, result)
     came = result.provenance
@@ -54,26 +74,51 @@ def dataset(result: Result, scene: Scene) -> Any:
         "title": "Ensemble analysis of a weather field from a coarse field and stations",
         "source": f"inverse {__version__}, {came['method']['name']} with the prior {came['prior']}",
         "history": f"inverse solve --problem {came['problem']['name']} --method {came['method']['name']} --seed {came['seed']}",
-        "provenance": json.dumps({key: value for key, value in came.items() if key not in ("observations", "trace")}, default=str),
+        "provenance": json.dumps(
+            {key: value for key, value in came.items() if key not in ("observations", "trace")},
+            default=str,
+        ),
     }
     return package("xarray").Dataset(fields, coordinates, attributes)
 
 
-def _variables(kind: str, domain: Domain, values: np.ndarray, place: tuple[str, str], words: str) -> dict[str, Any]:
+def _variables(
+    kind: str, domain: Domain, values: np.ndarray, place: tuple[str, str], words: str
+) -> dict[str, Any]:
     """Each variable of values (hours * variables, h, w), or of members of such, by its name and kind."""
-    values = values.reshape(*values.shape[:-3], domain.hours, len(domain.variables), *values.shape[-2:])
-    values, dims = (values[..., 0, :, :, :], place) if domain.hours == 1 else (values, ("time", *place))
+    values = values.reshape(
+        *values.shape[:-3], domain.hours, len(domain.variables), *values.shape[-2:]
+    )
+    values, dims = (
+        (values[..., 0, :, :, :], place) if domain.hours == 1 else (values, ("time", *place))
+    )
     found = {}
     for c, (name, unit) in enumerate(zip(domain.variables, domain.units, strict=True)):
-        standard = "geopotential_height" if name[0] == "z" and unit in ("m", "dam", "km") else STANDARD_NAMES.get(name.split("_")[0])
-        about = {"units": unit, "long_name": f"{name}, {words}", **({"standard_name": standard} if standard else {})}
-        found[f"{name}_{kind}"] = (("member", *dims) if kind == "members" else dims, values[..., c, :, :], about)
+        standard = (
+            "geopotential_height"
+            if name[0] == "z" and unit in ("m", "dam", "km")
+            else STANDARD_NAMES.get(name.split("_")[0])
+        )
+        about = {
+            "units": unit,
+            "long_name": f"{name}, {words}",
+            **({"standard_name": standard} if standard else {}),
+        }
+        found[f"{name}_{kind}"] = (
+            ("member", *dims) if kind == "members" else dims,
+            values[..., c, :, :],
+            about,
+        )
     return found
 
 
 def _axes(prefix: str, grid: Grid) -> dict[str, Any]:
-    latitude = {"units": "degrees_north", "standard_name": "latitude"} | ({} if prefix else {"axis": "Y"})
-    longitude = {"units": "degrees_east", "standard_name": "longitude"} | ({} if prefix else {"axis": "X"})
+    latitude = {"units": "degrees_north", "standard_name": "latitude"} | (
+        {} if prefix else {"axis": "Y"}
+    )
+    longitude = {"units": "degrees_east", "standard_name": "longitude"} | (
+        {} if prefix else {"axis": "X"}
+    )
     return {
         f"{prefix}latitude": (f"{prefix}latitude", np.array(grid.latitudes), latitude),
         f"{prefix}longitude": (f"{prefix}longitude", np.array(grid.longitudes), longitude),
@@ -82,11 +127,22 @@ def _axes(prefix: str, grid: Grid) -> dict[str, Any]:
 
 def _clock(scene: Scene) -> Any:
     """The hours, since the first one where nobody knows when that was; a scalar if there is one hour."""
-    dims, hours = ((), np.array(0)) if scene.domain.hours == 1 else ("time", np.arange(scene.domain.hours))
+    dims, hours = (
+        ((), np.array(0)) if scene.domain.hours == 1 else ("time", np.arange(scene.domain.hours))
+    )
     if scene.start is None:
         return dims, hours, {"units": "1", "long_name": "hours since the first"}
     since = str(scene.start.astype("datetime64[s]")).replace("T", " ")
-    return dims, hours, {"units": f"hours since {since}", "calendar": "standard", "standard_name": "time", "axis": "T"}
+    return (
+        dims,
+        hours,
+        {
+            "units": f"hours since {since}",
+            "calendar": "standard",
+            "standard_name": "time",
+            "axis": "T",
+        },
+    )
 
 
 def coarse_field(result: Result, scene: Scene) -> np.ndarray | None:
@@ -106,9 +162,21 @@ def stations(result: Result, scene: Scene) -> list[tuple[str, Observations, np.n
     """("used" or "withheld", observations, their values (n,)), those there are."""
     found = []
     if scene.used is not None:
-        found.append(("used", scene.used, result.y[0].flatten()[scene.operator().modalities["stations"]].double().numpy()))
+        found.append(
+            (
+                "used",
+                scene.used,
+                result.y[0].flatten()[scene.operator().modalities["stations"]].double().numpy(),
+            )
+        )
     if scene.withheld is not None:
-        found.append(("withheld", scene.withheld, np.array(result.provenance["observations"]["withheld"]["value"][0])))
+        found.append(
+            (
+                "withheld",
+                scene.withheld,
+                np.array(result.provenance["observations"]["withheld"]["value"][0]),
+            )
+        )
     return found
 
 
@@ -119,43 +187,102 @@ def draw(result: Result, scene: Scene, path: Path, most: int = 4) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    hours = sorted({round(h) for h in np.linspace(0, scene.domain.hours - 1, most)}) if scene.domain.hours > 1 else [0]
+    hours = (
+        sorted({round(h) for h in np.linspace(0, scene.domain.hours - 1, most)})
+        if scene.domain.hours > 1
+        else [0]
+    )
     figure = Figure(figsize=(18, 4.2 * len(hours)), layout="constrained")
     axes = figure.subplots(len(hours), 4, sharex=True, sharey=True, squeeze=False)
     for row, hour in zip(axes, hours, strict=True):
         _draw_hour(figure, row, result, scene, hour)
     with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, dpi=110 if len(hours) == 1 else 70, format="png")
+        FigureCanvasAgg(figure).print_figure(
+            temporary, dpi=110 if len(hours) == 1 else 70, format="png"
+        )
 
 
 def _draw_hour(figure: Any, axes: Any, result: Result, scene: Scene, hour: int) -> None:
     domain, name = scene.domain, scene.domain.variables[0]
     channel = hour * len(domain.variables)
-    mean, std, whole = _numpy(result.mean[0, channel]), _numpy(result.std[0, channel]), _numpy(result.mean[0, :: len(domain.variables)])
+    mean, std, whole = (
+        _numpy(result.mean[0, channel]),
+        _numpy(result.std[0, channel]),
+        _numpy(result.mean[0, :: len(domain.variables)]),
+    )
     coarse = coarse_field(result, scene)
-    here = [(kind, seen, values, (seen.variable == name) & (seen.hour == hour)) for kind, seen, values in stations(result, scene)]
+    here = [
+        (kind, seen, values, (seen.variable == name) & (seen.hour == hour))
+        for kind, seen, values in stations(result, scene)
+    ]
     points = [(kind, seen[rows], values[rows]) for kind, seen, values, rows in here]
     shown = {"vmin": whole.min(), "vmax": whole.max(), "cmap": "viridis"}
-    image = _field(axes[0], domain, None if coarse is None else coarse[channel], scene.factor, shown)
+    image = _field(
+        axes[0], domain, None if coarse is None else coarse[channel], scene.factor, shown
+    )
     for kind, seen, values in points:
         edge = "black" if kind == "used" else "red"
-        image = axes[0].scatter(_turned(seen.longitude, domain), seen.latitude, c=values, edgecolors=edge, s=40, label=f"stations, {kind}", **shown)
+        image = axes[0].scatter(
+            _turned(seen.longitude, domain),
+            seen.latitude,
+            c=values,
+            edgecolors=edge,
+            s=40,
+            label=f"stations, {kind}",
+            **shown,
+        )
     if points:
         axes[0].legend(loc="upper right", fontsize=7)
-    when = "" if domain.hours == 1 else f", {stamp(scene.start + hour * HOUR)}" if scene.start is not None else f", hour {hour}"
-    panels: list[tuple[Any, str, Any]] = [(axes[0], f"observed{when}", image), (axes[1], "mean", _field(axes[1], domain, mean, 1, shown))]
-    panels.append((axes[2], "standard deviation", _field(axes[2], domain, std, 1, {"cmap": "magma", "vmin": 0})))
+    when = (
+        ""
+        if domain.hours == 1
+        else f", {stamp(scene.start + hour * HOUR)}"
+        if scene.start is not None
+        else f", hour {hour}"
+    )
+    panels: list[tuple[Any, str, Any]] = [
+        (axes[0], f"observed{when}", image),
+        (axes[1], "mean", _field(axes[1], domain, mean, 1, shown)),
+    ]
+    panels.append(
+        (
+            axes[2],
+            "standard deviation",
+            _field(axes[2], domain, std, 1, {"cmap": "magma", "vmin": 0}),
+        )
+    )
     if result.truth is not None:
         error = mean - _numpy(result.truth[0, channel])
         bound = max(abs(error).max(), 1e-12)
-        panels.append((axes[3], "error of the mean", _field(axes[3], domain, error, 1, {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound})))
+        panels.append(
+            (
+                axes[3],
+                "error of the mean",
+                _field(
+                    axes[3], domain, error, 1, {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+                ),
+            )
+        )
     else:
-        apart = [(kind, seen, values - at(result.mean[:1], domain, seen)) for kind, seen, values in points]
+        apart = [
+            (kind, seen, values - at(result.mean[:1], domain, seen))
+            for kind, seen, values in points
+        ]
         bound = max([1e-12, *(abs(gap).max() for _, _, gap in apart if len(gap))])
         image = _field(axes[3], domain, None, 1, {})
         for kind, seen, gap in apart:
-            edge, settings = "black" if kind == "used" else "red", {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
-            image = axes[3].scatter(_turned(seen.longitude, domain), seen.latitude, c=gap, edgecolors=edge, s=40, **settings)
+            edge, settings = (
+                "black" if kind == "used" else "red",
+                {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound},
+            )
+            image = axes[3].scatter(
+                _turned(seen.longitude, domain),
+                seen.latitude,
+                c=gap,
+                edgecolors=edge,
+                s=40,
+                **settings,
+            )
         panels.append((axes[3], "stations minus mean", image))
     for axis, title, image in panels:
         axis.set_title(title)
@@ -170,14 +297,26 @@ def at(fields: Tensor, domain: Domain, seen: Observations) -> np.ndarray:
     return clone(Scene(domain).at(seen), "cpu", torch.float64).A(fields.double())[0, 0, 0].numpy()
 
 
-def _field(axis: Any, domain: Domain, values: np.ndarray | None, factor: int | None, settings: dict[str, Any]) -> Any:
+def _field(
+    axis: Any,
+    domain: Domain,
+    values: np.ndarray | None,
+    factor: int | None,
+    settings: dict[str, Any],
+) -> Any:
     lat, lon = np.array(domain.grid.latitudes), np.array(domain.grid.longitudes)
     axis.set_xlim(lon.min(), lon.max())
     axis.set_ylim(lat.min(), lat.max())
     if values is None:
         return None
     rows, columns = _edges(lat)[:: factor or 1], _edges(lon)[:: factor or 1]
-    rows, columns = (np.append(e[:n], last) for e, n, last in ((rows, values.shape[0], _edges(lat)[-1]), (columns, values.shape[1], _edges(lon)[-1])))
+    rows, columns = (
+        np.append(e[:n], last)
+        for e, n, last in (
+            (rows, values.shape[0], _edges(lat)[-1]),
+            (columns, values.shape[1], _edges(lon)[-1]),
+        )
+    )
     return axis.pcolormesh(columns, rows, values, **settings)
 
 
@@ -192,19 +331,34 @@ def _turned(longitude: np.ndarray, domain: Domain) -> np.ndarray:
     return first + (longitude - first + 1e-9) % 360 - 1e-9
 
 
-def _points(kind: str, seen: Observations, values: np.ndarray, domain: Domain, result: Result) -> dict[str, Any]:
+def _points(
+    kind: str, seen: Observations, values: np.ndarray, domain: Domain, result: Result
+) -> dict[str, Any]:
     dim = f"{kind}_observation"
     text = {"station": seen.station, "variable": seen.variable}
     numbers: dict[str, Any] = {
-        "latitude": (seen.latitude, {"units": "degrees_north"}), "longitude": (seen.longitude, {"units": "degrees_east"}),
-        "value": (values, {"long_name": f"what was observed, {kind}, in the units of its variable"}),
+        "latitude": (seen.latitude, {"units": "degrees_north"}),
+        "longitude": (seen.longitude, {"units": "degrees_east"}),
+        "value": (
+            values,
+            {"long_name": f"what was observed, {kind}, in the units of its variable"},
+        ),
         "sigma": (seen.sigma, {"long_name": "standard deviation of its instrument's noise"}),
-        "analysis": (at(result.mean[:1], domain, seen), {"long_name": "mean of the ensemble at its place"}),
-    }  # fmt: skip
+        "analysis": (
+            at(result.mean[:1], domain, seen),
+            {"long_name": "mean of the ensemble at its place"},
+        ),
+    }
     if domain.hours > 1:
         numbers["hour"] = (seen.hour, {"long_name": "hours since the first"})
-    found: dict[str, Any] = {f"{kind}_{key}": (dim, np.array([str(x) for x in column], dtype=object)) for key, column in text.items()}
-    return found | {f"{kind}_{key}": (dim, np.asarray(column, dtype=np.float64), about) for key, (column, about) in numbers.items()}
+    found: dict[str, Any] = {
+        f"{kind}_{key}": (dim, np.array([str(x) for x in column], dtype=object))
+        for key, column in text.items()
+    }
+    return found | {
+        f"{kind}_{key}": (dim, np.asarray(column, dtype=np.float64), about)
+        for key, (column, about) in numbers.items()
+    }
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -8,23 +8,57 @@ from typing import Annotated
 import typer
 
 from inverse.errors import OptionError
-from inverse.io.command_line import Batch, Blocks, Cooldown, Device, LearningRate, Licence, Limits, Precision, Seed, Steps, Weights, Wide, integers
+from inverse.io.command_line import (
+    Batch,
+    Blocks,
+    Cooldown,
+    Device,
+    LearningRate,
+    Licence,
+    Limits,
+    Precision,
+    Seed,
+    Steps,
+    Weights,
+    Wide,
+    integers,
+)
 
 
 def train_fields(
-    images: Annotated[list[Path], typer.Option(help="One NetCDF file or Zarr store of fields (.nc, .zarr).")],
+    images: Annotated[
+        list[Path], typer.Option(help="One NetCDF file or Zarr store of fields (.nc, .zarr).")
+    ],
     out: Weights,
-    variable: Annotated[list[str], typer.Option(help="A variable; may be repeated.", show_default=False)] = [],  # noqa: B006
-    period: Annotated[str, typer.Option(help="FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21.")] = "",
-    validation_period: Annotated[str, typer.Option(help="Times by which the Gaussian is chosen.")] = "",
+    variable: Annotated[
+        list[str], typer.Option(help="A variable; may be repeated.", show_default=False)
+    ] = [],
+    period: Annotated[
+        str,
+        typer.Option(
+            help="FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21."
+        ),
+    ] = "",
+    validation_period: Annotated[
+        str, typer.Option(help="Times by which the Gaussian is chosen.")
+    ] = "",
     test_period: Annotated[str, typer.Option(help="Times for the card's denoising table.")] = "",
-    mix: Annotated[float, typer.Option(help="Share of the batches that is blended from two.")] = 0.5,
+    mix: Annotated[
+        float, typer.Option(help="Share of the batches that is blended from two.")
+    ] = 0.5,
     hours: Annotated[int, typer.Option(help="Hours that follow one another in one sample.")] = 1,
-    rank: Annotated[int, typer.Option(help="Rank of the Gaussian that the network corrects; --steps 0 keeps it alone.")] = 400,
+    rank: Annotated[
+        int,
+        typer.Option(
+            help="Rank of the Gaussian that the network corrects; --steps 0 keeps it alone."
+        ),
+    ] = 400,
     steps: Steps = 100_000,
     batch: Batch = 16,
     learning_rate: LearningRate = 1e-3,
-    widths: Annotated[str, typer.Option(help="Feature channels of each level, finest first.")] = "64,128,256",
+    widths: Annotated[
+        str, typer.Option(help="Feature channels of each level, finest first.")
+    ] = "64,128,256",
     blocks: Blocks = "2,3,4",
     wide: Wide = 0.0,
     precision: Precision = "float32",
@@ -40,10 +74,25 @@ def train_fields(
     from inverse_problems.atmosphere.training import train_field_prior
 
     if len(images) > 1 or not variable or not (period and validation_period and test_period):
-        raise OptionError("train: fields need one file, and --variable, --period, --validation-period and --test-period")
+        raise OptionError(
+            "train: fields need one file, and --variable, --period, --validation-period and --test-period"
+        )
     network = UNetConfig(1, integers(widths, "--widths"), integers(blocks, "--blocks"))
-    settings = TrainConfig(64, max(steps, 1), batch, learning_rate, cooldown=cooldown, wide=wide, precision=precision, seed=seed, network=network, mix=mix)
+    settings = TrainConfig(
+        64,
+        max(steps, 1),
+        batch,
+        learning_rate,
+        cooldown=cooldown,
+        wide=wide,
+        precision=precision,
+        seed=seed,
+        network=network,
+        mix=mix,
+    )
     periods = (period, validation_period, test_period)
     about = {"licence": licence, "limits": limits}
-    if not train_field_prior(images[0], variable, periods, out, rank, settings if steps else None, device, about, hours):
+    if not train_field_prior(
+        images[0], variable, periods, out, rank, settings if steps else None, device, about, hours
+    ):
         raise typer.Exit(130)

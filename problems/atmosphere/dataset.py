@@ -59,8 +59,14 @@ class Fields:
         follows = np.diff(times) == np.timedelta64(1, "h")
         first = [i for i in range(len(times) - hours + 1) if follows[i : i + hours - 1].all()]
         if not first:
-            raise InputError(f"fields: no {hours} of them are an hour apart each; give hourly fields")
-        return replace(self, values=torch.stack([self.values[i : i + hours].flatten(0, 1) for i in first]), times=times[first])
+            raise InputError(
+                f"fields: no {hours} of them are an hour apart each; give hourly fields"
+            )
+        return replace(
+            self,
+            values=torch.stack([self.values[i : i + hours].flatten(0, 1) for i in first]),
+            times=times[first],
+        )
 
     def batch(self, count: int, generator: torch.Generator, mix: float = 0.0) -> Tensor:
         """Fields drawn uniformly: (count, C, H, W).
@@ -72,13 +78,22 @@ class Fields:
         i, j = torch.randint(len(self.values), (2, count), generator=generator)
         angle, chosen = torch.rand(2, count, generator=generator)
         angle = (torch.pi / 2 * angle * (chosen < mix))[:, None, None, None]
-        return self.mean + angle.cos() * (self.values[i] - self.mean) + angle.sin() * (self.values[j] - self.mean)
+        return (
+            self.mean
+            + angle.cos() * (self.values[i] - self.mean)
+            + angle.sin() * (self.values[j] - self.mean)
+        )
 
     def facts(self) -> dict[str, Any]:
         """For the card; `atmosphere.domain.domain_of` reads the first four."""
         about: dict[str, Any] = {"variables": list(self.channels), "units": list(self.units)}
         about |= {"latitudes": list(self.grid.latitudes), "longitudes": list(self.grid.longitudes)}
-        return about | {"period": list(self.period), "fields": len(self), "skipped": self.skipped, "source": self.source}
+        return about | {
+            "period": list(self.period),
+            "fields": len(self),
+            "skipped": self.skipped,
+            "source": self.source,
+        }
 
 
 def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
@@ -98,22 +113,36 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
     if path.is_dir():
         package("zarr")
     try:
-        data = xarray.open_dataset(path, engine="zarr", consolidated=False) if path.is_dir() else xarray.open_dataset(path)
+        data = (
+            xarray.open_dataset(path, engine="zarr", consolidated=False)
+            if path.is_dir()
+            else xarray.open_dataset(path)
+        )
     except (ImportError, OSError, ValueError, TypeError) as error:
-        raise InputError(f"training fields {path}: not a readable NetCDF file ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"training fields {path}: not a readable NetCDF file ({str(error).splitlines()[0]})"
+        ) from error
     with data:
         if absent := [name for name in variables if name not in data]:
-            raise InputError(f"training fields {path}: no variable '{absent[0]}'; it holds {', '.join(map(str, data.data_vars))}")
+            raise InputError(
+                f"training fields {path}: no variable '{absent[0]}'; it holds {', '.join(map(str, data.data_vars))}"
+            )
         chosen = data[variables]
         if period:
             first, _, last = period.partition("/")
             if not last:
-                raise OptionError(f"train: a period is FIRST/LAST, e.g. 2019-03-01/2019-03-21, got '{period}'")
+                raise OptionError(
+                    f"train: a period is FIRST/LAST, e.g. 2019-03-01/2019-03-21, got '{period}'"
+                )
             if "time" not in chosen.dims:
-                raise InputError(f"training fields {path}: there is no dimension 'time' to take {period} of")
+                raise InputError(
+                    f"training fields {path}: there is no dimension 'time' to take {period} of"
+                )
             chosen = chosen.sel(time=slice(first, last))
         if gone := {"latitude", "longitude"} - set(chosen.dims):
-            raise InputError(f"training fields {path}: no dimension '{min(gone)}'; it has {', '.join(map(str, chosen.dims))}")
+            raise InputError(
+                f"training fields {path}: no dimension '{min(gone)}'; it has {', '.join(map(str, chosen.dims))}"
+            )
         stacks, channels, units = [], [], []
         for name in variables:
             if not chosen[name].attrs.get("units"):
@@ -122,17 +151,36 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
             for level in levels:
                 one = chosen[name] if level is None else chosen[name].sel(level=level)
                 one = one.transpose(..., "latitude", "longitude")
-                stacks.append(one.values.reshape(-1, *[chosen.sizes[d] for d in ("latitude", "longitude")]))
+                stacks.append(
+                    one.values.reshape(-1, *[chosen.sizes[d] for d in ("latitude", "longitude")])
+                )
                 channels.append(name if level is None else f"{name}_{level:g}")
                 units.append(str(chosen[name].attrs["units"]))
         values = np.stack(stacks, axis=1).astype(np.float32)
         whole = np.isfinite(values).all(axis=(1, 2, 3))
         if not whole.any():
-            raise InputError(f"training fields {path}: no whole field of {', '.join(variables)} {'in ' + period if period else ''}".rstrip())
-        points = xarray.broadcast(chosen.time, one.isel(latitude=0, longitude=0))[0].transpose(*one.dims[:-2]) if "time" in chosen.dims else None
+            raise InputError(
+                f"training fields {path}: no whole field of {', '.join(variables)} {'in ' + period if period else ''}".rstrip()
+            )
+        points = (
+            xarray.broadcast(chosen.time, one.isel(latitude=0, longitude=0))[0].transpose(
+                *one.dims[:-2]
+            )
+            if "time" in chosen.dims
+            else None
+        )
         times = None if points is None else points.values.reshape(-1)[whole]
         each = np.sort(np.atleast_1d(chosen.time.values)) if "time" in chosen.coords else None
         span = ("", "") if each is None else (str(each[0])[:16], str(each[-1])[:16])
         grid = Grid.of(chosen.latitude.values, chosen.longitude.values)
         kept = torch.from_numpy(values[whole])
-        return Fields(kept, tuple(channels), tuple(units), grid, span, int((~whole).sum()), str(data.attrs.get("source", path.name)), times)
+        return Fields(
+            kept,
+            tuple(channels),
+            tuple(units),
+            grid,
+            span,
+            int((~whole).sum()),
+            str(data.attrs.get("source", path.name)),
+            times,
+        )

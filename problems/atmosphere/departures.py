@@ -25,7 +25,13 @@ def desroziers(background: Tensor, analysis: Tensor) -> Tensor:
     return (background * analysis).mean(0)
 
 
-def estimated_sigma(departures: Tensor, background: Tensor, start: float, iterations: int = 20, analysis: Callable[[float], Tensor] | None = None) -> float:
+def estimated_sigma(
+    departures: Tensor,
+    background: Tensor,
+    start: float,
+    iterations: int = 20,
+    analysis: Callable[[float], Tensor] | None = None,
+) -> float:
     """Standard deviation of noise common to all observations, by iterating `desroziers`.
 
     Args:
@@ -36,6 +42,10 @@ def estimated_sigma(departures: Tensor, background: Tensor, start: float, iterat
     """
     eye, sigma = torch.eye(len(background), dtype=background.dtype), start
     for _ in range(iterations):
-        left = analysis(sigma) if analysis else torch.linalg.solve(background + sigma**2 * eye, sigma**2 * departures.T).T
+        left = (
+            analysis(sigma)
+            if analysis
+            else torch.linalg.solve(background + sigma**2 * eye, sigma**2 * departures.T).T
+        )
         sigma = float(desroziers(departures, left).mean().clamp_min(1e-12).sqrt())
     return sigma

@@ -42,6 +42,13 @@ def domain_of(prior: Any) -> Domain:
     missing = [key for key in ("variables", "units", "latitudes", "longitudes") if key not in about]
     if missing:
         name = getattr(prior, "name", type(prior).__name__)
-        raise InputError(f"prior {name}: is no prior of weather fields (its card names no {', '.join(missing)}); leave --prior out or name one that is")
+        raise InputError(
+            f"prior {name}: is no prior of weather fields (its card names no {', '.join(missing)}); leave --prior out or name one that is"
+        )
     hours = prior.shape[0] // len(about["variables"])
-    return Domain(tuple(about["variables"]), tuple(about["units"]), Grid.of(about["latitudes"], about["longitudes"]), hours)
+    return Domain(
+        tuple(about["variables"]),
+        tuple(about["units"]),
+        Grid.of(about["latitudes"], about["longitudes"]),
+        hours,
+    )

@@ -40,7 +40,11 @@ class Climatology:
 
     def facts(self) -> dict[str, float]:
         """For the card."""
-        return {"taper_km": self.taper, "inflation": self.inflation, "held_out_nats_per_point": round(self.held_out, 4)}
+        return {
+            "taper_km": self.taper,
+            "inflation": self.inflation,
+            "held_out_nats_per_point": round(self.held_out, 4),
+        }
 
 
 def fit_gaussian(
@@ -60,10 +64,15 @@ def fit_gaussian(
         units: shift and scale of the law's model units, and its trusted noise levels.
     """
     shape = tuple(fields.shape[1:])
-    x, other = ((f.double().flatten(1) - units.get("shift", 0.0)) / units.get("scale", 1.0) for f in (fields, held_out))
+    x, other = (
+        (f.double().flatten(1) - units.get("shift", 0.0)) / units.get("scale", 1.0)
+        for f in (fields, held_out)
+    )
     mean = x.mean(0)
     covariance = (x - mean).T @ (x - mean) / len(x)
-    lat, lon = torch.meshgrid(torch.tensor(grid.latitudes), torch.tensor(grid.longitudes), indexing="ij")
+    lat, lon = torch.meshgrid(
+        torch.tensor(grid.latitudes), torch.tensor(grid.longitudes), indexing="ij"
+    )
     places = (lat.flatten().repeat(shape[0]), lon.flatten().repeat(shape[0]))
     km = distance(places, places)
     best: Climatology | None = None
@@ -73,7 +82,13 @@ def fit_gaussian(
         kept = min(rank, len(mean) - 1)
         floor = variances[kept:].mean()
         for inflation in inflations:
-            law = LowRankPrior(mean.reshape(shape), basis[:, :kept], inflation * variances[:kept], inflation * floor, **units)
+            law = LowRankPrior(
+                mean.reshape(shape),
+                basis[:, :kept],
+                inflation * variances[:kept],
+                inflation * floor,
+                **units,
+            )
             score = float(law.log_density(other.reshape(-1, *shape)).mean()) / len(mean)
             if best is None or score > best.held_out:
                 best = Climatology(law, taper, inflation, score)
@@ -85,5 +100,7 @@ def gaspari_cohn(distance: Tensor, half_width: float) -> Tensor:
     """The fifth-order piecewise rational correlation, 1 at distance 0 and 0 beyond twice the half-width; positive definite in space."""
     z = distance / half_width
     near = -0.25 * z**5 + 0.5 * z**4 + 0.625 * z**3 - 5 / 3 * z**2 + 1
-    far = z**5 / 12 - 0.5 * z**4 + 0.625 * z**3 + 5 / 3 * z**2 - 5 * z + 4 - 2 / (3 * z.clamp_min(1))
+    far = (
+        z**5 / 12 - 0.5 * z**4 + 0.625 * z**3 + 5 / 3 * z**2 - 5 * z + 4 - 2 / (3 * z.clamp_min(1))
+    )
     return torch.where(z <= 1, near, torch.where(z < 2, far, torch.zeros_like(z)))

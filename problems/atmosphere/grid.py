@@ -34,18 +34,28 @@ class Grid:
     def __post_init__(self) -> None:
         lat, lon = np.diff(self.latitudes), np.diff(self.longitudes)
         if len(lat) == 0 or len(lon) == 0:
-            raise InputError(f"grid: {len(self.latitudes)} x {len(self.longitudes)} points; at least 2 x 2 are needed")
+            raise InputError(
+                f"grid: {len(self.latitudes)} x {len(self.longitudes)} points; at least 2 x 2 are needed"
+            )
         if not (np.all(lat > 0) or np.all(lat < 0)) or max(map(abs, self.latitudes)) > 90 + 1e-6:
             raise InputError("grid: latitudes must increase or decrease strictly within -90 to 90")
         if not np.all(lon > 0) or self.longitudes[-1] - self.longitudes[0] >= 360:
-            raise InputError("grid: longitudes must increase strictly and span less than 360 degrees")
+            raise InputError(
+                "grid: longitudes must increase strictly and span less than 360 degrees"
+            )
 
     @classmethod
-    def of(cls, latitudes: Sequence[float] | np.ndarray, longitudes: Sequence[float] | np.ndarray) -> Grid:
+    def of(
+        cls, latitudes: Sequence[float] | np.ndarray, longitudes: Sequence[float] | np.ndarray
+    ) -> Grid:
         """From coordinates as a file has them: the jump from 360 to 0, or from 180 to -180, is taken out."""
         lon = np.asarray(longitudes, dtype=np.float64)
-        if not (np.isfinite(lon).all() and np.isfinite(np.asarray(latitudes, dtype=np.float64)).all()):
-            raise InputError("grid: a coordinate is missing (NaN); latitudes and longitudes must all be there")
+        if not (
+            np.isfinite(lon).all() and np.isfinite(np.asarray(latitudes, dtype=np.float64)).all()
+        ):
+            raise InputError(
+                "grid: a coordinate is missing (NaN); latitudes and longitudes must all be there"
+            )
         jump = np.flatnonzero(np.diff(lon) < -180)
         if len(jump) == 1:
             lon = np.where(np.arange(len(lon)) > jump[0], lon + 360, lon)
@@ -78,27 +88,47 @@ class Grid:
 
         Returns: indices (n, 4) into the flattened grid, weights (n, 4) float64, inside (n,) boolean; outside, the weights mean nothing.
         """
-        i, u, in_lat = _between(torch.tensor(self.latitudes, dtype=torch.float64), latitude.double())
-        lon = torch.tensor([*self.longitudes, *([self.longitudes[0] + 360] if self.periodic else [])], dtype=torch.float64)
+        i, u, in_lat = _between(
+            torch.tensor(self.latitudes, dtype=torch.float64), latitude.double()
+        )
+        lon = torch.tensor(
+            [*self.longitudes, *([self.longitudes[0] + 360] if self.periodic else [])],
+            dtype=torch.float64,
+        )
         turned = lon[0] + (longitude.double() - lon[0]).remainder(360)
-        turned = torch.where(360 - (turned - lon[0]) < 1e-9, lon[0], turned)  # a rounding error west of the first column
+        turned = torch.where(
+            360 - (turned - lon[0]) < 1e-9, lon[0], turned
+        )  # a rounding error west of the first column
         j, v, in_lon = _between(lon, turned)
         width = self.shape[1]
         corners = [(i + di) * width + (j + dj) % width for di in (0, 1) for dj in (0, 1)]
         weights = [(u if di else 1 - u) * (v if dj else 1 - v) for di in (0, 1) for dj in (0, 1)]
-        return torch.stack(corners, 1), torch.stack(weights, 1), in_lat & in_lon & latitude.isfinite() & longitude.isfinite()
+        return (
+            torch.stack(corners, 1),
+            torch.stack(weights, 1),
+            in_lat & in_lon & latitude.isfinite() & longitude.isfinite(),
+        )
 
     def coarsened(self, factor: int) -> Grid:
         """The grid of blocks of factor x factor cells, each at the mean latitude and longitude of its cells; the last blocks may be smaller."""
         lat, lon = (np.asarray(c) for c in (self.latitudes, self.longitudes))
-        return Grid(*(tuple(float(c[k : k + factor].mean()) for k in range(0, len(c), factor)) for c in (lat, lon)))
+        return Grid(
+            *(
+                tuple(float(c[k : k + factor].mean()) for k in range(0, len(c), factor))
+                for c in (lat, lon)
+            )
+        )
 
     def matches(self, other: Grid) -> bool:
         """Whether the points are the same, in the same order, longitudes modulo 360."""
         if self.shape != other.shape:
             return False
         turn = 360 * round((other.longitudes[0] - self.longitudes[0]) / 360)
-        same = zip(self.latitudes + self.longitudes, other.latitudes + tuple(lon - turn for lon in other.longitudes), strict=True)
+        same = zip(
+            self.latitudes + self.longitudes,
+            other.latitudes + tuple(lon - turn for lon in other.longitudes),
+            strict=True,
+        )
         return all(abs(a - b) < 1e-3 for a, b in same)
 
     def holds(self, grid: Grid) -> bool:
@@ -115,7 +145,9 @@ class Grid:
         Raises: InputError if the points are not the same.
         """
         rows, columns = np.asarray(grid.latitudes), np.asarray(grid.longitudes)
-        if rows.shape == np.shape(self.latitudes) and np.sign(rows[1] - rows[0]) != np.sign(self.latitudes[1] - self.latitudes[0]):
+        if rows.shape == np.shape(self.latitudes) and np.sign(rows[1] - rows[0]) != np.sign(
+            self.latitudes[1] - self.latitudes[0]
+        ):
             values, rows = values[..., ::-1, :], rows[::-1]
         if columns.shape == np.shape(self.longitudes) and grid.periodic:
             start = int(np.abs((columns - self.longitudes[0] + 180) % 360 - 180).argmin())
@@ -131,8 +163,19 @@ class Grid:
 
 def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     """Great-circle distance in km between places (latitude (n,), longitude (n,)) and (latitude (m,), longitude (m,)): (n, m)."""
-    unit = [torch.stack([t.cos() * p.cos(), t.cos() * p.sin(), t.sin()], 1) for t, p in ((x[0].double().deg2rad(), x[1].double().deg2rad()) for x in (a, b))]
-    return 2 * EARTH_RADIUS * torch.asin((torch.cdist(unit[0], unit[1], compute_mode="donot_use_mm_for_euclid_dist") / 2).clamp(max=1))
+    unit = [
+        torch.stack([t.cos() * p.cos(), t.cos() * p.sin(), t.sin()], 1)
+        for t, p in ((x[0].double().deg2rad(), x[1].double().deg2rad()) for x in (a, b))
+    ]
+    return (
+        2
+        * EARTH_RADIUS
+        * torch.asin(
+            (torch.cdist(unit[0], unit[1], compute_mode="donot_use_mm_for_euclid_dist") / 2).clamp(
+                max=1
+            )
+        )
+    )
 
 
 def block_matrix(areas: Tensor, factor: int) -> Tensor:

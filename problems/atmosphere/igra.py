@@ -18,14 +18,24 @@ from inverse.errors import InputError
 
 REMOVED, MISSING = -8888, -9999
 COLUMNS = {
-    "pressure": (9, 15, 0.01), "height": (16, 21, 1.0), "temperature": (22, 27, 0.1), "relative_humidity": (28, 33, 0.1),
-    "dewpoint_depression": (34, 39, 0.1), "wind_direction": (40, 45, 1.0), "wind_speed": (46, 51, 0.1),
-}  # fmt: skip
+    "pressure": (9, 15, 0.01),
+    "height": (16, 21, 1.0),
+    "temperature": (22, 27, 0.1),
+    "relative_humidity": (28, 33, 0.1),
+    "dewpoint_depression": (34, 39, 0.1),
+    "wind_direction": (40, 45, 1.0),
+    "wind_speed": (46, 51, 0.1),
+}
 """First and last column (from 0, exclusive) of each value and what it is counted in."""
 UNITS = {
-    "pressure": "hPa", "height": "m", "temperature": "degC", "relative_humidity": "%", "dewpoint_depression": "K",
-    "wind_direction": "degree", "wind_speed": "m s-1",
-}  # fmt: skip
+    "pressure": "hPa",
+    "height": "m",
+    "temperature": "degC",
+    "relative_humidity": "%",
+    "dewpoint_depression": "K",
+    "wind_direction": "degree",
+    "wind_speed": "m s-1",
+}
 FLAGS = {"pressure": 15, "height": 21, "temperature": 27}
 """Column of the flag that says which climatological checks a value passed: blank none, A those of all days, B those of the time of year too."""
 
@@ -74,7 +84,9 @@ class Sounding:
         rows = np.flatnonzero(np.isclose(self.levels["pressure"], pressure, atol=0.05))
         for row in rows:
             value = float(self.levels[variable][row])
-            if not np.isnan(value) and not (checked and variable in self.flags and self.flags[variable][row] != "B"):
+            if not np.isnan(value) and not (
+                checked and variable in self.flags and self.flags[variable][row] != "B"
+            ):
                 return value
         return float("nan")
 
@@ -91,7 +103,9 @@ def read_soundings(path: Path) -> list[Sounding]:
     while at < len(text):
         header = text[at]
         if not header.startswith("#"):
-            raise InputError(f"{path}, line {at + 1}: expected an IGRA header that begins with '#', found '{header[:20]}'")
+            raise InputError(
+                f"{path}, line {at + 1}: expected an IGRA header that begins with '#', found '{header[:20]}'"
+            )
         try:
             count = int(header[32:36])
             place = int(header[55:62]) / 1e4, int(header[63:71]) / 1e4
@@ -100,7 +114,9 @@ def read_soundings(path: Path) -> list[Sounding]:
             raise InputError(f"{path}, line {at + 1}: not an IGRA header ({error})") from error
         records = text[at + 1 : at + 1 + count]
         if len(records) < count or any(record.startswith("#") for record in records):
-            raise InputError(f"{path}, line {at + 1}: the sounding has {count} levels, fewer follow; the file is cut off or damaged")
+            raise InputError(
+                f"{path}, line {at + 1}: the sounding has {count} levels, fewer follow; the file is cut off or damaged"
+            )
         soundings.append(_sounding(header, place, time, records, f"{path}, line {at + 2}"))
         at += 1 + count
     return soundings
@@ -116,12 +132,21 @@ def read_station_list(path: Path) -> list[Station]:
         try:
             elevation = float(line[31:37])
             station = Station(
-                line[:11], float(line[12:20]), float(line[21:30]), float("nan") if elevation < -900 else elevation,
-                line[41:71].strip(), int(line[72:76]), int(line[77:81]),
-            )  # fmt: skip
+                line[:11],
+                float(line[12:20]),
+                float(line[21:30]),
+                float("nan") if elevation < -900 else elevation,
+                line[41:71].strip(),
+                int(line[72:76]),
+                int(line[77:81]),
+            )
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: not a line of the IGRA station list ({error})") from error
-        if abs(station.latitude) <= 90 and abs(station.longitude) <= 360:  # mobile ones have -98.8888 and -998.8888
+            raise InputError(
+                f"{path}, line {number}: not a line of the IGRA station list ({error})"
+            ) from error
+        if (
+            abs(station.latitude) <= 90 and abs(station.longitude) <= 360
+        ):  # mobile ones have -98.8888 and -998.8888
             stations.append(station)
     if not stations:
         raise InputError(f"{path}: is empty, expected the IGRA station list")
@@ -133,7 +158,9 @@ def is_soundings(path: Path) -> bool:
     return next(lines(path), "")[:1] == "#"
 
 
-def _sounding(header: str, place: tuple[float, float], time: np.datetime64, records: list[str], where: str) -> Sounding:
+def _sounding(
+    header: str, place: tuple[float, float], time: np.datetime64, records: list[str], where: str
+) -> Sounding:
     levels, flags, gone = {}, {}, {REMOVED: 0, MISSING: 0}
     try:
         for name, (a, b, unit) in COLUMNS.items():
@@ -150,7 +177,11 @@ def _sounding(header: str, place: tuple[float, float], time: np.datetime64, reco
 
 def _time(header: str) -> np.datetime64:
     year, month, day, hour = (int(header[a:b]) for a, b in ((13, 17), (18, 20), (21, 23), (24, 26)))
-    return np.datetime64("NaT") if hour == 99 else np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}", "h")
+    return (
+        np.datetime64("NaT")
+        if hour == 99
+        else np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}", "h")
+    )
 
 
 def lines(path: Path) -> Iterator[str]:

@@ -16,5 +16,7 @@ def load_zonal(card: PriorCard, weights: dict[str, Tensor]) -> ZonalPrior:
 
 def load_trajectory(card: PriorCard, weights: dict[str, Tensor]) -> TrajectoryPrior:
     """The Gaussian of consecutive hours that a card describes."""
-    hour = load_low_rank(card, {name.removeprefix("hour."): value for name, value in weights.items()})
+    hour = load_low_rank(
+        card, {name.removeprefix("hour."): value for name, value in weights.items()}
+    )
     return TrajectoryPrior(hour, weights["persistence"], card.law["hours"])

@@ -11,7 +11,13 @@ import numpy as np
 from inverse.errors import InputError
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.netcdf import chosen, conformed, moment, read_fields, stamp
-from inverse_problems.atmosphere.observations import Observations, admitted, joined, thinned, withheld
+from inverse_problems.atmosphere.observations import (
+    Observations,
+    admitted,
+    joined,
+    thinned,
+    withheld,
+)
 from inverse_problems.atmosphere.readers import is_points, read
 from inverse_problems.atmosphere.scene import Scene
 
@@ -34,7 +40,9 @@ class Sources:
     thin: float = 0.0
     withhold: float = 0.0
 
-    def scene(self, domain: Domain, levelled: Callable[[Observations], Observations]) -> tuple[Scene, list[str]]:
+    def scene(
+        self, domain: Domain, levelled: Callable[[Observations], Observations]
+    ) -> tuple[Scene, list[str]]:
         """What was observed of a domain, and a sentence for each thing that was left out.
 
         Args:
@@ -42,7 +50,9 @@ class Sources:
         """
         factor: int | None = None
         coarse: np.ndarray | None = None
-        start: np.datetime64 | None = None if self.time is None else moment(self.time).astype("datetime64[m]")
+        start: np.datetime64 | None = (
+            None if self.time is None else moment(self.time).astype("datetime64[m]")
+        )
         seen: list[tuple[Path, Observations]] = []
         notes: list[str] = []
         if is_points(self.file):
@@ -64,7 +74,9 @@ class Sources:
         return Scene(domain, factor, coarse, used, kept if len(kept) else None, start), notes
 
 
-def read_truth(file: Path, domain: Domain, time: str | None) -> tuple[np.ndarray, np.datetime64 | None]:
+def read_truth(
+    file: Path, domain: Domain, time: str | None
+) -> tuple[np.ndarray, np.datetime64 | None]:
     """A whole field (hours * variables, H, W) on the domain's own grid, and its first hour.
 
     Raises: InputError for another grid, or where a value is missing.
@@ -74,11 +86,15 @@ def read_truth(file: Path, domain: Domain, time: str | None) -> tuple[np.ndarray
     if fields.domain.grid.shape != domain.grid.shape:
         raise InputError(f"{file}: its grid is {fields.domain.grid}, the prior's {domain.grid}")
     if gone := int(np.isnan(truth).sum()):
-        raise InputError(f"{file}: {gone} of {truth.size} values are missing; a truth must be whole, a --measurement need not be")
+        raise InputError(
+            f"{file}: {gone} of {truth.size} values are missing; a truth must be whole, a --measurement need not be"
+        )
     return truth, start
 
 
-def read_coarse(file: Path, domain: Domain, time: str | None) -> tuple[np.ndarray, int, np.datetime64 | None, list[str]]:
+def read_coarse(
+    file: Path, domain: Domain, time: str | None
+) -> tuple[np.ndarray, int, np.datetime64 | None, list[str]]:
     """Values (hours * variables, h, w) of a coarse field, the factor by which the domain's grid is its, its first hour, and what is missing.
 
     Raises: InputError if its grid is none over the domain's, or nothing is there.
@@ -87,14 +103,36 @@ def read_coarse(file: Path, domain: Domain, time: str | None) -> tuple[np.ndarra
     for factor in range(1, min(domain.grid.shape)):
         over = domain.grid.coarsened(factor)
         if over.holds(fields.domain.grid):
-            values, start = chosen(conformed(fields, replace(domain, grid=over), file)[0], time, file, domain.hours)
+            values, start = chosen(
+                conformed(fields, replace(domain, grid=over), file)[0], time, file, domain.hours
+            )
             gone = np.isnan(values)
             if gone.all():
                 raise InputError(f"{file}: all {values.size} values are missing")
-            notes = [] if start is None else [f"time {stamp(start)}" + (f" and the {domain.hours - 1} hours after it" if domain.hours > 1 else "")]
-            return values, factor, start, notes + ([f"{gone.sum()} of {values.size} coarse values are missing and masked"] if gone.any() else [])
+            notes = (
+                []
+                if start is None
+                else [
+                    f"time {stamp(start)}"
+                    + (f" and the {domain.hours - 1} hours after it" if domain.hours > 1 else "")
+                ]
+            )
+            return (
+                values,
+                factor,
+                start,
+                notes
+                + (
+                    [f"{gone.sum()} of {values.size} coarse values are missing and masked"]
+                    if gone.any()
+                    else []
+                ),
+            )
     fours = domain.grid.coarsened(4)
-    found, wanted = fields.domain.grid, f"{domain.grid}) coarsened by a whole factor; by 4 that is {fours}"
+    found, wanted = (
+        fields.domain.grid,
+        f"{domain.grid}) coarsened by a whole factor; by 4 that is {fours}",
+    )
     raise InputError(f"{file}: its grid is {found}; expected the prior's ({wanted}")
 
 
@@ -105,5 +143,7 @@ def _earliest(seen: list[tuple[Path, Observations]]) -> np.datetime64:
     """
     times = np.concatenate([each.time for _, each in seen])
     if np.isnat(times).all():
-        raise InputError(f"{seen[0][0]}: no observation says when it was; a window of several hours needs a column 'time'")
+        raise InputError(
+            f"{seen[0][0]}: no observation says when it was; a window of several hours needs a column 'time'"
+        )
     return np.nanmin(times)

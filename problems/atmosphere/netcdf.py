@@ -17,8 +17,14 @@ from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import Grid
 from inverse_problems.atmosphere.units import conversion, plausible
 
-LATITUDES: dict[str, tuple[str, ...]] = {"units": ("degrees_north", "degree_north", "degreen", "degreesn"), "names": ("latitude", "lat", "y")}
-LONGITUDES: dict[str, tuple[str, ...]] = {"units": ("degrees_east", "degree_east", "degreee", "degreese"), "names": ("longitude", "lon", "long", "x")}
+LATITUDES: dict[str, tuple[str, ...]] = {
+    "units": ("degrees_north", "degree_north", "degreen", "degreesn"),
+    "names": ("latitude", "lat", "y"),
+}
+LONGITUDES: dict[str, tuple[str, ...]] = {
+    "units": ("degrees_east", "degree_east", "degreee", "degreese"),
+    "names": ("longitude", "lon", "long", "x"),
+}
 LEVELS = ("level", "pressure_level", "plev", "isobaricInhPa", "pressure", "lev")
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 HOUR = np.timedelta64(1, "h")
@@ -52,7 +58,9 @@ def package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         extra = "zarr" if name == "zarr" else "atmosphere"
-        raise InputError(f"weather fields need the package {name}: pip install 'inverse-posterior[{extra}]'") from error
+        raise InputError(
+            f"weather fields need the package {name}: pip install 'inverse-posterior[{extra}]'"
+        ) from error
 
 
 @contextmanager
@@ -65,14 +73,18 @@ def opened(path: Path) -> Iterator[Any]:
     xarray = package("xarray")
     package(engine)
     try:
-        settings = {"consolidated": False} if engine == "zarr" else {}  # which a store may or may not be: no warning either way
+        settings = (
+            {"consolidated": False} if engine == "zarr" else {}
+        )  # which a store may or may not be: no warning either way
         with xarray.open_dataset(path, engine=engine, decode_times=False, **settings) as dataset:
             yield dataset
     except InverseError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
         kind = "Zarr store" if engine == "zarr" else "NetCDF file"
-        raise InputError(f"{path}: not a readable {kind} ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+        raise InputError(
+            f"{path}: not a readable {kind} ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from error
 
 
 def _engine(path: Path) -> str:
@@ -85,7 +97,9 @@ def _engine(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with path.open("rb") as file:
-        engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(file.read(4))
+        engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(
+            file.read(4)
+        )
     if engine is None:
         raise InputError(f"{path}: not a NetCDF file")
     return engine
@@ -98,24 +112,37 @@ def read_fields(path: Path, variables: tuple[str, ...] = ()) -> Fields:
     """
     with opened(path) as data:
         lat, lon = _axis(data, LATITUDES, path), _axis(data, LONGITUDES, path)
-        gridded = {name: item for name, item in data.data_vars.items() if {lat, lon} <= set(item.dims)}
+        gridded = {
+            name: item for name, item in data.data_vars.items() if {lat, lon} <= set(item.dims)
+        }
         if not gridded:
-            raise InputError(f"{path}: no variable on a latitude-longitude grid; found {', '.join(map(str, data.data_vars)) or 'nothing'}")
+            raise InputError(
+                f"{path}: no variable on a latitude-longitude grid; found {', '.join(map(str, data.data_vars)) or 'nothing'}"
+            )
         grid, found, units = Grid.of(data[lat].values, data[lon].values), {}, {}
         for name, item in gridded.items():
             for label, layer in _layers(str(name), item, lat, lon, path):
                 if not variables or label in variables:
                     found[label], units[label] = layer, item.attrs.get("units")
         if missing := [name for name in variables if name not in found]:
-            raise InputError(f"{path}: has no variable {', '.join(missing)}; the prior has {', '.join(variables)}, the file {', '.join(map(str, gridded))}")
+            raise InputError(
+                f"{path}: has no variable {', '.join(missing)}; the prior has {', '.join(variables)}, the file {', '.join(map(str, gridded))}"
+            )
         names = variables or tuple(found)
         if len({found[name].shape for name in names}) > 1:
-            raise InputError(f"{path}: its variables have different numbers of times; give a file in which they agree")
+            raise InputError(
+                f"{path}: its variables have different numbers of times; give a file in which they agree"
+            )
         for name in names:
             if units[name] is None:
                 raise InputError(f"{path}: variable {name}: has no units attribute")
         values = np.stack([found[name] for name in names], 1)
-        return Fields(Domain(names, tuple(units[name] for name in names), grid), values, _times(data, path), dict(data.attrs))
+        return Fields(
+            Domain(names, tuple(units[name] for name in names), grid),
+            values,
+            _times(data, path),
+            dict(data.attrs),
+        )
 
 
 def conformed(fields: Fields, domain: Domain, path: Path) -> tuple[Fields, int]:
@@ -124,7 +151,13 @@ def conformed(fields: Fields, domain: Domain, path: Path) -> tuple[Fields, int]:
     Raises: InputError for units of another quantity, and for values that no such quantity has.
     """
     channels, missing = [], 0
-    for name, found, wanted, values in zip(domain.variables, fields.domain.units, domain.units, fields.values.swapaxes(0, 1), strict=True):
+    for name, found, wanted, values in zip(
+        domain.variables,
+        fields.domain.units,
+        domain.units,
+        fields.values.swapaxes(0, 1),
+        strict=True,
+    ):
         a, b = conversion(found, wanted, f"{path}: variable {name}")
         values = np.where(fill(values), np.nan, values) * a + b
         believable(values, wanted, f"{path}: variable {name}", found)
@@ -136,7 +169,12 @@ def conformed(fields: Fields, domain: Domain, path: Path) -> tuple[Fields, int]:
             grid, values = domain.grid, domain.grid.conform(values, grid)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    return Fields(Domain(domain.variables, domain.units, grid), np.ascontiguousarray(values), fields.times, fields.attributes), missing
+    return Fields(
+        Domain(domain.variables, domain.units, grid),
+        np.ascontiguousarray(values),
+        fields.times,
+        fields.attributes,
+    ), missing
 
 
 def fill(values: np.ndarray) -> np.ndarray:
@@ -151,10 +189,14 @@ def believable(values: np.ndarray, unit: str, what: str, stated: str) -> None:
     there = values[~np.isnan(values)]
     if len(there) and np.mean((there < low) | (there > high)) > 0.5:
         span = f"{there.min():.4g} to {there.max():.4g} {unit}"
-        raise InputError(f"{what}: units are said to be '{stated}', but its values are then {span}; correct the units attribute")
+        raise InputError(
+            f"{what}: units are said to be '{stated}', but its values are then {span}; correct the units attribute"
+        )
 
 
-def chosen(fields: Fields, time: str | None, path: Path, hours: int = 1) -> tuple[np.ndarray, np.datetime64 | None]:
+def chosen(
+    fields: Fields, time: str | None, path: Path, hours: int = 1
+) -> tuple[np.ndarray, np.datetime64 | None]:
     """The fields (hours * channels, H, W) of one time and the hours after it, NaN for an hour that is not there, and that time.
 
     Args:
@@ -162,18 +204,24 @@ def chosen(fields: Fields, time: str | None, path: Path, hours: int = 1) -> tupl
     """
     if fields.times is None:
         if hours > 1:
-            raise InputError(f"{path}: has no times; a window of {hours} hours needs a dimension 'time'")
+            raise InputError(
+                f"{path}: has no times; a window of {hours} hours needs a dimension 'time'"
+            )
         return fields.values[0], None
     first, last = fields.times[0], fields.times[-1]
     span = f"{len(fields.times)} times from {stamp(first)} to {stamp(last)}"
     if time is None and (len(fields.times) > hours or last - first >= hours * HOUR):
-        raise InputError(f"{path}: holds {span}; choose one with --problem-option time=2019-03-25T12")
+        raise InputError(
+            f"{path}: holds {span}; choose one with --problem-option time=2019-03-25T12"
+        )
     start = first if time is None else moment(time)
     at = [np.flatnonzero(fields.times == start + hour * HOUR) for hour in range(hours)]
     if not any(map(len, at)):
         raise InputError(f"{path}: does not hold {time}; it holds {span}")
     nothing = np.full_like(fields.values[0], np.nan)
-    return np.concatenate([fields.values[rows[0]] if len(rows) else nothing for rows in at]), start.astype("datetime64[m]")
+    return np.concatenate(
+        [fields.values[rows[0]] if len(rows) else nothing for rows in at]
+    ), start.astype("datetime64[m]")
 
 
 def moment(time: str) -> np.datetime64:
@@ -195,7 +243,11 @@ def write(path: Path, dataset: Any) -> None:
     from inverse.io.files import replacing
 
     package("h5netcdf")
-    encoding = {name: {"zlib": True, "complevel": 4} for name, item in dataset.data_vars.items() if item.dtype.kind == "f" and item.ndim}
+    encoding = {
+        name: {"zlib": True, "complevel": 4}
+        for name, item in dataset.data_vars.items()
+        if item.dtype.kind == "f" and item.ndim
+    }
     with replacing(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
 
@@ -203,28 +255,43 @@ def write(path: Path, dataset: Any) -> None:
 def _axis(data: Any, kind: dict[str, tuple[str, ...]], path: Path) -> str:
     """Name of the coordinate dimension whose units, or else whose name, say what it is."""
     for name in data.dims:
-        if name in data.variables and str(data[name].attrs.get("units", "")).lower() in kind["units"]:
+        if (
+            name in data.variables
+            and str(data[name].attrs.get("units", "")).lower() in kind["units"]
+        ):
             return str(name)
     for name in data.dims:
         if str(name).lower() in kind["names"] and name in data.variables:
             return str(name)
-    raise InputError(f"{path}: no coordinate is {kind['names'][0]} ({kind['units'][0]}); dimensions are {', '.join(map(str, data.dims)) or 'none'}")
+    raise InputError(
+        f"{path}: no coordinate is {kind['names'][0]} ({kind['units'][0]}); dimensions are {', '.join(map(str, data.dims)) or 'none'}"
+    )
 
 
-def _layers(name: str, item: Any, lat: str, lon: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _layers(
+    name: str, item: Any, lat: str, lon: str, path: Path
+) -> Iterator[tuple[str, np.ndarray]]:
     """(label, values (times, H, W)) of each pressure level of a variable, or of its only one."""
     level = next((dim for dim in item.dims if dim in LEVELS), None)
     rest = [dim for dim in item.dims if dim not in (lat, lon, level, "time")]
     if wide := [dim for dim in rest if item.sizes[dim] > 1]:
-        raise InputError(f"{path}: variable {name} has a dimension '{wide[0]}' of {item.sizes[wide[0]]}; select one of them first")
+        raise InputError(
+            f"{path}: variable {name} has a dimension '{wide[0]}' of {item.sizes[wide[0]]}; select one of them first"
+        )
     item = item.squeeze(rest, drop=True)
     item = item if "time" in item.dims else item.expand_dims("time")
     if level is None:
         yield name, np.asarray(item.transpose("time", lat, lon).values, dtype=np.float64)
         return
     item = item.transpose(level, "time", lat, lon)
-    a, b = (1.0, 0.0) if "units" not in item[level].attrs else conversion(item[level].attrs["units"], "hPa", f"{path}: {level}")
-    for pressure, values in zip(item[level].values, np.asarray(item.values, dtype=np.float64), strict=True):
+    a, b = (
+        (1.0, 0.0)
+        if "units" not in item[level].attrs
+        else conversion(item[level].attrs["units"], "hPa", f"{path}: {level}")
+    )
+    for pressure, values in zip(
+        item[level].values, np.asarray(item.values, dtype=np.float64), strict=True
+    ):
         yield f"{name}_{a * float(pressure) + b:g}", values
 
 
@@ -234,7 +301,9 @@ def _times(data: Any, path: Path) -> np.ndarray | None:
     calendar = str(data["time"].attrs.get("calendar", "standard")).lower()
     if calendar not in CALENDARS:
         raise InputError(f"{path}: its calendar is '{calendar}'; expected {' or '.join(CALENDARS)}")
-    decoded = package("xarray").decode_cf(data[["time"]].reset_coords(drop=True) if "time" in data.dims else data[["time"]])
+    decoded = package("xarray").decode_cf(
+        data[["time"]].reset_coords(drop=True) if "time" in data.dims else data[["time"]]
+    )
     return np.atleast_1d(decoded["time"].values).astype("datetime64[ns]")
 
 

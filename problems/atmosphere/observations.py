@@ -47,33 +47,54 @@ class Observations:
         return len(self.value)
 
     def __getitem__(self, rows: Any) -> Observations:
-        return Observations(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+        return Observations(
+            **{name: getattr(self, name)[rows] for name in self.__dataclass_fields__}
+        )
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:
         """Latitude and longitude (n,), float64."""
-        return torch.from_numpy(np.array(self.latitude, dtype=np.float64)), torch.from_numpy(np.array(self.longitude, dtype=np.float64))
+        return torch.from_numpy(np.array(self.latitude, dtype=np.float64)), torch.from_numpy(
+            np.array(self.longitude, dtype=np.float64)
+        )
 
     @property
     def sha256(self) -> str:
         """Of all that was measured, in order: the same for the same observations."""
-        columns = (self.station, self.latitude, self.longitude, self.variable, self.unit, self.value, self.hour)
-        entries = (f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f},{h}" for s, a, b, v, u, x, h in zip(*columns, strict=True))
+        columns = (
+            self.station,
+            self.latitude,
+            self.longitude,
+            self.variable,
+            self.unit,
+            self.value,
+            self.hour,
+        )
+        entries = (
+            f"{s},{a:.6f},{b:.6f},{v},{u},{x:.6f},{h}"
+            for s, a, b, v, u, x, h in zip(*columns, strict=True)
+        )
         return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def channel(self, domain: Domain) -> Tensor:
         """Which channel of a field each entry sees: (n,)."""
         place = [domain.variables.index(name) for name in self.variable]
-        return torch.from_numpy(self.hour) * len(domain.variables) + torch.tensor(place, dtype=torch.long)
+        return torch.from_numpy(self.hour) * len(domain.variables) + torch.tensor(
+            place, dtype=torch.long
+        )
 
 
 def observations(
-    rows: list[tuple[str, float, float, str, str | None, float, float]], times: list[np.datetime64] | None = None, hours: list[int] | None = None
+    rows: list[tuple[str, float, float, str, str | None, float, float]],
+    times: list[np.datetime64] | None = None,
+    hours: list[int] | None = None,
 ) -> Observations:
     """From rows (station, latitude, longitude, variable, unit, value, sigma), and when each was, where that is known."""
     columns = list(zip(*rows, strict=True)) or [()] * 7
     kinds: list[Any] = [object, float, float, object, object, float, float]
-    when = np.array([np.datetime64("NaT")] * len(rows) if times is None else times, dtype="datetime64[m]")
+    when = np.array(
+        [np.datetime64("NaT")] * len(rows) if times is None else times, dtype="datetime64[m]"
+    )
     hour = np.zeros(len(rows), dtype=np.int64) if hours is None else np.array(hours, dtype=np.int64)
     arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)]
     return Observations(*(*arrays, when, hour))
@@ -81,10 +102,17 @@ def observations(
 
 def joined(parts: list[Observations]) -> Observations:
     """All entries, one after the other."""
-    return Observations(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Observations.__dataclass_fields__})
+    return Observations(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in Observations.__dataclass_fields__
+        }
+    )
 
 
-def admitted(seen: Observations, domain: Domain, what: str, start: np.datetime64 | None = None) -> tuple[Observations, list[str]]:
+def admitted(
+    seen: Observations, domain: Domain, what: str, start: np.datetime64 | None = None
+) -> tuple[Observations, list[str]]:
     """The observations that a domain can use, in its units, and a sentence for each reason why some were left out.
 
     Args:
@@ -100,14 +128,20 @@ def admitted(seen: Observations, domain: Domain, what: str, start: np.datetime64
             notes.append(f"{dropped} of {len(seen)} observations left out: {why}")
         seen = seen[rows]
 
-    keep(np.isin(seen.variable, domain.variables), f"not one of the prior's variables ({', '.join(domain.variables)})")
+    keep(
+        np.isin(seen.variable, domain.variables),
+        f"not one of the prior's variables ({', '.join(domain.variables)})",
+    )
     keep(~fill(seen.value) & ~fill(seen.latitude) & ~fill(seen.longitude), "missing values")
     for variable in dict.fromkeys(seen.variable):
         of = seen.variable == variable
         for unit in dict.fromkeys(seen.unit[of]):
             rows, to = of & (seen.unit == unit) if unit is not None else of, domain.unit(variable)
             a, b = conversion(unit, to, f"{what}: {variable}")
-            value, sigma = np.where(rows, seen.value * a + b, seen.value), np.where(rows, seen.sigma * abs(a), seen.sigma)
+            value, sigma = (
+                np.where(rows, seen.value * a + b, seen.value),
+                np.where(rows, seen.sigma * abs(a), seen.sigma),
+            )
             believable(value[rows], to, f"{what}: {variable}", str(unit))
             seen = replace(seen, value=value, sigma=sigma, unit=np.where(rows, to, seen.unit))
     keep(domain.grid.locate(*seen.places)[2].numpy(), f"outside the grid ({domain.grid})")
@@ -115,16 +149,28 @@ def admitted(seen: Observations, domain: Domain, what: str, start: np.datetime64
         timed = ~np.isnat(seen.time)
         after = np.where(timed, (seen.time - start) / np.timedelta64(1, "h"), 0.0)
         seen = replace(seen, hour=np.floor(after + 0.5).astype(np.int64))
-        span = f"{start}" if domain.hours == 1 else f"{start} and the {domain.hours - 1} hours after it"
+        span = (
+            f"{start}"
+            if domain.hours == 1
+            else f"{start} and the {domain.hours - 1} hours after it"
+        )
         keep((seen.hour >= 0) & (seen.hour < domain.hours), f"not within half an hour of {span}")
     first = dict[tuple, int]()
     for row, key in enumerate(zip(seen.station, seen.variable, seen.hour, strict=True)):
         first.setdefault(key, row)
-    keep(np.isin(np.arange(len(seen)), list(first.values())), "a second value of the same station and variable" + (" and hour" if domain.hours > 1 else ""))
+    keep(
+        np.isin(np.arange(len(seen)), list(first.values())),
+        "a second value of the same station and variable"
+        + (" and hour" if domain.hours > 1 else ""),
+    )
     if (seen.sigma[~np.isnan(seen.sigma)] <= 0).any():
-        raise InputError(f"{what}: a standard deviation is not positive; leave it empty for the problem's")
+        raise InputError(
+            f"{what}: a standard deviation is not positive; leave it empty for the problem's"
+        )
     if len(seen) == 0:
-        raise InputError(f"{what}: no observation is left; {'; '.join(notes) or 'the file holds none'}")
+        raise InputError(
+            f"{what}: no observation is left; {'; '.join(notes) or 'the file holds none'}"
+        )
     return seen, notes
 
 
@@ -139,15 +185,33 @@ def thinned(seen: Observations, radius: float) -> Observations:
     leader = np.full(len(seen), -1)
     for row in range(len(seen)):
         if leader[row] < 0:
-            leader[near[row] & (seen.variable == seen.variable[row]) & (seen.hour == seen.hour[row]) & (leader < 0)] = row
+            leader[
+                near[row]
+                & (seen.variable == seen.variable[row])
+                & (seen.hour == seen.hour[row])
+                & (leader < 0)
+            ] = row
     rows, leaders = [], list(dict.fromkeys(leader.tolist()))
     for first in leaders:
         each = leader == first
         turn = (seen.longitude[each] - seen.longitude[first] + 180) % 360 - 180
-        name = seen.station[first] if each.sum() == 1 else f"{seen.station[first]} and {each.sum() - 1} more"
+        name = (
+            seen.station[first]
+            if each.sum() == 1
+            else f"{seen.station[first]} and {each.sum() - 1} more"
+        )
         sigma = float(np.sqrt(np.mean(seen.sigma[each] ** 2) / each.sum()))
         place = float(seen.latitude[each].mean()), float(seen.longitude[first] + turn.mean())
-        rows.append((name, *place, seen.variable[first], seen.unit[first], float(seen.value[each].mean()), sigma))
+        rows.append(
+            (
+                name,
+                *place,
+                seen.variable[first],
+                seen.unit[first],
+                float(seen.value[each].mean()),
+                sigma,
+            )
+        )
     return observations(rows, list(seen.time[leaders]), list(seen.hour[leaders]))
 
 

@@ -24,10 +24,20 @@ def coarsen(grid: Grid, factor: int, seen: Tensor | None = None) -> Any:
     """
     if not 1 <= factor <= min(grid.shape):
         raise OptionError(f"coarsening: factor must be from 1 to {min(grid.shape)}, got {factor}")
-    return _classes()["Coarsen"](block_matrix(grid.row_areas(), factor), block_matrix(torch.ones(grid.shape[1]), factor), seen)
+    return _classes()["Coarsen"](
+        block_matrix(grid.row_areas(), factor),
+        block_matrix(torch.ones(grid.shape[1]), factor),
+        seen,
+    )
 
 
-def sample(grid: Grid, latitude: Tensor, longitude: Tensor, channels: int = 1, channel: Tensor | None = None) -> Any:
+def sample(
+    grid: Grid,
+    latitude: Tensor,
+    longitude: Tensor,
+    channels: int = 1,
+    channel: Tensor | None = None,
+) -> Any:
     """Bilinear interpolation to places, across the meridian where a periodic grid begins: x (B, C, H, W) -> y (B, 1, 1, n).
 
     Args:
@@ -39,9 +49,13 @@ def sample(grid: Grid, latitude: Tensor, longitude: Tensor, channels: int = 1, c
     """
     index, weight, inside = grid.locate(latitude, longitude)
     if not bool(inside.all()):
-        raise InputError(f"sampling: {int((~inside).sum())} of {len(inside)} places are outside the grid ({grid}); drop them first")
+        raise InputError(
+            f"sampling: {int((~inside).sum())} of {len(inside)} places are outside the grid ({grid}); drop them first"
+        )
     first = torch.zeros(len(index), dtype=torch.long) if channel is None else channel.long()
-    return _classes()["Sample"](first[:, None] * grid.shape[0] * grid.shape[1] + index, weight, (channels, *grid.shape))
+    return _classes()["Sample"](
+        first[:, None] * grid.shape[0] * grid.shape[1] + index, weight, (channels, *grid.shape)
+    )
 
 
 def combine(matrix: Tensor) -> Any:

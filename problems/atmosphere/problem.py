@@ -73,14 +73,22 @@ class Atmosphere(inverse.Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma_y == 0 or not (self.sigma_coarse is None or 0 < self.sigma_coarse < float("inf")):
-            raise OptionError(f"atmosphere: sigma_y and sigma_coarse must be positive, got {self.sigma_y:g} and {self.sigma_coarse}")
+        if self.sigma_y == 0 or not (
+            self.sigma_coarse is None or 0 < self.sigma_coarse < float("inf")
+        ):
+            raise OptionError(
+                f"atmosphere: sigma_y and sigma_coarse must be positive, got {self.sigma_y:g} and {self.sigma_coarse}"
+            )
         if self.count < 1 or self.factor < 1 or not 0 <= self.withhold < 1:
-            raise OptionError(f"atmosphere: count and factor must be at least 1 and withhold in [0, 1), got {self.count}, {self.factor}, {self.withhold:g}")
+            raise OptionError(
+                f"atmosphere: count and factor must be at least 1 and withhold in [0, 1), got {self.count}, {self.factor}, {self.withhold:g}"
+            )
         if self.window < 1:
             raise OptionError(f"atmosphere: window must be at least 1 hour, got {self.window}")
         if not (self.representativeness >= 0 and self.thin >= 0):
-            raise OptionError(f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}")
+            raise OptionError(
+                f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}"
+            )
 
         self.by_variable()
 
@@ -98,13 +106,18 @@ class Atmosphere(inverse.Problem):
         scene = self.scene()
         if tuple(shape) != scene.domain.shape:
             want, got = (" x ".join(map(str, s)) for s in (scene.domain.shape, shape))
-            raise InputError(f"atmosphere: a field here is {want} (channels, latitudes, longitudes), got {got}")
+            raise InputError(
+                f"atmosphere: a field here is {want} (channels, latitudes, longitudes), got {got}"
+            )
         return scene.operator()
 
     def noise(self, shape: tuple[int, ...]) -> inverse.Noise:
         scene, known = self.scene(), self.by_variable()
         other = self.sigma_coarse or self.sigma_y
-        return scene.noise(tuple(known.get(v, known.get(_base(v), other)) for v in scene.domain.variables), self.representativeness)
+        return scene.noise(
+            tuple(known.get(v, known.get(_base(v), other)) for v in scene.domain.variables),
+            self.representativeness,
+        )
 
     def by_variable(self) -> dict[str, float]:
         """`sigmas` as a mapping."""
@@ -114,9 +127,13 @@ class Atmosphere(inverse.Problem):
             try:
                 found[name] = float(value)
             except ValueError as error:
-                raise OptionError(f"atmosphere: sigmas are variable:number, e.g. z:1.5, got '{text}'") from error
+                raise OptionError(
+                    f"atmosphere: sigmas are variable:number, e.g. z:1.5, got '{text}'"
+                ) from error
             if not name or not 0 < found[name] < float("inf"):
-                raise OptionError(f"atmosphere: sigmas are variable:number with a positive number, got '{text}'")
+                raise OptionError(
+                    f"atmosphere: sigmas are variable:number with a positive number, got '{text}'"
+                )
         return found
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,7 +144,9 @@ class Atmosphere(inverse.Problem):
         if self.modalities == "coarse":
             return Scene(domain, factor)
         extra = round(self.withhold * self.count)
-        used, kept = (self._levelled(seen) for seen in networks(domain, self.count, extra, self.network))
+        used, kept = (
+            self._levelled(seen) for seen in networks(domain, self.count, extra, self.network)
+        )
         return Scene(domain, factor, None, used, kept if extra else None)
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -139,21 +158,37 @@ class Atmosphere(inverse.Problem):
             return [torch.from_numpy(hour) for hour in shipped().values]
         hours = shipped_window().values[:, 0]
         if self.window > len(hours):
-            raise InputError(f"atmosphere: {len(hours)} hours that follow one another ship, window is {self.window}; give a longer series with --input")
-        return [torch.from_numpy(hours[i : i + self.window]) for i in range(0, len(hours) - self.window + 1, self.window)]
+            raise InputError(
+                f"atmosphere: {len(hours)} hours that follow one another ship, window is {self.window}; give a longer series with --input"
+            )
+        return [
+            torch.from_numpy(hours[i : i + self.window])
+            for i in range(0, len(hours) - self.window + 1, self.window)
+        ]
 
-    def open(self, file: Path, prior: inverse.Prior, measured: bool) -> tuple[inverse.Problem, Tensor, list[str]]:
+    def open(
+        self, file: Path, prior: inverse.Prior, measured: bool
+    ) -> tuple[inverse.Problem, Tensor, list[str]]:
         domain = domain_of(prior)
         if not measured:
             truth, start = read_truth(file, domain, self.time)
-            return self.on(domain, start), torch.from_numpy(truth), [] if start is None else [f"time {stamp(start)}"]
-        scene, notes = Sources(file, self.stations, self.time, self.thin, self.withhold).scene(domain, self._levelled)
+            return (
+                self.on(domain, start),
+                torch.from_numpy(truth),
+                [] if start is None else [f"time {stamp(start)}"],
+            )
+        scene, notes = Sources(file, self.stations, self.time, self.thin, self.withhold).scene(
+            domain, self._levelled
+        )
         return Observed(**vars(self) | {"scene_": scene}), scene.measurement(), notes
 
     def _levelled(self, seen: observations.Observations) -> observations.Observations:
         """With the problem's standard deviation where an observation does not have its own."""
         known = self.by_variable()
-        ours = np.array([known.get(v, known.get(_base(v), self.sigma_y)) for v in seen.variable], dtype=np.float64)
+        ours = np.array(
+            [known.get(v, known.get(_base(v), self.sigma_y)) for v in seen.variable],
+            dtype=np.float64,
+        )
         return replace(seen, sigma=np.where(np.isnan(seen.sigma), ours, seen.sigma))
 
     def export(self, result: inverse.Result, folder: Path) -> None:
@@ -164,10 +199,19 @@ class Atmosphere(inverse.Problem):
 
     def make_prior(self) -> inverse.Prior:
         """The trained prior where it is installed, otherwise the climatological Gaussian field; for a window, that of trajectories."""
-        return inverse.load_prior(TRAJECTORIES if self.window > 1 else self.prior if self.prior in cards() else CLIMATOLOGY)
+        return inverse.load_prior(
+            TRAJECTORIES
+            if self.window > 1
+            else self.prior
+            if self.prior in cards()
+            else CLIMATOLOGY
+        )
 
     def resolve_prior(
-        self, prior: inverse.Prior | str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        prior: inverse.Prior | str | Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> inverse.Prior:
         return over_hours(super().resolve_prior(prior, device, dtype), self.window)
 
@@ -175,21 +219,35 @@ class Atmosphere(inverse.Problem):
         posterior = super().posterior(truth, **settings)
         scene = self.scene()
         grid = scene.domain.grid
-        posterior.provenance["grid"] = {"latitudes": list(grid.latitudes), "longitudes": list(grid.longitudes)}
+        posterior.provenance["grid"] = {
+            "latitudes": list(grid.latitudes),
+            "longitudes": list(grid.longitudes),
+        }
         posterior.provenance["observations"] = scene.record()
         if posterior.truth is not None and scene.withheld is not None:
-            posterior.provenance["observations"]["withheld"]["value"] = self._withheld(scene, posterior.truth, settings)
+            posterior.provenance["observations"]["withheld"]["value"] = self._withheld(
+                scene, posterior.truth, settings
+            )
         elif scene.withheld is not None:
-            posterior.provenance["observations"]["withheld"]["value"] = [scene.withheld.value.tolist()]
+            posterior.provenance["observations"]["withheld"]["value"] = [
+                scene.withheld.value.tolist()
+            ]
         return posterior
 
     def _withheld(self, scene: Scene, truth: Tensor, settings: dict[str, Any]) -> list[list[float]]:
         """What the withheld stations would have measured of each truth, with noise of their own."""
         assert scene.withheld is not None
-        clean = clone(scene.at(scene.withheld), "cpu", torch.float64).A(truth.cpu().double())[:, 0, 0]
+        clean = clone(scene.at(scene.withheld), "cpu", torch.float64).A(truth.cpu().double())[
+            :, 0, 0
+        ]
         first, seed = settings.get("first_image", 0), settings.get("seed", 0)
         streams = [inverse.seeded(seed, "withheld", first + i) for i in range(len(clean))]
-        noise = torch.stack([torch.randn(clean.shape[1], generator=stream, dtype=torch.float64) for stream in streams])
+        noise = torch.stack(
+            [
+                torch.randn(clean.shape[1], generator=stream, dtype=torch.float64)
+                for stream in streams
+            ]
+        )
         return (clean + torch.from_numpy(scene.withheld.sigma) * noise).tolist()
 
     def exact(self, y: Tensor) -> Exact | None:
@@ -199,9 +257,15 @@ class Atmosphere(inverse.Problem):
             return None
         n = torch.Size(self.scene().domain.shape).numel()
         operator = clone(self.scene().operator(), "cpu", torch.float64)
-        matrix = operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *self.scene().domain.shape)).flatten(1).T
+        matrix = (
+            operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *self.scene().domain.shape))
+            .flatten(1)
+            .T
+        )
         if len(flat) != len(matrix):
-            raise InputError(f"atmosphere: a measurement has {len(matrix)} entries, got {len(flat)}; ask for one measurement at a time")
+            raise InputError(
+                f"atmosphere: a measurement has {len(matrix)} entries, got {len(flat)}; ask for one measurement at a time"
+            )
         sigma = self.noise(()).sigma.flatten()  # type: ignore[attr-defined]
         return Exact(law.given(matrix, sigma, flat), float(law.log_evidence(matrix, sigma, flat)))
 
@@ -231,10 +295,16 @@ def folder() -> Path:
 
 
 @functools.lru_cache(maxsize=64)
-def networks(domain: Domain, count: int, extra: int, seed: int) -> tuple[observations.Observations, observations.Observations]:
+def networks(
+    domain: Domain, count: int, extra: int, seed: int
+) -> tuple[observations.Observations, observations.Observations]:
     """Places of `count` stations on a domain and of `extra` others; see `simulation.network`."""
-    places = simulation.network(read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed)
-    return simulation.at_stations(places[:count], domain), simulation.at_stations(places[count:], domain)
+    places = simulation.network(
+        read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed
+    )
+    return simulation.at_stations(places[:count], domain), simulation.at_stations(
+        places[count:], domain
+    )
 
 
 @functools.cache

@@ -48,15 +48,24 @@ class Scene:
 
     def at(self, seen: Observations) -> Any:
         """The operator that observes a field at these stations."""
-        return sample(self.domain.grid, *seen.places, channels=self.domain.shape[0], channel=seen.channel(self.domain))
+        return sample(
+            self.domain.grid,
+            *seen.places,
+            channels=self.domain.shape[0],
+            channel=seen.channel(self.domain),
+        )
 
     def noise(self, sigma_coarse: tuple[float, ...], representativeness: float) -> GaussianNoise:
         """Independent noise: that of each variable of the coarse field, and of each station its instrument's with what a point is not representative of."""
         sigma: dict[str, float | Tensor] = {}
         if self.factor is not None:
             shape = (self.domain.shape[0], *self.domain.grid.coarsened(self.factor).shape)
-            levels = torch.tensor(sigma_coarse * self.domain.hours, dtype=torch.float64)[:, None, None].expand(shape)
-            sigma["coarse"] = levels if self.coarse is None else levels[torch.from_numpy(~np.isnan(self.coarse))]
+            levels = torch.tensor(sigma_coarse * self.domain.hours, dtype=torch.float64)[
+                :, None, None
+            ].expand(shape)
+            sigma["coarse"] = (
+                levels if self.coarse is None else levels[torch.from_numpy(~np.isnan(self.coarse))]
+            )
         if self.used is not None:
             sigma["stations"] = torch.from_numpy(np.hypot(self.used.sigma, representativeness))
         return stacked_noise(self.operator(), sigma)
@@ -72,11 +81,16 @@ class Scene:
         found: dict[str, Any] = {}
         for name, seen in (("used", self.used), ("withheld", self.withheld)):
             if seen is not None:
-                columns = {field: getattr(seen, field).tolist() for field in ("station", "latitude", "longitude", "variable", "hour")}
+                columns = {
+                    field: getattr(seen, field).tolist()
+                    for field in ("station", "latitude", "longitude", "variable", "hour")
+                }
                 found[name] = columns | {"places_sha256": seen.sha256}
         return found
 
     def __str__(self) -> str:
         coarse = "" if self.factor is None else f"coarse field of factor {self.factor}"
-        stations = "" if self.used is None else f"{len(self.used)} observations ({self.used.sha256[:12]})"
+        stations = (
+            "" if self.used is None else f"{len(self.used)} observations ({self.used.sha256[:12]})"
+        )
         return " and ".join(part for part in (coarse, stations) if part)

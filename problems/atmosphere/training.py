@@ -41,7 +41,14 @@ class FieldTraining(Training):
         config, checkpoint, device: see `Training`.
     """
 
-    def __init__(self, fields: Fields, law: FieldLaw, config: TrainConfig, checkpoint: Path, device: torch.device):
+    def __init__(
+        self,
+        fields: Fields,
+        law: FieldLaw,
+        config: TrainConfig,
+        checkpoint: Path,
+        device: torch.device,
+    ):
         self.fields, self.law = fields, law
         super().__init__([], config, checkpoint, device)
 
@@ -81,20 +88,33 @@ def train_field_prior(
     check_disjoint([fields, validation, test])
     missing = fields.skipped + validation.skipped + test.skipped
     skipped = f", {missing} skipped because values are missing" if missing else ""
-    print(f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}", file=sys.stderr)
+    print(
+        f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}",
+        file=sys.stderr,
+    )
     if fields.grid.periodic:
         fields, validation, test = map(in_decametres, (fields, validation, test))
     law, fitted = fit_law(fields, validation, rank, hours)
     fields, validation, test = (part.windows(hours) for part in (fields, validation, test))
     about = about | {"units": ", ".join(fields.units)}
-    described = {"law": fitted, "extra": fields.facts() | {"validation": list(validation.period), "test": list(test.period), "skipped": missing}}
+    described = {
+        "law": fitted,
+        "extra": fields.facts()
+        | {"validation": list(validation.period), "test": list(test.period), "skipped": missing},
+    }
     if config is None:
         tables: dict[str, object] = {"fields": "test", "rmse": field_table(law, law, test)}
-        facts: dict[str, object] = {"data": source.name, "command": " ".join(["inverse", *sys.argv[1:]]), "torch": torch.__version__}
+        facts: dict[str, object] = {
+            "data": source.name,
+            "command": " ".join(["inverse", *sys.argv[1:]]),
+            "torch": torch.__version__,
+        }
         card = save_prior(law, out, training=facts, denoising=tables, **described, **about)
         print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
         return True
-    training = FieldTraining(fields, law := law.float(), config, out.with_suffix(".checkpoint.safetensors"), where)
+    training = FieldTraining(
+        fields, law := law.float(), config, out.with_suffix(".checkpoint.safetensors"), where
+    )
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     start, best = time.monotonic(), _best_so_far(out) if training.step else 1.0
@@ -106,23 +126,40 @@ def train_field_prior(
             return
         prior = training.averaged()
         ratio = error_ratio(table := field_table(prior, law, validation, 24))
-        print(f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields", file=sys.stderr, flush=True)
+        print(
+            f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields",
+            file=sys.stderr,
+            flush=True,
+        )
         if ratio < best:
             best = ratio
-            tables = {"fields": "test", "rmse": field_table(prior, law, test), "validation": table, "validation_ratio": round(ratio, 5)}
-            facts = {"data": source.name, "kept_step": progress.step, **run_facts(config, progress.loss, time.monotonic() - start, where)}
+            tables = {
+                "fields": "test",
+                "rmse": field_table(prior, law, test),
+                "validation": table,
+                "validation_ratio": round(ratio, 5),
+            }
+            facts = {
+                "data": source.name,
+                "kept_step": progress.step,
+                **run_facts(config, progress.loss, time.monotonic() - start, where),
+            }
             save_prior(prior, out, training=facts, denoising=tables, **described, **about)
 
     if completed(training, keep_the_best) is None:
         return False
     if best == 1.0:
-        raise InputError(f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)")
+        raise InputError(
+            f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)"
+        )
     card = PriorCard.read(out.with_suffix(".json"))
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}))
     return True
 
 
-def fit_law(fields: Fields, validation: Fields, rank: int, hours: int = 1) -> tuple[FieldLaw, dict[str, float]]:
+def fit_law(
+    fields: Fields, validation: Fields, rank: int, hours: int = 1
+) -> tuple[FieldLaw, dict[str, float]]:
     """The Gaussian of fields, global or regional, of one hour or several, and how it was chosen, for the card.
 
     Raises: OptionError for trajectories of global fields.
@@ -132,19 +169,35 @@ def fit_law(fields: Fields, validation: Fields, rank: int, hours: int = 1) -> tu
     from inverse_problems.atmosphere.zonal import fit_zonal
 
     if fields.grid.periodic and hours > 1:
-        raise OptionError(f"train: of global fields there are priors of single hours alone, asked for --hours {hours}")
+        raise OptionError(
+            f"train: of global fields there are priors of single hours alone, asked for --hours {hours}"
+        )
     if fields.grid.periodic:
         scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
-        fits = {taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale) for taper in ZONAL_TAPERS}
-        held_out = {taper: float(law.log_density(law.encode(validation.values.double())).mean()) / law.mean.numel() for taper, law in fits.items()}
+        fits = {
+            taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale)
+            for taper in ZONAL_TAPERS
+        }
+        held_out = {
+            taper: float(law.log_density(law.encode(validation.values.double())).mean())
+            / law.mean.numel()
+            for taper, law in fits.items()
+        }
         taper = max(held_out, key=held_out.__getitem__)
-        return fits[taper], {"taper_km": taper, "held_out_nats_per_point": round(held_out[taper], 4)}
+        return fits[taper], {
+            "taper_km": taper,
+            "held_out_nats_per_point": round(held_out[taper], 4),
+        }
     shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
-    climate = fit_gaussian(fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale)
+    climate = fit_gaussian(
+        fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale
+    )
     if hours == 1:
         return climate.law, climate.facts()
     before, after = fields.windows(2).values.chunk(2, 1)
-    return TrajectoryPrior(climate.law, fit_persistence(climate.law, before, after), hours), climate.facts()
+    return TrajectoryPrior(
+        climate.law, fit_persistence(climate.law, before, after), hours
+    ), climate.facts()
 
 
 def _best_so_far(out: Path) -> float:
@@ -161,8 +214,14 @@ def error_ratio(table: dict[str, list[float]]) -> float:
 
 def in_decametres(fields: Fields) -> Fields:
     """Geopotential (m2 s-2) as geopotential height (dam), which varies about as much as temperature in K; other channels as they are."""
-    gain = torch.tensor([1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units])[:, None, None]
-    return replace(fields, values=fields.values * gain, units=tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units))
+    gain = torch.tensor([1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units])[
+        :, None, None
+    ]
+    return replace(
+        fields,
+        values=fields.values * gain,
+        units=tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units),
+    )
 
 
 def check_disjoint(parts: list[Fields]) -> None:
@@ -170,10 +229,14 @@ def check_disjoint(parts: list[Fields]) -> None:
     spans = sorted(part.period for part in parts)
     for before, after in itertools.pairwise(spans):
         if not after[0] > before[1]:
-            raise OptionError(f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time")
+            raise OptionError(
+                f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time"
+            )
 
 
-def field_table(prior: Prior, law: FieldLaw, fields: Fields, count: int = 168) -> dict[str, list[float]]:
+def field_table(
+    prior: Prior, law: FieldLaw, fields: Fields, count: int = 168
+) -> dict[str, list[float]]:
     """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
     chosen = fields.values[:: max(1, len(fields) // count)]
     x0 = prior.encode(chosen)
@@ -184,5 +247,7 @@ def field_table(prior: Prior, law: FieldLaw, fields: Fields, count: int = 168) -
         table["sigma"].append(level * prior.scale)
         for name, denoiser in (("prior", prior), ("gaussian", law)):
             with torch.no_grad():
-                table[name].append(float((denoiser(noisy, sigma) - x0).square().mean().sqrt()) * prior.scale)
+                table[name].append(
+                    float((denoiser(noisy, sigma) - x0).square().mean().sqrt()) * prior.scale
+                )
     return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}

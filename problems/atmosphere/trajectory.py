@@ -40,7 +40,9 @@ class TrajectoryPrior(FieldLaw):
         self.hour, self.hours = hour, hours
         self.register_buffer("persistence", persistence.clone())
         apart = (torch.arange(hours)[:, None] - torch.arange(hours)).abs()
-        shares, modes = torch.linalg.eigh(persistence.double()[:, None, None] ** apart)  # of the (L, L) correlation of each coordinate
+        shares, modes = torch.linalg.eigh(
+            persistence.double()[:, None, None] ** apart
+        )  # of the (L, L) correlation of each coordinate
         self.register_buffer("shares", shares.clamp_min(0).to(persistence.dtype), persistent=False)
         self.register_buffer("modes", modes.to(persistence.dtype), persistent=False)
 
@@ -66,7 +68,9 @@ class TrajectoryPrior(FieldLaw):
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
         """Those of the covariance, and the share of the directions that has each, (L (r + 1),) both."""
         _, share = self.hour.eigenvalues
-        return self.variances.flatten(), (share[:, None] / self.hours).expand_as(self.variances).flatten()
+        return self.variances.flatten(), (share[:, None] / self.hours).expand_as(
+            self.variances
+        ).flatten()
 
     @property
     def deviation(self) -> float:
@@ -74,7 +78,12 @@ class TrajectoryPrior(FieldLaw):
         return self.hour.deviation
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": self.kind, "hours": self.hours, "shape": list(self.shape), "rank": len(self.hour.variances)}
+        return {
+            "kind": self.kind,
+            "hours": self.hours,
+            "shape": list(self.shape),
+            "rank": len(self.hour.variances),
+        }
 
     @property
     def spread(self) -> Tensor:
@@ -83,14 +92,19 @@ class TrajectoryPrior(FieldLaw):
 
     @property
     def covariance(self) -> Tensor:
-        eye = torch.eye(self.mean.numel(), dtype=self.persistence.dtype, device=self.persistence.device)
+        eye = torch.eye(
+            self.mean.numel(), dtype=self.persistence.dtype, device=self.persistence.device
+        )
         return self.spectral(eye.reshape(-1, *self.mean.shape), lambda v: v).reshape(len(eye), -1)
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, f applied to the eigenvalues of the covariance: (B, *shape) -> same."""
         inside, outside = self._coordinates(x)
         values = f(self.variances)
-        inside = torch.einsum("rij,brj->bir", self.modes[:-1], values[..., :-1, :] * inside) @ self.hour.basis.T
+        inside = (
+            torch.einsum("rij,brj->bir", self.modes[:-1], values[..., :-1, :] * inside)
+            @ self.hour.basis.T
+        )
         outside = torch.einsum("ij,bjn->bin", self.modes[-1], values[..., -1, :, None] * outside)
         return (inside + outside).reshape(x.shape)
 
@@ -103,11 +117,19 @@ class TrajectoryPrior(FieldLaw):
         inside, outside = self._coordinates(x - self.mean)
         total, free = self.variances + s2, self.hour.mean.numel() - len(self.hour.variances)
         within, rest = total[..., :-1, :], total[..., -1, :]
-        terms = (inside.square() / within + within.log()).sum((1, 2)) + (outside.square().sum(2) / rest + free * rest.log()).sum(1)
+        terms = (inside.square() / within + within.log()).sum((1, 2)) + (
+            outside.square().sum(2) / rest + free * rest.log()
+        ).sum(1)
         return -0.5 * (terms + self.mean.numel() * LOG_2PI)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        white = torch.randn(count, *self.mean.shape, generator=generator, dtype=self.persistence.dtype, device=self.persistence.device)
+        white = torch.randn(
+            count,
+            *self.mean.shape,
+            generator=generator,
+            dtype=self.persistence.dtype,
+            device=self.persistence.device,
+        )
         return self.mean + self.spectral(white, torch.sqrt)
 
     def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,8 +158,15 @@ class ComposedPrior(Prior):
     def __init__(self, window: Prior, channels: int, hours: int):
         wide, left = divmod(window.shape[0] or 0, channels)
         if left or wide % 2 == 0 or wide > hours:
-            raise OptionError(f"composition: needs windows of an odd number of hours, at most {hours}; this prior has {window.shape[0]} / {channels}")
-        units = {"scale": window.scale, "shift": window.shift, "sigma_min": window.sigma_min, "sigma_max": window.sigma_max}
+            raise OptionError(
+                f"composition: needs windows of an odd number of hours, at most {hours}; this prior has {window.shape[0]} / {channels}"
+            )
+        units = {
+            "scale": window.scale,
+            "shift": window.shift,
+            "sigma_min": window.sigma_min,
+            "sigma_max": window.sigma_max,
+        }
         super().__init__((hours * channels, *window.shape[1:]), **units)
         self.window, self.channels, self.hours, self.k = window, channels, hours, wide // 2
 
@@ -146,7 +175,9 @@ class ComposedPrior(Prior):
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         frames = x.unflatten(1, (self.hours, self.channels))
         windows = torch.stack([frames[:, i : i + 2 * k + 1] for i in range(count)], 1).flatten(0, 1)
-        found = self.window(windows.flatten(1, 2), sigma.repeat_interleave(count)).reshape(len(x), count, 2 * k + 1, *frames.shape[2:])
+        found = self.window(windows.flatten(1, 2), sigma.repeat_interleave(count)).reshape(
+            len(x), count, 2 * k + 1, *frames.shape[2:]
+        )
         return torch.cat([found[:, 0, :k], found[:, :, k], found[:, -1, k + 1 :]], 1).flatten(1, 2)
 
 
@@ -162,8 +193,14 @@ def over_hours(prior: Any, hours: int) -> Any:
         return prior
     if prior.shape[0] == channels and not isinstance(prior, TrajectoryPrior):
         name = getattr(prior, "name", type(prior).__name__)
-        raise OptionError(f"prior {name}: knows single hours; a window of {hours} needs one of consecutive hours, such as era5-uk-t2m-hours")
-    longer: Any = prior.over(hours) if isinstance(prior, TrajectoryPrior) else ComposedPrior(prior, channels, hours)
+        raise OptionError(
+            f"prior {name}: knows single hours; a window of {hours} needs one of consecutive hours, such as era5-uk-t2m-hours"
+        )
+    longer: Any = (
+        prior.over(hours)
+        if isinstance(prior, TrajectoryPrior)
+        else ComposedPrior(prior, channels, hours)
+    )
     longer.extra, longer.name = prior.extra, getattr(prior, "name", type(prior).__name__)
     return longer.eval().requires_grad_(False)
 
@@ -173,6 +210,10 @@ def fit_persistence(law: LowRankPrior, before: Tensor, after: Tensor) -> Tensor:
     a, b = ((law.encode(fields.to(law.mean)) - law.mean).flatten(1) for fields in (before, after))
     inside = [x @ law.basis for x in (a, b)]
     outside = [x - y @ law.basis.T for x, y in zip((a, b), inside, strict=True)]
-    along = (inside[0] * inside[1]).sum(0) / (inside[0].square().sum(0) * inside[1].square().sum(0)).sqrt()
-    rest = (outside[0] * outside[1]).sum() / (outside[0].square().sum() * outside[1].square().sum()).sqrt()
+    along = (inside[0] * inside[1]).sum(0) / (
+        inside[0].square().sum(0) * inside[1].square().sum(0)
+    ).sqrt()
+    rest = (outside[0] * outside[1]).sum() / (
+        outside[0].square().sum() * outside[1].square().sum()
+    ).sqrt()
     return torch.cat([along, rest[None]]).clamp(0, 0.999)

@@ -8,22 +8,67 @@ GRAVITY = 9.80665
 """Standard gravity (m s-2), which turns geopotential height (m) into geopotential (m2 s-2)."""
 
 _KNOWN: dict[str, tuple[str, float, float]] = {
-    "K": ("K", 1, 0), "degC": ("K", 1, 273.15), "degF": ("K", 5 / 9, 459.67 * 5 / 9),
-    "m2 s-2": ("m2 s-2", 1, 0), "m": ("m2 s-2", GRAVITY, 0), "km": ("m2 s-2", 1000 * GRAVITY, 0), "dam": ("m2 s-2", 10 * GRAVITY, 0),
-    "m s-1": ("m s-1", 1, 0), "knot": ("m s-1", 1852 / 3600, 0), "km h-1": ("m s-1", 1 / 3.6, 0),
-    "Pa": ("Pa", 1, 0), "hPa": ("Pa", 100, 0),
-    "kg kg-1": ("kg kg-1", 1, 0), "g kg-1": ("kg kg-1", 1e-3, 0), "%": ("1", 0.01, 0), "1": ("1", 1, 0),
-}  # fmt: skip
+    "K": ("K", 1, 0),
+    "degC": ("K", 1, 273.15),
+    "degF": ("K", 5 / 9, 459.67 * 5 / 9),
+    "m2 s-2": ("m2 s-2", 1, 0),
+    "m": ("m2 s-2", GRAVITY, 0),
+    "km": ("m2 s-2", 1000 * GRAVITY, 0),
+    "dam": ("m2 s-2", 10 * GRAVITY, 0),
+    "m s-1": ("m s-1", 1, 0),
+    "knot": ("m s-1", 1852 / 3600, 0),
+    "km h-1": ("m s-1", 1 / 3.6, 0),
+    "Pa": ("Pa", 1, 0),
+    "hPa": ("Pa", 100, 0),
+    "kg kg-1": ("kg kg-1", 1, 0),
+    "g kg-1": ("kg kg-1", 1e-3, 0),
+    "%": ("1", 0.01, 0),
+    "1": ("1", 1, 0),
+}
 """Unit -> (base, a, b): base = a * value + b. Heights count as geopotential over standard gravity."""
 
 _SPELLINGS = {
-    "kelvin": "K", "k": "K", "degk": "K", "c": "degC", "celsius": "degC", "degc": "degC", "deg_c": "degC", "degrees_celsius": "degC",
-    "degree_celsius": "degC", "°c": "degC", "degf": "degF", "fahrenheit": "degF", "f": "degF", "m**2 s**-2": "m2 s-2", "m^2/s^2": "m2 s-2", "m2/s2": "m2 s-2",
-    "m^2 s^-2": "m2 s-2", "gpm": "m", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "m s**-1": "m s-1", "m/s": "m s-1", "m s^-1": "m s-1",
-    "kt": "knot", "knots": "knot", "km/h": "km h-1", "pascal": "Pa", "pa": "Pa", "hpa": "hPa", "mbar": "hPa",
-    "mb": "hPa", "millibar": "hPa", "millibars": "hPa",
-    "kg/kg": "kg kg-1", "kg kg**-1": "kg kg-1", "g/kg": "g kg-1", "g kg**-1": "g kg-1", "percent": "%",
-}  # fmt: skip
+    "kelvin": "K",
+    "k": "K",
+    "degk": "K",
+    "c": "degC",
+    "celsius": "degC",
+    "degc": "degC",
+    "deg_c": "degC",
+    "degrees_celsius": "degC",
+    "degree_celsius": "degC",
+    "°c": "degC",
+    "degf": "degF",
+    "fahrenheit": "degF",
+    "f": "degF",
+    "m**2 s**-2": "m2 s-2",
+    "m^2/s^2": "m2 s-2",
+    "m2/s2": "m2 s-2",
+    "m^2 s^-2": "m2 s-2",
+    "gpm": "m",
+    "meter": "m",
+    "metre": "m",
+    "meters": "m",
+    "metres": "m",
+    "m s**-1": "m s-1",
+    "m/s": "m s-1",
+    "m s^-1": "m s-1",
+    "kt": "knot",
+    "knots": "knot",
+    "km/h": "km h-1",
+    "pascal": "Pa",
+    "pa": "Pa",
+    "hpa": "hPa",
+    "mbar": "hPa",
+    "mb": "hPa",
+    "millibar": "hPa",
+    "millibars": "hPa",
+    "kg/kg": "kg kg-1",
+    "kg kg**-1": "kg kg-1",
+    "g/kg": "g kg-1",
+    "g kg**-1": "g kg-1",
+    "percent": "%",
+}
 
 PLAUSIBLE = {"K": (140.0, 350.0)}
 """Values that a quantity can have on Earth, by base unit, where a wrong unit shows."""
@@ -35,12 +80,16 @@ def conversion(unit: str | None, to: str, what: str) -> tuple[float, float]:
     Raises: InputError that begins with `what` for a unit that is missing, unknown or of another quantity.
     """
     if unit is None or not str(unit).strip():
-        raise InputError(f"{what}: has no units; expected {to} or what converts to it ({', '.join(_alike(to))})")
+        raise InputError(
+            f"{what}: has no units; expected {to} or what converts to it ({', '.join(_alike(to))})"
+        )
     found, wanted = _KNOWN.get(_canonical(unit)), _KNOWN.get(_canonical(to))
     if wanted is None:
         raise InputError(f"{what}: the prior's unit '{to}' is unknown; known: {', '.join(_KNOWN)}")
     if found is None or found[0] != wanted[0]:
-        raise InputError(f"{what}: units '{unit}' do not convert to {to}; expected one of {', '.join(_alike(to))}")
+        raise InputError(
+            f"{what}: units '{unit}' do not convert to {to}; expected one of {', '.join(_alike(to))}"
+        )
     return found[1] / wanted[1], (found[2] - wanted[2]) / wanted[1]
 
 

@@ -32,11 +32,22 @@ class ZonalPrior(FieldLaw):
     circular = True
     single_precision = ("variances", "floor", "shift")
 
-    def __init__(self, mean: Tensor, basis: Tensor, variances: Tensor, floor: Tensor, poles: Tensor, width: int, **units: float):
+    def __init__(
+        self,
+        mean: Tensor,
+        basis: Tensor,
+        variances: Tensor,
+        floor: Tensor,
+        poles: Tensor,
+        width: int,
+        **units: float,
+    ):
         super().__init__((*mean.shape, width), **units)
         del self.shift
         self.register_buffer("shift", mean[..., None].clone())
-        self.register_buffer("pairs", torch.view_as_real(basis).clone())  # a module's `to` would leave of a complex buffer the real part
+        self.register_buffer(
+            "pairs", torch.view_as_real(basis).clone()
+        )  # a module's `to` would leave of a complex buffer the real part
         for name, value in {"variances": variances, "floor": floor}.items():
             self.register_buffer(name, value.clone())
         varies = torch.ones(len(floor), *mean.shape, dtype=floor.dtype)
@@ -61,14 +72,18 @@ class ZonalPrior(FieldLaw):
     @property
     def covariance(self) -> Tensor:
         n = self.mean.numel()
-        return self.spectral(torch.eye(n, dtype=self.floor.dtype).reshape(n, *self.mean.shape), lambda v: v).reshape(n, n)
+        return self.spectral(
+            torch.eye(n, dtype=self.floor.dtype).reshape(n, *self.mean.shape), lambda v: v
+        ).reshape(n, n)
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, f applied to the eigenvalues of C, which are 0 on pole rows for k > 0; f(0) must be 0: (B, C, H, W) -> same."""
         X, rest = self._waves(x), f(self.floor[:, None])
         a = torch.einsum("knr,bkn->bkr", self.basis.conj(), X) * (f(self.variances) - rest)
         Y = rest * self.varies * X + torch.einsum("knr,bkr->bkn", self.basis, a)
-        return torch.fft.irfft(Y.mT.unflatten(1, tuple(self.shape[:2])), n=self.width, norm="ortho").to(x)  # type: ignore[arg-type]
+        return torch.fft.irfft(
+            Y.mT.unflatten(1, tuple(self.shape[:2])), n=self.width, norm="ortho"
+        ).to(x)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1) ** 2
@@ -83,17 +98,32 @@ class ZonalPrior(FieldLaw):
         counted, rest = (rest > 0).to(x.dtype), torch.where(rest > 0, rest, 1.0)
         level = self.floor[:, None] + s2
         outside = (X.abs().square() / rest).sum(-1) - (inside.abs().square() / level).sum(-1)
-        terms = (inside.abs().square() / total + total.log() - level.log()).sum(-1) + outside + (counted * (rest.log() + LOG_2PI)).sum(-1)
+        terms = (
+            (inside.abs().square() / total + total.log() - level.log()).sum(-1)
+            + outside
+            + (counted * (rest.log() + LOG_2PI)).sum(-1)
+        )
         return -0.5 * (terms * self._twice).sum(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.spectral(torch.randn(count, *self.mean.shape, generator=generator, dtype=self.floor.dtype), torch.sqrt)
+        return self.spectral(
+            torch.randn(count, *self.mean.shape, generator=generator, dtype=self.floor.dtype),
+            torch.sqrt,
+        )
 
     @property
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
         """Those of C, (K r + K + 1,), the last 0, and the share of the n directions that has each."""
         r, n = self.variances.shape[1], self.mean.numel()
-        share = torch.cat([self._twice[:, None].expand(-1, r).flatten(), self._twice * (self.varies.sum(1) - r)]) / n
+        share = (
+            torch.cat(
+                [
+                    self._twice[:, None].expand(-1, r).flatten(),
+                    self._twice * (self.varies.sum(1) - r),
+                ]
+            )
+            / n
+        )
         values = torch.cat([self.variances.flatten(), self.floor])
         return torch.cat([values, values.new_zeros(1)]), torch.cat([share, 1 - share.sum()[None]])
 
@@ -107,7 +137,12 @@ class ZonalPrior(FieldLaw):
     @property
     def spread(self) -> Tensor:
         """Standard deviation of each entry of x0, the same at every longitude: (*shape)."""
-        each = torch.einsum("knr,kr->kn", self.basis.abs().square(), self.variances - self.floor[:, None]) + self.floor[:, None] * self.varies
+        each = (
+            torch.einsum(
+                "knr,kr->kn", self.basis.abs().square(), self.variances - self.floor[:, None]
+            )
+            + self.floor[:, None] * self.varies
+        )
         row = ((self._twice @ each) / self.width).sqrt().reshape(self.mean.shape[:2])
         return row[..., None].expand(self.mean.shape)
 
@@ -138,7 +173,14 @@ def zonal_prior(weights: dict[str, Tensor], width: int, **units: float) -> Zonal
     return ZonalPrior(mean, basis, weights["variances"], weights["floor"], poles, width, **units)
 
 
-def fit_zonal(fields: Tensor, grid: Grid, rank: int = 40, taper: float = 2000.0, smooth: float = 0.2, **units: float) -> ZonalPrior:
+def fit_zonal(
+    fields: Tensor,
+    grid: Grid,
+    rank: int = 40,
+    taper: float = 2000.0,
+    smooth: float = 0.2,
+    **units: float,
+) -> ZonalPrior:
     """The Gaussian of global fields (N, C, H, W), physical units that make the channels comparable.
 
     N fields of a few days are N samples of each wavenumber and fewer independent ones. The covariance of a wavenumber is therefore
@@ -152,7 +194,9 @@ def fit_zonal(fields: Tensor, grid: Grid, rank: int = 40, taper: float = 2000.0,
     x, scale = fields.double(), units.get("scale", 1.0)
     mean = x.mean((0, 3))
     width = x.shape[3]
-    X = torch.fft.rfft((x - mean[..., None]) / scale, norm="ortho").flatten(1, 2).permute(2, 0, 1)  # (K, N, C * H)
+    X = (
+        torch.fft.rfft((x - mean[..., None]) / scale, norm="ortho").flatten(1, 2).permute(2, 0, 1)
+    )  # (K, N, C * H)
     lat = torch.tensor(grid.latitudes, dtype=torch.float64)
     poles = lat.abs() > 90 - 1e-6
     X[1:, :, poles.repeat(x.shape[1])] = 0
@@ -169,5 +213,9 @@ def fit_zonal(fields: Tensor, grid: Grid, rank: int = 40, taper: float = 2000.0,
         v, Q = v.flip(0).clamp_min(0), Q.flip(1)
         bases.append(Q[:, :rank])
         variances.append(v[:rank])
-        floors.append(v[rank:].sum() / max(1, len(v) - rank - (int(poles.sum()) * x.shape[1] if k else 0)))
-    return ZonalPrior(mean, torch.stack(bases), torch.stack(variances), torch.stack(floors), poles, width, **units)
+        floors.append(
+            v[rank:].sum() / max(1, len(v) - rank - (int(poles.sum()) * x.shape[1] if k else 0))
+        )
+    return ZonalPrior(
+        mean, torch.stack(bases), torch.stack(variances), torch.stack(floors), poles, width, **units
+    )

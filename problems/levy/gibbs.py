@@ -52,10 +52,21 @@ class Gibbs:
             w = self._exchange(w, pull, generator)
         return self._increments(w, pull, generator)
 
-    def run(self, y: Tensor, generator: torch.Generator, chains: int = 4, burn_in: int = 500, keep: int = 1000) -> Tensor:
+    def run(
+        self,
+        y: Tensor,
+        generator: torch.Generator,
+        chains: int = 4,
+        burn_in: int = 500,
+        keep: int = 1000,
+    ) -> Tensor:
         """Walks of chains from independent prior variances, all sweeps after the burn-in: y (K, m) -> (K, chains, keep, T)."""
         y = y.repeat_interleave(chains, 0)
-        u = self._increments(self.increments.prior_variances(y.new_zeros(len(y), self.matrix.shape[1]), generator), y / self.sigma_y @ self.view, generator)
+        u = self._increments(
+            self.increments.prior_variances(y.new_zeros(len(y), self.matrix.shape[1]), generator),
+            y / self.sigma_y @ self.view,
+            generator,
+        )
         kept = []
         for sweep in range(burn_in + keep):
             u = self.sweep(u, y, generator)
@@ -66,7 +77,9 @@ class Gibbs:
     def _increments(self, w: Tensor, pull: Tensor, generator: torch.Generator) -> Tensor:
         """u ~ N(0, diag w) given y, as u = sqrt(w) z with precision I + sqrt(w) G sqrt(w) of z: w, pull (K, T) -> (K, T)."""
         root, L = self._factor(w)
-        b = torch.linalg.solve_triangular(L, (root * pull)[..., None], upper=False) + normal(root[..., None], generator)
+        b = torch.linalg.solve_triangular(L, (root * pull)[..., None], upper=False) + normal(
+            root[..., None], generator
+        )
         return root * torch.linalg.solve_triangular(L.mT, b, upper=True)[..., 0]
 
     def _factor(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,15 +88,24 @@ class Gibbs:
         precision.diagonal(dim1=1, dim2=2).add_(1)
         return root, torch.linalg.cholesky(precision)
 
-    def _indicators(self, on: Tensor, w: Tensor, pull: Tensor, generator: torch.Generator) -> Tensor:
+    def _indicators(
+        self, on: Tensor, w: Tensor, pull: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """The indicators' conditionals p(on_i | on_others, w, y) in turn, where y ~ N(0, sigma_y^2 I + H diag(on w) H^T): (K, T) -> (K, T).
 
         P = H^T S^-1 H and q = H^T S^-1 y, S the covariance of y, follow every flip by a rank-one update.
         """
         root, L = self._factor(w * on)
-        V = torch.linalg.solve_triangular(L, torch.cat([root[..., None] * self.gram, (root * pull)[..., None]], -1), upper=False)
-        P, q = self.gram - V[..., :-1].mT @ V[..., :-1], pull - (V[..., :-1].mT @ V[..., -1:])[..., 0]
-        threshold = torch.logit(uniform(on, generator)) + math.log(self.increments.spike / (1 - self.increments.spike))
+        V = torch.linalg.solve_triangular(
+            L, torch.cat([root[..., None] * self.gram, (root * pull)[..., None]], -1), upper=False
+        )
+        P, q = (
+            self.gram - V[..., :-1].mT @ V[..., :-1],
+            pull - (V[..., :-1].mT @ V[..., -1:])[..., 0],
+        )
+        threshold = torch.logit(uniform(on, generator)) + math.log(
+            self.increments.spike / (1 - self.increments.spike)
+        )
         on = on.clone()
         for i in range(on.shape[1]):
             p, wi, was = P[:, i, i], w[:, i], on[:, i].clone()
@@ -110,18 +132,28 @@ class Gibbs:
         w = w.clone()
         order = range(w.shape[1] - 1)
         for i in order if torch.rand((), generator=generator) < 0.5 else reversed(order):
-            tau = 1 / w[:, i + 1] - 1 / w[:, i]  # added to the precision of u_i, taken from that of u_(i+1)
+            tau = (
+                1 / w[:, i + 1] - 1 / w[:, i]
+            )  # added to the precision of u_i, taken from that of u_(i+1)
             a, b, c = C[:, i, i], C[:, i, i + 1], C[:, i + 1, i + 1]
             determinant = (1 + tau * a) * (1 - tau * c) + (tau * b) ** 2
             # K = (I + T C_2)^-1 T with T = diag(tau, -tau)
-            k_ii, k_ij, k_jj = tau * (1 - tau * c) / determinant, tau**2 * b / determinant, -tau * (1 + tau * a) / determinant
+            k_ii, k_ij, k_jj = (
+                tau * (1 - tau * c) / determinant,
+                tau**2 * b / determinant,
+                -tau * (1 + tau * a) / determinant,
+            )
             m, n = mu[:, i], mu[:, i + 1]
             log_ratio = -0.5 * (determinant.log() + k_ii * m**2 + 2 * k_ij * m * n + k_jj * n**2)
             accept = (log_ratio > threshold[:, i]).to(w)
-            K = accept[:, None, None] * torch.stack([k_ii, k_ij, k_ij, k_jj], -1).unflatten(-1, (2, 2))
+            K = accept[:, None, None] * torch.stack([k_ii, k_ij, k_ij, k_jj], -1).unflatten(
+                -1, (2, 2)
+            )
             pair = C[:, :, i : i + 2]
             weighted = pair @ K
             mu = mu - (weighted @ mu[:, i : i + 2, None])[..., 0]
             C = torch.baddbmm(C, weighted, pair.mT.clone(), alpha=-1)
-            w[:, i : i + 2] = torch.where(accept[:, None] > 0, w[:, i : i + 2].flip(1), w[:, i : i + 2])
+            w[:, i : i + 2] = torch.where(
+                accept[:, None] > 0, w[:, i : i + 2].flip(1), w[:, i : i + 2]
+            )
         return w

@@ -54,7 +54,11 @@ class Increments(ABC):
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Independent increments in the shape and dtype of a tensor."""
         u = self.prior_variances(like, generator).sqrt() * normal(like, generator)
-        return torch.where(uniform(like, generator) < self.spike, torch.zeros_like(u), u) if self.spike else u
+        return (
+            torch.where(uniform(like, generator) < self.spike, torch.zeros_like(u), u)
+            if self.spike
+            else u
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class LaplaceIncrements(Increments):
     def variances(self, u: Tensor, generator: torch.Generator) -> Tensor:
         inverse_mean, half = self.scale * u.abs(), 0.5 * self.scale**2 * normal(u, generator) ** 2
         root = inverse_mean + half + (half * (2 * inverse_mean + half)).sqrt()
-        return torch.where(uniform(u, generator) * (root + inverse_mean) <= root, root, inverse_mean**2 / root)
+        return torch.where(
+            uniform(u, generator) * (root + inverse_mean) <= root, root, inverse_mean**2 / root
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,9 @@ class BernoulliLaplaceIncrements(LaplaceIncrements):
         return 1 - self.rate
 
     def variances(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.where(u == 0, self.prior_variances(u, generator), super().variances(u, generator))
+        return torch.where(
+            u == 0, self.prior_variances(u, generator), super().variances(u, generator)
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,9 @@ class StudentIncrements(Increments):
         return True
 
     def density(self, u: Tensor) -> Tensor:
-        constant = math.gamma((self.df + 1) / 2) / (math.gamma(self.df / 2) * math.sqrt(self.df * math.pi) * self.scale)
+        constant = math.gamma((self.df + 1) / 2) / (
+            math.gamma(self.df / 2) * math.sqrt(self.df * math.pi) * self.scale
+        )
         return constant * (1 + (u / self.scale) ** 2 / self.df) ** (-(self.df + 1) / 2)
 
     def prior_variances(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -149,7 +159,11 @@ class StudentIncrements(Increments):
 
 def _chi_square(like: Tensor, df: int, generator: torch.Generator) -> Tensor:
     """Sums of df squared normals."""
-    return torch.randn(df, *like.shape, generator=generator, dtype=like.dtype, device=like.device).square().sum(0)
+    return (
+        torch.randn(df, *like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        .square()
+        .sum(0)
+    )
 
 
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:

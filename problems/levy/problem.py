@@ -16,7 +16,13 @@ from inverse.priors.analytic import GaussianPrior
 from inverse_problems._conjugate import Conjugate
 from inverse_problems.levy.chains import Draws
 from inverse_problems.levy.gibbs import Gibbs
-from inverse_problems.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, Increments, LaplaceIncrements, StudentIncrements
+from inverse_problems.levy.increments import (
+    BernoulliLaplaceIncrements,
+    GaussianIncrements,
+    Increments,
+    LaplaceIncrements,
+    StudentIncrements,
+)
 from inverse_problems.levy.walk import WalkPrior
 
 LAWS: dict[str, Increments] = {
@@ -58,7 +64,9 @@ class Levy(Conjugate):
     shipped = 1000
 
     sigma_y: float | None = None  # type: ignore[assignment]
-    increments: Literal["gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"] = "laplace"
+    increments: Literal[
+        "gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"
+    ] = "laplace"
     view: Literal["identity", "convolution", "imputation", "fourier"] = "identity"
     view_seed: int = 0
     snr: float = 25.0
@@ -73,9 +81,16 @@ class Levy(Conjugate):
         if not 0 < self.kept <= 1:
             raise OptionError(f"levy: kept must be above 0 and at most 1, got {self.kept:g}")
         if not 5 <= self.frequencies <= self.length // 2 + 1:
-            raise OptionError(f"levy: frequencies must lie between 5 and {self.length // 2 + 1}, got {self.frequencies}")
+            raise OptionError(
+                f"levy: frequencies must lie between 5 and {self.length // 2 + 1}, got {self.frequencies}"
+            )
         if self.sigma_y is None:
-            power = (_population(self.increments, self.length) @ self.matrix().T).square().mean(1).median()
+            power = (
+                (_population(self.increments, self.length) @ self.matrix().T)
+                .square()
+                .mean(1)
+                .median()
+            )
             object.__setattr__(self, "sigma_y", math.sqrt(float(power) * 10 ** (-self.snr / 10)))
         super().__post_init__()
 
@@ -85,7 +100,11 @@ class Levy(Conjugate):
         law = LAWS[self.increments]
         if isinstance(law, GaussianIncrements):
             t = torch.arange(1.0, self.length + 1, dtype=torch.float64)
-            return GaussianPrior(torch.zeros_like(t), (law.scale / scale) ** 2 * torch.minimum(t[:, None], t), scale=scale)
+            return GaussianPrior(
+                torch.zeros_like(t),
+                (law.scale / scale) ** 2 * torch.minimum(t[:, None], t),
+                scale=scale,
+            )
         return WalkPrior(law.scaled(1 / scale), self.length, scale=scale)
 
     def matrix(self) -> Tensor:
@@ -112,8 +131,14 @@ class Levy(Conjugate):
             return super().exact(y)
         A, flat = self.matrix(), y.flatten().double().cpu()
         if len(flat) != len(A):
-            raise InputError(f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time")
-        return Draws(self.gibbs().run(flat[None], inverse.seeded(self.name, "gibbs"), chains, burn_in, keep)[0])
+            raise InputError(
+                f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time"
+            )
+        return Draws(
+            self.gibbs().run(flat[None], inverse.seeded(self.name, "gibbs"), chains, burn_in, keep)[
+                0
+            ]
+        )
 
     def gibbs(self) -> Gibbs:
         """The sampler of many measurements' posteriors at once."""
@@ -124,4 +149,6 @@ class Levy(Conjugate):
 @functools.cache
 def _population(increments: str, length: int) -> Tensor:
     shape = torch.empty(POPULATION, length, dtype=torch.float64)
-    return LAWS[increments].sample(shape, inverse.seeded("levy", "population", increments)).cumsum(1)
+    return (
+        LAWS[increments].sample(shape, inverse.seeded("levy", "population", increments)).cumsum(1)
+    )

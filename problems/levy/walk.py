@@ -32,7 +32,16 @@ class WalkPrior(Prior):
 
     exact = True
 
-    def __init__(self, increments: Increments, length: int, *, points: int = 128, step: float = 0.1, reach: float = 7.0, **units: float):
+    def __init__(
+        self,
+        increments: Increments,
+        length: int,
+        *,
+        points: int = 128,
+        step: float = 0.1,
+        reach: float = 7.0,
+        **units: float,
+    ):
         super().__init__((length,), **units)
         self.increments, self.points, self.step, self.reach = increments, points, step, reach
         self.register_buffer("mean", torch.zeros(length, dtype=torch.float64))
@@ -51,23 +60,33 @@ class WalkPrior(Prior):
         z, steps = x.double(), x.shape[1]
         s = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).expand(len(z))
         half = (self.reach * s).clamp(max=8 * math.sqrt(steps) * self.increments.std)
-        n = min(max(64, 2 ** math.ceil(math.log2(2 * float(half.max()) / self.step + 1))), self.points)
+        n = min(
+            max(64, 2 ** math.ceil(math.log2(2 * float(half.max()) / self.step + 1))), self.points
+        )
         h = 2 * half / (n - 1)
         centre = torch.where((half < self.reach * s)[:, None], 0.0, z.detach())
         first = torch.round(centre / h[:, None]) - n // 2  # of each window, in steps of h: (B, T)
         offsets = torch.arange(n, dtype=z.dtype, device=z.device)
 
-        logits = -0.5 * ((z[..., None] - h[:, None, None] * (first[..., None] + offsets)) / s[:, None, None]) ** 2
+        logits = (
+            -0.5
+            * ((z[..., None] - h[:, None, None] * (first[..., None] + offsets)) / s[:, None, None])
+            ** 2
+        )
         emission = (logits - logits.detach().amax(-1, keepdim=True)).clamp_min(-300).exp().unbind(1)
         ring = torch.cat([offsets, offsets - n])  # lags of a circular convolution of length 2 n
-        kernel = torch.fft.rfft(self._lattice_law(first[:, 1:, None] - first[:, :-1, None] + ring, h)).unbind(1)
+        kernel = torch.fft.rfft(
+            self._lattice_law(first[:, 1:, None] - first[:, :-1, None] + ring, h)
+        ).unbind(1)
         start = self._lattice_law(first[:, :1] + offsets, h)
 
         message = torch.stack([start * emission[0], emission[-1]])
         forward, backward = [message[0]], [torch.ones_like(emission[-1])]
         for t in range(1, steps):
             both = torch.stack([kernel[t - 1], kernel[steps - 1 - t].conj()])
-            predicted = torch.fft.irfft(torch.fft.rfft(message, 2 * n) * both, 2 * n)[..., :n].clamp_min(1e-30)  # no message vanishes
+            predicted = torch.fft.irfft(torch.fft.rfft(message, 2 * n) * both, 2 * n)[
+                ..., :n
+            ].clamp_min(1e-30)  # no message vanishes
             message = predicted * torch.stack([emission[t], emission[steps - 1 - t]])
             message = message / message.detach().sum(-1, keepdim=True)
             forward.append(message[0])
@@ -98,17 +117,32 @@ class WalkPrior(Prior):
         m_j = E[delta^j; cell], delta in (-1/2, 1/2) the place within a cell; u goes to the three points around it with the weights
         of quadratic interpolation. Gauss-Legendre nodes in arcsinh(u / scale), which resolves the law in one cell or in many.
         """
-        nodes, weights = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in np.polynomial.legendre.leggauss(24))
+        nodes, weights = (
+            torch.as_tensor(a, dtype=h.dtype, device=h.device)
+            for a in np.polynomial.legendre.leggauss(24)
+        )
         index = torch.arange(cells + 1, dtype=h.dtype, device=h.device)
-        low, high = ((h[:, None] * edge / self.increments.scale).asinh() for edge in ((index - 0.5).clamp_min(0), index + 0.5))
+        low, high = (
+            (h[:, None] * edge / self.increments.scale).asinh()
+            for edge in ((index - 0.5).clamp_min(0), index + 0.5)
+        )
         v = low[..., None] + (high - low)[..., None] * (nodes + 1) / 2
         u = self.increments.scale * v.sinh()
-        mass = self.increments.density(u) * self.increments.scale * v.cosh() * (high - low)[..., None] / 2 * weights
+        mass = (
+            self.increments.density(u)
+            * self.increments.scale
+            * v.cosh()
+            * (high - low)[..., None]
+            / 2
+            * weights
+        )
         mass[:, 0] *= 2
         delta = u / h[:, None, None] - index[:, None]
         m0, m1, m2 = ((mass * delta**j).sum(-1) for j in range(3))
         m1[:, 0] = 0
-        inner = torch.cat([(m2 - m1)[:, 1:2], (m2 + m1)[:, :-2]], 1)  # from the cell nearer to 0; for point 0, from its mirror image
+        inner = torch.cat(
+            [(m2 - m1)[:, 1:2], (m2 + m1)[:, :-2]], 1
+        )  # from the cell nearer to 0; for point 0, from its mirror image
         law = (m0 - m2)[:, :-1] + 0.5 * (inner + (m2 - m1)[:, 1:])
         law = (1 - self.increments.spike) * law
         law[:, 0] += self.increments.spike

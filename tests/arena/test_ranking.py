@@ -12,22 +12,48 @@ from scipy import stats
 
 from inverse.arena.estimate import Estimate, estimate
 from inverse.arena.groups import grouped, observations
-from inverse.arena.ranking import cliques, compare, critical_difference, holm, leaders, pairwise, wilcoxon
+from inverse.arena.ranking import (
+    cliques,
+    compare,
+    critical_difference,
+    holm,
+    leaders,
+    pairwise,
+    wilcoxon,
+)
 from inverse.arena.tradeoffs import curves, front, pareto, position, solved
 from inverse.arena.values import METRICS, value
 
-DEMSAR = np.array([
-    [.763, .768, .771, .798], [.599, .591, .590, .569], [.954, .971, .968, .967], [.628, .661, .654, .657], [.882, .888, .886, .898],
-    [.936, .931, .916, .931], [.661, .668, .609, .685], [.583, .583, .563, .625], [.775, .838, .866, .875], [1., 1., 1., 1.],
-    [.940, .962, .965, .962], [.619, .666, .614, .669], [.972, .981, .976, .975], [.957, .978, .946, .970],
-])  # fmt: skip
+DEMSAR = np.array(
+    [
+        [0.763, 0.768, 0.771, 0.798],
+        [0.599, 0.591, 0.590, 0.569],
+        [0.954, 0.971, 0.968, 0.967],
+        [0.628, 0.661, 0.654, 0.657],
+        [0.882, 0.888, 0.886, 0.898],
+        [0.936, 0.931, 0.916, 0.931],
+        [0.661, 0.668, 0.609, 0.685],
+        [0.583, 0.583, 0.563, 0.625],
+        [0.775, 0.838, 0.866, 0.875],
+        [1.0, 1.0, 1.0, 1.0],
+        [0.940, 0.962, 0.965, 0.962],
+        [0.619, 0.666, 0.614, 0.669],
+        [0.972, 0.981, 0.976, 0.975],
+        [0.957, 0.978, 0.946, 0.970],
+    ]
+)
 """Area under the curve of four classifiers on fourteen data sets: Demsar 2006, table 6 (0.976 for a 0.975 that is ranked as the larger)."""
 
 
 def of_scores(scores, names="abcdefgh", metric="psnr"):
     """One record a cell of a (truths, contestants) table; None is a failed cell."""
     return [
-        record(names[j], truth=i, metrics={metric: score}, status="ok" if score is not None else "failed")
+        record(
+            names[j],
+            truth=i,
+            metrics={metric: score},
+            status="ok" if score is not None else "failed",
+        )
         for i, row in enumerate(scores)
         for j, score in enumerate(row)
     ]
@@ -69,7 +95,10 @@ def test_equal_values_have_an_interval_of_no_width():
 
 
 def test_seeds_of_one_truth_count_once():
-    (group,) = grouped([record(truth=0, seed=s, psnr=20.0) for s in range(3)] + [record(truth=1, seed=0, psnr=30.0)])
+    (group,) = grouped(
+        [record(truth=0, seed=s, psnr=20.0) for s in range(3)]
+        + [record(truth=1, seed=0, psnr=30.0)]
+    )
     assert group.by_truth("psnr") == {0: 20.0, 1: 30.0}
     assert (group.estimate("psnr").mean, group.estimate("psnr").truths) == (25.0, 2)
 
@@ -79,7 +108,10 @@ def test_seeds_of_one_truth_count_once():
 
 def test_steps_that_a_budget_chose_do_not_divide_a_contestant():
     fitted = [("deblur", 10, 20), ("deblur", 50, 100), ("denoise", 20, 20)]
-    rows = [record(problem=problem, options={"steps": steps, "eta": 1.0}, budget={"nfe": nfe}) for problem, steps, nfe in fitted]
+    rows = [
+        record(problem=problem, options={"steps": steps, "eta": 1.0}, budget={"nfe": nfe})
+        for problem, steps, nfe in fitted
+    ]
     assert len({group.contestant for group in grouped(rows)}) == 1
     assert len(grouped(rows)) == 3
 
@@ -93,7 +125,13 @@ def test_steps_that_the_suite_asked_for_do():
 
 
 @pytest.mark.parametrize(
-    "change", [{"device": "cuda"}, {"dtype": "float64"}, {"prior": {"name": "photo-64", "sha256": "cd"}}, {"problem_options": {"sigma_y": 0.1}}]
+    "change",
+    [
+        {"device": "cuda"},
+        {"dtype": "float64"},
+        {"prior": {"name": "photo-64", "sha256": "cd"}},
+        {"problem_options": {"sigma_y": 0.1}},
+    ],
 )
 def test_another_device_prior_or_problem_is_another_setting(change):
     assert len({group.setting for group in grouped([record(), record(**change)])}) == 2
@@ -102,12 +140,19 @@ def test_another_device_prior_or_problem_is_another_setting(change):
 def test_every_cell_is_counted():
     rows = table(truths=5)
     found = grouped(rows)
-    assert sum(group.count("ok") + group.count("failed") + group.count("skipped") for group in found) == len(rows)
-    assert sum(group.count("failed") for group in found) == sum(r.status == "failed" for r in rows) > 0
+    assert sum(
+        group.count("ok") + group.count("failed") + group.count("skipped") for group in found
+    ) == len(rows)
+    assert (
+        sum(group.count("failed") for group in found) == sum(r.status == "failed" for r in rows) > 0
+    )
 
 
 def test_efficiency_is_a_ratio_of_sums_over_cells_with_a_floor():
-    cells = [record(truth=i, seconds=seconds, floor_seconds=floor) for i, (seconds, floor) in enumerate([(10.0, 1.0), (2.0, 1.0), (5.0, None)])]
+    cells = [
+        record(truth=i, seconds=seconds, floor_seconds=floor)
+        for i, (seconds, floor) in enumerate([(10.0, 1.0), (2.0, 1.0), (5.0, None)])
+    ]
     assert grouped(cells)[0].efficiency == pytest.approx(2 / 12)
 
 
@@ -125,12 +170,21 @@ def test_metrics_that_ship_have_a_direction():
     from inverse.metrics.standard import METRICS as SHIPPED
 
     assert SHIPPED.keys() <= METRICS.keys()
-    assert all(m.better in ("higher", "lower") or isinstance(m.better, float) for m in METRICS.values())
+    assert all(
+        m.better in ("higher", "lower") or isinstance(m.better, float) for m in METRICS.values()
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
-    [("psnr", 30, 20), ("rmse", 0.1, 0.2), ("misfit", 1.05, 0.0), ("misfit", 0.9, 1.2), ("coverage", 0.8, 1.0), ("spread-skill", 1.1, 0.8)],
+    [
+        ("psnr", 30, 20),
+        ("rmse", 0.1, 0.2),
+        ("misfit", 1.05, 0.0),
+        ("misfit", 0.9, 1.2),
+        ("coverage", 0.8, 1.0),
+        ("spread-skill", 1.1, 0.8),
+    ],
 )
 def test_loss_puts_the_better_first(name, good, bad):
     assert METRICS[name].loss(good) < METRICS[name].loss(bad)
@@ -149,13 +203,30 @@ def test_demsars_example():
     uncorrected = 12 * 14 / (4 * 5) * (sum(rank**2 for rank in found.ranks) - 4 * 25 / 4)
     ties = sum(float((np.unique(row, return_counts=True)[1] ** 3).sum() - 4) for row in DEMSAR)
     assert uncorrected == pytest.approx(9.28, abs=0.005)
-    assert found.friedman == pytest.approx(stats.chi2.sf(uncorrected / (1 - ties / (14 * (4**3 - 4))), 3), rel=1e-9)
+    assert found.friedman == pytest.approx(
+        stats.chi2.sf(uncorrected / (1 - ties / (14 * (4**3 - 4))), 3), rel=1e-9
+    )
 
 
-@pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)])
+@pytest.mark.parametrize(
+    ("k", "q"),
+    [
+        (2, 1.960),
+        (3, 2.343),
+        (4, 2.569),
+        (5, 2.728),
+        (6, 2.850),
+        (7, 2.949),
+        (8, 3.031),
+        (9, 3.102),
+        (10, 3.164),
+    ],
+)
 def test_nemenyis_critical_values(k, q):
     """Demsar 2006, table 5 (a)."""
-    assert critical_difference(k, 1) == pytest.approx(q * math.sqrt(k * (k + 1) / 6), abs=1.5e-3 * math.sqrt(k * (k + 1) / 6))
+    assert critical_difference(k, 1) == pytest.approx(
+        q * math.sqrt(k * (k + 1) / 6), abs=1.5e-3 * math.sqrt(k * (k + 1) / 6)
+    )
 
 
 @pytest.mark.parametrize("n", [3, 6, 13, 30, 50, 51, 80])
@@ -171,7 +242,9 @@ def test_wilcoxon_with_ties_and_zeros_is_scipys(n):
     kept = differences[differences != 0]
     assert len(kept) < n or n == 5
     method = stats.PermutationMethod(n_resamples=np.inf) if len(kept) <= 13 else "asymptotic"
-    assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(kept, method=method).pvalue, rel=1e-9)
+    assert wilcoxon(differences) == pytest.approx(
+        stats.wilcoxon(kept, method=method).pvalue, rel=1e-9
+    )
 
 
 def test_wilcoxon_of_six_wins_by_hand():
@@ -196,7 +269,10 @@ def test_holm_keeps_the_family_wise_error():
 def test_pairwise_is_symmetric_and_corrected_over_all_pairs():
     scores = np.random.default_rng(3).normal([0, 0.5, 3], 1, size=(12, 3))
     p = pairwise(scores)
-    raw = [stats.wilcoxon(scores[:, i], scores[:, j]).pvalue for i, j in itertools.combinations(range(3), 2)]
+    raw = [
+        stats.wilcoxon(scores[:, i], scores[:, j]).pvalue
+        for i, j in itertools.combinations(range(3), 2)
+    ]
     assert np.array_equal(p, p.T)
     assert (np.diag(p) == 1).all()
     assert p[np.triu_indices(3, 1)] == pytest.approx(holm(raw))
@@ -213,7 +289,9 @@ def test_cliques_are_maximal_runs():
 
 def test_a_clear_winner_stands_outside_every_clique():
     rng = np.random.default_rng(0)
-    found = compare(grouped(of_scores(rng.normal([30, 25, 25], 0.3, size=(10, 3)).tolist())), "psnr")
+    found = compare(
+        grouped(of_scores(rng.normal([30, 25, 25], 0.3, size=(10, 3)).tolist())), "psnr"
+    )
     assert json.loads(found.contestants[0])["name"] == "a"
     assert found.cliques == ((1, 2),)
     assert found.p[0, 1] < 0.05 < found.p[1, 2]
@@ -228,11 +306,19 @@ def test_leaders_are_told_from_the_rest_by_paired_differences():
     """b trails a by 1 dB on every truth, whatever the truths' own spread; c trails by 0.1 on the mean and leads on half of them."""
     truths = [20.0, 25.0, 30.0, 35.0, 40.0]
     trail = {"a": [0.0] * 5, "b": [1.0] * 5, "c": [1.0, -0.8, 1.0, -0.8, 0.1]}
-    rows = [record(name, truth=i, psnr=base - behind[i]) for name, behind in trail.items() for i, base in enumerate(truths)]
+    rows = [
+        record(name, truth=i, psnr=base - behind[i])
+        for name, behind in trail.items()
+        for i, base in enumerate(truths)
+    ]
     found = grouped(rows)
     assert leaders(found, "psnr") == [0, 2]
-    assert leaders(grouped([row for row in rows if row.truth < 4]), "psnr") == [0, 2, 1], "four truths tell nobody apart"
-    assert leaders(grouped([row for row in rows if (row.method["name"], row.truth) != ("a", 0)]), "psnr") == [2, 1], "a lacks a cell"
+    assert leaders(grouped([row for row in rows if row.truth < 4]), "psnr") == [0, 2, 1], (
+        "four truths tell nobody apart"
+    )
+    assert leaders(
+        grouped([row for row in rows if (row.method["name"], row.truth) != ("a", 0)]), "psnr"
+    ) == [2, 1], "a lacks a cell"
     assert leaders(found, "nothing") == []
 
 
@@ -257,10 +343,26 @@ def test_whoever_finished_nothing_is_named_too():
 
 def test_seeds_are_paired_before_they_are_averaged():
     """Truth 0 lacks seed 1 of `b`: that cell of `a`, however bad, is not counted."""
-    rows = [record(m, truth=t, seed=s, psnr=p) for t in range(6) for s in (0, 1) for m, p in (("a", 2.0), ("b", 1.0)) if (m, t, s) != ("b", 0, 1)]
-    rows = [record("a", truth=0, seed=1, psnr=-100.0) if (r.method["name"], r.truth, r.seed) == ("a", 0, 1) else r for r in rows]
+    rows = [
+        record(m, truth=t, seed=s, psnr=p)
+        for t in range(6)
+        for s in (0, 1)
+        for m, p in (("a", 2.0), ("b", 1.0))
+        if (m, t, s) != ("b", 0, 1)
+    ]
+    rows = [
+        record("a", truth=0, seed=1, psnr=-100.0)
+        if (r.method["name"], r.truth, r.seed) == ("a", 0, 1)
+        else r
+        for r in rows
+    ]
     found = compare(grouped(rows), "psnr")
-    assert (found.blocks, found.observations, found.possible, found.ranks) == (6, 11, 12, (1.0, 2.0))
+    assert (found.blocks, found.observations, found.possible, found.ranks) == (
+        6,
+        11,
+        12,
+        (1.0, 2.0),
+    )
 
 
 def test_no_comparison_without_rivals_direction_or_common_ground():
@@ -282,7 +384,11 @@ def test_a_comparison_does_not_depend_on_the_order_of_the_records():
     rows = table(problems=2, methods=5)
     shuffled = random.Random(1).sample(rows, len(rows))
     one, other = compare(grouped(rows), "psnr"), compare(grouped(shuffled), "psnr")
-    assert (one.contestants, one.ranks, one.cliques) == (other.contestants, other.ranks, other.cliques)
+    assert (one.contestants, one.ranks, one.cliques) == (
+        other.contestants,
+        other.ranks,
+        other.cliques,
+    )
     assert one.p == pytest.approx(other.p)
 
 
@@ -293,27 +399,56 @@ def test_the_front_is_what_nothing_dominates():
     """Against the definition, every pair compared."""
     rng = np.random.default_rng(0)
     points = [tuple(map(float, p)) for p in rng.integers(0, 8, size=(40, 2))]
-    dominated = {i for i, p in enumerate(points) for q in points if q != p and q[0] <= p[0] and q[1] <= p[1]}
+    dominated = {
+        i for i, p in enumerate(points) for q in points if q != p and q[0] <= p[0] and q[1] <= p[1]
+    }
     assert sorted(pareto(points)) == sorted(set(range(40)) - dominated)
     assert pareto([None, (1.0, 1.0)]) == [1]
     assert pareto([]) == []
 
 
 def test_the_front_of_groups_looks_at_means():
-    rows = [record("slow", psnr=30.0, seconds=9.0), record("fast", psnr=20.0, seconds=1.0), record("poor", psnr=19.0, seconds=2.0)]
+    rows = [
+        record("slow", psnr=30.0, seconds=9.0),
+        record("fast", psnr=20.0, seconds=1.0),
+        record("poor", psnr=19.0, seconds=2.0),
+    ]
     found = grouped(rows)
-    assert [json.loads(found[i].contestant)["name"] for i in front(found, "psnr", "seconds")] == ["fast", "slow"]
+    assert [json.loads(found[i].contestant)["name"] for i in front(found, "psnr", "seconds")] == [
+        "fast",
+        "slow",
+    ]
 
 
 def test_solved_by_hand():
     """Best 30 dB on truth 0, 20 dB on truth 1. `a` reaches 1 dB with 20 evaluations on truth 0 and 80 on truth 1; `b` never on truth 0."""
 
     def cell(method, truth, psnr, nfe):
-        return record(method, truth=truth, psnr=psnr, budget={"nfe": nfe}, cost={"nfe": nfe, "vjp": 0, "A": 0, "A_adjoint": 0}, options={"steps": nfe})
+        return record(
+            method,
+            truth=truth,
+            psnr=psnr,
+            budget={"nfe": nfe},
+            cost={"nfe": nfe, "vjp": 0, "A": 0, "A_adjoint": 0},
+            options={"steps": nfe},
+        )
 
-    rows = [cell("a", 0, 29.5, 20), cell("a", 0, 30.0, 80), cell("a", 1, 15.0, 20), cell("a", 1, 19.0, 80)]
-    rows += [cell("b", 0, 28.0, 20), cell("b", 0, 28.9, 80), cell("b", 1, 20.0, 20), cell("b", 1, 20.0, 80)]
-    found = {json.loads(f)["name"]: [(r.truth, r.cost["nfe"]) for r in cells] for f, cells in solved(grouped(rows), "psnr", 1.0, "nfe").items()}
+    rows = [
+        cell("a", 0, 29.5, 20),
+        cell("a", 0, 30.0, 80),
+        cell("a", 1, 15.0, 20),
+        cell("a", 1, 19.0, 80),
+    ]
+    rows += [
+        cell("b", 0, 28.0, 20),
+        cell("b", 0, 28.9, 80),
+        cell("b", 1, 20.0, 20),
+        cell("b", 1, 20.0, 80),
+    ]
+    found = {
+        json.loads(f)["name"]: [(r.truth, r.cost["nfe"]) for r in cells]
+        for f, cells in solved(grouped(rows), "psnr", 1.0, "nfe").items()
+    }
     assert found == {"a": [(0, 20), (1, 80)], "b": [(1, 20)]}
     assert observations(grouped(rows)) == 2
 
@@ -325,15 +460,29 @@ def test_a_failed_cell_stays_in_the_denominator():
 
 
 def test_a_relative_target_and_one_with_a_number():
-    rows = [record("a", metrics={"rmse": 0.100, "misfit": 0.4}), record("b", metrics={"rmse": 0.109, "misfit": 0.95})]
-    names = lambda metric, within: {json.loads(f)["name"] for f, cells in solved(grouped(rows), metric, within, "seconds").items() if cells}  # noqa: E731
+    rows = [
+        record("a", metrics={"rmse": 0.100, "misfit": 0.4}),
+        record("b", metrics={"rmse": 0.109, "misfit": 0.95}),
+    ]
+
+    def names(metric, within):
+        found = solved(grouped(rows), metric, within, "seconds")
+        return {json.loads(fields)["name"] for fields, cells in found.items() if cells}
+
     assert names("rmse", 0.05) == {"a"}
     assert names("rmse", 0.10) == {"a", "b"}
     assert names("misfit", 0.1) == {"b"}
 
 
 def test_curves_follow_steps():
-    found = grouped([record(options={"steps": s, "eta": e}, psnr=float(s)) for e in (0, 1) for s in (50, 10, 20)] + [record("once", options={"steps": 5})])
+    found = grouped(
+        [
+            record(options={"steps": s, "eta": e}, psnr=float(s))
+            for e in (0, 1)
+            for s in (50, 10, 20)
+        ]
+        + [record("once", options={"steps": 5})]
+    )
     lines = curves(found, "steps")
     assert [[position(found[i], "steps") for i in line] for line in lines] == [[10, 20, 50]] * 2
     assert curves(found, "nfe") == []  # all took 100 evaluations

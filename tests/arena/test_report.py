@@ -56,15 +56,27 @@ def parts(page):
 
 
 def embedded(page, name):
-    return json.loads(next(text for tag, attributes, text in parts(page) if tag == "script" and attributes.get("id") == name))
+    return json.loads(
+        next(
+            text
+            for tag, attributes, text in parts(page)
+            if tag == "script" and attributes.get("id") == name
+        )
+    )
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def test_markdown_by_hand():
-    rows = [record("a", truth=t, metrics={"psnr": p, "misfit": m}, seconds=1.5) for t, p, m in [(0, 20.0, 0.5), (1, 22.0, 0.7)]]
-    rows += [record("b", truth=0, metrics={"psnr": 20.5, "misfit": 1.1}, seconds=12.0), record("b", truth=1, metrics={}, status="failed", reason="diverged")]
+    rows = [
+        record("a", truth=t, metrics={"psnr": p, "misfit": m}, seconds=1.5)
+        for t, p, m in [(0, 20.0, 0.5), (1, 22.0, 0.7)]
+    ]
+    rows += [
+        record("b", truth=0, metrics={"psnr": 20.5, "misfit": 1.1}, seconds=12.0),
+        record("b", truth=1, metrics={}, status="failed", reason="diverged"),
+    ]
     assert markdown(rows) == (
         "**deblur**, no limit\n"
         "\n"
@@ -79,22 +91,36 @@ def test_markdown_by_hand():
 
 def test_a_mean_over_fewer_cells_is_never_the_best():
     """`b` has only the easy truth: the other was never run."""
-    text = markdown([record("a", truth=0, psnr=30.0), record("a", truth=1, psnr=20.0), record("b", truth=0, psnr=29.0)])
+    text = markdown(
+        [
+            record("a", truth=0, psnr=30.0),
+            record("a", truth=1, psnr=20.0),
+            record("b", truth=0, psnr=29.0),
+        ]
+    )
     assert "| b | 29.00 | 100 | 0 | 2 | 50 % | 1 of 2 |" in text
     assert "| a | **25.00 [20.00, 30.00]** |" in text
 
 
 def test_markdown_has_a_table_for_each_setting_and_budget():
     text = markdown(table(truths=2, budgets=(20, 100), problems=2, methods=4))
-    assert re.findall(r"^\*\*.*$", text, re.M) == [f"**{p}**, {n} evaluations + VJPs" for p in ("deblur", "super-resolution") for n in (20, 100)]
+    assert re.findall(r"^\*\*.*$", text, re.M) == [
+        f"**{p}**, {n} evaluations + VJPs"
+        for p in ("deblur", "super-resolution")
+        for n in (20, 100)
+    ]
     assert text.count("\n| ") == 4 * (1 + 4)
 
 
 def test_markdown_of_hostile_names_is_inert():
-    text = markdown([record(HOSTILE, f"{HOSTILE}\n\n# title", status="failed", reason=HOSTILE, psnr=None)])
+    text = markdown(
+        [record(HOSTILE, f"{HOSTILE}\n\n# title", status="failed", reason=HOSTILE, psnr=None)]
+    )
     row = next(line for line in text.splitlines() if line.startswith("| ") and "script" in line)
     assert "<" not in text
-    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"\|", text.splitlines()[2]))  # as many columns as the head
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(
+        re.findall(r"\|", text.splitlines()[2])
+    )  # as many columns as the head
     assert "\n# title" not in text
     assert not re.search(r"(?<!\\)[`\[\]]", row)
 
@@ -114,13 +140,26 @@ def test_namesakes_are_told_apart_by_what_differs():
         record("dps", options={"eta": 1.0, "zeta": 1.0}, samples=8),
     ]
     labels = contestant_labels([group.contestant for group in grouped(rows)])
-    assert labels == ["dps zeta=0.5 samples=1", "dps zeta=1 samples=1", "tv", "dps zeta=1 samples=8"]
+    assert labels == [
+        "dps zeta=0.5 samples=1",
+        "dps zeta=1 samples=1",
+        "tv",
+        "dps zeta=1 samples=8",
+    ]
 
 
 def test_settings_are_told_apart_by_options_crop_prior_and_device():
-    rows = [record(problem_options={"kernel": k}) for k in ("gaussian", "motion")] + [record("x", "denoise"), record("x", "denoise", device="cuda")]
+    rows = [record(problem_options={"kernel": k}) for k in ("gaussian", "motion")] + [
+        record("x", "denoise"),
+        record("x", "denoise", device="cuda"),
+    ]
     labels = setting_labels([group.setting for group in grouped(rows)])
-    assert labels == ["deblur kernel=gaussian", "deblur kernel=motion", "denoise device=cpu", "denoise device=cuda"]
+    assert labels == [
+        "deblur kernel=gaussian",
+        "deblur kernel=motion",
+        "denoise device=cpu",
+        "denoise device=cuda",
+    ]
 
 
 def test_budgets_read_as_words():
@@ -135,9 +174,13 @@ def test_every_record_is_in_the_page_once():
     rows = table(truths=3)
     data = payload(rows)
     assert sorted(cell["cell"] for cell in data["cells"]) == sorted(r.cell for r in rows)
-    counted = [index for row in data["rows"] for index in range(row["at"], row["at"] + sum(row["n"]))]
+    counted = [
+        index for row in data["rows"] for index in range(row["at"], row["at"] + sum(row["n"]))
+    ]
     assert counted == list(range(len(rows)))
-    assert data["status"] == {status: sum(r.status == status for r in rows) for status in {r.status for r in rows}}
+    assert data["status"] == {
+        status: sum(r.status == status for r in rows) for status in {r.status for r in rows}
+    }
 
 
 def test_the_page_says_what_the_statistics_say():
@@ -146,17 +189,28 @@ def test_the_page_says_what_the_statistics_say():
     for shown, group in zip(data["rows"], groups, strict=True):
         assert data["contestants"][shown["m"]] == json.loads(group.contestant)["name"]
         if found := group.estimate("psnr"):
-            assert shown["est"]["psnr"] == pytest.approx([found.mean, found.low, found.high, found.truths], rel=1e-5)
+            assert shown["est"]["psnr"] == pytest.approx(
+                [found.mean, found.low, found.high, found.truths], rel=1e-5
+            )
     together = next(c for c in data["comparisons"] if c["metric"] == "psnr" and c["s"] == -1)
     compared = compare(groups, "psnr")
     assert together["ranks"] == pytest.approx(compared.ranks, abs=1e-3)
-    assert [data["contestants"][m] for m in together["order"]] == [json.loads(c)["name"] for c in compared.contestants]
+    assert [data["contestants"][m] for m in together["order"]] == [
+        json.loads(c)["name"] for c in compared.contestants
+    ]
     (deblur,) = [i for i, setting in enumerate(data["settings"]) if setting == "deblur"]
     own = [i for i, row in enumerate(data["rows"]) if row["s"] == deblur]
-    assert data["fronts"][f"psnr|seconds|{deblur}|0"] == [own[i] for i in front([groups[i] for i in own], "psnr", "seconds")]
+    assert data["fronts"][f"psnr|seconds|{deblur}|0"] == [
+        own[i] for i in front([groups[i] for i in own], "psnr", "seconds")
+    ]
     reached = tradeoffs.solved(groups, "psnr", 1.0, "calls")
-    shown = {data["families"][f]: [data["cells"][i]["cell"] for i in cells] for f, cells in enumerate(data["solved"]["psnr|1|calls"])}
-    assert shown == {json.loads(family)["name"]: [r.cell for r in cells] for family, cells in reached.items()}
+    shown = {
+        data["families"][f]: [data["cells"][i]["cell"] for i in cells]
+        for f, cells in enumerate(data["solved"]["psnr|1|calls"])
+    }
+    assert shown == {
+        json.loads(family)["name"]: [r.cell for r in cells] for family, cells in reached.items()
+    }
 
 
 def test_a_cell_carries_its_command():
@@ -170,7 +224,10 @@ def test_the_page_is_a_function_of_its_records():
 
 
 def test_infinity_and_nan_do_not_break_the_page():
-    data = embedded(report.page([record(metrics={"psnr": float("inf"), "ssim": float("nan")}), record("b")]), "data")
+    data = embedded(
+        report.page([record(metrics={"psnr": float("inf"), "ssim": float("nan")}), record("b")]),
+        "data",
+    )
     assert data["cells"][0]["metrics"] == {"psnr": None, "ssim": None}
 
 
@@ -182,7 +239,10 @@ def test_the_page_points_nowhere():
     page = report.page(table(truths=2, problems=1))
     for tag, attributes, _ in parts(page):
         for name in ("src", "href", "action", "srcset", "data", "poster"):
-            assert attributes.get(name) is None or attributes[name].startswith(("#", "data:")), (tag, attributes)
+            assert attributes.get(name) is None or attributes[name].startswith(("#", "data:")), (
+                tag,
+                attributes,
+            )
         assert not any(name.startswith("on") for name in attributes)
     assert "@import" not in page
     assert "url(" not in re.sub(r"data:[^\"]*", "", page)
@@ -190,8 +250,14 @@ def test_the_page_points_nowhere():
 
 def test_the_policy_allows_our_two_scripts_and_no_connection():
     elements = parts(report.page([record()]))
-    policy = next(a["content"] for tag, a, _ in elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
-    plotly = gzip.decompress(base64.b64decode(next(text for tag, a, text in elements if a.get("id") == "plotly")))
+    policy = next(
+        a["content"]
+        for tag, a, _ in elements
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    plotly = gzip.decompress(
+        base64.b64decode(next(text for tag, a, text in elements if a.get("id") == "plotly"))
+    )
     (script,) = [text for tag, a, text in elements if tag == "script" and not a]
     assert policy.startswith("default-src 'none'; ")
     for source in (script.encode(), plotly):
@@ -203,7 +269,13 @@ def test_the_policy_allows_our_two_scripts_and_no_connection():
 
 def test_hostile_names_stay_in_their_json():
     hostile = record(
-        HOSTILE, HOSTILE, options={HOSTILE: HOSTILE}, status="failed", reason="</script><img src=x onerror=alert(1)>", command="</script>", psnr=None
+        HOSTILE,
+        HOSTILE,
+        options={HOSTILE: HOSTILE},
+        status="failed",
+        reason="</script><img src=x onerror=alert(1)>",
+        command="</script>",
+        psnr=None,
     )
     page = report.page([hostile, record()])
     assert "<script>window.pwned" not in page
@@ -253,7 +325,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def pixels(uri):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,")))))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,"))))
+    )
 
 
 def test_thumbnails_show_what_the_artifacts_hold(real):
@@ -268,17 +342,29 @@ def test_thumbnails_show_what_the_artifacts_hold(real):
             expected = (result.mean[0, 0].clamp(0, 1).numpy() * 255).round()
             assert pixels(mean).shape == (8, 8, 3)
             assert np.abs(pixels(mean)[..., 0] - expected).max() <= 1
-        assert np.abs(pixels(scene.truth)[..., 0] - (result.truth[0, 0].clamp(0, 1).numpy() * 255).round()).max() <= 1
+        assert (
+            np.abs(
+                pixels(scene.truth)[..., 0] - (result.truth[0, 0].clamp(0, 1).numpy() * 255).round()
+            ).max()
+            <= 1
+        )
 
 
 def test_one_scale_of_uncertainty_for_all_methods(real):
     """The brightest of all methods is the end of the scale; a method that is surer everywhere is darker everywhere."""
     folder, _ = real
     scene = gallery(folder, read_records(folder)).scenes[0]
-    stds = {r.method["name"]: Result.load(folder / r.artifact).std[0, 0].numpy() for r in scene.records}
-    assert scene.std_high == pytest.approx(max(np.quantile(std, 0.995) for std in stds.values()), rel=1e-5)
+    stds = {
+        r.method["name"]: Result.load(folder / r.artifact).std[0, 0].numpy() for r in scene.records
+    }
+    assert scene.std_high == pytest.approx(
+        max(np.quantile(std, 0.995) for std in stds.values()), rel=1e-5
+    )
     for shown, uri in zip(scene.records, scene.stds, strict=True):
-        brightness, std = pixels(uri).astype(float).sum(-1).ravel(), stds[shown.method["name"]].ravel()
+        brightness, std = (
+            pixels(uri).astype(float).sum(-1).ravel(),
+            stds[shown.method["name"]].ravel(),
+        )
         if std.max() == 0:  # a deterministic method
             assert (pixels(uri) == np.array(VIRIDIS[0])).all()
         else:
@@ -314,10 +400,16 @@ def test_the_size_cap_holds_and_is_told(real):
 def test_what_is_no_picture_is_left_to_the_artifact(tmp_path):
     import inverse
 
-    result = inverse.solve(inverse.get_problem("bimodal").posterior(seed=0), inverse.get_method("dps", steps=4), samples=2)
+    result = inverse.solve(
+        inverse.get_problem("bimodal").posterior(seed=0),
+        inverse.get_method("dps", steps=4),
+        samples=2,
+    )
     result.save(tmp_path / "a.h5")
     assert gallery(tmp_path, [record(artifact="a.h5")]).scenes == []
 
 
 def test_not_a_number_among_options_does_not_break_the_page():
-    assert embedded(report.page([record(options={"zeta": float("nan")})]), "data")["tables"]["method"][0]["options"] == {"zeta": None}
+    assert embedded(report.page([record(options={"zeta": float("nan")})]), "data")["tables"][
+        "method"
+    ][0]["options"] == {"zeta": None}

@@ -16,10 +16,19 @@ from inverse.arena.gallery import gallery
 from inverse.arena.groups import grouped, observations
 from inverse.arena.ranking import compare, leaders
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install playwright"
+)
+CHROMIUM = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
 if CHROMIUM is None:
-    pytest.skip("needs chromium: apt-get install chromium, or CHROMIUM=path", allow_module_level=True)
+    pytest.skip(
+        "needs chromium: apt-get install chromium, or CHROMIUM=path", allow_module_level=True
+    )
 
 HOSTILE = "<script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "device_scale_factor": 2}
@@ -77,13 +86,20 @@ def visit(browser, pages):
         context.close()
     assert said == []
     assert [url for url in asked if not url.startswith((f"file://{pages}/", "data:"))] == []
-    assert len([url for url in asked if url.startswith("file:")]) == len(contexts)  # the page itself and no other file
+    assert len([url for url in asked if url.startswith("file:")]) == len(
+        contexts
+    )  # the page itself and no other file
 
 
 def column(page, key):
     """The texts of a column, in the order of the rows on the screen."""
-    at = page.evaluate("key => [...document.querySelectorAll('#board thead th')].findIndex(th => th.querySelector(`[data-key='${key}']`))", key)
-    return page.eval_on_selector_all("#board tr.row", "(rows, at) => rows.map(row => row.children[at].textContent.trim())", at)
+    at = page.evaluate(
+        "key => [...document.querySelectorAll('#board thead th')].findIndex(th => th.querySelector(`[data-key='${key}']`))",
+        key,
+    )
+    return page.eval_on_selector_all(
+        "#board tr.row", "(rows, at) => rows.map(row => row.children[at].textContent.trim())", at
+    )
 
 
 def see_everything(page):
@@ -106,8 +122,15 @@ def test_the_first_screen_says_which_method(visit):
     page = visit("plain")
     box = page.locator("#answers").bounding_box()
     assert box["y"] + box["height"] < 900
-    found = [group for group in grouped(table(truths=3, budgets=(20, 100), problems=3)) if '"nfe": 100' in group.budget]
-    said = page.eval_on_selector_all("#answers tbody tr", "rows => rows.map(row => [row.querySelector('th').textContent, row.querySelector('b').textContent])")
+    found = [
+        group
+        for group in grouped(table(truths=3, budgets=(20, 100), problems=3))
+        if '"nfe": 100' in group.budget
+    ]
+    said = page.eval_on_selector_all(
+        "#answers tbody tr",
+        "rows => rows.map(row => [row.querySelector('th').textContent, row.querySelector('b').textContent])",
+    )
     for problem, best in said:
         own = [group for group in found if group.records[0].problem["name"] == problem]
         assert best == own[leaders(own, "psnr")[0]].records[0].method["name"]
@@ -142,7 +165,9 @@ def test_the_best_comes_first_whatever_better_means(visit):
     assert psnr == sorted(psnr, reverse=True)
     page.select_option("#metric", "misfit")
     misfit = [float(text) for text in column(page, "misfit")]
-    assert misfit == sorted(misfit, key=lambda value: abs(value - 1)) or np.allclose(np.diff(np.abs(np.array(misfit) - 1)).clip(max=0), 0, atol=2e-3)
+    assert misfit == sorted(misfit, key=lambda value: abs(value - 1)) or np.allclose(
+        np.diff(np.abs(np.array(misfit) - 1)).clip(max=0), 0, atol=2e-3
+    )
 
 
 def test_the_table_shows_the_means(visit):
@@ -151,7 +176,9 @@ def test_the_table_shows_the_means(visit):
     page.select_option("#problem", label="inpainting")
     page.select_option("#budget", "0")
     groups = [
-        g for g in grouped(table(truths=3, budgets=(20, 100), problems=3)) if g.records[0].problem["name"] == "inpainting" and '"nfe": 20' in g.budget
+        g
+        for g in grouped(table(truths=3, budgets=(20, 100), problems=3))
+        if g.records[0].problem["name"] == "inpainting" and '"nfe": 20' in g.budget
     ]
     expected = {g.records[0].method["name"]: f"{g.estimate('psnr').mean:.2f}" for g in groups}
     assert dict(zip(column(page, "name"), column(page, "psnr"), strict=True)) == expected
@@ -225,7 +252,10 @@ def test_all_plots_are_drawn_without_a_request(visit):
         assert page.locator(f"#{section} .plot").count() == count
     see_everything(page)
     assert page.locator("#diagram svg text").count() > 11
-    assert page.locator("#pareto .js-plotly-plot >> nth=0").evaluate("node => node.data.length") == 1 + 11
+    assert (
+        page.locator("#pareto .js-plotly-plot >> nth=0").evaluate("node => node.data.length")
+        == 1 + 11
+    )
 
 
 def test_the_ecdf_is_that_of_the_statistics(visit):
@@ -233,15 +263,24 @@ def test_the_ecdf_is_that_of_the_statistics(visit):
     drawn(page, "solved")
     groups = grouped(table(truths=3, budgets=(20, 100), problems=3))
     total = observations(groups)
-    ends = page.evaluate("document.querySelector('#solved .js-plotly-plot').data.map(trace => trace.y.at(-1))")
-    reached = sorted(100 * len(cells) / total for cells in tradeoffs.solved(groups, "psnr", 1.0, "calls").values())
+    ends = page.evaluate(
+        "document.querySelector('#solved .js-plotly-plot').data.map(trace => trace.y.at(-1))"
+    )
+    reached = sorted(
+        100 * len(cells) / total
+        for cells in tradeoffs.solved(groups, "psnr", 1.0, "calls").values()
+    )
     assert sorted(ends) == pytest.approx(reached)
 
 
 def test_the_diagram_ranks_as_the_statistics_do(visit):
     page = visit("plain")
     see_everything(page)
-    groups = [group for group in grouped(table(truths=3, budgets=(20, 100), problems=3)) if '"nfe": 100' in group.budget]
+    groups = [
+        group
+        for group in grouped(table(truths=3, budgets=(20, 100), problems=3))
+        if '"nfe": 100' in group.budget
+    ]
     ranks = compare(groups, "psnr").ranks
     assert page.get_attribute("#diagram svg", "aria-label").count(",") == len(ranks) - 1
     shown = re.findall(r"(\d+\.\d\d)(?:,|$)", page.get_attribute("#diagram svg", "aria-label"))
@@ -259,10 +298,15 @@ def test_the_slider_divides_the_pictures(visit):
     assert page.evaluate("document.getElementById('before').naturalWidth") == 8
     page.focus("#slider")
     page.keyboard.press("Home")
-    assert page.evaluate("getComputedStyle(document.querySelector('.veil')).clipPath") in ("inset(0px 100% 0px 0px)", "inset(0px calc(100%) 0px 0px)")
+    assert page.evaluate("getComputedStyle(document.querySelector('.veil')).clipPath") in (
+        "inset(0px 100% 0px 0px)",
+        "inset(0px calc(100%) 0px 0px)",
+    )
     page.keyboard.press("ArrowRight")
     assert (
-        page.evaluate("document.getElementById('divide').style.left || getComputedStyle(document.getElementById('slider-frame')).getPropertyValue('--cut')")
+        page.evaluate(
+            "document.getElementById('divide').style.left || getComputedStyle(document.getElementById('slider-frame')).getPropertyValue('--cut')"
+        )
         == "0.5%"
     )
     box = page.locator("#slider-frame").bounding_box()
@@ -338,14 +382,26 @@ def test_text_and_marks_have_contrast(visit, scheme):
     page = visit("plain", color_scheme=scheme)
 
     def luminance(variable):
-        channels = [int(c) / 255 for c in re.findall(r"\d+", page.evaluate(f"paint('{variable}')"))[:3]]
-        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+        channels = [
+            int(c) / 255 for c in re.findall(r"\d+", page.evaluate(f"paint('{variable}')"))[:3]
+        ]
+        return sum(
+            w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+            for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
+        )
 
     def contrast(one, other):
         low, high = sorted((luminance(one), luminance(other)))
         return (high + 0.05) / (low + 0.05)
 
-    assert min(contrast(f"--{name}", f"--{paper}") for name in ("ink", "soft", "accent", "warn") for paper in ("paper", "raised")) >= 4.5
+    assert (
+        min(
+            contrast(f"--{name}", f"--{paper}")
+            for name in ("ink", "soft", "accent", "warn")
+            for paper in ("paper", "raised")
+        )
+        >= 4.5
+    )
     assert min(contrast(f"--c{i}", "--paper") for i in range(8)) >= 3
 
 
@@ -364,7 +420,10 @@ def test_a_phone_needs_no_sideways_scrolling(visit):
     drawn(page, "solved")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert (
-        page.evaluate("Math.min(...[...document.querySelectorAll('#filters select, #filters input')].map(node => node.getBoundingClientRect().height))") >= 32
+        page.evaluate(
+            "Math.min(...[...document.querySelectorAll('#filters select, #filters input')].map(node => node.getBoundingClientRect().height))"
+        )
+        >= 32
     )
 
 
@@ -374,7 +433,11 @@ def test_two_thousand_cells_load_within_two_seconds(visit):
     for _ in range(3):
         page = visit("large")
         page.wait_for_selector("#board tr.row")
-        times.append(page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"))
+        times.append(
+            page.evaluate(
+                "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+            )
+        )
     assert page.evaluate("D.cells.length") == 2000
     assert page.locator("#board tr.row").count() == 100
     assert min(times) < 2000

@@ -70,7 +70,10 @@ def write_suite(folder: Path, text: str = SUITE, name: str = "tiny.toml") -> Pat
 
 def table(folder: Path) -> str:
     """The records without their times, as text."""
-    return "\n".join(replace(record, **dict.fromkeys(TIMES)).to_json() for record in read_records(folder, say=lambda _: None))
+    return "\n".join(
+        replace(record, **dict.fromkeys(TIMES)).to_json()
+        for record in read_records(folder, say=lambda _: None)
+    )
 
 
 def run(folder: Path, text: str = SUITE, **request):
@@ -78,7 +81,9 @@ def run(folder: Path, text: str = SUITE, **request):
 
 
 def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "records" / "records.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / "records" / "records.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +168,13 @@ def test_a_method_never_receives_the_truth(tmp_path, fresh_registry):
 
 @pytest.mark.parametrize(
     ("name", "budget", "steps"),
-    [("dps", {"nfe": 30}, 15), ("red-diff", {"nfe": 30}, 30), ("mmps", {"vjp": 60}, None), ("daps", {"nfe": 44}, 8), ("dps", {"nfe": 99, "vjp": 7}, 7)],
+    [
+        ("dps", {"nfe": 30}, 15),
+        ("red-diff", {"nfe": 30}, 30),
+        ("mmps", {"vjp": 60}, None),
+        ("daps", {"nfe": 44}, 8),
+        ("dps", {"nfe": 99, "vjp": 7}, 7),
+    ],
 )
 def test_a_method_gets_the_most_steps_within_the_budget(name, budget, steps):
     """One evaluation and one VJP a step of DPS, one evaluation a step of RED-diff, five of DAPS."""
@@ -171,38 +182,63 @@ def test_a_method_gets_the_most_steps_within_the_budget(name, budget, steps):
     found = fit(posterior, method, budget, 1, pinned=False)
     assert found.skip is None
     assert steps in (None, found.steps)
-    at, above = (spend(posterior, inverse.get_method(name, steps=n), budget, 1)[0] for n in (found.steps, found.steps + 1))
+    at, above = (
+        spend(posterior, inverse.get_method(name, steps=n), budget, 1)[0]
+        for n in (found.steps, found.steps + 1)
+    )
     assert at <= 1 < above
 
 
 def test_who_does_not_fit_is_skipped_and_says_what_it_takes():
     posterior = inverse.get_problem("bimodal").posterior(0)
-    assert "times the budget" in fit(posterior, inverse.get_method("daps"), {"nfe": 3}, 1, pinned=False).skip
-    assert "200 of 50 prior evaluations and VJPs" in fit(posterior, inverse.get_method("dps", steps=100), {"nfe": 50}, 1, pinned=True).skip
-    assert "100 of 0 VJPs" in fit(posterior, inverse.get_method("dps"), {"vjp": 0}, 1, pinned=True).skip
+    assert (
+        "times the budget"
+        in fit(posterior, inverse.get_method("daps"), {"nfe": 3}, 1, pinned=False).skip
+    )
+    assert (
+        "200 of 50 prior evaluations and VJPs"
+        in fit(posterior, inverse.get_method("dps", steps=100), {"nfe": 50}, 1, pinned=True).skip
+    )
+    assert (
+        "100 of 0 VJPs"
+        in fit(posterior, inverse.get_method("dps"), {"vjp": 0}, 1, pinned=True).skip
+    )
 
 
 def test_a_method_without_evaluations_keeps_its_options():
     posterior = inverse.get_problem("gaussian").posterior(0)
     assert fit(posterior, inverse.get_method("tv"), {"nfe": 1}, 1, pinned=False).steps is None
-    assert fit(posterior, inverse.get_method("pseudo-inverse"), {"nfe": 1}, 1, pinned=False).skip is None
+    assert (
+        fit(posterior, inverse.get_method("pseudo-inverse"), {"nfe": 1}, 1, pinned=False).skip
+        is None
+    )
 
 
 def test_costs_of_the_records_stay_within_the_budget(finished):
-    spent = {record.method["name"]: record.cost["nfe"] + record.cost["vjp"] for record in read_records(finished) if record.status == "ok"}
+    spent = {
+        record.method["name"]: record.cost["nfe"] + record.cost["vjp"]
+        for record in read_records(finished)
+        if record.status == "ok"
+    }
     assert spent == {"pseudo-inverse": 0, "dps": 10}
 
 
 def test_seconds_are_a_budget(tmp_path):
-    text = SUITE.replace("nfe = 10", "seconds = 0.2").replace('[[methods]]\nname = "tikhonov"\n', "")
+    text = SUITE.replace("nfe = 10", "seconds = 0.2").replace(
+        '[[methods]]\nname = "tikhonov"\n', ""
+    )
     run(tmp_path, text)
     records = read_records(tmp_path / "records")
-    steps = {record.method["options"]["steps"] for record in records if record.method["name"] == "dps"}
+    steps = {
+        record.method["options"]["steps"] for record in records if record.method["name"] == "dps"
+    }
     assert len(steps) == 1
     assert steps.pop() > 10
     again = table(tmp_path / "records")
     run(tmp_path, text)
-    assert table(tmp_path / "records") == again  # the steps are those that the folder keeps, however fast the machine is today
+    assert (
+        table(tmp_path / "records") == again
+    )  # the steps are those that the folder keeps, however fast the machine is today
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -221,11 +257,20 @@ def test_skips_are_rows_with_reasons(finished):
 
 def test_failures_are_rows_with_reasons_and_hide_nobody(tmp_path, fresh_registry):
     plugin = tmp_path / "broken.py"
-    plugin.write_text(method_source("broken").replace("for _ in range(self.steps):\n            yield", "raise ZeroDivisionError('oh')\n        yield"))
+    plugin.write_text(
+        method_source("broken").replace(
+            "for _ in range(self.steps):\n            yield",
+            "raise ZeroDivisionError('oh')\n        yield",
+        )
+    )
     plugins.registry().load_file(plugin)
-    done = run(tmp_path, SUITE.replace('"tikhonov"', '"broken"').replace("[[budgets]]\nnfe = 10\n", ""))
+    done = run(
+        tmp_path, SUITE.replace('"tikhonov"', '"broken"').replace("[[budgets]]\nnfe = 10\n", "")
+    )
     assert (done.total, done.failed) == (6, 2)
-    (reason,) = {record.reason for record in read_records(tmp_path / "records") if record.status == "failed"}
+    (reason,) = {
+        record.reason for record in read_records(tmp_path / "records") if record.status == "failed"
+    }
     assert reason.startswith("ZeroDivisionError: oh (broken.py, line ")
     assert run(tmp_path, (tmp_path / "tiny.toml").read_text()).computed == 0
     assert run(tmp_path, (tmp_path / "tiny.toml").read_text(), retry=True).computed == 2
@@ -247,7 +292,10 @@ def test_records_of_another_version_and_damaged_lines_are_named(tmp_path, finish
     path = tmp_path / "records.jsonl"
     first, second = (finished / "records.jsonl").read_text().splitlines()[:2]
     path.write_text(first + "\n" + second.replace("inverse-record 1", "inverse-record 9") + "\n")
-    with pytest.raises(InputError, match=r"records.jsonl, line 2: a record of another version: .*found 'inverse-record 9'"):
+    with pytest.raises(
+        InputError,
+        match=r"records.jsonl, line 2: a record of another version: .*found 'inverse-record 9'",
+    ):
         read_records(tmp_path)
     path.write_text(first + "\n{]\n" + second + "\n")
     with pytest.raises(InputError, match=r"line 2: not a record"):
@@ -261,7 +309,9 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, finished, monkeypatch):
     record = read_records(finished)[0]
     append(tmp_path, record)
     write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2]))
+    monkeypatch.setattr(
+        os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2])
+    )
     with pytest.raises(InputError, match="disk is full"):
         append(tmp_path, replace(record, truth=5))
     monkeypatch.undo()
@@ -301,7 +351,9 @@ def test_a_new_metric_is_computed_from_the_artifacts(tmp_path):
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     run(fresh, SUITE.replace('"crps"]', '"crps", "energy-score"]'))
-    assert [record.metrics for record in scored] == [record.metrics for record in read_records(fresh / "records") if record.status == "ok"]
+    assert [record.metrics for record in scored] == [
+        record.metrics for record in read_records(fresh / "records") if record.status == "ok"
+    ]
 
 
 def test_an_artifact_that_was_changed_is_refused(tmp_path):
@@ -320,7 +372,10 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
     files = [tmp_path / "mine.py", tmp_path / "other.py"]
     for path, code in zip(files, METHODS_AB, strict=True):
         path.write_text(code)
-    text = SUITE.split("[[methods]]")[0] + '[[methods]]\nname = "mine"\n\n[[methods]]\nname = "other"\n'
+    text = (
+        SUITE.split("[[methods]]")[0]
+        + '[[methods]]\nname = "mine"\n\n[[methods]]\nname = "other"\n'
+    )
 
     def computed() -> int:
         plugins.registry.cache_clear()
@@ -330,7 +385,9 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
         return run(tmp_path, text).computed
 
     assert computed() == 4
-    files[0].write_text(METHODS_AB[0].replace("Answer mid-grey", "Answer nothing in particular") + "\n# the same\n")
+    files[0].write_text(
+        METHODS_AB[0].replace("Answer mid-grey", "Answer nothing in particular") + "\n# the same\n"
+    )
     assert computed() == 0
     files[0].write_text(METHODS_AB[0].replace("0.5", "0.25"))
     assert computed() == 2
@@ -339,19 +396,43 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
 
 
 def test_versions_differ_by_code_alone():
-    assert version_of(type(inverse.get_method("dps"))) != version_of(type(inverse.get_method("daps")))
-    assert version_of(type(inverse.get_method("dps"))) == version_of(type(inverse.get_method("dps", steps=7)))
+    assert version_of(type(inverse.get_method("dps"))) != version_of(
+        type(inverse.get_method("daps"))
+    )
+    assert version_of(type(inverse.get_method("dps"))) == version_of(
+        type(inverse.get_method("dps", steps=7))
+    )
 
 
-APART_FROM_SOLVES = {"blurs", "commands", "search", "training", "tempering", "circuit_training", "codec_training"}
+APART_FROM_SOLVES = {
+    "blurs",
+    "commands",
+    "search",
+    "training",
+    "tempering",
+    "circuit_training",
+    "codec_training",
+}
 """Modules of plug-ins that train and fit; no solve imports them."""
 
 
 def test_what_methods_run_on_is_the_core():
     """Whatever of the package a plug-in imports is in the core's version, but for what raises errors and finds files and classes."""
-    files = [path for folder in ("plugins", "problems") for path in (ROOT / folder).rglob("*.py") if path.stem not in APART_FROM_SOLVES]
-    used = {name for path in files for name in re.findall(r"^\s*from inverse\.(\w+)", path.read_text(), re.MULTILINE)}
-    counted = {path.relative_to(ROOT / "inverse").parts[0].removesuffix(".py") for path in source.core_modules()}
+    files = [
+        path
+        for folder in ("plugins", "problems")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.stem not in APART_FROM_SOLVES
+    ]
+    used = {
+        name
+        for path in files
+        for name in re.findall(r"^\s*from inverse\.(\w+)", path.read_text(), re.MULTILINE)
+    }
+    counted = {
+        path.relative_to(ROOT / "inverse").parts[0].removesuffix(".py")
+        for path in source.core_modules()
+    }
     assert used - counted <= {"errors", "io", "panel", "registry", "result"}
     assert {"posterior", "sampling", "engine"} <= counted
 
@@ -384,8 +465,12 @@ for folder in sys.stdin:
 def begin():
     """Start `inverse bench run` in a folder: its process id, and a function that waits for its wait status."""
     with subprocess.Popen(
-        [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as parent:  # fmt: skip
+        [sys.executable, "-c", ZYGOTE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as parent:
 
         def start(folder: Path):
             parent.stdin.write(f"{folder}\n")
@@ -425,20 +510,36 @@ def kill_and_continue(begin, tmp_path: Path, kills: int, text: str, seed: int) -
     assert table(shot / "records") == table(still / "records")
     assert rows(shot) == rows(still)
     names = {record.artifact for record in read_records(still / "records") if record.artifact}
-    assert {f"artifacts/{path.name}" for path in (shot / "records" / "artifacts").glob("*.h5")} == names
+    assert {
+        f"artifacts/{path.name}" for path in (shot / "records" / "artifacts").glob("*.h5")
+    } == names
 
 
 def many(truths: int) -> str:
-    return SUITE.replace("[0, 1]", str(list(range(truths)))).replace('[[methods]]\nname = "tikhonov"\n', "").replace("nfe = 10", "nfe = 30")
+    return (
+        SUITE.replace("[0, 1]", str(list(range(truths))))
+        .replace('[[methods]]\nname = "tikhonov"\n', "")
+        .replace("nfe = 10", "nfe = 30")
+    )
 
 
 def test_three_kills_leave_the_table_of_an_undisturbed_run(begin, tmp_path):
-    kill_and_continue(begin, tmp_path, 3, many(8).replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"'), seed=0)
+    kill_and_continue(
+        begin,
+        tmp_path,
+        3,
+        many(8).replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"'),
+        seed=0,
+    )
 
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_table_of_an_undisturbed_run(begin, tmp_path):
-    text = many(8).replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"').replace("samples = 4", "samples = 4\nseeds = [0, 1, 2, 3, 4, 5, 6]")
+    text = (
+        many(8)
+        .replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"')
+        .replace("samples = 4", "samples = 4\nseeds = [0, 1, 2, 3, 4, 5, 6]")
+    )
     kill_and_continue(begin, tmp_path, 20, text, seed=1)
 
 
@@ -451,7 +552,14 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, command):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
-    outcome = process("bench", "run", write_suite(tmp_path, many(8)), "--out", tmp_path / "records", interrupt_when=lambda: rows(tmp_path) > 2)
+    outcome = process(
+        "bench",
+        "run",
+        write_suite(tmp_path, many(8)),
+        "--out",
+        tmp_path / "records",
+        interrupt_when=lambda: rows(tmp_path) > 2,
+    )
     assert outcome.code == 130, outcome
     assert "run the same command again to continue" in outcome.err
     kept = rows(tmp_path)
@@ -484,7 +592,9 @@ def test_an_answer_that_is_not_the_recorded_one_is_said(tmp_path, finished, comm
     outcome = command("bench", "reproduce", record.cell[:8], "--records", tmp_path)
     assert outcome.code == 1
     assert "metrics is" in outcome.out
-    command("bench", "reproduce", "ffff", "--records", tmp_path).refused("cell 'ffff': no records", "bench ls")
+    command("bench", "reproduce", "ffff", "--records", tmp_path).refused(
+        "cell 'ffff': no records", "bench ls"
+    )
 
 
 # --- the floor --------------------------------------------------------------------------------------------------------
@@ -510,7 +620,11 @@ def test_the_floor_measures_the_prior():
 
 def test_a_warm_up_is_not_in_the_account(finished):
     """The first cell of a method costs what the others do."""
-    costs = {json.dumps(record.cost) for record in read_records(finished) if record.method["name"] == "dps"}
+    costs = {
+        json.dumps(record.cost)
+        for record in read_records(finished)
+        if record.method["name"] == "dps"
+    }
     assert len(costs) == 1
 
 
@@ -527,7 +641,13 @@ def rows_of(scores: dict[str, list[float]], metric: str = "psnr", **also) -> lis
         **also,
     }
     return [
-        Record(cell=f"{name}{truth}", method={"name": name, "options": {}, "given": {}}, truth=truth, metrics={metric: score}, **shared)
+        Record(
+            cell=f"{name}{truth}",
+            method={"name": name, "options": {}, "given": {}},
+            truth=truth,
+            metrics={metric: score},
+            **shared,
+        )
         for name, found in scores.items()
         for truth, score in enumerate(found)
     ]
@@ -546,7 +666,10 @@ def test_compare_finds_the_regression_and_nothing_else():
 
 
 def test_compare_reads_a_metric_with_an_ideal_by_its_distance():
-    before, after = rows_of({"a": [1.5, 1.6, 1.4]}, "misfit"), rows_of({"a": [1.0, 1.1, 0.9]}, "misfit")
+    before, after = (
+        rows_of({"a": [1.5, 1.6, 1.4]}, "misfit"),
+        rows_of({"a": [1.0, 1.1, 0.9]}, "misfit"),
+    )
     assert not compare_records(before, after).regressed
     assert compare_records(after, before).regressed
 
@@ -572,7 +695,9 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
     assert command("bench", "compare", "a", "b").code == 1
     assert command("bench", "compare", "a", "a").code == 0
     assert command("bench", "compare", "b", "a").code == 0
-    command("bench", "compare", "a", "b", "--metric", "nonsense").refused("no cell of both sets has the metric 'nonsense'")
+    command("bench", "compare", "a", "b", "--metric", "nonsense").refused(
+        "no cell of both sets has the metric 'nonsense'"
+    )
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -581,48 +706,100 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (('"bimodal"', '"bimodel"'), ("line 8, problems.1.name", "problem 'bimodel' is not known; did you mean 'bimodal'?")),
-        (('name = "dps"', 'name = "red-dif"'), ("line 14, methods.2.name", "did you mean 'red-diff'?")),
+        (
+            ('"bimodal"', '"bimodel"'),
+            ("line 8, problems.1.name", "problem 'bimodel' is not known; did you mean 'bimodal'?"),
+        ),
+        (
+            ('name = "dps"', 'name = "red-dif"'),
+            ("line 14, methods.2.name", "did you mean 'red-diff'?"),
+        ),
         (('"crps"]', '"crsp"]'), ("line 5, metrics.3", "did you mean 'crps'?")),
-        (('name = "dps"', 'name = "dps"\ngrid = { zeta = [1, -1], steps = [0] }'), ("line 15, methods.2.grid", "steps must be at least 1", "zeta")),
-        (('name = "dps"', 'name = "dps"\ngrid = { zeta = [] }'), ("line 15, methods.2.grid", "at least 1 item")),
-        (('name = "dps"', 'name = "dps"\ngrid = { zeta = [1, 1] }'), ("line 13, methods.2", "stands there twice")),
-        (('name = "dps"', 'name = "dps"\noptions = { zeta = 1 }\ngrid = { zeta = [2] }'), ("methods.2", "both in options and in the grid")),
-        (('name = "dps"', 'name = "dps"\noptions = { zeat = 1 }'), ("line 14, methods.2.name", "dps has no option 'zeat'; did you mean 'zeta'?")),
+        (
+            ('name = "dps"', 'name = "dps"\ngrid = { zeta = [1, -1], steps = [0] }'),
+            ("line 15, methods.2.grid", "steps must be at least 1", "zeta"),
+        ),
+        (
+            ('name = "dps"', 'name = "dps"\ngrid = { zeta = [] }'),
+            ("line 15, methods.2.grid", "at least 1 item"),
+        ),
+        (
+            ('name = "dps"', 'name = "dps"\ngrid = { zeta = [1, 1] }'),
+            ("line 13, methods.2", "stands there twice"),
+        ),
+        (
+            ('name = "dps"', 'name = "dps"\noptions = { zeta = 1 }\ngrid = { zeta = [2] }'),
+            ("methods.2", "both in options and in the grid"),
+        ),
+        (
+            ('name = "dps"', 'name = "dps"\noptions = { zeat = 1 }'),
+            ("line 14, methods.2.name", "dps has no option 'zeat'; did you mean 'zeta'?"),
+        ),
         (("nfe = 10", "nef = 10"), ("line 20, budgets.1.nef", "did you mean 'nfe'?")),
         (("nfe = 10", ""), ("line 19, budgets.1", "a budget needs nfe, vjp or seconds")),
         (("nfe = 10", "nfe = 0"), ("line 20, budgets.1.nfe", "greater than or equal to 1, got 0")),
         (("samples = 4", 'samples = "four"'), ("line 4, samples", "got 'four'")),
         (("truths = [0, 1]", "truths = [0, -1]"), ("line 3, truths.2", "got -1")),
-        (("samples = 4", "samples = 4\nsample = 4"), ("line 5, sample", "no such key; did you mean 'samples'?")),
-        (("samples = 4", "samples = "), ("not TOML", "line 4")),
-        (('name = "bimodal"', 'name = "bimodal"\ncrop = 32'), ("line 9, problems.1.crop", "not made of photographs")),
-        (('name = "dps"', 'name = "dps"\nproblems = ["deblur"]'), ("line 15, methods.2.problems", "no problem 'deblur' in this suite")),
         (
-            ('name = "dps"', 'name = "dps"\ntuned = { problem = "bimodal", truths = [1, 2], metric = "rmse", trials = 3 }'),
+            ("samples = 4", "samples = 4\nsample = 4"),
+            ("line 5, sample", "no such key; did you mean 'samples'?"),
+        ),
+        (("samples = 4", "samples = "), ("not TOML", "line 4")),
+        (
+            ('name = "bimodal"', 'name = "bimodal"\ncrop = 32'),
+            ("line 9, problems.1.crop", "not made of photographs"),
+        ),
+        (
+            ('name = "dps"', 'name = "dps"\nproblems = ["deblur"]'),
+            ("line 15, methods.2.problems", "no problem 'deblur' in this suite"),
+        ),
+        (
+            (
+                'name = "dps"',
+                'name = "dps"\ntuned = { problem = "bimodal", truths = [1, 2], metric = "rmse", trials = 3 }',
+            ),
             ("line 15, methods.2.tuned", "dps was tuned on truths [1] of bimodal"),
         ),
-        (("truths = [0, 1]", "truths = [0, 99]"), ("bimodal: truth 99 does not exist; there are 8",)),
+        (
+            ("truths = [0, 1]", "truths = [0, 99]"),
+            ("bimodal: truth 99 does not exist; there are 8",),
+        ),
     ],
 )
 def test_a_bad_suite_is_one_line_that_says_where(tmp_path, command, change, words):
     assert change[0] in SUITE
-    command("bench", "run", write_suite(tmp_path, SUITE.replace(*change)), "--out", "records").refused(*words)
+    command(
+        "bench", "run", write_suite(tmp_path, SUITE.replace(*change)), "--out", "records"
+    ).refused(*words)
     assert not (tmp_path / "records" / "records.jsonl").exists()
 
 
 def test_names_that_are_not_there_are_refused(tmp_path, command):
-    command("bench", "run", "smoek").refused("neither a .toml file nor a shipped suite", "did you mean 'smoke'?")
+    command("bench", "run", "smoek").refused(
+        "neither a .toml file nor a shipped suite", "did you mean 'smoke'?"
+    )
     command("bench", "run", tmp_path / "no.toml").refused("cannot be read")
     command("bench", "ls", tmp_path).refused("no records.jsonl there")
-    command("bench", "run", write_suite(tmp_path, SUITE.replace("samples = 4", 'device = "cuda:7"')), "--out", "r").refused("device 'cuda:7' is not available")
-    command("bench", "run", write_suite(tmp_path), "--executor", "slurm", "--out", "r").refused("executor must be local or ray, got 'slurm'")
-    command("bench", "run", write_suite(tmp_path), "--address", "a:1", "--out", "r").refused("--address is for --executor ray")
+    command(
+        "bench",
+        "run",
+        write_suite(tmp_path, SUITE.replace("samples = 4", 'device = "cuda:7"')),
+        "--out",
+        "r",
+    ).refused("device 'cuda:7' is not available")
+    command("bench", "run", write_suite(tmp_path), "--executor", "slurm", "--out", "r").refused(
+        "executor must be local or ray, got 'slurm'"
+    )
+    command("bench", "run", write_suite(tmp_path), "--address", "a:1", "--out", "r").refused(
+        "--address is for --executor ray"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, command):
     (tmp_path / "file").write_text("")
-    command("bench", "run", write_suite(tmp_path), "--out", tmp_path / "file").refused("cannot be written", "--out")
+    command("bench", "run", write_suite(tmp_path), "--out", tmp_path / "file").refused(
+        "cannot be written", "--out"
+    )
 
 
 def test_a_metric_that_needs_what_is_not_there_is_null(tmp_path):
@@ -645,7 +822,9 @@ def test_a_shipped_suite_is_valid(name):
 def test_tune_wants_a_split_that_the_suite_does_not_test_on(tmp_path, command):
     suite = write_suite(tmp_path)
     base = ("tune", "dps", "bimodal", "--metric", "rmse", "--suite", suite, "--range")
-    command(*base, "zeta=0.1:10:log", "--truths", "1,2").refused("the suite tests on truths [1] of bimodal")
+    command(*base, "zeta=0.1:10:log", "--truths", "1,2").refused(
+        "the suite tests on truths [1] of bimodal"
+    )
     command(*base, "zeta=10:0.1", "--truths", "2").refused("name=low:high")
     command(*base, "zeta=0:1:log", "--truths", "2").refused("low above 0")
     command(*base, "zeta=0.1:1", "--truths", "two").refused("whole numbers")
@@ -654,11 +833,30 @@ def test_tune_wants_a_split_that_the_suite_does_not_test_on(tmp_path, command):
 def test_tune_finds_what_is_better_and_writes_an_entry_that_a_suite_takes(tmp_path, command):
     pytest.importorskip("optuna")
     outcome = command(
-        "tune", "dps", "bimodal", "--metric", "rmse", "--truths", "4,5,6,7", "--range", "zeta=0.01:100:log", "--trials", 12,
-        "--set", "steps=10", "--samples", 4, "--out", tmp_path / "tuned.toml",
-    )  # fmt: skip
+        "tune",
+        "dps",
+        "bimodal",
+        "--metric",
+        "rmse",
+        "--truths",
+        "4,5,6,7",
+        "--range",
+        "zeta=0.01:100:log",
+        "--trials",
+        12,
+        "--set",
+        "steps=10",
+        "--samples",
+        4,
+        "--out",
+        tmp_path / "tuned.toml",
+    )
     assert outcome.code == 0, outcome.err
-    best, default = (float(word.rstrip(",")) for word in outcome.out.splitlines()[0].replace(",", " ").split() if word.replace(".", "").isdigit())
+    best, default = (
+        float(word.rstrip(","))
+        for word in outcome.out.splitlines()[0].replace(",", " ").split()
+        if word.replace(".", "").isdigit()
+    )
     assert best < default
     head = SUITE.split("[[methods]]")[0].replace("[0, 1]", "[0]")
     run(tmp_path, head + (tmp_path / "tuned.toml").read_text())
@@ -672,8 +870,22 @@ def test_tune_finds_what_is_better_and_writes_an_entry_that_a_suite_takes(tmp_pa
 
 
 def test_ray_that_is_not_installed_or_not_reachable_is_said(tmp_path, command):
-    words = ("nothing answers at '127.0.0.1:9'",) if _has_ray() else ("the package ray is not installed",)
-    command("bench", "run", write_suite(tmp_path), "--executor", "ray", "--address", "127.0.0.1:9", "--out", "r").refused(*words)
+    words = (
+        ("nothing answers at '127.0.0.1:9'",)
+        if _has_ray()
+        else ("the package ray is not installed",)
+    )
+    command(
+        "bench",
+        "run",
+        write_suite(tmp_path),
+        "--executor",
+        "ray",
+        "--address",
+        "127.0.0.1:9",
+        "--out",
+        "r",
+    ).refused(*words)
 
 
 def _has_ray() -> bool:
@@ -707,7 +919,9 @@ def inverse_methods():
 
 
 @pytest.mark.slow
-def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(tmp_path, monkeypatch, fresh_registry):
+def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(
+    tmp_path, monkeypatch, fresh_registry
+):
     """A real cluster of two workers on this machine; a method kills the worker that runs it first with SIGKILL."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -716,8 +930,12 @@ def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(tmp_pa
     plugin = tmp_path / "mortal.py"
     plugin.write_text(MORTAL)
     plugins.registry().load_file(plugin)
-    suite = load_suite(write_suite(tmp_path, SUITE.split("[[budgets]]")[0].replace('"tikhonov"', '"mortal"')))
-    done = run_suite(suite, Request(Path("records"), executor="ray", workers=2, plugins=(str(plugin),)))
+    suite = load_suite(
+        write_suite(tmp_path, SUITE.split("[[budgets]]")[0].replace('"tikhonov"', '"mortal"'))
+    )
+    done = run_suite(
+        suite, Request(Path("records"), executor="ray", workers=2, plugins=(str(plugin),))
+    )
     assert (tmp_path / "killed").exists()
     assert (done.total, done.computed, done.failed) == (6, 6, 0)
     cluster = table(tmp_path / "records").replace('"executor": "ray"', '"executor": "local"')
@@ -732,9 +950,18 @@ def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(tmp_pa
 def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
     cell = Cell.of(read_records(finished)[0])
     changes = {
-        "problem": {**cell.problem, "options": {"sigma_y": 9}}, "method": {**cell.method, "version": "other"}, "prior": {**cell.prior, "sha256": "other"},
-        "truth": 7, "seed": 7, "samples": 7, "budget": {"nfe": 7}, "observation": "other", "dtype": "float64", "device": "cuda", "packages": {"torch": "0"},
-    }  # fmt: skip
+        "problem": {**cell.problem, "options": {"sigma_y": 9}},
+        "method": {**cell.method, "version": "other"},
+        "prior": {**cell.prior, "sha256": "other"},
+        "truth": 7,
+        "seed": 7,
+        "samples": 7,
+        "budget": {"nfe": 7},
+        "observation": "other",
+        "dtype": "float64",
+        "device": "cuda",
+        "packages": {"torch": "0"},
+    }
     names = {replace(cell, **{name: value}).digest for name, value in changes.items()}
     assert len(names | {cell.digest}) == len(changes) + 1
     assert replace(cell, metrics=("psnr",), device="cpu:0").digest == cell.digest
@@ -750,7 +977,9 @@ def test_worker_scores_after_the_clock_stopped(monkeypatch):
     method = {"name": "pseudo-inverse", "options": {}, "version": "", "given": {}}
     monkeypatch.setitem(metrics.METRICS, "slow", lambda result: time.sleep(0.2) or 1.0)
     prior = {"name": "p", "sha256": "", "source": None}
-    cell = Cell(problem=about, method=method, prior=prior, truth=0, seed=0, samples=1, metrics=("slow",))
+    cell = Cell(
+        problem=about, method=method, prior=prior, truth=0, seed=0, samples=1, metrics=("slow",)
+    )
     record = Worker().compute(cell, observation).record
     assert record.metrics == {"slow": 1.0}
     assert record.seconds < 0.1

@@ -48,7 +48,9 @@ def test_fair_crps_is_the_formula_and_unbiased_for_every_m(m):
 def test_energy_score_is_the_formula_and_unbiased():
     m, d = 3, 4
     samples, truth = 1.5 * normal(20000, m, 2, 2), normal(20000, 2, 2, seed=1)
-    pairs = sum((samples[:, j] - samples[:, k]).flatten(1).norm(dim=1) for j in range(m) for k in range(m))
+    pairs = sum(
+        (samples[:, j] - samples[:, k]).flatten(1).norm(dim=1) for j in range(m) for k in range(m)
+    )
     brute = (samples - truth[:, None]).flatten(2).norm(dim=2).mean(1) - pairs / (2 * m * (m - 1))
     score = scores.energy_score(samples, truth)
     torch.testing.assert_close(score, brute)
@@ -59,7 +61,9 @@ def test_energy_score_is_the_formula_and_unbiased():
 
 def test_energy_score_of_one_entry_is_the_crps():
     samples, truth = normal(50, 7, 1), normal(50, 1, seed=1)
-    torch.testing.assert_close(scores.energy_score(samples, truth), scores.fair_crps(samples, truth))
+    torch.testing.assert_close(
+        scores.energy_score(samples, truth), scores.fair_crps(samples, truth)
+    )
 
 
 @pytest.mark.parametrize(("m", "level"), [(19, 0.9), (24, 0.9), (4, 0.5), (10, 0.5)])
@@ -70,7 +74,9 @@ def test_interval_coverage_is_nominal_for_uniform_samples(m, level):
 
 
 def test_interval_coverage_between_order_statistics_is_exact_for_any_law():
-    x = normal(40000, 20, 1).exp()  # 19 samples: the 90 % interval lies between the smallest and the largest
+    x = normal(
+        40000, 20, 1
+    ).exp()  # 19 samples: the 90 % interval lies between the smallest and the largest
     covered = scores.interval_coverage(x[:, 1:], x[:, 0], 0.9)
     inside = (x[:, 1:].amin(1) <= x[:, 0]) & (x[:, 0] <= x[:, 1:].amax(1))
     assert torch.equal(covered, inside[:, 0].double())
@@ -118,25 +124,50 @@ def test_three_decibel_table_is_the_definition_and_its_casts_cancel():
         others = torch.cat([x[:, :k], x[:, k + 1 :]], 1)
         torch.testing.assert_close(pair[:, k], (others - x[:, k : k + 1]).square().sum(2).mean(1))
         torch.testing.assert_close(of_mean[:, k], (others.mean(1) - x[:, k]).square().sum(1))
-    torch.testing.assert_close(pair.sum(1), 2 * m / (m + 1) * of_mean.sum(1))  # the target 2 / (1 + 1/m), whatever the law
+    torch.testing.assert_close(
+        pair.sum(1), 2 * m / (m + 1) * of_mean.sum(1)
+    )  # the target 2 / (1 + 1/m), whatever the law
 
 
 def test_jackknife_is_that_of_leaving_one_out_and_covers():
     a, b = normal(30).exp(), normal(30, seed=1).exp()
     ratio, low, high = exchangeability.jackknife_ratio(a, b)
-    left_out = torch.stack([(a[keep].sum() / b[keep].sum()).log() for i in range(30) for keep in [torch.arange(30) != i]])
+    left_out = torch.stack(
+        [
+            (a[keep].sum() / b[keep].sum()).log()
+            for i in range(30)
+            for keep in [torch.arange(30) != i]
+        ]
+    )
     deviation = float((29 / 30 * (left_out - left_out.mean()).square().sum()).sqrt())
     assert ratio == pytest.approx(float(a.sum() / b.sum()))
     assert math.log(high / low) == pytest.approx(2 * scipy.stats.t.ppf(0.975, 29) * deviation)
-    found = [exchangeability.jackknife_ratio(normal(60, seed=s).abs(), 2 * normal(60, seed=400 + s).abs()) for s in range(400)]
+    found = [
+        exchangeability.jackknife_ratio(
+            normal(60, seed=s).abs(), 2 * normal(60, seed=400 + s).abs()
+        )
+        for s in range(400)
+    ]
     hits = [low < 0.5 < high for _, low, high in found]
     assert sum(hits) >= scipy.stats.binom.ppf(0.001, 400, 0.94)
 
 
 def test_randomisation_is_exact_for_heavy_tails():
     """Cauchy statistics: P(p <= a) = a for every multiple of 1 / (1 + draws)."""
-    tables = [torch.tan(math.pi * (torch.rand(12, 5, 2, generator=inverse.seeded("cauchy", s), dtype=torch.float64) - 0.5)) for s in range(1000)]
-    p = [exchangeability.randomisation_p_value(table, inverse.seeded("draws", s), draws=19) for s, table in enumerate(tables)]
+    tables = [
+        torch.tan(
+            math.pi
+            * (
+                torch.rand(12, 5, 2, generator=inverse.seeded("cauchy", s), dtype=torch.float64)
+                - 0.5
+            )
+        )
+        for s in range(1000)
+    ]
+    p = [
+        exchangeability.randomisation_p_value(table, inverse.seeded("draws", s), draws=19)
+        for s, table in enumerate(tables)
+    ]
     for a in (0.1, 0.5):
         assert abs(sum(x <= a + 1e-9 for x in p) - 1000 * a) < 3.3 * math.sqrt(1000 * a * (1 - a))
 
@@ -156,24 +187,34 @@ def test_ecdf_p_value_is_that_of_enumeration():
     every = {r: gamma(r) for r in itertools.product(range(m + 1), repeat=n)}
     for r, g in every.items():
         expected = sum(other <= g * (1 + 1e-9) for other in every.values()) / len(every)
-        assert exchangeability.ecdf_p_value(torch.tensor(r), m) == pytest.approx(expected, abs=1e-12)
+        assert exchangeability.ecdf_p_value(torch.tensor(r), m) == pytest.approx(
+            expected, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize(("n", "m", "level"), [(200, 19, 0.95), (50, 9, 0.8)])
 def test_band_holds_the_whole_ecdf_with_its_probability(n, m, level):
-    z, lower, upper = (torch.tensor(side, dtype=torch.float64) for side in exchangeability.ecdf_band(n, m, level))
+    z, lower, upper = (
+        torch.tensor(side, dtype=torch.float64) for side in exchangeability.ecdf_band(n, m, level)
+    )
     r = torch.randint(m + 1, (4000, n), generator=inverse.seeded("band", n))
     ecdf = (r[..., None] < (z * (m + 1)).round()).double().mean(1)
     inside = ((ecdf >= lower - 1e-9) & (ecdf <= upper + 1e-9)).all(1)
     deviation = math.sqrt(level * (1 - level) / 4000)
-    assert level - 3.5 * deviation < float(inside.double().mean()) < level + 0.02 + 3.5 * deviation  # counts are whole: a little above is right
-    assert [exchangeability.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[:100].tolist()
+    assert (
+        level - 3.5 * deviation < float(inside.double().mean()) < level + 0.02 + 3.5 * deviation
+    )  # counts are whole: a little above is right
+    assert [exchangeability.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[
+        :100
+    ].tolist()
 
 
 def test_pearson_is_scipys_where_bins_are_even():
     r = torch.randint(20, (200,), generator=inverse.seeded("ranks"))
     expected = scipy.stats.chisquare(torch.bincount(r, minlength=20).numpy())
-    assert exchangeability.rank_chi_square(r, 19) == pytest.approx((expected.statistic, expected.pvalue))
+    assert exchangeability.rank_chi_square(r, 19) == pytest.approx(
+        (expected.statistic, expected.pvalue)
+    )
 
 
 def test_pearson_weighs_uneven_bins():
@@ -183,7 +224,10 @@ def test_pearson_weighs_uneven_bins():
 
 
 def test_residuals_of_truths_are_chi_square():
-    p = [exchangeability.chi_square_ks(normal(40, 7, seed=s).square().sum(1), 7)[1] for s in range(300)]
+    p = [
+        exchangeability.chi_square_ks(normal(40, 7, seed=s).square().sum(1), 7)[1]
+        for s in range(300)
+    ]
     assert scipy.stats.kstest(p, "uniform").pvalue > 1e-3
     assert exchangeability.chi_square_ks(torch.zeros(40), 7) == (1.0, 0.0)
 
@@ -193,14 +237,24 @@ def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
     r = exchangeability.ranks((x - points).norm(dim=2), inverse.seeded(0))
     assert scipy.stats.chisquare(torch.bincount(r, minlength=10).numpy()).pvalue > 1e-3
     x[:, 1:] *= 0.8
-    assert exchangeability.ecdf_p_value(exchangeability.ranks((x - points).norm(dim=2), inverse.seeded(0)), 9) < 1e-6
+    assert (
+        exchangeability.ecdf_p_value(
+            exchangeability.ranks((x - points).norm(dim=2), inverse.seeded(0)), 9
+        )
+        < 1e-6
+    )
 
 
 # --- the report ---------------------------------------------------------------------------------------------------------
 
 
 def test_holm_steps_down():
-    found = diagnostics.holm([diagnostics.Check(name, p_value=p) for name, p in [("a", 0.01), ("b", 0.04), ("c", 0.03), ("d", 0.005), ("e", None)]])
+    found = diagnostics.holm(
+        [
+            diagnostics.Check(name, p_value=p)
+            for name, p in [("a", 0.01), ("b", 0.04), ("c", 0.03), ("d", 0.005), ("e", None)]
+        ]
+    )
     assert {c.name: c.adjusted for c in found} == {
         "a": pytest.approx(0.03),
         "b": pytest.approx(0.06),
@@ -216,17 +270,30 @@ def test_linear_quantities_of_an_image():
     assert float(rows["mean"] @ x) == 7.5
     assert float(rows["mean of part 21"] @ x) == x.reshape(4, 4)[2:, :2].mean()
     assert float(rows["entry 1"] @ x) == 1.0
-    assert all(float(row.norm()) == pytest.approx(1) for name, row in rows.items() if name.startswith("projection"))
+    assert all(
+        float(row.norm()) == pytest.approx(1)
+        for name, row in rows.items()
+        if name.startswith("projection")
+    )
 
 
 def test_report_is_plain_data():
-    found = diagnostics.report(diagnostics.Simulations(normal(20, 5, 1, 2), normal(20, 1, 2, seed=1)))
+    found = diagnostics.report(
+        diagnostics.Simulations(normal(20, 5, 1, 2), normal(20, 1, 2, seed=1))
+    )
     data = json.loads(json.dumps(found.to_dict()))
     assert data["verdict"] == ("calibrated" if found.calibrated else "not calibrated")
-    assert {c["name"] for c in data["checks"]} >= {"3 dB ratio", "PIT", "SBC ECDF", "residual chi-square"}
+    assert {c["name"] for c in data["checks"]} >= {
+        "3 dB ratio",
+        "PIT",
+        "SBC ECDF",
+        "residual chi-square",
+    }
     assert sum(data["curves"]["sbc"]["|x|^2"]) == 20
     coverage = next(c for c in data["checks"] if c["name"] == "coverage 90%")
-    assert coverage["expected"] == pytest.approx(4 / 6)  # five samples have no wider interval, and the report says so
+    assert coverage["expected"] == pytest.approx(
+        4 / 6
+    )  # five samples have no wider interval, and the report says so
 
 
 def test_report_refuses_what_it_cannot_test():
@@ -246,11 +313,17 @@ def test_planted_defect_is_found(case):
 
 
 def test_exact_sampler_is_accused_at_most_at_the_level():
-    assert power.study("none (bimodal)", 60)["verdict"] * 60 <= scipy.stats.binom.ppf(0.999, 60, power.LEVEL)
+    assert power.study("none (bimodal)", 60)["verdict"] * 60 <= scipy.stats.binom.ppf(
+        0.999, 60, power.LEVEL
+    )
 
 
 def test_only_solving_alone_shows_standardised_noise():
-    found = power.diagnosed(power.Conjugate.of(inverse.get_problem("gaussian", side=6)), power.batch_standardised_noise, 0)
+    found = power.diagnosed(
+        power.Conjugate.of(inverse.get_problem("gaussian", side=6)),
+        power.batch_standardised_noise,
+        0,
+    )
     assert found.objections == ("batch independence",)
 
 
@@ -259,12 +332,20 @@ def test_vectorised_exact_sampler_is_the_problems_exact_posterior(problem):
     problem = inverse.get_problem(problem[0], **problem[1])
     p, n = power.Conjugate.of(problem), 40000
     y = p.draw(2, inverse.seeded("y")) @ p.A.T
-    noise = power.Noise(normal(2, n, p.A.shape[1]), torch.rand(2, n, generator=inverse.seeded("u"), dtype=torch.float64))
+    noise = power.Noise(
+        normal(2, n, p.A.shape[1]),
+        torch.rand(2, n, generator=inverse.seeded("u"), dtype=torch.float64),
+    )
     for one, samples in zip(y, power.exact(p, y, noise), strict=True):
         law = problem.exact(one)
         deviation = law.covariance.diagonal().sqrt()
         assert ((samples.mean(0) - law.mean.flatten()).abs() < 5 * deviation / math.sqrt(n)).all()
-        torch.testing.assert_close(samples.T.cov(), law.covariance, atol=5 * float(deviation.max()) ** 2 * math.sqrt(2 / n), rtol=0)
+        torch.testing.assert_close(
+            samples.T.cov(),
+            law.covariance,
+            atol=5 * float(deviation.max()) ** 2 * math.sqrt(2 / n),
+            rtol=0,
+        )
 
 
 # --- the driver ---------------------------------------------------------------------------------------------------------
@@ -277,7 +358,9 @@ class Scales(inverse.Problem):
     name = "scales"
 
     def make_prior(self):
-        return inverse.GaussianPrior(torch.zeros(1, 3, 4, dtype=torch.float64), torch.ones((), dtype=torch.float64))
+        return inverse.GaussianPrior(
+            torch.zeros(1, 3, 4, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        )
 
     def observed(self):
         return torch.tensor([True, False, True, False]).expand(1, 3, 4)
@@ -287,7 +370,9 @@ class Scales(inverse.Problem):
         return inverse.operator(lambda x: x * mask, shape=shape)
 
     def noise(self, shape):
-        return inverse.GaussianNoise(torch.linspace(0.1, 1.0, 12, dtype=torch.float64).reshape(1, 3, 4), self.observed())
+        return inverse.GaussianNoise(
+            torch.linspace(0.1, 1.0, 12, dtype=torch.float64).reshape(1, 3, 4), self.observed()
+        )
 
     def truths(self):
         return []
@@ -308,7 +393,9 @@ class ScalesExact(inverse.Method):
         precision = 1 + posterior.noise.observed / posterior.noise.variance(posterior.y)
         z = inverse.standard_normal(posterior, generator)
         z = z - z.mean(0) if self.couple else z
-        yield (posterior.y * posterior.noise.observed / posterior.noise.variance(posterior.y)) / precision + z / precision.sqrt()
+        yield (
+            posterior.y * posterior.noise.observed / posterior.noise.variance(posterior.y)
+        ) / precision + z / precision.sqrt()
 
 
 def check(diagnosis, name):
@@ -330,7 +417,10 @@ def test_batch_coupling_is_found_through_the_engine():
 
 
 def test_same_seed_same_diagnosis():
-    one, two, other = (inverse.diagnose(Scales(), ScalesExact, simulations=20, seed=seed).to_dict() for seed in (3, 3, 4))
+    one, two, other = (
+        inverse.diagnose(Scales(), ScalesExact, simulations=20, seed=seed).to_dict()
+        for seed in (3, 3, 4)
+    )
     assert one == two
     assert one["scores"] != other["scores"]
 
@@ -376,7 +466,13 @@ def test_held_out_truths_and_noise_that_is_not_gaussian_are_named():
 
 def test_noiseless_measurements_have_no_likelihood():
     truths = [normal(1, 8, 8, seed=i).float() for i in range(10)]
-    found = inverse.diagnose(inverse.get_problem("denoise", sigma_y=0), Jitter, samples=5, prior=inverse.FlatPrior((1, None, None)), truths=truths)
+    found = inverse.diagnose(
+        inverse.get_problem("denoise", sigma_y=0),
+        Jitter,
+        samples=5,
+        prior=inverse.FlatPrior((1, None, None)),
+        truths=truths,
+    )
     assert check(found, "residual chi-square").detail == "skipped: sigma_y is 0"
     assert "no log-likelihood: sigma_y is 0" in check(found, "SBC ECDF").detail
     assert "log-likelihood" not in found.report.curves["sbc"]
@@ -386,7 +482,12 @@ def test_truths_that_will_not_do_are_refused():
     with pytest.raises(InputError, match="20 truths are needed, 10 were given"):
         inverse.diagnose("denoise", Jitter, 20, truths=[normal(1, 8, 8, seed=i) for i in range(10)])
     with pytest.raises(InputError, match="share one shape"):
-        inverse.diagnose("denoise", Jitter, truths=[normal(1, 8, 8 + i % 2) for i in range(10)], prior=inverse.FlatPrior((1, None, None)))
+        inverse.diagnose(
+            "denoise",
+            Jitter,
+            truths=[normal(1, 8, 8 + i % 2) for i in range(10)],
+            prior=inverse.FlatPrior((1, None, None)),
+        )
     with pytest.raises(OptionError, match="samples must be at least 2"):
         inverse.diagnose("denoise", Jitter, samples=1)
 
@@ -406,7 +507,9 @@ def test_command_writes_json_and_exits_by_the_verdict(command):
 def test_command_refuses_in_one_line(command):
     command("diagnose", "--simulations", 5).refused("simulations must be at least 10", "got 5")
     command("diagnose", "--level", 0).refused("level")
-    command("diagnose", "--problem", "denoise", "--method", "pseudo-inverse").refused("10 truths are needed", "ships 4", "--input")
+    command("diagnose", "--problem", "denoise", "--method", "pseudo-inverse").refused(
+        "10 truths are needed", "ships 4", "--input"
+    )
     assert not Path("out").exists()
 
 

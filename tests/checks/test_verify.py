@@ -20,7 +20,11 @@ GAUSSIAN = ("inpainting", "random")
 def exact_law(posterior, y):
     """The posterior of one row, by the closed form; what no real method can do."""
     n = torch.Size(posterior.shape).numel()
-    A = posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)).flatten(1).T
+    A = (
+        posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape))
+        .flatten(1)
+        .T
+    )
     seen = A.abs().sum(1) > 0
     return posterior.prior.given(A[seen], posterior.noise.sigma.max(), y.flatten()[seen])
 
@@ -42,34 +46,52 @@ class Planted(inverse.Method):
         mean = torch.cat([law.means.expand(samples, *posterior.shape) for law in laws])
         z = inverse.standard_normal(posterior, generator)
         roots = [distances.square_root(law.covariance) for law in laws]
-        spread = torch.cat([(z[i * samples : (i + 1) * samples].flatten(1) @ root).reshape(-1, *posterior.shape) for i, root in enumerate(roots)])
+        spread = torch.cat(
+            [
+                (z[i * samples : (i + 1) * samples].flatten(1) @ root).reshape(-1, *posterior.shape)
+                for i, root in enumerate(roots)
+            ]
+        )
         if self.defect == "narrow":
             spread = 0.5 * spread
         if self.defect == "slow":
             spread = spread * (1 + 5 / self.steps)
         if self.defect == "ignores y":
-            yield posterior.prior.mean + (z.flatten(1) @ distances.square_root(posterior.prior.covariance)).reshape(z.shape)
+            yield posterior.prior.mean + (
+                z.flatten(1) @ distances.square_root(posterior.prior.covariance)
+            ).reshape(z.shape)
         elif self.defect == "batch":
             yield mean + spread * (1 + 0.1 * (mean - mean.mean(0)).norm())
         elif self.defect == "weighted":
             twice = torch.arange(len(mean)) % 2 == 0  # every other sample is noise of no weight
-            yield inverse.Weighted(torch.where(twice[:, None, None, None], mean + spread, mean + 3), torch.where(twice, 0.0, -torch.inf))
+            yield inverse.Weighted(
+                torch.where(twice[:, None, None, None], mean + spread, mean + 3),
+                torch.where(twice, 0.0, -torch.inf),
+            )
         else:
             yield mean + spread
 
 
 def judge(defect, claim="exact", **options):
-    kind = type("Planted", (Planted,), {"claim": claim, **{k: options.pop(k) for k in ("limit", "any_prior") if k in options}})
+    kind = type(
+        "Planted",
+        (Planted,),
+        {"claim": claim, **{k: options.pop(k) for k in ("limit", "any_prior") if k in options}},
+    )
     return inverse.verify(kind(defect=defect, **options), samples=SAMPLES, cases=GAUSSIAN)
 
 
-@pytest.mark.parametrize("claim", ["exact", "exact in the limit", "biased", "point estimate", "none"])
+@pytest.mark.parametrize(
+    "claim", ["exact", "exact in the limit", "biased", "point estimate", "none"]
+)
 def test_an_exact_sampler_keeps_every_claim_and_scores_zero(claim):
     verdict = judge("none", claim)
     assert verdict.failures == []
     for measured in verdict.cases:
         made = cases.reference(measured.case, SAMPLES)
-        assert [name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5] == []
+        assert [
+            name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5
+        ] == []
         assert abs(measured.figures["W2"].score) < 0.02
     assert verdict.batch < 1e-9
     assert verdict.rotation[0] == pytest.approx(verdict.rotation[1], abs=1e-9)
@@ -93,7 +115,10 @@ def test_a_defect_fails_the_claim_it_breaks(defect, claim, words):
 
 def test_a_limit_is_held_where_the_error_falls_and_not_where_it_stays():
     """A spread 5 / steps too wide has order 1; one that halving leaves alone has order 0."""
-    falling, staying = judge("slow", "exact in the limit", limit={"steps": 1}), judge("narrow", "exact in the limit", limit={"steps": 1})
+    falling, staying = (
+        judge("slow", "exact in the limit", limit={"steps": 1}),
+        judge("narrow", "exact in the limit", limit={"steps": 1}),
+    )
     assert falling.held
     assert falling.order == pytest.approx(1, abs=0.2)
     assert list(falling.effort) == [0.25, 0.5, 1.0, 2.0, 4.0]
@@ -112,7 +137,9 @@ def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
     assert verdict.cases[0].skipped == "repaint needs an inpainting operator"
     assert verdict.cases[0].figures == {}
     assert verdict.cases[1].figures["W2"].score < 1
-    assert "ran on none" in inverse.verify("repaint", samples=SAMPLES, cases=("random",)).failures[0]
+    assert (
+        "ran on none" in inverse.verify("repaint", samples=SAMPLES, cases=("random",)).failures[0]
+    )
 
 
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
@@ -133,7 +160,9 @@ def test_mode_mass_of_a_sampler_that_finds_one_mode_of_two_is_a_half():
 
 def test_systematic_resampling_has_the_weights_to_within_one():
     log_weights = torch.tensor([0.1, 0.2, 0.0, 0.7]).log()
-    counts = ancestors(log_weights.double()[None], Generators([seeded("x")]), 100)[0].bincount(minlength=4)
+    counts = ancestors(log_weights.double()[None], Generators([seeded("x")]), 100)[0].bincount(
+        minlength=4
+    )
     assert (counts - torch.tensor([10, 20, 0, 70])).abs().max() <= 1
 
 
@@ -142,8 +171,12 @@ def test_effort_scales_the_options_of_the_limit_by_their_powers():
     more = referee.at_effort(pnp, 4)
     assert (more.steps, more.prior_steps, more.rho_min) == (400, 20, 0.05)
     assert referee.at_effort(inverse.get_method("dps", steps=2), 0.25).steps == 1
-    assert referee.at_effort(inverse.get_method("afdps", steps=100), 2, samples=1000).particles == 2000
-    assert referee.at_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method("pseudo-inverse")
+    assert (
+        referee.at_effort(inverse.get_method("afdps", steps=100), 2, samples=1000).particles == 2000
+    )
+    assert referee.at_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method(
+        "pseudo-inverse"
+    )
 
 
 PLUGIN = '''
@@ -177,7 +210,9 @@ def test_the_command_fails_a_third_partys_false_claim_with_exit_1_and_stores_why
 
 def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(command, tmp_path):
     (tmp_path / "guess.py").write_text(PLUGIN.format(claim="none"))
-    done = command("verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random", "--json")
+    done = command(
+        "verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random", "--json"
+    )
     assert done.code == 0
     assert json.loads(done.out)["method"] == "guess"
 
@@ -201,7 +236,11 @@ def test_bad_requests_are_one_line_and_exit_2(command, arguments, words):
 def test_every_registered_method_keeps_its_claim():
     from inverse.registry.discovery import registry
 
-    broken = {name: v.failures for name in registry().table("inverse_methods") if not (v := inverse.verify(name)).held}
+    broken = {
+        name: v.failures
+        for name in registry().table("inverse_methods")
+        if not (v := inverse.verify(name)).held
+    }
     assert broken == {}
 
 
@@ -221,5 +260,7 @@ def test_several_measurements_are_sampled_together_each_from_its_own_posterior()
         exact = problem.exact(y)
         error = exact.covariance.diagonal().sqrt() / 4000**0.5
         assert ((own.mean(0) - exact.mean.flatten()) / error).abs().max() < 4.5
-        assert ((cloud.mean(0) - exact.mean.flatten()) / error).abs().max() < 10  # a cloud's ancestors are fewer than its particles
+        assert (
+            (cloud.mean(0) - exact.mean.flatten()) / error
+        ).abs().max() < 10  # a cloud's ancestors are fewer than its particles
     assert cost.nfe == 79

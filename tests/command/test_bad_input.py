@@ -10,7 +10,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from cli_fixtures import METHOD, Outcome, method_source, pixels, process, write_distribution, write_picture
+from cli_fixtures import (
+    METHOD,
+    Outcome,
+    method_source,
+    pixels,
+    process,
+    write_distribution,
+    write_picture,
+)
 
 import inverse
 from inverse.errors import InverseError
@@ -58,7 +66,11 @@ def test_one_missing_file_among_several(refuse, picture):
 def test_not_an_image(refuse, tmp_path, suffix):
     path = tmp_path / f"text.{suffix}"
     path.write_text("hello")
-    refuse("--input", path, says=(str(path), "not a readable image", "expected PNG, JPEG, TIFF, WebP or BMP"))
+    refuse(
+        "--input",
+        path,
+        says=(str(path), "not a readable image", "expected PNG, JPEG, TIFF, WebP or BMP"),
+    )
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "photo", "photo.gif"])
@@ -104,7 +116,9 @@ def test_files_of_a_folder_that_are_no_images_are_named_once(solve, tmp_path):
     found = solve("--input", "photos")
     assert found.code == 0
     known = ".bmp, .h5, .hdf5, .jpeg, .jpg, .npy, .png, .tif, .tiff, .webp"
-    assert found.err.splitlines() == [f"inverse: warning: photos: skipped moving.gif, notes.txt; read are {known}"]
+    assert found.err.splitlines() == [
+        f"inverse: warning: photos: skipped moving.gif, notes.txt; read are {known}"
+    ]
 
 
 def test_empty_folder(refuse, tmp_path):
@@ -114,7 +128,9 @@ def test_empty_folder(refuse, tmp_path):
 
 
 def test_input_and_measurement_together(refuse, picture):
-    refuse("--input", picture, "--measurement", picture, says=("--input", "--measurement", "not both"))
+    refuse(
+        "--input", picture, "--measurement", picture, says=("--input", "--measurement", "not both")
+    )
 
 
 # --- measurements ---------------------------------------------------------------------------------------------------------
@@ -125,7 +141,11 @@ def test_input_and_measurement_together(refuse, picture):
 def test_not_a_number_or_infinity(refuse, tmp_path, option, value):
     array = np.zeros((3, 20, 26), np.float32)
     array[0, 3:5, 7] = value
-    refuse(option, save(tmp_path / "y.npy", array), says=("y.npy", "2 of 1560 values are NaN or infinite", "replace them"))
+    refuse(
+        option,
+        save(tmp_path / "y.npy", array),
+        says=("y.npy", "2 of 1560 values are NaN or infinite", "replace them"),
+    )
 
 
 def test_not_a_number_through_python():
@@ -137,11 +157,19 @@ def test_not_a_number_through_python():
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_wrong_number_of_channels(refuse, tmp_path, channels):
     array = np.zeros((channels, 20, 26), np.float32)
-    refuse("--measurement", save(tmp_path / "y.npy", array), says=(f"has {channels} channels, the prior has 3", "(3, height, width)"))
+    refuse(
+        "--measurement",
+        save(tmp_path / "y.npy", array),
+        says=(f"has {channels} channels, the prior has 3", "(3, height, width)"),
+    )
 
 
 def test_wrong_number_of_dimensions(refuse, tmp_path):
-    refuse("--measurement", save(tmp_path / "y.npy", np.zeros((2, 3, 8, 8))), says=("expected (channels, height, width)", "(2, 3, 8, 8)"))
+    refuse(
+        "--measurement",
+        save(tmp_path / "y.npy", np.zeros((2, 3, 8, 8))),
+        says=("expected (channels, height, width)", "(2, 3, 8, 8)"),
+    )
 
 
 FIXED_SIZE = '''
@@ -167,27 +195,50 @@ def inverse_problems():
 
 
 def test_measurement_that_does_not_fit_the_operator_says_the_shape_it_expects(refuse, tmp_path):
-    (tmp_path / "camera.py").write_text(FIXED_SIZE.format(size=16, function="lambda x: x[..., ::2, ::2]"))
+    (tmp_path / "camera.py").write_text(
+        FIXED_SIZE.format(size=16, function="lambda x: x[..., ::2, ::2]")
+    )
     y = save(tmp_path / "y.npy", np.zeros((3, 9, 8), np.float32))
-    refuse("--problem", "fixed-camera", "--plugin", tmp_path / "camera.py", "--measurement", y, says=("(3, 9, 8)", "expects (3, 8, 8)", "(3, 16, 16)"))
+    refuse(
+        "--problem",
+        "fixed-camera",
+        "--plugin",
+        tmp_path / "camera.py",
+        "--measurement",
+        y,
+        says=("(3, 9, 8)", "expects (3, 8, 8)", "(3, 16, 16)"),
+    )
 
 
 def test_operator_that_cannot_take_the_measurement_is_one_line_in_python():
     camera = inverse.operator(lambda x: x.flatten(1) @ torch.ones(192, 5), shape=(3, 8, 8))
-    with pytest.raises(InverseError, match=r"measurement: its shape is \(7,\), the operator expects \(5,\) for an image of shape \(3, 8, 8\)"):
+    with pytest.raises(
+        InverseError,
+        match=r"measurement: its shape is \(7,\), the operator expects \(5,\) for an image of shape \(3, 8, 8\)",
+    ):
         Posterior(inverse.FlatPrior((3, None, None)), camera, torch.zeros(1, 7))
 
 
 def test_image_that_the_operator_cannot_take_is_one_line_in_python():
     circular = inverse.get_problem("deblur", boundary="circular", width=0.5).operator((3, 8, 8))
-    with pytest.raises(InverseError, match=r"the operator does not take an image of shape \(3, 9, 9\)"):
-        Posterior(inverse.FlatPrior((3, None, None)), circular, torch.zeros(1, 3, 9, 9), shape=(3, 9, 9))
+    with pytest.raises(
+        InverseError, match=r"the operator does not take an image of shape \(3, 9, 9\)"
+    ):
+        Posterior(
+            inverse.FlatPrior((3, None, None)), circular, torch.zeros(1, 3, 9, 9), shape=(3, 9, 9)
+        )
 
 
 @pytest.mark.parametrize("size", [(3, 3, 8), (3, 8, 1)])
 def test_measurement_too_small_for_super_resolution(refuse, tmp_path, size):
     y = save(tmp_path / "y.npy", np.zeros(size, np.float32))
-    refuse("--problem", "super-resolution", "--measurement", y, says=("super-resolution", "at least 16", f"got {4 * size[1]}x{4 * size[2]}"))
+    refuse(
+        "--problem",
+        "super-resolution",
+        "--measurement",
+        y,
+        says=("super-resolution", "at least 16", f"got {4 * size[1]}x{4 * size[2]}"),
+    )
 
 
 # --- kernels and masks --------------------------------------------------------------------------------------------------
@@ -196,7 +247,9 @@ def test_measurement_too_small_for_super_resolution(refuse, tmp_path, size):
 @pytest.fixture
 def refuse_blur(refuse, picture):
     def run(*options: str, says: tuple[str, ...] | str) -> str:
-        return refuse("--problem", "deblur", "--input", picture, "--problem-option", *options, says=says)
+        return refuse(
+            "--problem", "deblur", "--input", picture, "--problem-option", *options, says=says
+        )
 
     return run
 
@@ -204,25 +257,41 @@ def refuse_blur(refuse, picture):
 @pytest.mark.parametrize("shape", [(4, 4), (3, 4), (4, 3)])
 def test_even_kernel(refuse_blur, tmp_path, shape):
     kernel = save(tmp_path / "k.npy", np.ones(shape))
-    refuse_blur(f"kernel={kernel}", says=("kernel must have odd sides", f"{shape[0]}x{shape[1]}", "crop or pad"))
+    refuse_blur(
+        f"kernel={kernel}",
+        says=("kernel must have odd sides", f"{shape[0]}x{shape[1]}", "crop or pad"),
+    )
 
 
-@pytest.mark.parametrize(("size", "works"), [("8", "try 9"), ("0", "try 3"), ("1", "try 3"), ("-4", "try 3")])
+@pytest.mark.parametrize(
+    ("size", "works"), [("8", "try 9"), ("0", "try 3"), ("1", "try 3"), ("-4", "try 3")]
+)
 def test_even_or_empty_kernel_size(refuse_blur, size, works):
-    refuse_blur(f"kernel_size={size}", says=("kernel_size must be odd and at least 3", f"got {size}", works))
+    refuse_blur(
+        f"kernel_size={size}", says=("kernel_size must be odd and at least 3", f"got {size}", works)
+    )
 
 
 def test_oversized_kernel_file(refuse_blur, tmp_path):
-    refuse_blur(f"kernel={save(tmp_path / 'k.npy', np.ones((31, 31)))}", says=("the kernel is 31x31 pixels, the image only 20x26", "smaller kernel"))
+    refuse_blur(
+        f"kernel={save(tmp_path / 'k.npy', np.ones((31, 31)))}",
+        says=("the kernel is 31x31 pixels, the image only 20x26", "smaller kernel"),
+    )
 
 
 def test_oversized_generated_kernel(refuse_blur):
-    refuse_blur("width=8", says=("the kernel is 49x49 pixels, the image only 20x26", "smaller kernel"))
+    refuse_blur(
+        "width=8", says=("the kernel is 49x49 pixels, the image only 20x26", "smaller kernel")
+    )
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "motion", "defocus"])
 def test_oversized_kernel_is_refused_before_it_is_made(refuse_blur, kernel):
-    refuse_blur(f"kernel={kernel}", "kernel_size=9999999", says=("the kernel is 9999999x9999999 pixels, the image only 20x26", "smaller kernel"))
+    refuse_blur(
+        f"kernel={kernel}",
+        "kernel_size=9999999",
+        says=("the kernel is 9999999x9999999 pixels, the image only 20x26", "smaller kernel"),
+    )
 
 
 @pytest.mark.parametrize("width", ["0", "-1", "inf", "1e9"])
@@ -230,35 +299,74 @@ def test_impossible_kernel_width(refuse_blur, width):
     refuse_blur(f"width={width}", says=("width must be positive and at most 1000 pixels", "got "))
 
 
-@pytest.mark.parametrize("kernel", [np.zeros((3, 3)), np.array([[0, 0, 0], [1, 0, -1], [0, 0, 0]], float)])
+@pytest.mark.parametrize(
+    "kernel", [np.zeros((3, 3)), np.array([[0, 0, 0], [1, 0, -1], [0, 0, 0]], float)]
+)
 def test_kernel_that_sums_to_zero(refuse_blur, tmp_path, kernel):
     refuse_blur(f"kernel={save(tmp_path / 'k.npy', kernel)}", says=("k.npy", "sums to zero"))
 
 
 def test_kernel_with_not_a_number(refuse_blur, tmp_path):
-    refuse_blur(f"kernel={save(tmp_path / 'k.npy', np.full((3, 3), np.nan))}", says=("k.npy", "NaN or infinity"))
+    refuse_blur(
+        f"kernel={save(tmp_path / 'k.npy', np.full((3, 3), np.nan))}",
+        says=("k.npy", "NaN or infinity"),
+    )
 
 
 def test_unknown_kernel(refuse_blur):
-    refuse_blur("kernel=gausian", says=("kernel 'gausian' is neither a file nor a known kernel", "did you mean 'gaussian'?", "known: defocus, "))
+    refuse_blur(
+        "kernel=gausian",
+        says=(
+            "kernel 'gausian' is neither a file nor a known kernel",
+            "did you mean 'gaussian'?",
+            "known: defocus, ",
+        ),
+    )
 
 
 def test_unknown_boundary(refuse_blur):
-    refuse_blur("boundary=mirror", says=("boundary must be one of reflect, replicate, circular, zeros, valid", "got 'mirror'"))
+    refuse_blur(
+        "boundary=mirror",
+        says=("boundary must be one of reflect, replicate, circular, zeros, valid", "got 'mirror'"),
+    )
 
 
 def test_mask_of_another_size(refuse, picture, tmp_path):
     mask = write_picture(tmp_path / "mask.png", pixels(8, 9, 1))
-    refuse("--problem", "inpainting", "--input", picture, "--problem-option", f"mask={mask}", says=("mask.png", "8x9", "the image 20x26"))
+    refuse(
+        "--problem",
+        "inpainting",
+        "--input",
+        picture,
+        "--problem-option",
+        f"mask={mask}",
+        says=("mask.png", "8x9", "the image 20x26"),
+    )
 
 
 def test_mask_that_shows_nothing(refuse, picture, tmp_path):
     mask = write_picture(tmp_path / "mask.png", np.zeros((20, 26, 1), np.uint8))
-    refuse("--problem", "inpainting", "--input", picture, "--problem-option", f"mask={mask}", says="leaves no pixel observed")
+    refuse(
+        "--problem",
+        "inpainting",
+        "--input",
+        picture,
+        "--problem-option",
+        f"mask={mask}",
+        says="leaves no pixel observed",
+    )
 
 
 def test_unknown_mask(refuse, picture):
-    refuse("--problem", "inpainting", "--input", picture, "--problem-option", "mask=boxx", says=("mask 'boxx'", "did you mean 'box'?", "free-form"))
+    refuse(
+        "--problem",
+        "inpainting",
+        "--input",
+        picture,
+        "--problem-option",
+        "mask=boxx",
+        says=("mask 'boxx'", "did you mean 'box'?", "free-form"),
+    )
 
 
 # --- noise ----------------------------------------------------------------------------------------------------------------
@@ -266,7 +374,13 @@ def test_unknown_mask(refuse, picture):
 
 @pytest.mark.parametrize("problem", ["deblur", "denoise", "inpainting", "super-resolution"])
 def test_negative_sigma_y(refuse, problem):
-    refuse("--problem", problem, "--problem-option", "sigma_y=-0.1", says=(f"{problem}: sigma_y must be at least 0", "got -0.1"))
+    refuse(
+        "--problem",
+        problem,
+        "--problem-option",
+        "sigma_y=-0.1",
+        says=(f"{problem}: sigma_y must be at least 0", "got -0.1"),
+    )
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])
@@ -277,12 +391,21 @@ def test_sigma_y_that_is_no_number(refuse, value):
 def test_zero_sigma_y_where_the_method_needs_it_positive(refuse, picture, tmp_path):
     (tmp_path / "own.py").write_text(method_source("own-noisy", needs=("noisy",)))
     own = ("--plugin", tmp_path / "own.py", "--method", "own-noisy")
-    refuse(*own, "--input", picture, "--problem-option", "sigma_y=0", says=("own-noisy needs sigma_y > 0", "GaussianNoise(0)"))
+    refuse(
+        *own,
+        "--input",
+        picture,
+        "--problem-option",
+        "sigma_y=0",
+        says=("own-noisy needs sigma_y > 0", "GaussianNoise(0)"),
+    )
 
 
 def test_zero_sigma_y_has_no_likelihood():
     truth = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    posterior = inverse.get_problem("denoise", sigma_y=0.0).posterior(truth, prior=inverse.FlatPrior((3, None, None)))
+    posterior = inverse.get_problem("denoise", sigma_y=0.0).posterior(
+        truth, prior=inverse.FlatPrior((3, None, None))
+    )
     with pytest.raises(InverseError, match="sigma = 0 has no density; use a positive sigma_y"):
         posterior.log_likelihood(truth)
 
@@ -293,17 +416,42 @@ def test_zero_sigma_y_has_no_likelihood():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--problem", "debblur"), ("problem 'debblur' is not known", "did you mean 'deblur'?", "deblur, denoise")),
-        (("--method", "rediff"), ("method 'rediff' is not known", "did you mean 'red-diff'?", "known: ", "tikhonov, ")),
+        (
+            ("--problem", "debblur"),
+            ("problem 'debblur' is not known", "did you mean 'deblur'?", "deblur, denoise"),
+        ),
+        (
+            ("--method", "rediff"),
+            ("method 'rediff' is not known", "did you mean 'red-diff'?", "known: ", "tikhonov, "),
+        ),
         (("--prior", "zzz"), ("prior 'zzz' is not known", "known: ")),
-        (("--prior", "lost.safetensors"), ("lost.json", "no such file", "weights need their card beside them")),
-        (("--prior", "weights.pt"), ("weights.pt", "expected a registered name or a .safetensors file")),
-        (("--set", "toleranc=1"), ("pseudo-inverse has no option 'toleranc'", "did you mean 'tolerance'?", "known: max_iter, tolerance")),
-        (("--problem-option", "sigma=1"), ("denoise has no option 'sigma'", "did you mean 'sigma_y'?", "known: sigma_y")),
+        (
+            ("--prior", "lost.safetensors"),
+            ("lost.json", "no such file", "weights need their card beside them"),
+        ),
+        (
+            ("--prior", "weights.pt"),
+            ("weights.pt", "expected a registered name or a .safetensors file"),
+        ),
+        (
+            ("--set", "toleranc=1"),
+            (
+                "pseudo-inverse has no option 'toleranc'",
+                "did you mean 'tolerance'?",
+                "known: max_iter, tolerance",
+            ),
+        ),
+        (
+            ("--problem-option", "sigma=1"),
+            ("denoise has no option 'sigma'", "did you mean 'sigma_y'?", "known: sigma_y"),
+        ),
         (("--set", "max_iter=many"), ("pseudo-inverse: max_iter must be an integer, got 'many'",)),
         (("--set", "max_iter=1.5"), ("max_iter must be an integer, got '1.5'",)),
         (("--set", "tolerance=small"), ("tolerance must be a number, got 'small'",)),
-        (("--method", "red-diff", "--set", "weight=cubic"), ("weight must be one of linear, sqrt", "got 'cubic'")),
+        (
+            ("--method", "red-diff", "--set", "weight=cubic"),
+            ("weight must be one of linear, sqrt", "got 'cubic'"),
+        ),
         (("--method", "red-diff", "--set", "lr=-1"), ("lr must be positive, got -1",)),
         (("--steps", "5"), ("pseudo-inverse has no option 'steps'",)),
         (("--set", "steps"), ("--set takes name=value, got 'steps'",)),
@@ -327,11 +475,21 @@ def test_no_steps(refuse, method):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_steps_given_twice(refuse):
-    refuse("--method", "dps", "--steps", 10, "--set", "steps=20", says=("either --steps 10 or --set steps=20, not both",))
+    refuse(
+        "--method",
+        "dps",
+        "--steps",
+        10,
+        "--set",
+        "steps=20",
+        says=("either --steps 10 or --set steps=20, not both",),
+    )
 
 
 def test_a_refused_verification_leaves_no_folder(command, tmp_path):
-    command("verify", "mmps", "--case", "lost").refused("no case is called 'lost'", "inpainting, blur")
+    command("verify", "mmps", "--case", "lost").refused(
+        "no case is called 'lost'", "inpainting, blur"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -341,7 +499,13 @@ def test_cuda_without_a_gpu(refuse):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--seed", "abc"), "--seed"), (("--samples", "many"), "--samples"), (("--sead", "1"), "--sead"), (("stray",), "stray"), (("--steps", "1.5"), "--steps")],
+    [
+        (("--seed", "abc"), "--seed"),
+        (("--samples", "many"), "--samples"),
+        (("--sead", "1"), "--sead"),
+        (("stray",), "stray"),
+        (("--steps", "1.5"), "--steps"),
+    ],
 )
 def test_usage_errors_are_boxed_and_exit_with_two(solve, arguments, said):
     outcome = solve(*arguments)
@@ -374,7 +538,15 @@ def test_unknown_command(command):
         ("train", "--images", "photos", "--out", "t.safetensors"),
         ("train-codec", "--images", "photos", "--out", "t.safetensors"),
         ("train-circuit", "--images", "photos", "--out", "t.safetensors"),
-        ("train-structure", "--images", "photos", "--validation", "photos", "--out", "t.safetensors"),
+        (
+            "train-structure",
+            "--images",
+            "photos",
+            "--validation",
+            "photos",
+            "--out",
+            "t.safetensors",
+        ),
         ("tune", "red-diff", "denoise", "--truths", "0", "--range", "steps=1:2"),
     ],
 )
@@ -385,13 +557,19 @@ def test_a_negative_seed_is_refused(command, tmp_path, arguments):
 
 @pytest.mark.parametrize("name", ["train", "train-codec"])
 def test_a_seed_that_torch_does_not_take_is_refused(command, name):
-    command(name, "--images", "photos", "--out", "t.safetensors", "--seed", 2**63).refused(f"seed must be at least 0 and below 2**63, got {2**63}")
+    command(name, "--images", "photos", "--out", "t.safetensors", "--seed", 2**63).refused(
+        f"seed must be at least 0 and below 2**63, got {2**63}"
+    )
 
 
 def test_a_negative_seed_is_refused_in_python():
     with pytest.raises(InverseError, match="seed must be at least 0, got -1"):
-        inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None)), seed=-1)
-    posterior = inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None)))
+        inverse.get_problem("denoise").posterior(
+            torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None)), seed=-1
+        )
+    posterior = inverse.get_problem("denoise").posterior(
+        torch.zeros(3, 8, 8), prior=inverse.FlatPrior((3, None, None))
+    )
     with pytest.raises(InverseError, match="seed must be at least 0, got -1"):
         inverse.solve(posterior, "pseudo-inverse", seed=-1)
 
@@ -400,22 +578,50 @@ def test_a_negative_seed_is_refused_in_python():
 
 
 def test_output_below_a_file(refuse, picture):
-    refuse("--input", picture, "--out", picture / "deep" / "out", says=("output folder", "photo.png/deep/out: cannot be written", "choose another with --out"))
+    refuse(
+        "--input",
+        picture,
+        "--out",
+        picture / "deep" / "out",
+        says=(
+            "output folder",
+            "photo.png/deep/out: cannot be written",
+            "choose another with --out",
+        ),
+    )
 
 
 def test_output_that_is_a_file(refuse, picture):
-    refuse("--input", picture, "--out", picture, says=("photo.png: cannot be written", "choose another with --out"))
+    refuse(
+        "--input",
+        picture,
+        "--out",
+        picture,
+        says=("photo.png: cannot be written", "choose another with --out"),
+    )
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where not even root may create a folder")
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs /proc, where not even root may create a folder"
+)
 def test_output_where_nobody_may_write(refuse, picture):
-    refuse("--input", picture, "--out", "/proc/out", says=("output folder /proc/out: cannot be written", "choose another with --out"))
+    refuse(
+        "--input",
+        picture,
+        "--out",
+        "/proc/out",
+        says=("output folder /proc/out: cannot be written", "choose another with --out"),
+    )
 
 
 def test_diverging_method_is_one_line(solve, picture, tmp_path):
-    text = METHOD.format(cls="Diverges", name="diverges", needs=()).replace("0 * inverse", "float('nan') * inverse")
+    text = METHOD.format(cls="Diverges", name="diverges", needs=()).replace(
+        "0 * inverse", "float('nan') * inverse"
+    )
     (tmp_path / "own.py").write_text(text)
-    solve("--plugin", tmp_path / "own.py", "--method", "diverges", "--input", picture).refused("diverges diverged", "NaN or infinity", "try")
+    solve("--plugin", tmp_path / "own.py", "--method", "diverges", "--input", picture).refused(
+        "diverges diverged", "NaN or infinity", "try"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -427,7 +633,12 @@ def test_error_reaches_the_shell_as_one_line():
 
 
 def test_third_party_plugin_that_raises_on_import(tmp_path):
-    write_distribution(tmp_path, "outside-bad", {"outside_bad.py": "raise RuntimeError('no licence found')"}, {"things": "outside_bad"})
+    write_distribution(
+        tmp_path,
+        "outside-bad",
+        {"outside_bad.py": "raise RuntimeError('no licence found')"},
+        {"things": "outside_bad"},
+    )
     outcome = process("plugins", PYTHONPATH=str(tmp_path))
     assert outcome.code == 0
     assert outcome.err == ""
@@ -442,10 +653,24 @@ def interrupted(tmp_path, tiny_prior) -> Outcome:
     (tmp_path / "slow.py").write_text(SLOW.format(mark=str(tmp_path / "mark")))
     write_picture(tmp_path / "photo.png", pixels(16, 16))
     return process(
-        "solve", "--prior", tiny_prior, "--problem", "denoise", "--method", "slow", "--steps", 10_000, "--plugin", tmp_path / "slow.py",
-        "--input", tmp_path / "photo.png", "--out", tmp_path / "out", "--json",
+        "solve",
+        "--prior",
+        tiny_prior,
+        "--problem",
+        "denoise",
+        "--method",
+        "slow",
+        "--steps",
+        10_000,
+        "--plugin",
+        tmp_path / "slow.py",
+        "--input",
+        tmp_path / "photo.png",
+        "--out",
+        tmp_path / "out",
+        "--json",
         interrupt_when=lambda: time.sleep(0.02) or (tmp_path / "mark").exists(),
-    )  # fmt: skip
+    )
 
 
 SLOW = '''
@@ -477,7 +702,9 @@ def inverse_methods():
 
 
 def test_options_of_fields_are_not_ignored_where_images_are_given(command, picture):
-    refused = command("train", "--images", picture.parent, "--out", "mine.safetensors", "--variable", "t2m")
+    refused = command(
+        "train", "--images", picture.parent, "--out", "mine.safetensors", "--variable", "t2m"
+    )
     refused.refused("--variable is for a .nc or .zarr file", "got --images")
 
 
@@ -493,14 +720,21 @@ def test_interruption_before_there_is_anything_to_save_is_one_line(command, tmp_
 
 def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
     assert interrupted.code == 130, interrupted
-    assert interrupted.err == f"inverse: interrupted; the last iterate is saved in {tmp_path / 'out'}\n"
+    assert (
+        interrupted.err
+        == f"inverse: interrupted; the last iterate is saved in {tmp_path / 'out'}\n"
+    )
     assert json.loads(interrupted.out)["interrupted"] is True
     result = inverse.Result.load(tmp_path / "out" / "result.h5")
     assert result.interrupted
     level = result.samples.unique()
     assert len(level) == 1
     assert float(level) >= 0.5 + 3 * 0.5  # the third iterate at least, in physical units
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["panel.png", "reconstruction.png", "result.h5"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "panel.png",
+        "reconstruction.png",
+        "result.h5",
+    ]
     with h5py.File(tmp_path / "out" / "result.h5") as file:
         assert bool(file.attrs["interrupted"])
 
@@ -550,7 +784,9 @@ def inverse_problems():
 def holes(command, tmp_path):
     """Run `inverse solve` on a problem whose operator has holes, with these arguments."""
     (tmp_path / "holes.py").write_text(HOLES)
-    return lambda *arguments: command("solve", "--plugin", "holes.py", "--problem", "holes", *arguments)
+    return lambda *arguments: command(
+        "solve", "--plugin", "holes.py", "--problem", "holes", *arguments
+    )
 
 
 @pytest.mark.filterwarnings("default")
@@ -568,13 +804,28 @@ def test_particles_where_the_operator_is_nan_are_told_in_one_line_and_counted(ho
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--method", "tds", "--problem-option", "limit=0"), "all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 80"),
-        (("--method", "tds", "--problem-option", "uniform=true"), "no likelihood is known for the noise model UniformNoise"),
+        (
+            ("--method", "tds", "--problem-option", "limit=0"),
+            "all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 80",
+        ),
+        (
+            ("--method", "tds", "--problem-option", "uniform=true"),
+            "no likelihood is known for the noise model UniformNoise",
+        ),
         (("--method", "mcg-diff"), "mcg-diff needs an operator with known singular values"),
-        (("--method", "fk-steering", "--set", "particles=0"), "particles must be at least 2, got 0"),
+        (
+            ("--method", "fk-steering", "--set", "particles=0"),
+            "particles must be at least 2, got 0",
+        ),
         (("--method", "smc-mmps", "--set", "particles=1"), "particles must be at least 2, got 1"),
-        (("--method", "fps-smc", "--set", "ess_threshold=0"), "ess_threshold must lie in (0, 1], got 0"),
-        (("--method", "tds", "--set", "ess_threshold=1.5"), "ess_threshold must lie in (0, 1], got 1.5"),
+        (
+            ("--method", "fps-smc", "--set", "ess_threshold=0"),
+            "ess_threshold must lie in (0, 1], got 0",
+        ),
+        (
+            ("--method", "tds", "--set", "ess_threshold=1.5"),
+            "ess_threshold must lie in (0, 1], got 1.5",
+        ),
     ],
 )
 def test_a_particle_method_that_cannot_run_says_why(holes, tmp_path, arguments, says):

@@ -26,7 +26,9 @@ def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, name in enumerate("abcdef"):
-        write_picture(folder / f"{name}.png", pixels(*((9, 11) if name == "c" else (12, 14)), seed=i))
+        write_picture(
+            folder / f"{name}.png", pixels(*((9, 11) if name == "c" else (12, 14)), seed=i)
+        )
     return folder
 
 
@@ -85,13 +87,31 @@ def rows(outcome) -> list[dict]:
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("red-diff", ("steps=4",)), ("diffpir", ("steps=4",)), ("dps", ("steps=4",)), ("pigdm", ("steps=4", "sampler=ddim:eta=0.5")),
-        ("afdps", ("steps=4", "particles=4")), ("fps-smc", ("steps=3", "particles=4")), ("structure-prior", ("steps=2",)),
+        ("red-diff", ("steps=4",)),
+        ("diffpir", ("steps=4",)),
+        ("dps", ("steps=4",)),
+        ("pigdm", ("steps=4", "sampler=ddim:eta=0.5")),
+        ("afdps", ("steps=4", "particles=4")),
+        ("fps-smc", ("steps=3", "particles=4")),
+        ("structure-prior", ("steps=2",)),
     ],
-)  # fmt: skip
+)
 def test_images_of_a_batch_are_solved_as_each_alone(solve, photos, method, options):
     """Measurements bit for bit; samples to rounding in float64, since convolutions of a batch add in another order."""
-    settings = ("--problem", "deblur", "--problem-option", "width=0.6", "--method", method, "--set", *options, "--dtype", "float64", "--samples", 2)
+    settings = (
+        "--problem",
+        "deblur",
+        "--problem-option",
+        "width=0.6",
+        "--method",
+        method,
+        "--set",
+        *options,
+        "--dtype",
+        "float64",
+        "--samples",
+        2,
+    )
     together = solve(*settings, "--input", photos, "--out", "together", "--batch", 4, "--json")
     alone = solve(*settings, "--input", photos, "--out", "alone", "--batch", 1, "--json")
     assert (together.code, together.err) == (0, ""), together.err
@@ -107,16 +127,42 @@ def test_images_of_a_batch_are_solved_as_each_alone(solve, photos, method, optio
         for key in ("measurement_sha256", "input", "problem", "prior", "seed", "notes"):
             assert a.provenance[key] == b.provenance[key]
         assert a.provenance["method"]["options"] == b.provenance["method"]["options"]
-        assert (one["nfe"], one["vjp"], one["notes"]) == (other["nfe"], other["vjp"], other["notes"])
-        assert sorted(p.name for p in Path("together", name).iterdir()) == ["panel.png", "reconstruction.png", "result.h5"]
-    sizes = [load(f"together/{name}").provenance.get("batch", {}).get("images", 1) for name in "abcdef"]
+        assert (one["nfe"], one["vjp"], one["notes"]) == (
+            other["nfe"],
+            other["vjp"],
+            other["notes"],
+        )
+        assert sorted(p.name for p in Path("together", name).iterdir()) == [
+            "panel.png",
+            "reconstruction.png",
+            "result.h5",
+        ]
+    sizes = [
+        load(f"together/{name}").provenance.get("batch", {}).get("images", 1) for name in "abcdef"
+    ]
     assert sizes == [4, 4, 1, 4, 4, 1]
     assert not any("batch" in load(f"alone/{name}").provenance for name in "abcdef")
 
 
 def test_measurements_go_through_together_too(solve, photos):
     for out, batch in (("together", 8), ("alone", 1)):
-        assert solve("--measurement", photos, "--dtype", "float64", "--method", "diffpir", "--steps", 3, "--out", out, "--batch", batch).code == 0
+        assert (
+            solve(
+                "--measurement",
+                photos,
+                "--dtype",
+                "float64",
+                "--method",
+                "diffpir",
+                "--steps",
+                3,
+                "--out",
+                out,
+                "--batch",
+                batch,
+            ).code
+            == 0
+        )
     for name in "abcdef":
         a, b = load(f"together/{name}"), load(f"alone/{name}")
         assert a.truth is None
@@ -138,14 +184,40 @@ def test_a_batch_is_as_large_as_pays_and_fits(solve, photos):
     assert load("out/a").provenance["batch"]["images"] == 5
     for i in range(3):
         write_picture(photos / f"large{i}.png", pixels(64, 64, seed=i))
-    solve("--input", *(photos / f"large{i}.png" for i in range(3)), "--method", "red-diff", "--steps", 1, "--samples", 16, "--out", "samples")
-    solve("--input", *(photos / f"large{i}.png" for i in range(3)), "--method", "red-diff", "--steps", 1, "--memory", 0.001, "--out", "memory")
+    solve(
+        "--input",
+        *(photos / f"large{i}.png" for i in range(3)),
+        "--method",
+        "red-diff",
+        "--steps",
+        1,
+        "--samples",
+        16,
+        "--out",
+        "samples",
+    )
+    solve(
+        "--input",
+        *(photos / f"large{i}.png" for i in range(3)),
+        "--method",
+        "red-diff",
+        "--steps",
+        1,
+        "--memory",
+        0.001,
+        "--out",
+        "memory",
+    )
     assert "batch" not in load("samples/large0").provenance
     assert "batch" not in load("memory/large0").provenance
 
 
 def test_an_input_that_poses_a_problem_of_its_own_is_of_no_kind():
-    problem, prior, values = inverse.get_problem("denoise"), inverse.FlatPrior((3, None, None)), torch.zeros(3, 8, 9)
+    problem, prior, values = (
+        inverse.get_problem("denoise"),
+        inverse.FlatPrior((3, None, None)),
+        torch.zeros(3, 8, 9),
+    )
     one = Input(0, Path("a.png"), Path("out"), problem, values)
     assert kind(one, problem, prior) == (3, 8, 9)
     assert kind(replace(one, problem=inverse.get_problem("denoise")), problem, prior) is None
@@ -192,7 +264,9 @@ def test_one_reason_for_all_is_said_once(solve, photos):
 
 def test_an_image_that_diverges_does_not_take_its_batch_along(solve, photos, own):
     write_picture(photos / "d.png", np.full((12, 14, 3), 255, np.uint8))
-    method = own("x = posterior.A_adjoint(posterior.y)\nx[posterior.y.flatten(1).mean(1) > 0.9] = float('nan')\nyield x")
+    method = own(
+        "x = posterior.A_adjoint(posterior.y)\nx[posterior.y.flatten(1).mean(1) > 0.9] = float('nan')\nyield x"
+    )
     outcome = solve(*method, "--input", photos)
     assert outcome.code == 2
     assert outcome.err.splitlines()[0].startswith(f"inverse: {photos / 'd.png'}: own diverged")
@@ -207,22 +281,32 @@ def test_a_batch_that_is_too_much_for_the_memory_is_halved(solve, photos, own):
     method = own(f"if len(posterior) > 2:\n    {TOO_MUCH}\nyield posterior.A_adjoint(posterior.y)")
     outcome = solve(*method, "--input", photos)
     assert (outcome.code, outcome.err) == (0, "")
-    assert [load(f"out/{name}").provenance.get("batch", {}).get("images", 1) for name in "abcdef"] == [2, 2, 1, 1, 2, 2]
+    assert [
+        load(f"out/{name}").provenance.get("batch", {}).get("images", 1) for name in "abcdef"
+    ] == [2, 2, 1, 1, 2, 2]
 
 
 def test_one_image_that_is_too_much_for_the_memory_is_one_line(solve, photos, own):
     method = own(f"{TOO_MUCH}\nyield")
-    solve(*method, "--input", photos / "a.png").refused("cpu ran out of memory in step 1 of own (CUDA out of memory. Tried to allocate 1 TiB.)", "would fit")
+    solve(*method, "--input", photos / "a.png").refused(
+        "cpu ran out of memory in step 1 of own (CUDA out of memory. Tried to allocate 1 TiB.)",
+        "would fit",
+    )
 
 
 # --- a device, a disk, a user -------------------------------------------------------------------------------------------
 
 
 def test_a_device_that_disappears_between_batches(solve, photos, own):
-    method = own("yield posterior.A_adjoint(posterior.y)\nif posterior.shape[-1] == 11:\n    raise RuntimeError('CUDA error: device lost\\nCompile with ...')")
+    method = own(
+        "yield posterior.A_adjoint(posterior.y)\nif posterior.shape[-1] == 11:\n    raise RuntimeError('CUDA error: device lost\\nCompile with ...')"
+    )
     outcome = solve(*method, "--input", photos, "--batch", 2)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == "inverse: cpu failed in step 2 of own (CUDA error: device lost); what was saved before is as it was, --device cpu would work\n"
+    assert (
+        outcome.err
+        == "inverse: cpu failed in step 2 of own (CUDA error: device lost); what was saved before is as it was, --device cpu would work\n"
+    )
     assert sorted(path.name for path in Path("out").iterdir()) == list("abde")
 
 
@@ -259,7 +343,12 @@ def test_an_interrupted_folder_is_resumed(anew, photos, own):
     stopped = anew(*arguments, "--resume")
     assert stopped.code == 130
     assert stopped.err == "inverse: interrupted; the last iterates of 2 images are saved in out\n"
-    assert [(Path(row["input"]).name, row["interrupted"]) for row in rows(stopped)] == [("a.png", False), ("b.png", False), ("d.png", True), ("e.png", True)]
+    assert [(Path(row["input"]).name, row["interrupted"]) for row in rows(stopped)] == [
+        ("a.png", False),
+        ("b.png", False),
+        ("d.png", True),
+        ("e.png", True),
+    ]
     Path("stop").unlink()
     Path("solved").unlink()
     again = anew(*arguments, "--resume")
@@ -270,7 +359,16 @@ def test_an_interrupted_folder_is_resumed(anew, photos, own):
         assert torch.equal(load(f"out/{name}").samples, load(f"whole/{name}").samples)
 
 
-@pytest.mark.parametrize("changed", [("--seed", 1), ("--set", "steps=4"), ("--samples", 2), ("--dtype", "float64"), ("--problem-option", "sigma_y=0.2")])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("--seed", 1),
+        ("--set", "steps=4"),
+        ("--samples", 2),
+        ("--dtype", "float64"),
+        ("--problem-option", "sigma_y=0.2"),
+    ],
+)
 def test_only_results_of_the_same_request_are_kept(anew, photos, own, changed):
     arguments = (*own(INTERRUPTED), "--input", photos / "a.png", photos / "b.png")
     anew(*arguments)
@@ -316,7 +414,12 @@ def test_what_is_written_behind_is_written_in_order_and_its_error_comes_with_the
 def test_images_of_any_indices_have_the_streams_of_their_own():
     like = torch.zeros(2, 4)
     whole = inverse.Generators.for_samples(5, 4, 1).randn_like(torch.zeros(4, 4))
-    assert torch.equal(inverse.Generators.for_samples(5, 2, 1, first_image=[3, 1]).randn_like(like), whole[[3, 1]])
+    assert torch.equal(
+        inverse.Generators.for_samples(5, 2, 1, first_image=[3, 1]).randn_like(like), whole[[3, 1]]
+    )
     problem, prior = inverse.get_problem("denoise"), inverse.FlatPrior((3, None, None))
     x = torch.full((4, 3, 8, 8), 0.5)
-    assert torch.equal(problem.posterior(x[:2], prior=prior, first_image=[3, 1]).y, problem.posterior(x, prior=prior).y[[3, 1]])
+    assert torch.equal(
+        problem.posterior(x[:2], prior=prior, first_image=[3, 1]).y,
+        problem.posterior(x, prior=prior).y[[3, 1]],
+    )

@@ -29,9 +29,17 @@ X, SIGMA = normal(2, 3, 16, 16).float(), torch.tensor(0.4)
 def test_info_prints_the_card(command, tiny_prior):
     outcome = command("prior", "info", tiny_prior)
     assert outcome.code == 0, outcome.err
-    for words in (sha256(tiny_prior), "3 x any x any", "physical = 0.5 * model + 0.5", "untrained", str(tiny_prior.stat().st_size)):
+    for words in (
+        sha256(tiny_prior),
+        "3 x any x any",
+        "physical = 0.5 * model + 0.5",
+        "untrained",
+        str(tiny_prior.stat().st_size),
+    ):
         assert words in outcome.out
-    assert json.loads(command("prior", "info", tiny_prior, "--json").out)["sha256"] == sha256(tiny_prior)
+    assert json.loads(command("prior", "info", tiny_prior, "--json").out)["sha256"] == sha256(
+        tiny_prior
+    )
 
 
 def test_an_unknown_prior_is_refused_with_the_known_ones(command):
@@ -44,12 +52,16 @@ def test_an_unknown_prior_is_refused_with_the_known_ones(command):
 class Off(Prior):
     """A Gaussian prior whose noise level, input or output is off by a factor, or that does nothing."""
 
-    def __init__(self, right: Prior, noise: float = 1.0, output: float = 1.0, nothing: bool = False):
+    def __init__(
+        self, right: Prior, noise: float = 1.0, output: float = 1.0, nothing: bool = False
+    ):
         super().__init__(right.shape, sigma_min=0.02, sigma_max=10.0)
         self.right, self.noise, self.output, self.nothing = right, noise, output, nothing
 
     def forward(self, x, sigma):
-        return x if self.nothing else self.output * self.right(x, torch.as_tensor(sigma) * self.noise)
+        return (
+            x if self.nothing else self.output * self.right(x, torch.as_tensor(sigma) * self.noise)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +75,12 @@ def test_an_exact_denoiser_satisfies_every_identity(draws):
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [({"noise": 2.0}, "divergence"), ({"noise": 0.5}, "divergence"), ({"output": 1.5}, "varies by"), ({"nothing": True}, "above that of a constant")],
+    [
+        ({"noise": 2.0}, "divergence"),
+        ({"noise": 0.5}, "divergence"),
+        ({"output": 1.5}, "varies by"),
+        ({"nothing": True}, "above that of a constant"),
+    ],
 )
 def test_a_denoiser_that_is_off_fails(draws, fault, words):
     assert any(words in failure for failure in check(Off(image_prior(), **fault), draws).failures)
@@ -84,7 +101,9 @@ def test_own_draws_have_the_priors_law():
     assert float(x.var(0).mean()) == pytest.approx(0.1, rel=0.1)
 
 
-def test_verify_exits_with_1_for_a_network_of_random_weights_and_with_0_for_one_that_is_a_gaussians(command, tmp_path, tiny_prior):
+def test_verify_exits_with_1_for_a_network_of_random_weights_and_with_0_for_one_that_is_a_gaussians(
+    command, tmp_path, tiny_prior
+):
     """With a tail of nearly zero, EDM's preconditioning alone is the denoiser of a Gaussian."""
     fine = command("prior", "verify", tiny_prior, "--side", 16)
     assert (fine.code, fine.out.splitlines()[-1]) == (0, "the hash is the card's")
@@ -99,25 +118,54 @@ def test_verify_exits_with_1_for_a_network_of_random_weights_and_with_0_for_one_
 def test_verify_takes_images(command, tiny_prior, tmp_path):
     import numpy as np
 
-    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8))
-    found = json.loads(command("prior", "verify", tiny_prior, "--images", tmp_path / "images.npz", "--side", 16, "--json").out)
+    np.savez(
+        tmp_path / "images.npz",
+        images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8),
+    )
+    found = json.loads(
+        command(
+            "prior",
+            "verify",
+            tiny_prior,
+            "--images",
+            tmp_path / "images.npz",
+            "--side",
+            16,
+            "--json",
+        ).out
+    )
     assert len(found["levels"]) == 10
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 20, 24, 3), np.uint8))
-    command("prior", "verify", tiny_prior, "--images", tmp_path / "one.npz", "--side", 16).refused("holds 1 image", "two are needed")
+    command("prior", "verify", tiny_prior, "--images", tmp_path / "one.npz", "--side", 16).refused(
+        "holds 1 image", "two are needed"
+    )
 
 
 def test_the_side_is_that_of_the_training_crops(command, tmp_path):
     import numpy as np
 
     save_prior(tiny_network(), tmp_path / "small.safetensors", training={"crop": 20})
-    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8))
+    np.savez(
+        tmp_path / "images.npz",
+        images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8),
+    )
     assert command("prior", "verify", "small.safetensors", "--images", "images.npz").code == 0
-    command("prior", "verify", "small.safetensors", "--images", "images.npz", "--side", 24).refused("none of at least 24x24")
-    assert command("prior", "quantize", "small.safetensors", "--samples", 1, "--out", "int8.safetensors").code == 0
+    command("prior", "verify", "small.safetensors", "--images", "images.npz", "--side", 24).refused(
+        "none of at least 24x24"
+    )
+    assert (
+        command(
+            "prior", "quantize", "small.safetensors", "--samples", 1, "--out", "int8.safetensors"
+        ).code
+        == 0
+    )
     assert PriorCard.read("int8.json").quantization["inputs"]["side"] == 20
 
 
-@pytest.mark.parametrize(("shape", "crop", "side"), [((3, 16, 16), 20, 16), ((3, None, None), 20, 20), ((3, None, None), None, 64)])
+@pytest.mark.parametrize(
+    ("shape", "crop", "side"),
+    [((3, 16, 16), 20, 16), ((3, None, None), 20, 20), ((3, None, None), None, 64)],
+)
 def test_the_usual_side_of_a_prior(shape, crop, side):
     prior = inverse.FlatPrior(shape)
     prior.crop = crop
@@ -128,7 +176,10 @@ def test_info_of_a_weights_file_is_of_that_file(command, tmp_path):
     path = own_file(tmp_path)
     for suffix in (".safetensors", ".json"):
         path.with_suffix(suffix).rename(tmp_path / f"renamed{suffix}")
-    assert json.loads(command("prior", "info", "renamed.safetensors", "--json").out)["file"] == "renamed.safetensors"
+    assert (
+        json.loads(command("prior", "info", "renamed.safetensors", "--json").out)["file"]
+        == "renamed.safetensors"
+    )
 
 
 def test_verify_refuses_weights_of_another_hash(command, tmp_path):
@@ -157,20 +208,47 @@ def nothing_written(folder: Path) -> None:
     assert not (folder / "new.json").exists()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"ema": s, "step": 3}, lambda s: {f"module.{k}": v for k, v in s.items()}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"ema": s, "step": 3},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+    ],
+)
 def test_a_pickled_state_dict_of_our_network_becomes_a_prior(command, tmp_path, architecture, wrap):
     torch.save(wrap(tiny_network().network.state_dict()), tmp_path / "own.pt")
-    outcome = command("prior", "convert", tmp_path / "own.pt", "--network", architecture, "--out", "new.safetensors", "--licence", "CC0")
+    outcome = command(
+        "prior",
+        "convert",
+        tmp_path / "own.pt",
+        "--network",
+        architecture,
+        "--out",
+        "new.safetensors",
+        "--licence",
+        "CC0",
+    )
     assert outcome.code == 0, outcome.err
     assert outcome.path == Path("new.safetensors")
     assert PriorCard.read(Path("new.json")).licence == "CC0"
-    torch.testing.assert_close(load_prior("new.safetensors")(X, SIGMA), tiny_network()(X, SIGMA), rtol=1e-5, atol=1e-5)  # float32, as they were
+    torch.testing.assert_close(
+        load_prior("new.safetensors")(X, SIGMA), tiny_network()(X, SIGMA), rtol=1e-5, atol=1e-5
+    )  # float32, as they were
 
 
-def test_the_refusal_of_a_pickle_names_the_command_that_mends_it(command, solve, tmp_path, architecture):
+def test_the_refusal_of_a_pickle_names_the_command_that_mends_it(
+    command, solve, tmp_path, architecture
+):
     torch.save(tiny_network().network.state_dict(), tmp_path / "own.pt")
-    line = solve("--prior", tmp_path / "own.pt").refused("a pickle can run code", "inverse prior convert")
-    how = line.rpartition("inverse ")[2].replace("CONFIG.json", str(architecture)).replace("NAME", "new")
+    line = solve("--prior", tmp_path / "own.pt").refused(
+        "a pickle can run code", "inverse prior convert"
+    )
+    how = (
+        line.rpartition("inverse ")[2]
+        .replace("CONFIG.json", str(architecture))
+        .replace("NAME", "new")
+    )
     assert command(*how.split()).code == 0
     assert solve("--prior", "new.safetensors").code == 0
 
@@ -182,12 +260,18 @@ class Harm:
         return (Path.touch, (Path("harm-was-done"),))
 
 
-def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(command, tmp_path, architecture):
+def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(
+    command, tmp_path, architecture
+):
     torch.save({"state": tiny_network().network.state_dict(), "code": Harm()}, tmp_path / "harm.pt")
-    refused = command("prior", "convert", "harm.pt", "--network", architecture, "--out", "new.safetensors")
+    refused = command(
+        "prior", "convert", "harm.pt", "--network", architecture, "--out", "new.safetensors"
+    )
     refused.refused("holds more than tensors", "save its state_dict() alone")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Harm()))
-    command("prior", "convert", "plain.pt", "--network", architecture, "--out", "new.safetensors").refused("plain.pt")
+    command(
+        "prior", "convert", "plain.pt", "--network", architecture, "--out", "new.safetensors"
+    ).refused("plain.pt")
     assert not Path("harm-was-done").exists()
     nothing_written(tmp_path)
 
@@ -202,21 +286,46 @@ def test_what_cannot_be_converted_is_refused_in_a_line(command, tmp_path, archit
     out = ("--out", "new.safetensors")
     given = ("--network", architecture, *out)
     command("prior", "convert", "two.pt", *given).refused("choose one with --key: a, b")
-    assert command("prior", "convert", "two.pt", "--key", "b", "--network", architecture, "--out", "b.safetensors").code == 0
+    assert (
+        command(
+            "prior",
+            "convert",
+            "two.pt",
+            "--key",
+            "b",
+            "--network",
+            architecture,
+            "--out",
+            "b.safetensors",
+        ).code
+        == 0
+    )
     command("prior", "convert", "list.pt", *given).refused("no single state dict")
     command("prior", "convert", "other.safetensors", *given).refused("does not fit the network")
     command("prior", "convert", "other.safetensors", *out).refused("needs --network CONFIG.json")
     command("prior", "convert", "cut.safetensors", *given).refused("not a readable file of weights")
-    for options in (given, out):  # what is wrong with the source is said before what is missing beside it
+    for options in (
+        given,
+        out,
+    ):  # what is wrong with the source is said before what is missing beside it
         command("prior", "convert", "none.pt", *options).refused("no such file")
         command("prior", "convert", "network.json", *options).refused("expected .safetensors")
-    command("prior", "convert", "two.pt", "--network", "bad.json", *out).refused("not readable JSON")
-    command("prior", "convert", "two.pt", "--network", architecture, "--out", "new.pt").refused("written as .safetensors")
-    command("prior", "convert", "two.pt", "--key", "a", "--sigma-data", 0, *given).refused("--sigma-data must be positive")
+    command("prior", "convert", "two.pt", "--network", "bad.json", *out).refused(
+        "not readable JSON"
+    )
+    command("prior", "convert", "two.pt", "--network", architecture, "--out", "new.pt").refused(
+        "written as .safetensors"
+    )
+    command("prior", "convert", "two.pt", "--key", "a", "--sigma-data", 0, *given).refused(
+        "--sigma-data must be positive"
+    )
     nothing_written(tmp_path)
 
 
-diffusers = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("diffusers"), reason="diffusers is not installed")
+diffusers = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("diffusers"),
+    reason="diffusers is not installed",
+)
 
 
 @diffusers
@@ -228,18 +337,32 @@ def test_a_diffusers_folder_becomes_one_file_that_denoises_the_same(command, tmp
     expected = load_prior(tmp_path / "pipeline")(X, SIGMA)
     if pickled:
         next((tmp_path / "pipeline" / "unet").glob("*.safetensors")).unlink()
-        torch.save(unet.state_dict(), tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.bin")
+        torch.save(
+            unet.state_dict(), tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.bin"
+        )
     outcome = command("prior", "convert", "pipeline", "--out", "new.safetensors")
     assert outcome.code == 0, outcome.err
     torch.testing.assert_close(load_prior("new.safetensors")(X, SIGMA), expected)
     assert "3 x 16 x 16" in command("prior", "info", "new.safetensors").out
     assert "UNet2DModel" in command("prior", "info", "new.safetensors").out
-    solved = command("solve", "--problem", "denoise", "--method", "pseudo-inverse", "--prior", "new.safetensors", "--input", picture(tmp_path))
+    solved = command(
+        "solve",
+        "--problem",
+        "denoise",
+        "--method",
+        "pseudo-inverse",
+        "--prior",
+        "new.safetensors",
+        "--input",
+        picture(tmp_path),
+    )
     assert solved.code == 0, solved.err
 
 
 @diffusers
-def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_config(command, tmp_path):
+def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_config(
+    command, tmp_path
+):
     """By default the process is EDM's, of the sigma_data that was given: against `adapters.edm` around the same network."""
     from test_parametrisations import save_pipeline
 
@@ -247,15 +370,29 @@ def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_confi
 
     unet = save_pipeline(tmp_path / "pipeline")
     weights = next((tmp_path / "pipeline" / "unet").glob("*.safetensors"))
-    outcome = command("prior", "convert", weights, "--network", tmp_path / "pipeline" / "unet" / "config.json", "--sigma-data", 0.6, "--out", "new.safetensors")
+    outcome = command(
+        "prior",
+        "convert",
+        weights,
+        "--network",
+        tmp_path / "pipeline" / "unet" / "config.json",
+        "--sigma-data",
+        0.6,
+        "--out",
+        "new.safetensors",
+    )
     assert outcome.code == 0, outcome.err
 
     class Plain(nn.Module):
         def forward(self, x, t):
             return unet(x, t).sample
 
-    torch.testing.assert_close(load_prior("new.safetensors")(X, SIGMA), edm(Plain(), sigma_data=0.6)(X, SIGMA))
-    command("prior", "convert", tmp_path / "pipeline", "--out", "new.pt").refused("written as .safetensors")
+    torch.testing.assert_close(
+        load_prior("new.safetensors")(X, SIGMA), edm(Plain(), sigma_data=0.6)(X, SIGMA)
+    )
+    command("prior", "convert", tmp_path / "pipeline", "--out", "new.pt").refused(
+        "written as .safetensors"
+    )
 
 
 @diffusers
@@ -263,7 +400,9 @@ def test_a_latent_pipeline_stays_a_folder(command, tmp_path):
     from test_parametrisations import save_pipeline
 
     save_pipeline(tmp_path / "pipeline", latent=True)
-    command("prior", "convert", "pipeline", "--out", "new.safetensors").refused("is latent (vae/)", "--prior takes such a folder as it is")
+    command("prior", "convert", "pipeline", "--out", "new.safetensors").refused(
+        "is latent (vae/)", "--prior takes such a folder as it is"
+    )
     assert "saved by diffusers" in command("prior", "info", "pipeline").out
     nothing_written(tmp_path)
 

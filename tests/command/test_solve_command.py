@@ -51,21 +51,51 @@ def test_shipped_photograph_needs_no_input(solve):
 
 
 def test_problem_and_method_have_defaults(command, tiny_prior, picture):
-    record = json.loads(command("solve", "--prior", tiny_prior, "--input", picture, "--problem-option", "width=1", "--steps", 2, "--json").out)
-    assert (record["problem"], record["method"], record["options"]["steps"], record["nfe"]) == ("deblur", "red-diff", 2, 2)
+    record = json.loads(
+        command(
+            "solve",
+            "--prior",
+            tiny_prior,
+            "--input",
+            picture,
+            "--problem-option",
+            "width=1",
+            "--steps",
+            2,
+            "--json",
+        ).out
+    )
+    assert (record["problem"], record["method"], record["options"]["steps"], record["nfe"]) == (
+        "deblur",
+        "red-diff",
+        2,
+        2,
+    )
 
 
 READABLE = {
-    "grey8.png": (lambda path: write_picture(path, pixels(channels=1)), "grey repeated to three channels"),
+    "grey8.png": (
+        lambda path: write_picture(path, pixels(channels=1)),
+        "grey repeated to three channels",
+    ),
     "grey16.png": (lambda path: write_png16(path, pixels(channels=1, dtype=np.uint16)), "16-bit"),
     "rgb8.png": (write_picture, None),
     "rgb16.png": (lambda path: write_png16(path, pixels(dtype=np.uint16)), "16-bit"),
-    "rgba8.png": (lambda path: write_picture(path, pixels(channels=4)), "transparency laid on white"),
-    "rgba16.png": (lambda path: write_png16(path, pixels(channels=4, dtype=np.uint16)), "transparency laid on white"),
+    "rgba8.png": (
+        lambda path: write_picture(path, pixels(channels=4)),
+        "transparency laid on white",
+    ),
+    "rgba16.png": (
+        lambda path: write_png16(path, pixels(channels=4, dtype=np.uint16)),
+        "transparency laid on white",
+    ),
     "rgb.jpg": (write_picture, None),
     "rgb.webp": (write_picture, None),
     "rgb8.tif": (write_picture, None),
-    "rgb16.tiff": (lambda path: tifffile.imwrite(path, pixels(dtype=np.uint16), photometric="rgb"), "16-bit"),
+    "rgb16.tiff": (
+        lambda path: tifffile.imwrite(path, pixels(dtype=np.uint16), photometric="rgb"),
+        "16-bit",
+    ),
     "float.npy": (lambda path: np.save(path, pixels().transpose(2, 0, 1) / 255), None),
     "bytes.npy": (lambda path: np.save(path, pixels()), "uint8 divided by 255"),
 }
@@ -91,25 +121,45 @@ def test_palette_picture_and_hdf5_are_solved(solve, tmp_path):
     with h5py.File(tmp_path / "image.h5", "w") as file:
         file["y"] = pixels().transpose(2, 0, 1) / 255
     assert solve("--input", tmp_path / "palette.png", tmp_path / "image.h5").code == 0
-    assert load(Path("out/image")).truth.shape == load(Path("out/palette")).truth.shape == (1, 3, 20, 26)
+    assert (
+        load(Path("out/image")).truth.shape
+        == load(Path("out/palette")).truth.shape
+        == (1, 3, 20, 26)
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 37), (17, 3), (23, 31), (64, 65)])
 def test_any_size_is_denoised(solve, tmp_path, height, width):
-    outcome = solve("--method", "red-diff", "--steps", 2, "--input", write_picture(tmp_path / "a.png", pixels(height, width)), "--json")
+    outcome = solve(
+        "--method",
+        "red-diff",
+        "--steps",
+        2,
+        "--input",
+        write_picture(tmp_path / "a.png", pixels(height, width)),
+        "--json",
+    )
     assert outcome.code == 0, outcome.err
     assert load(Path("out")).samples.shape == (1, 1, 3, height, width)
     assert json.loads(outcome.out)["ssim"] is None or min(height, width) >= 11
 
 
 def test_size_that_the_operator_cannot_take_is_cropped_and_said(solve, tmp_path):
-    outcome = solve("--problem", "super-resolution", "--input", write_picture(tmp_path / "a.png", pixels(33, 46)))
+    outcome = solve(
+        "--problem",
+        "super-resolution",
+        "--input",
+        write_picture(tmp_path / "a.png", pixels(33, 46)),
+    )
     assert "cropped from 33x46 to 32x44" in outcome.out
     assert load(outcome.path).y.shape == (1, 3, 8, 11)
 
 
 def test_several_inputs_get_a_folder_each(solve, tmp_path):
-    paths = [write_picture(tmp_path / f"{name}.png", pixels(12, 14, seed=i)) for i, name in enumerate("ab")]
+    paths = [
+        write_picture(tmp_path / f"{name}.png", pixels(12, 14, seed=i))
+        for i, name in enumerate("ab")
+    ]
     outcome = solve("--input", *paths, "--out", "results")
     assert outcome.path == Path("results")
     for name in "ab":
@@ -118,14 +168,22 @@ def test_several_inputs_get_a_folder_each(solve, tmp_path):
 
 def test_inputs_of_one_name_do_not_overwrite_each_other(solve, tmp_path):
     (tmp_path / "other").mkdir()
-    paths = [write_picture(path, pixels(12, 14, seed=i)) for i, path in enumerate((tmp_path / "a.png", tmp_path / "a.bmp", tmp_path / "other" / "a.png"))]
+    paths = [
+        write_picture(path, pixels(12, 14, seed=i))
+        for i, path in enumerate(
+            (tmp_path / "a.png", tmp_path / "a.bmp", tmp_path / "other" / "a.png")
+        )
+    ]
     solve("--input", *paths)
     found = [load(folder).provenance["input"] for folder in sorted(Path("out").iterdir())]
     assert found == [str(path) for path in paths]
 
 
 def test_inputs_have_noise_of_their_own(solve, tmp_path):
-    paths = [write_picture(tmp_path / f"{name}.png", np.full((12, 14, 3), 128, np.uint8)) for name in "ab"]
+    paths = [
+        write_picture(tmp_path / f"{name}.png", np.full((12, 14, 3), 128, np.uint8))
+        for name in "ab"
+    ]
     solve("--input", *paths)
     assert not torch.equal(load(Path("out/a")).y, load(Path("out/b")).y)
 
@@ -134,7 +192,10 @@ def test_folder_is_solved_by_name(solve, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("b.png", "a.jpg"):
         write_picture(tmp_path / "photos" / name)
-    records = [json.loads(line) for line in solve("--input", tmp_path / "photos", "--json").out.splitlines()]
+    records = [
+        json.loads(line)
+        for line in solve("--input", tmp_path / "photos", "--json").out.splitlines()
+    ]
     assert [Path(record["input"]).name for record in records] == ["a.jpg", "b.png"]
 
 
@@ -145,7 +206,14 @@ def test_measurement_has_no_truth(solve, picture, tmp_path):
     outcome = solve("--problem", "deblur", "--measurement", picture, *options, "--json")
     record = json.loads(outcome.out)
     assert record["psnr"] is record["ssim"] is None
-    assert record["problem_options"] == {"kernel": str(kernel), "sigma_y": 0.01, "boundary": "replicate", "width": 2.0, "kernel_size": None, "kernel_seed": 0}
+    assert record["problem_options"] == {
+        "kernel": str(kernel),
+        "sigma_y": 0.01,
+        "boundary": "replicate",
+        "width": 2.0,
+        "kernel_size": None,
+        "kernel_seed": 0,
+    }
     result = load(Path("out"))
     assert result.truth is None
     assert torch.equal(result.y[0], read_image(picture).pixels)
@@ -159,11 +227,19 @@ def test_measurement_of_another_size_than_its_image(solve, picture):
 def test_result_is_a_measurement_again(solve, picture):
     """The y that a solve stored can be solved by another method."""
     first = solve("--input", picture)
-    assert solve("--method", "tikhonov", "--measurement", first.path / "result.h5", "--out", "again").code == 0
+    assert (
+        solve(
+            "--method", "tikhonov", "--measurement", first.path / "result.h5", "--out", "again"
+        ).code
+        == 0
+    )
     assert torch.equal(load(Path("again")).y, load(Path("out")).y)
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("float32", torch.float32), ("float64", torch.float64), ("bf16", torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [("float32", torch.float32), ("float64", torch.float64), ("bf16", torch.float32)],
+)
 def test_dtype_of_the_state(solve, picture, dtype, stored):
     outcome = solve("--method", "red-diff", "--steps", 2, "--dtype", dtype, "--input", picture)
     assert outcome.code == 0, outcome.err
@@ -175,18 +251,48 @@ def test_dtype_of_the_state(solve, picture, dtype, stored):
 
 def test_table_has_the_scores_and_the_last_line_is_the_path(solve, picture):
     outcome = solve("--method", "red-diff", "--steps", 3, "--input", picture, "--out", "deep/er")
-    for header in ("PSNR (dB)", "SSIM", "residual chi2", "prior evaluations", "seconds", "red-diff", "denoise"):
+    for header in (
+        "PSNR (dB)",
+        "SSIM",
+        "residual chi2",
+        "prior evaluations",
+        "seconds",
+        "red-diff",
+        "denoise",
+    ):
         assert header in outcome.out
     assert outcome.out.splitlines()[-1] == "deep/er"
     assert re.search(r" 3 +0 +\d+\.\d", outcome.out)
 
 
 def test_json_is_one_valid_line_for_each_result(solve, picture):
-    outcome = solve("--method", "red-diff", "--set", "steps=3", "lr=0.2", "--input", picture, "--seed", 5, "--json")
+    outcome = solve(
+        "--method",
+        "red-diff",
+        "--set",
+        "steps=3",
+        "lr=0.2",
+        "--input",
+        picture,
+        "--seed",
+        5,
+        "--json",
+    )
     (line,) = outcome.out.splitlines()
     record = json.loads(line, parse_constant=pytest.fail)
-    assert (record["input"], record["problem"], record["method"], record["prior"], record["seed"]) == (str(picture), "denoise", "red-diff", "tiny", 5)
-    assert (record["samples"], record["interrupted"], record["out"], record["notes"]) == (1, False, "out", [])
+    assert (
+        record["input"],
+        record["problem"],
+        record["method"],
+        record["prior"],
+        record["seed"],
+    ) == (str(picture), "denoise", "red-diff", "tiny", 5)
+    assert (record["samples"], record["interrupted"], record["out"], record["notes"]) == (
+        1,
+        False,
+        "out",
+        [],
+    )
     assert record["options"].items() >= {"steps": 3, "lr": 0.2, "order": "descending"}.items()
     assert record["options"]["lambda"] > 0
     assert (record["nfe"], record["vjp"]) == (3, 0)
@@ -196,14 +302,37 @@ def test_json_is_one_valid_line_for_each_result(solve, picture):
 
 
 def test_json_has_neither_infinity_nor_not_a_number():
-    row = {"a": float("inf"), "b": [float("nan"), 1.5], "c": Path("p"), "d": {"e": -float("inf")}, "f": None}
-    assert json.loads(strict_json(row), parse_constant=pytest.fail) == {"a": None, "b": [None, 1.5], "c": "p", "d": {"e": None}, "f": None}
+    row = {
+        "a": float("inf"),
+        "b": [float("nan"), 1.5],
+        "c": Path("p"),
+        "d": {"e": -float("inf")},
+        "f": None,
+    }
+    assert json.loads(strict_json(row), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": "p",
+        "d": {"e": None},
+        "f": None,
+    }
 
 
-@pytest.mark.parametrize(("samples", "truth", "tiles"), [(1, True, 4), (3, True, 5), (1, False, 2), (3, False, 3)])
+@pytest.mark.parametrize(
+    ("samples", "truth", "tiles"), [(1, True, 4), (3, True, 5), (1, False, 2), (3, False, 3)]
+)
 def test_panel_has_a_tile_for_what_is_known(solve, tmp_path, samples, truth, tiles):
     path = write_picture(tmp_path / "a.png", pixels(24, 60))
-    outcome = solve("--method", "dps", "--steps", 2, "--samples", samples, "--input" if truth else "--measurement", path)
+    outcome = solve(
+        "--method",
+        "dps",
+        "--steps",
+        2,
+        "--samples",
+        samples,
+        "--input" if truth else "--measurement",
+        path,
+    )
     assert outcome.code == 0, outcome.err
     assert read_image("out/panel.png").pixels.shape == (3, 24 + 16, tiles * (60 + 4))
     result = load(Path("out"))
@@ -214,12 +343,30 @@ def test_panel_has_a_tile_for_what_is_known(solve, tmp_path, samples, truth, til
 def test_reconstruction_is_the_posterior_mean(solve, picture):
     solve("--method", "dps", "--steps", 2, "--samples", 2, "--input", picture)
     mean = load(Path("out")).mean[0].clamp(0, 1)
-    torch.testing.assert_close(read_image("out/reconstruction.png").pixels, mean, rtol=0, atol=0.51 / 255)
+    torch.testing.assert_close(
+        read_image("out/reconstruction.png").pixels, mean, rtol=0, atol=0.51 / 255
+    )
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(solve, picture):
     for out, seed in (("one", 0), ("two", 0), ("three", 1)):
-        assert solve("--method", "dps", "--steps", 3, "--samples", 2, "--input", picture, "--seed", seed, "--out", out).code == 0
+        assert (
+            solve(
+                "--method",
+                "dps",
+                "--steps",
+                3,
+                "--samples",
+                2,
+                "--input",
+                picture,
+                "--seed",
+                seed,
+                "--out",
+                out,
+            ).code
+            == 0
+        )
     one, two, three = (load(Path(out)) for out in ("one", "two", "three"))
     assert one.samples.numpy().tobytes() == two.samples.numpy().tobytes()
     assert one.y.numpy().tobytes() == two.y.numpy().tobytes()
@@ -260,7 +407,13 @@ def test_listing_has_a_line_for_each(command, listing, expected):
 def test_method_is_explained(command):
     text = command("methods", "red-diff").out
     assert text.startswith("red-diff\n")
-    for part in ("https://arxiv.org/abs/2305.04391", "equation: ", "claim: point estimate", "needs: Gaussian noise", "injected and predicted noise"):
+    for part in (
+        "https://arxiv.org/abs/2305.04391",
+        "equation: ",
+        "claim: point estimate",
+        "needs: Gaussian noise",
+        "injected and predicted noise",
+    ):
         assert part in text
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "an integer" in rows["steps"]
@@ -271,13 +424,21 @@ def test_method_is_explained(command):
 
 def test_problem_is_explained(command):
     text = command("problems", "deblur").out
-    for part in ("kernel_size", "an integer or auto", "reflect | replicate | circular", "sigma_y", "units of y"):
+    for part in (
+        "kernel_size",
+        "an integer or auto",
+        "reflect | replicate | circular",
+        "sigma_y",
+        "units of y",
+    ):
         assert part in text
 
 
 def test_plugins_show_distribution_and_file(command):
     text = command("plugins").out
-    assert re.search(r"inverse_plugins\.red_diff +inverse-posterior \d+\.\d+\.\d+ +\S+red_diff\.py +ok", text)
+    assert re.search(
+        r"inverse_plugins\.red_diff +inverse-posterior \d+\.\d+\.\d+ +\S+red_diff\.py +ok", text
+    )
 
 
 def test_no_arguments_show_the_help(command):
@@ -286,7 +447,9 @@ def test_no_arguments_show_the_help(command):
     assert "solve" in outcome.out + outcome.err
 
 
-@pytest.mark.parametrize("name", ["solve", "methods", "problems", "priors", "samplers", "plugins", "train"])
+@pytest.mark.parametrize(
+    "name", ["solve", "methods", "problems", "priors", "samplers", "plugins", "train"]
+)
 def test_every_command_has_help(command, name):
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -310,7 +473,20 @@ def test_assignment_keeps_later_equal_signs_and_the_last_value():
 
 
 def test_output_is_quiet_when_it_is_not_a_terminal(tmp_path, picture, tiny_prior):
-    arguments = ("--prior", tiny_prior, "--method", "red-diff", "--steps", 2, "--problem-option", "width=1", "--input", picture, "--out", tmp_path / "out")
+    arguments = (
+        "--prior",
+        tiny_prior,
+        "--method",
+        "red-diff",
+        "--steps",
+        2,
+        "--problem-option",
+        "width=1",
+        "--input",
+        picture,
+        "--out",
+        tmp_path / "out",
+    )
     outcome = process("solve", *arguments)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
@@ -323,11 +499,18 @@ HEAVY = ("torch", "deepinv", "kornia", "skimage", "xarray", "numpy", "h5py")
 
 @pytest.mark.parametrize(
     ("arguments", "forbidden"),
-    [(["--version"], HEAVY), (["--help"], HEAVY), (["solve", "--help"], HEAVY), (["methods"], ("deepinv", "kornia", "skimage", "xarray", "matplotlib"))],
+    [
+        (["--version"], HEAVY),
+        (["--help"], HEAVY),
+        (["solve", "--help"], HEAVY),
+        (["methods"], ("deepinv", "kornia", "skimage", "xarray", "matplotlib")),
+    ],
 )
 def test_what_is_not_needed_is_not_imported(arguments, forbidden):
     report = f"import sys, inverse.command.app as c; sys.argv = ['inverse', *{arguments!r}]\ntry: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True
+    )
     assert found.stderr == ""
     loaded = found.stdout.splitlines()[-1]
     assert [name for name in forbidden if f"'{name}'" in loaded] == []

@@ -26,15 +26,28 @@ def test_a_precision_that_the_device_lacks(solve, tmp_path, monkeypatch):
 
     check_precision.cache_clear()
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
-    refused(solve, tmp_path, "--dtype", "fp16", says=("fp16 is not supported on cpu", "use float32"))
+    refused(
+        solve, tmp_path, "--dtype", "fp16", says=("fp16 is not supported on cpu", "use float32")
+    )
 
 
 def test_memory_that_is_none(solve, tmp_path):
-    refused(solve, tmp_path, "--memory", "-1", says=("memory must be a positive number of GiB, got -1",))
+    refused(
+        solve, tmp_path, "--memory", "-1", says=("memory must be a positive number of GiB, got -1",)
+    )
 
 
 def test_little_memory_says_nothing_and_solves(solve, tmp_path):
-    outcome = solve("--input", write_picture(tmp_path / "a.png"), "--method", "red-diff", "--steps", 2, "--memory", "0.001")
+    outcome = solve(
+        "--input",
+        write_picture(tmp_path / "a.png"),
+        "--method",
+        "red-diff",
+        "--steps",
+        2,
+        "--memory",
+        "0.001",
+    )
     assert (outcome.code, outcome.err) == (0, "")
 
 
@@ -48,24 +61,59 @@ def test_one_row_that_does_not_fit(solve, tmp_path, monkeypatch):
 
     monkeypatch.setattr(inverse.NetworkPrior, "forward", crowded)
     picture = write_picture(tmp_path / "a.png")
-    refused(solve, tmp_path, "--input", picture, "--method", "red-diff", "--steps", 2, says=("out of memory on cpu", "10x13 pixels would fit"))
+    refused(
+        solve,
+        tmp_path,
+        "--input",
+        picture,
+        "--method",
+        "red-diff",
+        "--steps",
+        2,
+        says=("out of memory on cpu", "10x13 pixels would fit"),
+    )
 
 
-@pytest.mark.parametrize(("option", "range_"), [("sigma_max=1000", "0.002 to 1000"), ("sigma_min=0.0001", "0.0001 to 80")])
+@pytest.mark.parametrize(
+    ("option", "range_"),
+    [("sigma_max=1000", "0.002 to 1000"), ("sigma_min=0.0001", "0.0001 to 80")],
+)
 def test_noise_levels_beyond_those_of_the_prior(solve, tmp_path, option, range_):
-    refused(solve, tmp_path, "--method", "mmps", "--set", option, says=(f"{range_} leave the range of the prior, 0.002 to 80", "stay within it"))
+    refused(
+        solve,
+        tmp_path,
+        "--method",
+        "mmps",
+        "--set",
+        option,
+        says=(f"{range_} leave the range of the prior, 0.002 to 80", "stay within it"),
+    )
 
 
 def test_noise_levels_that_an_exact_prior_need_not_fear(gaussian_posterior):
-    assert inverse.noise_levels(gaussian_posterior(), "karras", 5, sigma_max=1e4)[0] == pytest.approx(1e4)
+    assert inverse.noise_levels(gaussian_posterior(), "karras", 5, sigma_max=1e4)[
+        0
+    ] == pytest.approx(1e4)
 
 
 def test_a_method_that_strays_from_the_noise_levels_of_the_prior_is_noted(solve, tmp_path):
     asks = "yield posterior.denoise(inverse.standard_normal(posterior, generator), 200.0) + 0 *"
-    (tmp_path / "stray.py").write_text(METHOD.format(cls="Stray", name="stray", needs="()").replace("yield 0 *", asks))
-    outcome = solve("--plugin", tmp_path / "stray.py", "--method", "stray", "--input", write_picture(tmp_path / "a.png"))
+    (tmp_path / "stray.py").write_text(
+        METHOD.format(cls="Stray", name="stray", needs="()").replace("yield 0 *", asks)
+    )
+    outcome = solve(
+        "--plugin",
+        tmp_path / "stray.py",
+        "--method",
+        "stray",
+        "--input",
+        write_picture(tmp_path / "a.png"),
+    )
     assert outcome.code == 0
-    assert "stray asked the prior for noise levels from 200 to 200, it was made for 0.002 to 80; beyond, it guesses" in outcome.out
+    assert (
+        "stray asked the prior for noise levels from 200 to 200, it was made for 0.002 to 80; beyond, it guesses"
+        in outcome.out
+    )
 
 
 @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="this torch has no class for it")
@@ -75,17 +123,27 @@ def test_a_device_that_disappears(flat_prior):
     class Lost(inverse.FlatPrior):
         def forward(self, x, sigma):
             if sigma.max() < 10:
-                raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported")
+                raise torch.AcceleratorError(
+                    "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+                )
             return x
 
-    posterior = inverse.get_problem("denoise").posterior(torch.full((3, 8, 8), 0.5), prior=Lost((3, None, None)))
-    with pytest.raises(DeviceError, match=r"cpu failed in step \d+ of diffpir \(CUDA error: unspecified launch failure\); what was saved"):
+    posterior = inverse.get_problem("denoise").posterior(
+        torch.full((3, 8, 8), 0.5), prior=Lost((3, None, None))
+    )
+    with pytest.raises(
+        DeviceError,
+        match=r"cpu failed in step \d+ of diffpir \(CUDA error: unspecified launch failure\); what was saved",
+    ):
         inverse.solve(posterior, inverse.get_method("diffpir", steps=10))
 
 
 def test_a_prior_of_other_channels_than_the_image():
     grey = inverse.FlatPrior((1, None, None))
-    with pytest.raises(inverse.InverseError, match=r"the prior denoises 1 x any x any, the unknown has shape 3 x 8 x 8"):
+    with pytest.raises(
+        inverse.InverseError,
+        match=r"the prior denoises 1 x any x any, the unknown has shape 3 x 8 x 8",
+    ):
         inverse.get_problem("denoise").posterior(torch.full((3, 8, 8), 0.5), prior=grey)
 
 
@@ -160,8 +218,19 @@ def test_an_efficiency_is_the_floor_over_the_time():
             return x
 
     found = []
-    for kind, clock in ((Slow, "wall"), (Free, "cpu")):  # sleep shows on the wall alone, and a busy machine does not show on the processor
-        bench = Bench(inverse.get_problem("denoise"), prior=kind((3, None, None)), size=16, repeats=5, clock=clock)
-        (row,) = bench.efficiencies([inverse.get_method("red-diff", steps=8)], Setting(1, "float32"))
+    for kind, clock in (
+        (Slow, "wall"),
+        (Free, "cpu"),
+    ):  # sleep shows on the wall alone, and a busy machine does not show on the processor
+        bench = Bench(
+            inverse.get_problem("denoise"),
+            prior=kind((3, None, None)),
+            size=16,
+            repeats=5,
+            clock=clock,
+        )
+        (row,) = bench.efficiencies(
+            [inverse.get_method("red-diff", steps=8)], Setting(1, "float32")
+        )
         found.append(row.efficiency)
     assert found[0] > 0.7 > found[1]

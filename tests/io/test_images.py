@@ -39,9 +39,14 @@ def test_compressed_tiff_is_read(tmp_path, compression):
     torch.testing.assert_close(picture.pixels, as_tensor(smooth), rtol=0, atol=2 / 255)
 
 
-@pytest.mark.parametrize(("suffix", "settings"), [("jpg", {"quality": 95}), ("jpeg", {}), ("webp", {"lossless": True}), ("webp", {})])
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [("jpg", {"quality": 95}), ("jpeg", {}), ("webp", {"lossless": True}), ("webp", {})],
+)
 def test_compressed_pictures_are_read_closely(tmp_path, suffix, settings):
-    smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3)).copy()
+    smooth = np.broadcast_to(
+        np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3)
+    ).copy()
     picture = read_image(write_picture(tmp_path / f"a.{suffix}", smooth, **settings))
     assert picture.notes == ()
     assert (picture.pixels - as_tensor(smooth)).abs().mean() < 3 / 255
@@ -52,7 +57,9 @@ def test_palette_pictures_become_their_colours(tmp_path, suffix):
     palette = Image.fromarray(pixels()).convert("P")
     palette.save(tmp_path / f"a.{suffix}")
     expected = as_tensor(np.asarray(palette.convert("RGB")))
-    torch.testing.assert_close(read_image(tmp_path / f"a.{suffix}").pixels, expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        read_image(tmp_path / f"a.{suffix}").pixels, expected, rtol=0, atol=1e-7
+    )
 
 
 def test_one_bit_picture_is_black_and_white(tmp_path):
@@ -75,7 +82,12 @@ def test_sixteen_bits_are_kept(tmp_path, suffix, channels):
     if suffix == "png":
         write_png16(path, array)
     else:
-        tifffile.imwrite(path, array.squeeze(), photometric="rgb" if channels == 3 else "minisblack", compression="zlib")
+        tifffile.imwrite(
+            path,
+            array.squeeze(),
+            photometric="rgb" if channels == 3 else "minisblack",
+            compression="zlib",
+        )
     picture = read_image(path, channels)
     assert picture.notes == ("16-bit",)
     torch.testing.assert_close(picture.pixels, as_tensor(array, 65535), rtol=0, atol=1e-7)
@@ -86,21 +98,31 @@ def test_floating_point_tiff_is_kept_and_said(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
     picture = read_image(tmp_path / "a.tif")
     assert picture.notes == ("floating point, used as intensities",)
-    torch.testing.assert_close(picture.pixels, torch.from_numpy(array).permute(2, 0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(
+        picture.pixels, torch.from_numpy(array).permute(2, 0, 1), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("sixteen", [False, True])
 def test_alpha_is_laid_on_white_and_said(tmp_path, sixteen):
     array = pixels(channels=4, dtype=np.uint16 if sixteen else np.uint8)
-    path = write_png16(tmp_path / "a.png", array) if sixteen else write_picture(tmp_path / "a.png", array)
+    path = (
+        write_png16(tmp_path / "a.png", array)
+        if sixteen
+        else write_picture(tmp_path / "a.png", array)
+    )
     rgba = as_tensor(array, 65535 if sixteen else 255)
     picture = read_image(path)
     assert "transparency laid on white" in picture.notes
-    torch.testing.assert_close(picture.pixels, rgba[:3] * rgba[3:] + 1 - rgba[3:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        picture.pixels, rgba[:3] * rgba[3:] + 1 - rgba[3:], rtol=0, atol=1e-6
+    )
 
 
 def test_grey_with_alpha_in_sixteen_bits_says_that_it_loses_some(tmp_path):
-    picture = read_image(write_png16(tmp_path / "a.png", pixels(channels=2, dtype=np.uint16)), channels=1)
+    picture = read_image(
+        write_png16(tmp_path / "a.png", pixels(channels=2, dtype=np.uint16)), channels=1
+    )
     assert "16-bit grey with alpha, read at 8 bits" in picture.notes
 
 
@@ -113,7 +135,9 @@ def test_grey_is_repeated_and_said(tmp_path):
 def test_colour_becomes_luma_and_says_so(tmp_path):
     picture = read_image(write_picture(tmp_path / "a.png"), channels=1)
     assert picture.notes == ("colour converted to grey",)
-    torch.testing.assert_close(picture.pixels, (LUMA * as_tensor(pixels())).sum(0, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        picture.pixels, (LUMA * as_tensor(pixels())).sum(0, keepdim=True), rtol=0, atol=1e-6
+    )
 
 
 def test_exif_orientation_is_followed_and_said(tmp_path):
@@ -122,7 +146,9 @@ def test_exif_orientation_is_followed_and_said(tmp_path):
     path = write_picture(tmp_path / "a.png", exif=exif)
     picture = read_image(path)
     assert picture.notes == ("turned upright as its EXIF orientation says",)
-    torch.testing.assert_close(picture.pixels, as_tensor(np.rot90(pixels(), -1).copy()), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        picture.pixels, as_tensor(np.rot90(pixels(), -1).copy()), rtol=0, atol=1e-7
+    )
 
 
 def test_several_pages_are_said(tmp_path):
@@ -136,7 +162,11 @@ def test_several_pages_are_said(tmp_path):
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "batch of one"])
 def test_array_layouts_are_told_apart(tmp_path, layout):
     array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
-    stored = {"channels first": array, "channels last": array.transpose(1, 2, 0), "batch of one": array[None]}[layout]
+    stored = {
+        "channels first": array,
+        "channels last": array.transpose(1, 2, 0),
+        "batch of one": array[None],
+    }[layout]
     np.save(tmp_path / "a.npy", stored)
     assert torch.equal(read_image(tmp_path / "a.npy").pixels, torch.from_numpy(array))
 
@@ -146,7 +176,9 @@ def test_integer_arrays_are_scaled_and_said(tmp_path, dtype, largest):
     np.save(tmp_path / "a.npy", pixels(dtype=dtype))
     picture = read_image(tmp_path / "a.npy")
     assert picture.notes == (f"{np.dtype(dtype)} divided by {largest}",)
-    torch.testing.assert_close(picture.pixels, as_tensor(pixels(dtype=dtype), largest), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        picture.pixels, as_tensor(pixels(dtype=dtype), largest), rtol=0, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", ["y", "anything"])
@@ -162,7 +194,9 @@ def test_hdf5_measurement_is_found(tmp_path, name):
 def test_hdf5_with_several_datasets_and_no_y_lists_them(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["one"], file["two"] = np.zeros(3), np.zeros(3)
-    with pytest.raises(InputError, match="expected a dataset 'y' or a single dataset, found one, two"):
+    with pytest.raises(
+        InputError, match="expected a dataset 'y' or a single dataset, found one, two"
+    ):
         read_image(tmp_path / "a.h5")
 
 
@@ -184,7 +218,9 @@ def test_unfit_arrays_say_what_was_found(tmp_path, array, said):
 
 
 @pytest.mark.parametrize("keep", [4, 30, 200, 0.5])
-@pytest.mark.parametrize("name", ["a.png", "a16.png", "a.jpg", "a.webp", "a.tif", "a16.tif", "a.npy", "a.h5"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "a16.png", "a.jpg", "a.webp", "a.tif", "a16.tif", "a.npy", "a.h5"]
+)
 def test_truncated_files_are_one_line(tmp_path, capfd, name, keep):
     data = written(tmp_path / f"whole-{name}").read_bytes()
     path = tmp_path / name
@@ -203,7 +239,9 @@ def written(path: Path) -> Path:
             file["y"] = pixels()
     elif path.stem.endswith("16"):
         array = pixels(dtype=np.uint16)
-        write_png16(path, array) if path.suffix == ".png" else tifffile.imwrite(path, array, photometric="rgb")
+        write_png16(path, array) if path.suffix == ".png" else tifffile.imwrite(
+            path, array, photometric="rgb"
+        )
     else:
         write_picture(path)
     return path
@@ -213,20 +251,31 @@ def written(path: Path) -> Path:
 def test_folder_lists_pictures_by_name(tmp_path):
     for name in ("b.png", "a.JPG", "c.npy", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in input_files([tmp_path, tmp_path / "b.png"])] == ["a.JPG", "b.png", "c.npy", "b.png"]
+    assert [path.name for path in input_files([tmp_path, tmp_path / "b.png"])] == [
+        "a.JPG",
+        "b.png",
+        "c.npy",
+        "b.png",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 11), (1, 7, 11), (7, 11)])
 def test_png_survives_a_round_trip(tmp_path, shape):
     values = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)) / 255
     write_png(tmp_path / "a.png", values)
-    back = read_image(tmp_path / "a.png", channels=3 if shape[0] == 3 and len(shape) == 3 else 1).pixels
-    torch.testing.assert_close(back, values if values.ndim == 3 else values[None], rtol=0, atol=1e-6)
+    back = read_image(
+        tmp_path / "a.png", channels=3 if shape[0] == 3 and len(shape) == 3 else 1
+    ).pixels
+    torch.testing.assert_close(
+        back, values if values.ndim == 3 else values[None], rtol=0, atol=1e-6
+    )
 
 
 def test_png_clips_to_the_unit_interval(tmp_path):
     write_png(tmp_path / "a.png", torch.tensor([[-1.0, 0.5, 3.0]]))
-    assert read_image(tmp_path / "a.png", channels=1).pixels.flatten().tolist() == pytest.approx([0, 128 / 255, 1])
+    assert read_image(tmp_path / "a.png", channels=1).pixels.flatten().tolist() == pytest.approx(
+        [0, 128 / 255, 1]
+    )
 
 
 def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
@@ -244,15 +293,33 @@ def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def result(samples: int, truth: bool, shape: tuple[int, int, int] = (3, 20, 26), y_shape: tuple[int, int, int] = (3, 20, 26)) -> Result:
+def result(
+    samples: int,
+    truth: bool,
+    shape: tuple[int, int, int] = (3, 20, 26),
+    y_shape: tuple[int, int, int] = (3, 20, 26),
+) -> Result:
     x = torch.rand(1, samples, *shape, generator=torch.Generator().manual_seed(0))
     known = torch.full((1, *shape), 0.5) if truth else None
-    return Result(samples=x, y=torch.rand(1, *y_shape), misfit=torch.ones(1, samples), cost=Cost(), seconds=0.0, truth=known)
+    return Result(
+        samples=x,
+        y=torch.rand(1, *y_shape),
+        misfit=torch.ones(1, samples),
+        cost=Cost(),
+        seconds=0.0,
+        truth=known,
+    )
 
 
-@pytest.mark.parametrize(("samples", "truth", "tiles"), [(1, False, 2), (1, True, 4), (3, False, 3), (3, True, 5)])
+@pytest.mark.parametrize(
+    ("samples", "truth", "tiles"), [(1, False, 2), (1, True, 4), (3, False, 3), (3, True, 5)]
+)
 def test_panel_shows_deviation_with_samples_and_error_with_truth(samples, truth, tiles):
-    assert panel(result(samples, truth)).shape == (3, 4 * 20 + 16, tiles * (4 * 26 + 4))  # 20 x 26 pixels are enlarged four times
+    assert panel(result(samples, truth)).shape == (
+        3,
+        4 * 20 + 16,
+        tiles * (4 * 26 + 4),
+    )  # 20 x 26 pixels are enlarged four times
 
 
 @pytest.mark.parametrize("y_shape", [(3, 5, 6), (1, 18, 24), (3, 20, 26), (3, 40, 60)])

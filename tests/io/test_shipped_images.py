@@ -21,7 +21,9 @@ def test_a_prior_brings_its_own_images_and_others_get_the_photographs():
     grey.name = "digits-28"
     digits = inverse.get_problem("denoise").posterior(3, prior=grey).truth
     assert digits.shape == (1, 1, 28, 28)
-    assert [path.stem for path in shipped_images(grey)] == [f"digit-{n}{k}" for n in range(10) for k in "ab"]
+    assert [path.stem for path in shipped_images(grey)] == [
+        f"digit-{n}{k}" for n in range(10) for k in "ab"
+    ]
     with pytest.raises(inverse.InverseError, match="there are 20"):
         inverse.get_problem("denoise").posterior(20, prior=grey)
 
@@ -31,7 +33,9 @@ def test_a_small_picture_is_enlarged_in_the_panel():
     from dataclasses import replace
 
     prior = tiny_network(replace(CONFIG, channels=1))
-    posterior = inverse.get_problem("denoise").posterior(torch.rand(1, 28, 28, generator=inverse.seeded("small")), prior=prior)
+    posterior = inverse.get_problem("denoise").posterior(
+        torch.rand(1, 28, 28, generator=inverse.seeded("small")), prior=prior
+    )
     result = inverse.solve(posterior, inverse.get_method("tikhonov"))
     sheet = panel(result)
     assert sheet.shape[1] == 16 + 112

@@ -30,13 +30,17 @@ def test_gaussian_log_prob_is_the_normal_density():
 def test_gaussian_log_prob_with_a_sigma_for_each_entry():
     y, clean, sigma = normal(2, *SHAPE), normal(2, *SHAPE, seed=1), positive(*SHAPE, seed=2)
     expected = torch.distributions.Normal(clean, sigma).log_prob(y).flatten(1).sum(1)
-    torch.testing.assert_close(inverse.GaussianNoise(sigma).log_prob(y, clean), expected, **ROUNDING)
+    torch.testing.assert_close(
+        inverse.GaussianNoise(sigma).log_prob(y, clean), expected, **ROUNDING
+    )
 
 
 def test_unobserved_entries_carry_no_likelihood():
     y, clean, seen = normal(2, *SHAPE), normal(2, *SHAPE, seed=1), normal(4, 5, seed=2) > 0
     expected = (torch.distributions.Normal(clean, 0.3).log_prob(y) * seen).flatten(1).sum(1)
-    torch.testing.assert_close(inverse.GaussianNoise(0.3, observed=seen).log_prob(y, clean), expected, **ROUNDING)
+    torch.testing.assert_close(
+        inverse.GaussianNoise(0.3, observed=seen).log_prob(y, clean), expected, **ROUNDING
+    )
 
 
 def test_unobserved_entries_carry_no_noise():
@@ -48,14 +52,19 @@ def test_unobserved_entries_carry_no_noise():
 def test_chi_square_is_the_mean_squared_residual_in_sigmas_over_what_was_observed():
     y, clean, seen = normal(2, *SHAPE), normal(2, *SHAPE, seed=1), normal(4, 5, seed=2) > 0
     expected = torch.stack([((y - clean) / 0.3)[i][:, seen].square().mean() for i in range(2)])
-    torch.testing.assert_close(inverse.GaussianNoise(0.3, observed=seen).chi_square(y, clean), expected, **ROUNDING)
+    torch.testing.assert_close(
+        inverse.GaussianNoise(0.3, observed=seen).chi_square(y, clean), expected, **ROUNDING
+    )
 
 
 def test_poisson_log_prob_is_the_poisson_density_up_to_a_term_in_y_alone():
     """Differences between two clean measurements remove the y-only constant."""
     gain, photons = 0.05, torch.poisson(20 * positive(2, *SHAPE), generator=inverse.seeded(0))
     noise, (a, b) = inverse.PoissonNoise(gain), (positive(2, *SHAPE, seed=s) for s in (1, 2))
-    exact = [torch.distributions.Poisson(clean / gain).log_prob(photons).flatten(1).sum(1) for clean in (a, b)]
+    exact = [
+        torch.distributions.Poisson(clean / gain).log_prob(photons).flatten(1).sum(1)
+        for clean in (a, b)
+    ]
     found = [noise.log_prob(photons * gain, clean) for clean in (a, b)]
     torch.testing.assert_close(found[0] - found[1], exact[0] - exact[1], rtol=1e-10, atol=0)
 
@@ -110,12 +119,16 @@ def test_sampling_does_not_touch_the_global_generator(noise):
 @pytest.mark.parametrize("noise", [m[0] for m in MODELS.values()], ids=MODELS)
 def test_the_same_generator_gives_the_same_draw(noise):
     clean = positive(2, *SHAPE)
-    assert torch.equal(noise.sample(clean, inverse.seeded(4)), noise.sample(clean, inverse.seeded(4)))
+    assert torch.equal(
+        noise.sample(clean, inverse.seeded(4)), noise.sample(clean, inverse.seeded(4))
+    )
 
 
 def test_laplace_draws_are_finite():
     """A uniform number is exactly 0 once in 2^24 float32 draws (in this seed it was): its logarithm must not enter."""
-    assert torch.isfinite(inverse.LaplaceNoise(0.3).sample(torch.zeros(1, 4_000_000), inverse.seeded(8))).all()
+    assert torch.isfinite(
+        inverse.LaplaceNoise(0.3).sample(torch.zeros(1, 4_000_000), inverse.seeded(8))
+    ).all()
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -142,12 +155,19 @@ def test_noiseless_measurements_have_no_density():
 
 def test_a_negative_photon_rate_is_refused():
     with pytest.raises(NoiseError, match="must not be negative"):
-        inverse.PoissonNoise(0.1).log_prob(positive(1, 4), torch.tensor([[1.0, 2.0, -0.1, 1.0]], dtype=torch.float64))
+        inverse.PoissonNoise(0.1).log_prob(
+            positive(1, 4), torch.tensor([[1.0, 2.0, -0.1, 1.0]], dtype=torch.float64)
+        )
 
 
 def test_a_rate_negative_by_rounding_is_zero():
-    zero, almost = torch.zeros(1, 4, dtype=torch.float64), torch.full((1, 4), -1e-9, dtype=torch.float64)
-    assert torch.equal(inverse.PoissonNoise(0.1).log_prob(zero, almost), torch.zeros(1, dtype=torch.float64))
+    zero, almost = (
+        torch.zeros(1, 4, dtype=torch.float64),
+        torch.full((1, 4), -1e-9, dtype=torch.float64),
+    )
+    assert torch.equal(
+        inverse.PoissonNoise(0.1).log_prob(zero, almost), torch.zeros(1, dtype=torch.float64)
+    )
 
 
 # --- deepinv's noise models -------------------------------------------------------------------------------------------
@@ -163,7 +183,12 @@ DEEPINV = {
 def test_likelihood_of_a_deepinv_model(make, expected):
     """deepinv keeps its parameters in float32, hence 1e-6."""
     y, clean = positive(2, *SHAPE), positive(2, *SHAPE, seed=1)
-    torch.testing.assert_close(likelihood_of(make(inverse.physics)).log_prob(y, clean), expected.log_prob(y, clean), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        likelihood_of(make(inverse.physics)).log_prob(y, clean),
+        expected.log_prob(y, clean),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize(("make", "expected"), DEEPINV.values(), ids=DEEPINV)
@@ -172,7 +197,10 @@ def test_deepinv_draws_have_the_variance_of_the_likelihood(make, expected):
     clean = torch.full((1, 200_000), 2.0)
     model = make(inverse.physics)
     model.rng = torch.Generator().manual_seed(1)
-    theirs, ours = (model(clean) - clean).var(), (expected.sample(clean, inverse.seeded(0)) - clean).var()
+    theirs, ours = (
+        (model(clean) - clean).var(),
+        (expected.sample(clean, inverse.seeded(0)) - clean).var(),
+    )
     assert abs(theirs / ours - 1) < 0.05
 
 

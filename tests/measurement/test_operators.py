@@ -22,14 +22,29 @@ KERNELS = {
 }
 BOUNDARIES = ("reflect", "replicate", "circular", "zeros", "valid")
 REGISTERED = {name: entry.thing for name, entry in registry().table("inverse_problems").items()}
-OTHERS = {name: thing for name, thing in REGISTERED.items() if name not in ("deblur", "denoise", "field", "inpainting", "super-resolution")}
+OTHERS = {
+    name: thing
+    for name, thing in REGISTERED.items()
+    if name not in ("deblur", "denoise", "field", "inpainting", "super-resolution")
+}
 """Problems of a fixed shape, those of plug-ins to come included: tested with their default options on their first truth's shape."""
 
 CASES = {
-    **{f"deblur-{k}-{b}": ("deblur", {**options, "boundary": b}, (3, 19, 24)) for k, options in KERNELS.items() for b in BOUNDARIES},
-    **{f"super-resolution-{f}-x{n}": ("super-resolution", {"filter": f, "factor": n}, (3, 16, 24)) for f in ("bicubic", "area") for n in (2, 4)},
+    **{
+        f"deblur-{k}-{b}": ("deblur", {**options, "boundary": b}, (3, 19, 24))
+        for k, options in KERNELS.items()
+        for b in BOUNDARIES
+    },
+    **{
+        f"super-resolution-{f}-x{n}": ("super-resolution", {"filter": f, "factor": n}, (3, 16, 24))
+        for f in ("bicubic", "area")
+        for n in (2, 4)
+    },
     "super-resolution-area-x3": ("super-resolution", {"filter": "area", "factor": 3}, (3, 15, 21)),
-    **{f"inpainting-{m}": ("inpainting", {"mask": m}, (3, 17, 22)) for m in ("box", "random", "free-form")},
+    **{
+        f"inpainting-{m}": ("inpainting", {"mask": m}, (3, 17, 22))
+        for m in ("box", "random", "free-form")
+    },
     "denoise": ("denoise", {}, (3, 17, 22)),
     "field": ("field", {}, (1, 17, 22)),
     **{name: (name, {}, tuple(problem().truths()[0].shape)) for name, problem in OTHERS.items()},
@@ -38,7 +53,9 @@ every_operator = pytest.mark.parametrize(("name", "options", "shape"), CASES.val
 
 
 def make(name, options, shape):
-    return operators.clone(inverse.get_problem(name, **options).operator(shape), "cpu", torch.float64)
+    return operators.clone(
+        inverse.get_problem(name, **options).operator(shape), "cpu", torch.float64
+    )
 
 
 def same_state(a, b):
@@ -62,7 +79,14 @@ def test_rows_of_a_batch_do_not_mix(name, options, shape):
 @every_operator
 def test_signal_shape_inverts_the_shape_of_a_measurement(name, options, shape):
     problem = inverse.get_problem(name, **options)
-    assert problem.signal_shape(tuple(make(name, options, shape).A(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])) == shape
+    assert (
+        problem.signal_shape(
+            tuple(
+                make(name, options, shape).A(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:]
+            )
+        )
+        == shape
+    )
 
 
 @every_operator
@@ -81,7 +105,11 @@ def test_clone_leaves_the_callers_operator_bit_equal(name, options, shape):
     assert same_state(operator.state_dict(), before)
 
 
-DECOMPOSABLE = {k: v for k, v in CASES.items() if k.startswith(("super", "inpainting", "denoise", "field")) or k.endswith("circular")}
+DECOMPOSABLE = {
+    k: v
+    for k, v in CASES.items()
+    if k.startswith(("super", "inpainting", "denoise", "field")) or k.endswith("circular")
+}
 
 
 @pytest.mark.parametrize(("name", "options", "shape"), DECOMPOSABLE.values(), ids=DECOMPOSABLE)
@@ -89,9 +117,13 @@ def test_singular_bases_are_orthonormal(name, options, shape):
     """U^T U = V^T V = I on coefficients that come from an image; the kernel's phases are made in float32, hence 1e-6."""
     operator, x = make(name, options, shape), normal(2, *shape)
     coefficients = operator.V_adjoint(x)
-    torch.testing.assert_close(operator.V_adjoint(operator.V(coefficients)), coefficients, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        operator.V_adjoint(operator.V(coefficients)), coefficients, rtol=0, atol=1e-12
+    )
     coefficients = operator.U_adjoint(operator.A(x))
-    torch.testing.assert_close(operator.U_adjoint(operator.U(coefficients)), coefficients, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        operator.U_adjoint(operator.U(coefficients)), coefficients, rtol=0, atol=1e-6
+    )
 
 
 SMALL = {"bicubic": (2, 8, 12), "area": (2, 4, 6)}
@@ -99,10 +131,15 @@ SMALL = {"bicubic": (2, 8, 12), "area": (2, 4, 6)}
 
 @pytest.mark.parametrize("filter", SMALL)
 def test_separable_equals_rows_x_columns(filter):
-    problem, (factor, height, width) = inverse.get_problem("super-resolution", factor=2, filter=filter), SMALL[filter]
+    problem, (factor, height, width) = (
+        inverse.get_problem("super-resolution", factor=2, filter=filter),
+        SMALL[filter],
+    )
     rows, columns = problem._matrix(factor * height), problem._matrix(factor * width)
     x = normal(2, 3, factor * height, factor * width)
-    torch.testing.assert_close(operators.separable(rows, columns).A(x), rows @ x @ columns.T, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(
+        operators.separable(rows, columns).A(x), rows @ x @ columns.T, rtol=0, atol=ROUNDING
+    )
 
 
 def test_separable_of_wide_and_tall_matrices_has_a_pseudo_inverse():
@@ -125,14 +162,18 @@ def test_bicubic_equals_deepinvs_imresize(factor):
 def test_area_is_the_block_mean():
     x = normal(2, 3, 16, 24)
     operator = make("super-resolution", {"filter": "area", "factor": 4}, x.shape[1:])
-    torch.testing.assert_close(operator.A(x), torch.nn.functional.avg_pool2d(x, 4), rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(
+        operator.A(x), torch.nn.functional.avg_pool2d(x, 4), rtol=0, atol=ROUNDING
+    )
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_blur_keeps_a_constant_image(boundary):
     """The kernel sums to one, so that every boundary but zeros leaves a constant as it is; the kernel is float32, hence 1e-6."""
     shape = (3, 19, 24)
-    flat = make("deblur", {"kernel": "gaussian", "width": 1.0, "boundary": boundary}, shape).A(torch.ones(1, *shape, dtype=torch.float64))
+    flat = make("deblur", {"kernel": "gaussian", "width": 1.0, "boundary": boundary}, shape).A(
+        torch.ones(1, *shape, dtype=torch.float64)
+    )
     inside = flat[..., 4:-4, 4:-4] if boundary == "zeros" else flat
     torch.testing.assert_close(inside, torch.ones_like(inside), rtol=0, atol=1e-6)
 
@@ -141,7 +182,10 @@ def test_blur_keeps_a_constant_image(boundary):
 @pytest.mark.parametrize("kernel", ["gaussian", "motion"])
 def test_blur_equals_deepinvs_sums(kernel, boundary):
     """The Gaussian is decomposed, the camera shake goes through FFTs. The kernel's rank-one factors are good to float32, hence 1e-7 there."""
-    problem, shape = inverse.get_problem("deblur", kernel=kernel, kernel_size=11, boundary=boundary), (3, 19, 24)
+    problem, shape = (
+        inverse.get_problem("deblur", kernel=kernel, kernel_size=11, boundary=boundary),
+        (3, 19, 24),
+    )
     assert operators.is_decomposable(problem.operator(shape)) == (kernel == "gaussian")
     ours = operators.clone(problem.operator(shape), "cpu", torch.float64)
     theirs = inverse.physics.Blur(filter=problem.filter().double(), padding=boundary, use_fft=False)
@@ -154,12 +198,16 @@ def test_blur_equals_deepinvs_sums(kernel, boundary):
 
 def test_a_blur_refuses_an_image_it_was_not_made_for():
     with pytest.raises(OperatorError, match="made for images of 19x24 pixels, got 20x24"):
-        inverse.get_problem("deblur", kernel="motion", kernel_size=11).operator((3, 19, 24)).A(normal(1, 3, 20, 24))
+        inverse.get_problem("deblur", kernel="motion", kernel_size=11).operator((3, 19, 24)).A(
+            normal(1, 3, 20, 24)
+        )
 
 
 def test_clone_copies_a_generator_with_its_state():
     """A generator cannot be deep-copied; the copy's must continue on its own."""
-    physics = inverse.physics.Denoising(noise_model=inverse.physics.GaussianNoise(0.1, rng=torch.Generator().manual_seed(3)))
+    physics = inverse.physics.Denoising(
+        noise_model=inverse.physics.GaussianNoise(0.1, rng=torch.Generator().manual_seed(3))
+    )
     state = physics.noise_model.rng.get_state()
     first = operators.clone(physics, "cpu", torch.float32)(torch.zeros(1, 1, 4, 4))
     assert torch.equal(physics.noise_model.rng.get_state(), state)
@@ -190,19 +238,25 @@ def test_adjoint_error_exposes_a_function_that_is_not_linear(function):
 
 
 def test_adjoint_error_exposes_a_wrong_adjoint():
-    physics = inverse.physics.LinearPhysics(A=lambda x, **_: x.roll(1, -1), A_adjoint=lambda y, **_: y.roll(1, -1))
+    physics = inverse.physics.LinearPhysics(
+        A=lambda x, **_: x.roll(1, -1), A_adjoint=lambda y, **_: y.roll(1, -1)
+    )
     assert inverse.adjoint_error(physics, (1, 8, 8)) > 1e-3
 
 
 def test_adjoint_error_names_the_operator_whose_adjoint_has_another_shape():
-    physics = inverse.physics.LinearPhysics(A=lambda x, **_: x[..., ::2], A_adjoint=lambda y, **_: y)
+    physics = inverse.physics.LinearPhysics(
+        A=lambda x, **_: x[..., ::2], A_adjoint=lambda y, **_: y
+    )
     with pytest.raises(inverse.InverseError, match="adjoint returns shape"):
         inverse.adjoint_error(physics, (1, 8, 8))
 
 
 def test_matrix_of_a_decorated_operator_is_the_matrix():
     matrix = normal(5, 12)
-    torch.testing.assert_close(dense(matrix_operator(matrix, (3, 2, 2)), (3, 2, 2)), matrix, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(
+        dense(matrix_operator(matrix, (3, 2, 2)), (3, 2, 2)), matrix, rtol=0, atol=ROUNDING
+    )
 
 
 # --- sharp edges of deepinv -------------------------------------------------------------------------------------------
@@ -220,10 +274,15 @@ def test_a_measurement_leaves_the_truth_as_it_was():
 def test_a_posterior_leaves_the_callers_operator_as_it_was(name, flat_prior):
     """deepinv's prox_l2 and A_dagger keep the solver settings of one call for all later ones; neither is called here."""
     problem = inverse.get_problem(name)
-    operator, y = problem.operator((3, 32, 32)), problem.measure(torch.rand(1, 3, 32, 32), inverse.seeded(0))
+    operator, y = (
+        problem.operator((3, 32, 32)),
+        problem.measure(torch.rand(1, 3, 32, 32), inverse.seeded(0)),
+    )
     settings = {k: v for k, v in vars(operator).items() if not k.startswith("_")}
     before = {k: v.clone() for k, v in operator.state_dict().items()}
-    posterior = inverse.Posterior(flat_prior, operator, y, inverse.GaussianNoise(0.1), shape=(3, 32, 32))
+    posterior = inverse.Posterior(
+        flat_prior, operator, y, inverse.GaussianNoise(0.1), shape=(3, 32, 32)
+    )
     posterior.prox(posterior.pseudo_inverse(), 0.3)
     assert {k: v for k, v in vars(operator).items() if not k.startswith("_")} == settings
     assert same_state(operator.state_dict(), before)
@@ -249,7 +308,9 @@ def test_making_an_operator_does_not_touch_the_global_generator(name, options, s
     inverse.get_problem(name, **options).operator(shape)
 
 
-@pytest.mark.parametrize("option", [{"mask": "random", "mask_seed": 0}, {"mask": "free-form", "mask_seed": 0}])
+@pytest.mark.parametrize(
+    "option", [{"mask": "random", "mask_seed": 0}, {"mask": "free-form", "mask_seed": 0}]
+)
 def test_masks_of_two_seeds_differ(option):
     first = inverse.get_problem("inpainting", **option).observed(32, 32)
     second = inverse.get_problem("inpainting", **{**option, "mask_seed": 1}).observed(32, 32)
@@ -258,12 +319,17 @@ def test_masks_of_two_seeds_differ(option):
 
 @pytest.mark.usefixtures("unchanged_randomness")
 def test_measuring_does_not_touch_the_global_generator():
-    inverse.get_problem("deblur", kernel="motion").measure(torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)), inverse.seeded(0))
+    inverse.get_problem("deblur", kernel="motion").measure(
+        torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)), inverse.seeded(0)
+    )
 
 
 def test_measurement_seed_zero_is_its_own(flat_prior):
     truth = torch.rand(1, 3, 16, 16, generator=inverse.seeded(0))
-    first, again, other = (inverse.get_problem("denoise").posterior(truth, prior=flat_prior, seed=s).y for s in (0, 0, 1))
+    first, again, other = (
+        inverse.get_problem("denoise").posterior(truth, prior=flat_prior, seed=s).y
+        for s in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

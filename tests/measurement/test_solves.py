@@ -19,13 +19,23 @@ def deblur(**options):
 
 CLOSED = {
     "separable": lambda: deblur(kernel="gaussian"),
-    "circular": lambda: deblur(kernel="defocus", boundary="circular"),  # by half spectra, whose count of coefficients is not that of pixels
-    "fewer": lambda: inverse.get_problem("super-resolution", factor=2, filter="area").operator(SHAPE),
-    "inpainting": lambda: inverse.physics.Inpainting(img_size=SHAPE, mask=(normal(*SHAPE) > 0).double()),
+    "circular": lambda: deblur(
+        kernel="defocus", boundary="circular"
+    ),  # by half spectra, whose count of coefficients is not that of pixels
+    "fewer": lambda: inverse.get_problem("super-resolution", factor=2, filter="area").operator(
+        SHAPE
+    ),
+    "inpainting": lambda: inverse.physics.Inpainting(
+        img_size=SHAPE, mask=(normal(*SHAPE) > 0).double()
+    ),
 }
 NEAR = {
-    "cosine": lambda: operators.fft_blur(torch.tensor([[1.0, 2, 1], [2, 12, 2], [1, 2, 1]]) / 24, SHAPE, "replicate"),
-    "fourier": lambda: operators.fft_blur(torch.tensor([[0.0, 0, 0], [0, 16, 3], [0, 2, 1]]) / 22, SHAPE, "valid"),
+    "cosine": lambda: operators.fft_blur(
+        torch.tensor([[1.0, 2, 1], [2, 12, 2], [1, 2, 1]]) / 24, SHAPE, "replicate"
+    ),
+    "fourier": lambda: operators.fft_blur(
+        torch.tensor([[0.0, 0, 0], [0, 16, 3], [0, 2, 1]]) / 22, SHAPE, "valid"
+    ),
 }
 PLAIN = {"matrix": lambda: matrix_operator(normal(40, 240) / 15, SHAPE)}
 OPERATORS = CLOSED | NEAR | PLAIN
@@ -37,32 +47,56 @@ every_closed = pytest.mark.parametrize("name", CLOSED)
 def posterior_of(name, execution=TIGHT, sigma=SIGMA_Y):
     operator = OPERATORS[name]()
     clean = operators.clone(operator, "cpu", torch.float64).A(normal(ROWS, *SHAPE, seed=1))
-    noise, prior = inverse.GaussianNoise(sigma), inverse.FlatPrior((2, None, None), shift=0.5, scale=0.5)
-    return inverse.Posterior(prior, operator, clean, noise, shape=SHAPE, dtype=torch.float64, execution=execution)
+    noise, prior = (
+        inverse.GaussianNoise(sigma),
+        inverse.FlatPrior((2, None, None), shift=0.5, scale=0.5),
+    )
+    return inverse.Posterior(
+        prior, operator, clean, noise, shape=SHAPE, dtype=torch.float64, execution=execution
+    )
 
 
 def row(posterior, index):
     """The posterior of one measurement."""
     return inverse.Posterior(
-        posterior.prior, posterior.operator, posterior.y[index : index + 1], posterior.noise, shape=SHAPE, dtype=torch.float64, execution=posterior.execution
+        posterior.prior,
+        posterior.operator,
+        posterior.y[index : index + 1],
+        posterior.noise,
+        shape=SHAPE,
+        dtype=torch.float64,
+        execution=posterior.execution,
     )
 
 
 def varied():
     """A diagonal signal over five decades, around another mean in each row."""
-    return torch.tensor([1.0, 0.03, 20.0], dtype=torch.float64).reshape(-1, 1, 1, 1) * (2 * normal(ROWS, *SHAPE, seed=5)).exp()
+    return (
+        torch.tensor([1.0, 0.03, 20.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
+        * (2 * normal(ROWS, *SHAPE, seed=5)).exp()
+    )
 
 
 def right_hand_side(posterior):
     """Rows of unlike size and content, which do not converge together."""
-    return normal(*posterior.y.shape, seed=4) * torch.tensor([1e-3, 1.0, 1e3], dtype=torch.float64).reshape(-1, *[1] * (posterior.y.ndim - 1))
+    return normal(*posterior.y.shape, seed=4) * torch.tensor(
+        [1e-3, 1.0, 1e3], dtype=torch.float64
+    ).reshape(-1, *[1] * (posterior.y.ndim - 1))
 
 
 def dense_solution(posterior, v, signal, variance):
     """(A diag(signal) A^T + R)^-1 v, one row at a time; least norm where that is singular."""
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
-    R = torch.as_tensor(variance, dtype=torch.float64).expand(posterior.y.shape[1:]).flatten().diag()
-    solutions = [torch.linalg.pinv((A * s) @ A.T + R, rtol=1e-13, hermitian=True) @ b for s, b in zip(signal.flatten(1), v.flatten(1), strict=True)]
+    R = (
+        torch.as_tensor(variance, dtype=torch.float64)
+        .expand(posterior.y.shape[1:])
+        .flatten()
+        .diag()
+    )
+    solutions = [
+        torch.linalg.pinv((A * s) @ A.T + R, rtol=1e-13, hermitian=True) @ b
+        for s, b in zip(signal.flatten(1), v.flatten(1), strict=True)
+    ]
     return torch.stack(solutions).reshape(v.shape)
 
 
@@ -125,7 +159,10 @@ def test_a_diagonal_that_is_constant_in_each_row_takes_one_iteration(name):
 def test_the_preconditioner_is_of_this_basis(name):
     """Where a basis is known and the signal varies little, preconditioning takes fewer iterations than none; where none is, as many."""
     preconditioned, plain = posterior_of(name), posterior_of(name)
-    d, v = 1 + 0.1 * torch.rand(ROWS, *SHAPE, generator=inverse.seeded(0), dtype=torch.float64), right_hand_side(plain)
+    d, v = (
+        1 + 0.1 * torch.rand(ROWS, *SHAPE, generator=inverse.seeded(0), dtype=torch.float64),
+        right_hand_side(plain),
+    )
     preconditioned.solve_normal(v, d)
     plain.solve_normal(v, lambda x: d * x)
     if name in PLAIN:
@@ -149,7 +186,9 @@ def test_a_diagonal_signal_under_unequal_noise_equals_a_dense_solve(name):
     sigma = torch.logspace(-2, 0, columns, dtype=torch.float64)
     posterior, d = posterior_of(name, sigma=sigma), varied()
     v = right_hand_side(posterior)
-    assert_rows_close(posterior.solve_normal(v, d), dense_solution(posterior, v, d, sigma.square()), 1e-5)
+    assert_rows_close(
+        posterior.solve_normal(v, d), dense_solution(posterior, v, d, sigma.square()), 1e-5
+    )
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
@@ -161,14 +200,20 @@ def test_a_row_is_solved_as_it_is_alone(name):
     posterior, d = posterior_of(name, LOOSE), varied()
     v = right_hand_side(posterior)
     together = posterior.solve_normal(v, d)
-    alone = torch.cat([row(posterior, i).solve_normal(v[i : i + 1], d[i : i + 1]) for i in range(ROWS)])
+    alone = torch.cat(
+        [row(posterior, i).solve_normal(v[i : i + 1], d[i : i + 1]) for i in range(ROWS)]
+    )
     assert_rows_close(together, alone, 1e-6)
 
 
 @every_operator
 @pytest.mark.parametrize("call", ["prox", "A_dagger"])
 def test_a_row_of_what_is_built_on_solves_is_as_it_is_alone(name, call):
-    posterior, z, levels = posterior_of(name, LOOSE), normal(ROWS, *SHAPE, seed=2), torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64)
+    posterior, z, levels = (
+        posterior_of(name, LOOSE),
+        normal(ROWS, *SHAPE, seed=2),
+        torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64),
+    )
     calls = {"prox": lambda p, i: p.prox(z[i], levels[i]), "A_dagger": lambda p, i: p.A_dagger(p.y)}
     together = calls[call](posterior, slice(None))
     alone = torch.cat([calls[call](row(posterior, i), slice(i, i + 1)) for i in range(ROWS)])
@@ -215,7 +260,11 @@ def test_an_iterative_solve_is_counted_as_it_was_made(name, call):
 
 @every_iterative
 def test_what_is_built_on_an_iterative_solve_is_counted_as_it_was_made(name):
-    posterior, z, generator = posterior_of(name, LOOSE), normal(ROWS, *SHAPE, seed=2), inverse.Generators.for_samples(0, ROWS, 1)
+    posterior, z, generator = (
+        posterior_of(name, LOOSE),
+        normal(ROWS, *SHAPE, seed=2),
+        inverse.Generators.for_samples(0, ROWS, 1),
+    )
     posterior.solve_normal(posterior.y)  # finds a basis
     rows = spied(posterior)
     for call in (
@@ -233,16 +282,32 @@ def test_what_is_built_on_an_iterative_solve_is_counted_as_it_was_made(name):
 @every_closed
 def test_closed_forms_are_counted_as_they_were_made(name):
     """U^T and V together are the price of A^T; filters and solves with a number as signal make no product, but changes of basis."""
-    posterior, z, generator = posterior_of(name), normal(ROWS, *SHAPE, seed=2), inverse.Generators.for_samples(0, ROWS, 1)
+    posterior, z, generator = (
+        posterior_of(name),
+        normal(ROWS, *SHAPE, seed=2),
+        inverse.Generators.for_samples(0, ROWS, 1),
+    )
     f = lambda lam: 1 / (1 + lam)  # noqa: E731
     through = {"U_adjoint": 1, "V": 1}
     expected = {
         "prox": (lambda: posterior.prox(z, 1.0), {"A": 1, **through}, (1, 1)),
-        "prox_sample": (lambda: posterior.prox_sample(z, 1.0, generator), {"A": 1, **through}, (1, 1)),
+        "prox_sample": (
+            lambda: posterior.prox_sample(z, 1.0, generator),
+            {"A": 1, **through},
+            (1, 1),
+        ),
         "pseudo_inverse": (posterior.pseudo_inverse, {"A": 1, **through}, (1, 1)),
         "A_dagger": (lambda: posterior.A_dagger(posterior.y), through, (0, 1)),
-        "filter": (lambda: posterior.filter(z, f, (z, f), (z, f)), {"V_adjoint": 3, "V": 1}, (0, 0)),
-        "solve_normal": (lambda: posterior.solve_normal(posterior.y, 2.0), {"U_adjoint": 1, "U": 2 if name == "circular" else 1}, (0, 0)),
+        "filter": (
+            lambda: posterior.filter(z, f, (z, f), (z, f)),
+            {"V_adjoint": 3, "V": 1},
+            (0, 0),
+        ),
+        "solve_normal": (
+            lambda: posterior.solve_normal(posterior.y, 2.0),
+            {"U_adjoint": 1, "U": 2 if name == "circular" else 1},
+            (0, 0),
+        ),
     }
     rows = spied(posterior)
     for what, (call, maps, (A, A_adjoint)) in expected.items():
@@ -250,7 +315,10 @@ def test_closed_forms_are_counted_as_they_were_made(name):
         before = counted(posterior)
         call()
         assert rows == {way: n * ROWS for way, n in maps.items()}, what
-        assert counted(posterior) == {"A": before["A"] + A * ROWS, "A_adjoint": before["A_adjoint"] + A_adjoint * ROWS}, what
+        assert counted(posterior) == {
+            "A": before["A"] + A * ROWS,
+            "A_adjoint": before["A_adjoint"] + A_adjoint * ROWS,
+        }, what
 
 
 # --- what solves are used for -------------------------------------------------------------------------------------------
@@ -273,6 +341,9 @@ def test_a_filter_of_three_terms_equals_dense_functions(name):
     functions = [lambda lam: 1 / (0.3 + lam), lambda lam: lam, lambda lam: (-lam).exp() - 2]
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
     eigenvalues, basis = torch.linalg.eigh(A.T @ A)
-    expected = sum(one.flatten(1) @ (basis * f(eigenvalues)) @ basis.T for one, f in zip(x, functions, strict=True))
+    expected = sum(
+        one.flatten(1) @ (basis * f(eigenvalues)) @ basis.T
+        for one, f in zip(x, functions, strict=True)
+    )
     found = posterior.filter(x[0], functions[0], *zip(x[1:], functions[1:], strict=True))
     torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-6)

@@ -15,7 +15,13 @@ SHAPE = (2, 24, 30)
 
 def blur(boundary="reflect", kernel="defocus", width=2.5, shape=SHAPE, dtype=torch.float64):
     """The operator of `deblur` in this precision."""
-    return operators.clone(inverse.get_problem("deblur", kernel=kernel, width=width, boundary=boundary, kernel_size=7).operator(shape), "cpu", dtype)
+    return operators.clone(
+        inverse.get_problem(
+            "deblur", kernel=kernel, width=width, boundary=boundary, kernel_size=7
+        ).operator(shape),
+        "cpu",
+        dtype,
+    )
 
 
 def gram(operator):
@@ -30,14 +36,26 @@ def counted(apply):
 
 def test_a_periodic_blur_is_diagonal_in_the_fourier_basis():
     M, v = gram(blur("circular")), normal(3, *SHAPE)
-    torch.testing.assert_close(near_spectrum(M, v, 1e-6).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-6)  # deepinv keeps its spectrum in float32
+    torch.testing.assert_close(
+        near_spectrum(M, v, 1e-6).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-6
+    )  # deepinv keeps its spectrum in float32
 
 
 def test_a_blur_by_three_pixels_that_repeats_its_edge_is_diagonal_in_the_cosine_basis():
     """One repeated pixel is a mirror between pixels, and the kernel is symmetric."""
-    M = gram(operators.clone(operators.fft_blur(torch.tensor([[1.0, 2, 1], [2, 5, 2], [1, 2, 1]]) / 17, SHAPE, "replicate"), "cpu", torch.float64))
+    M = gram(
+        operators.clone(
+            operators.fft_blur(
+                torch.tensor([[1.0, 2, 1], [2, 5, 2], [1, 2, 1]]) / 17, SHAPE, "replicate"
+            ),
+            "cpu",
+            torch.float64,
+        )
+    )
     v = normal(3, *SHAPE)
-    torch.testing.assert_close(near_spectrum(M, v, 1e-12).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        near_spectrum(M, v, 1e-12).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-12
+    )
 
 
 def test_a_function_of_the_spectrum_is_that_of_the_map():
@@ -71,22 +89,39 @@ def test_the_basis_saves_most_iterations(boundary, kernel):
 
 def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
     operator = blur()
-    spectrum, v = near_spectrum(gram(operator), normal(1, *SHAPE)), normal(3, *SHAPE) * torch.tensor([1e-3, 1.0, 1e3]).reshape(3, 1, 1, 1)
+    spectrum, v = (
+        near_spectrum(gram(operator), normal(1, *SHAPE)),
+        normal(3, *SHAPE) * torch.tensor([1e-3, 1.0, 1e3]).reshape(3, 1, 1, 1),
+    )
 
     def solve(v):
         near = lambda r: spectrum.apply(lambda lam: 1 / (lam + 0.01), r)  # noqa: E731
-        return conjugate_gradient(lambda u: gram(operator)(u) + 0.01 * u, v, settings=CG(1e-6, 100), precondition=near)
+        return conjugate_gradient(
+            lambda u: gram(operator)(u) + 0.01 * u, v, settings=CG(1e-6, 100), precondition=near
+        )
 
-    torch.testing.assert_close(solve(v), torch.cat([solve(row[None]) for row in v]), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        solve(v), torch.cat([solve(row[None]) for row in v]), rtol=1e-10, atol=0
+    )
 
 
 @pytest.mark.parametrize("kernel", ["defocus", "gaussian"])
 def test_the_posterior_solves_to_its_tolerance(kernel):
     """Through the posterior, in float32 at its default settings; the Gaussian kernel's solve is closed-form, good to float32."""
-    prior, problem = inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5), inverse.get_problem("deblur", kernel=kernel, width=2.0)
-    posterior = problem.posterior(torch.rand(2, 3, 48, 48, generator=inverse.seeded(0)), prior=prior)
+    prior, problem = (
+        inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5),
+        inverse.get_problem("deblur", kernel=kernel, width=2.0),
+    )
+    posterior = problem.posterior(
+        torch.rand(2, 3, 48, 48, generator=inverse.seeded(0)), prior=prior
+    )
     signal = torch.tensor([0.01, 1.0])
     v = posterior.residual(torch.zeros(2, 3, 48, 48))
     u = posterior.solve_normal(v, signal)
-    left = v - signal.reshape(2, 1, 1, 1) * posterior.A(posterior.A_adjoint(u)) + signal.reshape(2, 1, 1, 1) * posterior.A(torch.zeros_like(v)) - 4e-4 * u
+    left = (
+        v
+        - signal.reshape(2, 1, 1, 1) * posterior.A(posterior.A_adjoint(u))
+        + signal.reshape(2, 1, 1, 1) * posterior.A(torch.zeros_like(v))
+        - 4e-4 * u
+    )
     assert (left.flatten(1).norm(dim=1) < 3e-5 * v.flatten(1).norm(dim=1)).all()

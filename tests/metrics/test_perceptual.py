@@ -24,7 +24,12 @@ def networks():
         torch.manual_seed(0)
         vgg = past_torchvision("torchvision.models.vgg")
         squeeze = past_torchvision("torchvision.models").squeezenet1_1(weights=None)
-        return {"squeeze": squeeze.state_dict(), "vgg": {f"features.{k}": v for k, v in vgg.make_layers(vgg.cfgs["D"]).state_dict().items()}}
+        return {
+            "squeeze": squeeze.state_dict(),
+            "vgg": {
+                f"features.{k}": v for k, v in vgg.make_layers(vgg.cfgs["D"]).state_dict().items()
+            },
+        }
 
 
 @pytest.fixture
@@ -48,27 +53,46 @@ def images(channels: int = 3, side: int = 48) -> tuple[torch.Tensor, torch.Tenso
 
 
 def result(mean: torch.Tensor, truth: torch.Tensor | None) -> Result:
-    return Result(mean[:, None], torch.zeros(len(mean), 1), torch.ones(len(mean), 1), Cost(), 0.0, truth)
+    return Result(
+        mean[:, None], torch.zeros(len(mean), 1), torch.ones(len(mean), 1), Cost(), 0.0, truth
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
     given("lpips", "squeeze", suffix)
     theirs = past_torchvision("torchmetrics.functional.image.lpips")
-    module = theirs._NoTrainLpips(pretrained=True, net="squeeze", pnet_rand=True)  # its linear layers, and random features
+    module = theirs._NoTrainLpips(
+        pretrained=True, net="squeeze", pnet_rand=True
+    )  # its linear layers, and random features
     with torch.no_grad():
-        features = {k.removeprefix("features."): v for k, v in networks["squeeze"].items() if k.startswith("features.")}
+        features = {
+            k.removeprefix("features."): v
+            for k, v in networks["squeeze"].items()
+            if k.startswith("features.")
+        }
         for block in module.net.slices:
-            block.load_state_dict({k: v for k, v in features.items() if k.split(".")[0] in dict(block.named_children())})
+            block.load_state_dict(
+                {
+                    k: v
+                    for k, v in features.items()
+                    if k.split(".")[0] in dict(block.named_children())
+                }
+            )
     truth, noisy = images()
     wanted = theirs._lpips_update(noisy, truth, net=module, normalize=True).mean()
-    assert METRICS["lpips"](result(noisy, truth)) == pytest.approx(float(wanted), rel=1e-5)  # float32 sums
+    assert METRICS["lpips"](result(noisy, truth)) == pytest.approx(
+        float(wanted), rel=1e-5
+    )  # float32 sums
     assert METRICS["lpips"](result(truth, truth)) == pytest.approx(0, abs=1e-7)
 
 
 def test_dists_is_torchmetrics_with_the_users_features(given, networks, monkeypatch):
     given("dists", "vgg")
-    theirs, vgg = past_torchvision("torchmetrics.functional.image.dists"), past_torchvision("torchvision.models.vgg")
+    theirs, vgg = (
+        past_torchvision("torchmetrics.functional.image.dists"),
+        past_torchvision("torchvision.models.vgg"),
+    )
 
     def local(weights):  # in the place of what downloads
         layers = vgg.make_layers(vgg.cfgs["D"])
@@ -78,7 +102,9 @@ def test_dists_is_torchmetrics_with_the_users_features(given, networks, monkeypa
     monkeypatch.setattr(theirs, "vgg16", local)
     truth, noisy = images()
     wanted = theirs.DISTSNetwork()(noisy, truth).mean().detach()
-    assert METRICS["dists"](result(noisy, truth)) == pytest.approx(float(wanted), rel=1e-4)  # float32, variances summed otherwise
+    assert METRICS["dists"](result(noisy, truth)) == pytest.approx(
+        float(wanted), rel=1e-4
+    )  # float32, variances summed otherwise
     assert METRICS["dists"](result(truth, truth)) == pytest.approx(0, abs=1e-5)
 
 
@@ -86,7 +112,9 @@ def test_a_grey_picture_is_one_of_equal_colours_and_what_is_none_has_no_score(gi
     given("lpips", "squeeze")
     truth, noisy = images(channels=1)
     grey = METRICS["lpips"](result(noisy, truth))
-    assert grey == pytest.approx(METRICS["lpips"](result(noisy.expand(-1, 3, -1, -1), truth.expand(-1, 3, -1, -1))), rel=1e-5)
+    assert grey == pytest.approx(
+        METRICS["lpips"](result(noisy.expand(-1, 3, -1, -1), truth.expand(-1, 3, -1, -1))), rel=1e-5
+    )
     assert METRICS["lpips"](result(noisy, None)) is None
     assert METRICS["lpips"](result(noisy[..., :31], truth[..., :31])) is None
     assert METRICS["lpips"](result(280 + noisy, 280 + truth)) is None
@@ -109,7 +137,10 @@ def test_a_suite_that_asks_for_it_needs_the_weights_before_it_runs(command, tmp_
     (tmp_path / "suite.toml").write_text(SUITE)
     monkeypatch.delenv("INVERSE_LPIPS_WEIGHTS", raising=False)
     ran = command("bench", "run", tmp_path / "suite.toml", "--out", tmp_path / "records")
-    ran.refused("line 3, metrics.2: metric lpips: INVERSE_LPIPS_WEIGHTS is not set", "alexnet-owt-7be5be79.pth")
+    ran.refused(
+        "line 3, metrics.2: metric lpips: INVERSE_LPIPS_WEIGHTS is not set",
+        "alexnet-owt-7be5be79.pth",
+    )
     assert not (tmp_path / "records").exists()
 
 
@@ -125,7 +156,11 @@ def test_a_record_says_which_network_scored_it(command, given, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"not a checkpoint", "cannot be read as a state dict"), (None, "cannot be read as a state dict (No such file or directory)")]
+    ("content", "words"),
+    [
+        (b"not a checkpoint", "cannot be read as a state dict"),
+        (None, "cannot be read as a state dict (No such file or directory)"),
+    ],
 )
 def test_a_file_that_is_none_is_one_line(tmp_path, monkeypatch, content, words):
     path = tmp_path / "weights.pth"
@@ -142,7 +177,10 @@ def test_the_wrong_network_and_half_of_one_are_refused(given, networks, tmp_path
     given("dists", "squeeze")
     with pytest.raises(InputError, match=r"holds squeezenet1_1; it takes vgg16"):
         METRICS["dists"].ready()
-    save_file({k: v for k, v in networks["squeeze"].items() if "12" not in k}, tmp_path / "half.safetensors")
+    save_file(
+        {k: v for k, v in networks["squeeze"].items() if "12" not in k},
+        tmp_path / "half.safetensors",
+    )
     monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "half.safetensors"))
     with pytest.raises(InputError, match="is not whole"):
         METRICS["lpips"].ready()

@@ -11,7 +11,16 @@ from conftest import normal
 import inverse
 from inverse.errors import InputError, OptionError
 from inverse.method import Weighted
-from inverse.particles.cloud import Cloud, CloudGenerators, ParticleMethod, ancestors, conditional_effective_size, effective_size, in_parts, next_temperature
+from inverse.particles.cloud import (
+    Cloud,
+    CloudGenerators,
+    ParticleMethod,
+    ancestors,
+    conditional_effective_size,
+    effective_size,
+    in_parts,
+    next_temperature,
+)
 from inverse.seeding import Generators, SharedStream
 
 SCHEMES = ("systematic", "stratified", "residual", "multinomial")
@@ -32,7 +41,9 @@ def cloud(images=2, particles=8, **options):
 
 def test_the_effective_size_follows_its_definition():
     W = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(effective_size(W.log() + 7), torch.tensor([8 / 3, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        effective_size(W.log() + 7), torch.tensor([8 / 3, 1.0], dtype=torch.float64)
+    )
 
 
 def test_the_conditional_effective_size_follows_its_definition():
@@ -43,18 +54,31 @@ def test_the_conditional_effective_size_follows_its_definition():
 
 def test_of_equal_weights_both_effective_sizes_agree():
     u = normal(2, 9)
-    torch.testing.assert_close(conditional_effective_size(torch.zeros(2, 9, dtype=torch.float64), u), effective_size(u))
+    torch.testing.assert_close(
+        conditional_effective_size(torch.zeros(2, 9, dtype=torch.float64), u), effective_size(u)
+    )
 
 
 def test_the_next_temperature_meets_its_target():
-    log_weights, log_likelihood, start = normal(3, 200), 40 * normal(3, 200, seed=1), torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64)
+    log_weights, log_likelihood, start = (
+        normal(3, 200),
+        40 * normal(3, 200, seed=1),
+        torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64),
+    )
     step = next_temperature(log_weights, log_likelihood, start, 0.7) - start
     reached = conditional_effective_size(log_weights, step[:, None] * log_likelihood)
-    torch.testing.assert_close(reached, torch.full((3,), 140.0, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        reached, torch.full((3,), 140.0, dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 def test_a_flat_likelihood_is_reached_at_once():
-    one = next_temperature(torch.zeros(1, 9, dtype=torch.float64), torch.full((1, 9), -3.0, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 0.99)
+    one = next_temperature(
+        torch.zeros(1, 9, dtype=torch.float64),
+        torch.full((1, 9), -3.0, dtype=torch.float64),
+        torch.zeros(1, dtype=torch.float64),
+        0.99,
+    )
     assert one.item() == 1
 
 
@@ -65,7 +89,9 @@ def test_a_flat_likelihood_is_reached_at_once():
 def test_resampling_preserves_expectations(scheme):
     """Mean offspring over 10^4 repeats, within 4.5 standard errors of N W (20 comparisons)."""
     W, repeats = normal(1, 20, seed=3).mul(1.5).softmax(1), 10_000
-    chosen = ancestors(W.log().expand(repeats, -1), SharedStream(stream("offspring"), repeats), scheme=scheme)
+    chosen = ancestors(
+        W.log().expand(repeats, -1), SharedStream(stream("offspring"), repeats), scheme=scheme
+    )
     offspring = torch.nn.functional.one_hot(chosen, 20).sum(1).double()
     error = offspring.std(0) / repeats**0.5
     assert ((offspring.mean(0) - 20 * W[0]).abs() <= 4.5 * error + 1e-9).all()
@@ -82,7 +108,9 @@ def test_the_expectation_of_a_function_is_preserved_when_fewer_are_drawn(scheme)
 
 def offspring_variance(scheme):
     W = normal(1, 20, seed=3).softmax(1)
-    chosen = ancestors(W.log().expand(4000, -1), SharedStream(stream("variance"), 4000), scheme=scheme)
+    chosen = ancestors(
+        W.log().expand(4000, -1), SharedStream(stream("variance"), 4000), scheme=scheme
+    )
     return torch.nn.functional.one_hot(chosen, 20).sum(1).double().var(0).sum()
 
 
@@ -114,7 +142,11 @@ def test_a_particle_of_weight_zero_is_never_chosen(scheme):
 
 @pytest.mark.parametrize("scheme", ["systematic", "stratified", "residual"])
 def test_equal_weights_are_left_alone(scheme):
-    chosen = ancestors(torch.full((3, 100), 0.3, dtype=torch.float64), SharedStream(stream("equal"), 3), scheme=scheme)
+    chosen = ancestors(
+        torch.full((3, 100), 0.3, dtype=torch.float64),
+        SharedStream(stream("equal"), 3),
+        scheme=scheme,
+    )
     assert torch.equal(chosen, torch.arange(100).expand(3, -1))
 
 
@@ -251,12 +283,18 @@ def test_a_particle_at_nan_is_moved_to_the_heaviest():
 def test_a_cloud_of_nan_is_an_error_that_names_the_level():
     u = normal(16)
     u[8:] = math.nan
-    with pytest.raises(InputError, match=r"all 8 particles of measurement 1 have NaN or infinity at noise level sigma = 3.25"):
+    with pytest.raises(
+        InputError,
+        match=r"all 8 particles of measurement 1 have NaN or infinity at noise level sigma = 3.25",
+    ):
         cloud().reweight(u, 3.25)
 
 
 def test_a_cloud_of_probability_zero_is_an_error_that_names_the_level():
-    with pytest.raises(InputError, match=r"all 8 particles of measurement 0 have probability zero or NaN at noise level sigma = 7"):
+    with pytest.raises(
+        InputError,
+        match=r"all 8 particles of measurement 0 have probability zero or NaN at noise level sigma = 7",
+    ):
         cloud().reweight(torch.full((16,), -math.inf), 7.0)
 
 
@@ -276,9 +314,17 @@ class Importance(ParticleMethod):
 
 
 def posterior(images=2, n=2):
-    prior = inverse.GaussianPrior(torch.zeros(1, 1, n, dtype=torch.float64), torch.eye(n, dtype=torch.float64))
+    prior = inverse.GaussianPrior(
+        torch.zeros(1, 1, n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
+    )
     y = normal(images, 1, 1, n)
-    return inverse.Posterior(prior, inverse.operator(lambda x: x, shape=(1, 1, n)), y, inverse.GaussianNoise(1.0), dtype=torch.float64)
+    return inverse.Posterior(
+        prior,
+        inverse.operator(lambda x: x, shape=(1, 1, n)),
+        y,
+        inverse.GaussianNoise(1.0),
+        dtype=torch.float64,
+    )
 
 
 def test_a_particle_method_is_a_few_lines():
@@ -308,8 +354,12 @@ def test_more_samples_than_particles_are_the_cloud():
 def test_images_of_an_ensemble_do_not_see_each_other():
     whole = posterior(images=3)
     together = inverse.solve(whole, Importance(), samples=5)
-    alone = inverse.Posterior(whole.prior, whole.operator, whole.y[1:2], whole.noise, dtype=torch.float64)
-    assert torch.equal(inverse.solve(alone, Importance(), samples=5, first_image=1).samples[0], together.samples[1])
+    alone = inverse.Posterior(
+        whole.prior, whole.operator, whole.y[1:2], whole.noise, dtype=torch.float64
+    )
+    assert torch.equal(
+        inverse.solve(alone, Importance(), samples=5, first_image=1).samples[0], together.samples[1]
+    )
 
 
 def test_the_trace_is_kept_with_the_result(tmp_path):
@@ -325,7 +375,10 @@ def test_the_trace_is_kept_with_the_result(tmp_path):
     ("options", "words"),
     [
         ({"particles": 0}, "particles must be at least 2, got 0"),
-        ({"particles": 1}, "particles must be at least 2, got 1: the weights of a single one are always 1"),
+        (
+            {"particles": 1},
+            "particles must be at least 2, got 1: the weights of a single one are always 1",
+        ),
         ({"ess_threshold": 0.0}, r"ess_threshold must lie in \(0, 1\], got 0"),
         ({"ess_threshold": 1.5}, r"ess_threshold must lie in \(0, 1\], got 1.5"),
         ({"islands": 0}, "islands must be at least 1, got 0"),
@@ -338,13 +391,17 @@ def test_a_cloud_that_cannot_be_is_refused(options, words):
 
 @pytest.mark.parametrize("islands", [3, 16])
 def test_islands_must_divide_the_particles(islands):
-    with pytest.raises(OptionError, match="islands must divide the 16 particles into clouds of at least 2"):
+    with pytest.raises(
+        OptionError, match="islands must divide the 16 particles into clouds of at least 2"
+    ):
         inverse.solve(posterior(), Importance(islands=islands))
 
 
 def test_noise_without_a_density_is_refused():
     p = posterior()
-    noiseless = inverse.Posterior(p.prior, p.operator, p.y, inverse.GaussianNoise(0.0), dtype=torch.float64)
+    noiseless = inverse.Posterior(
+        p.prior, p.operator, p.y, inverse.GaussianNoise(0.0), dtype=torch.float64
+    )
     with pytest.raises(inverse.InverseError, match="importance needs sigma_y > 0"):
         inverse.solve(noiseless, Importance())
 

@@ -18,13 +18,18 @@ SHAPE = (3, 8, 8)
 @pytest.fixture(params=["blur", "blur-circular", "inpainting"])
 def posterior(request):
     prior = image_prior()
-    return problems()[request.param].posterior(normal(2, *SHAPE).sigmoid(), prior=prior, dtype=torch.float64)
+    return problems()[request.param].posterior(
+        normal(2, *SHAPE).sigmoid(), prior=prior, dtype=torch.float64
+    )
 
 
 def precision(posterior):
     """H = A^T R^-1 A in model units, and A^T R^-1 (y - A 0) of the first row."""
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
-    r = (posterior.y - posterior.operator.A(posterior.prior.decode(torch.zeros(1, *SHAPE, dtype=torch.float64)))).flatten(1)[0]
+    r = (
+        posterior.y
+        - posterior.operator.A(posterior.prior.decode(torch.zeros(1, *SHAPE, dtype=torch.float64)))
+    ).flatten(1)[0]
     return A.T @ A / posterior.sigma_y**2, A.T @ r / posterior.sigma_y**2, r
 
 
@@ -36,21 +41,41 @@ def test_the_mass_is_that_of_a_gaussian(posterior, power):
     seen = A.abs().sum(1) > 0
     A, r, m = A[seen], posterior.residual(z).flatten(1)[0][seen], int(seen.sum())
     R = torch.eye(m, dtype=torch.float64) * posterior.sigma_y**2
-    tempered = torch.distributions.MultivariateNormal(torch.zeros(m, dtype=torch.float64), variance * A @ A.T + R / power)
-    scale = 0.5 * m * (1 - power) * math.log(2 * math.pi * posterior.sigma_y**2) - 0.5 * m * math.log(power)
-    torch.testing.assert_close(Tilt(posterior).log_mass(z, variance, power)[0], tempered.log_prob(r) + scale, rtol=1e-6, atol=1e-6)
+    tempered = torch.distributions.MultivariateNormal(
+        torch.zeros(m, dtype=torch.float64), variance * A @ A.T + R / power
+    )
+    scale = 0.5 * m * (1 - power) * math.log(
+        2 * math.pi * posterior.sigma_y**2
+    ) - 0.5 * m * math.log(power)
+    torch.testing.assert_close(
+        Tilt(posterior).log_mass(z, variance, power)[0],
+        tempered.log_prob(r) + scale,
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 def test_a_mass_without_variance_is_the_likelihood(posterior):
     z = normal(2, *SHAPE)
-    torch.testing.assert_close(Tilt(posterior).log_mass(z, 0.0, 0.4), 0.4 * posterior.log_likelihood(z))
+    torch.testing.assert_close(
+        Tilt(posterior).log_mass(z, 0.0, 0.4), 0.4 * posterior.log_likelihood(z)
+    )
 
 
 def test_draws_have_the_tilted_mean_and_covariance(posterior):
     """1000 draws: the mean along 5 directions within 4 standard errors, variances along them within 4 x sqrt(2 / 1000)."""
     many, variance, power = posterior.rows(500), 0.7, 0.3
     many.y = posterior.y[:1].expand(1000, *posterior.y.shape[1:])
-    x = Tilt(many).draw(torch.zeros(1000, *SHAPE, dtype=torch.float64), variance, power, SharedStream(inverse.seeded("tilt"), 1000)).flatten(1)
+    x = (
+        Tilt(many)
+        .draw(
+            torch.zeros(1000, *SHAPE, dtype=torch.float64),
+            variance,
+            power,
+            SharedStream(inverse.seeded("tilt"), 1000),
+        )
+        .flatten(1)
+    )
     H, Ar, _ = precision(posterior)
     C = torch.linalg.inv(power * H + torch.eye(192, dtype=torch.float64) / variance)
     directions = torch.cat([normal(192, 3), torch.linalg.eigh(H)[1][:, [-1, -20]]], 1)
@@ -103,26 +128,50 @@ def gaussian_parts():
 def test_unadjusted_langevin_has_its_known_bias():
     """The stationary variance of x' = (1 - 3h) x + sqrt(2h) z is 1 / (3 (1 - 3h / 2)); within 4 standard errors."""
     score, gradient, _ = gaussian_parts()
-    x = langevin(normal(COUNT, 1), STEP, 40, score, gradient, SharedStream(inverse.seeded("ula"), COUNT))
+    x = langevin(
+        normal(COUNT, 1), STEP, 40, score, gradient, SharedStream(inverse.seeded("ula"), COUNT)
+    )
     expected = 1 / (3 * (1 - 1.5 * STEP))
     assert abs(float(x.var()) / expected - 1) < 4 * (2 / COUNT) ** 0.5
 
 
 def test_adjusted_langevin_has_none():
     score, gradient, log_factor = gaussian_parts()
-    x = adjusted_langevin(normal(COUNT, 1), STEP, 40, score, gradient, log_factor, SharedStream(inverse.seeded("mala"), COUNT))
+    x = adjusted_langevin(
+        normal(COUNT, 1),
+        STEP,
+        40,
+        score,
+        gradient,
+        log_factor,
+        SharedStream(inverse.seeded("mala"), COUNT),
+    )
     assert abs(float(x.var()) * 3 - 1) < 4 * (2 / COUNT) ** 0.5
 
 
 def test_adjusted_langevin_refuses_what_is_not_a_number():
     score, gradient, _ = gaussian_parts()
     start, streams = normal(10, 1), SharedStream(inverse.seeded(0), 10)
-    moved = adjusted_langevin(start, STEP, 3, score, gradient, lambda x: torch.where(x == start, 0.0, math.nan)[:, 0], streams)
+    moved = adjusted_langevin(
+        start,
+        STEP,
+        3,
+        score,
+        gradient,
+        lambda x: torch.where(x == start, 0.0, math.nan)[:, 0],
+        streams,
+    )
     assert torch.equal(moved, start)
 
 
 def test_a_tilt_needs_a_linear_operator():
     saturating = inverse.operator(torch.tanh, shape=SHAPE, linear=False)
-    posterior = inverse.Posterior(image_prior(), saturating, normal(1, *SHAPE), inverse.GaussianNoise(0.1), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        image_prior(),
+        saturating,
+        normal(1, *SHAPE),
+        inverse.GaussianNoise(0.1),
+        dtype=torch.float64,
+    )
     with pytest.raises(inverse.InverseError, match="a tilt needs a linear operator"):
         Tilt(posterior)

@@ -18,7 +18,12 @@ from inverse.particles.tempered_likelihood import Tilt
 from inverse.seeding import Generators
 
 SHAPE = (1, 1, 2)
-A, C, SIGMA_Y, Y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([1.0, 0.3], dtype=torch.float64), 0.5, 1.3
+A, C, SIGMA_Y, Y = (
+    torch.tensor([[1.0, 0.5]], dtype=torch.float64),
+    torch.tensor([1.0, 0.3], dtype=torch.float64),
+    0.5,
+    1.3,
+)
 H = A.T @ A / SIGMA_Y**2
 SDE = {"variant": "sde"}
 ODE = {"variant": "ode", "corrector_steps": 2, "sigma_max": 20.0}
@@ -27,17 +32,27 @@ ODE = {"variant": "ode", "corrector_steps": 2, "sigma_max": 20.0}
 def posterior(images=1, matrix=A, sigma_y=SIGMA_Y):
     prior = inverse.GaussianPrior(torch.zeros(SHAPE, dtype=torch.float64), torch.diag(C))
     y = torch.full((images, 1, 1, 1), Y, dtype=torch.float64)
-    return inverse.Posterior(prior, operators.dense(matrix, SHAPE), y, inverse.GaussianNoise(sigma_y), dtype=torch.float64)
+    return inverse.Posterior(
+        prior,
+        operators.dense(matrix, SHAPE),
+        y,
+        inverse.GaussianNoise(sigma_y),
+        dtype=torch.float64,
+    )
 
 
 def solve(images, samples, seed=0, on=None, **options):
-    return inverse.solve(on or posterior(images), inverse.get_method("afdps", **SDE | options), samples, seed)
+    return inverse.solve(
+        on or posterior(images), inverse.get_method("afdps", **SDE | options), samples, seed
+    )
 
 
 def other(operator, y=0.0, sigma_y=0.5, images=1, noise=None):
     """The same prior with another operator and measurement."""
     y = torch.full((images, 1, 1, 1), y, dtype=torch.float64)
-    return inverse.Posterior(posterior().prior, operator, y, noise or inverse.GaussianNoise(sigma_y), dtype=torch.float64)
+    return inverse.Posterior(
+        posterior().prior, operator, y, noise or inverse.GaussianNoise(sigma_y), dtype=torch.float64
+    )
 
 
 def second_moments(result):
@@ -48,10 +63,16 @@ def second_moments(result):
 
 def gaussian(variances, power=1.0, matrix=A, sigma_y=SIGMA_Y):
     """Mean, second moments and log-mass of N(0, diag(variances)) N(y; A x, sigma_y^2)^power."""
-    covariance = torch.linalg.inv(torch.diag(1 / variances) + power * matrix.T @ matrix / sigma_y**2)
+    covariance = torch.linalg.inv(
+        torch.diag(1 / variances) + power * matrix.T @ matrix / sigma_y**2
+    )
     mean = covariance @ matrix.T[:, 0] * power * Y / sigma_y**2
     S = float(matrix @ (variances[:, None] * matrix.T)) + sigma_y**2 / power
-    log_mass = -0.5 * (Y**2 / S + math.log(2 * math.pi * S)) + 0.5 * (1 - power) * math.log(2 * math.pi * sigma_y**2) - 0.5 * math.log(power)
+    log_mass = (
+        -0.5 * (Y**2 / S + math.log(2 * math.pi * S))
+        + 0.5 * (1 - power) * math.log(2 * math.pi * sigma_y**2)
+        - 0.5 * math.log(power)
+    )
     return mean, covariance + torch.outer(mean, mean), log_mass
 
 
@@ -73,18 +94,39 @@ def chain(steps, sigma_max, sde=True):
 def within(found, expected, errors):
     """The mean over images within so many standard errors, per entry."""
     error = found.std(0) / len(found) ** 0.5
-    assert ((found.mean(0) - expected).abs() <= errors * error).all(), (found.mean(0), expected, error)
+    assert ((found.mean(0) - expected).abs() <= errors * error).all(), (
+        found.mean(0),
+        expected,
+        error,
+    )
 
 
 # --- nothing measured -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", ["girsanov", "pde"])
-@pytest.mark.parametrize("options", [{}, {"substep": "euler"}, {"variant": "ode"}, {"variant": "ode", "corrector": "mala"}], ids=str)
-@pytest.mark.parametrize(("matrix", "sigma_y", "bound"), [(0 * A, 0.5, 1e-12), (A, 1e6, 1e-6)], ids=["no operator", "infinite noise"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"substep": "euler"}, {"variant": "ode"}, {"variant": "ode", "corrector": "mala"}],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("matrix", "sigma_y", "bound"),
+    [(0 * A, 0.5, 1e-12), (A, 1e6, 1e-6)],
+    ids=["no operator", "infinite noise"],
+)
 def test_without_data_all_weights_are_equal(weights, options, matrix, sigma_y, bound):
     gamma = {} if matrix.any() else {"gamma": 1.0}
-    result = solve(1, 32, on=posterior(1, matrix, sigma_y), steps=10, weights=weights, sigma_max=20.0, **options, **gamma)
+    result = solve(
+        1,
+        32,
+        on=posterior(1, matrix, sigma_y),
+        steps=10,
+        weights=weights,
+        sigma_max=20.0,
+        **options,
+        **gamma,
+    )
     assert (result.log_weights + math.log(32)).abs().max() < bound
     assert result.provenance["trace"][-1]["survivors"] == [32]
 
@@ -94,7 +136,9 @@ def test_without_data_the_flow_is_the_prior_sampler():
     blind = other(inverse.operator(lambda x: 0 * x[..., :1], shape=SHAPE, linear=False))
     result = solve(1, 8, on=blind, steps=10, variant="ode", corrector="none", particles=8)
     sigmas = inverse.noise_levels(blind, "karras", 10)
-    x = sigmas[0] * CloudGenerators([Generators.for_samples(0, 1, 8).rows[0]]).randn_like(torch.empty(8, *SHAPE, dtype=torch.float64))
+    x = sigmas[0] * CloudGenerators([Generators.for_samples(0, 1, 8).rows[0]]).randn_like(
+        torch.empty(8, *SHAPE, dtype=torch.float64)
+    )
     *_, expected = inverse.get_sampler("ddim")(blind.denoise, x, sigmas, None)
     torch.testing.assert_close(result.samples[0], expected, rtol=1e-12, atol=1e-12)
 
@@ -121,7 +165,9 @@ def test_the_weights_of_the_sde_are_exact_for_its_chain(substep):
 def test_the_weights_of_the_flow_are_exact_for_its_chain():
     """Without corrector the final weights are p(y | x_0) times those of the start, and nothing else."""
     one = posterior()
-    result = solve(1, 50, on=one, steps=20, variant="ode", corrector="none", ess_threshold=1e-9, seed=2)
+    result = solve(
+        1, 50, on=one, steps=20, variant="ode", corrector="none", ess_threshold=1e-9, seed=2
+    )
     start, s = Tilt(one.rows(50)), levels(20, 80.0)[0]
     x = result.samples[0] / (chain(20, 80.0, sde=False)[-1] ** 0.5 / s).reshape(SHAPE)
     power = 1 / (1 + (one.norm_squared**0.5 * s / SIGMA_Y) ** 2)
@@ -129,14 +175,19 @@ def test_the_weights_of_the_flow_are_exact_for_its_chain():
     expected = rows.log_likelihood(result.samples[0]) - power * rows.log_likelihood(x)
     torch.testing.assert_close(result.log_weights[0], expected.log_softmax(0), rtol=1e-6, atol=1e-6)
     mass = start.log_mass(torch.zeros(50, *SHAPE, dtype=torch.float64), s * s, power)[0]
-    torch.testing.assert_close(result.log_evidence[0], mass + expected.logsumexp(0) - math.log(50), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        result.log_evidence[0], mass + expected.logsumexp(0) - math.log(50), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_the_chains_error_halves_with_the_step():
     """The only error of exact weights; ratios of the covariance's error, 1.7 to 2.3."""
     truth = gaussian(C)
     for sde in (True, False):
-        errors = [(gaussian(chain(steps, 80.0, sde)[-1])[1] - truth[1]).norm() for steps in (100, 200, 400)]
+        errors = [
+            (gaussian(chain(steps, 80.0, sde)[-1])[1] - truth[1]).norm()
+            for steps in (100, 200, 400)
+        ]
         assert all(1.7 < a / b < 2.3 for a, b in pairwise(errors)), errors
 
 
@@ -156,23 +207,43 @@ def test_the_error_falls_as_the_root_of_the_number_of_particles():
     """Slope of log RMSE of the mean over N = 40, 160, 640, 60 clouds each; its own standard error is 0.04."""
     truth, errors = gaussian(C)[0], []
     for n in (40, 160, 640):
-        errors.append(float((solve(60, n, steps=40, seed=4, **ODE).mean.flatten(1) - truth).square().mean().sqrt()))
+        errors.append(
+            float(
+                (solve(60, n, steps=40, seed=4, **ODE).mean.flatten(1) - truth)
+                .square()
+                .mean()
+                .sqrt()
+            )
+        )
     slope = math.log(errors[2] / errors[0]) / math.log(16)
     assert -0.65 < slope < -0.4, errors
 
 
-@pytest.mark.parametrize("options", [{"variant": "ode"}, {"variant": "ode", "corrector": "mala"}, {}], ids=["ode", "mala", "sde"])
+@pytest.mark.parametrize(
+    "options",
+    [{"variant": "ode"}, {"variant": "ode", "corrector": "mala"}, {}],
+    ids=["ode", "mala", "sde"],
+)
 def test_the_cloud_follows_its_path(options):
     """At three levels q_t ~ N(0, C + t^2) p(y | x)^a: mean and second moments within 4 standard errors (of the sde's own chain)."""
     steps, images, n = 100, 40, 250
     rows, generator = posterior(images).rows(n), Generators.for_samples(5, images, n)
     sigmas, law = levels(steps, 20.0), chain(steps, 20.0)
     with torch.no_grad():
-        iterates = list(inverse.get_method("afdps", steps=steps, sigma_max=20.0, **SDE | options).run(rows, n, generator))
+        iterates = list(
+            inverse.get_method("afdps", steps=steps, sigma_max=20.0, **SDE | options).run(
+                rows, n, generator
+            )
+        )
     for k in (30, 60, 90):
         t = sigmas[k]
-        mean, second, _ = gaussian(C + t * t if options else law[k], 1 / (1 + (float((A @ A.T).sqrt()) * t / SIGMA_Y) ** 2))
-        w, x = iterates[k - 1].log_weights.view(images, n).softmax(1), iterates[k - 1].x.view(images, n, 2)
+        mean, second, _ = gaussian(
+            C + t * t if options else law[k], 1 / (1 + (float((A @ A.T).sqrt()) * t / SIGMA_Y) ** 2)
+        )
+        w, x = (
+            iterates[k - 1].log_weights.view(images, n).softmax(1),
+            iterates[k - 1].x.view(images, n, 2),
+        )
         within(torch.einsum("is,isa->ia", w, x), mean, 4)
         within(torch.einsum("is,isa,isb->iab", w, x, x), second, 4)
 
@@ -183,12 +254,22 @@ def test_the_cloud_follows_its_path(options):
 def test_the_papers_weights_converge_to_the_exact_ones():
     """The evidence's error of the Euler step of the reaction term halves with the step: ratios 1.5 to 2.6, 20 clouds of 250."""
     truth = gaussian(C)[2]
-    errors = [float((solve(20, 250, steps=steps, weights="pde", seed=6, **ODE).log_evidence - truth).exp().mean().log()) for steps in (30, 60, 120)]
+    errors = [
+        float(
+            (solve(20, 250, steps=steps, weights="pde", seed=6, **ODE).log_evidence - truth)
+            .exp()
+            .mean()
+            .log()
+        )
+        for steps in (30, 60, 120)
+    ]
     assert all(1.5 < a / b < 2.6 for a, b in pairwise(errors)), errors
     assert abs(errors[2]) < 0.2
 
 
-SATURATING = inverse.operator(lambda x: (2 * x[..., :1]).tanh() + x[..., 1:] / 2, shape=SHAPE, linear=False)
+SATURATING = inverse.operator(
+    lambda x: (2 * x[..., :1]).tanh() + x[..., 1:] / 2, shape=SHAPE, linear=False
+)
 
 
 class Antithetic(CloudGenerators):
@@ -199,7 +280,9 @@ class Antithetic(CloudGenerators):
         return torch.stack([half, -half], 1).flatten(0, 1)
 
 
-@pytest.mark.parametrize("operator", [operators.dense(A, SHAPE), SATURATING], ids=["linear", "nonlinear"])
+@pytest.mark.parametrize(
+    "operator", [operators.dense(A, SHAPE), SATURATING], ids=["linear", "nonlinear"]
+)
 @pytest.mark.parametrize("variant", ["sde", "ode"])
 def test_the_papers_increment_is_the_expectation_of_the_exact_one(variant, operator):
     """From each of 6 points, mean exp(exact increment) over 4000 moves against the reaction term: within 3 per cent at a short step."""
@@ -209,10 +292,14 @@ def test_the_papers_increment_is_the_expectation_of_the_exact_one(variant, opera
         x, s, t = normal(6, *SHAPE).repeat_interleave(4000, 0), 1.5, 1.5 * (1 - shorter)
         found = []
         for weights in ("girsanov", "pde"):
-            method = inverse.get_method("afdps", variant=variant, weights=weights, substep="euler", gamma=1.0)
+            method = inverse.get_method(
+                "afdps", variant=variant, weights=weights, substep="euler", gamma=1.0
+            )
             tilt = Tilt(p) if p.linear else None
             a, b = (method._power(p, level, 80.0) for level in (s, t))
-            increments = method._move(p, Cloud(x, Antithetic([inverse.seeded("step")])), tilt, s, t, a, b)[1]
+            increments = method._move(
+                p, Cloud(x, Antithetic([inverse.seeded("step")])), tilt, s, t, a, b
+            )[1]
             found.append(increments.view(6, 4000).exp().mean(1).log())
         gaps.append(float((found[0] - found[1]).abs().max() / found[0].abs().max()))
     assert gaps[1] < 0.03
@@ -246,7 +333,9 @@ def test_both_modes_keep_their_masses():
     problem = inverse.get_problem("bimodal", mass=0.7)
     p = problem.posterior(0)
     exact = problem.exact(p.y[0])
-    runs = [solve(1, 1500, seed=s, on=p, variant="ode", corrector="mala", steps=60) for s in range(6)]
+    runs = [
+        solve(1, 1500, seed=s, on=p, variant="ode", corrector="mala", steps=60) for s in range(6)
+    ]
     masses = torch.stack([(r.weights[0] * (r.samples[0].flatten(1)[:, 0] > 0)).sum() for r in runs])
     assert abs(float(masses.mean()) - 0.7) < 0.05
     within(torch.stack([(r.log_evidence[0] - exact.log_evidence).exp() for r in runs]), 1.0, 3)
@@ -261,8 +350,18 @@ def test_a_mixtures_modes_keep_their_masses():
     exact = problem.exact(p.y[0]).law
 
     def distance(x, w):
-        nearest = torch.cdist(p.prior.encode(x).flatten(1).double(), exact.means.flatten(1)).argmin(1)
-        return 0.5 * (torch.zeros(25, dtype=torch.float64).index_add(0, nearest, w.double()) - exact.weights).abs().sum()
+        nearest = torch.cdist(p.prior.encode(x).flatten(1).double(), exact.means.flatten(1)).argmin(
+            1
+        )
+        return (
+            0.5
+            * (
+                torch.zeros(25, dtype=torch.float64).index_add(0, nearest, w.double())
+                - exact.weights
+            )
+            .abs()
+            .sum()
+        )
 
     mine = solve(1, 3000, on=p, variant="ode", corrector="mala", steps=60)
     assert distance(mine.samples[0], mine.weights[0]) < 0.05
@@ -274,7 +373,13 @@ def test_a_mixtures_modes_keep_their_masses():
 # --- nonlinear operators ----------------------------------------------------------------------------------------------
 
 
-NONLINEAR = [{}, {"variant": "ode"}, {"variant": "ode", "corrector": "mala"}, {"variant": "ode", "weights": "pde"}, {"variant": "ode", "anneal": "linear"}]
+NONLINEAR = [
+    {},
+    {"variant": "ode"},
+    {"variant": "ode", "corrector": "mala"},
+    {"variant": "ode", "weights": "pde"},
+    {"variant": "ode", "anneal": "linear"},
+]
 
 
 @pytest.mark.parametrize("options", NONLINEAR, ids=str)
@@ -283,7 +388,9 @@ def test_a_nonlinear_operator_meets_quadrature(options):
     p = other(SATURATING, 0.6, 0.3, images=20)
     axes = torch.linspace(-6, 6, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(axes, axes)
-    log_joint = p.prior.log_density(grid.view(-1, *SHAPE)) + p.noise.log_prob(p.y[:1], SATURATING.A(grid.view(-1, *SHAPE)))
+    log_joint = p.prior.log_density(grid.view(-1, *SHAPE)) + p.noise.log_prob(
+        p.y[:1], SATURATING.A(grid.view(-1, *SHAPE))
+    )
     mean, log_z = log_joint.softmax(0) @ grid, log_joint.logsumexp(0) + 2 * math.log(12 / 400)
     result = solve(20, 300, on=p, steps=80, sigma_max=20.0, **options)
     found, z = result.mean.flatten(1), (result.log_evidence - log_z).exp()
@@ -302,11 +409,18 @@ def test_permuted_particles_are_permuted_in_the_next_step():
         def randn_like(self, x):
             return super().randn_like(x)[order]
 
-    for options in ({}, {"substep": "euler"}, {"variant": "ode"}, {"weights": "pde", "substep": "euler"}):
+    for options in (
+        {},
+        {"substep": "euler"},
+        {"variant": "ode"},
+        {"weights": "pde", "substep": "euler"},
+    ):
         method, found = inverse.get_method("afdps", **SDE | options), []
         for kind in (CloudGenerators, Permuted):
             x = normal(20, *SHAPE)
-            cloud = Cloud(x if kind is CloudGenerators else x[order], kind([inverse.seeded("noise")]))
+            cloud = Cloud(
+                x if kind is CloudGenerators else x[order], kind([inverse.seeded("noise")])
+            )
             found.append(method._move(p, cloud, Tilt(p), 2.0, 1.0, 0.2, 0.4))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(other, one[order])
@@ -318,10 +432,14 @@ def test_permuted_images_are_permuted_answers():
     method = inverse.get_method("afdps", steps=10)
     together = inverse.solve(whole, method, samples=20)
     for i in range(3):
-        alone = inverse.Posterior(whole.prior, whole.operator, whole.y[i : i + 1], whole.noise, dtype=torch.float64)
+        alone = inverse.Posterior(
+            whole.prior, whole.operator, whole.y[i : i + 1], whole.noise, dtype=torch.float64
+        )
         single = inverse.solve(alone, method, samples=20, first_image=i)
         torch.testing.assert_close(single.samples[0], together.samples[i], rtol=0, atol=1e-10)
-        torch.testing.assert_close(single.log_weights[0], together.log_weights[i], rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            single.log_weights[0], together.log_weights[i], rtol=0, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("islands", [1, 4])
@@ -361,7 +479,9 @@ def test_bad_options_are_one_line(options, words):
 
 def broken(when):
     """An operator that is NaN where `when` holds of x_1."""
-    return inverse.operator(lambda x: torch.where(when(x[..., :1]), math.nan, x[..., :1]), shape=SHAPE, linear=False)
+    return inverse.operator(
+        lambda x: torch.where(when(x[..., :1]), math.nan, x[..., :1]), shape=SHAPE, linear=False
+    )
 
 
 def test_particles_at_which_the_operator_is_nan_are_left_out():
@@ -373,12 +493,17 @@ def test_particles_at_which_the_operator_is_nan_are_left_out():
 
 
 def test_an_operator_that_is_nan_everywhere_is_an_error_at_a_level():
-    with pytest.raises(InputError, match=r"all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 80"):
+    with pytest.raises(
+        InputError,
+        match=r"all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 80",
+    ):
         solve(1, 1, on=other(broken(lambda x: x == x)))
 
 
 def test_annealing_by_the_noise_needs_gaussian_noise():
     p = other(operators.dense(A, SHAPE), 1.0, noise=inverse.LaplaceNoise(0.5))
-    with pytest.raises(inverse.InverseError, match="anneal=noise-aware needs Gaussian noise; use anneal=linear"):
+    with pytest.raises(
+        inverse.InverseError, match="anneal=noise-aware needs Gaussian noise; use anneal=linear"
+    ):
         solve(1, 4, on=p)
     assert torch.isfinite(solve(1, 16, on=p, anneal="linear", variant="ode", steps=20).mean).all()

@@ -69,20 +69,35 @@ def conjugate(name: str, side: int = 4) -> Conjugate:
     generator = torch.Generator().manual_seed(7)
     grid = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
     covariance = (0.12 / SCALE) ** 2 * torch.exp(-0.5 * (torch.cdist(grid, grid) / 2) ** 2)
-    prior = inverse.GaussianPrior(torch.full(shape, (0.5 - SHIFT) / SCALE, dtype=torch.float64), covariance, shift=SHIFT, scale=SCALE)
+    prior = inverse.GaussianPrior(
+        torch.full(shape, (0.5 - SHIFT) / SCALE, dtype=torch.float64),
+        covariance,
+        shift=SHIFT,
+        scale=SCALE,
+    )
     noise, physics = inverse.GaussianNoise(SIGMA_Y), None
     if name == "inpainting":
         mask = (torch.randperm(n, generator=generator) < n // 2).reshape(shape)
-        noise, physics = inverse.GaussianNoise(SIGMA_Y, observed=mask), inverse.physics.Inpainting(img_size=shape, mask=mask.double())
+        noise, physics = (
+            inverse.GaussianNoise(SIGMA_Y, observed=mask),
+            inverse.physics.Inpainting(img_size=shape, mask=mask.double()),
+        )
     elif name == "blur":
         physics = inverse.physics.BlurFFT(img_size=shape, filter=torch.ones(1, 1, 3, 3) / 9)
     else:
         matrix = torch.randn(n // 2, n, generator=generator, dtype=torch.float64) / n**0.5
         physics = inverse.operator(lambda x: x.flatten(1) @ matrix.T, shape=shape)
     out_shape = (n // 2,) if name == "dense" else shape
-    probe = inverse.Posterior(prior, physics, torch.zeros(1, *out_shape), noise, dtype=torch.float64)
+    probe = inverse.Posterior(
+        prior, physics, torch.zeros(1, *out_shape), noise, dtype=torch.float64
+    )
     H = probe.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *shape)).flatten(1).T
-    truth = prior.decode(prior.mean + (_root(covariance) @ torch.randn(n, generator=generator, dtype=torch.float64)).reshape(shape))
+    truth = prior.decode(
+        prior.mean
+        + (_root(covariance) @ torch.randn(n, generator=generator, dtype=torch.float64)).reshape(
+            shape
+        )
+    )
     y = noise.sample(probe.operator.A(truth[None]), generator)
     settings = inverse.Execution(solver=inverse.CG(1e-12, 200))
     posterior = inverse.Posterior(prior, physics, y, noise, dtype=torch.float64, execution=settings)
@@ -106,7 +121,12 @@ class Law:
         """Wasserstein-2 distance of two Gaussians."""
         root = _root(self.covariance)
         cross = _root(root @ other.covariance @ root)
-        return float(((self.mean - other.mean).square().sum() + (self.covariance + other.covariance - 2 * cross).trace().clamp_min(0)).sqrt())
+        return float(
+            (
+                (self.mean - other.mean).square().sum()
+                + (self.covariance + other.covariance - 2 * cross).trace().clamp_min(0)
+            ).sqrt()
+        )
 
 
 def _root(M: Tensor) -> Tensor:
@@ -147,7 +167,9 @@ def assert_law(x: Tensor, law: Law) -> None:
     error = (variances[:, None] * variances + law.covariance**2).div(n).sqrt()
     covariance_error = (x.T.cov() - law.covariance).abs() / (error + 1e-6)
     assert float(mean_error.max()) < 4, f"mean off by {float(mean_error.max()):.1f} standard errors"
-    assert float(covariance_error.max()) < 4.5, f"covariance off by {float(covariance_error.max()):.1f} standard errors"
+    assert float(covariance_error.max()) < 4.5, (
+        f"covariance off by {float(covariance_error.max()):.1f} standard errors"
+    )
 
 
 # --- the closed forms ----------------------------------------------------------------------------------------------------
@@ -165,13 +187,17 @@ def ancestral_step(law: Law, G: Tensor, h: Tensor, s: float, t: float) -> Law:
     return law.then(a * G + (1 - a) * I, a * h, a * t**2 * I)
 
 
-def ddim_step(law: Law, G: Tensor, h: Tensor, s: float, t: float, noise: Tensor | float = 0.0) -> Law:
+def ddim_step(
+    law: Law, G: Tensor, h: Tensor, s: float, t: float, noise: Tensor | float = 0.0
+) -> Law:
     w = 1 - t / s
     I = torch.eye(len(h), dtype=h.dtype)  # noqa: E741
     return law.then(w * G + (1 - w) * I, w * h, w**2 * noise)
 
 
-def heun_step(law: Law, ahead: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor] | None, s: float, t: float) -> Law:
+def heun_step(
+    law: Law, ahead: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor] | None, s: float, t: float
+) -> Law:
     (G, h), d = ahead, t - s
     I = torch.eye(len(h), dtype=h.dtype)  # noqa: E741
     F1, g1 = (I - G) / s, -h / s
@@ -236,7 +262,10 @@ def law_of_ddrm(p: Conjugate, steps: int, eta: float = 0.85, eta_b: float = 1.0)
         return (V * torch.tensor(values, dtype=torch.float64)) @ V.T
 
     s = levels[0]
-    law = Law(diagonal([float(u <= s) for u in tau]) @ seen, diagonal([s**2 - u**2 if u <= s else s**2 for u in tau]))
+    law = Law(
+        diagonal([float(u <= s) for u in tau]) @ seen,
+        diagonal([s**2 - u**2 if u <= s else s**2 for u in tau]),
+    )
     for s, t in pairwise(levels):
         keep = t * (1 - eta**2) ** 0.5
         stay = diagonal([keep / s if u == float("inf") else 0.0 for u in tau])
@@ -244,7 +273,9 @@ def law_of_ddrm(p: Conjugate, steps: int, eta: float = 0.85, eta_b: float = 1.0)
         fresh = diagonal([t**2 - (eta_b * u) ** 2 if t >= u else (eta * t) ** 2 for u in tau])
         J = p.J(s)
         rest = p.m - J @ p.m
-        law = law.then(J + stay @ (p.I - J) - pull @ J, rest - stay @ rest + pull @ (seen - rest), fresh)
+        law = law.then(
+            J + stay @ (p.I - J) - pull @ J, rest - stay @ rest + pull @ (seen - rest), fresh
+        )
     return law
 
 
@@ -259,7 +290,9 @@ def law_of_ddnm(p: Conjugate, steps: int, plus: bool = False) -> Law:
     for s, t in pairwise(levels):
         a = 1 - (t / s) ** 2
         c = t * a**0.5
-        weight = torch.where(seen, (c / (a * tau)).clamp(max=1), 1.0) if plus else torch.ones_like(tau)
+        weight = (
+            torch.where(seen, (c / (a * tau)).clamp(max=1), 1.0) if plus else torch.ones_like(tau)
+        )
         variance = c**2 - (a * weight * tau) ** 2 * seen if plus else torch.full_like(tau, c**2)
         K = (V * weight) @ V.T @ inverse_
         G, h = guided(p, K, s)
@@ -316,7 +349,9 @@ def law_of_sitcom(p: Conjugate, steps: int, lambda_: float) -> Law:
         J, w = p.J(s), lambda_ * SCALE**2 / (1 + s**2)
         rest = p.m - J @ p.m
         inverse_ = torch.linalg.inv(J.T @ p.A.T @ p.A @ J + w * p.I)
-        law = law.then(w * J @ inverse_, rest + J @ inverse_ @ J.T @ p.A.T @ (p.b - p.A @ rest), t**2 * p.I)
+        law = law.then(
+            w * J @ inverse_, rest + J @ inverse_ @ J.T @ p.A.T @ (p.b - p.A @ rest), t**2 * p.I
+        )
     return law
 
 
@@ -328,7 +363,9 @@ def law_of_langevin(p: Conjugate, steps: int, inner_steps: int, epsilon: float =
         eta, J, variance = epsilon * s**2, p.J(s), SIGMA_Y**2 + norm * s**2
         F = p.I + eta * ((J - p.I) / s**2 - p.A.T @ p.A / variance)
         for _ in range(inner_steps):
-            law = law.then(F, eta * ((p.m - J @ p.m) / s**2 + p.A.T @ p.b / variance), 2 * eta * p.I)
+            law = law.then(
+                F, eta * ((p.m - J @ p.m) / s**2 + p.A.T @ p.b / variance), 2 * eta * p.I
+            )
     return law
 
 
@@ -358,7 +395,11 @@ LINEAR = [
     ("lgd", {"steps": 100, "draws": 1, "temper": 0.0}, lambda p: law_of_lgd(p, 100, temper=0.0)),
     ("ddnm", {"steps": 50}, lambda p: law_of_ddnm(p, 50)),
     ("diffpir", {"steps": 50}, lambda p: law_of_diffpir(p, 50)),
-    ("diffpir", {"steps": 50, "lambda": 7.0, "zeta": 0.3}, lambda p: law_of_diffpir(p, 50, 7.0, 0.3)),
+    (
+        "diffpir",
+        {"steps": 50, "lambda": 7.0, "zeta": 0.3},
+        lambda p: law_of_diffpir(p, 50, 7.0, 0.3),
+    ),
     ("daps", {"steps": 20}, lambda p: law_of_daps(p, 20)),
     ("pnp-dm", {"steps": 50, "prior_steps": 5}, lambda p: law_of_pnp_dm(p, 50, 5, 0.1)),
     ("langevin", {"steps": 30, "inner_steps": 3}, lambda p: law_of_langevin(p, 30, 3)),
@@ -366,7 +407,9 @@ LINEAR = [
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize(("name", "options", "law"), LINEAR, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "options", "law"), LINEAR, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_samples_follow_the_closed_form(name, options, law, operator):
     p = conjugate(operator)
     assert_law(draw(p, inverse.get_method(name, **options), SAMPLES), law(p))
@@ -381,13 +424,17 @@ def test_ddrm_follows_its_closed_form(operator, side, options):
     x = draw(p, inverse.get_method("ddrm", **options), SAMPLES)
     assert_law(x, law)
     spread = x.var(0).sqrt() / law.covariance.diagonal().sqrt()
-    assert float((spread - 1).abs().max()) < 0.05  # real noise in every coordinate: not short by two, not doubled
+    assert (
+        float((spread - 1).abs().max()) < 0.05
+    )  # real noise in every coordinate: not short by two, not doubled
 
 
 @pytest.mark.parametrize("operator", DECOMPOSABLE)
 def test_ddnm_plus_follows_its_closed_form(operator):
     p = conjugate(operator)
-    assert_law(draw(p, inverse.get_method("ddnm-plus", steps=50), SAMPLES), law_of_ddnm(p, 50, plus=True))
+    assert_law(
+        draw(p, inverse.get_method("ddnm-plus", steps=50), SAMPLES), law_of_ddnm(p, 50, plus=True)
+    )
 
 
 def test_repaint_follows_its_closed_form():
@@ -399,7 +446,9 @@ def test_repaint_follows_its_closed_form():
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_sitcom_follows_its_closed_form_where_adam_converges(operator):
     p = conjugate(operator)
-    x = draw(p, inverse.get_method("sitcom", steps=3, inner_steps=600, **{"lambda": 0.05}, stop=0.0), 500)
+    x = draw(
+        p, inverse.get_method("sitcom", steps=3, inner_steps=600, **{"lambda": 0.05}, stop=0.0), 500
+    )
     assert_law(x, law_of_sitcom(p, 3, 0.05))
 
 
@@ -408,7 +457,10 @@ def test_sitcom_stops_each_row_at_the_noise(operator):
     p = conjugate(operator)
     x = draw(p, inverse.get_method("sitcom", inner_steps=200), 50)
     noise, A = p.posterior.noise, p.posterior.operator.A
-    chi = noise.chi_square(p.posterior.y.expand(50, *p.posterior.y.shape[1:]), A(p.posterior.prior.decode(x.reshape(50, *p.posterior.shape))))
+    chi = noise.chi_square(
+        p.posterior.y.expand(50, *p.posterior.y.shape[1:]),
+        A(p.posterior.prior.decode(x.reshape(50, *p.posterior.shape))),
+    )
     assert float(chi.max()) <= 1.0
 
 
@@ -419,22 +471,34 @@ def test_sitcom_stops_each_row_at_the_noise(operator):
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 2.0, 40.0])
 def test_mmps_denoises_to_the_exact_conditional_mean(operator, sigma):
     p = conjugate(operator)
-    x = (p.m + sigma * torch.randn(3, len(p.m), generator=torch.Generator().manual_seed(1), dtype=torch.float64)).reshape(3, *p.posterior.shape)
+    x = (
+        p.m
+        + sigma
+        * torch.randn(3, len(p.m), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ).reshape(3, *p.posterior.shape)
     precision = torch.linalg.inv(p.C + 1e-13 * p.I) + p.I / sigma**2 + p.A.T @ p.A / SIGMA_Y**2
     prior_term = torch.linalg.solve(p.C + 1e-13 * p.I, p.m)
-    expected = torch.linalg.solve(precision, (x.flatten(1) / sigma**2 + prior_term + p.A.T @ p.b / SIGMA_Y**2).T).T
-    found = inverse.get_method("mmps", tolerance=1e-12).denoise(p.posterior.rows(3), x, torch.tensor(sigma, dtype=torch.float64))
+    expected = torch.linalg.solve(
+        precision, (x.flatten(1) / sigma**2 + prior_term + p.A.T @ p.b / SIGMA_Y**2).T
+    ).T
+    found = inverse.get_method("mmps", tolerance=1e-12).denoise(
+        p.posterior.rows(3), x, torch.tensor(sigma, dtype=torch.float64)
+    )
     assert float((found.flatten(1) - expected).abs().max()) < 1e-7
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_mmps_converges_to_the_posterior_at_second_order(operator):
     p = conjugate(operator)
-    errors = [distance(p, law_of_mmps(p, steps, exact_start=True)) for steps in (25, 50, 100)]  # beyond, sigma_min = 0.002 shows
+    errors = [
+        distance(p, law_of_mmps(p, steps, exact_start=True)) for steps in (25, 50, 100)
+    ]  # beyond, sigma_min = 0.002 shows
     assert errors[0] < 0.05
     assert errors[1] < errors[0] / 3
     assert errors[2] < errors[1] / 3
-    assert distance(p, law_of_mmps(p, 200)) < 0.02  # starting from N(0, sigma_max^2 I) forgets the mean: |m| / sigma_max = 0.01
+    assert (
+        distance(p, law_of_mmps(p, 200)) < 0.02
+    )  # starting from N(0, sigma_max^2 I) forgets the mean: |m| / sigma_max = 0.01
 
 
 @pytest.mark.parametrize("name", ["pigdm", "tmpd"])
@@ -442,20 +506,43 @@ def test_mmps_converges_to_the_posterior_at_second_order(operator):
 def test_white_priors_make_pigdm_and_tmpd_exact(name, operator):
     p = conjugate(operator)
     variance, shape = 0.09, p.posterior.shape
-    prior = inverse.GaussianPrior(torch.full(shape, 0.2, dtype=torch.float64), variance * p.I, shift=SHIFT, scale=SCALE)
-    posterior = inverse.Posterior(prior, p.posterior.operator, p.posterior.y, p.posterior.noise, dtype=torch.float64, execution=p.posterior.execution)
+    prior = inverse.GaussianPrior(
+        torch.full(shape, 0.2, dtype=torch.float64), variance * p.I, shift=SHIFT, scale=SCALE
+    )
+    posterior = inverse.Posterior(
+        prior,
+        p.posterior.operator,
+        p.posterior.y,
+        p.posterior.noise,
+        dtype=torch.float64,
+        execution=p.posterior.execution,
+    )
     white = replace(p, C=variance * p.I)
     sigma = torch.tensor(0.4, dtype=torch.float64)
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     G, h = guided(white, white.gain(sigma**2 * white.J(0.4)), 0.4)
-    method = inverse.get_method(name, sigma_data=variance**0.5) if name == "pigdm" else inverse.get_method(name)
-    assert float((method.denoise(posterior.rows(2), x, sigma).flatten(1) - (x.flatten(1) @ G.T + h)).abs().max()) < 1e-8
+    method = (
+        inverse.get_method(name, sigma_data=variance**0.5)
+        if name == "pigdm"
+        else inverse.get_method(name)
+    )
+    assert (
+        float(
+            (method.denoise(posterior.rows(2), x, sigma).flatten(1) - (x.flatten(1) @ G.T + h))
+            .abs()
+            .max()
+        )
+        < 1e-8
+    )
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_pnp_dm_converges_to_the_posterior_as_rho_falls(operator):
     p = conjugate(operator)
-    errors = [distance(p, law_of_pnp_dm(p, steps, prior_steps, rho)) for steps, prior_steps, rho in [(100, 10, 0.1), (200, 40, 0.05), (400, 80, 0.025)]]
+    errors = [
+        distance(p, law_of_pnp_dm(p, steps, prior_steps, rho))
+        for steps, prior_steps, rho in [(100, 10, 0.1), (200, 40, 0.05), (400, 80, 0.025)]
+    ]
     assert errors[1] < errors[0] / 1.5
     assert errors[2] < errors[1] / 1.5
     assert errors[2] < 0.1
@@ -472,10 +559,18 @@ def test_langevin_converges_to_the_posterior_with_its_steps(operator):
 def test_lgd_with_many_draws_is_pigdm():
     p = conjugate("inpainting")
     rows = p.posterior.rows(1000)
-    x, sigma = p.mean.reshape(p.posterior.shape).expand(1000, *p.posterior.shape), torch.tensor(0.05, dtype=torch.float64)
+    x, sigma = (
+        p.mean.reshape(p.posterior.shape).expand(1000, *p.posterior.shape),
+        torch.tensor(0.05, dtype=torch.float64),
+    )
     expected = (inverse.get_method("pigdm").denoise(rows, x, sigma) - rows.denoise(x, sigma))[0]
-    found = (inverse.get_method("lgd", draws=200, temper=0.0).denoise(rows, x, sigma, Stream(0)) - rows.denoise(x, sigma)).mean(0)
-    assert float((found - expected).norm() / expected.norm()) < 0.02  # bias of 200 self-normalised weights, error of 1000 rows: measured 0.005
+    found = (
+        inverse.get_method("lgd", draws=200, temper=0.0).denoise(rows, x, sigma, Stream(0))
+        - rows.denoise(x, sigma)
+    ).mean(0)
+    assert (
+        float((found - expected).norm() / expected.norm()) < 0.02
+    )  # bias of 200 self-normalised weights, error of 1000 rows: measured 0.005
 
 
 def test_the_exact_proximal_draw_has_the_law_of_its_conditional():
@@ -488,26 +583,41 @@ def test_the_exact_proximal_draw_has_the_law_of_its_conditional():
 
 def test_the_langevin_proximal_draw_has_the_law_of_its_recursion():
     p = conjugate("dense")
-    z, steps, rate, variance = torch.full((20000, *p.posterior.shape), 0.1, dtype=torch.float64), 20, 0.3, 0.04
+    z, steps, rate, variance = (
+        torch.full((20000, *p.posterior.shape), 0.1, dtype=torch.float64),
+        20,
+        0.3,
+        0.04,
+    )
     x = p.posterior.rows(20000).prox_langevin(z, variance, Stream(3), steps, rate).flatten(1)
     step = rate / (1 / variance + (SCALE / SIGMA_Y) ** 2)
     law = Law(z[0].flatten(), 0 * p.I)
     for _ in range(steps):
-        law = law.then(p.I - step * (p.I / variance + p.A.T @ p.A / SIGMA_Y**2), step * (z[0].flatten() / variance + p.A.T @ p.b / SIGMA_Y**2), 2 * step * p.I)
+        law = law.then(
+            p.I - step * (p.I / variance + p.A.T @ p.A / SIGMA_Y**2),
+            step * (z[0].flatten() / variance + p.A.T @ p.b / SIGMA_Y**2),
+            2 * step * p.I,
+        )
     assert_law(x, law)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_the_pseudo_inverse_is_that_of_the_matrix(operator):
     p = conjugate(operator)
-    v = torch.randn(2, *p.posterior.y.shape[1:], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    v = torch.randn(
+        2, *p.posterior.y.shape[1:], generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    )
     expected = v.flatten(1) @ torch.linalg.pinv(p.A, rtol=1e-5).T
-    assert float((p.posterior.rows(2).A_dagger(v).flatten(1) - expected).abs().max()) < 1e-5  # the filter's FFT is single precision
+    assert (
+        float((p.posterior.rows(2).A_dagger(v).flatten(1) - expected).abs().max()) < 1e-5
+    )  # the filter's FFT is single precision
 
 
 def test_gmres_solves_a_system_that_is_not_symmetric_row_by_row():
     generator = torch.Generator().manual_seed(5)
-    M = torch.eye(12, dtype=torch.float64) + 0.3 * torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    M = torch.eye(12, dtype=torch.float64) + 0.3 * torch.randn(
+        12, 12, generator=generator, dtype=torch.float64
+    )
     b = torch.randn(3, 12, generator=generator, dtype=torch.float64)
     b[1] = 0
     from inverse.execution import CG

@@ -37,12 +37,18 @@ NOT_SCALED = {
 """Why a method's samples depend on the units of y; all others must not."""
 
 
-GENTLE = {"mmps": {"steps": 20}}  # six Heun steps over four decades of sigma amplify rounding to the bound of the test
+GENTLE = {
+    "mmps": {"steps": 20}
+}  # six Heun steps over four decades of sigma amplify rounding to the bound of the test
 
 
 def quick(name, **more):
     """The method with few steps of each kind."""
-    limits = {o.name: 6 if o.name == "steps" else 3 for o in options(METHODS[name]) if "steps" in o.name and isinstance(o.default, int)}
+    limits = {
+        o.name: 6 if o.name == "steps" else 3
+        for o in options(METHODS[name])
+        if "steps" in o.name and isinstance(o.default, int)
+    }
     limits |= {o.name: 2 for o in options(METHODS[name]) if o.name in ("repeats", "draws")}
     short = {key: min(limit, getattr(METHODS[name], key)) for key, limit in limits.items()}
     return inverse.get_method(name, **{**short, **GENTLE.get(name, {}), **more})
@@ -102,7 +108,9 @@ def test_an_image_does_not_depend_on_its_batch_with_a_network_in_float32(name, n
 def test_the_cost_of_a_sample_does_not_depend_on_the_batch(name, prior, truths):
     """Except where rows of a batch wait for the slowest one: the batch's cost is then larger."""
     method = quick(name)
-    batch, one = (inverse.solve(posterior_for(method, truths[:n], prior), method).cost for n in (4, 1))
+    batch, one = (
+        inverse.solve(posterior_for(method, truths[:n], prior), method).cost for n in (4, 1)
+    )
     assert batch.nfe >= one.nfe
     assert batch.rows == 4 * one.rows
 
@@ -138,9 +146,21 @@ def test_the_callers_tensors_are_bit_equal_after_a_run(name, prior, truths):
     """y, truth, the operator's parameters and the prior's weights; and torch's global generator."""
     method = quick(name)
     chosen = posterior_for(method, truths[:2], prior)
-    operator, y, truth = operators.clone(chosen.operator, "cpu", torch.float64), chosen.y.clone(), chosen.truth.clone()
-    posterior = inverse.Posterior(prior, operator, y, chosen.noise, truth=truth, dtype=torch.float64)
-    kept = {"y": y, "own y": posterior.y, "truth": truth, **{f"operator.{k}": v for k, v in operator.state_dict().items()}, **prior.state_dict()}
+    operator, y, truth = (
+        operators.clone(chosen.operator, "cpu", torch.float64),
+        chosen.y.clone(),
+        chosen.truth.clone(),
+    )
+    posterior = inverse.Posterior(
+        prior, operator, y, chosen.noise, truth=truth, dtype=torch.float64
+    )
+    kept = {
+        "y": y,
+        "own y": posterior.y,
+        "truth": truth,
+        **{f"operator.{k}": v for k, v in operator.state_dict().items()},
+        **prior.state_dict(),
+    }
     before = {k: v.clone() for k, v in kept.items()}
     inverse.solve(posterior, method, samples=2)
     assert [k for k, v in kept.items() if not torch.equal(v, before[k])] == []
@@ -151,7 +171,12 @@ def test_the_callers_tensors_are_bit_equal_after_a_run(name, prior, truths):
 def test_a_network_is_left_as_it_was(name, network_prior):
     method = quick(name)
     before = {k: v.clone() for k, v in network_prior.state_dict().items()}
-    inverse.solve(posterior_for(method, torch.rand(1, *SHAPE, generator=inverse.seeded(0)), network_prior, torch.float32), method)
+    inverse.solve(
+        posterior_for(
+            method, torch.rand(1, *SHAPE, generator=inverse.seeded(0)), network_prior, torch.float32
+        ),
+        method,
+    )
     assert all(torch.equal(v, before[k]) for k, v in network_prior.state_dict().items())
     assert not any(p.grad is not None or p.requires_grad for p in network_prior.parameters())
 
@@ -175,7 +200,9 @@ def test_the_last_iterate_is_the_result(name, prior, truths):
     with torch.no_grad():
         *_, last = method.run(posterior.rows(2), 2, Generators.for_samples(4, 2, 2))
     x = last.x if isinstance(last, Weighted) else last
-    assert torch.equal(inverse.solve(posterior, method, samples=2, seed=4).samples.flatten(0, 1), prior.decode(x))
+    assert torch.equal(
+        inverse.solve(posterior, method, samples=2, seed=4).samples.flatten(0, 1), prior.decode(x)
+    )
 
 
 @every_method
@@ -219,7 +246,9 @@ def test_one_step_is_enough_to_run(name, prior, truths):
     if name == "deepinv-diffpir":
         pytest.skip("the level it starts from and the one it ends at are two")
     method = quick(name, steps=1)
-    assert torch.isfinite(inverse.solve(posterior_for(method, truths[:1], prior), method).samples).all()
+    assert torch.isfinite(
+        inverse.solve(posterior_for(method, truths[:1], prior), method).samples
+    ).all()
 
 
 @every_method
@@ -227,20 +256,28 @@ def test_a_nonlinear_operator_is_solved_or_refused(name, prior, truths):
     """A detector that saturates; its slope is bounded, so that no explicit step has an excuse to diverge."""
     method, saturating = quick(name), inverse.operator(torch.tanh, shape=SHAPE, linear=False)
     y = truths[:2].tanh() + 0.05 * normal(2, *SHAPE)
-    posterior = inverse.Posterior(prior, saturating, y, inverse.GaussianNoise(0.05), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior, saturating, y, inverse.GaussianNoise(0.05), dtype=torch.float64
+    )
     if reason := method.unsupported(posterior):
         pytest.skip(reason)
     assert torch.isfinite(inverse.solve(posterior, method).samples).all()
 
 
 @every_method
-@pytest.mark.parametrize("noise", [inverse.PoissonNoise(0.01), inverse.LaplaceNoise(0.05), inverse.GaussianNoise(0.0)], ids=["poisson", "laplace", "noiseless"])
+@pytest.mark.parametrize(
+    "noise",
+    [inverse.PoissonNoise(0.01), inverse.LaplaceNoise(0.05), inverse.GaussianNoise(0.0)],
+    ids=["poisson", "laplace", "noiseless"],
+)
 def test_another_noise_is_solved_or_refused(name, noise, prior, truths):
     """The truths stay positive under Poisson noise, the iterates need not: a method may say so with a NoiseError."""
     method = quick(name)
     operator = problems()["blur-circular"].operator(SHAPE)
     clean = problems(0.0)["blur-circular"].measure(truths[:2].clamp(0.05, 1), inverse.seeded(0))
-    posterior = inverse.Posterior(prior, operator, noise.sample(clean, inverse.seeded(1)), noise, dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior, operator, noise.sample(clean, inverse.seeded(1)), noise, dtype=torch.float64
+    )
     if reason := method.unsupported(posterior):
         pytest.skip(reason)
     try:
@@ -254,11 +291,22 @@ def test_another_noise_is_solved_or_refused(name, noise, prior, truths):
 
 def native(prior, a, b):
     """The same law in native units a x + b, brought back to model units."""
-    units = {"shift": prior.shift - prior.scale * b / a, "scale": prior.scale / a, "sigma_min": a * prior.sigma_min, "sigma_max": a * prior.sigma_max}
-    return RescaledPrior(inverse.GaussianPrior(a * prior.mean + b, a**2 * prior.covariance, **units), a, b)
+    units = {
+        "shift": prior.shift - prior.scale * b / a,
+        "scale": prior.scale / a,
+        "sigma_min": a * prior.sigma_min,
+        "sigma_max": a * prior.sigma_max,
+    }
+    return RescaledPrior(
+        inverse.GaussianPrior(a * prior.mean + b, a**2 * prior.covariance, **units), a, b
+    )
 
 
-RANGES = {"[-1, 1]": (1.0, 0.0), "[0, 1]": (0.5, 0.5), "standardised": (0.5 / 0.17, (0.5 - 0.43) / 0.17)}
+RANGES = {
+    "[-1, 1]": (1.0, 0.0),
+    "[0, 1]": (0.5, 0.5),
+    "standardised": (0.5 / 0.17, (0.5 - 0.43) / 0.17),
+}
 
 
 @every_method
@@ -278,7 +326,9 @@ def scaled(posterior, factor):
     operator = operators.clone(posterior.operator, "cpu", torch.float64)
     (operator.mask if posterior.decomposable else operator.spectrum).mul_(factor)
     noise = inverse.GaussianNoise(factor * posterior.noise.sigma, observed=posterior.noise.observed)
-    return inverse.Posterior(posterior.prior, operator, factor * posterior.y, noise, dtype=torch.float64)
+    return inverse.Posterior(
+        posterior.prior, operator, factor * posterior.y, noise, dtype=torch.float64
+    )
 
 
 @every_method
@@ -288,7 +338,9 @@ def test_the_units_of_y_do_not_matter(name, prior, truths):
     posterior = posterior_for(method, truths[:2], prior)
     if name in NOT_SCALED:
         pytest.skip(NOT_SCALED[name])
-    in_unit_range, in_bytes = (inverse.solve(p, method, samples=2).samples for p in (posterior, scaled(posterior, 255.0)))
+    in_unit_range, in_bytes = (
+        inverse.solve(p, method, samples=2).samples for p in (posterior, scaled(posterior, 255.0))
+    )
     torch.testing.assert_close(in_bytes, in_unit_range, rtol=0, atol=1e-5)
 
 
@@ -315,5 +367,10 @@ def test_every_option_is_documented(name):
 @every_method
 def test_every_method_runs_on_one_of_these_problems(name, prior, truths):
     """Otherwise the tests above skip it without a word."""
-    reasons = [METHODS[name]().unsupported(problems()[c].posterior(truths[:1], prior=prior, dtype=torch.float64)) for c in CANDIDATES]
+    reasons = [
+        METHODS[name]().unsupported(
+            problems()[c].posterior(truths[:1], prior=prior, dtype=torch.float64)
+        )
+        for c in CANDIDATES
+    ]
     assert None in reasons, reasons

@@ -20,10 +20,19 @@ from inverse.seeding import Generators
 
 SHAPE = (1, 1, 2)
 TDS = {"pigdm": {"twist": "pigdm"}, "moment": {"twist": "moment"}, "dps": {"twist": "dps"}}
-FK = {"difference": {}, "as published": {"tau": 0, "interval": 10}, "max": {"potential": "max", "interval": 10}, "sum": {"potential": "sum", "interval": 10}}
+FK = {
+    "difference": {},
+    "as published": {"tau": 0, "interval": 10},
+    "max": {"potential": "max", "interval": 10},
+    "sum": {"potential": "sum", "interval": 10},
+}
 MCG = {"100 steps": {}}
 TABLES = {"tds": TDS, "fk-steering": FK, "mcg-diff": MCG}
-CONFIGURATIONS = {f"{name} {which}": (name, options) for name, table in TABLES.items() for which, options in table.items()}
+CONFIGURATIONS = {
+    f"{name} {which}": (name, options)
+    for name, table in TABLES.items()
+    for which, options in table.items()
+}
 every_configuration = pytest.mark.parametrize("configuration", CONFIGURATIONS)
 
 
@@ -35,7 +44,9 @@ def method(configuration, **more):
 def law():
     """The configuration of a narrow and a wide axis."""
     mean, variances = torch.tensor([[0.3, -0.2], [1.0, 0.3]]).double()
-    return inverse.GaussianPrior(mean.reshape(SHAPE), torch.diag(variances), sigma_min=0.01, sigma_max=30.0)
+    return inverse.GaussianPrior(
+        mean.reshape(SHAPE), torch.diag(variances), sigma_min=0.01, sigma_max=30.0
+    )
 
 
 def walk(chosen, prior, levels, mean, variance):
@@ -51,8 +62,16 @@ def walk(chosen, prior, levels, mean, variance):
 
 def chain(chosen, prior, p):
     """What the sampler makes of a Gaussian prior in the steps of a method: a Gaussian."""
-    levels = inverse.noise_levels(p, chosen.schedule, chosen.steps, chosen.sigma_min, chosen.sigma_max).tolist()
-    _, mean, variance = walk(chosen, prior, levels, -prior.mean.flatten(), levels[0] ** 2 * torch.ones(prior.mean.numel()).double())
+    levels = inverse.noise_levels(
+        p, chosen.schedule, chosen.steps, chosen.sigma_min, chosen.sigma_max
+    ).tolist()
+    _, mean, variance = walk(
+        chosen,
+        prior,
+        levels,
+        -prior.mean.flatten(),
+        levels[0] ** 2 * torch.ones(prior.mean.numel()).double(),
+    )
     return inverse.GaussianPrior(prior.mean + mean.reshape(prior.mean.shape), torch.diag(variance))
 
 
@@ -60,23 +79,40 @@ def simulated(chosen, p):
     """Mean, covariance and log-evidence of the law that a method's particles stand for at this number of steps."""
     if chosen.name != "mcg-diff":
         prior = chain(chosen, law(), p)
-        return *prior.posterior(MATRIX, SIGMA_Y, p.y[0].flatten()), prior.log_evidence(MATRIX, SIGMA_Y, p.y[0].flatten())
+        return *prior.posterior(MATRIX, SIGMA_Y, p.y[0].flatten()), prior.log_evidence(
+            MATRIX, SIGMA_Y, p.y[0].flatten()
+        )
     (levels, _), prior, norm = chosen._levels(p), law(), MATRIX.norm()
     tau = float(SIGMA_Y / norm)
     at = min(range(len(levels)), key=lambda i: abs(levels[i] - tau))
     assert levels[at] == pytest.approx(tau)
-    _, mean, variance = walk(chosen, prior, levels[: at + 1], -prior.mean.flatten(), levels[0] ** 2 * torch.ones(2).double())
+    _, mean, variance = walk(
+        chosen,
+        prior,
+        levels[: at + 1],
+        -prior.mean.flatten(),
+        levels[0] ** 2 * torch.ones(2).double(),
+    )
     diffused = inverse.GaussianPrior(prior.mean + mean.reshape(SHAPE), torch.diag(variance))
     seen, width = p.y[0].flatten() / norm, (chosen.kappa * (1 + tau**2)) ** 0.5
     mean, covariance = diffused.posterior(MATRIX / norm, width, seen)
-    factor, mean, rest = walk(chosen, prior, levels[at:], mean - prior.mean.flatten(), torch.zeros(2).double())
+    factor, mean, rest = walk(
+        chosen, prior, levels[at:], mean - prior.mean.flatten(), torch.zeros(2).double()
+    )
     evidence = diffused.log_evidence(MATRIX / norm, width, seen) - norm.log()
-    return mean + prior.mean.flatten(), factor[:, None] * covariance * factor + torch.diag(rest), evidence
+    return (
+        mean + prior.mean.flatten(),
+        factor[:, None] * covariance * factor + torch.diag(rest),
+        evidence,
+    )
 
 
 def test_the_chain_tends_to_the_prior():
     """Its variance falls short by a multiple of the step: half of it with twice the steps."""
-    short, long = (chain(inverse.get_method("tds", steps=n), law(), posterior()).covariance - law().covariance for n in (200, 400))
+    short, long = (
+        chain(inverse.get_method("tds", steps=n), law(), posterior()).covariance - law().covariance
+        for n in (200, 400)
+    )
     ratio = short.diagonal() / long.diagonal()
     assert ((ratio > 1.9) & (ratio < 2.1)).all()
 
@@ -86,7 +122,9 @@ MATRIX, SIGMA_Y, Y = torch.tensor([[1.0, 0.5]]).double(), 0.5, 1.2
 
 def posterior(clouds=1, matrix=MATRIX, sigma_y=SIGMA_Y, y=Y, prior=None):
     y = torch.full((clouds, 1, 1, len(matrix)), y).double()
-    return inverse.Posterior(prior or law(), dense(matrix, SHAPE), y, inverse.GaussianNoise(sigma_y), dtype=torch.float64)
+    return inverse.Posterior(
+        prior or law(), dense(matrix, SHAPE), y, inverse.GaussianNoise(sigma_y), dtype=torch.float64
+    )
 
 
 def standard_errors(values, expected):
@@ -127,7 +165,14 @@ def test_the_evidence_is_that_of_the_closed_form(configuration):
     assert ratio.std() / 24**0.5 < (0.03 if "tds" in configuration else 0.15)
 
 
-@pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS if c not in ("fk-steering max", "fk-steering sum", "fk-steering as published")])
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        c
+        for c in CONFIGURATIONS
+        if c not in ("fk-steering max", "fk-steering sum", "fk-steering as published")
+    ],
+)
 def test_both_modes_get_their_mass(configuration):
     """Unequal modes, 0.7 and 0.3, which y leaves alone: 8 clouds of 500 that count by their evidence, within 0.05."""
     problem = inverse.get_problem("bimodal", mass=0.7)
@@ -158,7 +203,9 @@ def test_a_likelihood_that_says_nothing_leaves_the_prior_sampler(configuration, 
     matrix, sigma_y = (0 * MATRIX, SIGMA_Y) if blind == "A = 0" else (MATRIX, 1e9)
     p, chosen = posterior(2, matrix, sigma_y), method(configuration, steps=20, particles=50)
     result = inverse.solve(p, chosen, samples=50, seed=3)
-    torch.testing.assert_close(result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0
+    )
     streams = Generators.for_samples(3, 2, 50).rows[::50]
     sigmas, eta = inverse.noise_levels(p, chosen.schedule, 20), getattr(chosen, "eta", 1.0)
     start = sigmas[0] * CloudGenerators(streams).randn_like(torch.empty(100, *SHAPE).double())
@@ -182,14 +229,34 @@ def test_the_error_of_tds_falls_like_the_root_of_the_particles():
 
 def test_a_nonlinear_operator_is_seen_through_the_plug_in_twist():
     """y = x^3 + noise of a standard normal: mean and evidence against quadrature, 24 clouds of 400, 3.5 standard errors."""
-    prior = inverse.GaussianPrior(torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0)
-    cube, y = inverse.operator(lambda x: x**3, shape=(1, 1, 1), linear=False), torch.full((24, 1, 1, 1), 2.0).double()
-    p, chosen = inverse.Posterior(prior, cube, y, inverse.GaussianNoise(1.0), dtype=torch.float64), inverse.get_method("tds", twist="dps", steps=30)
+    prior = inverse.GaussianPrior(
+        torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
+    )
+    cube, y = (
+        inverse.operator(lambda x: x**3, shape=(1, 1, 1), linear=False),
+        torch.full((24, 1, 1, 1), 2.0).double(),
+    )
+    p, chosen = (
+        inverse.Posterior(prior, cube, y, inverse.GaussianNoise(1.0), dtype=torch.float64),
+        inverse.get_method("tds", twist="dps", steps=30),
+    )
     grid = torch.linspace(-8, 8, 40001).double()
-    density = torch.exp(chain(chosen, prior, p).log_density(grid.reshape(-1, 1, 1, 1)) - 0.5 * (2 - grid**3) ** 2) / (2 * math.pi) ** 0.5
+    density = (
+        torch.exp(
+            chain(chosen, prior, p).log_density(grid.reshape(-1, 1, 1, 1))
+            - 0.5 * (2 - grid**3) ** 2
+        )
+        / (2 * math.pi) ** 0.5
+    )
     evidence = torch.trapezoid(density, grid)
     result = inverse.solve(p, chosen, samples=400)
-    assert standard_errors(unbiased(result, moments(result)[0], torch.trapezoid(density * grid, grid) / evidence), 0) < 3.5
+    assert (
+        standard_errors(
+            unbiased(result, moments(result)[0], torch.trapezoid(density * grid, grid) / evidence),
+            0,
+        )
+        < 3.5
+    )
     assert standard_errors((result.log_evidence - evidence.log()).exp(), 1.0) < 3.5
 
 
@@ -202,20 +269,34 @@ def test_a_reward_tilts_the_prior_without_a_measurement(tmp_path):
     file = tmp_path / "rewards.py"
     file.write_text("def slope(x):\n    return x.flatten(1)[:, 0] - x.flatten(1)[:, 1]\n")
     options = {"lambda_": 0.7, "steps": 30}
-    chosen = inverse.get_method("fk-steering", reward=lambda x: x.flatten(1)[:, 0] - x.flatten(1)[:, 1], **options)
+    chosen = inverse.get_method(
+        "fk-steering", reward=lambda x: x.flatten(1)[:, 0] - x.flatten(1)[:, 1], **options
+    )
     simulated = chain(chosen, law(), p)
-    expected = simulated.mean.flatten() + 0.7 * simulated.covariance @ torch.tensor([1.0, -1.0]).double()
+    expected = (
+        simulated.mean.flatten() + 0.7 * simulated.covariance @ torch.tensor([1.0, -1.0]).double()
+    )
     result = inverse.solve(p, chosen, samples=400)
     assert standard_errors(unbiased(result, moments(result)[0], expected), 0) < 3.5
-    from_file = inverse.solve(p, inverse.get_method("fk-steering", reward=f"{file}:slope", **options), samples=400)
+    from_file = inverse.solve(
+        p, inverse.get_method("fk-steering", reward=f"{file}:slope", **options), samples=400
+    )
     assert torch.equal(from_file.samples, result.samples)
 
 
 def test_an_operator_without_a_gradient_is_enough():
     """The sign of x with noise, which makes a positive x e^2 times as likely: the mean, 24 clouds of 400, 3.5 standard errors."""
-    prior = inverse.GaussianPrior(torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0)
-    sign, y = inverse.operator(lambda x: x.detach().sign(), shape=(1, 1, 1), linear=False), torch.ones(24, 1, 1, 1).double()
-    p, chosen = inverse.Posterior(prior, sign, y, inverse.GaussianNoise(1.0), dtype=torch.float64), inverse.get_method("fk-steering", steps=30)
+    prior = inverse.GaussianPrior(
+        torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
+    )
+    sign, y = (
+        inverse.operator(lambda x: x.detach().sign(), shape=(1, 1, 1), linear=False),
+        torch.ones(24, 1, 1, 1).double(),
+    )
+    p, chosen = (
+        inverse.Posterior(prior, sign, y, inverse.GaussianNoise(1.0), dtype=torch.float64),
+        inverse.get_method("fk-steering", steps=30),
+    )
     result = inverse.solve(p, chosen, samples=400)
     expected = math.tanh(1) * (2 / math.pi * chain(chosen, prior, p).covariance).sqrt().flatten()
     assert standard_errors(unbiased(result, moments(result)[0], expected), 0) < 3.5
@@ -228,7 +309,13 @@ def test_an_operator_without_a_gradient_is_enough():
 def test_the_product_of_the_potentials_is_the_likelihood(potential):
     """Two particles, never resampled: their weights are in proportion to p(y | x)."""
     p = posterior(3)
-    result = inverse.solve(p, inverse.get_method("fk-steering", potential=potential, interval=2, steps=7, particles=2, ess_threshold=1e-9), samples=2)
+    result = inverse.solve(
+        p,
+        inverse.get_method(
+            "fk-steering", potential=potential, interval=2, steps=7, particles=2, ess_threshold=1e-9
+        ),
+        samples=2,
+    )
     rows = p.rows(2)
     expected = rows.log_likelihood(result.samples.flatten(0, 1)).view(3, 2).softmax(1)
     torch.testing.assert_close(result.weights, expected)
@@ -242,7 +329,10 @@ def test_the_product_of_the_potentials_is_the_likelihood(potential):
         ({"reward": "rewards.py"}, "reward must be FILE.py:FUNCTION, got 'rewards.py'"),
         ({"reward": "nowhere.py:slope"}, "no file nowhere.py"),
         ({"reward": f"{__file__}:nothing"}, "has no function 'nothing'"),
-        ({"reward": lambda x: x}, r"must return one number for each of 64 images, found shape \(64, 1, 1, 2\)"),
+        (
+            {"reward": lambda x: x},
+            r"must return one number for each of 64 images, found shape \(64, 1, 1, 2\)",
+        ),
     ],
 )
 def test_a_reward_that_cannot_be_is_refused(options, words):
@@ -261,11 +351,19 @@ def test_one_particle_is_refused(configuration):
 
 def nan_beyond(limit):
     """The identity, NaN where an entry exceeds the limit."""
-    return inverse.operator(lambda x: torch.where(x.abs() > limit, math.nan, x), shape=SHAPE, linear=False)
+    return inverse.operator(
+        lambda x: torch.where(x.abs() > limit, math.nan, x), shape=SHAPE, linear=False
+    )
 
 
 def test_particles_that_the_operator_cannot_map_are_quarantined():
-    p = inverse.Posterior(law(), nan_beyond(1.5), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    p = inverse.Posterior(
+        law(),
+        nan_beyond(1.5),
+        torch.zeros(1, *SHAPE).double(),
+        inverse.GaussianNoise(1.0),
+        dtype=torch.float64,
+    )
     with pytest.warns(UserWarning, match="of 64 particles have NaN at noise level"):
         result = inverse.solve(p, inverse.get_method("tds", twist="dps", steps=20), samples=64)
     x = result.samples[0][result.weights[0] > 0]
@@ -274,31 +372,68 @@ def test_particles_that_the_operator_cannot_map_are_quarantined():
 
 
 def test_an_operator_that_maps_nothing_is_an_error_that_names_the_level():
-    p = inverse.Posterior(law(), nan_beyond(-1.0), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
-    with pytest.raises(InputError, match=r"all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 30"):
+    p = inverse.Posterior(
+        law(),
+        nan_beyond(-1.0),
+        torch.zeros(1, *SHAPE).double(),
+        inverse.GaussianNoise(1.0),
+        dtype=torch.float64,
+    )
+    with pytest.raises(
+        InputError,
+        match=r"all 16 particles of measurement 0 have NaN or infinity at noise level sigma = 30",
+    ):
         inverse.solve(p, inverse.get_method("tds", twist="dps", steps=5))
 
 
 def test_the_twist_follows_the_measurement():
     """Few entries, many, and an operator that is not linear; an explicit choice is kept."""
-    many, bent = posterior(matrix=normal(17, 2)), inverse.operator(torch.tanh, shape=SHAPE, linear=False)
-    nonlinear = inverse.Posterior(law(), bent, torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
+    many, bent = (
+        posterior(matrix=normal(17, 2)),
+        inverse.operator(torch.tanh, shape=SHAPE, linear=False),
+    )
+    nonlinear = inverse.Posterior(
+        law(),
+        bent,
+        torch.zeros(1, *SHAPE).double(),
+        inverse.GaussianNoise(1.0),
+        dtype=torch.float64,
+    )
     tds = inverse.get_method("tds")
-    assert [tds.derived(p)["twist"] for p in (posterior(), many, nonlinear)] == ["moment", "pigdm", "dps"]
+    assert [tds.derived(p)["twist"] for p in (posterior(), many, nonlinear)] == [
+        "moment",
+        "pigdm",
+        "dps",
+    ]
     assert inverse.get_method("tds", twist="dps").derived(many) == {"twist": "dps"}
 
 
 @pytest.mark.parametrize("twist", ["pigdm", "moment"])
 def test_a_gaussian_twist_needs_a_linear_operator_and_says_what_does_not(twist):
-    p = inverse.Posterior(law(), nan_beyond(9.0), torch.zeros(1, *SHAPE).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
-    with pytest.raises(UnsupportedError, match=f"twist={twist} needs a linear operator and Gaussian noise, found Physics.*use twist=dps"):
+    p = inverse.Posterior(
+        law(),
+        nan_beyond(9.0),
+        torch.zeros(1, *SHAPE).double(),
+        inverse.GaussianNoise(1.0),
+        dtype=torch.float64,
+    )
+    with pytest.raises(
+        UnsupportedError,
+        match=f"twist={twist} needs a linear operator and Gaussian noise, found Physics.*use twist=dps",
+    ):
         inverse.solve(p, inverse.get_method("tds", twist=twist))
 
 
 def test_the_moment_twist_refuses_an_image():
     problem = inverse.get_problem("denoise")
-    p = problem.posterior(torch.rand(1, 3, 16, 16, generator=inverse.seeded(0)), prior=inverse.FlatPrior((3, None, None)))
-    with pytest.raises(UnsupportedError, match="twist=moment takes a VJP for each entry of y, at most 256, found 768; use twist=pigdm"):
+    p = problem.posterior(
+        torch.rand(1, 3, 16, 16, generator=inverse.seeded(0)),
+        prior=inverse.FlatPrior((3, None, None)),
+    )
+    with pytest.raises(
+        UnsupportedError,
+        match="twist=moment takes a VJP for each entry of y, at most 256, found 768; use twist=pigdm",
+    ):
         inverse.solve(p, inverse.get_method("tds", twist="moment"))
 
 
@@ -310,7 +445,9 @@ def test_noise_without_a_density_is_refused():
 
 def test_the_moment_twist_is_exact_for_a_gaussian():
     """All weights of the first cloud after a few steps stay within the discretisation: ESS above 0.9 without any resampling."""
-    result = inverse.solve(posterior(), inverse.get_method("tds", twist="moment", steps=200), samples=400)
+    result = inverse.solve(
+        posterior(), inverse.get_method("tds", twist="moment", steps=200), samples=400
+    )
     assert min(entry["ess"][0] for entry in result.provenance["trace"]) > 0.9 * 400
     assert result.provenance["trace"][-1]["survivors"] == [400]
 
@@ -318,8 +455,18 @@ def test_the_moment_twist_is_exact_for_a_gaussian():
 def test_moments_of_a_network_need_not_be_variances(network_prior):
     """A negative eigenvalue of A V A^T counts as zero: finite samples from random weights."""
     operator = inverse.operator(lambda x: x.mean((2, 3), keepdim=True), shape=(3, 8, 8))
-    p = inverse.Posterior(network_prior, operator, normal(1, 3, 1, 1, dtype=torch.float32), inverse.GaussianNoise(0.1), shape=(3, 8, 8))
-    assert inverse.solve(p, inverse.get_method("tds", twist="moment", steps=6)).samples.isfinite().all()
+    p = inverse.Posterior(
+        network_prior,
+        operator,
+        normal(1, 3, 1, 1, dtype=torch.float32),
+        inverse.GaussianNoise(0.1),
+        shape=(3, 8, 8),
+    )
+    assert (
+        inverse.solve(p, inverse.get_method("tds", twist="moment", steps=6))
+        .samples.isfinite()
+        .all()
+    )
 
 
 # --- what FPS-SMC does, which is not exact ----------------------------------------------------------------------------
@@ -330,7 +477,12 @@ def fps_moments(sigma_y):
     p = posterior(24, sigma_y=sigma_y)
     first, second = moments(inverse.solve(p, inverse.get_method("fps-smc", steps=200), samples=400))
     mean = first.mean(0)
-    return mean, second.mean(0) - torch.outer(mean, mean), first.std(0) / 24**0.5, *law().posterior(MATRIX, sigma_y, p.y[0].flatten())
+    return (
+        mean,
+        second.mean(0) - torch.outer(mean, mean),
+        first.std(0) / 24**0.5,
+        *law().posterior(MATRIX, sigma_y, p.y[0].flatten()),
+    )
 
 
 def test_filtering_is_right_without_noise():
@@ -349,8 +501,12 @@ def test_filtering_takes_the_same_noise_for_new_at_every_level():
 
 
 def test_filtering_what_says_nothing_leaves_equal_weights():
-    result = inverse.solve(posterior(2, 0 * MATRIX), inverse.get_method("fps-smc", steps=10), samples=50)
-    torch.testing.assert_close(result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0)
+    result = inverse.solve(
+        posterior(2, 0 * MATRIX), inverse.get_method("fps-smc", steps=10), samples=50
+    )
+    torch.testing.assert_close(
+        result.weights, torch.full_like(result.weights, 1 / 50), rtol=1e-9, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,6 +525,11 @@ def test_an_option_out_of_range_is_refused(name, options, words):
 
 def test_mcg_diff_refuses_an_operator_without_singular_values():
     plain = inverse.operator(lambda x: x.flatten(1) @ MATRIX.T, shape=SHAPE)
-    p = inverse.Posterior(law(), plain, torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0), dtype=torch.float64)
-    with pytest.raises(UnsupportedError, match="mcg-diff needs an operator with known singular values; this posterior has LinearPhysics"):
+    p = inverse.Posterior(
+        law(), plain, torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0), dtype=torch.float64
+    )
+    with pytest.raises(
+        UnsupportedError,
+        match="mcg-diff needs an operator with known singular values; this posterior has LinearPhysics",
+    ):
         inverse.solve(p, inverse.get_method("mcg-diff"))

@@ -15,15 +15,27 @@ F64 = torch.float64
 def gaussian():
     """Six unknowns, three measurements: the posterior, and what it is made of, in one unit."""
     root = normal(6, 6, dtype=F64)
-    C, m, A = root @ root.T / 6 + 0.05 * torch.eye(6, dtype=F64), normal(6, seed=1, dtype=F64), normal(3, 6, seed=2, dtype=F64)
+    C, m, A = (
+        root @ root.T / 6 + 0.05 * torch.eye(6, dtype=F64),
+        normal(6, seed=1, dtype=F64),
+        normal(3, 6, seed=2, dtype=F64),
+    )
     y = A @ (m + root @ normal(6, seed=3, dtype=F64) / 6**0.5)
-    posterior = inverse.Posterior(inverse.GaussianPrior(m, C), matrix_operator(A, (6,)), y[None], inverse.GaussianNoise(0.3), dtype=F64)
+    posterior = inverse.Posterior(
+        inverse.GaussianPrior(m, C),
+        matrix_operator(A, (6,)),
+        y[None],
+        inverse.GaussianNoise(0.3),
+        dtype=F64,
+    )
     return posterior, C, m, A, y
 
 
 def mode(C, m, A, y, sigma_y, weight=1.0):
     """argmin |y - A x|^2 / (2 sigma_y^2) + weight (x - m)^T C^-1 (x - m) / 2; at weight 1 the posterior's mean."""
-    return m + torch.linalg.solve(A.T @ A / sigma_y**2 + weight * torch.linalg.inv(C), A.T @ (y - A @ m) / sigma_y**2)
+    return m + torch.linalg.solve(
+        A.T @ A / sigma_y**2 + weight * torch.linalg.inv(C), A.T @ (y - A @ m) / sigma_y**2
+    )
 
 
 def end_of_red_map(posterior, sigma_min, steps=600, **options):
@@ -55,8 +67,12 @@ def test_dpir_is_its_recursion(gaussian):
         alpha = 0.23 * 0.09 / sigma**2
         x = torch.linalg.solve(A.T @ A + alpha * eye, A.T @ y + alpha * z)
         z = m + C @ torch.linalg.solve(C + sigma**2 * eye, x - m)
-    found = inverse.solve(posterior, inverse.get_method("dpir", steps=10, sigma_max=1.5, sigma_min=0.3)).samples[0, 0]
-    torch.testing.assert_close(found, z, rtol=0, atol=1e-9)  # the linear solves stop at a relative residual of 1e-10 or less
+    found = inverse.solve(
+        posterior, inverse.get_method("dpir", steps=10, sigma_max=1.5, sigma_min=0.3)
+    ).samples[0, 0]
+    torch.testing.assert_close(
+        found, z, rtol=0, atol=1e-9
+    )  # the linear solves stop at a relative residual of 1e-10 or less
 
 
 def test_dpir_draws_nothing(gaussian):

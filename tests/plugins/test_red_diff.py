@@ -43,9 +43,13 @@ class Stream(inverse.Generators):
 
 
 def posterior(variances, A, y, mean=(0.0, 0.0), sigma_y=0.0):
-    prior = inverse.GaussianPrior(torch.tensor(mean, dtype=F64), torch.diag(torch.tensor(variances, dtype=F64)))
+    prior = inverse.GaussianPrior(
+        torch.tensor(mean, dtype=F64), torch.diag(torch.tensor(variances, dtype=F64))
+    )
     operator = matrix_operator(torch.tensor([A], dtype=F64), (2,))
-    return inverse.Posterior(prior, operator, torch.tensor([[y]], dtype=F64), inverse.GaussianNoise(sigma_y), dtype=F64)
+    return inverse.Posterior(
+        prior, operator, torch.tensor([[y]], dtype=F64), inverse.GaussianNoise(sigma_y), dtype=F64
+    )
 
 
 def answers(p, rows, **options):
@@ -77,7 +81,17 @@ def test_the_fixed_point_is_the_specifications():
 def test_the_mean_of_random_order_gradient_descent_is_the_fixed_point(weight):
     """400 steps of 0.3 forget the start (log: (1 - 0.3 0.075)^400 = 1e-4); the rest is Monte Carlo, 4 standard errors of 800 rows."""
     p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, mean=(0.3, -0.1))
-    mu = answers(p, 800, steps=400, lr=0.3, lambda_=0.25, weight=weight, order="random", optimizer="sgd", normalise="sum")
+    mu = answers(
+        p,
+        800,
+        steps=400,
+        lr=0.3,
+        lambda_=0.25,
+        weight=weight,
+        order="random",
+        optimizer="sgd",
+        normalise="sum",
+    )
     error = (mu.mean(0) - fixed_point(p, 0.25, weight)).abs()
     assert (error < 4 * mu.std(0) / 800**0.5 + 1e-3).all()
 
@@ -91,7 +105,10 @@ def test_the_fixed_point_is_not_the_posterior_mode():
 
 # --- descending order -------------------------------------------------------------------------------------------------
 
-CASE, MODE = {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7}, torch.tensor([0.6512, 0.0977], dtype=F64)
+CASE, MODE = (
+    {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7},
+    torch.tensor([0.6512, 0.0977], dtype=F64),
+)
 TRACKING = {"lambda_": 0.25, "steps": 1000, "lr": 0.05, "normalise": "sum"}
 
 
@@ -102,10 +119,14 @@ def distance(**options):
 def test_the_constrained_mode_is_the_specifications():
     p = posterior(**CASE)
     C, A = p.prior.covariance, torch.tensor([CASE["A"]], dtype=F64)
-    torch.testing.assert_close(C @ A.T @ torch.linalg.solve(A @ C @ A.T, p.y[0]), MODE, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        C @ A.T @ torch.linalg.solve(A @ C @ A.T, p.y[0]), MODE, rtol=0, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize(("weight", "bias"), [("linear", 0.0141), ("square", 0.0152), ("const", 0.0605)])
+@pytest.mark.parametrize(
+    ("weight", "bias"), [("linear", 0.0141), ("square", 0.0152), ("const", 0.0605)]
+)
 def test_descending_order_tracks_the_constrained_mode(weight, bias):
     """methods-six.md, 1.4, gives means of 20 runs at this distance from the mode; the spread of a mean of 64 is at most 0.04."""
     assert distance(weight=weight) < bias + 0.04
@@ -172,14 +193,20 @@ def image_posterior():
     """192 unknowns, 48 measurements: m / n = 1 / 4."""
     operator = inverse.get_problem("super-resolution", factor=2, filter="area").operator((3, 8, 8))
     prior = inverse.GaussianPrior(normal(3, 8, 8), torch.eye(192, dtype=F64), shift=0.5, scale=0.5)
-    return inverse.Posterior(prior, operator, normal(1, 3, 4, 4), inverse.GaussianNoise(0.1), dtype=F64)
+    return inverse.Posterior(
+        prior, operator, normal(1, 3, 4, 4), inverse.GaussianNoise(0.1), dtype=F64
+    )
 
 
 def test_mean_normalisation_is_sum_with_lambda_times_m_over_n():
     """Gradient steps: the common factor n / m goes into the step."""
     p = image_posterior()
-    by_mean = inverse.solve(p, REDDiff(steps=20, lr=0.01, lambda_=0.2, normalise="mean", optimizer="sgd")).samples
-    by_sum = inverse.solve(p, REDDiff(steps=20, lr=0.04, lambda_=0.05, normalise="sum", optimizer="sgd")).samples
+    by_mean = inverse.solve(
+        p, REDDiff(steps=20, lr=0.01, lambda_=0.2, normalise="mean", optimizer="sgd")
+    ).samples
+    by_sum = inverse.solve(
+        p, REDDiff(steps=20, lr=0.04, lambda_=0.05, normalise="sum", optimizer="sgd")
+    ).samples
     torch.testing.assert_close(by_mean, by_sum, rtol=0, atol=1e-12)
 
 
@@ -194,7 +221,9 @@ def test_without_a_prior_term_it_is_gradient_descent_on_the_misfit():
     p = image_posterior()
     start, lr = p.pseudo_inverse(), 0.1
     expected = start + lr * p.A_adjoint(p.residual(start)) / p.prior.scale**2
-    found = inverse.solve(p, REDDiff(steps=1, lr=lr, lambda_=0.0, normalise="sum", optimizer="sgd")).samples[0]
+    found = inverse.solve(
+        p, REDDiff(steps=1, lr=lr, lambda_=0.0, normalise="sum", optimizer="sgd")
+    ).samples[0]
     torch.testing.assert_close(found, p.prior.decode(expected), rtol=0, atol=1e-12)
 
 

@@ -18,7 +18,9 @@ PARTICLES = 1000
 def run(problem, samples=PARTICLES, seed=0, **options):
     posterior = problem.posterior(0, dtype=torch.float64)
     method = inverse.get_method("smc-mmps", **options)
-    return inverse.solve(posterior, method, samples=samples, seed=seed), problem.exact(posterior.y[0])
+    return inverse.solve(posterior, method, samples=samples, seed=seed), problem.exact(
+        posterior.y[0]
+    )
 
 
 def moments(result):
@@ -40,8 +42,15 @@ def test_a_gaussian_posterior_and_its_evidence(view, explicit):
     mean, covariance = moments(result)
     n = size(result)
     assert n > 0.4 * PARTICLES
-    assert float(((mean - exact.mean.flatten()) / (exact.covariance.diagonal() / n).sqrt()).abs().max()) < 4
-    distance = distances.gaussian_w2(mean, covariance, exact.mean.flatten(), exact.covariance) / float(exact.covariance.trace().sqrt())
+    assert (
+        float(
+            ((mean - exact.mean.flatten()) / (exact.covariance.diagonal() / n).sqrt()).abs().max()
+        )
+        < 4
+    )
+    distance = distances.gaussian_w2(
+        mean, covariance, exact.mean.flatten(), exact.covariance
+    ) / float(exact.covariance.trace().sqrt())
     assert distance < 3 * math.sqrt(9 / (4 * n)) + 0.05
     assert float(result.log_evidence[0]) == pytest.approx(exact.log_evidence, abs=0.15)
 
@@ -61,7 +70,9 @@ def test_a_mixture_within_twice_its_floor(options):
     problem = inverse.get_problem("mixture", d=8, d_y=4, instance=1)
     result, exact = run(problem, **options)
     x = result.samples[0].flatten(1)
-    at = torch.searchsorted(result.weights[0].double().cumsum(0), (torch.arange(PARTICLES) + 0.5) / PARTICLES).clamp_max(PARTICLES - 1)
+    at = torch.searchsorted(
+        result.weights[0].double().cumsum(0), (torch.arange(PARTICLES) + 0.5) / PARTICLES
+    ).clamp_max(PARTICLES - 1)
     reference, other = (exact.sample(PARTICLES, seeded("exact", k)).flatten(1) for k in (0, 1))
     floor = distances.sliced_wasserstein(other, reference, seeded("slices"))
     assert distances.sliced_wasserstein(x[at], reference, seeded("slices")) < 2 * floor
@@ -81,7 +92,11 @@ def test_the_two_forms_of_the_twist_agree_where_the_solver_is_exact():
 
 def cloud(log_weights):
     n = len(log_weights)
-    made = smc.Cloud(torch.arange(n, dtype=torch.float64)[:, None], smc.CloudGenerators([seeded("cloud")]), ess_threshold=1.0)
+    made = smc.Cloud(
+        torch.arange(n, dtype=torch.float64)[:, None],
+        smc.CloudGenerators([seeded("cloud")]),
+        ess_threshold=1.0,
+    )
     made.reweight(log_weights, 1.0)
     return made
 
@@ -111,7 +126,10 @@ def test_partial_resampling_keeps_expectations_and_evidence(power):
         evidence.append(growth)
     for values, expected in ((means, truth), (evidence, 1.0)):
         values = torch.tensor(values, dtype=torch.float64)
-        assert float((values.mean() - expected).abs()) < 4 * float(values.std()) / math.sqrt(2000) + 1e-12
+        assert (
+            float((values.mean() - expected).abs())
+            < 4 * float(values.std()) / math.sqrt(2000) + 1e-12
+        )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +147,9 @@ def test_bad_options_are_refused(options, words):
 
 
 def test_the_command_reports_the_ensembles_size_and_evidence(command):
-    done = command("solve", "--problem", "bimodal", "--method", "smc-mmps", "--samples", 20, "--steps", 10)
+    done = command(
+        "solve", "--problem", "bimodal", "--method", "smc-mmps", "--samples", 20, "--steps", 10
+    )
     assert done.code == 0
     assert "effective sample size" in done.out
     assert "log p(y) = " in done.out

@@ -36,23 +36,41 @@ def mixture(kind: str, n: int = 3, k: int = 4) -> MixturePrior:
 
 
 def field() -> FieldPrior:
-    return FieldPrior(torch.tensor(0.2, dtype=F64), matern(0.5, 2.0), shift=0.1, scale=0.5).sized(4, 5)
+    return FieldPrior(torch.tensor(0.2, dtype=F64), matern(0.5, 2.0), shift=0.1, scale=0.5).sized(
+        4, 5
+    )
 
 
 def colour_field(height: int = 4, width: int = 3) -> FieldPrior:
     colours = torch.linalg.qr(torch.randn(3, 3, generator=generator(6), dtype=F64))[0]
-    spectrum = power_law(*(torch.tensor(v, dtype=F64) for v in ([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8])))
+    spectrum = power_law(
+        *(
+            torch.tensor(v, dtype=F64)
+            for v in ([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8])
+        )
+    )
     mean = torch.tensor([0.1, -0.2, 0.3], dtype=F64)[:, None, None]
-    return FieldPrior(mean, spectrum, (3, None, None), colours, shift=0.1, scale=0.5).sized(height, width)
+    return FieldPrior(mean, spectrum, (3, None, None), colours, shift=0.1, scale=0.5).sized(
+        height, width
+    )
 
 
 def low_rank(floor: float = 0.2) -> LowRankPrior:
     factor = torch.randn(6, 2, generator=generator(3), dtype=F64)
-    return LowRankPrior.factored(torch.randn(2, 3, generator=generator(2), dtype=F64), factor, torch.tensor(floor, dtype=F64), shift=0.3, scale=0.7)
+    return LowRankPrior.factored(
+        torch.randn(2, 3, generator=generator(2), dtype=F64),
+        factor,
+        torch.tensor(floor, dtype=F64),
+        shift=0.3,
+        scale=0.7,
+    )
 
 
 LAWS = {
-    **{kind: lambda kind=kind: mixture(kind) for kind in ("full", "shared", "diagonal", "isotropic")},
+    **{
+        kind: lambda kind=kind: mixture(kind)
+        for kind in ("full", "shared", "diagonal", "isotropic")
+    },
     "gaussian": lambda: GaussianPrior(torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6)),
     "field": field,
     "colour field": colour_field,
@@ -67,7 +85,11 @@ def law(request):
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.3, 5.0, 300.0, "per row"])
 def test_denoiser_is_tweedie_of_the_density(law, sigma):
-    level = torch.tensor([0.05, 0.5, 5.0], dtype=F64) if sigma == "per row" else torch.tensor(sigma, dtype=F64)
+    level = (
+        torch.tensor([0.05, 0.5, 5.0], dtype=F64)
+        if sigma == "per row"
+        else torch.tensor(sigma, dtype=F64)
+    )
     rows = level.reshape(-1, *[1] * len(law.shape))
     x0 = law.sample(3, generator(3))
     x = (x0 + rows * torch.randn(x0.shape, generator=generator(4), dtype=F64)).requires_grad_()
@@ -84,10 +106,16 @@ def test_denoiser_survives_where_every_component_underflows():
 
 
 def test_density_integrates_to_one():
-    law = MixturePrior(torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64), spd(2, 2))
+    law = MixturePrior(
+        torch.tensor([0.3, 0.7], dtype=F64),
+        torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64),
+        spd(2, 2),
+    )
     t = torch.linspace(-12, 12, 801, dtype=F64)
     grid = torch.cartesian_prod(t, t)
-    assert math.isclose(float(law.log_density(grid, 0.4).exp().sum()) * (24 / 800) ** 2, 1.0, abs_tol=1e-10)
+    assert math.isclose(
+        float(law.log_density(grid, 0.4).exp().sum()) * (24 / 800) ** 2, 1.0, abs_tol=1e-10
+    )
 
 
 def test_samples_have_the_mean_and_covariance(law):
@@ -96,12 +124,16 @@ def test_samples_have_the_mean_and_covariance(law):
     C = law.covariance
     standard_error = (C.diagonal() / count).sqrt()
     assert bool(((x.mean(0) - law.mean.flatten()).abs() < 4.5 * standard_error).all())
-    spread = torch.outer(C.diagonal(), C.diagonal()).sqrt()  # the entries' errors are at most sqrt(kurtosis) spread / sqrt(count)
+    spread = torch.outer(
+        C.diagonal(), C.diagonal()
+    ).sqrt()  # the entries' errors are at most sqrt(kurtosis) spread / sqrt(count)
     assert bool(((x.T.cov() - C).abs() < 4.5 * math.sqrt(3 / count) * spread).all())
 
 
 def test_samples_of_a_mixture_come_in_random_order():
-    law = MixturePrior(torch.tensor([0.5, 0.5]), torch.tensor([[-9.0], [9.0]]), torch.tensor([[[1.0]], [[2.0]]]))
+    law = MixturePrior(
+        torch.tensor([0.5, 0.5]), torch.tensor([[-9.0], [9.0]]), torch.tensor([[[1.0]], [[2.0]]])
+    )
     signs = law.sample(2000, generator(6))[:, 0].sign()
     assert (signs[1:] * signs[:-1]).mean().abs() < 0.1  # 4.5 standard errors of independent signs
 
@@ -110,16 +142,23 @@ def dense_conditioning(mean, C, law, matrix, sigma_y, y):
     """Conditioning of the joint Gaussian of (x, y), nothing simplified: an independent statement of Bayes' rule."""
     n, m = len(mean), len(matrix)
     lift = torch.cat([torch.eye(n, dtype=F64), matrix * law.scale])
-    joint = lift @ C @ lift.T + torch.block_diag(torch.zeros(n, n, dtype=F64), sigma_y**2 * torch.eye(m, dtype=F64))
+    joint = lift @ C @ lift.T + torch.block_diag(
+        torch.zeros(n, n, dtype=F64), sigma_y**2 * torch.eye(m, dtype=F64)
+    )
     precision = torch.linalg.inv(joint + 1e-13 * torch.eye(n + m, dtype=F64))
     covariance = torch.linalg.inv(precision[:n, :n])
-    return mean - covariance @ precision[:n, n:] @ (y - matrix @ (mean * law.scale + law.shift)), covariance
+    return mean - covariance @ precision[:n, n:] @ (
+        y - matrix @ (mean * law.scale + law.shift)
+    ), covariance
 
 
 @pytest.mark.parametrize("kind", ["full", "shared", "diagonal", "isotropic"])
 def test_each_component_is_conditioned_as_a_dense_gaussian(kind):
     law = mixture(kind)
-    matrix, y = torch.randn(2, 3, generator=generator(7), dtype=F64), torch.tensor([0.4, -1.0], dtype=F64)
+    matrix, y = (
+        torch.randn(2, 3, generator=generator(7), dtype=F64),
+        torch.tensor([0.4, -1.0], dtype=F64),
+    )
     given = law.given(matrix, 0.3, y)
     for k, (mean, C) in enumerate(zip(law.means, law.covariances.expand(4, 3, 3), strict=True)):
         expected = dense_conditioning(mean, C, law, matrix, 0.3, y)
@@ -131,7 +170,11 @@ def test_bayes_rule_holds_pointwise():
     """log p(x | y) = log p(x) + log p(y | x) - log p(y) at any x: weights, means, covariances and evidence at once."""
     for kind in ("full", "shared", "diagonal", "isotropic"):
         law = mixture(kind)
-        matrix, y, sigma_y = torch.randn(2, 3, generator=generator(8), dtype=F64), torch.tensor([0.4, -1.0], dtype=F64), 0.3
+        matrix, y, sigma_y = (
+            torch.randn(2, 3, generator=generator(8), dtype=F64),
+            torch.tensor([0.4, -1.0], dtype=F64),
+            0.3,
+        )
         x = law.sample(10, generator(9))
         r = (y - law.decode(x) @ matrix.T) / sigma_y
         likelihood = -0.5 * (r.square() + math.log(2 * math.pi * sigma_y**2)).sum(1)
@@ -141,29 +184,48 @@ def test_bayes_rule_holds_pointwise():
 
 def test_components_that_the_data_exclude_keep_their_density():
     means = torch.tensor([[-50.0], [50.0]], dtype=F64)
-    law = MixturePrior(torch.ones(2, dtype=F64), means, torch.ones(1, dtype=F64)).given(torch.ones(1, 1, dtype=F64), 1.0, torch.tensor([50.0], dtype=F64))
+    law = MixturePrior(torch.ones(2, dtype=F64), means, torch.ones(1, dtype=F64)).given(
+        torch.ones(1, 1, dtype=F64), 1.0, torch.tensor([50.0], dtype=F64)
+    )
     assert math.isclose(float(law.log_weights[0]), -(100.0**2) / 4, rel_tol=1e-12)
     assert bool(law.log_density(means).isfinite().all())
 
 
 def test_posterior_and_evidence_of_a_mixture_by_quadrature():
-    law = MixturePrior(torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64), spd(2, 2), shift=0.2, scale=2.0)
+    law = MixturePrior(
+        torch.tensor([0.3, 0.7], dtype=F64),
+        torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64),
+        spd(2, 2),
+        shift=0.2,
+        scale=2.0,
+    )
     matrix, y, sigma_y = torch.tensor([[1.0, -0.5]], dtype=F64), torch.tensor([0.7], dtype=F64), 0.6
     t = torch.linspace(-9, 9, 1201, dtype=F64)
     grid, cell = torch.cartesian_prod(t, t), (18 / 1200) ** 2
     r = (y - law.decode(grid) @ matrix.T)[:, 0] / sigma_y
-    joint = (law.log_density(grid) - 0.5 * r.square()).exp() / (sigma_y * math.sqrt(2 * math.pi)) * cell
+    joint = (
+        (law.log_density(grid) - 0.5 * r.square()).exp() / (sigma_y * math.sqrt(2 * math.pi)) * cell
+    )
     given = law.given(matrix, sigma_y, y)
     mean = joint @ grid / joint.sum()
     centred = grid - mean
-    assert math.isclose(float(joint.sum().log()), float(law.log_evidence(matrix, sigma_y, y)), abs_tol=1e-10)
+    assert math.isclose(
+        float(joint.sum().log()), float(law.log_evidence(matrix, sigma_y, y)), abs_tol=1e-10
+    )
     assert torch.allclose(given.mean, mean, atol=1e-10)
-    assert torch.allclose(given.covariance, (joint[:, None] * centred).T @ centred / joint.sum(), atol=1e-10)
+    assert torch.allclose(
+        given.covariance, (joint[:, None] * centred).T @ centred / joint.sum(), atol=1e-10
+    )
 
 
 def test_gaussian_posterior_is_the_mixture_of_one():
-    law = GaussianPrior(torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6), shift=0.5, scale=0.5)
-    matrix, y = torch.randn(3, 6, generator=generator(1), dtype=F64), torch.randn(3, generator=generator(2), dtype=F64)
+    law = GaussianPrior(
+        torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6), shift=0.5, scale=0.5
+    )
+    matrix, y = (
+        torch.randn(3, 6, generator=generator(1), dtype=F64),
+        torch.randn(3, generator=generator(2), dtype=F64),
+    )
     mean, covariance = law.posterior(matrix, 0.2, y)
     expected = dense_conditioning(law.mean.flatten(), law.covariance, law, matrix, 0.2, y)
     assert torch.allclose(mean, expected[0], atol=1e-9)
@@ -184,7 +246,9 @@ def test_field_is_its_dense_gaussian(make):
     assert torch.allclose(given.mean, expected.mean, atol=1e-10)
     assert torch.allclose(given.covariance, expected.covariance, atol=1e-10)
     assert torch.allclose(given(x, torch.tensor(0.3)), expected(x, torch.tensor(0.3)), atol=1e-10)
-    assert torch.allclose(law.log_evidence(transfer, 0.1, y), dense.log_evidence(matrix, 0.1, y.flatten()), atol=1e-9)
+    assert torch.allclose(
+        law.log_evidence(transfer, 0.1, y), dense.log_evidence(matrix, 0.1, y.flatten()), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("m", [2, 5])
@@ -192,7 +256,10 @@ def test_low_rank_is_its_dense_gaussian(m):
     """Given 2 numbers the posterior has rank 4 of 6; given 5 nothing is left outside it."""
     law = low_rank()
     dense = GaussianPrior(law.mean, law.covariance, **law.units)
-    matrix, y = torch.randn(m, 6, generator=generator(1), dtype=F64), torch.randn(m, generator=generator(4), dtype=F64)
+    matrix, y = (
+        torch.randn(m, 6, generator=generator(1), dtype=F64),
+        torch.randn(m, generator=generator(4), dtype=F64),
+    )
     sigma_y = torch.linspace(0.1, 0.5, m, dtype=F64)
     given, expected = law.given(matrix, sigma_y, y), dense.given(matrix, sigma_y, y)
     x, level = law.sample(3, generator(3)), torch.tensor([0.1, 1.0, 10.0], dtype=F64)
@@ -202,13 +269,17 @@ def test_low_rank_is_its_dense_gaussian(m):
         assert torch.allclose(ours.covariance, theirs.covariance, atol=1e-12)
         assert torch.allclose(ours(x, level), theirs(x, level), atol=1e-12)
         assert torch.allclose(ours.log_density(x, level), theirs.log_density(x, level), atol=1e-11)
-    assert torch.allclose(law.log_evidence(matrix, sigma_y, y), dense.log_evidence(matrix, sigma_y, y), atol=1e-11)
+    assert torch.allclose(
+        law.log_evidence(matrix, sigma_y, y), dense.log_evidence(matrix, sigma_y, y), atol=1e-11
+    )
 
 
 def test_low_rank_never_meets_a_square_matrix():
     """20 000 unknowns: the dense covariance would take 3 GB."""
     n = 20_000
-    law = LowRankPrior.factored(torch.zeros(n), torch.randn(n, 3, generator=generator(1)) / 100, torch.tensor(0.01))
+    law = LowRankPrior.factored(
+        torch.zeros(n), torch.randn(n, 3, generator=generator(1)) / 100, torch.tensor(0.01)
+    )
     matrix = torch.zeros(2, n)
     matrix[0, :100] = matrix[1, 50:150] = 0.1
     given = law.given(matrix, 0.01, torch.tensor([1.0, -1.0]))
@@ -221,11 +292,21 @@ def test_low_rank_never_meets_a_square_matrix():
 @pytest.mark.parametrize("kind", ["gaussian", "diagonal", "low rank", "field", "colour field"])
 def test_functions_of_the_covariance(kind):
     """C^1/2 twice is C, and C / (C + sigma^2) is the denoiser."""
-    law = GaussianPrior(torch.zeros(2, dtype=F64), torch.tensor([1.0, 0.3], dtype=F64)) if kind == "diagonal" else LAWS[kind]()
+    law = (
+        GaussianPrior(torch.zeros(2, dtype=F64), torch.tensor([1.0, 0.3], dtype=F64))
+        if kind == "diagonal"
+        else LAWS[kind]()
+    )
     x = torch.randn(2, *law.shape, generator=generator(1), dtype=F64)
     product = (x.flatten(1) @ law.covariance).reshape(x.shape)
-    assert torch.allclose(law.spectral(law.spectral(x, torch.sqrt), torch.sqrt), product, atol=1e-12)
-    assert torch.allclose(law.mean + law.spectral(x - law.mean, lambda v: v / (v + 0.09)), law(x, torch.tensor(0.3, dtype=F64)), atol=1e-12)
+    assert torch.allclose(
+        law.spectral(law.spectral(x, torch.sqrt), torch.sqrt), product, atol=1e-12
+    )
+    assert torch.allclose(
+        law.mean + law.spectral(x - law.mean, lambda v: v / (v + 0.09)),
+        law(x, torch.tensor(0.3, dtype=F64)),
+        atol=1e-12,
+    )
 
 
 def test_a_diagonal_law_stays_diagonal_where_each_number_sees_one_unknown():
@@ -233,7 +314,9 @@ def test_a_diagonal_law_stays_diagonal_where_each_number_sees_one_unknown():
     law = mixture("diagonal")
     matrix = torch.tensor([[0.5, 0, 0], [2.0, 0, 0], [0, 1.0, 0]], dtype=F64)
     y, sigma_y = torch.tensor([0.4, -1.0, 0.3], dtype=F64), torch.tensor([0.3, 0.5, 0.1], dtype=F64)
-    dense = MixturePrior(law.weights, law.means, law.covariances, **law.units).given(matrix, sigma_y, y)
+    dense = MixturePrior(law.weights, law.means, law.covariances, **law.units).given(
+        matrix, sigma_y, y
+    )
     given = law.given(matrix, sigma_y, y)
     assert given.basis is None
     assert torch.allclose(given.covariances, dense.covariances, atol=1e-12)
@@ -249,7 +332,9 @@ def test_a_power_law_is_found_again_in_its_own_draws():
     overlap = (field.colours.T @ law.colours).abs()
     assert torch.allclose(overlap, torch.eye(3, dtype=F64), atol=0.1)
     f = torch.linspace(0.02, 0.5, 50, dtype=F64)
-    for c, (a, corner, p) in enumerate(zip([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8], strict=True)):
+    for c, (a, corner, p) in enumerate(
+        zip([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8], strict=True)
+    ):
         ours = found["power"][c] * (found["corner"][c] ** 2 + f**2) ** -found["exponent"][c]
         assert float((ours / (a * (corner**2 + f**2) ** -p)).log().abs().max()) < 0.15
 

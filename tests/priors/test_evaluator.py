@@ -30,7 +30,9 @@ class Crowded(inverse.Prior):
     def forward(self, x, sigma):
         self.calls.append(x.shape[0] * x.shape[-2] * x.shape[-1])
         if self.calls[-1] > self.most:
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {self.calls[-1]} things.")
+            raise torch.OutOfMemoryError(
+                f"CUDA out of memory. Tried to allocate {self.calls[-1]} things."
+            )
         return x / 2 + 0 * x.square() * like(sigma, x)
 
 
@@ -45,7 +47,10 @@ def test_when_the_memory_runs_out_the_batch_is_halved_and_that_is_said_once(grad
         run = evaluator(prior, Execution())
         return run.tweedie(x, 0.5)[1](x) if gradient else run.denoise(x, 0.5)
 
-    with pytest.warns(ExecutionWarning, match="out of memory on cpu with 512 pixels in one call of the prior: going on with 256") as said:
+    with pytest.warns(
+        ExecutionWarning,
+        match="out of memory on cpu with 512 pixels in one call of the prior: going on with 256",
+    ) as said:
         assert torch.equal(call(), x / 2)
     assert len(said) == 1
     prior.calls.clear()
@@ -88,7 +93,10 @@ def test_a_local_prior_is_cut_into_tiles_when_one_row_is_too_much():
 
 
 def test_the_size_that_would_fit_is_named_when_one_row_does_not():
-    with pytest.warns(ExecutionWarning), pytest.raises(MemoryLimitError, match=r"one row of 3x64x96 .*; 16x24 pixels would fit"):
+    with (
+        pytest.warns(ExecutionWarning),
+        pytest.raises(MemoryLimitError, match=r"one row of 3x64x96 .*; 16x24 pixels would fit"),
+    ):
         evaluator(Crowded(400), Execution()).denoise(normal(2, 3, 64, 96), 0.5)
 
 
@@ -127,7 +135,9 @@ def test_bytes_needed_grow_with_the_pixels_and_with_a_graph(network_prior):
     x, level = torch.zeros(1, 3, 192, 128), torch.ones(1)
     with torch.no_grad():
         fixed, each = bytes_needed(network_prior, x, level, False)
-        assert peak_bytes(lambda: network_prior(x, level)) == pytest.approx(fixed + each * 192 * 128, rel=0.02)
+        assert peak_bytes(lambda: network_prior(x, level)) == pytest.approx(
+            fixed + each * 192 * 128, rel=0.02
+        )
         assert bytes_needed(network_prior, x, level, True)[1] > 2 * each
 
 
@@ -145,13 +155,19 @@ def test_a_bound_on_memory_is_kept(network_prior):
 
 def test_a_bound_on_memory_does_not_change_the_answer(network_prior):
     x, v = normal(5, 3, 64, 64).float(), normal(5, 3, 64, 64, seed=1).float()
-    free, bound = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(memory=0.003))
+    free, bound = (
+        evaluator(network_prior, Execution()),
+        evaluator(network_prior, Execution(memory=0.003)),
+    )
     torch.testing.assert_close(bound.denoise(x, 0.5), free.denoise(x, 0.5), **CLOSE)
     torch.testing.assert_close(bound.tweedie(x, 0.5)[1](v), free.tweedie(x, 0.5)[1](v), **CLOSE)
 
 
 def test_a_bound_that_no_call_keeps_is_refused(network_prior):
-    with pytest.raises(MemoryLimitError, match=r"memory: 1e-05 GiB are too little for this prior, whose smallest call here takes .* GiB; give it"):
+    with pytest.raises(
+        MemoryLimitError,
+        match=r"memory: 1e-05 GiB are too little for this prior, whose smallest call here takes .* GiB; give it",
+    ):
         evaluator(network_prior, Execution(memory=1e-5)).denoise(torch.zeros(1, 3, 64, 64), 0.5)
 
 
@@ -203,7 +219,9 @@ def under_autocast(prior, x):
 
 def test_weights_cast_once_give_the_bits_of_autocast(network_prior):
     prior, x = network_prior.requires_grad_(False), normal(2, 3, 16, 16).float()
-    assert torch.equal(evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5), under_autocast(prior, x))
+    assert torch.equal(
+        evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5), under_autocast(prior, x)
+    )
     assert all(weight.dtype == torch.float32 for weight in prior.parameters())
 
 
@@ -236,7 +254,11 @@ def test_gradients_at_high_noise_keep_the_priors_precision(network_prior, levels
 
 
 def test_weights_that_are_written_later_are_cast_again(network_prior):
-    prior, x, run = network_prior.requires_grad_(False), normal(2, 3, 16, 16).float(), Execution(autocast="bf16")
+    prior, x, run = (
+        network_prior.requires_grad_(False),
+        normal(2, 3, 16, 16).float(),
+        Execution(autocast="bf16"),
+    )
     before = evaluator(prior, run).denoise(x, 0.5)
     prior.network.head.weight.mul_(2)
     after = evaluator(prior, run).denoise(x, 0.5)
@@ -256,7 +278,9 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch):
 
     check_precision.cache_clear()
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
-    with pytest.raises(OptionError, match=r"fp16 is not supported on cpu .*not implemented.*; use float32"):
+    with pytest.raises(
+        OptionError, match=r"fp16 is not supported on cpu .*not implemented.*; use float32"
+    ):
         check_precision(CPU, "fp16")
 
 
@@ -276,14 +300,19 @@ def test_an_impossible_execution_is_refused(wrong, says):
 # --- compilation ------------------------------------------------------------------------------------------------------
 
 
-def test_where_compilation_fails_the_prior_runs_without_and_that_is_said_once(network_prior, monkeypatch):
+def test_where_compilation_fails_the_prior_runs_without_and_that_is_said_once(
+    network_prior, monkeypatch
+):
     """No compiler is there: torch says so when it first wants one, forward and backward."""
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(config, "fx_graph_cache", False)
     x = normal(1, 3, 16, 16).float()
-    plain, run = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(compile="auto"))
+    plain, run = (
+        evaluator(network_prior, Execution()),
+        evaluator(network_prior, Execution(compile="auto")),
+    )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ExecutionWarning)
@@ -298,7 +327,10 @@ def test_where_compilation_fails_the_prior_runs_without_and_that_is_said_once(ne
 def test_a_compiled_prior_gives_the_same(network_prior):
     """Minutes of compiler; forward, VJP, and the VJP again from the same graph."""
     x, v = normal(1, 3, 16, 16).float(), normal(1, 3, 16, 16, seed=1).float()
-    plain, run = evaluator(network_prior, Execution()), evaluator(network_prior, Execution(compile="auto"))
+    plain, run = (
+        evaluator(network_prior, Execution()),
+        evaluator(network_prior, Execution(compile="auto")),
+    )
     torch.testing.assert_close(run.denoise(x, 0.5), plain.denoise(x, 0.5), **CLOSE)
     vjp, expected = run.tweedie(x, 0.5)[1], plain.tweedie(x, 0.5)[1](v)
     torch.testing.assert_close(vjp(v), expected, **CLOSE)
@@ -312,7 +344,19 @@ def test_a_copy_of_a_prior_starts_afresh(network_prior):
 
 # --- the host ---------------------------------------------------------------------------------------------------------
 
-SILENT = ("daps", "ddnm", "ddnm-plus", "ddrm", "diffpir", "dps", "langevin", "lgd", "pigdm", "pnp-dm", "red-diff")
+SILENT = (
+    "daps",
+    "ddnm",
+    "ddnm-plus",
+    "ddrm",
+    "diffpir",
+    "dps",
+    "langevin",
+    "lgd",
+    "pigdm",
+    "pnp-dm",
+    "red-diff",
+)
 """Methods whose loop never asks for a number; particle methods weigh and resample on the host, iterative solves ask whether they are done."""
 
 
@@ -329,13 +373,19 @@ def test_the_host_reads_nothing_in_the_loop(name, network_prior):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's own detector of waiting needs a GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch's own detector of waiting needs a GPU"
+)
 @pytest.mark.parametrize("name", SILENT)
 def test_the_host_waits_for_nothing_in_the_loop(name, network_prior):
     prior = network_prior.to("cuda")
     truths = torch.rand(2, 3, 16, 16, generator=inverse.seeded(0))
     posterior = problems()["blur-circular"].posterior(truths, prior=prior, device="cuda")
-    iterates = iter(inverse.get_method(name, steps=8).run(posterior.rows(1), 1, inverse.Generators.for_samples(0, 2, 1, device="cuda")))
+    iterates = iter(
+        inverse.get_method(name, steps=8).run(
+            posterior.rows(1), 1, inverse.Generators.for_samples(0, 2, 1, device="cuda")
+        )
+    )
     with torch.no_grad():
         next(iterates), next(iterates)  # what is made once may wait
         torch.cuda.set_sync_debug_mode("error")

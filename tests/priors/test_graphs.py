@@ -75,7 +75,9 @@ def test_a_gradient_of_an_earlier_forward_replays_that_forward_first():
         assert torch.equal(found[i][1](v), expected[i][1](v))
         assert torch.equal(found[i][0], expected[i][0])
     assert tape.recorded == 2  # one forward and one gradient for the one shape
-    assert tape.replays == 1 + 3 + 3 + 5  # when it was recorded, three forwards, three of them again, five gradients
+    assert (
+        tape.replays == 1 + 3 + 3 + 5
+    )  # when it was recorded, three forwards, three of them again, five gradients
 
 
 def test_outputs_are_not_written_into_later():
@@ -106,12 +108,19 @@ def test_one_recording_for_each_shape_and_precision_and_only_the_last_few_are_ke
 
 def test_where_recording_fails_the_call_runs_and_that_is_said_once():
     said = []
-    run = recorded(Tape(RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")), said)
+    run = recorded(
+        Tape(
+            RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")
+        ),
+        said,
+    )
     x, v = normal(3, 5), normal(3, 5, seed=1)
     for _ in range(2):
         out, vjp = pair(run, x)
         assert torch.equal(vjp(v), pair(call, x)[1](v))
-    assert said == ["passes with a gradient run without CUDA graphs: RuntimeError: operation not permitted when stream is capturing"]
+    assert said == [
+        "passes with a gradient run without CUDA graphs: RuntimeError: operation not permitted when stream is capturing"
+    ]
     assert torch.equal(out, call(x, HALF.expand(3)))
 
 
@@ -119,7 +128,12 @@ def test_memory_that_runs_out_and_errors_of_the_call_go_to_the_caller():
     with pytest.raises(torch.OutOfMemoryError):
         pair(recorded(Tape(torch.OutOfMemoryError("CUDA out of memory"))), normal(1, 4))
     with pytest.raises(RuntimeError, match="no compiler"):
-        pair(recorded(Tape(RuntimeError("no compiler")), of_call=lambda error: "compiler" in str(error)), normal(1, 4))
+        pair(
+            recorded(
+                Tape(RuntimeError("no compiler")), of_call=lambda error: "compiler" in str(error)
+            ),
+            normal(1, 4),
+        )
 
 
 def test_other_shapes_give_way_when_the_memory_runs_out():
@@ -150,7 +164,10 @@ def test_an_evaluator_takes_gradients_through_recordings(network_prior):
         prior = copy.deepcopy(network_prior)
         if "tile" in settings:
             prior.halo = 32
-        plain, run = evaluator(prior, Execution(**settings)), evaluator(prior, Execution(compile="auto", **settings))
+        plain, run = (
+            evaluator(prior, Execution(**settings)),
+            evaluator(prior, Execution(compile="auto", **settings)),
+        )
         run._compiled[True] = graphed(prior, run._say, Tape(), lambda _: False)
         xs = [normal(2, 3, 32, 32, seed=i).float() for i in range(2)]
         vjps = [run.tweedie(x, 0.5)[1] for x in xs]
@@ -169,13 +186,21 @@ def test_cuda_graphs_give_what_the_prior_gives(network_prior, half):
     from inverse.priors.evaluation.graphs import cuda_graphs
 
     prior = network_prior.cuda()
-    plain, run = evaluator(prior, Execution(autocast=half)), evaluator(prior, Execution(autocast=half, compile="auto"))
+    plain, run = (
+        evaluator(prior, Execution(autocast=half)),
+        evaluator(prior, Execution(autocast=half, compile="auto")),
+    )
     run._run(True)  # what it does before it compiles
     run._compiled[True] = graphed(prior, pytest.fail, cuda_graphs, lambda _: False)
-    xs, v = [normal(2, 3, 32, 32, seed=i).float().cuda() for i in range(3)], normal(2, 3, 32, 32, seed=9).float().cuda()
+    xs, v = (
+        [normal(2, 3, 32, 32, seed=i).float().cuda() for i in range(3)],
+        normal(2, 3, 32, 32, seed=9).float().cuda(),
+    )
     vjps = [run.tweedie(x, 0.5)[1] for x in xs]
     for i in (2, 0, 0, 1):
-        torch.testing.assert_close(vjps[i](v), plain.tweedie(xs[i], 0.5)[1](v), rtol=1e-2, atol=1e-2 if half else 1e-4)
+        torch.testing.assert_close(
+            vjps[i](v), plain.tweedie(xs[i], 0.5)[1](v), rtol=1e-2, atol=1e-2 if half else 1e-4
+        )
 
 
 @gpu
@@ -196,7 +221,9 @@ def test_a_method_with_gradients_gives_the_same_through_graphs(network_prior):
     prior, truths = network_prior.cuda(), torch.rand(2, 3, 32, 32, generator=inverse.seeded(0))
     found = []
     for execution in (Execution(), Execution(compile="auto")):
-        posterior = inverse.get_problem("denoise").posterior(truths, prior=prior, device="cuda", execution=execution)
+        posterior = inverse.get_problem("denoise").posterior(
+            truths, prior=prior, device="cuda", execution=execution
+        )
         found.append(inverse.solve(posterior, inverse.get_method("dps", steps=4)).samples)
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 

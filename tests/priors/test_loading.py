@@ -22,7 +22,15 @@ from inverse.priors.networks.unet import UNetConfig
 def prior_path(tmp_path: Path) -> Path:
     """A prior that a test may damage."""
     path = tmp_path / "own.safetensors"
-    save_prior(tiny_network(), path, units="kelvin", training={"data": "none", "steps": 0}, licence="CC0", denoising={"25": 20.1}, limits="untrained")
+    save_prior(
+        tiny_network(),
+        path,
+        units="kelvin",
+        training={"data": "none", "steps": 0},
+        licence="CC0",
+        denoising={"25": 20.1},
+        limits="untrained",
+    )
     return path
 
 
@@ -43,10 +51,20 @@ def refused(path: Path | str) -> str:
 
 def test_saved_prior_denoises_as_the_one_it_was(prior_path):
     saved, loaded = tiny_network(), load_prior(prior_path)
-    x, sigma = torch.randn(2, 3, 13, 18, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 2.0])
-    torch.testing.assert_close(loaded(x, sigma), saved(x, sigma), rtol=0, atol=2e-3)  # half precision: 2^-11 of the weights
+    x, sigma = (
+        torch.randn(2, 3, 13, 18, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0.3, 2.0]),
+    )
+    torch.testing.assert_close(
+        loaded(x, sigma), saved(x, sigma), rtol=0, atol=2e-3
+    )  # half precision: 2^-11 of the weights
     assert loaded.name == "own"
-    assert (loaded.shift, loaded.scale, loaded.sigma_min, loaded.sigma_max) == (saved.shift, saved.scale, saved.sigma_min, saved.sigma_max)
+    assert (loaded.shift, loaded.scale, loaded.sigma_min, loaded.sigma_max) == (
+        saved.shift,
+        saved.scale,
+        saved.sigma_min,
+        saved.sigma_max,
+    )
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert not loaded.training
 
@@ -57,7 +75,12 @@ def test_prior_is_found_by_its_card_too(prior_path):
 
 def test_card_survives_a_round_trip(prior_path, tmp_path):
     card = PriorCard.read(prior_path.with_suffix(".json"))
-    assert (card.units, card.licence, card.training, card.denoising) == ("kelvin", "CC0", {"data": "none", "steps": 0}, {"25": 20.1})
+    assert (card.units, card.licence, card.training, card.denoising) == (
+        "kelvin",
+        "CC0",
+        {"data": "none", "steps": 0},
+        {"25": 20.1},
+    )
     assert card.config == CONFIG
     assert card.shape == "3 x any x any"
     assert card.sha256 == sha256(prior_path)
@@ -70,7 +93,10 @@ def test_weights_take_two_bytes_each(prior_path):
 
 
 def test_saving_leaves_nothing_else_behind(prior_path):
-    assert sorted(path.name for path in prior_path.parent.iterdir()) == ["own.json", "own.safetensors"]
+    assert sorted(path.name for path in prior_path.parent.iterdir()) == [
+        "own.json",
+        "own.safetensors",
+    ]
 
 
 def test_saving_as_a_pickle_is_refused(tmp_path):
@@ -126,7 +152,11 @@ def test_card_cannot_name_a_pickle(prior_path):
 @pytest.mark.parametrize("first_bytes", [b"\x80", b"PK"])
 def test_header_length_that_looks_like_a_pickle_is_no_pickle(prior_path, first_bytes):
     """The first bytes of a safetensors file are the length of its header, which is padded here until they are `first_bytes`."""
-    tensors, length, modulus = load_file(prior_path), int.from_bytes(first_bytes, "little"), 256 ** len(first_bytes)
+    tensors, length, modulus = (
+        load_file(prior_path),
+        int.from_bytes(first_bytes, "little"),
+        256 ** len(first_bytes),
+    )
     header = int.from_bytes(prior_path.read_bytes()[:8], "little")
     save_file(tensors, prior_path, {"pad": "x"})
     overhead = int.from_bytes(prior_path.read_bytes()[:8], "little") - header
@@ -159,7 +189,10 @@ NEEDED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigma_
         ("3", f"found a whole number, needed is an object with {NEEDED})"),
         ("null", f"found null, needed is an object with {NEEDED})"),
         ("{}", f"found an empty object; needed are also {NEEDED})"),
-        ('{"name": "own", "x": 1}', f"found name, x; needed are also {NEEDED.removeprefix('name, ')})"),
+        (
+            '{"name": "own", "x": 1}',
+            f"found name, x; needed are also {NEEDED.removeprefix('name, ')})",
+        ),
     ],
 )
 def test_card_that_is_none_is_refused(prior_path, text, says):
@@ -172,11 +205,23 @@ def test_card_that_is_none_is_refused(prior_path, text, says):
     [
         ({"unknown": 1}, "a prior card has no field 'unknown'; known: denoising, extra"),
         ({"licenze": "CC0"}, "a prior card has no field 'licenze'; did you mean 'licence'?"),
-        ({"network": {"depth": 3}}, "UNetConfig has no option 'depth'; did you mean 'widths'? known: blocks"),
+        (
+            {"network": {"depth": 3}},
+            "UNetConfig has no option 'depth'; did you mean 'widths'? known: blocks",
+        ),
         ({"network": 3}, "network must be an object, found a whole number)"),
-        ({"network": {"widths": 8}}, "widths and blocks must be as many positive numbers, got (8,)"),
-        ({"network": {"widths": [8], "blocks": [1, 1]}}, "widths and blocks must be as many positive numbers, got (8,) and (1, 1)"),
-        ({"file": "../own.safetensors"}, "file must be the name of a file beside the card, found '../own.safetensors')"),
+        (
+            {"network": {"widths": 8}},
+            "widths and blocks must be as many positive numbers, got (8,)",
+        ),
+        (
+            {"network": {"widths": [8], "blocks": [1, 1]}},
+            "widths and blocks must be as many positive numbers, got (8,) and (1, 1)",
+        ),
+        (
+            {"file": "../own.safetensors"},
+            "file must be the name of a file beside the card, found '../own.safetensors')",
+        ),
         ({"file": 3}, "file must be text, found a whole number)"),
         ({"shift": "0.5"}, "shift must be a number, found text)"),
         ({"training": None}, "training must be an object, found null)"),
@@ -202,30 +247,43 @@ def test_a_weights_file_is_the_one_that_was_named(prior_path, tmp_path):
     for suffix in (".safetensors", ".json"):
         (pair / f"renamed{suffix}").write_bytes(prior_path.with_suffix(suffix).read_bytes())
     renamed = load_prior(pair / "renamed.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(own.state_dict().values(), renamed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(own.state_dict().values(), renamed.state_dict().values(), strict=True)
+    )
     (pair / "own.safetensors").write_bytes(prior_path.read_bytes())
     other = tiny_network()
     torch.nn.init.ones_(other.network.tail.weight)
     save_prior(other, tmp_path / "other.safetensors")
     (pair / "renamed.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
     found = refused(pair / "renamed.safetensors")
-    assert found.endswith(f"the card says {sha256(prior_path)[:12]}...; that card is of own.safetensors")
+    assert found.endswith(
+        f"the card says {sha256(prior_path)[:12]}...; that card is of own.safetensors"
+    )
     assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in found
     assert load_prior(pair / "renamed.json").name == "own"
 
 
 def test_weights_of_another_network_say_which_tensor(prior_path):
-    edit_card(prior_path, network=UNetConfig(channels=3, widths=(8, 24), blocks=(1, 1), embedding=16).to_dict())
+    edit_card(
+        prior_path,
+        network=UNetConfig(channels=3, widths=(8, 24), blocks=(1, 1), embedding=16).to_dict(),
+    )
     assert "size mismatch for network." in refused(prior_path)
 
 
 def test_weights_of_a_deeper_network_say_what_is_missing(prior_path):
-    edit_card(prior_path, network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 2), embedding=16).to_dict())
+    edit_card(
+        prior_path,
+        network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 2), embedding=16).to_dict(),
+    )
     assert "Missing key" in refused(prior_path)
 
 
 def test_neither_name_nor_weights_says_what_is_expected(tmp_path):
-    assert "expected a registered name or a .safetensors file with its card" in refused(tmp_path / "own.onnx")
+    assert "expected a registered name or a .safetensors file with its card" in refused(
+        tmp_path / "own.onnx"
+    )
 
 
 def test_unknown_name_is_unknown():

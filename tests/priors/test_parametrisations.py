@@ -32,11 +32,19 @@ class Ideal(nn.Module):
         self.times.append(t)
         low = t.floor().long().clamp(max=998)
         log_sigmas = (1 / ABAR - 1).sqrt().log()
-        s = torch.lerp(log_sigmas[low], log_sigmas[low + 1], (t - low).double()).exp().reshape(-1, 1, 1, 1)
+        s = (
+            torch.lerp(log_sigmas[low], log_sigmas[low + 1], (t - low).double())
+            .exp()
+            .reshape(-1, 1, 1, 1)
+        )
         abar = 1 / (1 + s**2)
         x0 = denoised(x_t / abar.sqrt(), s)
         eps = (x_t / abar.sqrt() - x0) / s
-        return {"epsilon": eps, "sample": x0, "v_prediction": abar.sqrt() * eps - (1 - abar).sqrt() * x0}[self.prediction]
+        return {
+            "epsilon": eps,
+            "sample": x0,
+            "v_prediction": abar.sqrt() * eps - (1 - abar).sqrt() * x0,
+        }[self.prediction]
 
 
 @pytest.mark.parametrize("sigma", LEVELS)
@@ -44,7 +52,9 @@ class Ideal(nn.Module):
 def test_a_vp_network_denoises_at_every_level_between_its_times(prediction, sigma):
     prior = adapters.VPPrior(Ideal(prediction), ABAR, prediction)
     x = MEAN + normal(2, *SHAPE)
-    torch.testing.assert_close(prior(x, torch.tensor(sigma).double()), denoised(x, sigma), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        prior(x, torch.tensor(sigma).double()), denoised(x, sigma), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_vp_network_is_asked_at_its_own_times_and_knows_its_range():
@@ -88,7 +98,10 @@ def test_a_deepinv_denoiser_works_on_intensities_and_is_used_by_every_method():
     assert seen[0].tolist() == pytest.approx([0.3, 0.3])
     assert prior.decode(torch.tensor(-1.0)) == 0
     problem = inverse.get_problem("denoise", sigma_y=0.1)
-    result = inverse.solve(problem.posterior(torch.rand(1, *SHAPE, generator=inverse.seeded(0)), prior=prior), inverse.get_method("diffpir", steps=10))
+    result = inverse.solve(
+        problem.posterior(torch.rand(1, *SHAPE, generator=inverse.seeded(0)), prior=prior),
+        inverse.get_method("diffpir", steps=10),
+    )
     assert torch.isfinite(result.samples).all()
 
 
@@ -98,12 +111,19 @@ def test_a_real_deepinv_wrapper_is_a_prior():
 
     network = Ideal("epsilon")
     wrapper = deepinv("models").ScoreModelWrapper(
-        lambda x_t, t, *_: network(x_t, t.expand(len(x_t)).double()), "epsilon", clip_output=False, sigma_t=(1 / ABAR - 1).sqrt().float(),
-        variance_preserving=True, takes_integer_time=True, n_timesteps=1000,
-    )  # fmt: skip
+        lambda x_t, t, *_: network(x_t, t.expand(len(x_t)).double()),
+        "epsilon",
+        clip_output=False,
+        sigma_t=(1 / ABAR - 1).sqrt().float(),
+        variance_preserving=True,
+        takes_integer_time=True,
+        n_timesteps=1000,
+    )
     x = (MEAN + normal(2, *SHAPE)).float()
     theirs, ours = adapters.from_deepinv(wrapper), adapters.VPPrior(network, ABAR)
-    torch.testing.assert_close(theirs(x, torch.tensor(0.7)), ours(x, torch.tensor(0.7)).float(), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        theirs(x, torch.tensor(0.7)), ours(x, torch.tensor(0.7)).float(), rtol=0, atol=0.01
+    )
 
 
 def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
@@ -113,7 +133,12 @@ def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
     from inverse.measurement.deepinv_import import deepinv
 
     def make():
-        return deepinv("models").DRUNet(in_channels=3, out_channels=3, nc=(8, 8, 8, 8), nb=1, pretrained=None).eval().requires_grad_(False)
+        return (
+            deepinv("models")
+            .DRUNet(in_channels=3, out_channels=3, nc=(8, 8, 8, 8), nb=1, pretrained=None)
+            .eval()
+            .requires_grad_(False)
+        )
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -149,8 +174,12 @@ def test_an_edm_network_and_its_safetensors(tmp_path):
 
 def test_methods_move_codes_where_operators_see_images():
     """A linear decoder hidden behind LatentPrior: DPS takes its gradient through it, linear methods refuse."""
-    codes = inverse.GaussianPrior(torch.zeros(2, 4, 4), torch.tensor(0.3), sigma_min=0.01, sigma_max=20.0)
-    prior = adapters.LatentPrior(codes, lambda z: torch.nn.functional.interpolate(z[:, :1], scale_factor=2.0) / 4 + 0.5)
+    codes = inverse.GaussianPrior(
+        torch.zeros(2, 4, 4), torch.tensor(0.3), sigma_min=0.01, sigma_max=20.0
+    )
+    prior = adapters.LatentPrior(
+        codes, lambda z: torch.nn.functional.interpolate(z[:, :1], scale_factor=2.0) / 4 + 0.5
+    )
     operator = inverse.operator(lambda u: u, shape=(1, 8, 8))
     y = 0.5 + 0.1 * torch.ones(1, 1, 8, 8)
     posterior = inverse.Posterior(prior, operator, y, inverse.GaussianNoise(0.05), shape=(2, 4, 4))
@@ -160,7 +189,10 @@ def test_methods_move_codes_where_operators_see_images():
     assert "linear" in inverse.get_method("pigdm").unsupported(posterior)
 
 
-diffusers = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("diffusers"), reason="diffusers is not installed")
+diffusers = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("diffusers"),
+    reason="diffusers is not installed",
+)
 
 
 def save_pipeline(folder, prediction="epsilon", latent=False):
@@ -172,13 +204,23 @@ def save_pipeline(folder, prediction="epsilon", latent=False):
         channels = 4 if latent else 3
         blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
         unet = d.UNet2DModel(
-            sample_size=16, in_channels=channels, out_channels=channels, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, **blocks
+            sample_size=16,
+            in_channels=channels,
+            out_channels=channels,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            **blocks,
         )
         unet.save_pretrained(folder / "unet")
         d.DDPMScheduler(prediction_type=prediction).save_pretrained(folder / "scheduler")
         if latent:
-            vae = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-            d.AutoencoderKL(latent_channels=4, sample_size=32, **vae, **blocks).save_pretrained(folder / "vae")
+            vae = {
+                "down_block_types": ("DownEncoderBlock2D",) * 2,
+                "up_block_types": ("UpDecoderBlock2D",) * 2,
+            }
+            d.AutoencoderKL(latent_channels=4, sample_size=32, **vae, **blocks).save_pretrained(
+                folder / "vae"
+            )
     return unet.eval()
 
 
@@ -189,10 +231,16 @@ def test_a_diffusers_folder_denoises_as_its_scheduler_says(tmp_path, prediction)
     import diffusers as d
 
     unet = save_pipeline(tmp_path, prediction)
-    prior, scheduler, t = load_prior(tmp_path), d.DDPMScheduler(prediction_type=prediction, clip_sample=False), 500
+    prior, scheduler, t = (
+        load_prior(tmp_path),
+        d.DDPMScheduler(prediction_type=prediction, clip_sample=False),
+        500,
+    )
     x_t = normal(2, 3, 16, 16).float()
     with torch.no_grad():
-        expected = scheduler.step(unet(x_t, t).sample, t, x_t, generator=inverse.seeded(0)).pred_original_sample
+        expected = scheduler.step(
+            unet(x_t, t).sample, t, x_t, generator=inverse.seeded(0)
+        ).pred_original_sample
     abar = scheduler.alphas_cumprod[t]
     x0 = prior(x_t / abar.sqrt(), (1 / abar - 1).sqrt())
     torch.testing.assert_close(x0, expected, rtol=1e-3, atol=1e-3)
@@ -204,7 +252,13 @@ def test_a_latent_pipeline_solves_through_its_decoder(tmp_path):
     save_pipeline(tmp_path, latent=True)
     prior = load_prior(tmp_path)
     operator = inverse.operator(lambda u: u[..., ::2, ::2], shape=(3, 32, 32))
-    posterior = inverse.Posterior(prior, operator, torch.rand(1, 3, 16, 16, generator=inverse.seeded(0)), inverse.GaussianNoise(0.05), shape=(4, 16, 16))
+    posterior = inverse.Posterior(
+        prior,
+        operator,
+        torch.rand(1, 3, 16, 16, generator=inverse.seeded(0)),
+        inverse.GaussianNoise(0.05),
+        shape=(4, 16, 16),
+    )
     result = inverse.solve(posterior, inverse.get_method("dps", steps=3))
     assert result.samples.shape == (1, 1, 3, 32, 32)
     assert torch.isfinite(result.samples).all()
@@ -215,7 +269,10 @@ def test_a_pickled_pipeline_is_refused_with_the_way_to_convert_it(tmp_path):
     save_pipeline(tmp_path)
     weights = next((tmp_path / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(inverse.InverseError, match=r"pickles are refused; convert it once: inverse prior convert .* --out .*\.safetensors"):
+    with pytest.raises(
+        inverse.InverseError,
+        match=r"pickles are refused; convert it once: inverse prior convert .* --out .*\.safetensors",
+    ):
         load_prior(tmp_path)
 
 
@@ -228,12 +285,19 @@ def test_a_folder_that_is_no_pipeline_says_what_is_missing(tmp_path):
 def test_a_scheduler_of_no_known_process_is_refused(tmp_path):
     save_pipeline(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "X"}')
-    with pytest.raises(inverse.InverseError, match=r"scheduler X is neither VP \(beta_start, beta_end\) nor one of EDM, FlowMatch, CM"):
+    with pytest.raises(
+        inverse.InverseError,
+        match=r"scheduler X is neither VP \(beta_start, beta_end\) nor one of EDM, FlowMatch, CM",
+    ):
         load_prior(tmp_path)
 
 
 def as_edm(scheduler, unet, x, sigma):
-    return scheduler.precondition_outputs(x, unet(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample, sigma)
+    return scheduler.precondition_outputs(
+        x,
+        unet(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample,
+        sigma,
+    )
 
 
 def as_flow(scheduler, unet, x, sigma):
@@ -241,7 +305,9 @@ def as_flow(scheduler, unet, x, sigma):
     t = float(sigma / (1 + sigma))
     scheduler.set_timesteps(sigmas=[t])
     x_t = (1 - t) * x
-    return scheduler.step(unet(x_t, scheduler.timesteps).sample, scheduler.timesteps[0], x_t).prev_sample
+    return scheduler.step(
+        unet(x_t, scheduler.timesteps).sample, scheduler.timesteps[0], x_t
+    ).prev_sample
 
 
 def as_consistency(scheduler, unet, x, sigma):
@@ -271,7 +337,9 @@ def test_a_folder_of_another_process_denoises_as_its_own_scheduler_does(tmp_path
     scheduler.save_pretrained(tmp_path / "scheduler")
     prior, x, level = load_prior(tmp_path), normal(2, 3, 16, 16).float(), torch.tensor(sigma)
     with torch.no_grad():
-        torch.testing.assert_close(prior(x, level), reference(scheduler, unet, x, level), rtol=1e-4, atol=1e-4)  # float32
+        torch.testing.assert_close(
+            prior(x, level), reference(scheduler, unet, x, level), rtol=1e-4, atol=1e-4
+        )  # float32
 
 
 def test_a_trained_consistency_model_returns_its_input_at_the_least_noise():

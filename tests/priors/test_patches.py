@@ -32,7 +32,9 @@ def network() -> inverse.NetworkPrior:
 def on_two_processes(work: Callable[[int], None], folder: Path) -> None:
     """work(rank) in the folder on two processes that find each other as those of a torchrun do, within five minutes."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    processes = torch.multiprocessing.spawn(_rank, args=(work, store.port, str(folder)), nprocs=2, join=False)
+    processes = torch.multiprocessing.spawn(
+        _rank, args=(work, store.port, str(folder)), nprocs=2, join=False
+    )
     end = time.monotonic() + 300
     while not processes.join(timeout=1):
         if time.monotonic() > end:
@@ -42,8 +44,17 @@ def on_two_processes(work: Callable[[int], None], folder: Path) -> None:
 
 
 def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> None:
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    os.environ |= where | {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    where = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    os.environ |= where | {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
     torch.set_num_threads(1)
     os.chdir(folder)
     work(number)
@@ -56,7 +67,12 @@ def evaluate(number: int) -> None:
     found: dict[str, object] = {}
     with process_group("cpu") as (place, first):
         found |= {"place": place, "first": first, "memory": common_memory(torch.device("cpu"))}
-        prior, x, v, sigma = divided(network()), normal(*SHAPE), normal(*SHAPE, seed=1), torch.tensor(0.7).double()
+        prior, x, v, sigma = (
+            divided(network()),
+            normal(*SHAPE),
+            normal(*SHAPE, seed=1),
+            torch.tensor(0.7).double(),
+        )
         found["fresh"] = prior(x, sigma)
         leaf = x.clone().requires_grad_()
         out = prior(leaf, sigma)
@@ -82,7 +98,13 @@ def _solve(mode: str, number: int) -> None:
     from inverse.command.run import run
     from inverse.command.work import Request
 
-    request = {"problem": "denoise", "method": "diffpir", "method_options": {"steps": 6}, "files": [Path("photo.png")], "prior": "tiny.safetensors"}
+    request = {
+        "problem": "denoise",
+        "method": "diffpir",
+        "method_options": {"steps": 6},
+        "files": [Path("photo.png")],
+        "prior": "tiny.safetensors",
+    }
     with Path(f"{mode}-{number}.txt").open("w") as printed, redirect_stdout(printed):
         run(Request(**request, parallel=mode, out=Path(mode), samples=2))
 
@@ -119,7 +141,9 @@ def test_fresh_halos_give_what_one_process_gives(ranks):
 
 def test_gradients_cross_the_border_of_bands(ranks):
     x = normal(*SHAPE).requires_grad_()
-    (expected,) = torch.autograd.grad(network()(x, torch.tensor(0.7).double()), x, normal(*SHAPE, seed=1))
+    (expected,) = torch.autograd.grad(
+        network()(x, torch.tensor(0.7).double()), x, normal(*SHAPE, seed=1)
+    )
     for found in ranks[0]:
         for vjp in found["vjps"]:
             torch.testing.assert_close(vjp, expected, rtol=0, atol=1e-12)
@@ -127,13 +151,20 @@ def test_gradients_cross_the_border_of_bands(ranks):
 
 def test_halos_travel_in_half_precision(ranks):
     expected = network()(normal(*SHAPE), torch.tensor(0.7).double()).float()
-    torch.testing.assert_close(ranks[0][0]["bf16"].float(), expected, rtol=0, atol=0.02)  # 2^-8 of values up to 3
+    torch.testing.assert_close(
+        ranks[0][0]["bf16"].float(), expected, rtol=0, atol=0.02
+    )  # 2^-8 of values up to 3
 
 
 def test_the_error_of_stale_halos_falls_with_the_step(ranks):
     """First order: with four times the steps, a quarter of the error, up to a factor of two; and it is not zero, or nothing was stale."""
-    expected = network()(normal(*SHAPE, seed=2) + 0.1 * normal(*SHAPE, seed=3), torch.tensor(0.1).double())
-    few, many = (float((ranks[0][0]["stale"][steps] - expected).norm() / expected.norm()) for steps in (8, 32))
+    expected = network()(
+        normal(*SHAPE, seed=2) + 0.1 * normal(*SHAPE, seed=3), torch.tensor(0.1).double()
+    )
+    few, many = (
+        float((ranks[0][0]["stale"][steps] - expected).norm() / expected.norm())
+        for steps in (8, 32)
+    )
     assert 1e-6 < many < few < 0.1
     assert 2 < few / many < 8
 
@@ -150,9 +181,25 @@ def test_all_ranks_agree_and_one_of_them_writes(ranks):
 def test_a_solve_on_two_processes_is_that_on_one(ranks, command, monkeypatch):
     folder = ranks[1]
     monkeypatch.chdir(folder)
-    arguments = ("--problem", "denoise", "--method", "diffpir", "--steps", 6, "--input", "photo.png", "--prior", "tiny.safetensors", "--samples", 2)
+    arguments = (
+        "--problem",
+        "denoise",
+        "--method",
+        "diffpir",
+        "--steps",
+        6,
+        "--input",
+        "photo.png",
+        "--prior",
+        "tiny.safetensors",
+        "--samples",
+        2,
+    )
     assert command("solve", *arguments, "--out", "alone").code == 0
-    alone, patches, stale = (inverse.Result.load(folder / name / "result.h5").samples for name in ("alone", "patches", "patches:stale"))
+    alone, patches, stale = (
+        inverse.Result.load(folder / name / "result.h5").samples
+        for name in ("alone", "patches", "patches:stale")
+    )
     torch.testing.assert_close(patches, alone, rtol=0, atol=1e-5)  # float32
     assert 1e-6 < float((stale - alone).abs().max()) < 0.1
 
@@ -164,11 +211,16 @@ def test_more_processes_than_bands_are_refused(ranks):
 def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
     write_picture(tmp_path / "photo.png")
     solve("--input", "photo.png", "--parallel", "patches").refused("start it with torchrun")
-    solve("--input", "photo.png", "--parallel", "tiles").refused("parallel must be one of patches, patches:stale, got 'tiles'")
+    solve("--input", "photo.png", "--parallel", "tiles").refused(
+        "parallel must be one of patches, patches:stale, got 'tiles'"
+    )
 
 
 def test_a_prior_that_is_no_network_of_ours_is_refused():
     from inverse.priors.evaluation.patches import divided
 
-    with pytest.raises(OptionError, match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none"):
+    with pytest.raises(
+        OptionError,
+        match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none",
+    ):
         divided(inverse.FlatPrior((3, None, None)))

@@ -49,7 +49,9 @@ def test_the_halo_is_no_larger_than_alignment_requires(config):
     """A pixel reaches further than the halo less two strides for alignment, the four pixels of head and tail and a rounding."""
     prior, halo = network(config), config.halo
     at = 2 * halo // config.stride * config.stride
-    jacobian_row = torch.zeros(1, config.channels, 2 * at, 2 * at, dtype=torch.float64, requires_grad=True)
+    jacobian_row = torch.zeros(
+        1, config.channels, 2 * at, 2 * at, dtype=torch.float64, requires_grad=True
+    )
     prior(jacobian_row, SIGMA)[0, 0, at, at].backward()
     rows = torch.nonzero(jacobian_row.grad.abs().sum((0, 1)))[:, 0]
     assert (rows - at).abs().max() > halo - 3 * config.stride - 4
@@ -61,7 +63,9 @@ def test_a_network_shifted_by_its_stride_is_the_same_network(config):
     x = normal(1, config.channels, 2 * config.halo + 4 * s, 2 * config.halo + 4 * s)
     inner = slice(config.halo + s, -config.halo - s)
     shifted = prior(x.roll((s, s), (2, 3)), SIGMA).roll((-s, -s), (2, 3))
-    torch.testing.assert_close(shifted[..., inner, inner], prior(x, SIGMA)[..., inner, inner], **ROUNDING)
+    torch.testing.assert_close(
+        shifted[..., inner, inner], prior(x, SIGMA)[..., inner, inner], **ROUNDING
+    )
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -87,13 +91,18 @@ def test_gradient_through_tiles_equals_the_gradient_through_the_whole():
     config = CONFIGS["two-levels"]
     prior, x, v = network(config), normal(2, 3, 69, 64), normal(2, 3, 69, 64, seed=1)
     sigma = torch.tensor([0.1, 3.0], dtype=torch.float64)
-    gradients = [torch.autograd.functional.vjp(f, x, v)[1] for f in (lambda x: prior(x, sigma), lambda x: tiled(prior, x, sigma, 32, config.halo))]
+    gradients = [
+        torch.autograd.functional.vjp(f, x, v)[1]
+        for f in (lambda x: prior(x, sigma), lambda x: tiled(prior, x, sigma, 32, config.halo))
+    ]
     torch.testing.assert_close(gradients[1], gradients[0], **ROUNDING)
 
 
 @pytest.mark.parametrize(("length", "tile"), [(1, 8), (8, 8), (9, 8), (64, 8)])
 def test_spans_cover_every_pixel_once(length, tile):
-    assert [i for start, stop in spans(length, tile) for i in range(start, stop)] == list(range(length))
+    assert [i for start, stop in spans(length, tile) for i in range(start, stop)] == list(
+        range(length)
+    )
 
 
 # --- the posterior's use of both --------------------------------------------------------------------------------------
@@ -101,7 +110,14 @@ def test_spans_cover_every_pixel_once(length, tile):
 
 def posterior(config=CONFIGS["two-levels"], size=(69, 72), images=3, **execution):
     y, how = normal(images, config.channels, *size), inverse.Execution(**execution)
-    return inverse.Posterior(network(config), inverse.physics.Denoising(), y, inverse.GaussianNoise(0.1), dtype=torch.float64, execution=how)
+    return inverse.Posterior(
+        network(config),
+        inverse.physics.Denoising(),
+        y,
+        inverse.GaussianNoise(0.1),
+        dtype=torch.float64,
+        execution=how,
+    )
 
 
 EXECUTIONS = {
@@ -116,13 +132,17 @@ EXECUTIONS = {
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 def test_execution_does_not_change_the_denoised_image(execution):
     x, sigma = normal(3, 3, 69, 72, seed=1), torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
-    torch.testing.assert_close(posterior(**execution).denoise(x, sigma), posterior().denoise(x, sigma), **ROUNDING)
+    torch.testing.assert_close(
+        posterior(**execution).denoise(x, sigma), posterior().denoise(x, sigma), **ROUNDING
+    )
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 def test_execution_does_not_change_the_vjp(execution):
     x, v = normal(3, 3, 69, 72, seed=1), normal(3, 3, 69, 72, seed=2)
-    torch.testing.assert_close(posterior(**execution).tweedie(x, 0.5)[1](v), posterior().tweedie(x, 0.5)[1](v), **ROUNDING)
+    torch.testing.assert_close(
+        posterior(**execution).tweedie(x, 0.5)[1](v), posterior().tweedie(x, 0.5)[1](v), **ROUNDING
+    )
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
@@ -140,9 +160,19 @@ def test_a_prior_that_is_not_local_is_never_tiled(gaussian_posterior):
 
 def test_autocast_keeps_the_state_in_float32():
     """bfloat16 has 8 bits: the network's part is off by about 1%, the skip connection is not."""
-    prior, x, y = network(CONFIGS["two-levels"]).float(), normal(3, 3, 69, 72, seed=1).float(), normal(3, 3, 69, 72)
+    prior, x, y = (
+        network(CONFIGS["two-levels"]).float(),
+        normal(3, 3, 69, 72, seed=1).float(),
+        normal(3, 3, 69, 72),
+    )
     half, full = (
-        inverse.Posterior(prior, inverse.physics.Denoising(), y, inverse.GaussianNoise(0.1), execution=inverse.Execution(autocast=kind)).denoise(x, 0.5)
+        inverse.Posterior(
+            prior,
+            inverse.physics.Denoising(),
+            y,
+            inverse.GaussianNoise(0.1),
+            execution=inverse.Execution(autocast=kind),
+        ).denoise(x, 0.5)
         for kind in ("bf16", None)
     )
     assert half.dtype == torch.float32

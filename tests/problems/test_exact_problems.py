@@ -52,7 +52,9 @@ def test_operator_has_its_adjoint_and_singular_values(problem):
     physics = clone(problem.operator(shape), "cpu", F64)
     v = physics.A(torch.randn(2, *shape, generator=inverse.seeded(1), dtype=F64))
     assert adjoint_error(physics, shape) < 1e-12
-    assert functional_calculus(physics, v, lambda lam, like: lam + 0 * like.real).allclose(physics.A(physics.A_adjoint(v)), atol=1e-10)
+    assert functional_calculus(physics, v, lambda lam, like: lam + 0 * like.real).allclose(
+        physics.A(physics.A_adjoint(v)), atol=1e-10
+    )
 
 
 def test_exact_answer_obeys_bayes_rule(problem):
@@ -62,8 +64,12 @@ def test_exact_answer_obeys_bayes_rule(problem):
     law = prior if len(prior.shape) == 1 or prior.shape[-1] else prior.sized(*posterior.shape[-2:])
     x = law.sample(5, inverse.seeded(2))
     likelihood = problem.noise(posterior.shape).log_prob(posterior.y, posterior.A(x))
-    if getattr(problem, "view", "") != "inpainting":  # where C is singular to rounding, densities need a little noise
-        assert (law.log_density(x) + likelihood - exact.law.log_density(x)).allclose(torch.tensor(exact.log_evidence, dtype=F64), rtol=1e-7, atol=1e-5)
+    if (
+        getattr(problem, "view", "") != "inpainting"
+    ):  # where C is singular to rounding, densities need a little noise
+        assert (law.log_density(x) + likelihood - exact.law.log_density(x)).allclose(
+            torch.tensor(exact.log_evidence, dtype=F64), rtol=1e-7, atol=1e-5
+        )
     assert exact.mean.shape == posterior.shape
 
 
@@ -125,7 +131,12 @@ def test_field_is_the_same_law_at_any_size():
         assert problem.exact(posterior.y).mean.shape == shape
 
 
-IMPOSSIBLE = [("gaussian", {"side": 1000}), ("mixture", {"d": 7}), ("bimodal", {"sigma_y": 0.0}), ("field", {"width": -1.0})]
+IMPOSSIBLE = [
+    ("gaussian", {"side": 1000}),
+    ("mixture", {"d": 7}),
+    ("bimodal", {"sigma_y": 0.0}),
+    ("field", {"width": -1.0}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), IMPOSSIBLE)

@@ -21,7 +21,9 @@ SHAPES = [(1, 8, 8), (1, 7, 10), (1, 9, 5)]
 
 def operator(shape, **options):
     problem = inverse.get_problem("mri", **{"acceleration": 2.5, "centre": 0.2} | options)
-    return problem, inverse.measurement.operators.clone(problem.operator(shape), "cpu", torch.float64)
+    return problem, inverse.measurement.operators.clone(
+        problem.operator(shape), "cpu", torch.float64
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -44,7 +46,12 @@ def test_the_decomposition_is_a_singular_value_decomposition(shape):
     c = x * (ours.mask > 0)
     torch.testing.assert_close(ours.U_adjoint(ours.U(c)), c)
     expected = torch.linalg.svdvals(dense(ours, shape))
-    torch.testing.assert_close(ours.mask.flatten().sort(descending=True).values[: len(expected)], expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        ours.mask.flatten().sort(descending=True).values[: len(expected)],
+        expected,
+        rtol=0,
+        atol=1e-7,
+    )
 
 
 @pytest.mark.parametrize("signal", [0.3, 5.0])
@@ -55,7 +62,9 @@ def test_solves_in_the_basis_are_those_of_the_matrix(signal):
     posterior = problem.posterior(normal(*shape), prior=prior, dtype=torch.float64)
     A = dense(posterior.operator, shape) * 0.5
     v = normal(1, 2, *shape[1:]) * problem.sampled(*shape[1:])
-    expected = torch.linalg.solve(signal * A @ A.T + 0.04 * torch.eye(len(A), dtype=torch.float64), v.flatten())
+    expected = torch.linalg.solve(
+        signal * A @ A.T + 0.04 * torch.eye(len(A), dtype=torch.float64), v.flatten()
+    )
     torch.testing.assert_close(posterior.solve_normal(v, signal).flatten(), expected)
 
 
@@ -68,10 +77,14 @@ def test_lines_are_as_many_as_the_acceleration_says_and_hold_the_centre(mask, ac
     assert int(lines.sum()) == 96 // acceleration
     middle = round(96 * centre)
     assert bool(lines[48 - middle // 2 : 48 - middle // 2 + middle].all())
-    other = inverse.get_problem("mri", mask=mask, acceleration=acceleration, mask_seed=3).sampled(96, 96)
+    other = inverse.get_problem("mri", mask=mask, acceleration=acceleration, mask_seed=3).sampled(
+        96, 96
+    )
     assert not torch.equal(sampled, other)
     gaps = torch.nonzero(lines).flatten().diff()
-    widest = -(-(96 - middle) // (96 // acceleration - middle))  # of what is spread evenly over the columns outside the centre
+    widest = -(
+        -(96 - middle) // (96 // acceleration - middle)
+    )  # of what is spread evenly over the columns outside the centre
     assert (int(gaps.max()) <= widest) == (mask == "equispaced")
 
 
@@ -80,7 +93,9 @@ def test_all_lines_measured_without_noise_are_the_slice():
     truth = problem.truths()[0]
     assert truth.shape == (1, 96, 96)
     y = problem.measure(truth[None], inverse.seeded(0))
-    torch.testing.assert_close(problem.operator(tuple(truth.shape)).A_adjoint(y)[0], truth, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        problem.operator(tuple(truth.shape)).A_adjoint(y)[0], truth, rtol=0, atol=1e-6
+    )
 
 
 def test_noise_is_in_the_units_of_the_measurement_and_on_measured_entries_alone():
@@ -89,7 +104,9 @@ def test_noise_is_in_the_units_of_the_measurement_and_on_measured_entries_alone(
     y, seen = problem.measure(truth, inverse.seeded(0)), problem.sampled(96, 96)
     assert not bool(y[:, :, ~seen].any())
     count = y[:, :, seen].numel()
-    assert float(y[:, :, seen].std()) == pytest.approx(0.3, abs=4 * 0.3 / (2 * count) ** 0.5)  # four standard errors
+    assert float(y[:, :, seen].std()) == pytest.approx(
+        0.3, abs=4 * 0.3 / (2 * count) ** 0.5
+    )  # four standard errors
 
 
 @pytest.fixture
@@ -109,7 +126,9 @@ def test_the_command_takes_a_picture_and_a_complex_measurement(command, grey, tm
     y = inverse.Result.load(outcome.path / "result.h5").y[0].numpy()
     np.save(tmp_path / "y.npy", (y[0] + 1j * y[1]).astype(np.complex64))
     np.save(tmp_path / "y2.npy", y)
-    complex_one, real_one = (command(*given, "--measurement", file, "--out", file[:-4]) for file in ("y.npy", "y2.npy"))
+    complex_one, real_one = (
+        command(*given, "--measurement", file, "--out", file[:-4]) for file in ("y.npy", "y2.npy")
+    )
     assert complex_one.code == real_one.code == 0, complex_one.err
     a, b = (inverse.Result.load(tmp_path / folder / "result.h5").samples for folder in ("y", "y2"))
     assert torch.equal(a, b)
@@ -119,12 +138,45 @@ def test_what_is_no_mri_is_refused_in_a_line(command, grey, tiny_prior, tmp_path
     write_picture(tmp_path / "slice.png", pixels(20, 24, 1))
     write_picture(tmp_path / "black.png", 0 * pixels(20, 24, 1))
     write_picture(tmp_path / "small.png", pixels(8, 8, 1))
-    given = ("solve", "--problem", "mri", "--method", "diffpir", "--prior", grey, "--input", "slice.png", "--problem-option")
+    given = (
+        "solve",
+        "--problem",
+        "mri",
+        "--method",
+        "diffpir",
+        "--prior",
+        grey,
+        "--input",
+        "slice.png",
+        "--problem-option",
+    )
     command(*given, "acceleration=0.5").refused("acceleration must be from 1 to 1000, got 0.5")
-    command(*given, "centre=0.5").refused("centre must be from 0 to 1 / acceleration, got 0.5 at acceleration 4")
+    command(*given, "centre=0.5").refused(
+        "centre must be from 0 to 1 / acceleration, got 0.5 at acceleration 4"
+    )
     command(*given, "mask=spiral").refused("neither a file nor a known mask")
     command(*given, "mask=black.png").refused("leaves nothing measured")
     command(*given, "mask=small.png").refused("has 8x8 pixels, the slice 20x24")
-    colour = ("solve", "--problem", "mri", "--method", "diffpir", "--prior", tiny_prior, "--input", "slice.png")
+    colour = (
+        "solve",
+        "--problem",
+        "mri",
+        "--method",
+        "diffpir",
+        "--prior",
+        tiny_prior,
+        "--input",
+        "slice.png",
+    )
     command(*colour).refused("a slice is grey", "--prior mri-96")
-    command("solve", "--problem", "mri", "--method", "diffpir", "--prior", grey, "--measurement", "slice.png").refused("a measurement is complex (H, W)")
+    command(
+        "solve",
+        "--problem",
+        "mri",
+        "--method",
+        "diffpir",
+        "--prior",
+        grey,
+        "--measurement",
+        "slice.png",
+    ).refused("a measurement is complex (H, W)")

@@ -26,7 +26,9 @@ def install(tmp_path, monkeypatch, fresh_registry):
     before = set(sys.modules)
 
     def put(name: str, files: dict[str, str], value: str, version: str = "1.0") -> Path:
-        folder = write_distribution(tmp_path / "site" / name, name, files, {"things": value}, version)
+        folder = write_distribution(
+            tmp_path / "site" / name, name, files, {"things": value}, version
+        )
         monkeypatch.syspath_prepend(str(folder))
         return folder
 
@@ -58,20 +60,46 @@ def state(module: str) -> plugins.Loaded:
 
 
 def test_entry_point_that_names_a_module_contributes_it(install):
-    folder = install("outside-one", {"outside_one.py": method_source("outside-one")}, "outside_one", version="2.5")
+    folder = install(
+        "outside-one",
+        {"outside_one.py": method_source("outside-one")},
+        "outside_one",
+        version="2.5",
+    )
     assert inverse.get_method("outside-one", steps=4).steps == 4
     row = state("outside_one")
-    assert (row.distribution, row.file, row.error) == ("outside-one 2.5", str(folder / "outside_one.py"), None)
+    assert (row.distribution, row.file, row.error) == (
+        "outside-one 2.5",
+        str(folder / "outside_one.py"),
+        None,
+    )
 
 
 def test_entry_point_that_names_a_package_contributes_every_module_in_it(install):
-    files = {"__init__.py": "", "a.py": method_source("many-a"), "b.py": method_source("many-b"), "_helper.py": BROKEN}
-    install("outside-many", {f"outside_many/{name}": text for name, text in files.items()}, "outside_many")
+    files = {
+        "__init__.py": "",
+        "a.py": method_source("many-a"),
+        "b.py": method_source("many-b"),
+        "_helper.py": BROKEN,
+    }
+    install(
+        "outside-many",
+        {f"outside_many/{name}": text for name, text in files.items()},
+        "outside_many",
+    )
     assert {"many-a", "many-b", "red-diff"} <= set(plugins.registry().table("inverse_methods"))
 
 
 def test_broken_module_does_not_hide_its_neighbours(install, command):
-    install("outside-half", {"outside_half/__init__.py": "", "outside_half/bad.py": BROKEN, "outside_half/good.py": method_source("half-good")}, "outside_half")
+    install(
+        "outside-half",
+        {
+            "outside_half/__init__.py": "",
+            "outside_half/bad.py": BROKEN,
+            "outside_half/good.py": method_source("half-good"),
+        },
+        "outside_half",
+    )
     assert "half-good" in command("methods").out
     listing = command("plugins")
     assert listing.code == 0
@@ -80,14 +108,22 @@ def test_broken_module_does_not_hide_its_neighbours(install, command):
     assert state("outside_half.good").error is None
 
 
-@pytest.mark.parametrize("text", [BROKEN, "import nothing_of_that_name", "def f(:", "raise SystemExit(3)"])
+@pytest.mark.parametrize(
+    "text", [BROKEN, "import nothing_of_that_name", "def f(:", "raise SystemExit(3)"]
+)
 @pytest.mark.parametrize("place", ["outside_bad.py", "outside_bad/__init__.py"])
 def test_plugin_that_fails_to_import_leaves_the_first_party_ones(install, command, text, place):
-    install("outside-bad", {place: text, **({} if place.endswith("bad.py") else {"outside_bad/inner.py": ""})}, "outside_bad")
+    install(
+        "outside-bad",
+        {place: text, **({} if place.endswith("bad.py") else {"outside_bad/inner.py": ""})},
+        "outside_bad",
+    )
     listing = command("methods")
     assert listing.code == 0
     assert "red-diff" in listing.out
-    assert any(item.error for item in plugins.registry().loaded if item.module.startswith("outside_bad"))
+    assert any(
+        item.error for item in plugins.registry().loaded if item.module.startswith("outside_bad")
+    )
 
 
 def test_entry_point_of_a_module_that_is_not_there_is_shown(install):
@@ -97,7 +133,9 @@ def test_entry_point_of_a_module_that_is_not_there_is_shown(install):
 
 def test_unknown_name_mentions_plugins_that_failed(install):
     install("outside-bad", {"outside_bad.py": BROKEN}, "outside_bad")
-    with pytest.raises(UnknownNameError, match=r"known: .*\(outside_bad failed to load: see `inverse plugins`\)"):
+    with pytest.raises(
+        UnknownNameError, match=r"known: .*\(outside_bad failed to load: see `inverse plugins`\)"
+    ):
         inverse.get_method("outside-thing")
 
 
@@ -110,24 +148,50 @@ def test_unknown_name_mentions_plugins_that_failed(install):
     ],
 )
 def test_hook_that_fails_does_not_hide_its_neighbours(install, command, body, reason):
-    install("outside-hook", {"outside_hook.py": f"import inverse\n\n@inverse.hookimpl\ndef inverse_methods():\n    {body}\n"}, "outside_hook")
+    install(
+        "outside-hook",
+        {
+            "outside_hook.py": f"import inverse\n\n@inverse.hookimpl\ndef inverse_methods():\n    {body}\n"
+        },
+        "outside_hook",
+    )
     assert "red-diff" in command("methods").out
     assert reason in command("plugins").out
 
 
 def test_hook_with_arguments_that_do_not_exist_is_shown(install):
-    install("outside-takes", {"outside_takes.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_methods(colour):\n    return []\n"}, "outside_takes")
-    assert "{'colour'} are declared in the hookimpl but can not be found in the hookspec" in state("outside_takes").error
+    install(
+        "outside-takes",
+        {
+            "outside_takes.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_methods(colour):\n    return []\n"
+        },
+        "outside_takes",
+    )
+    assert (
+        "{'colour'} are declared in the hookimpl but can not be found in the hookspec"
+        in state("outside_takes").error
+    )
 
 
 def test_misspelt_hook_is_shown_with_the_closest(install, command):
-    install("outside-typo", {"outside_typo.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_method():\n    return []\n"}, "outside_typo")
-    assert "no hook is called inverse_method; did you mean 'inverse_methods'?" in " ".join(command("plugins").out.split())
+    install(
+        "outside-typo",
+        {
+            "outside_typo.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_method():\n    return []\n"
+        },
+        "outside_typo",
+    )
+    assert "no hook is called inverse_method; did you mean 'inverse_methods'?" in " ".join(
+        command("plugins").out.split()
+    )
 
 
 def test_two_plugins_with_one_name_are_an_error_that_names_both(install, command):
     install("outside-twin", {"outside_twin.py": method_source("red-diff")}, "outside_twin")
-    with pytest.raises(DuplicateNameError, match=r"method 'red-diff' is registered twice: by .* and by .*; remove or rename one") as caught:
+    with pytest.raises(
+        DuplicateNameError,
+        match=r"method 'red-diff' is registered twice: by .* and by .*; remove or rename one",
+    ) as caught:
         plugins.registry().table("inverse_methods")
     assert "outside_twin" in str(caught.value)
     assert "inverse_plugins.red_diff" in str(caught.value)
@@ -144,7 +208,9 @@ def test_listing_plugins_shows_them_all_before_it_refuses_a_duplicate(install, c
 
 def test_one_thing_registered_by_two_modules_is_no_duplicate(install):
     text = "import inverse\nfrom outside_shared import OutsideShared\n\n@inverse.hookimpl\ndef inverse_methods():\n    return [OutsideShared]\n"
-    install("outside-shared", {"outside_shared.py": method_source("outside-shared")}, "outside_shared")
+    install(
+        "outside-shared", {"outside_shared.py": method_source("outside-shared")}, "outside_shared"
+    )
     install("outside-again", {"outside_again.py": text}, "outside_again")
     assert inverse.get_method("outside-shared").name == "outside-shared"
 
@@ -174,7 +240,9 @@ def test_commands_hook_that_fails_leaves_the_others(install, command):
     assert command("methods").code == 0
 
 
-def test_priors_and_samplers_and_metrics_arrive_through_hooks(install, command, solve, tiny_prior, tmp_path):
+def test_priors_and_samplers_and_metrics_arrive_through_hooks(
+    install, command, solve, tiny_prior, tmp_path
+):
     text = f"""
 import inverse
 from pathlib import Path
@@ -217,9 +285,20 @@ def test_method_in_a_file_is_listed_explained_and_run(command, solve, plugin_fil
     assert "nobody, never" in explained.out
     assert "iterates." in explained.out
     plugins.registry.cache_clear()
-    outcome = solve("--method", "own-method", "--plugin", path, "--input", write_picture(tmp_path / "a.png"), "--set", "steps=2")
+    outcome = solve(
+        "--method",
+        "own-method",
+        "--plugin",
+        path,
+        "--input",
+        write_picture(tmp_path / "a.png"),
+        "--set",
+        "steps=2",
+    )
     assert outcome.code == 0, outcome.err
-    torch.testing.assert_close(inverse.Result.load(outcome.path / "result.h5").samples, torch.full((1, 1, 3, 20, 26), 0.5))
+    torch.testing.assert_close(
+        inverse.Result.load(outcome.path / "result.h5").samples, torch.full((1, 1, 3, 20, 26), 0.5)
+    )
 
 
 def test_file_is_shown_with_its_path(command, plugin_file):
@@ -228,7 +307,10 @@ def test_file_is_shown_with_its_path(command, plugin_file):
 
 
 def test_several_files_may_be_given(command, plugin_file):
-    first, second = plugin_file(method_source("own-a"), "a.py"), plugin_file(method_source("own-b"), "b.py")
+    first, second = (
+        plugin_file(method_source("own-a"), "a.py"),
+        plugin_file(method_source("own-b"), "b.py"),
+    )
     listing = command("methods", "--plugin", first, "--plugin", second).out
     assert "own-a" in listing
     assert "own-b" in listing
@@ -238,13 +320,22 @@ def test_missing_file_is_one_line(command):
     command("methods", "--plugin", "lost.py").refused("plug-in lost.py: no such file")
 
 
-@pytest.mark.parametrize(("text", "reason"), [(BROKEN, "ValueError: no licence found"), ("def f(:", "SyntaxError"), ("import lost_module", "lost_module")])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BROKEN, "ValueError: no licence found"),
+        ("def f(:", "SyntaxError"),
+        ("import lost_module", "lost_module"),
+    ],
+)
 def test_file_that_fails_to_import_is_one_line(command, plugin_file, text, reason):
     command("solve", "--plugin", plugin_file(text)).refused("own_method.py", reason)
 
 
 def test_file_that_is_not_python_is_one_line(command, plugin_file):
-    command("methods", "--plugin", plugin_file("hello", "notes.txt")).refused("notes.txt", "not a Python file")
+    command("methods", "--plugin", plugin_file("hello", "notes.txt")).refused(
+        "notes.txt", "not a Python file"
+    )
 
 
 def test_listing_plugins_with_a_broken_file_shows_the_rest(command, plugin_file):
@@ -269,19 +360,36 @@ def inverse_result(result):
     log.close()
 """
     picture = write_picture(tmp_path / "a.png", pixels(16, 16))
-    watched = solve("--method", "red-diff", "--steps", 3, "--plugin", plugin_file(text), "--input", picture, "--json")
+    watched = solve(
+        "--method",
+        "red-diff",
+        "--steps",
+        3,
+        "--plugin",
+        plugin_file(text),
+        "--input",
+        picture,
+        "--json",
+    )
     assert watched.code == 0, watched.err
     lines = (tmp_path / "log").read_text().splitlines()
-    assert lines == [f"step {i} 3 (1, 3, 16, 16) True" for i in (1, 2, 3)] + ["result (1, 1, 3, 16, 16)"]
+    assert lines == [f"step {i} 3 (1, 3, 16, 16) True" for i in (1, 2, 3)] + [
+        "result (1, 1, 3, 16, 16)"
+    ]
     plugins.registry.cache_clear()
     alone = solve("--method", "red-diff", "--steps", 3, "--input", picture, "--json")
-    costs = [{key: json.loads(outcome.out)[key] for key in ("nfe", "vjp", "A", "A_adjoint")} for outcome in (watched, alone)]
+    costs = [
+        {key: json.loads(outcome.out)[key] for key in ("nfe", "vjp", "A", "A_adjoint")}
+        for outcome in (watched, alone)
+    ]
     assert costs[0] == costs[1]  # watching is not counted
 
 
 def test_observer_may_take_what_it_needs_alone(solve, plugin_file, tmp_path):
     text = f"import inverse\n\n@inverse.hookimpl\ndef inverse_step(index):\n    open({str(tmp_path / 'log')!r}, 'a').close()\n"
-    assert solve("--plugin", plugin_file(text), "--input", write_picture(tmp_path / "a.png")).code == 0
+    assert (
+        solve("--plugin", plugin_file(text), "--input", write_picture(tmp_path / "a.png")).code == 0
+    )
     assert (tmp_path / "log").exists()
 
 
@@ -298,7 +406,9 @@ def test_nobody_listening_costs_nothing(fresh_registry):
 def posterior():
     """Two pictures behind noise, under a prior that costs nothing."""
     truth = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return inverse.get_problem("denoise").posterior(truth, prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5))
+    return inverse.get_problem("denoise").posterior(
+        truth, prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5)
+    )
 
 
 @dataclass(frozen=True)
@@ -321,7 +431,9 @@ def test_class_and_instance_are_solved_without_being_registered(posterior, metho
 
 
 def test_registered_name_is_solved(posterior):
-    assert inverse.solve(posterior, "pseudo-inverse").provenance["method"]["name"] == "pseudo-inverse"
+    assert (
+        inverse.solve(posterior, "pseudo-inverse").provenance["method"]["name"] == "pseudo-inverse"
+    )
 
 
 def test_abstract_things_are_refused_by_python():

@@ -54,19 +54,48 @@ class Everything(Base):
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [
-        ("whole", "12", 12), ("whole", "-3", -3), ("whole", 5, 5), ("whole", 3.0, 3),
-        ("real", "0.25", 0.25), ("real", "1e-3", 1e-3), ("real", 2, 2.0), ("real", "inf", float("inf")),
-        ("flag", "true", True), ("flag", "Yes", True), ("flag", "on", True), ("flag", "1", True), ("flag", True, True),
-        ("flag", "false", False), ("flag", "NO", False), ("flag", "off", False), ("flag", "0", False), ("flag", False, False),
-        ("text", "b=c", "b=c"), ("text", "", ""), ("text", Path("p"), "p"),
-        ("path", "a/b", Path("a/b")), ("path", Path("a"), Path("a")),
-        ("choice", "blue", "blue"), ("factor", "2", 2), ("factor", 4, 4),
-        ("maybe", "0.5", 0.5), ("maybe", "none", None), ("maybe", "auto", None), ("maybe", None, None),
-        ("either", "3", 3), ("either", "three", "three"),
-        ("many", "4,8,16", (4, 8, 16)), ("many", "4", (4,)), ("many", [1, 2], (1, 2)),
-        ("lambda", "2", 2.0), ("lambda_", "2", 2.0), ("two-words", "9", 9), ("two_words", "9", 9), ("inherited", "8", 8),
+        ("whole", "12", 12),
+        ("whole", "-3", -3),
+        ("whole", 5, 5),
+        ("whole", 3.0, 3),
+        ("real", "0.25", 0.25),
+        ("real", "1e-3", 1e-3),
+        ("real", 2, 2.0),
+        ("real", "inf", float("inf")),
+        ("flag", "true", True),
+        ("flag", "Yes", True),
+        ("flag", "on", True),
+        ("flag", "1", True),
+        ("flag", True, True),
+        ("flag", "false", False),
+        ("flag", "NO", False),
+        ("flag", "off", False),
+        ("flag", "0", False),
+        ("flag", False, False),
+        ("text", "b=c", "b=c"),
+        ("text", "", ""),
+        ("text", Path("p"), "p"),
+        ("path", "a/b", Path("a/b")),
+        ("path", Path("a"), Path("a")),
+        ("choice", "blue", "blue"),
+        ("factor", "2", 2),
+        ("factor", 4, 4),
+        ("maybe", "0.5", 0.5),
+        ("maybe", "none", None),
+        ("maybe", "auto", None),
+        ("maybe", None, None),
+        ("either", "3", 3),
+        ("either", "three", "three"),
+        ("many", "4,8,16", (4, 8, 16)),
+        ("many", "4", (4,)),
+        ("many", [1, 2], (1, 2)),
+        ("lambda", "2", 2.0),
+        ("lambda_", "2", 2.0),
+        ("two-words", "9", 9),
+        ("two_words", "9", 9),
+        ("inherited", "8", 8),
     ],
-)  # fmt: skip
+)
 def test_value_is_parsed_by_the_type_of_its_field(name, given, expected):
     found = values(build(Everything, {name: given}))[name.replace("-", "_").rstrip("_")]
     assert found == expected
@@ -76,16 +105,32 @@ def test_value_is_parsed_by_the_type_of_its_field(name, given, expected):
 @pytest.mark.parametrize(
     ("name", "given", "wanted"),
     [
-        ("whole", "1.5", "an integer"), ("whole", "1e3", "an integer"), ("whole", "", "an integer"), ("whole", 1.5, "an integer"),
-        ("whole", True, "an integer"), ("whole", "inf", "an integer"), ("whole", None, "an integer"),
-        ("real", "abc", "a number"), ("real", "nan", "a number"), ("real", "1,5", "a number"), ("real", True, "a number"), ("real", None, "a number"),
-        ("flag", "maybe", "true or false"), ("flag", "2", "true or false"), ("flag", "", "true or false"),
-        ("text", 3, "text"), ("path", 3, "a path"),
-        ("choice", "green", "one of red, blue"), ("factor", "3", "one of 2, 4"), ("factor", "", "one of 2, 4"),
+        ("whole", "1.5", "an integer"),
+        ("whole", "1e3", "an integer"),
+        ("whole", "", "an integer"),
+        ("whole", 1.5, "an integer"),
+        ("whole", True, "an integer"),
+        ("whole", "inf", "an integer"),
+        ("whole", None, "an integer"),
+        ("real", "abc", "a number"),
+        ("real", "nan", "a number"),
+        ("real", "1,5", "a number"),
+        ("real", True, "a number"),
+        ("real", None, "a number"),
+        ("flag", "maybe", "true or false"),
+        ("flag", "2", "true or false"),
+        ("flag", "", "true or false"),
+        ("text", 3, "text"),
+        ("path", 3, "a path"),
+        ("choice", "green", "one of red, blue"),
+        ("factor", "3", "one of 2, 4"),
+        ("factor", "", "one of 2, 4"),
         ("maybe", "some", "a number"),
-        ("many", "1,x", "an integer"), ("many", "", "an integer"), ("many", "1,,2", "an integer"),
+        ("many", "1,x", "an integer"),
+        ("many", "", "an integer"),
+        ("many", "1,,2", "an integer"),
     ],
-)  # fmt: skip
+)
 def test_wrong_value_says_what_was_wanted_and_got(name, given, wanted):
     with pytest.raises(OptionError) as caught:
         build(Everything, {name: given})
@@ -97,7 +142,10 @@ def test_wrong_value_says_what_was_wanted_and_got(name, given, wanted):
 
 
 def test_unknown_name_offers_the_closest_then_the_list():
-    with pytest.raises(UnknownNameError, match=r"everything has no option 'hole'; did you mean 'whole'\? known: choice, either, .*lambda, .*whole"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"everything has no option 'hole'; did you mean 'whole'\? known: choice, either, .*lambda, .*whole",
+    ):
         build(Everything, {"hole": "1"})
 
 
@@ -114,10 +162,20 @@ def test_options_are_described_from_fields_and_docstrings():
     assert described["text"].help == described["path"].help == "two at once."
     types = {name: option.type for name, option in described.items()}
     assert types == {
-        "inherited": "an integer", "whole": "an integer", "real": "a number", "flag": "true or false", "text": "text", "path": "a path",
-        "choice": "red | blue", "factor": "2 | 4", "maybe": "a number or auto", "either": "an integer or text", "many": "an integer,...",
-        "lambda": "a number", "two_words": "an integer",
-    }  # fmt: skip
+        "inherited": "an integer",
+        "whole": "an integer",
+        "real": "a number",
+        "flag": "true or false",
+        "text": "text",
+        "path": "a path",
+        "choice": "red | blue",
+        "factor": "2 | 4",
+        "maybe": "a number or auto",
+        "either": "an integer or text",
+        "many": "an integer,...",
+        "lambda": "a number",
+        "two_words": "an integer",
+    }
     assert described["lambda"].default == 0.25
     assert described["maybe"].default is None
 
@@ -131,7 +189,12 @@ def test_values_are_what_build_takes():
 def test_every_registered_option_is_explained(hook):
     from inverse.registry.discovery import registry
 
-    silent = [f"{name}.{option.name}" for name, entry in registry().table(hook).items() for option in options(entry.thing) if not option.help]
+    silent = [
+        f"{name}.{option.name}"
+        for name, entry in registry().table(hook).items()
+        for option in options(entry.thing)
+        if not option.help
+    ]
     assert silent == []
 
 

@@ -25,16 +25,36 @@ STOCHASTIC = {"ancestral", "ddpm", "dpmpp-2m-sde"}
 ADAPTIVE = {"dpm-solver-12": 2, "dpm-solver-23": 3}  # they choose their steps
 MIXED = {"dpm-solver-fast"}  # its order depends on how it ends
 ORDER = {
-    "ddim": 1, "dpm-solver-1": 1, "euler": 1, "heun": 2, "dpm-solver-2": 2, "dpm-solver-3": 3, "dpmpp-2s": 2, "dpmpp-2m": 2, "dpmpp-3m": 3,
-    "dpmpp-3m-compat": 2, "deis-tab1": 2, "deis-tab2": 3, "deis-tab3": 4, "rho-ab": 4, "unipc": 3, "unipc-3": 4, "evodiff": 1, "evodiff-exact": 2,
-}  # fmt: skip
+    "ddim": 1,
+    "dpm-solver-1": 1,
+    "euler": 1,
+    "heun": 2,
+    "dpm-solver-2": 2,
+    "dpm-solver-3": 3,
+    "dpmpp-2s": 2,
+    "dpmpp-2m": 2,
+    "dpmpp-3m": 3,
+    "dpmpp-3m-compat": 2,
+    "deis-tab1": 2,
+    "deis-tab2": 3,
+    "deis-tab3": 4,
+    "rho-ab": 4,
+    "unipc": 3,
+    "unipc-3": 4,
+    "evodiff": 1,
+    "evodiff-exact": 2,
+}
 
 
 @functools.cache
 def posterior_law() -> MixturePrior:
     """Three Gaussians in the plane given one noisy projection: the exact posterior denoiser that the samplers run on."""
     means = torch.tensor([[1.5, 0.3], [-1.0, 1.2], [-0.2, -1.4]], dtype=F64)
-    prior = MixturePrior(torch.tensor([0.4, 0.35, 0.25], dtype=F64), means, torch.tensor([0.1625, 0.26, 0.19], dtype=F64))
+    prior = MixturePrior(
+        torch.tensor([0.4, 0.35, 0.25], dtype=F64),
+        means,
+        torch.tensor([0.1625, 0.26, 0.19], dtype=F64),
+    )
     return prior.given(torch.tensor([[1.0, 0.5]], dtype=F64), 1.0, torch.tensor([0.2], dtype=F64))
 
 
@@ -47,7 +67,9 @@ def flow() -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.tensor(flat).reshape(64, 2)
         return (posterior_law()(x, torch.tensor(math.exp(-at), dtype=F64)) - x).numpy().ravel()
 
-    end = solve_ivp(slope, (START, END), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    end = solve_ivp(
+        slope, (START, END), x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-12
+    ).y[:, -1]
     return x, torch.tensor(end).reshape(64, 2)
 
 
@@ -71,7 +93,12 @@ def last(iterates):
 
 def rmse(name: str, steps: int) -> float:
     x, end = flow()
-    return float((last(SAMPLERS[name](posterior_law(), x, uniform_lambda(steps), None)) - end).square().mean().sqrt())
+    return float(
+        (last(SAMPLERS[name](posterior_law(), x, uniform_lambda(steps), None)) - end)
+        .square()
+        .mean()
+        .sqrt()
+    )
 
 
 def test_every_deterministic_sampler_has_its_order_asserted():
@@ -88,7 +115,9 @@ def test_order_of_convergence(name):
 def test_fast_is_of_third_order_where_it_ends_with_order_two_and_of_second_elsewhere(steps, order):
     """The last step is short by the factor N: order k there leaves an error of N^-(k + 1), against N^-3 of all others."""
     x, end = flow()
-    error = [last(SAMPLERS["dpm-solver-fast"](posterior_law(), x, grid(n), None)) - end for n in steps]
+    error = [
+        last(SAMPLERS["dpm-solver-fast"](posterior_law(), x, grid(n), None)) - end for n in steps
+    ]
     slope = math.log(float(error[0].norm() / error[1].norm())) / math.log(steps[1] / steps[0])
     assert abs(slope - order) < 0.25  # the grid of 81 intervals is still some way from its limit
 
@@ -97,11 +126,20 @@ def test_fast_spends_as_many_evaluations_as_there_are_intervals():
     for n in range(1, 12):
         for levels in (grid(n), torch.cat([grid(n), torch.zeros(1, dtype=F64)])):
             calls = []
-            last(SAMPLERS["dpm-solver-fast"](lambda x, sigma, calls=calls: calls.append(1) or posterior_law()(x, sigma), flow()[0], levels, None))
+            last(
+                SAMPLERS["dpm-solver-fast"](
+                    lambda x, sigma, calls=calls: calls.append(1) or posterior_law()(x, sigma),
+                    flow()[0],
+                    levels,
+                    None,
+                )
+            )
             assert len(calls) == len(levels) - 1
 
 
-@pytest.mark.parametrize(("name", "tolerances"), [("dpm-solver-12", (1e-4, 1e-5)), ("dpm-solver-23", (1e-7, 1e-8))])
+@pytest.mark.parametrize(
+    ("name", "tolerances"), [("dpm-solver-12", (1e-4, 1e-5)), ("dpm-solver-23", (1e-7, 1e-8))]
+)
 def test_adaptive_error_falls_with_the_evaluations_at_its_order(name, tolerances):
     """On average over the starts, each with steps of its own; a tolerance one tenth as large makes an error one tenth as large."""
     (x, end), errors, counts = flow(), [], []
@@ -112,9 +150,19 @@ def test_adaptive_error_falls_with_the_evaluations_at_its_order(name, tolerances
             used += sigma > math.exp(-END)  # rows that have arrived wait at or below the last level
             return posterior_law()(x, sigma)
 
-        errors.append(float((last(SAMPLERS[name](denoise, x, grid(1), None, atol=tolerance, rtol=0.0)) - end).square().mean().sqrt()))
+        errors.append(
+            float(
+                (last(SAMPLERS[name](denoise, x, grid(1), None, atol=tolerance, rtol=0.0)) - end)
+                .square()
+                .mean()
+                .sqrt()
+            )
+        )
         counts.append(float(used.mean()))
-    assert abs(math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0]) - ADAPTIVE[name]) < 0.15
+    assert (
+        abs(math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0]) - ADAPTIVE[name])
+        < 0.15
+    )
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
 
 
@@ -124,20 +172,38 @@ def test_adaptive_steps_are_those_of_the_fixed_solvers():
     for name, fixed in [("dpm-solver-12", "dpm-solver-2"), ("dpm-solver-23", "dpm-solver-3")]:
         found = list(SAMPLERS[name](posterior_law(), x, sigmas, None, atol=1e9))
         assert len(found) == 1
-        assert torch.allclose(found[0], last(SAMPLERS[fixed](posterior_law(), x, sigmas, None)), rtol=0, atol=1e-13)
+        assert torch.allclose(
+            found[0], last(SAMPLERS[fixed](posterior_law(), x, sigmas, None)), rtol=0, atol=1e-13
+        )
 
 
 def test_adaptive_ends_where_a_denoiser_is_broken_and_where_nothing_is_good_enough():
     sigmas = torch.tensor([20.0, 0.1, 0.0])
-    broken = last(SAMPLERS["dpm-solver-23"](lambda x, sigma: x * torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1), sigmas, None))
+    broken = last(
+        SAMPLERS["dpm-solver-23"](
+            lambda x, sigma: x * torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1), sigmas, None
+        )
+    )
     assert broken.isnan().flatten().tolist() == [False, True]
     noisy = Generators.for_samples(0, 1, 1)
-    steps = list(SAMPLERS["dpm-solver-12"](lambda x, sigma: noisy.randn_like(x), torch.ones(1, 1), sigmas, None, atol=1e-9, rtol=0.0))
+    steps = list(
+        SAMPLERS["dpm-solver-12"](
+            lambda x, sigma: noisy.randn_like(x),
+            torch.ones(1, 1),
+            sigmas,
+            None,
+            atol=1e-9,
+            rtol=0.0,
+        )
+    )
     assert 10_000 < len(steps) < 12_000
 
 
 def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
-    error = {name: rmse(name, 20) for name in ("ddim", "dpmpp-2m", "dpmpp-3m", "evodiff", "evodiff-exact", "unipc")}
+    error = {
+        name: rmse(name, 20)
+        for name in ("ddim", "dpmpp-2m", "dpmpp-3m", "evodiff", "evodiff-exact", "unipc")
+    }
     assert error["dpmpp-2m"] < error["ddim"] / 4
     assert error["evodiff-exact"] < error["dpmpp-2m"]
     assert error["unipc"] < error["dpmpp-2m"] / 2
@@ -147,10 +213,15 @@ def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
 # --- the kernel ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("z", [-9.0, -1.0001, -0.9999, -0.02, 1e-4, 0.02, 0.9999, 1.0001, 4.0, 20.0])
+@pytest.mark.parametrize(
+    "z", [-9.0, -1.0001, -0.9999, -0.02, 1e-4, 0.02, 0.9999, 1.0001, 4.0, 20.0]
+)
 def test_moments_are_their_integrals(z):
     assert np.allclose(uniform(4, z, None) * [1, 2, 3, 4], -math.expm1(-z))
-    integrals = [quad(lambda w, k=k: z * math.exp(-z * (1 - w)) * w**k, 0, 1, epsabs=0, epsrel=1e-13)[0] for k in range(4)]
+    integrals = [
+        quad(lambda w, k=k: z * math.exp(-z * (1 - w)) * w**k, 0, 1, epsabs=0, epsrel=1e-13)[0]
+        for k in range(4)
+    ]
     assert np.allclose(exact(4, z, None), integrals, rtol=1e-12, atol=0)
     assert np.allclose(exact(4, z, lambda w: w), integrals, rtol=1e-12, atol=0)
 
@@ -160,11 +231,24 @@ def test_weights_integrate_polynomials_exactly():
     rule, s, t, nodes = Rule(eta=0.7), 2.0, 0.5, (2.0, 3.0, 7.0, 9.0)
     step, rate = rule.step(s, t, nodes), 1.7
     for k in range(4):
-        integral = quad(lambda u, k=k: rate * math.exp(-rate * (math.log(s / t) - u)) * (u - math.log(s)) ** k, 0, math.log(s / t), epsrel=1e-13)[0]
-        assert math.isclose(sum(w * (-math.log(n)) ** k for w, n in zip(step.weights, nodes, strict=True)), integral, rel_tol=1e-11)
+        integral = quad(
+            lambda u, k=k: rate * math.exp(-rate * (math.log(s / t) - u)) * (u - math.log(s)) ** k,
+            0,
+            math.log(s / t),
+            epsrel=1e-13,
+        )[0]
+        assert math.isclose(
+            sum(w * (-math.log(n)) ** k for w, n in zip(step.weights, nodes, strict=True)),
+            integral,
+            rel_tol=1e-11,
+        )
     step = Rule("noise", clock=np.asarray, average=uniform).step(s, t, nodes)
     for k in range(4):
-        assert math.isclose(sum(w * n**k for w, n in zip(step.weights, nodes, strict=True)), (t ** (k + 1) - s ** (k + 1)) / (k + 1), rel_tol=1e-11)
+        assert math.isclose(
+            sum(w * n**k for w, n in zip(step.weights, nodes, strict=True)),
+            (t ** (k + 1) - s ** (k + 1)) / (k + 1),
+            rel_tol=1e-11,
+        )
 
 
 def test_vp_time_inverts_the_schedule():
@@ -177,15 +261,27 @@ def test_order_one_is_ddim():
     x, sigmas = flow()[0], schedule("karras", 12, 0.01, 20.0)
     expected = torch.stack(list(ddim(posterior_law(), x, sigmas, None)))
     for rule in (Rule(), Rule("noise"), Rule(average=uniform), Rule("noise", clock=vp_time)):
-        assert torch.allclose(torch.stack(list(multistep(posterior_law(), x, sigmas, None, 1, rule))), expected, rtol=0, atol=1e-12)
-    assert torch.allclose(torch.stack(list(euler(posterior_law(), x, sigmas, None))), expected, rtol=0, atol=1e-12)
+        assert torch.allclose(
+            torch.stack(list(multistep(posterior_law(), x, sigmas, None, 1, rule))),
+            expected,
+            rtol=0,
+            atol=1e-12,
+        )
+    assert torch.allclose(
+        torch.stack(list(euler(posterior_law(), x, sigmas, None))), expected, rtol=0, atol=1e-12
+    )
 
 
 def test_order_one_of_the_sde_is_the_ancestral_sampler():
     x, sigmas = flow()[0], schedule("karras", 12, 0.01, 20.0)
     streams = (Generators.for_samples(0, 1, 64) for _ in range(2))
     expected = last(ancestral(posterior_law(), x, sigmas, next(streams)))
-    assert torch.allclose(last(multistep(posterior_law(), x, sigmas, next(streams), 1, Rule(eta=1.0))), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        last(multistep(posterior_law(), x, sigmas, next(streams), 1, Rule(eta=1.0))),
+        expected,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 # --- the formulas as printed -----------------------------------------------------------------------------------------------
@@ -205,7 +301,13 @@ def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generato
             if name == "dpm-solver-2":
                 x = x - t * em(h) * e - t / (2 * r1) * em(h) * D1
             else:
-                D2 = eps(x - s2 * em(r2 * h) * e - s2 * r2 / r1 * (em(r2 * h) / (r2 * h) - 1) * D1, s2) - e
+                D2 = (
+                    eps(
+                        x - s2 * em(r2 * h) * e - s2 * r2 / r1 * (em(r2 * h) / (r2 * h) - 1) * D1,
+                        s2,
+                    )
+                    - e
+                )
                 x = x - t * em(h) * e - t / r2 * (em(h) / h - 1) * D2
             continue
         m.insert(0, D(x, level(s)))
@@ -215,7 +317,12 @@ def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generato
         elif name == "dpmpp-2m-sde":
             c = -em(-2 * h)
             slope = (m[0] - m[1]) / (math.log(levels[i - 1] / s) / h) if i else 0 * m[0]
-            x = q * math.exp(-h) * x + c * m[0] + (1 - c / (2 * h)) * slope + t * math.sqrt(c) * noise.randn_like(x)
+            x = (
+                q * math.exp(-h) * x
+                + c * m[0]
+                + (1 - c / (2 * h)) * slope
+                + t * math.sqrt(c) * noise.randn_like(x)
+            )
         elif i == 0:
             x = q * x - em(-h) * m[0]
         elif name == "dpmpp-2m" or (i == 1 and name == "dpmpp-3m-compat"):
@@ -227,18 +334,34 @@ def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generato
         else:
             r0, r1 = math.log(levels[i - 1] / s) / h, math.log(levels[i - 2] / levels[i - 1]) / h
             P, Q = (m[0] - m[1]) / r0, (m[1] - m[2]) / r1
-            D1, D2 = P + r0 / (r0 + r1) * (P - Q), (2 if name == "dpmpp-3m" else 1) * (P - Q) / (r0 + r1)
+            D1, D2 = (
+                P + r0 / (r0 + r1) * (P - Q),
+                (2 if name == "dpmpp-3m" else 1) * (P - Q) / (r0 + r1),
+            )
             p1, p2 = em(-h), em(-h) / h + 1
             x = q * x - p1 * m[0] + p2 * D1 - (p2 / h - 1 / 2) * D2
     return x
 
 
-@pytest.mark.parametrize("name", ["dpm-solver-2", "dpm-solver-3", "dpmpp-2s", "dpmpp-2m", "dpmpp-3m", "dpmpp-3m-compat", "dpmpp-2m-sde"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dpm-solver-2",
+        "dpm-solver-3",
+        "dpmpp-2s",
+        "dpmpp-2m",
+        "dpmpp-3m",
+        "dpmpp-3m-compat",
+        "dpmpp-2m-sde",
+    ],
+)
 def test_sampler_is_the_printed_formula(name):
     x, sigmas = flow()[0], schedule("karras", 9, 0.05, 20.0)[:-1]
     streams = [Generators.for_samples(0, 1, 64) for _ in range(2)]
     expected = printed(name, posterior_law(), x, sigmas, streams[0])
-    assert torch.allclose(last(SAMPLERS[name](posterior_law(), x, sigmas, streams[1])), expected, rtol=0, atol=1e-11)
+    assert torch.allclose(
+        last(SAMPLERS[name](posterior_law(), x, sigmas, streams[1])), expected, rtol=0, atol=1e-11
+    )
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------------
@@ -266,16 +389,38 @@ def variance(sampler, denoise, sigmas: torch.Tensor, initial: float) -> float:
 def test_sde_keeps_the_marginals_of_a_known_image_at_any_step(order, eta):
     sigmas = torch.tensor([9.0, 4.0, 3.5, 0.2, 0.1], dtype=F64)
     sampler = functools.partial(multistep, order=order, rule=Rule(eta=eta))
-    assert math.isclose(variance(sampler, lambda x, sigma: 0 * x, sigmas, 81.0), 0.01, rel_tol=1e-12)
+    assert math.isclose(
+        variance(sampler, lambda x, sigma: 0 * x, sigmas, 81.0), 0.01, rel_tol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("sampler", "order"), [
-    (ancestral, 1), (functools.partial(ddim, eta=0.5), 1), (SAMPLERS["dpmpp-2m-sde"], 2), (functools.partial(multistep, order=2, rule=Rule(eta=0.5)), 2),
-    (functools.partial(multistep, order=3, rule=Rule(eta=1.0)), 2), (functools.partial(heun, s_churn=20.0), 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [
+        (ancestral, 1),
+        (functools.partial(ddim, eta=0.5), 1),
+        (SAMPLERS["dpmpp-2m-sde"], 2),
+        (functools.partial(multistep, order=2, rule=Rule(eta=0.5)), 2),
+        (functools.partial(multistep, order=3, rule=Rule(eta=1.0)), 2),
+        (functools.partial(heun, s_churn=20.0), 2),
+    ],
+)
 def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
-    law, end = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), math.exp(-END)
-    error = [variance(sampler, law, torch.linspace(START, END, n + 1, dtype=F64).neg().exp(), 0.04 + math.exp(6)) / (0.04 + end**2) - 1 for n in (160, 320)]
+    law, end = (
+        GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)),
+        math.exp(-END),
+    )
+    error = [
+        variance(
+            sampler,
+            law,
+            torch.linspace(START, END, n + 1, dtype=F64).neg().exp(),
+            0.04 + math.exp(6),
+        )
+        / (0.04 + end**2)
+        - 1
+        for n in (160, 320)
+    ]
     assert abs(error[1]) < 0.02
     assert math.log2(abs(error[0] / error[1])) > order - 0.2
 
@@ -283,17 +428,30 @@ def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
 @pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_samples_have_the_law_within_monte_carlo_error(name):
     law, n = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), 4000
-    x = 20 * torch.randn(1, n, generator=torch.Generator().manual_seed(1), dtype=F64)  # one row of n: one stream, not n of them
-    x = last(SAMPLERS[name](lambda x, sigma: law(x.T, sigma).T, x, schedule("log-uniform", 400, 0.005, 20.0), Generators.for_samples(0, 1, 1)))
+    x = 20 * torch.randn(
+        1, n, generator=torch.Generator().manual_seed(1), dtype=F64
+    )  # one row of n: one stream, not n of them
+    x = last(
+        SAMPLERS[name](
+            lambda x, sigma: law(x.T, sigma).T,
+            x,
+            schedule("log-uniform", 400, 0.005, 20.0),
+            Generators.for_samples(0, 1, 1),
+        )
+    )
     assert abs(float(x.mean())) < 4 * 0.2 / math.sqrt(n)
-    assert abs(float(x.var()) / 0.04 - 1) < 4 * math.sqrt(2 / n) + 0.02  # 0.02: the first-order bias at 400 steps
+    assert (
+        abs(float(x.var()) / 0.04 - 1) < 4 * math.sqrt(2 / n) + 0.02
+    )  # 0.02: the first-order bias at 400 steps
 
 
 def test_eta_zero_draws_no_noise():
     x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
     ode = last(multistep(posterior_law(), x, sigmas, None, 2, Rule(eta=0.0)))
     assert torch.equal(ode, last(multistep(posterior_law(), x, sigmas, None, 2, Rule())))
-    assert torch.equal(last(SAMPLERS["dpmpp-2m-sde"](posterior_law(), x, sigmas, None, eta=0.0)), ode)
+    assert torch.equal(
+        last(SAMPLERS["dpmpp-2m-sde"](posterior_law(), x, sigmas, None, eta=0.0)), ode
+    )
 
 
 # --- every sampler -------------------------------------------------------------------------------------------------------
@@ -325,7 +483,11 @@ def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
 def test_rows_do_not_see_each_other(name):
     sigmas = schedule("karras", 6, 0.02, 20.0)
     start = 20 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
-    run = lambda x, rows: last(SAMPLERS[name](lambda x, sigma: torch.tanh(x / (1 + sigma)), x, sigmas, Generators(rows)))  # noqa: E731
+
+    def run(x, rows):
+        denoise = lambda x, sigma: torch.tanh(x / (1 + sigma))  # noqa: E731
+        return last(SAMPLERS[name](denoise, x, sigmas, Generators(rows)))
+
     streams = lambda: [torch.Generator().manual_seed(i) for i in range(3)]  # noqa: E731
     assert torch.equal(run(start, streams())[1:2], run(start[1:2], streams()[1:2]))
 
@@ -334,7 +496,14 @@ def test_rows_do_not_see_each_other(name):
 def test_repeated_levels_and_float32_do_no_harm(name):
     law = posterior_law()
     sigmas = torch.tensor([20.0, 5.0, 5.0, 1.0, 0.2, 0.2, 0.05, 0.0])
-    x = last(SAMPLERS[name](lambda x, sigma: law(x.double(), sigma.double()).float(), flow()[0].float(), sigmas, Generators.for_samples(0, 1, 64)))
+    x = last(
+        SAMPLERS[name](
+            lambda x, sigma: law(x.double(), sigma.double()).float(),
+            flow()[0].float(),
+            sigmas,
+            Generators.for_samples(0, 1, 64),
+        )
+    )
     assert x.dtype == torch.float32
     assert bool(x.isfinite().all())
 
@@ -345,15 +514,33 @@ def test_repeated_levels_and_float32_do_no_harm(name):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_mean_reverting_process_is_the_mr_sampler(eta):
     """One step of MRS, written out in its own coordinate x_t = mu + alpha (x0 - mu) + s z, is one step here."""
-    spread, mu, x = 0.2, torch.tensor([[0.5, -0.1]], dtype=F64), torch.tensor([[0.8, 0.3]], dtype=F64)
+    spread, mu, x = (
+        0.2,
+        torch.tensor([[0.5, -0.1]], dtype=F64),
+        torch.tensor([[0.8, 0.3]], dtype=F64),
+    )
     native = lambda x, sigma: 0.3 * x + 0.1  # noqa: E731
     (a_s, s_s), (a_t, s_t) = ((a, spread * math.sqrt(1 - a * a)) for a in (0.4, 0.8))
     h, D = math.log(a_t / s_t * s_s / a_s), native(x, s_s)
     c, q = -math.expm1(-(1 + eta) * h), s_t / s_s * math.exp(-eta * h)
     z = Generators.for_samples(0, 1, 1).randn_like(x)
-    expected = q * x + a_t * c * D + mu * (1 - q - a_t * c) + s_t * math.sqrt(-math.expm1(-2 * eta * h)) * z
+    expected = (
+        q * x
+        + a_t * c * D
+        + mu * (1 - q - a_t * c)
+        + s_t * math.sqrt(-math.expm1(-2 * eta * h)) * z
+    )
     sigmas = torch.tensor([s_s / a_s, s_t / a_t], dtype=F64)
-    ours = last(multistep(mean_reverting(native, mu, spread), mu + (x - mu) / a_s, sigmas, Generators.for_samples(0, 1, 1), 1, Rule(eta=eta)))
+    ours = last(
+        multistep(
+            mean_reverting(native, mu, spread),
+            mu + (x - mu) / a_s,
+            sigmas,
+            Generators.for_samples(0, 1, 1),
+            1,
+            Rule(eta=eta),
+        )
+    )
     assert torch.allclose(mu + a_t * (ours - mu), expected, atol=1e-14)
 
 
@@ -376,15 +563,31 @@ def test_settings_of_a_sampler_are_its_keyword_parameters():
     streams = [Generators.for_samples(0, 1, 64) for _ in range(4)]
     eta = last(configured("ddim", ddim, "eta=0.5")(posterior_law(), x, sigmas, streams[0]))
     assert torch.equal(eta, last(ddim(posterior_law(), x, sigmas, streams[1], eta=0.5)))
-    churned = last(configured("heun", heun, "s-churn=4, s_tmin=0.1,s_tmax=9,s_noise=1.01")(posterior_law(), x, sigmas, streams[2]))
-    assert torch.equal(churned, last(heun(posterior_law(), x, sigmas, streams[3], 4.0, 0.1, 9.0, 1.01)))
+    churned = last(
+        configured("heun", heun, "s-churn=4, s_tmin=0.1,s_tmax=9,s_noise=1.01")(
+            posterior_law(), x, sigmas, streams[2]
+        )
+    )
+    assert torch.equal(
+        churned, last(heun(posterior_law(), x, sigmas, streams[3], 4.0, 0.1, 9.0, 1.01))
+    )
     assert not torch.equal(churned, last(heun(posterior_law(), x, sigmas, None)))
 
 
 def test_churn_raises_the_levels_between_its_ends_only():
     seen, sigmas = [], torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=F64)
     denoise = lambda x, sigma: seen.append(float(sigma)) or 0 * x  # noqa: E731
-    last(euler(denoise, torch.zeros(1, 1, dtype=F64), sigmas, Generators.for_samples(0, 1, 1), s_churn=0.3, s_tmin=3.0, s_tmax=5.0))
+    last(
+        euler(
+            denoise,
+            torch.zeros(1, 1, dtype=F64),
+            sigmas,
+            Generators.for_samples(0, 1, 1),
+            s_churn=0.3,
+            s_tmin=3.0,
+            s_tmax=5.0,
+        )
+    )
     assert seen == pytest.approx([8.0, 4.0 * 1.1, 2.0])
 
 
@@ -394,7 +597,9 @@ def test_options_that_every_sampler_has():
     clipped = last(configured("ddim", ddim, "threshold=1,ceiling=0.25")(law, x, sigmas, None))
     assert torch.equal(clipped, last(ddim(thresholded(law, 1.0, 0.25), x, sigmas, None)))
     assert float(clipped.abs().max()) <= 0.25
-    noisy = last(configured("dpmpp-2m", SAMPLERS["dpmpp-2m"], "final_denoise=off")(law, x, sigmas, None))
+    noisy = last(
+        configured("dpmpp-2m", SAMPLERS["dpmpp-2m"], "final_denoise=off")(law, x, sigmas, None)
+    )
     assert torch.equal(noisy, last(SAMPLERS["dpmpp-2m"](law, x, sigmas[:-1], None)))
 
 
@@ -408,19 +613,36 @@ def test_lower_order_final_looks_back_on_no_more_than_the_steps_left(name):
     same = [torch.equal(a, b) for a, b in zip(full, lower, strict=True)]
     assert same == [True] * (13 - order) + [False] * (order - 1)
     if name == "dpmpp-2m":
-        assert torch.allclose(lower[-1], last(ddim(posterior_law(), lower[-2], sigmas[-2:], None)), rtol=0, atol=1e-13)
+        assert torch.allclose(
+            lower[-1], last(ddim(posterior_law(), lower[-2], sigmas[-2:], None)), rtol=0, atol=1e-13
+        )
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ("etaa=0.5", "has no option 'etaa'; did you mean 'eta'"), ("eta=much", "eta must be a number, got 'much'"), ("eta", "name=value after the colon"),
-    ("eta=1.5", "eta must lie in"), ("threshold=2", "threshold must lie in"), ("ceiling=0", "ceiling be positive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("etaa=0.5", "has no option 'etaa'; did you mean 'eta'"),
+        ("eta=much", "eta must be a number, got 'much'"),
+        ("eta", "name=value after the colon"),
+        ("eta=1.5", "eta must lie in"),
+        ("threshold=2", "threshold must lie in"),
+        ("ceiling=0", "ceiling be positive"),
+    ],
+)
 def test_a_wrong_setting_is_one_line(settings, words):
     with pytest.raises(InverseError, match=words):
         last(configured("ddim", ddim, settings)(posterior_law(), flow()[0], grid(3), None))
 
 
-@pytest.mark.parametrize(("name", "settings"), [("heun", "s_churn=-1"), ("euler", "s_noise=0"), ("dpmpp-2m-sde", "eta=-1"), ("dpm-solver-23", "atol=0")])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("heun", "s_churn=-1"),
+        ("euler", "s_noise=0"),
+        ("dpmpp-2m-sde", "eta=-1"),
+        ("dpm-solver-23", "atol=0"),
+    ],
+)
 def test_an_impossible_setting_is_refused(name, settings):
     with pytest.raises(OptionError, match=settings.split("=")[0]):
         last(configured(name, SAMPLERS[name], settings)(posterior_law(), flow()[0], grid(3), None))

@@ -43,7 +43,9 @@ def test_a_schedule_stays_within_its_range(name):
 @pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"vp"}))
 def test_a_continuous_schedule_reaches_both_ends(name):
     sigmas = schedule(name, 50, LOW, HIGH)
-    torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([HIGH, LOW], dtype=torch.float64), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        sigmas[[0, -2]], torch.tensor([HIGH, LOW], dtype=torch.float64), rtol=1e-10, atol=0
+    )
 
 
 def test_karras_is_equation_5():
@@ -54,10 +56,15 @@ def test_karras_is_equation_5():
 
 def test_log_uniform_has_a_constant_ratio():
     ratio = log_uniform(20, LOW, HIGH)[1:] / log_uniform(20, LOW, HIGH)[:-1]
-    torch.testing.assert_close(ratio, torch.full_like(ratio, (LOW / HIGH) ** (1 / 19)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        ratio, torch.full_like(ratio, (LOW / HIGH) ** (1 / 19)), rtol=1e-12, atol=0
+    )
 
 
-@pytest.mark.parametrize(("t", "level"), [(1, 0.010), (10, 0.044), (100, 0.339), (250, 0.953), (500, 3.42), (750, 17.2), (1000, 157.4)])
+@pytest.mark.parametrize(
+    ("t", "level"),
+    [(1, 0.010), (10, 0.044), (100, 0.339), (250, 0.953), (500, 3.42), (750, 17.2), (1000, 157.4)],
+)
 def test_vp_levels_are_those_of_the_linear_process(t, level):
     """Values to the printed digits; t counts from 1."""
     assert vp_levels()[t - 1].item() == pytest.approx(level, rel=0.02 if t <= 10 else 0.004)
@@ -86,17 +93,28 @@ def test_an_unknown_schedule_suggests_the_closest():
 def test_noise_levels_stay_within_those_the_prior_was_trained_for(gaussian_posterior):
     """conftest's prior is trusted in [0.01, 20]."""
     sigmas = inverse.noise_levels(gaussian_posterior(), "karras", 10)
-    torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([20.0, 0.01], dtype=torch.float64), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        sigmas[[0, -2]], torch.tensor([20.0, 0.01], dtype=torch.float64), rtol=1e-10, atol=0
+    )
 
 
 def test_noise_levels_start_where_a_prior_of_wide_data_says():
     """Standard deviations 100 and 1 by the probability flow: 99.5 and 1 from the prior's 1000, 62.5 from a ceiling of 80; 1 % for 1000 steps of first order."""
-    prior = inverse.GaussianPrior(torch.zeros(2).double(), torch.tensor([1e4, 1.0]).double(), sigma_min=0.01, sigma_max=1000.0)
-    posterior = inverse.Posterior(prior, inverse.measurement.operators.dense(torch.zeros(1, 2).double(), (2,)), torch.zeros(1, 1).double(), inverse.GaussianNoise(1.0))
+    prior = inverse.GaussianPrior(
+        torch.zeros(2).double(), torch.tensor([1e4, 1.0]).double(), sigma_min=0.01, sigma_max=1000.0
+    )
+    posterior = inverse.Posterior(
+        prior,
+        inverse.measurement.operators.dense(torch.zeros(1, 2).double(), (2,)),
+        torch.zeros(1, 1).double(),
+        inverse.GaussianNoise(1.0),
+    )
     for first, wide in ((None, 99.5), (80.0, 62.5)):
         sigmas = inverse.noise_levels(posterior, "log-uniform", 1000, sigma_max=first)
         end = last(ddim(prior, sigmas[0] * torch.eye(2).double(), sigmas, inverse.Generators([])))
-        torch.testing.assert_close(end.diagonal(), torch.tensor([wide, 1.0]).double(), rtol=0.01, atol=0)
+        torch.testing.assert_close(
+            end.diagonal(), torch.tensor([wide, 1.0]).double(), rtol=0.01, atol=0
+        )
 
 
 def test_noise_levels_in_the_wrong_order_are_refused(gaussian_posterior):
@@ -106,7 +124,10 @@ def test_noise_levels_in_the_wrong_order_are_refused(gaussian_posterior):
 
 # --- samplers on a Gaussian -------------------------------------------------------------------------------------------
 
-MEAN, VARIANCES = torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64), torch.tensor([1.0, 0.05, 4.0], dtype=torch.float64)
+MEAN, VARIANCES = (
+    torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64),
+    torch.tensor([1.0, 0.05, 4.0], dtype=torch.float64),
+)
 PRIOR = inverse.GaussianPrior(MEAN, VARIANCES)
 
 
@@ -137,7 +158,9 @@ def test_mean_and_variance_converge_at_the_samplers_order(sampler, order):
 
 
 ADAPTIVE = {"dpm-solver-12", "dpm-solver-23"}
-DETERMINISTIC = sorted(set(SAMPLERS) - {"ancestral", "ddpm", "dpmpp-2m-sde"} - ADAPTIVE)  # an adaptive step depends on x, so its map is not affine
+DETERMINISTIC = sorted(
+    set(SAMPLERS) - {"ancestral", "ddpm", "dpmpp-2m-sde"} - ADAPTIVE
+)  # an adaptive step depends on x, so its map is not affine
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -167,9 +190,14 @@ def test_ancestral_sampling_ends_in_the_prior():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_last_step_is_the_denoised_image(name):
     """Into level 0 every sampler returns x0_hat: on a schedule of one step, D(x, sigma_max)."""
-    x, sigmas = 5 * torch.ones(2, 3, dtype=torch.float64), torch.tensor([5.0, 0.0], dtype=torch.float64)
+    x, sigmas = (
+        5 * torch.ones(2, 3, dtype=torch.float64),
+        torch.tensor([5.0, 0.0], dtype=torch.float64),
+    )
     generator = inverse.Generators.for_samples(0, 2, 1)
-    torch.testing.assert_close(last(SAMPLERS[name](PRIOR, x, sigmas, generator)), PRIOR(x, sigmas[0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        last(SAMPLERS[name](PRIOR, x, sigmas, generator)), PRIOR(x, sigmas[0]), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - ADAPTIVE - {"dpm-solver-fast"}))
@@ -182,7 +210,11 @@ def test_a_sampler_yields_one_iterate_a_step_and_leaves_its_start_alone(name):
 
 # --- guidance ---------------------------------------------------------------------------------------------------------
 
-GUIDANCE = {name: entry.thing for name, entry in registry().table("inverse_methods").items() if issubclass(entry.thing, inverse.Guidance)}
+GUIDANCE = {
+    name: entry.thing
+    for name, entry in registry().table("inverse_methods").items()
+    if issubclass(entry.thing, inverse.Guidance)
+}
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
@@ -193,16 +225,32 @@ def test_a_guidance_takes_a_level_for_each_row(name, gaussian_posterior):
     x, levels = posterior.truth + 0.3, torch.tensor([0.3, 2.0], dtype=torch.float64)
     together = GUIDANCE[name]().guide(posterior, streams())(x, levels.reshape(2, 1, 1, 1))
     for row, level in enumerate(levels):
-        torch.testing.assert_close(together[row], GUIDANCE[name]().guide(posterior, streams())(x, level)[row], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            together[row],
+            GUIDANCE[name]().guide(posterior, streams())(x, level)[row],
+            rtol=0,
+            atol=1e-9,
+        )
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
-@pytest.mark.parametrize("sampler", ["dpm-solver-23:rtol=0.1", "dpm-solver-fast", "ddim:eta=0.5,threshold=0.995,ceiling=2", "heun:s_churn=5"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "dpm-solver-23:rtol=0.1",
+        "dpm-solver-fast",
+        "ddim:eta=0.5,threshold=0.995,ceiling=2",
+        "heun:s_churn=5",
+    ],
+)
 def test_every_guidance_takes_every_kind_of_sampler(name, sampler, gaussian_posterior):
     """The samples explain y better than the prior's mean does, and the record says how they were drawn."""
     posterior = gaussian_posterior("blur-circular", images=1, sigma_y=0.02)
     result = inverse.solve(posterior, inverse.get_method(name, sampler=sampler, steps=20))
-    assert posterior.residual(posterior.prior.encode(result.samples[:, 0])).norm() < posterior.residual(posterior.prior.mean[None]).norm() / 2
+    assert (
+        posterior.residual(posterior.prior.encode(result.samples[:, 0])).norm()
+        < posterior.residual(posterior.prior.mean[None]).norm() / 2
+    )
     assert result.provenance["method"]["options"]["sampler"] == sampler
 
 
@@ -212,6 +260,8 @@ def test_the_command_lists_and_checks_the_options_of_samplers(command):
     assert "s_tmax=inf" in rows["heun"]
     assert "threshold=0.0" in rows["every"]
     asked = ("solve", "--problem", "gaussian", "--method", "mmps", "--steps", "2", "--set")
-    command(*asked, "sampler=ddim:etta=1").refused("sampler 'ddim' has no option 'etta'; did you mean 'eta'?", "final_denoise")
+    command(*asked, "sampler=ddim:etta=1").refused(
+        "sampler 'ddim' has no option 'etta'; did you mean 'eta'?", "final_denoise"
+    )
     command(*asked, "sampler=heun:s_churn=lots").refused("s_churn must be a number, got 'lots'")
     assert command(*asked, "sampler=ddim:eta=1,final-denoise=off").code == 0

@@ -20,7 +20,13 @@ from inverse.training.prior import begun, train_prior
 
 pytest_plugins = "cli_fixtures"
 
-TINY = TrainConfig(size=16, steps=6, batch=2, warmup=2, network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16))
+TINY = TrainConfig(
+    size=16,
+    steps=6,
+    batch=2,
+    warmup=2,
+    network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16),
+)
 
 
 @pytest.fixture
@@ -28,15 +34,22 @@ def images():
     """Twelve smooth colour images, 20 x 24, uint8."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (12, 5, 6, 3), dtype=np.uint8)
-    return [np.asarray(Image.fromarray(c).resize((24, 20), Image.Resampling.BICUBIC)) for c in coarse]
+    return [
+        np.asarray(Image.fromarray(c).resize((24, 20), Image.Resampling.BICUBIC)) for c in coarse
+    ]
 
 
 def test_resumed_run_is_the_uninterrupted_run(images, tmp_path):
     whole = Training([images], TINY, tmp_path / "whole.safetensors")
     for _ in whole.run():
         pass
-    for steps in (3, 6):  # the second object starts from the first one's file alone, as after a kill
-        part = Training([images], replace(TINY, steps=steps, cooldown=0.0), tmp_path / "part.safetensors")
+    for steps in (
+        3,
+        6,
+    ):  # the second object starts from the first one's file alone, as after a kill
+        part = Training(
+            [images], replace(TINY, steps=steps, cooldown=0.0), tmp_path / "part.safetensors"
+        )
         part.config = replace(TINY, steps=6)
         while part.step < steps:
             part._advance()
@@ -47,13 +60,17 @@ def test_resumed_run_is_the_uninterrupted_run(images, tmp_path):
 
 
 def test_training_lowers_the_loss(images, tmp_path):
-    training = Training([images], replace(TINY, steps=150, batch=8, learning_rate=3e-3), tmp_path / "c.safetensors")
+    training = Training(
+        [images], replace(TINY, steps=150, batch=8, learning_rate=3e-3), tmp_path / "c.safetensors"
+    )
     x0 = training.prior.encode(random_crops([images], 16, 64, inverse.seeded("held out")))
     noise, sigma = torch.randn(x0.shape, generator=inverse.seeded("noise")), torch.full((64,), 0.3)
     before = training.prior.loss(x0, sigma, noise).item()
     list(advance(training, 150))
     after = training.prior.loss(x0, sigma, noise).item()
-    assert after < 0.85 * before  # it fell by a quarter when this was written; a wrong sign or a frozen layer leaves it at 1
+    assert (
+        after < 0.85 * before
+    )  # it fell by a quarter when this was written; a wrong sign or a frozen layer leaves it at 1
 
 
 def advance(training, steps):
@@ -79,7 +96,9 @@ def test_a_share_of_the_levels_is_log_uniform(images, tmp_path):
     """Of n levels, those in the highest tenth of the logarithms: a tenth of the wide share, up to five standard deviations; without it, hardly any."""
     n, share = 20_000, {}
     for wide in (0.0, 0.5, 1.0):
-        training = Training([images], replace(TINY, batch=n, wide=wide), tmp_path / f"{wide}.safetensors")
+        training = Training(
+            [images], replace(TINY, batch=n, wide=wide), tmp_path / f"{wide}.safetensors"
+        )
         low, high = training.prior.sigma_min, training.prior.sigma_max
         sigma = training._levels(inverse.seeded(0))
         share[wide] = float((sigma > high * (low / high) ** 0.1).double().mean())
@@ -95,7 +114,9 @@ def test_training_goes_on_from_a_prior(images, tmp_path, command):
     train_prior([tmp_path / "a.npz"], tmp_path / "first.safetensors", TINY.network, TINY, "cpu", {})
     start, digest = begun(str(tmp_path / "first.safetensors"))
     start.sigma_data = 0.7
-    training = Training([images], replace(TINY, start=digest), tmp_path / "c.safetensors", start=start)
+    training = Training(
+        [images], replace(TINY, start=digest), tmp_path / "c.safetensors", start=start
+    )
     for name, value in start.named_parameters():
         assert torch.equal(training.parameters[name], value)
         assert training.parameters[name].requires_grad
@@ -104,7 +125,18 @@ def test_training_goes_on_from_a_prior(images, tmp_path, command):
     training.save()
     with pytest.raises(InputError, match="belongs to other settings"):
         Training([images], TINY, tmp_path / "c.safetensors")
-    options = ("--images", tmp_path / "a.npz", "--size", 16, "--steps", 1, "--batch", 2, "--out", tmp_path / "second.safetensors")
+    options = (
+        "--images",
+        tmp_path / "a.npz",
+        "--size",
+        16,
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--out",
+        tmp_path / "second.safetensors",
+    )
     assert command("train", *options, "--start", tmp_path / "first.safetensors").code == 0
     card = json.loads((tmp_path / "second.json").read_text())
     assert card["network"]["widths"] == [8, 16]  # not the command's default
@@ -112,13 +144,31 @@ def test_training_goes_on_from_a_prior(images, tmp_path, command):
 
 def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
     np.savez(tmp_path / "a.npz", images=np.stack(images))
-    options = ("--images", tmp_path / "a.npz", "--size", 16, "--out", tmp_path / "second.safetensors")
-    command("train", *options, "--start", "era5-uk-t2m-gaussian").refused("--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is none")
+    options = (
+        "--images",
+        tmp_path / "a.npz",
+        "--size",
+        16,
+        "--out",
+        tmp_path / "second.safetensors",
+    )
+    command("train", *options, "--start", "era5-uk-t2m-gaussian").refused(
+        "--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is none"
+    )
 
 
 def test_fields_start_from_no_prior(tmp_path, command):
-    fields = ("--images", tmp_path / "era5.nc", "--variable", "t2m", "--out", tmp_path / "second.safetensors")
-    command("train", *fields, "--start", "photo-64").refused("--start is for images, got it with fields")
+    fields = (
+        "--images",
+        tmp_path / "era5.nc",
+        "--variable",
+        "t2m",
+        "--out",
+        tmp_path / "second.safetensors",
+    )
+    command("train", *fields, "--start", "photo-64").refused(
+        "--start is for images, got it with fields"
+    )
 
 
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
@@ -141,9 +191,16 @@ def test_sources_read_alike_from_folder_npz_jpeg_pack_and_hdf5(images, tmp_path)
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"] = np.stack(images)
-    files = [png_bytes(image) for image in images]  # the pack stores encoded files; PNG makes the comparison exact
+    files = [
+        png_bytes(image) for image in images
+    ]  # the pack stores encoded files; PNG makes the comparison exact
     offsets = np.cumsum([0, *map(len, files)])
-    np.savez(tmp_path / "pack.npz", jpeg=np.frombuffer(b"".join(files), dtype=np.uint8), offsets=offsets, labels=np.zeros(len(files)))
+    np.savez(
+        tmp_path / "pack.npz",
+        jpeg=np.frombuffer(b"".join(files), dtype=np.uint8),
+        offsets=offsets,
+        labels=np.zeros(len(files)),
+    )
     for source in (folder, tmp_path / "a.npz", tmp_path / "a.h5", tmp_path / "pack.npz"):
         found = load_images(source, 16, 3)
         assert len(found) == len(images)
@@ -161,32 +218,65 @@ def test_crops_are_pieces_of_the_images_and_sources_come_equally_often(images):
     crops = random_crops([black, white], 16, 4000, inverse.seeded(0))
     share = float(crops.mean())
     assert abs(share - 0.5) < 4 * 0.5 / 4000**0.5  # four standard errors of a fair coin
-    crop = random_crops([images], 16, 1, inverse.seeded(1))[0].permute(1, 2, 0).mul(255).round().byte().numpy()
-    windows = [w for image in images for flip in (image, image[:, ::-1]) for w in windows_of(flip, 16)]
+    crop = (
+        random_crops([images], 16, 1, inverse.seeded(1))[0]
+        .permute(1, 2, 0)
+        .mul(255)
+        .round()
+        .byte()
+        .numpy()
+    )
+    windows = [
+        w for image in images for flip in (image, image[:, ::-1]) for w in windows_of(flip, 16)
+    ]
     assert any(np.array_equal(crop, w) for w in windows)
 
 
 def test_crops_are_mirrored_on_demand_only():
     """A ramp falls in half of the crops, within four standard errors, or in none; the same places are drawn either way."""
     ramp = [np.arange(20, dtype=np.uint8)[None, :, None].repeat(20, 0)]
-    flipped, kept = (random_crops([ramp], 16, 400, inverse.seeded(0), mirror) for mirror in (True, False))
+    flipped, kept = (
+        random_crops([ramp], 16, 400, inverse.seeded(0), mirror) for mirror in (True, False)
+    )
     falls = flipped[:, 0, 0, 0] > flipped[:, 0, 0, -1]
     assert abs(float(falls.float().mean()) - 0.5) < 4 * 0.5 / 400**0.5
     assert not (kept[:, 0, 0, 0] > kept[:, 0, 0, -1]).any()
     assert torch.equal(kept[falls].flip(-1), flipped[falls])
 
 
-@pytest.mark.parametrize(("options", "expected"), [([], True), (["--channels", "1"], False), (["--no-mirror"], False), (["--channels", "1", "--mirror"], True)])
-def test_colour_is_mirrored_by_default_and_grey_is_not(command, tmp_path, monkeypatch, options, expected):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], True),
+        (["--channels", "1"], False),
+        (["--no-mirror"], False),
+        (["--channels", "1", "--mirror"], True),
+    ],
+)
+def test_colour_is_mirrored_by_default_and_grey_is_not(
+    command, tmp_path, monkeypatch, options, expected
+):
     """Digits must not be; photographs may."""
     seen = []
-    monkeypatch.setattr("inverse.training.prior.train_prior", lambda sources, out, network, config, *rest: seen.append(config.mirror) or True)
-    assert command("train", "--images", str(tmp_path), "--out", str(tmp_path / "x.safetensors"), *options).code == 0
+    monkeypatch.setattr(
+        "inverse.training.prior.train_prior",
+        lambda sources, out, network, config, *rest: seen.append(config.mirror) or True,
+    )
+    assert (
+        command(
+            "train", "--images", str(tmp_path), "--out", str(tmp_path / "x.safetensors"), *options
+        ).code
+        == 0
+    )
     assert seen == [expected]
 
 
 def windows_of(image, size):
-    return [image[i : i + size, j : j + size] for i in range(image.shape[0] - size + 1) for j in range(image.shape[1] - size + 1)]
+    return [
+        image[i : i + size, j : j + size]
+        for i in range(image.shape[0] - size + 1)
+        for j in range(image.shape[1] - size + 1)
+    ]
 
 
 def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
@@ -195,7 +285,13 @@ def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"), [("missing", "no such file"), ("empty", "0 found, none of at least"), ("small", "the largest has "), ("text", "expected a folder")]
+    ("make", "message"),
+    [
+        ("missing", "no such file"),
+        ("empty", "0 found, none of at least"),
+        ("small", "the largest has "),
+        ("text", "expected a folder"),
+    ],
 )
 def test_unusable_sources_are_named(make, message, tmp_path):
     path = tmp_path / "source"
@@ -213,7 +309,14 @@ def test_unusable_sources_are_named(make, message, tmp_path):
 def test_train_writes_a_prior_that_loads_and_a_card_that_describes_it(images, tmp_path):
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     out = tmp_path / "mine.safetensors"
-    assert train_prior([tmp_path / "a.npz"], out, TINY.network, TINY, "cpu", {"licence": "mine", "limits": "none known"})
+    assert train_prior(
+        [tmp_path / "a.npz"],
+        out,
+        TINY.network,
+        TINY,
+        "cpu",
+        {"licence": "mine", "limits": "none known"},
+    )
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["name"] == "mine"
     assert card["training"]["steps"] == TINY.steps
@@ -235,7 +338,18 @@ def test_out_must_be_safetensors(tmp_path):
 LEARNING_RATES = [{"learning_rate": rate} for rate in (0.0, -1.0, float("nan"), float("inf"))]
 
 
-@pytest.mark.parametrize("bad", [{"size": 4}, {"steps": 0}, {"batch": 0}, {"precision": "fp8"}, {"cooldown": 2.0}, {"wide": 1.5}, *LEARNING_RATES])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"size": 4},
+        {"steps": 0},
+        {"batch": 0},
+        {"precision": "fp8"},
+        {"cooldown": 2.0},
+        {"wide": 1.5},
+        *LEARNING_RATES,
+    ],
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)

@@ -9,4 +9,13 @@ from inverse.priors.analytic.law import LOG_2PI, AnalyticPrior, Exact, FlatPrior
 from inverse.priors.analytic.low_rank import LowRankPrior
 from inverse.priors.analytic.mixture import GaussianPrior, MixturePrior
 
-__all__ = ["LOG_2PI", "AnalyticPrior", "Exact", "FieldLaw", "FlatPrior", "GaussianPrior", "LowRankPrior", "MixturePrior"]
+__all__ = [
+    "LOG_2PI",
+    "AnalyticPrior",
+    "Exact",
+    "FieldLaw",
+    "FlatPrior",
+    "GaussianPrior",
+    "LowRankPrior",
+    "MixturePrior",
+]

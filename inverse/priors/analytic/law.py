@@ -38,7 +38,12 @@ class AnalyticPrior(Prior):
     @property
     def units(self) -> dict[str, float]:
         """What a law of the same x must be constructed with."""
-        return {"shift": self.shift, "scale": self.scale, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        return {
+            "shift": self.shift,
+            "scale": self.scale,
+            "sigma_min": self.sigma_min,
+            "sigma_max": self.sigma_max,
+        }
 
 
 class FlatPrior(Prior):

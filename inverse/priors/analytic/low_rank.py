@@ -24,9 +24,16 @@ class LowRankPrior(FieldLaw):
 
     kind = "low-rank"
 
-    def __init__(self, mean: Tensor, basis: Tensor, variances: Tensor, floor: Tensor, **units: float):
+    def __init__(
+        self, mean: Tensor, basis: Tensor, variances: Tensor, floor: Tensor, **units: float
+    ):
         super().__init__(tuple(mean.shape), **units)
-        for name, value in {"mean": mean, "basis": basis, "variances": variances, "floor": floor}.items():
+        for name, value in {
+            "mean": mean,
+            "basis": basis,
+            "variances": variances,
+            "floor": floor,
+        }.items():
             self.register_buffer(name, value.clone())
 
     basis: Tensor
@@ -55,12 +62,18 @@ class LowRankPrior(FieldLaw):
     @property
     def spread(self) -> Tensor:
         """Standard deviation of each entry of x0: (*shape)."""
-        return (self.basis.square() @ (self.variances - self.floor) + self.floor).sqrt().reshape(self.mean.shape)
+        return (
+            (self.basis.square() @ (self.variances - self.floor) + self.floor)
+            .sqrt()
+            .reshape(self.mean.shape)
+        )
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
         flat, rest = x.flatten(1), f(self.floor)
-        return (rest * flat + (flat @ self.basis * (f(self.variances) - rest)) @ self.basis.T).reshape(x.shape)
+        return (
+            rest * flat + (flat @ self.basis * (f(self.variances) - rest)) @ self.basis.T
+        ).reshape(x.shape)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
@@ -72,10 +85,21 @@ class LowRankPrior(FieldLaw):
         inside = offset @ self.basis
         outside, rest = offset - inside @ self.basis.T, self.floor + s2
         terms = (inside.square() / (self.variances + s2) + (self.variances + s2).log()).sum(1)
-        return -0.5 * (terms + outside.square().sum(1) / rest[:, 0] + (offset.shape[1] - inside.shape[1]) * rest[:, 0].log() + offset.shape[1] * LOG_2PI)
+        return -0.5 * (
+            terms
+            + outside.square().sum(1) / rest[:, 0]
+            + (offset.shape[1] - inside.shape[1]) * rest[:, 0].log()
+            + offset.shape[1] * LOG_2PI
+        )
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        white = torch.randn(count, *self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        white = torch.randn(
+            count,
+            *self.mean.shape,
+            generator=generator,
+            dtype=self.mean.dtype,
+            device=self.mean.device,
+        )
         return self.mean + self.spectral(white, torch.sqrt)
 
     def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> LowRankPrior:
@@ -83,7 +107,13 @@ class LowRankPrior(FieldLaw):
         span, seen, residual = self._projected(matrix, y)
         law = seen.given(matrix * self.scale @ span, sigma_y, residual)
         variances, turn = torch.linalg.eigh(law.covariance)
-        return LowRankPrior(self.mean + (span @ law.mean).reshape(self.mean.shape), span @ turn, variances.clamp_min(0), self.floor, **self.units)
+        return LowRankPrior(
+            self.mean + (span @ law.mean).reshape(self.mean.shape),
+            span @ turn,
+            variances.clamp_min(0),
+            self.floor,
+            **self.units,
+        )
 
     def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
         """log p(y) in nats: ()."""
@@ -96,4 +126,8 @@ class LowRankPrior(FieldLaw):
         inner = span.T @ self.basis
         eye = torch.eye(span.shape[1], dtype=span.dtype, device=span.device)
         covariance = (inner * (self.variances - self.floor)) @ inner.T + self.floor * eye
-        return span, GaussianPrior(torch.zeros_like(span[0]), covariance), y - matrix @ self.decode(self.mean).flatten()
+        return (
+            span,
+            GaussianPrior(torch.zeros_like(span[0]), covariance),
+            y - matrix @ self.decode(self.mean).flatten(),
+        )

@@ -32,9 +32,13 @@ class MixturePrior(AnalyticPrior):
         variances = covariances.reshape(len(covariances), -1).clamp_min(0).expand(-1, flat.shape[1])
         self.register_buffer("log_weights", (weights / weights.sum()).log())
         self.register_buffer("means", means.clone())
-        self.register_buffer("variances", variances.clone())  # (K or 1, n), along the columns of `basis`
+        self.register_buffer(
+            "variances", variances.clone()
+        )  # (K or 1, n), along the columns of `basis`
         self.register_buffer("basis", basis)  # (K or 1, n, n), None for the identity
-        self.register_buffer("coordinates", flat if basis is None else (flat[:, None] @ basis)[:, 0])
+        self.register_buffer(
+            "coordinates", flat if basis is None else (flat[:, None] @ basis)[:, 0]
+        )
 
     log_weights: Tensor
     means: Tensor
@@ -49,7 +53,11 @@ class MixturePrior(AnalyticPrior):
     @property
     def covariances(self) -> Tensor:
         """C_k: (K, n, n), or (1, n, n) where they are shared."""
-        return torch.diag_embed(self.variances) if self.basis is None else (self.basis * self.variances[:, None]) @ self.basis.mT
+        return (
+            torch.diag_embed(self.variances)
+            if self.basis is None
+            else (self.basis * self.variances[:, None]) @ self.basis.mT
+        )
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -58,14 +66,18 @@ class MixturePrior(AnalyticPrior):
     @property
     def covariance(self) -> Tensor:
         spread = (self.means - self.mean).flatten(1)
-        return (self.weights[:, None, None] * self.covariances).sum(0) + (self.weights * spread.T) @ spread
+        return (self.weights[:, None, None] * self.covariances).sum(0) + (
+            self.weights * spread.T
+        ) @ spread
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         if len(self.variances) == 1:
             return self._with_shared_covariance(x, sigma)
         offsets, total = self._offsets(x, sigma)
         r = self._log_terms(offsets, total).softmax(0)
-        pulled = r[..., None] * (self.coordinates[:, None] + self.variances[:, None] / total * offsets)
+        pulled = r[..., None] * (
+            self.coordinates[:, None] + self.variances[:, None] / total * offsets
+        )
         return (pulled if self.basis is None else pulled @ self.basis.mT).sum(0).reshape(x.shape)
 
     def _with_shared_covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -74,7 +86,11 @@ class MixturePrior(AnalyticPrior):
         total = v + torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
         centre = self.coordinates.mean(0)
         u, apart = (x.flatten(1) if U is None else x.flatten(1) @ U), self.coordinates - centre
-        log_r = self.log_weights + ((u - centre) / total) @ apart.T - 0.5 * (1 / total) @ apart.square().T
+        log_r = (
+            self.log_weights
+            + ((u - centre) / total) @ apart.T
+            - 0.5 * (1 / total) @ apart.square().T
+        )
         towards = centre + log_r.softmax(1) @ apart
         pulled = towards + v / total * (u - towards)
         return (pulled if U is None else pulled @ U.T).reshape(x.shape)
@@ -88,7 +104,13 @@ class MixturePrior(AnalyticPrior):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        z = torch.randn(count, self.coordinates.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        z = torch.randn(
+            count,
+            self.coordinates.shape[1],
+            generator=generator,
+            dtype=self.means.dtype,
+            device=self.means.device,
+        )
         z = z * self.variances.sqrt().expand(len(self.means), -1)[k]
         for i, U in enumerate(() if self.basis is None else self.basis):
             rows = k == i if len(self.basis) > 1 else slice(None)  # type: ignore[arg-type]
@@ -108,13 +130,17 @@ class MixturePrior(AnalyticPrior):
         residuals, S, CH = self._innovations(matrix, sigma_y, y)
         gain = torch.linalg.solve(S, CH.mT).mT
         means = self.means + (gain @ residuals[..., None])[..., 0].reshape(self.means.shape)
-        if self.basis is None and bool((matrix != 0).sum(1).le(1).all()):  # each entry of y sees one of x: diagonals stay diagonal
+        if self.basis is None and bool(
+            (matrix != 0).sum(1).le(1).all()
+        ):  # each entry of y sees one of x: diagonals stay diagonal
             covariances = self.variances - (gain * CH).sum(-1)
         else:
             covariances = self.covariances - gain @ CH.mT
             covariances = (covariances + covariances.mT) / 2
         law = MixturePrior(self.weights, means, covariances, **self.units)
-        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(0)  # in logarithms: a weight of e^-2000 still has a density
+        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(
+            0
+        )  # in logarithms: a weight of e^-2000 still has a density
         return law
 
     def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
@@ -122,7 +148,9 @@ class MixturePrior(AnalyticPrior):
         residuals, S, _ = self._innovations(matrix, sigma_y, y)
         return (self.log_weights + _log_normal(residuals, S)).logsumexp(0)
 
-    def _innovations(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _innovations(
+        self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """y - A m_k (K, m), S_k (K or 1, m, m) and C_k A^T (K or 1, n, m)."""
         H = matrix * self.scale
         CH = self.variances[..., None] * (H.T if self.basis is None else self.basis.mT @ H.T)
@@ -134,11 +162,15 @@ class MixturePrior(AnalyticPrior):
         """x - m_k along the eigenvectors of C_k (K, B, n), and the variances of x there (K or 1, B or 1, n)."""
         x = x.flatten(1)[None]
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(1, -1, 1) ** 2
-        return (x if self.basis is None else x @ self.basis) - self.coordinates[:, None], self.variances[:, None] + s2
+        return (x if self.basis is None else x @ self.basis) - self.coordinates[
+            :, None
+        ], self.variances[:, None] + s2
 
     def _log_terms(self, offsets: Tensor, total: Tensor) -> Tensor:
         """log w_k + log N(x; m_k, C_k + sigma^2 I): (K, B)."""
-        return self.log_weights[:, None] - 0.5 * (offsets.square() / total + total.log() + LOG_2PI).sum(-1)
+        return self.log_weights[:, None] - 0.5 * (
+            offsets.square() / total + total.log() + LOG_2PI
+        ).sum(-1)
 
 
 class GaussianPrior(MixturePrior):
@@ -150,7 +182,9 @@ class GaussianPrior(MixturePrior):
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, **units: float):
-        super().__init__(torch.ones_like(mean.reshape(-1)[:1]), mean[None], covariance[None], **units)
+        super().__init__(
+            torch.ones_like(mean.reshape(-1)[:1]), mean[None], covariance[None], **units
+        )
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]

@@ -12,7 +12,9 @@ from inverse.priors.evaluation.graphs import cuda_graphs, graphed
 from inverse.priors.prior import Prior
 
 
-def compiled(prior: Prior, mode: str, gradient: bool, say: Callable[[str], None]) -> Callable[[Tensor, Tensor], Tensor]:
+def compiled(
+    prior: Prior, mode: str, gradient: bool, say: Callable[[str], None]
+) -> Callable[[Tensor, Tensor], Tensor]:
     """torch.compile for static shapes. `auto` is reduce-overhead (CUDA graphs) on a GPU and default elsewhere.
 
     A graph's outputs live until its next replay, so they are copied. Passes with a VJP have graphs of their own (`graphs`): torch.compile's are of
@@ -25,7 +27,9 @@ def compiled(prior: Prior, mode: str, gradient: bool, say: Callable[[str], None]
     chosen = ("reduce-overhead" if on_gpu else "default") if mode == "auto" else mode
     graphs = on_gpu and chosen in ("reduce-overhead", "max-autotune")
     if gradient:
-        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(chosen, chosen)
+        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(
+            chosen, chosen
+        )
     call = torch.compile(prior, mode=chosen, dynamic=False)
 
     def run(x: Tensor, sigma: Tensor) -> Tensor:
@@ -40,7 +44,9 @@ def compiled(prior: Prior, mode: str, gradient: bool, say: Callable[[str], None]
 
 def of_compiler(error: Exception) -> bool:
     """Whether an error was raised by torch's compiler rather than by the prior."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
+    return type(error).__module__.startswith(
+        ("torch._dynamo", "torch._inductor", "torch._functorch")
+    )
 
 
 def gist(error: Exception) -> str:

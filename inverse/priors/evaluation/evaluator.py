@@ -68,7 +68,9 @@ class Evaluator:
         with torch.no_grad():
             return self._within_memory(lambda: self._evaluate(x, sigma, False), x, False)
 
-    def tweedie(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def tweedie(
+        self, x: Tensor, sigma: Tensor | float
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and its VJP, which may be called more than once. Gradients go to x alone, none to weights. Under autocast the host reads sigma."""
         if self.execution.autocast and float(torch.as_tensor(sigma).max()) > STEEP:
             return self._full.tweedie(x, sigma)
@@ -92,7 +94,9 @@ class Evaluator:
 
         return held[0][1].detach(), lambda v: self._within_memory(lambda: pull(v), x, True)
 
-    def rows_at_once(self, shape: tuple[int, ...], rows: int, device: torch.device, dtype: torch.dtype) -> int:
+    def rows_at_once(
+        self, shape: tuple[int, ...], rows: int, device: torch.device, dtype: torch.dtype
+    ) -> int:
         """How many of `rows` images of a shape one call takes within the memory, a gradient included; more would go through in parts."""
         if self.execution.autocast:
             return self._full.rows_at_once(shape, rows, device, dtype)
@@ -110,7 +114,11 @@ class Evaluator:
 
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
         dtype = self._dtype(x)
-        level = sigma.to(x.device, dtype) if torch.is_tensor(sigma) else torch.full((), sigma, dtype=dtype, device=x.device)
+        level = (
+            sigma.to(x.device, dtype)
+            if torch.is_tensor(sigma)
+            else torch.full((), sigma, dtype=dtype, device=x.device)
+        )
         level = level.reshape(-1).expand(x.shape[0])
         given = x.to(dtype)
         rows, side = self._plan(given, level, gradient)
@@ -126,12 +134,20 @@ class Evaluator:
             if rows >= x.shape[0]:
                 return run(given, level).to(x.dtype)
             parts = zip(given.split(rows), level.split(rows), strict=True)
-            if gradient and not side:  # one part's graph at a time: it is built again in the backward pass
-                return torch.cat([checkpoint(run, part, s, use_reentrant=False) for part, s in parts]).to(x.dtype)  # type: ignore[misc]
+            if (
+                gradient and not side
+            ):  # one part's graph at a time: it is built again in the backward pass
+                return torch.cat(
+                    [checkpoint(run, part, s, use_reentrant=False) for part, s in parts]
+                ).to(x.dtype)  # type: ignore[misc]
             return torch.cat([run(part, s) for part, s in parts]).to(x.dtype)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        floating = (t.dtype for t in chain(self.prior.parameters(), self.prior.buffers()) if t.is_floating_point())
+        floating = (
+            t.dtype
+            for t in chain(self.prior.parameters(), self.prior.buffers())
+            if t.is_floating_point()
+        )
         return next(floating, x.dtype)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
@@ -142,10 +158,17 @@ class Evaluator:
 
     def _plan(self, x: Tensor, level: Tensor, gradient: bool) -> tuple[int, int | None]:
         """Rows in a call, and the side of the tiles if the images are to be cut."""
-        fits, most, pixels = self._fitting(x, level, gradient), self.execution.max_pixels, _pixels(x)
+        fits, most, pixels = (
+            self._fitting(x, level, gradient),
+            self.execution.max_pixels,
+            _pixels(x),
+        )
         if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
             return max(1, int(min(most, fits) // pixels)), None
-        widest, wanted = (n // self.prior.stride * self.prior.stride for n in (self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo))
+        widest, wanted = (
+            n // self.prior.stride * self.prior.stride
+            for n in (self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo)
+        )
         side = max(min(widest, max(wanted, self._least_side())), self.prior.stride)
         return (max(1, most // pixels) if fits >= x.shape[0] * pixels else 1), side
 
@@ -157,7 +180,11 @@ class Evaluator:
     def _smallest(self, x: Tensor) -> int:
         """Pixels of the smallest call that one row can be cut into."""
         local = self.prior.halo is not None and x.ndim == 4
-        return min(_pixels(x), (self._least_side() + 2 * (self.prior.halo or 0)) ** 2) if local else _pixels(x)
+        return (
+            min(_pixels(x), (self._least_side() + 2 * (self.prior.halo or 0)) ** 2)
+            if local
+            else _pixels(x)
+        )
 
     def _fitting(self, x: Tensor, level: Tensor, gradient: bool) -> float:
         """Pixels of a call that fit into the memory; measured when it first matters, smaller after the memory has run out."""
@@ -165,7 +192,9 @@ class Evaluator:
             given, surely = self.execution.memory, x.shape[0] * _pixels(x) * SURELY
             if x.ndim != 4 or (surely <= NOTHING and not given):
                 return float("inf")
-            self._budget = self._budget or (given * 2**30 if given else usable_memory(x.device) or float("inf"))
+            self._budget = self._budget or (
+                given * 2**30 if given else usable_memory(x.device) or float("inf")
+            )
             budget = self._budget
             if surely <= budget:
                 return float("inf")
@@ -175,7 +204,9 @@ class Evaluator:
             if given and fits < smallest:
                 takes = (fixed + each * smallest) / 2**30
                 words = f"memory: {given:g} GiB are too little for this prior"
-                raise MemoryLimitError(f"{words}, whose smallest call here takes {takes:.3g} GiB; give it {1.1 * takes:.2g}")
+                raise MemoryLimitError(
+                    f"{words}, whose smallest call here takes {takes:.3g} GiB; give it {1.1 * takes:.2g}"
+                )
             self._fits[gradient] = fits
         return self._fits[gradient]
 
@@ -189,7 +220,9 @@ class Evaluator:
                     reason = str(error).splitlines()[0]
                 elif self._compiles and of_compiler(error):
                     self._compiles = False
-                    self._say(f"the prior runs without compilation: {type(error).__name__}: {gist(error)}")
+                    self._say(
+                        f"the prior runs without compilation: {type(error).__name__}: {gist(error)}"
+                    )
                     continue
                 else:
                     raise
@@ -201,21 +234,35 @@ class Evaluator:
         """Plan for half of what has just been too much; raise if there is no half."""
         rows, side = self._plan(x, x.new_ones(x.shape[0]), gradient)
         halo = self.prior.halo or 0
-        tried, smallest = min(rows, x.shape[0]) * ((side + 2 * halo) ** 2 if side else _pixels(x)), self._smallest(x)
+        tried, smallest = (
+            min(rows, x.shape[0]) * ((side + 2 * halo) ** 2 if side else _pixels(x)),
+            self._smallest(x),
+        )
         if tried <= smallest:
             shape = "x".join(map(str, x.shape[1:]))
-            raise MemoryLimitError(f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}")
+            raise MemoryLimitError(
+                f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}"
+            )
         self._fits[gradient] = max(tried // 2, smallest)
-        self._say(f"out of memory on {x.device} with {tried} pixels in one call of the prior: going on with {int(self._fits[gradient])}")
+        self._say(
+            f"out of memory on {x.device} with {tried} pixels in one call of the prior: going on with {int(self._fits[gradient])}"
+        )
 
     def _remedy(self, x: Tensor, gradient: bool) -> str:
         """The largest halving of the image that one row fits at, found by trying."""
-        side: tuple[int, ...] = tuple(x.shape[-2:]) if x.ndim == 4 and self.prior.shape[-2:] == (None, None) else ()
+        side: tuple[int, ...] = (
+            tuple(x.shape[-2:]) if x.ndim == 4 and self.prior.shape[-2:] == (None, None) else ()
+        )
         while side and min(side) > max(1, self.prior.stride):
             side = tuple(n // 2 for n in side)
             try:
                 with torch.set_grad_enabled(gradient), self._autocast(x.device):
-                    small = x[:1, ..., : side[0], : side[1]].to(self._dtype(x)).detach().requires_grad_(gradient)
+                    small = (
+                        x[:1, ..., : side[0], : side[1]]
+                        .to(self._dtype(x))
+                        .detach()
+                        .requires_grad_(gradient)
+                    )
                     self.prior(small, torch.ones(1, dtype=small.dtype, device=x.device))
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -232,7 +279,9 @@ class Evaluator:
         if not self._compiles:
             return prior
         if gradient not in self._compiled:
-            self._compiled[gradient] = compiled(prior, self.execution.compile or "auto", gradient, self._say)
+            self._compiled[gradient] = compiled(
+                prior, self.execution.compile or "auto", gradient, self._say
+            )
         return self._compiled[gradient]
 
     def _in_half(self) -> Prior:

@@ -30,7 +30,12 @@ WARM_UP = 3
 """Runs before a capture, as torch's own."""
 
 
-def graphed(call: Call, say: Callable[[str], None], recorder: Callable[[Tensor], Record], of_call: Callable[[Exception], bool]) -> Call:
+def graphed(
+    call: Call,
+    say: Callable[[str], None],
+    recorder: Callable[[Tensor], Record],
+    of_call: Callable[[Exception], bool],
+) -> Call:
     """call(x, sigma), differentiable once with respect to x, from recordings by shape and dtype; where recording fails, as it is, and why is said.
 
     Args:
@@ -58,7 +63,9 @@ def graphed(call: Call, say: Callable[[str], None], recorder: Callable[[Tensor],
                     raise
                 failed = True
                 kept.clear()
-                say(f"passes with a gradient run without CUDA graphs: {type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}")
+                say(
+                    f"passes with a gradient run without CUDA graphs: {type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+                )
         return call(x, sigma) if failed else _Replay.apply(x, sigma, kept[key])
 
     return run
@@ -78,7 +85,9 @@ class Recording:
         self._forward = record(self._run)
         self._out = self._forward()
         self._v = torch.ones_like(self._out)
-        self._gradient = record(lambda: torch.autograd.grad(self._out, self.x, self._v, retain_graph=True)[0])
+        self._gradient = record(
+            lambda: torch.autograd.grad(self._out, self.x, self._v, retain_graph=True)[0]
+        )
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """call(x, sigma), in memory of its own."""
@@ -96,7 +105,10 @@ class Recording:
 
     def _run(self) -> Tensor:
         """What is saved for the gradient stays here, even where a caller's checkpoint would throw it away and ask for it again."""
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        with (
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
+        ):
             return self._call(self.x, self.sigma)
 
 
@@ -120,12 +132,19 @@ class _Replay(torch.autograd.Function):
 
 def cuda_graphs(x: Tensor) -> Record:
     """Recording by stream capture on the device of x, all in one pool of memory and on one stream."""
-    stream, pool, half = torch.cuda.Stream(x.device), torch.cuda.graph_pool_handle(), torch.get_autocast_dtype("cuda")
+    stream, pool, half = (
+        torch.cuda.Stream(x.device),
+        torch.cuda.graph_pool_handle(),
+        torch.get_autocast_dtype("cuda"),
+    )
     autocast = torch.is_autocast_enabled("cuda")
 
     def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         current, graph = torch.cuda.current_stream(x.device), torch.cuda.CUDAGraph()
-        with torch.enable_grad(), torch.autocast("cuda", half, enabled=autocast, cache_enabled=False):
+        with (
+            torch.enable_grad(),
+            torch.autocast("cuda", half, enabled=autocast, cache_enabled=False),
+        ):
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):

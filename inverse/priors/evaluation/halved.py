@@ -10,7 +10,15 @@ from torch import nn
 
 from inverse.priors.prior import Prior
 
-CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+CAST = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
 """Layers that autocast runs in half precision whatever the dtype of their weights."""
 
 
@@ -22,7 +30,12 @@ def halved(prior: Prior, dtype: torch.dtype) -> Prior:
     """
     shared = {id(t): t for t in chain(prior.parameters(), prior.buffers())}
     half = copy.deepcopy(prior, shared)
-    full = {part for module in half.modules() for name in getattr(module, "full_precision", ()) for part in getattr(module, name).modules()}
+    full = {
+        part
+        for module in half.modules()
+        for name in getattr(module, "full_precision", ())
+        for part in getattr(module, name).modules()
+    }
     for layer in half.modules():
         if type(layer) in CAST and layer not in full:
             for name, weight in list(layer.named_parameters(recurse=False)):
@@ -35,4 +48,8 @@ def fingerprint(prior: Prior) -> tuple[int, ...] | None:
     weights = list(prior.parameters())
     if not weights or any(weight.requires_grad for weight in weights):
         return None
-    return tuple(number for weight in weights for number in (weight.data_ptr(), 0 if weight.is_inference() else weight._version))
+    return tuple(
+        number
+        for weight in weights
+        for number in (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+    )

@@ -18,17 +18,27 @@ from inverse.priors.prior import Prior
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is an allocator's, of a GPU or of the CPU (which has no class of its own)."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had: of a GPU what the driver has and what the allocator keeps; of the host what the kernel says is available."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     try:
-        available = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
+        available = (
+            int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
+        )  # type: ignore[index]
         group = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current")]
-        limit, used = [path.read_text().strip() for path in group] if group[0].exists() else ("max", "0")
+        limit, used = (
+            [path.read_text().strip() for path in group] if group[0].exists() else ("max", "0")
+        )
         return available if limit == "max" else min(available, int(limit) - int(used))
     except (OSError, TypeError, ValueError):
         return None
@@ -49,10 +59,18 @@ class _Live(TorchDispatchMode):
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {
+            leaf.untyped_storage()
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
+        }
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._seen and storage not in inputs:
+            if (
+                isinstance(leaf, Tensor)
+                and (storage := leaf.untyped_storage()) not in self._seen
+                and storage not in inputs
+            ):
                 self._hold(storage)
         return out
 

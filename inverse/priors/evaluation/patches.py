@@ -65,7 +65,9 @@ class Bands:
         """
         strides = rows // stride
         if strides < self.size:
-            raise OptionError(f"parallel patches: {rows} rows make {strides} bands of {stride}, for {self.size} processes; use fewer processes")
+            raise OptionError(
+                f"parallel patches: {rows} rows make {strides} bands of {stride}, for {self.size} processes; use fewer processes"
+            )
         return tuple(stride * (strides * r // self.size) for r in (self.rank, self.rank + 1))  # type: ignore[return-value]
 
     def extend(self, x: Tensor, key: int) -> Tensor:
@@ -95,11 +97,17 @@ class Bands:
         return above, below
 
     def _send(self, first: Tensor, last: Tensor) -> tuple[list[Any], Tensor, Tensor]:
-        above, below = torch.zeros_like(first, memory_format=torch.contiguous_format), torch.zeros_like(last, memory_format=torch.contiguous_format)
+        above, below = (
+            torch.zeros_like(first, memory_format=torch.contiguous_format),
+            torch.zeros_like(last, memory_format=torch.contiguous_format),
+        )
         moves = []
         for peer, mine, theirs in ((self.rank - 1, first, above), (self.rank + 1, last, below)):
             if 0 <= peer < self.size:
-                moves += [dist.P2POp(dist.isend, mine.contiguous(), peer), dist.P2POp(dist.irecv, theirs, peer)]
+                moves += [
+                    dist.P2POp(dist.isend, mine.contiguous(), peer),
+                    dist.P2POp(dist.irecv, theirs, peer),
+                ]
         return (dist.batch_isend_irecv(moves) if moves else []), above, below
 
 
@@ -111,7 +119,9 @@ class BandConv(nn.Module):
         self.conv, self.bands, self.key = conv, bands, key
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.bands.extend(x, self.key), self.conv.weight, self.conv.bias, padding=(0, 1))
+        return F.conv2d(
+            self.bands.extend(x, self.key), self.conv.weight, self.conv.bias, padding=(0, 1)
+        )
 
 
 class BandUNet(nn.Module):
@@ -120,7 +130,13 @@ class BandUNet(nn.Module):
     def __init__(self, network: UNet, bands: Bands):
         super().__init__()
         self.network, self.bands, self.config = network, bands, network.config
-        for key, (name, conv) in enumerate([(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.padding == (1, 1)]):
+        for key, (name, conv) in enumerate(
+            [
+                (n, m)
+                for n, m in network.named_modules()
+                if isinstance(m, nn.Conv2d) and m.padding == (1, 1)
+            ]
+        ):
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, BandConv(conv, bands, key))
 
@@ -129,7 +145,9 @@ class BandUNet(nn.Module):
         x = pad_to_multiple(x, self.config.stride)
         self.bands.begin(x, log_sigma)
         spans = _Spans(self.bands, x.shape[-2], self.config.stride)
-        return _Join.apply(self.network(_Take.apply(x, spans), log_sigma), spans)[..., :height, :width]
+        return _Join.apply(self.network(_Take.apply(x, spans), log_sigma), spans)[
+            ..., :height, :width
+        ]
 
 
 def divided(prior: Prior, halo: Halo = "fresh") -> Prior:
@@ -138,9 +156,16 @@ def divided(prior: Prior, halo: Halo = "fresh") -> Prior:
     Raises: OptionError for a prior that is not a local U-Net of ours.
     """
     network = getattr(prior, "network", None)
-    if type(prior) is not NetworkPrior or not isinstance(network, UNet) or not isinstance(network.head, nn.Conv2d) or network.config.circular:
+    if (
+        type(prior) is not NetworkPrior
+        or not isinstance(network, UNet)
+        or not isinstance(network.head, nn.Conv2d)
+        or network.config.circular
+    ):
         what = f"{getattr(prior, 'name', type(prior).__name__)} is none"
-        raise OptionError(f"parallel patches: needs a prior that is a float network of `inverse train` on the plane; {what}")
+        raise OptionError(
+            f"parallel patches: needs a prior that is a float network of `inverse train` on the plane; {what}"
+        )
     prior.network, prior.halo = BandUNet(network, Bands(halo)), None  # a band is no place for tiles
     return prior
 
@@ -152,7 +177,9 @@ def process_group(device: str) -> Iterator[tuple[str, bool]]:
     Raises: OptionError if this is no torchrun.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        raise OptionError("parallel patches: start it with torchrun, e.g. torchrun --nproc-per-node 2 -m inverse solve ... --parallel patches")
+        raise OptionError(
+            "parallel patches: start it with torchrun, e.g. torchrun --nproc-per-node 2 -m inverse solve ... --parallel patches"
+        )
     place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
     dist.init_process_group("nccl" if place.startswith("cuda") else "gloo")
     try:
@@ -179,7 +206,10 @@ class _Spans:
     def __init__(self, bands: Bands, rows: int, stride: int):
         self.mine = bands.span(rows, stride)
         strides = rows // stride
-        self.heights = [stride * (strides * (r + 1) // bands.size - strides * r // bands.size) for r in range(bands.size)]
+        self.heights = [
+            stride * (strides * (r + 1) // bands.size - strides * r // bands.size)
+            for r in range(bands.size)
+        ]
 
     def gather(self, band: Tensor) -> Tensor:
         """Every rank's band, one below the other, on every rank."""
@@ -187,7 +217,9 @@ class _Spans:
         padded = F.pad(band, (0, 0, 0, most - band.shape[2])).contiguous()
         parts = [torch.empty_like(padded) for _ in self.heights]
         dist.all_gather(parts, padded)
-        return torch.cat([part[:, :, :height] for part, height in zip(parts, self.heights, strict=True)], dim=2)
+        return torch.cat(
+            [part[:, :, :height] for part, height in zip(parts, self.heights, strict=True)], dim=2
+        )
 
 
 class _Take(torch.autograd.Function):

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def tiled(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, tile: int, halo: int) -> Tensor:
+def tiled(
+    denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, tile: int, halo: int
+) -> Tensor:
     """denoise(x, sigma), one tile at a time: x (B, C, H, W) -> (B, C, H, W).
 
     Args:

@@ -18,7 +18,10 @@ def there(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 def here(tensors: dict[str, Any]) -> dict[str, Any]:
     """These tensors on the host, complete; None stays None."""
     waited = [x.device for x in tensors.values() if x is not None and x.is_cuda]
-    found = {name: None if x is None else _pinned(x) if x.is_cuda else x.cpu() for name, x in tensors.items()}
+    found = {
+        name: None if x is None else _pinned(x) if x.is_cuda else x.cpu()
+        for name, x in tensors.items()
+    }
     for device in set(waited):
         torch.cuda.current_stream(device).synchronize()
     return found

@@ -53,10 +53,16 @@ def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> PriorCard:
     check_suffix("prior", out)
     if not foreign.sigma_data > 0:
         raise OptionError(f"convert: --sigma-data must be positive, got {foreign.sigma_data:g}")
-    unet, scheduler, weights = _folder(foreign.source) if foreign.source.is_dir() else _file(foreign)
+    unet, scheduler, weights = (
+        _folder(foreign.source) if foreign.source.is_dir() else _file(foreign)
+    )
     prior: Prior
     if scheduler:
-        prior, pipeline, network = from_configs(unet, scheduler, weights, foreign.source, {}), {"unet": unet, "scheduler": scheduler}, {}
+        prior, pipeline, network = (
+            from_configs(unet, scheduler, weights, foreign.source, {}),
+            {"unet": unet, "scheduler": scheduler},
+            {},
+        )
     else:
         prior, pipeline, network = _own(foreign, unet, weights), {}, unet
         weights = prior.state_dict()
@@ -70,21 +76,33 @@ def _own(foreign: Foreign, network: dict[str, Any], weights: dict[str, Tensor]) 
     try:
         config = network_config(network)
         prior = NetworkPrior.unet(config, foreign.sigma_data, **IMAGES)
-        prior.network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items()}, assign=True)
+        prior.network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in weights.items()}, assign=True
+        )
     except (InverseError, RuntimeError) as error:
         reason = str(error).splitlines()[:2][-1].strip()
-        raise PriorError(f"convert: {foreign.source} does not fit the network of {foreign.network} ({reason})") from error
+        raise PriorError(
+            f"convert: {foreign.source} does not fit the network of {foreign.network} ({reason})"
+        ) from error
     return prior
 
 
 def _folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     if latent := next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None):
-        raise PriorError(f"convert: {folder} is latent ({latent}/): --prior takes such a folder as it is, with safetensors in every part")
+        raise PriorError(
+            f"convert: {folder} is latent ({latent}/): --prior takes such a folder as it is, with safetensors in every part"
+        )
     unet, scheduler = read_config(folder, "unet"), read_config(folder, "scheduler")
-    files = sorted((folder / "unet").glob("*.safetensors")) or sorted((folder / "unet").glob("*.bin"))
+    files = sorted((folder / "unet").glob("*.safetensors")) or sorted(
+        (folder / "unet").glob("*.bin")
+    )
     if not files:
         raise PriorError(f"convert: {folder / 'unet'} holds neither .safetensors nor .bin weights")
-    return _public(unet), _public(scheduler), {name: value for file in files for name, value in read_tensors(file).items()}
+    return (
+        _public(unet),
+        _public(scheduler),
+        {name: value for file in files for name, value in read_tensors(file).items()},
+    )
 
 
 def _file(foreign: Foreign) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
@@ -94,7 +112,9 @@ def _file(foreign: Foreign) -> tuple[dict[str, Any], dict[str, Any], dict[str, T
         raise OptionError(f"convert: {foreign.source} needs --network CONFIG.json ({what})")
     config = _json(foreign.network)
     config = config.get("network") or config  # a card's
-    scheduler = _json(foreign.scheduler) if foreign.scheduler else EDM | {"sigma_data": foreign.sigma_data}
+    scheduler = (
+        _json(foreign.scheduler) if foreign.scheduler else EDM | {"sigma_data": foreign.sigma_data}
+    )
     weights = read_tensors(foreign.source, foreign.key)
     return _public(config), _public(scheduler) if "_class_name" in config else {}, weights
 
@@ -110,12 +130,22 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     _check_weights(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other pickle protocols, which are read or refused below
-            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+            warnings.simplefilter(
+                "ignore"
+            )  # of other pickle protocols, which are read or refused below
+            found = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except pickle.UnpicklingError as error:
-        raise PriorError(f"convert: {path} holds more than tensors, so it is not read ({_asked(error)}); save its state_dict() alone") from error
+        raise PriorError(
+            f"convert: {path} holds more than tensors, so it is not read ({_asked(error)}); save its state_dict() alone"
+        ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise PriorError(f"convert: {path}: not a readable file of weights ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+        raise PriorError(
+            f"convert: {path}: not a readable file of weights ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from error
     tensors = _state_dict(found, path, key)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 
@@ -124,7 +154,9 @@ def _check_weights(path: Path) -> None:
     if not path.is_file():
         raise PriorError(f"convert: {path}: no such file")
     if path.suffix not in (".safetensors", *PICKLES):
-        raise PriorError(f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a folder saved by diffusers")
+        raise PriorError(
+            f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a folder saved by diffusers"
+        )
 
 
 def _state_dict(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
@@ -137,17 +169,27 @@ def _state_dict(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
     if key in states:
         return states[key]
     asked = f"no state dict '{key}'" if key else "no single state dict"
-    raise PriorError(f"convert: {path} holds {asked}; {'choose one with --key: ' + ', '.join(map(str, states)) if states else 'expected names and tensors'}")
+    raise PriorError(
+        f"convert: {path} holds {asked}; {'choose one with --key: ' + ', '.join(map(str, states)) if states else 'expected names and tensors'}"
+    )
 
 
 def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(v, Tensor) for v in value.values())
+    )
 
 
 def _asked(error: Exception) -> str:
     """What the restricted reader was asked for: "GLOBAL os.system", where its message says so."""
     words = str(error).replace("`", " ").split()
-    return f"GLOBAL {words[words.index('GLOBAL') + 1]}" if "GLOBAL" in words[:-1] else "no weights_only checkpoint"
+    return (
+        f"GLOBAL {words[words.index('GLOBAL') + 1]}"
+        if "GLOBAL" in words[:-1]
+        else "no weights_only checkpoint"
+    )
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:

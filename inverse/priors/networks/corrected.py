@@ -32,16 +32,25 @@ class CorrectedPrior(NetworkPrior):
 
     def __init__(self, law: FieldLaw, config: UNetConfig):
         channels, varies = law.mean.shape[0], torch.is_tensor(law.shift)
-        expected = replace(config, channels=channels, extra=3 * channels, circular=config.circular or law.circular)
+        expected = replace(
+            config, channels=channels, extra=3 * channels, circular=config.circular or law.circular
+        )
         law = copy.deepcopy(law).float()
-        super().__init__(UNet(expected), law.shape, law.deviation, **(law.units | ({"shift": 0.0} if varies else {})))
+        super().__init__(
+            UNet(expected),
+            law.shape,
+            law.deviation,
+            **(law.units | ({"shift": 0.0} if varies else {})),
+        )
         self.law, self.halo, self.stride = law, None, 1
         if varies:  # a shift of its own at each entry moves with the weights
             del self.shift
             self.register_buffer("shift", torch.as_tensor(law.shift).clone(), persistent=False)
         statics = torch.cat([law.decode(law.mean), law.spread])
         deviation = statics.flatten(1).std(1).clamp_min(1e-6)[:, None, None]
-        self.register_buffer("statics", (statics - statics.mean((1, 2), keepdim=True)) / deviation, persistent=False)
+        self.register_buffer(
+            "statics", (statics - statics.mean((1, 2), keepdim=True)) / deviation, persistent=False
+        )
 
     law: FieldLaw
     statics: Tensor
@@ -59,7 +68,14 @@ class CorrectedPrior(NetworkPrior):
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
         gaussian = self.law(x, sigma)
         e, g, r = (like(scale, x) for scale in self.scales(sigma))
-        inputs = torch.cat([(gaussian - self.law.mean) / g, (x - gaussian) / r, self.statics.to(x).expand(len(x), -1, -1, -1)], 1)
+        inputs = torch.cat(
+            [
+                (gaussian - self.law.mean) / g,
+                (x - gaussian) / r,
+                self.statics.to(x).expand(len(x), -1, -1, -1),
+            ],
+            1,
+        )
         raw = self.network(inputs, sigma.log() / 4).to(x.dtype)
         return gaussian + self.law.admissible(raw) * (e * g * torch.rsqrt(e**2 + g**2))
 

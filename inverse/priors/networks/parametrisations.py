@@ -39,14 +39,23 @@ class VPPrior(Prior):
     """
 
     def __init__(
-        self, network: nn.Module, alphas_cumprod: Tensor, prediction: Prediction = "epsilon", shape: tuple[int | None, ...] = (3, None, None), **units: float
+        self,
+        network: nn.Module,
+        alphas_cumprod: Tensor,
+        prediction: Prediction = "epsilon",
+        shape: tuple[int | None, ...] = (3, None, None),
+        **units: float,
     ):
         if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise PriorError(f"VP network: prediction must be epsilon, v_prediction or sample, got '{prediction}'")
+            raise PriorError(
+                f"VP network: prediction must be epsilon, v_prediction or sample, got '{prediction}'"
+            )
         sigmas = (1 / alphas_cumprod.double() - 1).sqrt()
         if not bool((sigmas.diff() > 0).all() and sigmas[0] > 0):
             raise PriorError("VP network: alphas_cumprod must fall strictly from below 1")
-        super().__init__(shape, sigma_min=float(sigmas[0]), sigma_max=float(sigmas[-1]), **(IMAGES | units))
+        super().__init__(
+            shape, sigma_min=float(sigmas[0]), sigma_max=float(sigmas[-1]), **(IMAGES | units)
+        )
         self.network, self.prediction = network, prediction
         self.register_buffer("log_sigmas", sigmas.log().float())
 
@@ -81,7 +90,13 @@ class FlowPrior(Prior):
         noise_at: the time of pure noise: 1 (x_t = (1 - t) x0 + t n, v = n - x0) or 0 (x_t = t x0 + (1 - t) n, v = x0 - n).
     """
 
-    def __init__(self, velocity: Callable[[Tensor, Tensor], Tensor], shape: tuple[int | None, ...] = (3, None, None), noise_at: int = 1, **units: float):
+    def __init__(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        shape: tuple[int | None, ...] = (3, None, None),
+        noise_at: int = 1,
+        **units: float,
+    ):
         if noise_at not in (0, 1):
             raise PriorError(f"flow network: noise_at must be 0 or 1, got {noise_at}")
         super().__init__(shape, **(IMAGES | units))
@@ -104,12 +119,19 @@ class DenoiserPrior(Prior):
         shape: of one sample.
     """
 
-    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor], shape: tuple[int | None, ...] = (3, None, None), **units: float):
+    def __init__(
+        self,
+        denoiser: Callable[[Tensor, Tensor], Tensor],
+        shape: tuple[int | None, ...] = (3, None, None),
+        **units: float,
+    ):
         super().__init__(shape, **units)
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.denoiser(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
+        return self.denoiser(
+            x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        )
 
 
 class ConsistencyPrior(Prior):
@@ -127,7 +149,13 @@ class ConsistencyPrior(Prior):
         shape: of one sample.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int | None, ...] = (3, None, None), sigma_data: float = 0.5, **units: float):
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: tuple[int | None, ...] = (3, None, None),
+        sigma_data: float = 0.5,
+        **units: float,
+    ):
         super().__init__(shape, **(IMAGES | units))
         self.network, self.sigma_data = network, float(sigma_data)
 
@@ -160,19 +188,35 @@ class LatentPrior(Prior):
         return self._decode(x)
 
 
-def from_deepinv(denoiser: Any, shape: tuple[int | None, ...] = (3, None, None), sigma_min: float = 0.002, sigma_max: float = 80.0) -> Prior:
+def from_deepinv(
+    denoiser: Any,
+    shape: tuple[int | None, ...] = (3, None, None),
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+) -> Prior:
     """A deepinv denoiser (DRUNet, a `ScoreModelWrapper`, ...), which works on intensities in [0, 1], as a prior in model units [-1, 1].
 
     Args:
         sigma_min, sigma_max: trusted noise levels, model units; twice deepinv's.
     """
-    native = DenoiserPrior(lambda x, sigma: denoiser(x, like(sigma, x)), shape, sigma_min=sigma_min / 2, sigma_max=sigma_max / 2)
+    native = DenoiserPrior(
+        lambda x, sigma: denoiser(x, like(sigma, x)),
+        shape,
+        sigma_min=sigma_min / 2,
+        sigma_max=sigma_max / 2,
+    )
     if isinstance(denoiser, nn.Module):
         native.network = denoiser  # so that it moves with the prior
     return RescaledPrior(native, 0.5, 0.5)
 
 
-def edm(network: nn.Module, shape: tuple[int | None, ...] = (3, None, None), sigma_data: float = 0.5, weights: Path | None = None, **units: float) -> Prior:
+def edm(
+    network: nn.Module,
+    shape: tuple[int | None, ...] = (3, None, None),
+    sigma_data: float = 0.5,
+    weights: Path | None = None,
+    **units: float,
+) -> Prior:
     """An EDM-preconditioned network F(c_in x, log(sigma) / 4), its weights from a .safetensors file if one is given.
 
     Raises: PriorError if the file is no safetensors file or does not fit the network.
@@ -188,5 +232,7 @@ def edm(network: nn.Module, shape: tuple[int | None, ...] = (3, None, None), sig
         try:
             network.load_state_dict(load_file(weights))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise PriorError(f"prior weights {weights}: not safetensors that fit the network ({str(error).splitlines()[0]})") from error
+            raise PriorError(
+                f"prior weights {weights}: not safetensors that fit the network ({str(error).splitlines()[0]})"
+            ) from error
     return NetworkPrior(network, shape, sigma_data, **(IMAGES | units)).eval().requires_grad_(False)

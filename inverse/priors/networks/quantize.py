@@ -39,9 +39,13 @@ def rounded(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
 
 def scan(x: Tensor, bits: int = 8) -> Tensor:
     """The scale of each row of x (n, m) that minimises the sum of |x - Q(x)|^2.4 over fractions of its largest value: (n, 1)."""
-    full = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny * 1e3) / (2 ** (bits - 1) - 1)
+    full = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny * 1e3) / (
+        2 ** (bits - 1) - 1
+    )
     scales = torch.stack([fraction * full for fraction in FRACTIONS])
-    errors = torch.stack([(x - s * rounded(x, s, bits)).abs().pow(POWER).sum(1, keepdim=True) for s in scales])
+    errors = torch.stack(
+        [(x - s * rounded(x, s, bits)).abs().pow(POWER).sum(1, keepdim=True) for s in scales]
+    )
     return scales.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
@@ -52,7 +56,12 @@ def scan_range(x: Tensor) -> tuple[float, int]:
     for fraction in FRACTIONS:
         scale = fraction * (high - low) / 255
         zero = round(-fraction * low / scale)
-        error = float((x - scale * ((x / scale).round() + zero).clamp(0, 255).sub(zero)).abs().pow(POWER).sum())
+        error = float(
+            (x - scale * ((x / scale).round() + zero).clamp(0, 255).sub(zero))
+            .abs()
+            .pow(POWER)
+            .sum()
+        )
         best = min(best, (error, scale, zero))
     return best[1], best[2]
 
@@ -111,7 +120,12 @@ class Int8Conv(Int8):
     def forward(self, x: Tensor) -> Tensor:
         step, zero = float(self.step), int(self.zero)
         differentiated = torch.is_grad_enabled() and x.requires_grad
-        if step > 0 and not differentiated and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
+        if (
+            step > 0
+            and not differentiated
+            and x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.bfloat16)
+        ):
             return self._integers(x, step, zero)
         if step > 0:
             x = x + (step * ((x / step).round() + zero).clamp(0, 255).sub(zero) - x).detach()
@@ -121,17 +135,46 @@ class Int8Conv(Int8):
         op = torch.ops.onednn
         scale = self.scale.flatten().float()
         if self.packed is None:
-            self.packed = op.qconv_prepack(self.weight.contiguous(), scale, step, zero, self.stride, self.padding, [1, 1], 1, None)
+            self.packed = op.qconv_prepack(
+                self.weight.contiguous(),
+                scale,
+                step,
+                zero,
+                self.stride,
+                self.padding,
+                [1, 1],
+                1,
+                None,
+            )
         q = (x.float() * (1 / step)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
         no_zeros = torch.zeros(len(scale), dtype=torch.int64)
         geometry = (self.stride, self.padding, [1, 1], 1)
-        return op.qconv_pointwise(q, step, zero, self.packed, scale, no_zeros, self.bias.float(), *geometry, 1.0, 0, x.dtype, "none", [], "")
+        return op.qconv_pointwise(
+            q,
+            step,
+            zero,
+            self.packed,
+            scale,
+            no_zeros,
+            self.bias.float(),
+            *geometry,
+            1.0,
+            0,
+            x.dtype,
+            "none",
+            [],
+            "",
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"packed": None}  # a packed weight can be neither copied nor pickled
 
 
-KINDS: dict[type, tuple[Any, int]] = {nn.Conv2d: (Int8Conv, 0), nn.ConvTranspose2d: (Int8Grow, 1), nn.Linear: (Int8Linear, 0)}
+KINDS: dict[type, tuple[Any, int]] = {
+    nn.Conv2d: (Int8Conv, 0),
+    nn.ConvTranspose2d: (Int8Grow, 1),
+    nn.Linear: (Int8Linear, 0),
+}
 """What replaces each kind of layer, and where its weight has its output channels."""
 
 
@@ -149,7 +192,14 @@ def to_int8(network: nn.Module, fit: bool = True) -> nn.Module:
     return network
 
 
-def calibration(prior: NetworkPrior, count: int, side: int, steps: int = 20, seed: int = 0, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def calibration(
+    prior: NetworkPrior,
+    count: int,
+    side: int,
+    steps: int = 20,
+    seed: int = 0,
+    times: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Pairs of the full-precision reverse process, x (count, C, side, side) and its sigma (count,).
 
     Args:
@@ -175,17 +225,32 @@ def normal_times(count: int, seed: int = 0) -> Tensor:
 def check_quantizable(prior: Prior) -> None:
     """Raises OptionError for a prior that is no network of ours, or is quantised already."""
     network = getattr(prior, "network", None)
-    if type(prior) is not NetworkPrior or not isinstance(network, UNet) or type(network.head) is not nn.Conv2d:
-        raise OptionError(f"prior quantize: needs a float network of `inverse train` on the plane; {getattr(prior, 'name', type(prior).__name__)} is none")
+    if (
+        type(prior) is not NetworkPrior
+        or not isinstance(network, UNet)
+        or type(network.head) is not nn.Conv2d
+    ):
+        raise OptionError(
+            f"prior quantize: needs a float network of `inverse train` on the plane; {getattr(prior, 'name', type(prior).__name__)} is none"
+        )
 
 
-def quantize(prior: NetworkPrior, pairs: tuple[Tensor, Tensor] | None, batch: int = 8) -> NetworkPrior:
+def quantize(
+    prior: NetworkPrior, pairs: tuple[Tensor, Tensor] | None, batch: int = 8
+) -> NetworkPrior:
     """The prior with int8 weights, in place, and inputs rounded by what they are on `pairs` (x, sigma); None leaves inputs as they are."""
     check_quantizable(prior)
     seen: dict[str, list[Tensor]] = {}
     if pairs is not None:
-        convolutions = [(name, m) for name, m in prior.network.named_modules() if type(m) is nn.Conv2d and name != "head"]
-        hooks = [m.register_forward_pre_hook(_keep(seen.setdefault(name, []), len(pairs[0]))) for name, m in convolutions]
+        convolutions = [
+            (name, m)
+            for name, m in prior.network.named_modules()
+            if type(m) is nn.Conv2d and name != "head"
+        ]
+        hooks = [
+            m.register_forward_pre_hook(_keep(seen.setdefault(name, []), len(pairs[0])))
+            for name, m in convolutions
+        ]
         with torch.no_grad():
             for x, sigma in zip(pairs[0].split(batch), pairs[1].split(batch), strict=True):
                 prior(x, sigma)

@@ -40,8 +40,14 @@ class UNetConfig:
     circular: bool = False
 
     def __post_init__(self):
-        if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
-            raise OptionError(f"network: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}")
+        if (
+            not self.widths
+            or len(self.widths) != len(self.blocks)
+            or min(*self.widths, *self.blocks) < 1
+        ):
+            raise OptionError(
+                f"network: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}"
+            )
 
     @property
     def stride(self) -> int:
@@ -69,7 +75,9 @@ class NoiseEmbedding(nn.Module):
         frequencies = torch.exp(torch.linspace(math.log(0.25), math.log(16.0), features // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor
-        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.mlp = nn.Sequential(
+            nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
 
     def forward(self, log_sigma: Tensor) -> Tensor:
         angles = log_sigma[:, None] * self.frequencies
@@ -115,11 +123,17 @@ class LongitudeConv2d(nn.Conv2d):
     """A 3x3 convolution that pads columns around the globe and rows with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), self.weight, self.bias)
+        return self._conv_forward(
+            F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), self.weight, self.bias
+        )
 
 
 def _conv(inputs: int, outputs: int, circular: bool) -> nn.Conv2d:
-    return LongitudeConv2d(inputs, outputs, 3) if circular else nn.Conv2d(inputs, outputs, 3, padding=1)
+    return (
+        LongitudeConv2d(inputs, outputs, 3)
+        if circular
+        else nn.Conv2d(inputs, outputs, 3, padding=1)
+    )
 
 
 class UNet(nn.Module):
@@ -138,18 +152,33 @@ class UNet(nn.Module):
         widths, blocks, e = config.widths, config.blocks, config.embedding
         self.embedding = NoiseEmbedding(e)
         self.head = _conv(4 * (config.channels + config.extra), widths[0], config.circular)
-        self.down = nn.ModuleList(nn.ModuleList(Block(w, e, config.circular) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
-        self.up = nn.ModuleList(nn.ModuleList(Block(w, e, config.circular) for _ in range(n)) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        self.down = nn.ModuleList(
+            nn.ModuleList(Block(w, e, config.circular) for _ in range(n))
+            for w, n in zip(widths, blocks, strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.ModuleList(Block(w, e, config.circular) for _ in range(n))
+            for w, n in zip(widths[:-1], blocks[:-1], strict=True)
+        )
         pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs
+        )
         self.tail = _conv(widths[0], 4 * config.channels, config.circular)
         _zero(self.tail)
 
-    def forward(self, x: Tensor, log_sigma: Tensor, guidance: Sequence[Sequence[Tensor | None]] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        log_sigma: Tensor,
+        guidance: Sequence[Sequence[Tensor | None]] | None = None,
+    ) -> Tensor:
         height, width = x.shape[-2:]
         if self.config.circular and width % self.config.stride:
-            raise OptionError(f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}")
+            raise OptionError(
+                f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}"
+            )
         x = pad_to_multiple(x, self.config.stride)
         embedding = in_full(self.embedding, log_sigma)
         h = in_full(self.head, F.pixel_unshuffle(x, 2))
@@ -159,7 +188,9 @@ class UNet(nn.Module):
                 h = block(h, embedding, guidance[level][i] if guidance else None)
             if level < len(self.shrink):
                 skips.append(h)
-                h = self.shrink[level](h).to(x.dtype)  # sums of blocks stay in full precision under autocast
+                h = self.shrink[level](h).to(
+                    x.dtype
+                )  # sums of blocks stay in full precision under autocast
         for level in reversed(range(len(self.grow))):
             h = self.grow[level](h) + skips[level]
             for block in cast(nn.ModuleList, self.up[level]):

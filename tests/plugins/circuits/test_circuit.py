@@ -23,7 +23,11 @@ EXACT = {"rtol": 0, "atol": 1e-10}
 
 def random_graph(variables: int, generator: torch.Generator) -> RegionGraph:
     """Up to three partitions a region, into up to three parts, regions shared, several leaves for some variables."""
-    leaves = [i for i in range(variables) for _ in range(1 + int(torch.randint(2, (), generator=generator)))]
+    leaves = [
+        i
+        for i in range(variables)
+        for _ in range(1 + int(torch.randint(2, (), generator=generator)))
+    ]
     sums, of = [], {}
 
     def region(scope: frozenset[int], root: bool = False) -> int:
@@ -51,7 +55,13 @@ def random_circuit(seed: int) -> Circuit:
     """2 to 6 variables, 2 to 4 categories, 1 to 4 states, float64."""
     generator = inverse.seeded("circuit", seed)
     n, K, H = 2 + seed % 5, 2 + seed % 3, 1 + int(torch.randint(4, (), generator=generator))
-    return Circuit(random_graph(n, generator), H, K, generator=generator, leaves=("categorical", "gaussian")[seed % 4 == 3]).double()
+    return Circuit(
+        random_graph(n, generator),
+        H,
+        K,
+        generator=generator,
+        leaves=("categorical", "gaussian")[seed % 4 == 3],
+    ).double()
 
 
 def assignments(circuit: Circuit) -> torch.Tensor:
@@ -62,11 +72,20 @@ def enumerated(circuit: Circuit, theta: torch.Tensor | None = None) -> torch.Ten
     """p(x) of every assignment, (K^n,), by recursion over the regions as written in the definition, in probabilities."""
     x, weights, L = assignments(circuit), circuit.weights, len(circuit.graph.variables)
     theta = circuit.theta if theta is None else theta
-    row = {r: weights[d][i] for d, level in enumerate(circuit._plan) for i, r in enumerate(level.regions)}
+    row = {
+        r: weights[d][i]
+        for d, level in enumerate(circuit._plan)
+        for i, r in enumerate(level.regions)
+    }
     message = [theta[leaf][:, x[:, v]] for leaf, v in enumerate(circuit.graph.variables)]
     for number, partitions in enumerate(circuit.graph.sums, start=L):
         W = row[number].unflatten(1, (-1, circuit.states))
-        message.append(sum(W[:, p] @ math.prod(message[c] for c in partition) for p, partition in enumerate(partitions)))
+        message.append(
+            sum(
+                W[:, p] @ math.prod(message[c] for c in partition)
+                for p, partition in enumerate(partitions)
+            )
+        )
     return message[-1][0]
 
 
@@ -81,7 +100,9 @@ def soft_evidence(circuit: Circuit, batch: int = 2) -> torch.Tensor:
 def weighed(circuit: Circuit, evidence: torch.Tensor) -> torch.Tensor:
     """p(x) prod_i w_i(x_i) of every assignment: (B, K^n)."""
     x = assignments(circuit)
-    return enumerated(circuit) * torch.stack([evidence[:, i, x[:, i]].exp() for i in range(x.shape[1])]).prod(0)
+    return enumerated(circuit) * torch.stack(
+        [evidence[:, i, x[:, i]].exp() for i in range(x.shape[1])]
+    ).prod(0)
 
 
 def marginals(circuit: Circuit, joint: torch.Tensor) -> torch.Tensor:
@@ -97,22 +118,32 @@ every_circuit = pytest.mark.parametrize("seed", range(12))
 @every_circuit
 def test_the_law_sums_to_one_and_is_the_definition(seed):
     circuit = random_circuit(seed)
-    torch.testing.assert_close(circuit.log_likelihood(circuit.nothing(3)), torch.zeros(3, dtype=torch.float64), **EXACT)
-    torch.testing.assert_close(circuit.log_likelihood(circuit.values(assignments(circuit))).exp(), enumerated(circuit), **EXACT)
+    torch.testing.assert_close(
+        circuit.log_likelihood(circuit.nothing(3)), torch.zeros(3, dtype=torch.float64), **EXACT
+    )
+    torch.testing.assert_close(
+        circuit.log_likelihood(circuit.values(assignments(circuit))).exp(),
+        enumerated(circuit),
+        **EXACT,
+    )
 
 
 @every_circuit
 def test_soft_evidence_has_the_enumerated_likelihood(seed):
     circuit = random_circuit(seed)
     evidence = soft_evidence(circuit)
-    torch.testing.assert_close(circuit.log_likelihood(evidence).exp(), weighed(circuit, evidence).sum(1), **EXACT)
+    torch.testing.assert_close(
+        circuit.log_likelihood(evidence).exp(), weighed(circuit, evidence).sum(1), **EXACT
+    )
 
 
 @every_circuit
 def test_the_posterior_is_the_enumerated_one(seed):
     circuit = random_circuit(seed)
     evidence = soft_evidence(circuit)
-    torch.testing.assert_close(circuit.beliefs(evidence).posterior, marginals(circuit, weighed(circuit, evidence)), **EXACT)
+    torch.testing.assert_close(
+        circuit.beliefs(evidence).posterior, marginals(circuit, weighed(circuit, evidence)), **EXACT
+    )
 
 
 @every_circuit
@@ -123,7 +154,9 @@ def test_leave_one_out_is_the_posterior_without_ones_own_evidence(seed):
     for i in range(circuit.graph.size):
         without = evidence.clone()
         without[:, i] = 0
-        torch.testing.assert_close(found[:, i], marginals(circuit, weighed(circuit, without))[:, i], **EXACT)
+        torch.testing.assert_close(
+            found[:, i], marginals(circuit, weighed(circuit, without))[:, i], **EXACT
+        )
 
 
 @every_circuit
@@ -162,16 +195,24 @@ def test_samples_given_evidence_have_the_enumerated_frequencies(seed):
     """Chi-square of 20000 draws over all assignments, pooled where fewer than 5 are expected, below its 1e-4 quantile (normal approximation)."""
     circuit, rows = random_circuit(seed), 20_000
     evidence = soft_evidence(circuit)[:1]
-    drawn = circuit.sample(evidence.expand(rows, -1, -1), SharedStream(inverse.seeded("draws", seed), rows))
+    drawn = circuit.sample(
+        evidence.expand(rows, -1, -1), SharedStream(inverse.seeded("draws", seed), rows)
+    )
     place = (drawn * circuit.categories ** torch.arange(circuit.graph.size - 1, -1, -1)).sum(1)
     expected = weighed(circuit, evidence)[0]
-    expected, found = rows * expected / expected.sum(), torch.bincount(place, minlength=len(expected)).double()
+    expected, found = (
+        rows * expected / expected.sum(),
+        torch.bincount(place, minlength=len(expected)).double(),
+    )
     assert bool((found[expected == 0] == 0).all())
     often = expected >= 5
     pooled = [torch.cat([t[often], t[~often].sum()[None]]) for t in (found, expected)]
     if pooled[1][-1] == 0:
         pooled = [t[:-1] for t in pooled]
-    chi_square, freedom = float(((pooled[0] - pooled[1]).square() / pooled[1]).sum()), len(pooled[0]) - 1
+    chi_square, freedom = (
+        float(((pooled[0] - pooled[1]).square() / pooled[1]).sum()),
+        len(pooled[0]) - 1,
+    )
     assert chi_square < freedom + 3.8 * math.sqrt(2 * freedom) + 5
 
 
@@ -209,8 +250,14 @@ def test_a_graph_that_is_no_circuit_is_refused(variables, sums, fault):
 def test_a_chain_is_a_hidden_markov_model():
     """Likelihood and smoothed symbols against the forward-backward recursions in probabilities."""
     T, H, K = 7, 3, 4
-    circuit = Circuit(RegionGraph.tree([i - 1 for i in range(T)]), H, K, generator=inverse.seeded("hmm")).double()
-    start, steps, theta = circuit.weights[0][0, 0], [w[0] for w in circuit.weights[1:]], circuit.theta
+    circuit = Circuit(
+        RegionGraph.tree([i - 1 for i in range(T)]), H, K, generator=inverse.seeded("hmm")
+    ).double()
+    start, steps, theta = (
+        circuit.weights[0][0, 0],
+        [w[0] for w in circuit.weights[1:]],
+        circuit.theta,
+    )
     w = normal(1, T, K, seed=5)
     emitted = [theta[t] @ w[0, t].exp() for t in range(T)]
     forward, backward = [start * emitted[0]], [torch.ones(H, dtype=torch.float64)]
@@ -241,7 +288,10 @@ def chow_liu_log_likelihood(x: torch.Tensor, parents: list[int]) -> float:
         p = torch.unique(torch.stack(columns, 1), dim=0, return_counts=True)[1].double() / len(x)
         return -float((p * p.log()).sum())
 
-    return -sum(entropy(x[:, i]) if p < 0 else entropy(x[:, i], x[:, p]) - entropy(x[:, p]) for i, p in enumerate(parents))
+    return -sum(
+        entropy(x[:, i]) if p < 0 else entropy(x[:, i], x[:, p]) - entropy(x[:, p])
+        for i, p in enumerate(parents)
+    )
 
 
 def test_the_chow_liu_tree_is_the_best_of_all_trees(data):
@@ -276,17 +326,26 @@ def test_without_noise_an_hclt_starts_at_the_chow_liu_tree(data):
 def test_a_trained_hclt_is_at_least_the_chow_liu_tree_of_the_same_data(data):
     circuit = hclt(data, 4, 8)
     list(fit(circuit, data, 60, pseudocount=0.0))
-    assert float(log_likelihoods(circuit, data).mean()) > chow_liu_log_likelihood(data, chow_liu_tree(mutual_information(data, 4)))
+    assert float(log_likelihoods(circuit, data).mean()) > chow_liu_log_likelihood(
+        data, chow_liu_tree(mutual_information(data, 4))
+    )
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
-@pytest.mark.parametrize("graph", [RegionGraph.quad_split(2, 4), RegionGraph.tree([-1, 0, 0, 1, 1, 2, 2, 3])], ids=["quad", "tree"])
+@pytest.mark.parametrize(
+    "graph",
+    [RegionGraph.quad_split(2, 4), RegionGraph.tree([-1, 0, 0, 1, 1, 2, 2, 3])],
+    ids=["quad", "tree"],
+)
 def test_full_batch_em_never_lowers_the_likelihood(data, graph, leaves):
     circuit = Circuit(graph, 3, 4, leaves=leaves).double()
-    history = torch.tensor([*fit(circuit, data, 25, pseudocount=0.0), float(log_likelihoods(circuit, data).mean())], dtype=torch.float64)
+    history = torch.tensor(
+        [*fit(circuit, data, 25, pseudocount=0.0), float(log_likelihoods(circuit, data).mean())],
+        dtype=torch.float64,
+    )
     assert history.diff().min() > -1e-9
     assert history[-1] > history[0] + 0.1
 
@@ -302,7 +361,9 @@ def test_em_on_complete_tables_counts(data):
     """One state everywhere: after one step the leaves are the frequencies, with the pseudocount spread evenly."""
     circuit = Circuit(RegionGraph.quad_split(2, 4), 1, 4).double()
     list(fit(circuit, data, 1, pseudocount=2.0))
-    expected = (torch.stack([torch.bincount(column, minlength=4) for column in data.T]) + 0.5).double() / (len(data) + 2)
+    expected = (
+        torch.stack([torch.bincount(column, minlength=4) for column in data.T]) + 0.5
+    ).double() / (len(data) + 2)
     torch.testing.assert_close(circuit.theta[:, 0], expected, **EXACT)
 
 
@@ -310,7 +371,9 @@ def test_mini_batches_reach_nearly_what_full_batches_do(data):
     full, mini = (Circuit(RegionGraph.quad_split(2, 4), 4, 4).double() for _ in range(2))
     list(fit(full, data, 60, pseudocount=0.1))
     list(fit(mini, data, 20, batch=50, pseudocount=0.1, step=(0.5, 0.05)))
-    start = float(log_likelihoods(Circuit(RegionGraph.quad_split(2, 4), 4, 4).double(), data).mean())
+    start = float(
+        log_likelihoods(Circuit(RegionGraph.quad_split(2, 4), 4, 4).double(), data).mean()
+    )
     ends = [float(log_likelihoods(c, data).mean()) for c in (full, mini)]
     assert ends[1] - start > 0.9 * (ends[0] - start)
 
@@ -320,7 +383,9 @@ def test_a_gaussian_leaf_is_the_mass_of_its_bins():
     circuit.mean.fill_(1.7)
     circuit.deviation.fill_(0.8)
     draws = (1.7 + 0.8 * normal(200_000, seed=2)).round().clamp(0, 4).long()
-    torch.testing.assert_close(circuit.theta[0, 0], torch.bincount(draws, minlength=5).double() / 2e5, rtol=0, atol=0.005)
+    torch.testing.assert_close(
+        circuit.theta[0, 0], torch.bincount(draws, minlength=5).double() / 2e5, rtol=0, atol=0.005
+    )
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -330,20 +395,35 @@ def test_a_gaussian_leaf_is_the_mass_of_its_bins():
 def test_moments_given_gaussian_looks_are_integrals_of_the_definition(spread):
     """Two pixels with values N(level, spread^2), one seen twice: Riemann sums over a fine grid of both."""
     circuit = Circuit(RegionGraph.quad_split(1, 2), 2, 3, shape=(1, 2), spread=spread).double()
-    x, y = torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2), torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2)
+    x, y = (
+        torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2),
+        torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2),
+    )
     variance, noise = torch.tensor([0.09, 0.25]).double(), torch.tensor([0.04, torch.inf]).double()
     found = looks(circuit, x, variance, y, noise)
     mean, var = found.mean, found.variance
     v = torch.linspace(-1.5, 2.5, 8001, dtype=torch.float64) if spread else circuit.levels
-    around = (-0.5 * ((v - circuit.levels[:, None]) / (spread or 1)).square()).exp() if spread else torch.eye(3, dtype=torch.float64)
+    around = (
+        (-0.5 * ((v - circuit.levels[:, None]) / (spread or 1)).square()).exp()
+        if spread
+        else torch.eye(3, dtype=torch.float64)
+    )
     around = around / around.sum(1, keepdim=True)
-    seen = [(-0.5 * ((v - x[0, 0, 0, i]).square() / variance[i] + (v - y[0, 0, 0, i]).square() / noise[i])).exp() for i in range(2)]
+    seen = [
+        (
+            -0.5
+            * ((v - x[0, 0, 0, i]).square() / variance[i] + (v - y[0, 0, 0, i]).square() / noise[i])
+        ).exp()
+        for i in range(2)
+    ]
     law = enumerated(circuit).reshape(3, 3)
     for i, joint in enumerate((law, law.T)):
         density = (joint * (around @ seen[1 - i])[None]).sum(1) @ around * seen[i]
         density = density / density.sum()
         torch.testing.assert_close(mean[0, 0, 0, i], density @ v, rtol=0, atol=1e-6)
-        torch.testing.assert_close(var[0, 0, 0, i], density @ v.square() - (density @ v) ** 2, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            var[0, 0, 0, i], density @ v.square() - (density @ v) ** 2, rtol=0, atol=1e-6
+        )
 
 
 def test_the_circuit_prior_obeys_tweedie():
@@ -352,11 +432,24 @@ def test_the_circuit_prior_obeys_tweedie():
     prior = CircuitPrior(circuit, 1, shift=0.5, scale=0.5)
     x, sigma = normal(1, 1, 2, 4, seed=4).requires_grad_(), torch.tensor(0.7, dtype=torch.float64)
     slope = torch.autograd.functional.jacobian(lambda x: prior(x, sigma), x).reshape(8, 8)
-    variance = looks(circuit, prior.decode(x.detach()), torch.full_like(x, (0.7 * 0.5) ** 2), x.detach(), torch.tensor(torch.inf).double()).variance
+    variance = looks(
+        circuit,
+        prior.decode(x.detach()),
+        torch.full_like(x, (0.7 * 0.5) ** 2),
+        x.detach(),
+        torch.tensor(torch.inf).double(),
+    ).variance
     torch.testing.assert_close(sigma**2 * slope.diagonal(), variance.flatten() / 0.25, **EXACT)
     torch.testing.assert_close(slope, slope.T, **EXACT)
     assert slope[:2, 2:4].abs().max() < 1e-12  # columns 2 and 3 of the picture are another block
 
 
 def test_quantising_rounds_to_the_nearest_level():
-    assert quantise(torch.tensor([-1.0, 0.0, 0.16, 0.17, 1.0, 2.0]), 4).tolist() == [0, 0, 0, 1, 3, 3]
+    assert quantise(torch.tensor([-1.0, 0.0, 0.16, 0.17, 1.0, 2.0]), 4).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        3,
+        3,
+    ]

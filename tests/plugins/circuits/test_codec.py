@@ -14,7 +14,13 @@ from conftest import image_prior
 import inverse
 from inverse.errors import OptionError, PriorError
 from inverse.training.loop import TrainConfig
-from inverse_plugins.circuits.cards import CodecCard, load_circuit, load_codec, save_circuit, save_codec
+from inverse_plugins.circuits.cards import (
+    CodecCard,
+    load_circuit,
+    load_codec,
+    save_circuit,
+    save_codec,
+)
 from inverse_plugins.circuits.circuit import Circuit
 from inverse_plugins.circuits.codec import FAINT, Codec, CodecConfig
 from inverse_plugins.circuits.codec_training import CodecTraining, evaluate
@@ -36,7 +42,13 @@ def codec() -> Codec:
 
 def guide(**settings: object) -> TokenGuide:
     """Two by two codes, 8 x 8 pixels."""
-    return TokenGuide(Circuit(RegionGraph.quad_split(2, 2), 3, 6, shape=(2, 2), generator=inverse.seeded("tokens")).double(), codec(), **settings)
+    return TokenGuide(
+        Circuit(
+            RegionGraph.quad_split(2, 2), 3, 6, shape=(2, 2), generator=inverse.seeded("tokens")
+        ).double(),
+        codec(),
+        **settings,
+    )
 
 
 def photographs(count: int = 60) -> np.ndarray:
@@ -55,9 +67,13 @@ def test_the_code_is_the_nearest_one_by_brute_force():
     c, u = codec(), torch.rand(2, 3, 16, 8, dtype=torch.float64, generator=inverse.seeded("u"))
     z = c.features(u)
     square = (z[:, :, None] - c.book.T[None, :, :, None, None]).square().mean(1)
-    torch.testing.assert_close(c.distances(z), square.sqrt().permute(0, 2, 3, 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        c.distances(z), square.sqrt().permute(0, 2, 3, 1), rtol=0, atol=1e-12
+    )
     assert torch.equal(c.encode(u), square.argmin(1))
-    assert z.square().mean(1).sub(1).abs().max() < 0.05  # unit size, but for the epsilon of the norm, which counts where features are small
+    assert (
+        z.square().mean(1).sub(1).abs().max() < 0.05
+    )  # unit size, but for the epsilon of the norm, which counts where features are small
     assert c.decode(c.encode(u)).shape == u.shape
 
 
@@ -67,9 +83,13 @@ def test_soft_codes_keep_the_nearest_and_grow_hard_as_they_cool():
     warm = c.soft_codes(u, torch.full((1, 2, 2), 0.3, dtype=torch.float64), top=3)
     assert ((warm > FAINT).sum(-1) == 3).all()
     kept = warm > FAINT
-    torch.testing.assert_close(warm[kept], ((d.min(-1, keepdim=True).values - d) / 0.3)[kept], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        warm[kept], ((d.min(-1, keepdim=True).values - d) / 0.3)[kept], rtol=0, atol=1e-12
+    )
     cold = c.soft_codes(u, torch.full((1, 2, 2), 1e-9).double(), top=3).softmax(-1)
-    torch.testing.assert_close(cold, torch.nn.functional.one_hot(c.encode(u), 6).double(), rtol=0, atol=1e-7)  # the rest weigh 1e-8
+    torch.testing.assert_close(
+        cold, torch.nn.functional.one_hot(c.encode(u), 6).double(), rtol=0, atol=1e-7
+    )  # the rest weigh 1e-8
 
 
 def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tmp_path):
@@ -77,9 +97,13 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
     config = TrainConfig(16, 60, 8, 1e-2, warmup=5, network=SMALL)
     whole = CodecTraining(images, config, tmp_path / "whole.safetensors")
     losses = [float(whole._advance()) for _ in range(60)]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])  # 0.65 when this was written; 1 for a frozen layer or book
+    assert sum(losses[-10:]) < 0.8 * sum(
+        losses[:10]
+    )  # 0.65 when this was written; 1 for a frozen layer or book
     for steps in (30, 60):
-        part = CodecTraining(images, replace(config, steps=steps, cooldown=0.0), tmp_path / "part.safetensors")
+        part = CodecTraining(
+            images, replace(config, steps=steps, cooldown=0.0), tmp_path / "part.safetensors"
+        )
         part.config = config
         while part.step < steps:
             part._advance()
@@ -89,7 +113,9 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
 
 
 def test_a_code_that_nothing_uses_starts_anew(tmp_path):
-    training = CodecTraining([list(photographs())], TrainConfig(16, 600, 2, network=SMALL), tmp_path / "c.safetensors")
+    training = CodecTraining(
+        [list(photographs())], TrainConfig(16, 600, 2, network=SMALL), tmp_path / "c.safetensors"
+    )
     training._advance()
     training.prior.book[3] = 100.0
     training.sums[3], training.counts[3] = 100.0, 0.01
@@ -100,9 +126,18 @@ def test_a_code_that_nothing_uses_starts_anew(tmp_path):
 def test_a_saved_codec_is_loaded(tmp_path):
     c = codec().float()
     save_codec(c, tmp_path / "mine.safetensors", licence="CC0")
-    loaded, u = load_codec(tmp_path / "mine.safetensors"), torch.rand(1, 3, 8, 8, generator=inverse.seeded("u"))
-    assert (loaded.config, loaded.residual, CodecCard.read(tmp_path / "mine.json").licence) == (SMALL, 0.1, "CC0")
-    torch.testing.assert_close(loaded.render(c.features(u)), c.render(c.features(u)), rtol=0, atol=5e-3)  # half precision, a few layers
+    loaded, u = (
+        load_codec(tmp_path / "mine.safetensors"),
+        torch.rand(1, 3, 8, 8, generator=inverse.seeded("u")),
+    )
+    assert (loaded.config, loaded.residual, CodecCard.read(tmp_path / "mine.json").licence) == (
+        SMALL,
+        0.1,
+        "CC0",
+    )
+    torch.testing.assert_close(
+        loaded.render(c.features(u)), c.render(c.features(u)), rtol=0, atol=5e-3
+    )  # half precision, a few layers
 
 
 # --- circuits over codes ----------------------------------------------------------------------------------------------
@@ -113,7 +148,9 @@ def test_tied_leaves_share_one_table_in_training_too():
     circuit = Circuit(RegionGraph((0, 1), (((0, 1),),)), 1, 3, ties=[0, 0]).double()
     x = torch.tensor([[0, 1], [2, 1]])
     list(inverse_fit(circuit, x))
-    torch.testing.assert_close(circuit.theta[:, 0], torch.tensor([[0.25, 0.5, 0.25]] * 2).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        circuit.theta[:, 0], torch.tensor([[0.25, 0.5, 0.25]] * 2).double(), rtol=0, atol=1e-12
+    )
 
 
 def inverse_fit(circuit: Circuit, x: torch.Tensor):
@@ -125,17 +162,24 @@ def inverse_fit(circuit: Circuit, x: torch.Tensor):
 def test_distillation_finds_the_clusters():
     """Codes that follow a hidden class of two: the start is the law with that class, ln 2 a sample; independent variables would need 4 ln 2."""
     z = torch.arange(200) % 2
-    x, features = z[:, None].expand(200, 4).clone(), z[:, None, None].expand(200, 4, 1) * torch.ones(200, 4, 2)
+    x, features = (
+        z[:, None].expand(200, 4).clone(),
+        z[:, None, None].expand(200, 4, 1) * torch.ones(200, 4, 2),
+    )
     circuit = Circuit(RegionGraph.quad_split(2, 2), 2, 2, shape=(2, 2), ties=[0, 0, 0, 0]).double()
     distil(circuit, x, features, pseudocount=0.0, seed=1)
-    torch.testing.assert_close(log_likelihoods(circuit, x).mean(), -torch.tensor(2.0).double().log(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        log_likelihoods(circuit, x).mean(), -torch.tensor(2.0).double().log(), rtol=0, atol=1e-6
+    )
 
 
 def test_draws_share_an_upward_pass_and_the_law():
     """count draws of each row by one call, rows in turn from few streams: frequencies within 4 standard errors of the posterior's."""
     circuit = guide().circuit
     evidence = torch.randn(2, 4, 6, dtype=torch.float64, generator=inverse.seeded("evidence"))
-    drawn = circuit.sample(evidence, inverse.Generators([inverse.seeded("draws")]), 4000).unflatten(0, (2, 4000))
+    drawn = circuit.sample(evidence, inverse.Generators([inverse.seeded("draws")]), 4000).unflatten(
+        0, (2, 4000)
+    )
     found = torch.nn.functional.one_hot(drawn, 6).double().mean(1)
     p = circuit.beliefs(evidence).posterior
     assert ((found - p).abs() < 4 * (p * (1 - p) / 4000).sqrt() + 1e-9).all()
@@ -159,7 +203,10 @@ def test_the_moments_are_those_of_decoded_draws(drawn):
     assert torch.equal(mean[both.seen], both.x0_hat[both.seen])
     assert variance.min() >= 0.1**2
     assert variance.max() < 0.5**2 + 0.1**2 + 0.01
-    again, _ = g.moments(Look(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise), inverse.Generators.for_samples(0, 1, 1, first_image=1))
+    again, _ = g.moments(
+        Look(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise),
+        inverse.Generators.for_samples(0, 1, 1, first_image=1),
+    )
     torch.testing.assert_close(again[0], mean[1], rtol=0, atol=1e-12)
 
 
@@ -169,7 +216,9 @@ def test_independent_codes_follow_the_published_mixture():
     evidence = torch.randn(1, 4, 6, dtype=torch.float64, generator=inverse.seeded("evidence"))
     drawn = g.sampled(evidence, fraction, inverse.Generators([inverse.seeded("draws")]))
     f = fraction[..., None]
-    p = (g.circuit.beliefs(evidence).predictive.log() * (1 - f) + f * evidence.log_softmax(-1)).softmax(-1)[0]
+    p = (
+        g.circuit.beliefs(evidence).predictive.log() * (1 - f) + f * evidence.log_softmax(-1)
+    ).softmax(-1)[0]
     found = torch.nn.functional.one_hot(drawn[0], 6).double().mean(0)
     assert ((found - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
 
@@ -177,7 +226,9 @@ def test_independent_codes_follow_the_published_mixture():
 def test_blocks_of_codes_come_back_where_they_were():
     g = guide()
     codes = torch.arange(2 * 4 * 6).reshape(2, 4, 6, 1)
-    assert torch.equal(g.unblocked(g.blocked(codes)[..., 0][:, None], torch.Size((2, 4, 6)))[:, 0], codes[..., 0])
+    assert torch.equal(
+        g.unblocked(g.blocked(codes)[..., 0][:, None], torch.Size((2, 4, 6)))[:, 0], codes[..., 0]
+    )
 
 
 # --- files, the command, refusals -------------------------------------------------------------------------------------
@@ -188,7 +239,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mine.safetensors, a codec, and tokens.safetensors, a circuit over its codes."""
     folder, g = tmp_path_factory.mktemp("tokens"), guide()
     card = save_codec(g.codec, folder / "mine.safetensors")
-    save_circuit(g.circuit, folder / "tokens.safetensors", codec={"name": "mine", "sha256": card.sha256})
+    save_circuit(
+        g.circuit, folder / "tokens.safetensors", codec={"name": "mine", "sha256": card.sha256}
+    )
     return folder
 
 
@@ -197,10 +250,23 @@ def test_a_circuit_over_codes_steers_and_without_a_share_does_not(files):
     seen = torch.arange(8).expand(3, 8, 8) < 4
     y = prior.decode(prior.sample(1, inverse.seeded("tokens"))) * seen
     operator = inverse.physics.Inpainting(img_size=(3, 8, 8), mask=seen.double())
-    posterior = inverse.Posterior(prior, operator, y, inverse.GaussianNoise(0.0, observed=seen), shape=(3, 8, 8), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior,
+        operator,
+        y,
+        inverse.GaussianNoise(0.0, observed=seen),
+        shape=(3, 8, 8),
+        dtype=torch.float64,
+    )
 
     def solved(**options: object) -> inverse.Result:
-        method = inverse.get_method("tractable-steering", circuit=str(files / "tokens.safetensors"), steps=10, fraction=0.8, **options)
+        method = inverse.get_method(
+            "tractable-steering",
+            circuit=str(files / "tokens.safetensors"),
+            steps=10,
+            fraction=0.8,
+            **options,
+        )
         return inverse.solve(posterior, method, samples=2)
 
     base = inverse.solve(posterior, inverse.get_method("ddnm", steps=10), samples=2)
@@ -214,15 +280,58 @@ def test_a_circuit_over_codes_steers_and_without_a_share_does_not(files):
 def test_the_commands_train_a_codec_and_a_circuit_over_its_codes(command, tmp_path):
     """Gradients of four colours: the circuit needs well under the log2 6 bits a code of independent uniform ones."""
     np.savez(tmp_path / "few.npz", images=photographs())
-    options = ["--size", "16", "--widths", "8,8", "--blocks", "1,1", "--codes", "6", "--steps", "40", "--batch", "8"]
-    outcome = command("train-codec", "--images", str(tmp_path / "few.npz"), "--out", str(tmp_path / "mine.safetensors"), *options)
+    options = [
+        "--size",
+        "16",
+        "--widths",
+        "8,8",
+        "--blocks",
+        "1,1",
+        "--codes",
+        "6",
+        "--steps",
+        "40",
+        "--batch",
+        "8",
+    ]
+    outcome = command(
+        "train-codec",
+        "--images",
+        str(tmp_path / "few.npz"),
+        "--out",
+        str(tmp_path / "mine.safetensors"),
+        *options,
+    )
     assert outcome.code == 0, outcome
     said = json.loads(outcome.out.splitlines()[-1])
     assert (tmp_path / "mine.samples.png").is_file()
-    _, found = evaluate(load_codec(tmp_path / "mine.json"), torch.from_numpy(photographs()).permute(0, 3, 1, 2).float() / 255)
+    _, found = evaluate(
+        load_codec(tmp_path / "mine.json"),
+        torch.from_numpy(photographs()).permute(0, 3, 1, 2).float() / 255,
+    )
     assert abs(found["psnr"] - said["fidelity"]["psnr"]) < 1.0  # other crops of the same pictures
-    options = ["--codec", str(tmp_path / "mine.safetensors"), "--size", "4", "--tie", "2", "--structure", "quad", "--states", "4", "--epochs", "3"]
-    outcome = command("train-circuit", "--images", str(tmp_path / "few.npz"), "--out", str(tmp_path / "tokens.safetensors"), *options)
+    options = [
+        "--codec",
+        str(tmp_path / "mine.safetensors"),
+        "--size",
+        "4",
+        "--tie",
+        "2",
+        "--structure",
+        "quad",
+        "--states",
+        "4",
+        "--epochs",
+        "3",
+    ]
+    outcome = command(
+        "train-circuit",
+        "--images",
+        str(tmp_path / "few.npz"),
+        "--out",
+        str(tmp_path / "tokens.safetensors"),
+        *options,
+    )
     assert outcome.code == 0, outcome
     assert json.loads(outcome.out.splitlines()[-1])["bits"]["training"] < 2.3
     assert load_circuit(tmp_path / "tokens.safetensors").ties.max() == 3
@@ -238,13 +347,25 @@ def test_a_codec_that_belongs_to_another_circuit_is_refused(files, tmp_path):
     with pytest.raises(PriorError, match=r"trained on codes of mine.*train the circuit again"):
         load_guide(tmp_path / "tokens.safetensors")
     (tmp_path / "mine.json").unlink()
-    with pytest.raises(PriorError, match=r"circuit tokens: was trained on codes of mine, whose card .*mine\.json is missing; put that codec"):
+    with pytest.raises(
+        PriorError,
+        match=r"circuit tokens: was trained on codes of mine, whose card .*mine\.json is missing; put that codec",
+    ):
         load_guide(tmp_path / "tokens.safetensors")
 
 
 def test_an_image_that_the_codes_do_not_cover_is_refused(command, files, tiny_prior, picture_64):
     options = ["--prior", str(tiny_prior), "--set", f"circuit={files / 'tokens.safetensors'}"]
-    outcome = command("solve", "--problem", "inpainting", "--method", "tractable-steering", "--input", str(picture_64), *options)
+    outcome = command(
+        "solve",
+        "--problem",
+        "inpainting",
+        "--method",
+        "tractable-steering",
+        "--input",
+        str(picture_64),
+        *options,
+    )
     outcome.refused("codes of blocks of 8 x 8 pixels in 3 channels", "3 x 60 x 60")
 
 
@@ -267,12 +388,27 @@ def picture_64(tmp_path: Path) -> Path:
 )
 def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
     np.savez(tmp_path / "few.npz", images=photographs(20))
-    outcome = command("train-circuit", "--images", str(tmp_path / "few.npz"), "--out", str(tmp_path / "out.safetensors"), *options)
+    outcome = command(
+        "train-circuit",
+        "--images",
+        str(tmp_path / "few.npz"),
+        "--out",
+        str(tmp_path / "out.safetensors"),
+        *options,
+    )
     outcome.refused(*words)
 
 
 def test_crops_that_are_no_whole_patches_are_refused(command, tmp_path):
-    outcome = command("train-codec", "--images", str(tmp_path), "--out", str(tmp_path / "out.safetensors"), "--size", "18")
+    outcome = command(
+        "train-codec",
+        "--images",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out.safetensors"),
+        "--size",
+        "18",
+    )
     outcome.refused("multiple of 4", "18")
 
 

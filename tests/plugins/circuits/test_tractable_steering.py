@@ -30,14 +30,27 @@ BASES = ("ddnm", "ddnm-plus", "diffpir", "repaint")
 def circuit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A circuit over 4 x 4 pixels with random parameters, values between the levels."""
     path = tmp_path_factory.mktemp("circuits") / "small.safetensors"
-    save_circuit(Circuit(RegionGraph.quad_split(4, 4), 3, 4, shape=(4, 4), spread=0.1), path, training={"data": "none"})
+    save_circuit(
+        Circuit(RegionGraph.quad_split(4, 4), 3, 4, shape=(4, 4), spread=0.1),
+        path,
+        training={"data": "none"},
+    )
     return path
 
 
-def masked(prior: inverse.Prior, y: torch.Tensor, seen: torch.Tensor, sigma_y: float = 0.0) -> inverse.Posterior:
+def masked(
+    prior: inverse.Prior, y: torch.Tensor, seen: torch.Tensor, sigma_y: float = 0.0
+) -> inverse.Posterior:
     """Pixels of y (B, C, H, W) where `seen` holds."""
     operator = inverse.physics.Inpainting(img_size=tuple(y.shape[1:]), mask=seen.to(y.dtype))
-    return inverse.Posterior(prior, operator, y * seen, inverse.GaussianNoise(sigma_y, observed=seen), shape=tuple(y.shape[1:]), dtype=torch.float64)
+    return inverse.Posterior(
+        prior,
+        operator,
+        y * seen,
+        inverse.GaussianNoise(sigma_y, observed=seen),
+        shape=tuple(y.shape[1:]),
+        dtype=torch.float64,
+    )
 
 
 def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
@@ -50,11 +63,20 @@ def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("without", [{"a0": 1.0, "a1": 1.0, "fraction": 1.0}, {"fraction": 0.0}], ids=["a = 1", "no step"])
+@pytest.mark.parametrize(
+    "without",
+    [{"a0": 1.0, "a1": 1.0, "fraction": 1.0}, {"fraction": 0.0}],
+    ids=["a = 1", "no step"],
+)
 def test_without_a_share_the_base_comes_out_bit_by_bit(circuit_file, base, without):
     posterior = eight_by_eight()
-    method = inverse.get_method("tractable-steering", base=base, circuit=str(circuit_file), steps=12, **without)
-    result, expected = (inverse.solve(posterior, m, samples=2, seed=3) for m in (method, inverse.get_method(base, steps=12)))
+    method = inverse.get_method(
+        "tractable-steering", base=base, circuit=str(circuit_file), steps=12, **without
+    )
+    result, expected = (
+        inverse.solve(posterior, m, samples=2, seed=3)
+        for m in (method, inverse.get_method(base, steps=12))
+    )
     assert torch.equal(result.samples, expected.samples)
     assert result.cost == expected.cost
 
@@ -63,7 +85,13 @@ def test_without_a_share_the_base_comes_out_bit_by_bit(circuit_file, base, witho
 def test_with_a_share_every_base_changes_at_no_cost_in_evaluations(circuit_file, base):
     posterior = eight_by_eight()
     steered, plain = (
-        inverse.solve(posterior, inverse.get_method("tractable-steering", base=base, circuit=str(circuit_file), steps=12, fraction=f)) for f in (0.75, 0.0)
+        inverse.solve(
+            posterior,
+            inverse.get_method(
+                "tractable-steering", base=base, circuit=str(circuit_file), steps=12, fraction=f
+            ),
+        )
+        for f in (0.75, 0.0)
     )
     assert (steered.samples - plain.samples).abs().max() > 1e-3
     assert steered.cost.nfe == plain.cost.nfe
@@ -89,15 +117,23 @@ def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp
 
     def error(method: inverse.Method) -> float:
         with torch.no_grad():
-            *_, drawn = method.run(posterior.rows(rows), rows, SharedStream(inverse.seeded("steered draws"), rows))
+            *_, drawn = method.run(
+                posterior.rows(rows), rows, SharedStream(inverse.seeded("steered draws"), rows)
+            )
         found = (prior.decode(drawn).reshape(rows, 4).clamp(0, 1) * 2).round().long()
         assert bool((found[:, 1] == 2).all())
         place = (found[:, [0, 2, 3]] * torch.tensor([9, 3, 1])).sum(1)
-        return float((torch.bincount(place, minlength=27).double() / rows - expected).abs().sum() / 2)
+        return float(
+            (torch.bincount(place, minlength=27).double() / rows - expected).abs().sum() / 2
+        )
 
-    exact = inverse.get_method("tractable-steering", circuit=str(path), a0=0.0, a1=0.0, fraction=1.0)
+    exact = inverse.get_method(
+        "tractable-steering", circuit=str(path), a0=0.0, a1=0.0, fraction=1.0
+    )
     steered, base = error(exact), error(inverse.get_method("ddnm"))
-    floor = 0.5 * float((expected * (1 - expected) / rows).sqrt().sum() * math.sqrt(2 / math.pi))  # mean total variation of exact draws
+    floor = 0.5 * float(
+        (expected * (1 - expected) / rows).sqrt().sum() * math.sqrt(2 / math.pi)
+    )  # mean total variation of exact draws
     assert steered < floor + 0.02
     assert base > steered + 0.05
 
@@ -110,7 +146,9 @@ def test_the_share_follows_the_published_schedule():
     assert 1 - method.exponent(0) == pytest.approx(0.2 * (1 - math.exp(-2)))
     assert method.exponent(50) == pytest.approx(0.8404, abs=1e-4)
     assert 1 - method.exponent(249) < 0.002
-    assert [i for i in range(250) if inverse.get_method("tractable-steering", steps=250).exponent(i) < 1] == list(range(25))
+    assert [
+        i for i in range(250) if inverse.get_method("tractable-steering", steps=250).exponent(i) < 1
+    ] == list(range(25))
 
 
 @pytest.mark.parametrize("probes", [None, 4])
@@ -121,11 +159,30 @@ def test_the_mean_is_the_precision_weighted_one(tmp_path, probes):
     path = tmp_path / "independent.safetensors"
     save_circuit(circuit, path)
     theta = load_circuit(path).theta[:, 0].double()
-    covariance = smooth_covariance(1, 1, 3, variance=0.2) if probes is None else torch.diag(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    covariance = (
+        smooth_covariance(1, 1, 3, variance=0.2)
+        if probes is None
+        else torch.diag(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    )
     mean = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64).reshape(1, 1, 3)
-    prior = inverse.GaussianPrior(mean, covariance, shift=0.5, scale=0.5, sigma_min=0.3, sigma_max=1.5)
-    posterior = masked(prior, torch.full((1, 1, 1, 3), 0.8, dtype=torch.float64), torch.tensor([True, False, False]).reshape(1, 1, 3), sigma_y=0.1)
-    options = {"variance": "tweedie", "probes": probes, "fraction": 1.0, "steps": 1, "a0": 0.6, "k": 1.0, "circuit": str(path)}
+    prior = inverse.GaussianPrior(
+        mean, covariance, shift=0.5, scale=0.5, sigma_min=0.3, sigma_max=1.5
+    )
+    posterior = masked(
+        prior,
+        torch.full((1, 1, 1, 3), 0.8, dtype=torch.float64),
+        torch.tensor([True, False, False]).reshape(1, 1, 3),
+        sigma_y=0.1,
+    )
+    options = {
+        "variance": "tweedie",
+        "probes": probes,
+        "fraction": 1.0,
+        "steps": 1,
+        "a0": 0.6,
+        "k": 1.0,
+        "circuit": str(path),
+    }
     method = inverse.get_method("tractable-steering", **options)
     generators = inverse.Generators.for_samples(0, 1, 1)
     sigma = inverse.noise_levels(posterior, "vp", 1)[0]
@@ -134,7 +191,10 @@ def test_the_mean_is_the_precision_weighted_one(tmp_path, probes):
     a = 0.6 + 0.4 * math.exp(-1)
     assert method.exponent(0) == pytest.approx(a)
     gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(3))
-    D, v1 = mean.flatten() + gain @ (x - mean).flatten(), (covariance - gain @ covariance).diagonal()
+    D, v1 = (
+        mean.flatten() + gain @ (x - mean).flatten(),
+        (covariance - gain @ covariance).diagonal(),
+    )
     levels = torch.linspace(-1, 1, 5, dtype=torch.float64)
     weight = theta * torch.exp(-0.5 * ((x.reshape(3, 1) - levels) / sigma) ** 2)
     weight = weight / weight.sum(1, keepdim=True)
@@ -157,15 +217,30 @@ def test_the_step_variance_is_the_ancestral_samplers():
 
 
 def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
-    save_circuit(Circuit(RegionGraph.quad_split(3, 5), 2, 2, shape=(3, 5)), tmp_path / "odd.safetensors")
-    outcome = command("solve", "--problem", "inpainting", "--method", "tractable-steering", "--set", f"circuit={tmp_path / 'odd.safetensors'}")
+    save_circuit(
+        Circuit(RegionGraph.quad_split(3, 5), 2, 2, shape=(3, 5)), tmp_path / "odd.safetensors"
+    )
+    outcome = command(
+        "solve",
+        "--problem",
+        "inpainting",
+        "--method",
+        "tractable-steering",
+        "--set",
+        f"circuit={tmp_path / 'odd.safetensors'}",
+    )
     outcome.refused("15 variables", "3 x 5 pixels", "256", "multiples")
 
 
 def test_an_operator_without_a_mask_is_refused(circuit_file):
-    posterior = inverse.get_problem("denoise").posterior(torch.zeros(3, 8, 8), prior=image_prior(), dtype=torch.float64)
+    posterior = inverse.get_problem("denoise").posterior(
+        torch.zeros(3, 8, 8), prior=image_prior(), dtype=torch.float64
+    )
     with pytest.raises(UnsupportedError, match="inpainting operator"):
-        inverse.solve(posterior, inverse.get_method("tractable-steering", circuit=str(circuit_file), base="ddnm"))
+        inverse.solve(
+            posterior,
+            inverse.get_method("tractable-steering", circuit=str(circuit_file), base="ddnm"),
+        )
 
 
 def test_a_base_that_differentiates_is_no_choice():
@@ -190,8 +265,15 @@ def test_a_saved_circuit_is_loaded(tmp_path, leaves):
     card = save_circuit(circuit, tmp_path / "one.safetensors", licence="CC0")
     loaded = load_circuit(tmp_path / "one.json")
     x = torch.randint(4, (50, 16), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(log_likelihoods(loaded, x), log_likelihoods(circuit, x), rtol=0, atol=2e-2)
-    assert (loaded.graph, loaded.shape, loaded.spread, loaded.leaves) == (circuit.graph, (4, 4), 0.1, leaves)
+    torch.testing.assert_close(
+        log_likelihoods(loaded, x), log_likelihoods(circuit, x), rtol=0, atol=2e-2
+    )
+    assert (loaded.graph, loaded.shape, loaded.spread, loaded.leaves) == (
+        circuit.graph,
+        (4, 4),
+        0.1,
+        leaves,
+    )
     assert (card.licence, card.states, card.categories) == ("CC0", 3, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.safetensors"]
 
@@ -211,13 +293,22 @@ def test_a_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_pa
 
     blob = pickle.dumps({"table": 1})
     (tmp_path / "small.safetensors").write_bytes(blob)
-    card = json.loads(circuit_file.with_suffix(".json").read_text()) | {"sha256": hashlib.sha256(blob).hexdigest()}
+    card = json.loads(circuit_file.with_suffix(".json").read_text()) | {
+        "sha256": hashlib.sha256(blob).hexdigest()
+    }
     (tmp_path / "small.json").write_text(json.dumps(card))
     with pytest.raises(PriorError, match="do not fit the card"):
         load_circuit(tmp_path / "small.json")
 
 
-@pytest.mark.parametrize(("name", "words"), [("nobody", "not known"), ("some/where.pt", "expected a .safetensors"), ("gone.safetensors", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nobody", "not known"),
+        ("some/where.pt", "expected a .safetensors"),
+        ("gone.safetensors", "no such file"),
+    ],
+)
 def test_a_circuit_that_is_not_there_is_refused(name, words):
     with pytest.raises(PriorError, match=words):
         load_circuit(name)
@@ -231,8 +322,30 @@ def test_the_command_trains_a_circuit(command, tmp_path, structure):
     """Pictures whose pixels all share one grey value: better than independent pixels, log2 4 = 2 bits each, by nearly all of that."""
     grey = np.random.default_rng(0).integers(0, 4, size=(300, 1, 1)) * 85
     np.savez(tmp_path / "flat.npz", images=np.broadcast_to(grey, (300, 4, 4)).astype(np.uint8))
-    options = ["--size", "2", "--shrink", "2", "--levels", "4", "--states", "4", "--epochs", "20", "--batch", "0", "--structure", structure]
-    outcome = command("train-circuit", "--images", str(tmp_path / "flat.npz"), "--out", str(tmp_path / "flat.safetensors"), *options)
+    options = [
+        "--size",
+        "2",
+        "--shrink",
+        "2",
+        "--levels",
+        "4",
+        "--states",
+        "4",
+        "--epochs",
+        "20",
+        "--batch",
+        "0",
+        "--structure",
+        structure,
+    ]
+    outcome = command(
+        "train-circuit",
+        "--images",
+        str(tmp_path / "flat.npz"),
+        "--out",
+        str(tmp_path / "flat.safetensors"),
+        *options,
+    )
     assert outcome.code == 0, outcome
     assert json.loads(outcome.out.splitlines()[-1])["bits"]["held out"] < 1.0
     assert load_circuit(tmp_path / "flat.safetensors").shape == (2, 2)
@@ -250,6 +363,8 @@ def test_the_command_trains_a_circuit(command, tmp_path, structure):
 def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
     np.savez(tmp_path / "flat.npz", images=np.zeros((20, 14, 14), dtype=np.uint8))
     out = tmp_path / "out" / "flat.safetensors"
-    outcome = command("train-circuit", "--images", str(tmp_path / "flat.npz"), "--out", str(out), *options)
+    outcome = command(
+        "train-circuit", "--images", str(tmp_path / "flat.npz"), "--out", str(out), *options
+    )
     outcome.refused(*words)
     assert not out.exists()

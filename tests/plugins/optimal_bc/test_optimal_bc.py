@@ -16,7 +16,15 @@ import inverse
 from inverse.measurement.deepinv_import import past_torchvision
 from inverse.priors.loading import save_prior
 from inverse_plugins.optimal_bc import table as boundary
-from inverse_plugins.optimal_bc.halving import Variances, anova, expected_maximum, halving, moved, rungs, tail_mean
+from inverse_plugins.optimal_bc.halving import (
+    Variances,
+    anova,
+    expected_maximum,
+    halving,
+    moved,
+    rungs,
+    tail_mean,
+)
 from inverse_plugins.optimal_bc.search import Fit, Search, references
 from inverse_plugins.optimal_bc.table import Table, candidate, deterministic, endpoints, sized
 
@@ -31,8 +39,23 @@ def prior():
 
 
 def search(prior, tmp_path, base="ddnm", problem="area", truths=4, **settings):
-    fit = Fit(**{"candidates": 8, "references": truths, "distance": "rmse", "dtype": "float64", **settings})
-    return Search(problems()[problem], deterministic(base, 4), fit, list(draws(prior, truths)), prior, tmp_path / "c.safetensors")
+    fit = Fit(
+        **{
+            "candidates": 8,
+            "references": truths,
+            "distance": "rmse",
+            "dtype": "float64",
+            **settings,
+        }
+    )
+    return Search(
+        problems()[problem],
+        deterministic(base, 4),
+        fit,
+        list(draws(prior, truths)),
+        prior,
+        tmp_path / "c.safetensors",
+    )
 
 
 # --- the solver as a function of its start ----------------------------------------------------------------------------
@@ -41,8 +64,14 @@ def search(prior, tmp_path, base="ddnm", problem="area", truths=4, **settings):
 def ddnm_by_matrices(posterior, starts, steps):
     """h(z, y) for every z (K, n): (K, n), written out with dense matrices and NumPy's pseudo-inverse, in model units."""
     prior = posterior.prior
-    A, C, m = dense(posterior.operator, posterior.shape) * prior.scale, prior.covariance, prior.mean.flatten()
-    y = posterior.y.flatten() - dense(posterior.operator, posterior.shape) @ torch.full_like(m, prior.shift)
+    A, C, m = (
+        dense(posterior.operator, posterior.shape) * prior.scale,
+        prior.covariance,
+        prior.mean.flatten(),
+    )
+    y = posterior.y.flatten() - dense(posterior.operator, posterior.shape) @ torch.full_like(
+        m, prior.shift
+    )
     pseudo, eye = torch.linalg.pinv(A), torch.eye(len(m), dtype=m.dtype)
     levels = inverse.noise_levels(posterior, "vp", steps).tolist()
     x = levels[0] * starts.double()
@@ -57,7 +86,9 @@ def test_ddnm_without_fresh_noise_is_its_matrix_form(prior):
     posterior = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
     starts = torch.stack([candidate(3, k, SHAPE) for k in range(3)])
     expected = prior.decode(ddnm_by_matrices(posterior, starts.flatten(1), 5).reshape(3, *SHAPE))
-    torch.testing.assert_close(endpoints(deterministic("ddnm", 5), posterior, starts)[0], expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        endpoints(deterministic("ddnm", 5), posterior, starts)[0], expected, rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -73,11 +104,17 @@ def test_the_answer_is_affine_in_the_start(base, prior):
 @pytest.mark.parametrize("base", BASES)
 def test_no_seed_changes_a_bit_and_all_samples_are_one(base, prior):
     method = inverse.get_method("optimal-bc", base=base, steps=4)
-    posterior = problems()["area"].posterior(draws(prior, 1).repeat(2, 1, 1, 1), prior=prior, dtype=torch.float64)
+    posterior = problems()["area"].posterior(
+        draws(prior, 1).repeat(2, 1, 1, 1), prior=prior, dtype=torch.float64
+    )
     posterior.y = posterior.y[:1].repeat(2, 1, 1, 1)
-    first, second = (inverse.solve(posterior, method, samples=3, seed=seed).samples for seed in (0, 7))
+    first, second = (
+        inverse.solve(posterior, method, samples=3, seed=seed).samples for seed in (0, 7)
+    )
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, first[:1, :1].expand_as(first), rtol=0, atol=1e-9)  # rows of a batch add in another order
+    torch.testing.assert_close(
+        first, first[:1, :1].expand_as(first), rtol=0, atol=1e-9
+    )  # rows of a batch add in another order
 
 
 @pytest.mark.parametrize(
@@ -92,8 +129,12 @@ def test_no_seed_changes_a_bit_and_all_samples_are_one(base, prior):
     ],
 )
 def test_a_base_that_is_not_deterministic_is_refused_with_the_reason(base, reason, prior):
-    posterior = problems()["blur-circular"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
-    with pytest.raises(inverse.InverseError, match=f"not a function of a start x_T and y: .*{reason}"):
+    posterior = problems()["blur-circular"].posterior(
+        draws(prior, 1), prior=prior, dtype=torch.float64
+    )
+    with pytest.raises(
+        inverse.InverseError, match=f"not a function of a start x_T and y: .*{reason}"
+    ):
         inverse.solve(posterior, inverse.get_method("optimal-bc", base=base, steps=3))
 
 
@@ -106,7 +147,9 @@ def test_settings_of_the_base_reach_it():
 def test_without_a_table_every_image_starts_from_candidate_0(prior):
     posterior = problems()["area"].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
     found = inverse.solve(posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4))
-    assert torch.equal(found.samples, endpoints(deterministic("ddnm", 4), posterior, candidate(0, 0, SHAPE)[None]))
+    assert torch.equal(
+        found.samples, endpoints(deterministic("ddnm", 4), posterior, candidate(0, 0, SHAPE)[None])
+    )
     assert found.provenance["method"]["derived"] == {"candidate": 0.0, "fitted": 0.0}
     (note,) = found.provenance["notes"]
     command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.1 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
@@ -121,9 +164,12 @@ def test_the_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
     found = search(prior, tmp_path, truths=3)
     table = found.run()
     starts = torch.stack([candidate(0, k, SHAPE) for k in range(8)]).flatten(1)
-    losses = torch.stack([
-        (prior.decode(ddnm_by_matrices(p, starts, 4)) - t.flatten()).square().mean(1).sqrt() for p, t in zip(found.posteriors, found.truths, strict=True)
-    ]).T  # fmt: skip
+    losses = torch.stack(
+        [
+            (prior.decode(ddnm_by_matrices(p, starts, 4)) - t.flatten()).square().mean(1).sqrt()
+            for p, t in zip(found.posteriors, found.truths, strict=True)
+        ]
+    ).T
     torch.testing.assert_close(table.scores.double(), losses, rtol=0, atol=1e-6)
     assert table.about["candidate"] == int(losses.mean(1).argmin())
     assert torch.equal(table.x, candidate(0, table.about["candidate"], SHAPE))
@@ -132,13 +178,24 @@ def test_the_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
 def test_the_choice_is_never_worse_than_a_candidate_explored_to_the_end(prior, tmp_path):
     table = search(prior, tmp_path, truths=8, candidates=16).run()
     complete = table.scores[~table.scores.isnan().any(1)].mean(1)
-    assert len(complete) in (4, 5)  # the last round's four, and the first draw where it is not among them
+    assert len(complete) in (
+        4,
+        5,
+    )  # the last round's four, and the first draw where it is not among them
     assert table.about["loss"] == pytest.approx(float(complete.min()))
-    assert table.about["loss"] <= table.about["loss_of_candidate_0"] == pytest.approx(float(table.scores[0].mean()))
+    assert (
+        table.about["loss"]
+        <= table.about["loss_of_candidate_0"]
+        == pytest.approx(float(table.scores[0].mean()))
+    )
 
 
 def test_halving_solves_what_it_says_and_finds_a_best_that_is_best_everywhere():
-    losses, calls = torch.rand(64, 16, generator=inverse.seeded("halving")) + torch.arange(64).roll(20)[:, None], []
+    losses, calls = (
+        torch.rand(64, 16, generator=inverse.seeded("halving"))
+        + torch.arange(64).roll(20)[:, None],
+        [],
+    )
 
     def explore(alive, images):
         calls.append((len(alive), images))
@@ -149,11 +206,16 @@ def test_halving_solves_what_it_says_and_finds_a_best_that_is_best_everywhere():
     chosen, _ = halving(explore, 64, 16)
     assert chosen == int(losses.mean(1).argmin()) == 20
     assert rungs(64, 16) == [(64, 2), (32, 4), (16, 8), (8, 16)]
-    assert [(n - extra, m) for (n, m), extra in zip(calls, (0, 1, 1, 1), strict=True)] == rungs(64, 16)  # candidate 0 on top
+    assert [(n - extra, m) for (n, m), extra in zip(calls, (0, 1, 1, 1), strict=True)] == rungs(
+        64, 16
+    )  # candidate 0 on top
 
 
 def test_more_nested_candidates_are_never_worse(prior, tmp_path):
-    losses = [search(prior, tmp_path / str(k), truths=3, candidates=k, seed=3).run().about["loss"] for k in (1, 2, 4, 8, 16)]
+    losses = [
+        search(prior, tmp_path / str(k), truths=3, candidates=k, seed=3).run().about["loss"]
+        for k in (1, 2, 4, 8, 16)
+    ]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
 
@@ -172,7 +234,9 @@ def test_cvar_chooses_by_the_worst_images(prior, tmp_path):
 
 def test_a_move_changes_one_block_and_stays_on_the_shell():
     x = candidate(0, 0, (3, 8, 12))
-    for index, (rows, columns) in enumerate([(slice(0, 4), slice(4 * j, 4 * j + 4)) for j in range(3)] + [(slice(4, 8), slice(0, 4))]):
+    for index, (rows, columns) in enumerate(
+        [(slice(0, 4), slice(4 * j, 4 * j + 4)) for j in range(3)] + [(slice(4, 8), slice(0, 4))]
+    ):
         trial = moved(x, 0, index, 4)
         changed = (trial != x).any(0)
         assert changed[rows, columns].all()
@@ -189,7 +253,10 @@ def test_refinement_lowers_the_loss_and_keeps_the_energy(prior, tmp_path):
 
 
 def test_references_do_not_depend_on_names_and_order(tmp_path, prior):
-    problem, pictures = inverse.get_problem("super-resolution", factor=2), [pixels(20, 24, seed=s) for s in range(6)]
+    problem, pictures = (
+        inverse.get_problem("super-resolution", factor=2),
+        [pixels(20, 24, seed=s) for s in range(6)],
+    )
     network = inverse.FlatPrior((3, None, None))
     chosen = []
     for folder, order in (("a", pictures), ("b", pictures[::-1])):
@@ -207,12 +274,17 @@ def test_references_do_not_depend_on_names_and_order(tmp_path, prior):
 def synthetic(k, r, between, within, generator):
     """Losses of candidates that differ by `between`, images that differ by 2, and the rest."""
     effects = (between, k, 1), (2.0, 1, r), (within, k, r)
-    return sum(std * torch.randn(*shape, generator=generator, dtype=torch.float64) for std, *shape in effects)
+    return sum(
+        std * torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for std, *shape in effects
+    )
 
 
 def test_the_analysis_of_variance_finds_what_was_put_in():
     found = anova(synthetic(400, 100, 0.3, 1.0, inverse.seeded("anova")))
-    assert found.between == pytest.approx(0.3, rel=0.2)  # 4 standard errors: those of a variance from 399 degrees of freedom, and w^2 / R on top
+    assert found.between == pytest.approx(
+        0.3, rel=0.2
+    )  # 4 standard errors: those of a variance from 399 degrees of freedom, and w^2 / R on top
     assert found.within == pytest.approx(1.0, rel=0.02)
     assert found.images == pytest.approx(2.0, rel=0.3)
 
@@ -233,7 +305,9 @@ def test_the_predicted_gain_is_that_of_simulated_searches():
     assert abs(float(gains.mean()) - predicted) < 4 * float(gains.std()) / math.sqrt(2000)
 
 
-@pytest.mark.parametrize(("count", "value"), [(1, 0.0), (2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))])
+@pytest.mark.parametrize(
+    ("count", "value"), [(1, 0.0), (2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))]
+)
 def test_the_expected_maximum_of_normals(count, value):
     assert expected_maximum(count) == pytest.approx(value, abs=1e-6)
 
@@ -244,7 +318,9 @@ def test_the_expected_maximum_of_normals(count, value):
 def test_another_size_repeats_the_start_with_its_period():
     x, larger = candidate(0, 0, (3, 8, 8)), sized(candidate(0, 0, (3, 8, 8)), (3, 12, 20))
     assert larger.shape == (3, 12, 20)
-    assert all(torch.equal(larger[:, i, j], x[:, i % 8, j % 8]) for i in range(12) for j in range(20))
+    assert all(
+        torch.equal(larger[:, i, j], x[:, i % 8, j % 8]) for i in range(12) for j in range(20)
+    )
     assert torch.equal(sized(x, (3, 5, 6)), x[:, :5, :6])
 
 
@@ -260,7 +336,9 @@ def fitted(prior, tmp_path_factory):
 
 
 def refused(fitted, posterior, *words, **settings):
-    method = inverse.get_method("optimal-bc", **{"base": "ddnm", "steps": 4, "table": fitted, **settings})
+    method = inverse.get_method(
+        "optimal-bc", **{"base": "ddnm", "steps": 4, "table": fitted, **settings}
+    )
     with pytest.raises(inverse.InverseError) as raised:
         inverse.solve(posterior, method)
     message = str(raised.value)
@@ -271,9 +349,14 @@ def refused(fitted, posterior, *words, **settings):
 def test_a_table_is_read_as_it_was_written(fitted, prior):
     table = boundary.load_table(fitted)
     posterior = problems()["area"].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
-    found = inverse.solve(posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4, table=fitted))
+    found = inverse.solve(
+        posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4, table=fitted)
+    )
     assert torch.equal(found.samples, endpoints(deterministic("ddnm", 4), posterior, table.x[None]))
-    assert found.provenance["method"]["derived"] == {"candidate": float(table.about["candidate"]), "fitted": 1.0}
+    assert found.provenance["method"]["derived"] == {
+        "candidate": float(table.about["candidate"]),
+        "fitted": 1.0,
+    }
     assert "notes" not in found.provenance
 
 
@@ -284,15 +367,31 @@ def test_a_table_of_another_solver_is_refused(fitted, prior):
 
 
 def test_a_table_of_another_prior_is_refused(fitted, prior):
-    other = inverse.GaussianPrior(prior.mean, 2 * prior.covariance, shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0)
-    refused(fitted, problems()["area"].posterior(draws(prior, 1), prior=other, dtype=torch.float64), "fitted for the prior GaussianPrior (sha256")
+    other = inverse.GaussianPrior(
+        prior.mean, 2 * prior.covariance, shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0
+    )
+    refused(
+        fitted,
+        problems()["area"].posterior(draws(prior, 1), prior=other, dtype=torch.float64),
+        "fitted for the prior GaussianPrior (sha256",
+    )
 
 
 def test_a_table_of_another_problem_is_refused_with_the_command_that_makes_one(fitted, prior):
-    noisier = dataclasses.replace(problems()["area"], sigma_y=0.25).posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
+    noisier = dataclasses.replace(problems()["area"], sigma_y=0.25).posterior(
+        draws(prior, 1), prior=prior, dtype=torch.float64
+    )
     command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.25 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
-    refused(fitted, noisier, f"with sigma_y={problems()['area'].sigma_y}, asked is sigma_y=0.25; `{command}` makes one that does")
-    refused(fitted, problems()["denoise"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64), "for the problem super-resolution, asked is denoise")
+    refused(
+        fitted,
+        noisier,
+        f"with sigma_y={problems()['area'].sigma_y}, asked is sigma_y=0.25; `{command}` makes one that does",
+    )
+    refused(
+        fitted,
+        problems()["denoise"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64),
+        "for the problem super-resolution, asked is denoise",
+    )
 
 
 def test_a_posterior_that_names_no_problem_takes_any_table_of_its_solver_and_prior(fitted, prior):
@@ -310,20 +409,32 @@ def test_options_that_json_changes_are_the_same_options(fitted):
 
 
 def test_the_precision_of_a_prior_is_not_another_prior(prior):
-    assert boundary.prior_sha256(image_prior().float()) == boundary.prior_sha256(image_prior().float().double())
+    assert boundary.prior_sha256(image_prior().float()) == boundary.prior_sha256(
+        image_prior().float().double()
+    )
 
 
 def test_a_table_of_another_shape_is_refused(fitted):
     table = boundary.load_table(fitted)
     grey = inverse.FlatPrior((1, None, None), shift=0.5, scale=0.5)
-    posterior = problems()["area"].posterior(torch.rand(1, 1, 8, 8, dtype=torch.float64), prior=grey, dtype=torch.float64)
-    same_prior = dataclasses.replace(table, prior={"name": "flat", "sha256": boundary.prior_sha256(grey)})
-    assert same_prior.misfit(deterministic("ddnm", 4), posterior) == "it holds a start of shape 3 x 8 x 8, the unknown has 1 x 8 x 8"
+    posterior = problems()["area"].posterior(
+        torch.rand(1, 1, 8, 8, dtype=torch.float64), prior=grey, dtype=torch.float64
+    )
+    same_prior = dataclasses.replace(
+        table, prior={"name": "flat", "sha256": boundary.prior_sha256(grey)}
+    )
+    assert (
+        same_prior.misfit(deterministic("ddnm", 4), posterior)
+        == "it holds a start of shape 3 x 8 x 8, the unknown has 1 x 8 x 8"
+    )
 
 
 def test_a_table_of_a_solver_that_has_changed_is_refused(fitted, prior):
     """Its name and options are what they were; what it answers is not."""
-    table, posterior = boundary.load_table(fitted), problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
+    table, posterior = (
+        boundary.load_table(fitted),
+        problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64),
+    )
     assert table.misfit(deterministic("ddnm", 4), posterior) is None
     changed = dataclasses.replace(table, probe=[value + 0.01 for value in table.probe])
     assert "no longer the solver" in changed.misfit(deterministic("ddnm", 4), posterior)
@@ -336,11 +447,18 @@ SHIPPED = boundary.shipped_tables()
 def test_a_shipped_table_is_for_the_shipped_prior_and_todays_solver(name):
     table = boundary.load_table(name)
     problem = inverse.get_problem(table.problem["name"], **table.problem["options"])
-    posterior = problem.posterior(torch.rand(3, 64, 64, generator=inverse.seeded(0)), prior=table.prior["name"])
+    posterior = problem.posterior(
+        torch.rand(3, 64, 64, generator=inverse.seeded(0)), prior=table.prior["name"]
+    )
     method = inverse.get_method("optimal-bc", steps=table.method["options"]["steps"])
     assert table.misfit(method.solver, posterior) is None
-    assert method.derived(posterior) == {"candidate": float(table.about["candidate"]), "fitted": 1.0}
-    assert torch.equal(table.x, candidate(table.about["seed"], table.about["candidate"], table.x.shape))
+    assert method.derived(posterior) == {
+        "candidate": float(table.about["candidate"]),
+        "fitted": 1.0,
+    }
+    assert torch.equal(
+        table.x, candidate(table.about["seed"], table.about["candidate"], table.x.shape)
+    )
     n = table.x.numel()
     assert abs(float(table.x.square().mean()) - 1) < 3 * math.sqrt(2 / n)
 
@@ -376,7 +494,12 @@ def fit(command, tiny_prior, tmp_path):
             "--steps": 2,
             "--out": "t.safetensors",
         }
-        given = [part for option, value in defaults.items() if option not in arguments for part in (option, value)]
+        given = [
+            part
+            for option, value in defaults.items()
+            if option not in arguments
+            for part in (option, value)
+        ]
         return command("fit-bc", "--problem-option", "factor=2", *given, *arguments)
 
     return run
@@ -387,13 +510,29 @@ def test_a_fitted_start_serves_a_solve(fit, solve, tmp_path):
     assert outcome.code == 0, outcome.err
     assert outcome.path.name == "t.safetensors"
     assert not list(tmp_path.glob("*.checkpoint.*"))
-    settings = ("--problem", "super-resolution", "--problem-option", "factor=2", "--method", "optimal-bc", "--set", "table=t.safetensors")
+    settings = (
+        "--problem",
+        "super-resolution",
+        "--problem-option",
+        "factor=2",
+        "--method",
+        "optimal-bc",
+        "--set",
+        "table=t.safetensors",
+    )
     write_picture(tmp_path / "x.png", pixels(16, 20))
     assert solve(*settings, "--steps", "2", "--input", "x.png").code == 0
-    solve(*settings, "--steps", "3", "--input", "x.png").refused("t.safetensors does not fit", "fitted for diffpir with steps=2", "steps=3 instead of 2")
-    solve(*settings, "--steps", "2", "--prior", "photo-64", "--input", "x.png").refused("fitted for the prior tiny", "this one is")
+    solve(*settings, "--steps", "3", "--input", "x.png").refused(
+        "t.safetensors does not fit", "fitted for diffpir with steps=2", "steps=3 instead of 2"
+    )
+    solve(*settings, "--steps", "2", "--prior", "photo-64", "--input", "x.png").refused(
+        "fitted for the prior tiny", "this one is"
+    )
     other = (*settings, "--problem-option", "sigma_y=0.1", "--steps", "2", "--input", "x.png")
-    solve(*other).refused("with sigma_y=0.02, asked is sigma_y=0.1; `inverse fit-bc", "--problem-option sigma_y=0.1 factor=2 --prior tiny")
+    solve(*other).refused(
+        "with sigma_y=0.02, asked is sigma_y=0.1; `inverse fit-bc",
+        "--problem-option sigma_y=0.1 factor=2 --prior tiny",
+    )
 
 
 def test_an_unfitted_draw_is_said_in_the_report(solve, tmp_path):
@@ -403,7 +542,9 @@ def test_an_unfitted_draw_is_said_in_the_report(solve, tmp_path):
     said = "the boundary is an unfitted draw; `inverse fit-bc --problem super-resolution --prior tiny --base diffpir --steps 2 --out FILE.safetensors` fits one"
     settings = ("--problem", "super-resolution", "--method", "optimal-bc", "--steps", "2")
     assert f"a.png: {said}" in solve(*settings, "--input", "in/a.png").out
-    assert [line for line in solve(*settings, "--input", "in").out.splitlines() if said in line] == [f"all 2 inputs: {said}, for table=FILE"]
+    assert [
+        line for line in solve(*settings, "--input", "in").out.splitlines() if said in line
+    ] == [f"all 2 inputs: {said}, for table=FILE"]
 
 
 def test_references_have_the_size_of_the_priors_training_crops(command, tmp_path):
@@ -411,7 +552,20 @@ def test_references_have_the_size_of_the_priors_training_crops(command, tmp_path
     (tmp_path / "photographs").mkdir()
     write_picture(tmp_path / "photographs" / "a.png", pixels(16, 18))
     write_picture(tmp_path / "photographs" / "b.png", pixels(18, 16))
-    settings = ("--problem-option", "factor=2", "--prior", "small.safetensors", "--images", "photographs", "--candidates", 1, "--references", 2, "--steps", 2)
+    settings = (
+        "--problem-option",
+        "factor=2",
+        "--prior",
+        "small.safetensors",
+        "--images",
+        "photographs",
+        "--candidates",
+        1,
+        "--references",
+        2,
+        "--steps",
+        2,
+    )
     outcome = command("fit-bc", *settings, "--out", "t.safetensors")
     assert outcome.code == 0, outcome.err
     table = boundary.load_table("t.safetensors")
@@ -448,12 +602,26 @@ def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch
     assert not list(tmp_path.glob("*.safetensors"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(past_torchvision("torchvision.models").squeezenet1_1(weights=None).state_dict(), tmp_path / "random.pth")
+        torch.save(
+            past_torchvision("torchvision.models").squeezenet1_1(weights=None).state_dict(),
+            tmp_path / "random.pth",
+        )
     monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "random.pth"))
     (tmp_path / "large").mkdir()
     for i in range(2):
         write_picture(tmp_path / "large" / f"{i}.png", pixels(32, 32, seed=i))
-    outcome = fit("--distance", "lpips", "--size", "32", "--images", "large", "--candidates", "2", "--references", "2")
+    outcome = fit(
+        "--distance",
+        "lpips",
+        "--size",
+        "32",
+        "--images",
+        "large",
+        "--candidates",
+        "2",
+        "--references",
+        "2",
+    )
     assert outcome.code == 0, outcome
     about = boundary.load_table("t.safetensors").about
     assert (about["distance"], about["distance_version"][:8]) == ("lpips", "squeeze ")
@@ -485,7 +653,14 @@ def test_bad_input_to_a_fit_is_one_line(fit, arguments, words, tmp_path):
 
 
 def test_a_file_that_is_no_table_is_one_line(solve, tmp_path, tiny_prior):
-    settings = ("--problem", "super-resolution", "--method", "optimal-bc", "--input", write_picture(tmp_path / "x.png", pixels(16, 16)))
+    settings = (
+        "--problem",
+        "super-resolution",
+        "--method",
+        "optimal-bc",
+        "--input",
+        write_picture(tmp_path / "x.png", pixels(16, 16)),
+    )
     solve(*settings, "--set", "table=missing").refused("boundary table missing: no such file")
     solve(*settings, "--set", f"table={tiny_prior}").refused("not a table of `inverse fit-bc`")
     (tmp_path / "noise.safetensors").write_bytes(b"\0" * 40)

@@ -15,15 +15,37 @@ from inverse.io.images import write_png
 from inverse.priors.cards import shipped
 from inverse.priors.networks.unet import UNetConfig
 from inverse_plugins.structure.blurs import MAKERS, BlurCorpus, blurred
-from inverse_plugins.structure.card import StructureCard, load_conditional, load_structure, save_structure
+from inverse_plugins.structure.card import (
+    StructureCard,
+    load_conditional,
+    load_structure,
+    save_structure,
+)
 from inverse_plugins.structure.conditional import Conditional, ConditionalConfig, ConditionalPrior
 from inverse_plugins.structure.measurements import guided
-from inverse_plugins.structure.network import LUMINANCE, Estimate, Structure, StructureConfig, averaged, coarse_colour, coarse_grey, colour_of, grey_of
+from inverse_plugins.structure.network import (
+    LUMINANCE,
+    Estimate,
+    Structure,
+    StructureConfig,
+    averaged,
+    coarse_colour,
+    coarse_grey,
+    colour_of,
+    grey_of,
+)
 from inverse_plugins.structure.per_image import one_by_one
-from inverse_plugins.structure.training import ConditionalTraining, StructureTrainConfig, StructureTraining, train_structure
+from inverse_plugins.structure.training import (
+    ConditionalTraining,
+    StructureTrainConfig,
+    StructureTraining,
+    train_structure,
+)
 
 SMALL = StructureConfig(scales=(2, 4, 8), widths=(8, 8), blocks=(1, 1))
-NETWORK = ConditionalConfig(SMALL, UNetConfig(channels=3, widths=(8, 8, 8), blocks=(1, 2, 1), embedding=16))
+NETWORK = ConditionalConfig(
+    SMALL, UNetConfig(channels=3, widths=(8, 8, 8), blocks=(1, 2, 1), embedding=16)
+)
 CORPUS = BlurCorpus(kernels=8)
 
 
@@ -38,7 +60,13 @@ def files(tmp_path_factory, conditional):
     """Both kinds of file, with random weights."""
     folder = tmp_path_factory.mktemp("structure")
     net = randomise(Structure(SMALL))
-    save_structure(net, folder / "structure.safetensors", dataclasses.asdict(CORPUS), colour=0.01, beta={"known": {"2": 0.1, "4": 0.2, "8": 0.3}})
+    save_structure(
+        net,
+        folder / "structure.safetensors",
+        dataclasses.asdict(CORPUS),
+        colour=0.01,
+        beta={"known": {"2": 0.1, "4": 0.2, "8": 0.3}},
+    )
     save_structure(conditional, folder / "conditional.safetensors", dataclasses.asdict(CORPUS))
     return folder
 
@@ -47,7 +75,15 @@ def files(tmp_path_factory, conditional):
 def photographs():
     """Smooth colour pictures, uint8, large enough for the margins of the kernels."""
     rng = np.random.default_rng(0)
-    return [[np.kron(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.ones((10, 10, 1), dtype=np.uint8)) for _ in range(4)]]
+    return [
+        [
+            np.kron(
+                rng.integers(0, 256, (6, 6, 3), dtype=np.uint8),
+                np.ones((10, 10, 1), dtype=np.uint8),
+            )
+            for _ in range(4)
+        ]
+    ]
 
 
 def picture(*size, seed=0):
@@ -74,12 +110,19 @@ def test_blur_is_that_of_deepinv():
     torch.testing.assert_close(blurred(x, corpus.bank), inside, rtol=0, atol=1e-5)
     source = [[(255 * picture(70, 70)[0]).byte().permute(1, 2, 0).numpy()]]
     sharp, y = corpus.batch(source, 40, 2, inverse.seeded("crops"))
-    torch.testing.assert_close(y, inverse.physics.Blur(filter=corpus.bank[None], padding="reflect").A(sharp), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        y,
+        inverse.physics.Blur(filter=corpus.bank[None], padding="reflect").A(sharp),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_frames_are_averaged_in_linear_light():
     x, kernel = picture(40, 40).double(), BlurCorpus(("frames",), kernels=1).bank.double()
-    torch.testing.assert_close(blurred(x, kernel, 2.2) ** 2.2, blurred(x**2.2, kernel), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        blurred(x, kernel, 2.2) ** 2.2, blurred(x**2.2, kernel), rtol=0, atol=1e-12
+    )
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones():
@@ -108,7 +151,9 @@ def test_averages_are_those_of_scikit_image():
     x = normal(1, 3, 16, 24)
     expected = downscale_local_mean(np.tensordot(LUMINANCE, x[0].numpy(), 1), (4, 4))
     torch.testing.assert_close(averaged(grey_of(x), 4)[0, 0], torch.from_numpy(expected))
-    assert torch.equal(averaged(torch.ones(1, 1, 5, 5), 2), torch.ones(1, 1, 3, 3))  # over what there is at an edge
+    assert torch.equal(
+        averaged(torch.ones(1, 1, 5, 5), 2), torch.ones(1, 1, 3, 3)
+    )  # over what there is at an edge
 
 
 @pytest.mark.parametrize("size", [(32, 40), (33, 41), (8, 8), (5, 70)])
@@ -139,33 +184,68 @@ BETA = {2: 0.5, 4: 0.25}
 def linear_guide(posterior):
     """Numbers that are what they say: B_s x + tau_s n for the truth behind y."""
     truth = draws(image_prior(), 1)
-    log_tau = {s: (0.03 + 0.05 * torch.rand(1, 1, 8 // s, 8 // s, generator=inverse.seeded("tau", s), dtype=torch.float64)).log() for s in BETA}
-    return {s: Estimate(averaged(grey_of(truth), s) + t.exp() * normal(*t.shape, seed=s), t, t) for s, t in log_tau.items()}
+    log_tau = {
+        s: (
+            0.03
+            + 0.05
+            * torch.rand(
+                1, 1, 8 // s, 8 // s, generator=inverse.seeded("tau", s), dtype=torch.float64
+            )
+        ).log()
+        for s in BETA
+    }
+    return {
+        s: Estimate(averaged(grey_of(truth), s) + t.exp() * normal(*t.shape, seed=s), t, t)
+        for s, t in log_tau.items()
+    }
 
 
 def conditioned(posterior, noisy=None, sigma=0.0):
     """E[x0 | y], or E[x0 | y, x] with x = x0 + sigma n seen too, by dense algebra: (1, *shape), model units."""
     prior, n = posterior.prior, posterior.prior.mean.numel()
     A = dense(posterior.operator, posterior.shape)
-    H, offset, R = A * prior.scale, A.sum(1) * prior.shift, (posterior.noise.sigma**2).expand(posterior.y.shape[1:]).flatten()
+    H, offset, R = (
+        A * prior.scale,
+        A.sum(1) * prior.shift,
+        (posterior.noise.sigma**2).expand(posterior.y.shape[1:]).flatten(),
+    )
     seen = posterior.y.flatten() - offset
     if noisy is not None:
-        H, seen, R = torch.cat([H, torch.eye(n, dtype=H.dtype)]), torch.cat([seen, noisy.flatten()]), torch.cat([R, torch.full((n,), sigma**2, dtype=H.dtype)])
+        H, seen, R = (
+            torch.cat([H, torch.eye(n, dtype=H.dtype)]),
+            torch.cat([seen, noisy.flatten()]),
+            torch.cat([R, torch.full((n,), sigma**2, dtype=H.dtype)]),
+        )
     gain = prior.covariance @ H.T @ torch.linalg.inv(H @ prior.covariance @ H.T + R.diag())
-    return (prior.mean.flatten() + gain @ (seen - H @ prior.mean.flatten())).reshape(1, *posterior.shape)
+    return (prior.mean.flatten() + gain @ (seen - H @ prior.mean.flatten())).reshape(
+        1, *posterior.shape
+    )
 
 
 def by_hand(posterior, estimates):
     """The stacked posterior written out: [A; B_2; B_4], [R; tau^2 / beta], [y; z_2; z_4]."""
-    matrices = [dense(posterior.operator, posterior.shape), *(dense(coarse_grey(s, posterior.shape), posterior.shape) for s in BETA)]
+    matrices = [
+        dense(posterior.operator, posterior.shape),
+        *(dense(coarse_grey(s, posterior.shape), posterior.shape) for s in BETA),
+    ]
     sigma = [torch.full((posterior.y[0].numel(),), posterior.sigma_y, dtype=torch.float64)]
-    sigma += [((2 * estimates[s].log_tau).exp().flatten() / beta) ** 0.5 for s, beta in BETA.items()]
+    sigma += [
+        ((2 * estimates[s].log_tau).exp().flatten() / beta) ** 0.5 for s, beta in BETA.items()
+    ]
     y = torch.cat([posterior.y.flatten(), *(estimates[s].mean.flatten() for s in BETA)])
     noise = inverse.GaussianNoise(torch.cat(sigma))
-    return inverse.Posterior(posterior.prior, matrix_operator(torch.cat(matrices), posterior.shape), y[None], noise, dtype=torch.float64)
+    return inverse.Posterior(
+        posterior.prior,
+        matrix_operator(torch.cat(matrices), posterior.shape),
+        y[None],
+        noise,
+        dtype=torch.float64,
+    )
 
 
-def test_gaussian_prior_with_an_exact_linear_guide_has_the_exact_stacked_posterior(gaussian_posterior):
+def test_gaussian_prior_with_an_exact_linear_guide_has_the_exact_stacked_posterior(
+    gaussian_posterior,
+):
     """E[x0 | x, y, z] of mmps at five noise levels against the dense formula; its solver stops at 1e-10."""
     posterior = gaussian_posterior("blur", images=1)
     prior, estimates = posterior.prior, linear_guide(posterior)
@@ -173,20 +253,50 @@ def test_gaussian_prior_with_an_exact_linear_guide_has_the_exact_stacked_posteri
     assert list(stacked.modalities) == ["y", "structure-2", "structure-4"]
     mmps = inverse.get_method("mmps", iterations=200, tolerance=1e-10)
     for sigma in (0.02, 0.1, 0.5, 2.0, 20.0):
-        x = prior.mean + (prior.covariance.diagonal().reshape(prior.mean.shape) + sigma**2).sqrt() * normal(1, *posterior.shape, seed=3)
+        x = prior.mean + (
+            prior.covariance.diagonal().reshape(prior.mean.shape) + sigma**2
+        ).sqrt() * normal(1, *posterior.shape, seed=3)
         expected = conditioned(by_hand(posterior, estimates), x, sigma)
-        torch.testing.assert_close(mmps.denoise(stacked, x, torch.tensor(sigma, dtype=torch.float64)), expected, rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            mmps.denoise(stacked, x, torch.tensor(sigma, dtype=torch.float64)),
+            expected,
+            rtol=0,
+            atol=1e-7,
+        )
 
 
 def test_structure_narrows_the_posterior_and_shuffled_structure_hurts():
     """Mean square error of the exact posterior mean over 16 draws of a Gaussian: it was 8 % less and 2.2 times more."""
-    prior, truth, tau = image_prior(), draws(image_prior(), 16), torch.full((1, 1, 4, 4), 0.02, dtype=torch.float64)
-    posteriors = [problems()["blur"].posterior(t, prior=prior, dtype=torch.float64, first_image=i) for i, t in enumerate(truth)]
-    found = [{2: Estimate(averaged(grey_of(t[None]), 2) + tau * normal(1, 1, 4, 4, seed=i), tau.log(), tau)} for i, t in enumerate(truth)]
+    prior, truth, tau = (
+        image_prior(),
+        draws(image_prior(), 16),
+        torch.full((1, 1, 4, 4), 0.02, dtype=torch.float64),
+    )
+    posteriors = [
+        problems()["blur"].posterior(t, prior=prior, dtype=torch.float64, first_image=i)
+        for i, t in enumerate(truth)
+    ]
+    found = [
+        {
+            2: Estimate(
+                averaged(grey_of(t[None]), 2) + tau * normal(1, 1, 4, 4, seed=i), tau.log(), tau
+            )
+        }
+        for i, t in enumerate(truth)
+    ]
     errors = torch.zeros(3, dtype=torch.float64)
     for i, posterior in enumerate(posteriors):
-        means = map(conditioned, (posterior, guided(posterior, found[i], {2: 1.0}), guided(posterior, found[i - 1], {2: 1.0})))
-        errors += torch.stack([(prior.decode(mean[0]) - truth[i]).square().mean() for mean in means])
+        means = map(
+            conditioned,
+            (
+                posterior,
+                guided(posterior, found[i], {2: 1.0}),
+                guided(posterior, found[i - 1], {2: 1.0}),
+            ),
+        )
+        errors += torch.stack(
+            [(prior.decode(mean[0]) - truth[i]).square().mean() for mean in means]
+        )
     none, own, other = errors.tolist()
     assert own < 0.95 * none
     assert other > 1.5 * none
@@ -204,13 +314,21 @@ def test_blind_knows_the_picture_and_not_the_operator(gaussian_posterior):
     posterior = gaussian_posterior("blur", images=1)
     blind = guided(posterior, linear_guide(posterior), BETA, colour=0.01)
     assert list(blind.modalities) == ["colour", "structure-2", "structure-4"]
-    torch.testing.assert_close(blind.y.flatten()[blind.modalities["colour"]], averaged(colour_of(posterior.y), 4).flatten())
+    torch.testing.assert_close(
+        blind.y.flatten()[blind.modalities["colour"]], averaged(colour_of(posterior.y), 4).flatten()
+    )
 
 
 def test_the_method_is_its_base_on_the_stacked_posterior(files, gaussian_posterior):
     posterior = gaussian_posterior("blur", images=1)
     net = load_structure(files / "structure.safetensors")
-    method = inverse.get_method("structure-prior", base="diffpir:zeta=0.5", steps=5, net=str(files / "structure.safetensors"), scales=(2, 8))
+    method = inverse.get_method(
+        "structure-prior",
+        base="diffpir:zeta=0.5",
+        steps=5,
+        net=str(files / "structure.safetensors"),
+        scales=(2, 8),
+    )
     assert method.tempering() == {2: 0.1, 8: 0.3}
     stacked = guided(posterior, net(posterior.y.float()), {2: 0.1, 8: 0.3})
     expected = inverse.solve(stacked, inverse.get_method("diffpir", zeta=0.5, steps=5))
@@ -226,7 +344,10 @@ def test_images_that_end_early_wait(gaussian_posterior):
 
     iterates = list(one_by_one(posterior, 1, inverse.Generators.for_samples(0, 2, 1), run))
     assert len(iterates) == 2
-    torch.testing.assert_close(iterates[1] - posterior.y, torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand_as(posterior.y))
+    torch.testing.assert_close(
+        iterates[1] - posterior.y,
+        torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand_as(posterior.y),
+    )
 
 
 # --- the diffusion network -----------------------------------------------------------------------------------------------
@@ -262,7 +383,12 @@ def test_without_noise_and_network_it_gives_back_x_and_at_high_noise_y():
 
 
 def solve_conditional(files, posterior, **options):
-    return inverse.solve(posterior, inverse.get_method("structure-icdpm", net=str(files / "conditional.safetensors"), steps=3, **options))
+    return inverse.solve(
+        posterior,
+        inverse.get_method(
+            "structure-icdpm", net=str(files / "conditional.safetensors"), steps=3, **options
+        ),
+    )
 
 
 @pytest.mark.parametrize(("guidance", "nfe"), [(1.0, 3), (0.0, 3), (2.0, 6)])
@@ -273,15 +399,24 @@ def test_both_networks_of_a_weight_are_counted(files, gaussian_posterior, guidan
 def test_weight_is_linear_between_unguided_and_guided(files, gaussian_posterior):
     """After the last step, into sigma = 0, the answer is the denoiser's: with one step it is linear in the weight."""
     posterior = gaussian_posterior("blur", images=1)
-    method = {w: inverse.get_method("structure-icdpm", net=str(files / "conditional.safetensors"), steps=1, guidance=w) for w in (0.0, 0.5, 1.0)}
+    method = {
+        w: inverse.get_method(
+            "structure-icdpm", net=str(files / "conditional.safetensors"), steps=1, guidance=w
+        )
+        for w in (0.0, 0.5, 1.0)
+    }
     zero, half, one = (inverse.solve(posterior, m).samples for m in method.values())
-    torch.testing.assert_close(half, (zero + one) / 2, rtol=0, atol=1e-6)  # the network is in single precision
+    torch.testing.assert_close(
+        half, (zero + one) / 2, rtol=0, atol=1e-6
+    )  # the network is in single precision
     assert not torch.allclose(zero, one)
 
 
 def test_structure_is_computed_once_for_an_image(files, gaussian_posterior, monkeypatch):
     calls, forward = [], Structure.forward
-    monkeypatch.setattr(Structure, "forward", lambda self, y: calls.append(len(y)) or forward(self, y))
+    monkeypatch.setattr(
+        Structure, "forward", lambda self, y: calls.append(len(y)) or forward(self, y)
+    )
     solve_conditional(files, gaussian_posterior("blur", images=2))
     assert calls == [1, 1]
 
@@ -289,8 +424,17 @@ def test_structure_is_computed_once_for_an_image(files, gaussian_posterior, monk
 def test_answers_do_not_depend_on_the_priors_units(files, gaussian_posterior):
     """The network's own units are [-1, 1]; a prior in units twice as large gives the same picture, in single precision."""
     posterior = gaussian_posterior("blur", images=1)
-    rescaled = inverse.Posterior(inverse.RescaledPrior(posterior.prior, 2.0, 0.3), posterior.operator, posterior.y, posterior.noise, dtype=torch.float64)
-    one, other = (solve_conditional(files, p, sigma_min=low).samples for p, low in ((posterior, 0.01), (rescaled, 0.005)))
+    rescaled = inverse.Posterior(
+        inverse.RescaledPrior(posterior.prior, 2.0, 0.3),
+        posterior.operator,
+        posterior.y,
+        posterior.noise,
+        dtype=torch.float64,
+    )
+    one, other = (
+        solve_conditional(files, p, sigma_min=low).samples
+        for p, low in ((posterior, 0.01), (rescaled, 0.005))
+    )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
@@ -298,8 +442,14 @@ def test_answers_do_not_depend_on_the_priors_units(files, gaussian_posterior):
 
 
 LOOPS = {
-    "structure": (StructureTraining, StructureTrainConfig(size=16, steps=4, batch=2, warmup=2, network=SMALL, corpus=CORPUS)),
-    "conditional": (ConditionalTraining, StructureTrainConfig(size=16, steps=4, batch=2, warmup=2, network=NETWORK, corpus=CORPUS)),
+    "structure": (
+        StructureTraining,
+        StructureTrainConfig(size=16, steps=4, batch=2, warmup=2, network=SMALL, corpus=CORPUS),
+    ),
+    "conditional": (
+        ConditionalTraining,
+        StructureTrainConfig(size=16, steps=4, batch=2, warmup=2, network=NETWORK, corpus=CORPUS),
+    ),
 }
 
 
@@ -319,7 +469,11 @@ def test_resumed_run_is_the_uninterrupted_run(kind, photographs, tmp_path):
 @pytest.mark.parametrize("kind", LOOPS)
 def test_training_lowers_the_loss(kind, photographs, tmp_path):
     loop, config = LOOPS[kind]
-    training = loop(photographs, dataclasses.replace(config, steps=60, batch=4, learning_rate=2e-3), tmp_path / "c.safetensors")
+    training = loop(
+        photographs,
+        dataclasses.replace(config, steps=60, batch=4, learning_rate=2e-3),
+        tmp_path / "c.safetensors",
+    )
     before = float(training._loss(inverse.seeded("held out")).detach())
     for _ in range(20):
         training._advance()
@@ -327,10 +481,14 @@ def test_training_lowers_the_loss(kind, photographs, tmp_path):
     assert after < before - 1  # nats; it fell by 2.3 when this was written
 
 
-def test_an_interrupted_command_keeps_its_state_and_says_how_to_go_on(photographs, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_command_keeps_its_state_and_says_how_to_go_on(
+    photographs, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "in").mkdir()
     for i, image in enumerate(photographs[0]):
-        write_png(tmp_path / "in" / f"{i}.png", torch.from_numpy(image.copy()).permute(2, 0, 1) / 255)
+        write_png(
+            tmp_path / "in" / f"{i}.png", torch.from_numpy(image.copy()).permute(2, 0, 1) / 255
+        )
 
     def interrupted(self, save_every=0.0):
         self._advance()
@@ -342,23 +500,31 @@ def test_an_interrupted_command_keeps_its_state_and_says_how_to_go_on(photograph
     assert not train_structure([tmp_path / "in"], out, config, "cpu", {}, tmp_path / "in")
     assert "interrupted at step 1; run the same command to resume" in capsys.readouterr().err
     assert not out.exists()
-    assert StructureTraining(photographs, config, out.with_suffix(".checkpoint.safetensors")).step == 1
+    assert (
+        StructureTraining(photographs, config, out.with_suffix(".checkpoint.safetensors")).step == 1
+    )
 
 
 def test_the_joint_loss_reaches_the_structure_networks_through_the_guide(photographs, tmp_path):
     loop, config = LOOPS["conditional"]
-    training = loop(photographs, dataclasses.replace(config, dropout=0.0), tmp_path / "c.safetensors")
+    training = loop(
+        photographs, dataclasses.replace(config, dropout=0.0), tmp_path / "c.safetensors"
+    )
     model = randomise(training.prior)
     y = picture(16, 16)
     guide = model.guide(model.estimates(y))
-    model.loss(2 * y - 1, torch.tensor([0.3]), normal(1, 3, 16, 16).float(), 2 * y - 1, guide).backward()
+    model.loss(
+        2 * y - 1, torch.tensor([0.3]), normal(1, 3, 16, 16).float(), 2 * y - 1, guide
+    ).backward()
     for s in SMALL.scales:
         assert float(model.structure.nets[str(s)].head.weight.grad.abs().max()) > 0
 
 
 def test_a_file_holds_what_was_saved(files, conditional):
     loaded = load_conditional(files / "conditional.safetensors")
-    for (name, a), b in zip(conditional.state_dict().items(), loaded.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        conditional.state_dict().items(), loaded.state_dict().values(), strict=True
+    ):
         assert torch.equal(a.half().float(), b), name
 
 
@@ -369,11 +535,19 @@ def test_shipped_networks_are_small_and_beat_the_blurry_picture():
     """On the shipped photographs, which nobody trained on, blurred by a trajectory of a new seed: at least 0.2 dB at 1/4 and 1/8."""
     path = shipped("structure", "structure")["structure-blur"]
     assert path.with_suffix(".safetensors").stat().st_size < 8 << 20
-    net, problem = load_structure("structure-blur"), inverse.get_problem("deblur", kernel="motion", kernel_size=21, kernel_seed=5)
+    net, problem = (
+        load_structure("structure-blur"),
+        inverse.get_problem("deblur", kernel="motion", kernel_size=21, kernel_seed=5),
+    )
     truths = torch.stack([t[:, 64:192, 64:192] for t in problem.truths()])
-    y = torch.cat([problem.measure(t[None], inverse.seeded("shipped", i)) for i, t in enumerate(truths)])
+    y = torch.cat(
+        [problem.measure(t[None], inverse.seeded("shipped", i)) for i, t in enumerate(truths)]
+    )
     for s, estimate in net(y).items():
-        error, before = ((averaged(grey_of(truths), s) - guess).square().mean((1, 2, 3)) for guess in (estimate.mean, averaged(grey_of(y), s)))
+        error, before = (
+            (averaged(grey_of(truths), s) - guess).square().mean((1, 2, 3))
+            for guess in (estimate.mean, averaged(grey_of(y), s))
+        )
         gain = 10 * (before / error).log10()
         assert bool((gain > 0).all()) or s == 2
         assert float(gain.mean()) > (0.2 if s > 2 else 0.0)
@@ -396,33 +570,62 @@ def refusal(method, posterior, **options):
 
 
 def two_channels():
-    prior, blur = inverse.FlatPrior((2, 16, 16), shift=0.5, scale=0.5), inverse.physics.Blur(filter=torch.full((1, 1, 3, 3), 1 / 9), padding="reflect")
+    prior, blur = (
+        inverse.FlatPrior((2, 16, 16), shift=0.5, scale=0.5),
+        inverse.physics.Blur(filter=torch.full((1, 1, 3, 3), 1 / 9), padding="reflect"),
+    )
     return inverse.Posterior(prior, blur, torch.rand(1, 2, 16, 16), inverse.GaussianNoise(0.1))
 
 
-@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")]
+)
 def test_another_channel_count_is_refused(files, method, kind):
-    assert "channels, this one has 2" in refusal(method, two_channels(), net=str(files / f"{kind}.safetensors"))
+    assert "channels, this one has 2" in refusal(
+        method, two_channels(), net=str(files / f"{kind}.safetensors")
+    )
 
 
 def test_the_shipped_network_is_refused_for_grey_in_one_sentence():
     blur = inverse.get_problem("deblur", kernel="gaussian", kernel_size=3).operator((1, 16, 16))
-    grey = inverse.Posterior(inverse.FlatPrior((1, None, None)), blur, torch.rand(1, 1, 16, 16), inverse.GaussianNoise(0.1))
-    assert refusal("structure-icdpm", grey) == "structure-icdpm: its network reads pictures of 3 channels, this one has 1"
+    grey = inverse.Posterior(
+        inverse.FlatPrior((1, None, None)),
+        blur,
+        torch.rand(1, 1, 16, 16),
+        inverse.GaussianNoise(0.1),
+    )
+    assert (
+        refusal("structure-icdpm", grey)
+        == "structure-icdpm: its network reads pictures of 3 channels, this one has 1"
+    )
 
 
-@pytest.mark.parametrize(("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("structure-prior", "structure"), ("structure-icdpm", "conditional")]
+)
 def test_a_measurement_that_is_no_picture_of_x_is_refused(files, method, kind, gaussian_posterior):
-    assert "reads y as a picture of the size of x" in refusal(method, gaussian_posterior("area"), net=str(files / f"{kind}.safetensors"))
+    assert "reads y as a picture of the size of x" in refusal(
+        method, gaussian_posterior("area"), net=str(files / f"{kind}.safetensors")
+    )
 
 
 def test_an_untrained_scale_is_refused(files, gaussian_posterior):
-    reason = refusal("structure-prior", gaussian_posterior("blur"), net=str(files / "structure.safetensors"), scales=(2, 16))
+    reason = refusal(
+        "structure-prior",
+        gaussian_posterior("blur"),
+        net=str(files / "structure.safetensors"),
+        scales=(2, 16),
+    )
     assert "trained for scales 2, 4, 8, not for 16" in reason
 
 
 def test_a_base_with_particles_is_refused(files, gaussian_posterior):
-    assert "weighted particles" in refusal("structure-prior", gaussian_posterior("blur"), base="smc-mmps", net=str(files / "structure.safetensors"))
+    assert "weighted particles" in refusal(
+        "structure-prior",
+        gaussian_posterior("blur"),
+        base="smc-mmps",
+        net=str(files / "structure.safetensors"),
+    )
 
 
 def test_the_other_kind_of_file_is_refused(files):
@@ -474,16 +677,23 @@ def test_a_network_without_a_level_for_a_scale_is_refused():
     [
         (["--out", "net.bin"], "must end in .safetensors"),
         (["--out", "net.safetensors", "--families", "fog"], "there is no family 'fog'; "),
-        (["--out", "net.safetensors", "--noise", "-1"], "noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, got -1"),
+        (
+            ["--out", "net.safetensors", "--noise", "-1"],
+            "noise must be at least 0, reflected a share from 0 to 1, and kernels at least 1, got -1",
+        ),
         (["--out", "net.safetensors", "--scales", "2,3"], "powers of 2"),
         (["--out", "net.safetensors", "--size", "4"], "size must be at least 8"),
     ],
 )
-def test_the_command_refuses_in_one_line_and_writes_nothing(arguments, words, tmp_path, monkeypatch, capsys):
+def test_the_command_refuses_in_one_line_and_writes_nothing(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
     from inverse.command import app as cli
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["inverse", "train-structure", "--images", ".", "--validation", ".", *arguments])
+    monkeypatch.setattr(
+        "sys.argv", ["inverse", "train-structure", "--images", ".", "--validation", ".", *arguments]
+    )
     with pytest.raises(SystemExit) as caught:
         cli.main()
     message = capsys.readouterr().err
@@ -494,6 +704,9 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(arguments, words, tm
 
 
 def test_errors_are_the_projects_own():
-    for call in (lambda: inverse.get_method("structure-prior", beta=2.0), lambda: inverse.get_method("structure-prior", base="diffpir:zeta")):
+    for call in (
+        lambda: inverse.get_method("structure-prior", beta=2.0),
+        lambda: inverse.get_method("structure-prior", base="diffpir:zeta"),
+    ):
         with pytest.raises(InverseError):
             call()

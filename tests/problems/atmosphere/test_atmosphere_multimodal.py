@@ -19,7 +19,10 @@ from inverse_problems.atmosphere.operators import coarsen, sample
 
 GLOBE = Grid.of(np.linspace(75, -75, 6), np.arange(0, 360, 30.0))
 SHAPE = (1, 6, 12)
-PLACES = torch.tensor([71.0, 33.0, 12.0, -20.0, -62.0], dtype=torch.float64), torch.tensor([359.0, 100.0, 215.0, -8.0, 300.0], dtype=torch.float64)
+PLACES = (
+    torch.tensor([71.0, 33.0, 12.0, -20.0, -62.0], dtype=torch.float64),
+    torch.tensor([359.0, 100.0, 215.0, -8.0, 300.0], dtype=torch.float64),
+)
 SIGMA = {"coarse": 0.7, "stations": 0.5}
 
 
@@ -28,8 +31,17 @@ def field() -> inverse.GaussianPrior:
     rows = 0.7 ** (torch.arange(6)[:, None] - torch.arange(6)).abs().double()
     gap = torch.arange(12)
     columns = torch.stack([0.7 ** torch.minimum(gap, 12 - gap).double().roll(i) for i in range(12)])
-    covariance = torch.kron(rows, 0.5 * (columns + columns.T)) + 0.02 * torch.eye(72, dtype=torch.float64)
-    return inverse.GaussianPrior(0.3 * normal(*SHAPE, seed=5), covariance, shift=280.0, scale=3.0, sigma_min=0.01, sigma_max=30.0)
+    covariance = torch.kron(rows, 0.5 * (columns + columns.T)) + 0.02 * torch.eye(
+        72, dtype=torch.float64
+    )
+    return inverse.GaussianPrior(
+        0.3 * normal(*SHAPE, seed=5),
+        covariance,
+        shift=280.0,
+        scale=3.0,
+        sigma_min=0.01,
+        sigma_max=30.0,
+    )
 
 
 def parts(turn: float = 0.0) -> dict:
@@ -41,10 +53,20 @@ def measured(sigma=SIGMA, order=("coarse", "stations"), prior=None, truth=None):
     prior = prior or field()
     truth = draws(prior, 1) if truth is None else truth
     each = {name: part for name, part in parts().items() if name in order}
-    y = {name: part.A(truth).flatten(1) + SIGMA[name] * normal(1, part.A(truth).numel(), seed=len(name)) for name, part in each.items()}
+    y = {
+        name: part.A(truth).flatten(1)
+        + SIGMA[name] * normal(1, part.A(truth).numel(), seed=len(name))
+        for name, part in each.items()
+    }
     operator = inverse.stack({name: each[name] for name in order}, SHAPE)
     noise = inverse.stacked_noise(operator, {name: sigma[name] for name in order})
-    return inverse.Posterior(prior, operator, torch.cat([y[name] for name in order], 1)[:, None, None], noise, dtype=torch.float64)
+    return inverse.Posterior(
+        prior,
+        operator,
+        torch.cat([y[name] for name in order], 1)[:, None, None],
+        noise,
+        dtype=torch.float64,
+    )
 
 
 def exact(posterior):
@@ -53,7 +75,11 @@ def exact(posterior):
 
 
 def fused(posterior, samples=1, seed=0, **options):
-    return posterior.prior.encode(inverse.solve(posterior, inverse.get_method("multimodal", **options), samples, seed).samples[0])
+    return posterior.prior.encode(
+        inverse.solve(
+            posterior, inverse.get_method("multimodal", **options), samples, seed
+        ).samples[0]
+    )
 
 
 # --- against the closed form ----------------------------------------------------------------------------------------------
@@ -73,40 +99,77 @@ def test_mmps_draws_from_the_joint_posterior():
 
 def test_both_modalities_say_more_than_either():
     """Total variance in closed form, and that what each adds is seen in the samples."""
-    total = {order: float(exact(measured(order=order)).covariance.trace()) for order in (("coarse",), ("stations",), ("coarse", "stations"))}
+    total = {
+        order: float(exact(measured(order=order)).covariance.trace())
+        for order in (("coarse",), ("stations",), ("coarse", "stations"))
+    }
     assert total["coarse", "stations"] < 0.95 * min(total[("coarse",)], total[("stations",)])
-    spread = {order: float(fused(measured(order=order), 100, steps=20).var(0).sum()) for order in total}
+    spread = {
+        order: float(fused(measured(order=order), 100, steps=20).var(0).sum()) for order in total
+    }
     assert all(spread[order] == pytest.approx(total[order], rel=0.15) for order in total)
 
 
-def scalar_law(gamma: float, c: float, R: float, y: float, sigmas: np.ndarray) -> tuple[float, float]:
+def scalar_law(
+    gamma: float, c: float, R: float, y: float, sigmas: np.ndarray
+) -> tuple[float, float]:
     """Mean and variance that the probability-flow ODE of sda ends at for x ~ N(0, c), y = x + N(0, R): a linear equation, solved by midpoints."""
     a, b = 1.0, 0.0
     for u, v in pairwise(np.geomspace(*sigmas, 20_001)):
         m = (u + v) / 2
-        J, R_m = c / (c + m * m), R + gamma * m * m  # slope (x - D) / s - s J (y - D) / (R + gamma s^2), D = J x
+        J, R_m = (
+            c / (c + m * m),
+            R + gamma * m * m,
+        )  # slope (x - D) / s - s J (y - D) / (R + gamma s^2), D = J x
         slope = (1 - J) / m + m * J * J / R_m
-        a, b = a * np.exp((v - u) * slope), b * np.exp((v - u) * slope) - (v - u) * m * J * y / R_m * np.exp((v - u) * slope / 2)
+        a, b = (
+            a * np.exp((v - u) * slope),
+            b * np.exp((v - u) * slope) - (v - u) * m * J * y / R_m * np.exp((v - u) * slope / 2),
+        )
     return b, a * a * sigmas[0] ** 2
 
 
 @pytest.mark.parametrize(("gamma", "shift", "share"), [(0.01, 0.346, 0.135), (0.3, -0.045, 0.764)])
 def test_the_bias_of_sda_is_that_of_its_equation(gamma, shift, share):
     """x ~ N(0, 1), R = 0.25, y = 1, the posterior is N(0.8, 0.2): gamma would have to be 1 / (1 + sigma^2), a constant one is wrong at all levels but one."""
-    prior = inverse.GaussianPrior(torch.zeros(1, 1, 4000, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64), sigma_min=0.01, sigma_max=30.0)
-    operator, y = inverse.operator(lambda x: 1.0 * x, shape=(1, 1, 4000)), torch.ones(1, 1, 1, 4000, dtype=torch.float64)
-    posterior = inverse.Posterior(prior, operator, y, inverse.GaussianNoise(0.5), dtype=torch.float64)
+    prior = inverse.GaussianPrior(
+        torch.zeros(1, 1, 4000, dtype=torch.float64),
+        torch.tensor([1.0], dtype=torch.float64),
+        sigma_min=0.01,
+        sigma_max=30.0,
+    )
+    operator, y = (
+        inverse.operator(lambda x: 1.0 * x, shape=(1, 1, 4000)),
+        torch.ones(1, 1, 1, 4000, dtype=torch.float64),
+    )
+    posterior = inverse.Posterior(
+        prior, operator, y, inverse.GaussianNoise(0.5), dtype=torch.float64
+    )
     x = fused(posterior, guidance="sda", gamma=f"{gamma}", steps=400, sigma_min=0.01)
     mean, variance = scalar_law(gamma, 1.0, 0.25, 1.0, np.array([30.0, 0.01]))
     assert float(x.mean()) == pytest.approx(mean, abs=0.01)
     assert float(x.var()) == pytest.approx(variance, rel=0.1)
-    assert (mean - 0.8, variance / 0.2) == (pytest.approx(shift, abs=0.005), pytest.approx(share, abs=0.005))
+    assert (mean - 0.8, variance / 0.2) == (
+        pytest.approx(shift, abs=0.005),
+        pytest.approx(share, abs=0.005),
+    )
 
 
 def test_mmps_has_no_such_bias():
-    prior = inverse.GaussianPrior(torch.zeros(1, 1, 4000, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64), sigma_min=0.01, sigma_max=30.0)
+    prior = inverse.GaussianPrior(
+        torch.zeros(1, 1, 4000, dtype=torch.float64),
+        torch.tensor([1.0], dtype=torch.float64),
+        sigma_min=0.01,
+        sigma_max=30.0,
+    )
     operator = inverse.operator(lambda x: 1.0 * x, shape=(1, 1, 4000))
-    posterior = inverse.Posterior(prior, operator, torch.ones(1, 1, 1, 4000, dtype=torch.float64), inverse.GaussianNoise(0.5), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior,
+        operator,
+        torch.ones(1, 1, 1, 4000, dtype=torch.float64),
+        inverse.GaussianNoise(0.5),
+        dtype=torch.float64,
+    )
     x = fused(posterior, steps=60)
     assert float(x.mean()) == pytest.approx(0.8, abs=0.02)
     assert float(x.var()) == pytest.approx(0.2, rel=0.07)
@@ -121,15 +184,28 @@ def test_one_modality_is_the_linear_method_to_the_bit(guidance):
     alone = inverse.get_method(guidance, steps=12)
     settings = {"steps": 12, "sampler": alone.sampler, "schedule": alone.schedule}
     expected = inverse.solve(posterior, alone, 3).samples
-    assert torch.equal(inverse.solve(posterior, inverse.get_method("multimodal", guidance=guidance, **settings), 3).samples, expected)
+    assert torch.equal(
+        inverse.solve(
+            posterior, inverse.get_method("multimodal", guidance=guidance, **settings), 3
+        ).samples,
+        expected,
+    )
 
 
 def test_one_modality_under_dps_is_dps_stepping_as_a_score():
     """On the same levels with the same noise; the two add up in another order."""
     posterior = measured(order=("stations",))
     zeta = posterior.y.numel() ** 0.5 * posterior.prior.scale / SIGMA["stations"]
-    expected = inverse.solve(posterior, inverse.get_method("dps", step="score", zeta=zeta, steps=30), 2).samples
-    found = inverse.solve(posterior, inverse.get_method("multimodal", guidance="dps", sampler="ancestral", schedule="vp", steps=30), 2).samples
+    expected = inverse.solve(
+        posterior, inverse.get_method("dps", step="score", zeta=zeta, steps=30), 2
+    ).samples
+    found = inverse.solve(
+        posterior,
+        inverse.get_method(
+            "multimodal", guidance="dps", sampler="ancestral", schedule="vp", steps=30
+        ),
+        2,
+    ).samples
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -144,16 +220,23 @@ def tight(posterior):
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_the_order_of_modalities_does_not_matter(guidance):
-    a, b = (tight(measured(order=order)) for order in (("coarse", "stations"), ("stations", "coarse")))
+    a, b = (
+        tight(measured(order=order)) for order in (("coarse", "stations"), ("stations", "coarse"))
+    )
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     torch.testing.assert_close(fused(a, 2, **options), fused(b, 2, **options), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm", "sda"])
 def test_a_modality_of_infinite_noise_is_as_good_as_none(guidance):
-    vague, without = tight(measured({"coarse": 0.7, "stations": 1e8})), tight(measured(order=("coarse",)))
+    vague, without = (
+        tight(measured({"coarse": 0.7, "stations": 1e8})),
+        tight(measured(order=("coarse",))),
+    )
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
-    torch.testing.assert_close(fused(vague, 2, **options), fused(without, 2, **options), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fused(vague, 2, **options), fused(without, 2, **options), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm", "sda"])
@@ -162,26 +245,46 @@ def test_a_weight_is_a_power_of_the_likelihood(guidance):
     half = {name: 2 * sigma if name == "stations" else sigma for name, sigma in SIGMA.items()}
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     with_noise = options | ({"gamma": "coarse:0.01,stations:0.04"} if guidance == "sda" else {})
-    tempered, noisier = fused(tight(measured()), 2, weights="stations:0.25", **options), fused(tight(measured(half)), 2, **with_noise)
+    tempered, noisier = (
+        fused(tight(measured()), 2, weights="stations:0.25", **options),
+        fused(tight(measured(half)), 2, **with_noise),
+    )
     torch.testing.assert_close(tempered, noisier, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_rolling_longitude_rolls_the_output(guidance):
     """Field, stations and noise turned by 90 degrees: the samples turn with them, the denoiser being the same at every longitude."""
-    flat = inverse.GaussianPrior(torch.zeros(SHAPE, dtype=torch.float64), field().covariance, shift=280.0, scale=3.0, sigma_min=0.01, sigma_max=30.0)
+    flat = inverse.GaussianPrior(
+        torch.zeros(SHAPE, dtype=torch.float64),
+        field().covariance,
+        shift=280.0,
+        scale=3.0,
+        sigma_min=0.01,
+        sigma_max=30.0,
+    )
     turned = [inverse.stack(parts(90.0 * k), SHAPE) for k in (0, 1)]
     truth, noise = draws(flat, 1), inverse.stacked_noise(turned[0], SIGMA)
     clean = turned[0].A(truth)
     y = clean + noise.sigma * normal(*clean.shape, seed=9)
     rolled = torch.cat([y[..., :8].unflatten(-1, (2, 4)).roll(1, -1).flatten(-2), y[..., 8:]], -1)
-    method, answers = inverse.get_method("multimodal", guidance=guidance, steps=20, sampler="heun", **GUIDANCES[guidance]), []
+    method, answers = (
+        inverse.get_method(
+            "multimodal", guidance=guidance, steps=20, sampler="heun", **GUIDANCES[guidance]
+        ),
+        [],
+    )
     for operator, observed, shift in zip(turned, (y, rolled), (0, 3), strict=True):
         posterior = tight(inverse.Posterior(flat, operator, observed, noise, dtype=torch.float64))
         generator = inverse.Generators.for_samples(0, 1, 1)
         with torch.no_grad():
             x, sigmas = method.begin(posterior, generator)
-            *_, last = inverse.get_sampler("heun")(lambda x, sigma, p=posterior: method.denoise(p, x, sigma), x.roll(shift, -1), sigmas, generator)
+            *_, last = inverse.get_sampler("heun")(
+                lambda x, sigma, p=posterior: method.denoise(p, x, sigma),
+                x.roll(shift, -1),
+                sigmas,
+                generator,
+            )
         answers.append(last)
     torch.testing.assert_close(answers[1], answers[0].roll(3, -1), rtol=0, atol=1e-6)
 
@@ -191,7 +294,14 @@ def test_rolling_longitude_rolls_the_output(guidance):
 
 def test_the_preset_sets_what_is_left_at_its_default():
     method = inverse.get_method("multimodal", preset="published", steps=10)
-    assert (method.guidance, method.steps, method.sigma_min, method.sigma_max, method.corrected, method.clamp) == ("sda", 10, 0.001, 80.0, True, None)
+    assert (
+        method.guidance,
+        method.steps,
+        method.sigma_min,
+        method.sigma_max,
+        method.corrected,
+        method.clamp,
+    ) == ("sda", 10, 0.001, 80.0, True, None)
     assert method.derived(measured()) == {"weight_coarse": 1.0, "weight_stations": 0.25}
     assert method.derived(measured(order=("stations",))) == {"weight_stations": 1.0}
 
@@ -200,21 +310,32 @@ def test_the_published_slope_by_hand():
     """At one level, from the formulas: residuals of the stations averaged, those of the coarse field summed."""
     posterior, sigma = measured(), torch.tensor(0.8, dtype=torch.float64)
     x, law = normal(1, *SHAPE, seed=3), posterior.prior
-    x0_hat, score = inverse.get_method("multimodal", preset="published").likelihood(posterior, x, sigma)
+    x0_hat, score = inverse.get_method("multimodal", preset="published").likelihood(
+        posterior, x, sigma
+    )
     H = dense(posterior.operator, SHAPE)
-    J = law.covariance @ torch.linalg.inv(law.covariance + 0.64 * torch.eye(72, dtype=torch.float64))
+    J = law.covariance @ torch.linalg.inv(
+        law.covariance + 0.64 * torch.eye(72, dtype=torch.float64)
+    )
     D = law.mean.flatten() + J @ (x.flatten() - law.mean.flatten())
     r = (posterior.y.flatten() - H @ (280 + 3 * D)) / 3
     expected = sum(
         weight * J.T @ H[part].T @ r[part] / (size * (std**2 + gamma * 0.64))
-        for part, weight, size, std, gamma in ((slice(0, 8), 1.0, 1, 0.1, 5e-3), (slice(8, 13), 0.25, 5, 5e-4, 2e-6))
+        for part, weight, size, std, gamma in (
+            (slice(0, 8), 1.0, 1, 0.1, 5e-3),
+            (slice(8, 13), 0.25, 5, 5e-4, 2e-6),
+        )
     )
     torch.testing.assert_close(x0_hat.flatten(), D, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(score.flatten(), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        score.flatten(), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max())
+    )
 
 
 def test_the_published_step_costs_two_evaluations_and_one_gradient():
-    cost = inverse.solve(measured(), inverse.get_method("multimodal", preset="published", clamp=1.0, steps=10)).cost
+    cost = inverse.solve(
+        measured(), inverse.get_method("multimodal", preset="published", clamp=1.0, steps=10)
+    ).cost
     assert (cost.nfe, cost.vjp) == (19, 9)
 
 
@@ -231,13 +352,17 @@ def test_the_clamp_bounds_the_slope_and_counts():
     x, trace = 3 * normal(1, *SHAPE, seed=3), []
     slope = inverse.get_method("multimodal", preset="published").likelihood(posterior, x, sigma)[1]
     median = float(slope.abs().median())
-    clamped = inverse.get_method("multimodal", preset="published", clamp=median).likelihood(posterior, x, sigma, trace)[1]
+    clamped = inverse.get_method("multimodal", preset="published", clamp=median).likelihood(
+        posterior, x, sigma, trace
+    )[1]
     assert torch.equal(clamped, slope.clamp(-median, median))
     assert trace == [{"sigma": 2.0, "saturated": 0.5}]
 
 
 def test_the_saturated_fraction_is_kept_with_the_result():
-    result = inverse.solve(measured(), inverse.get_method("multimodal", preset="published", clamp=1.0, steps=10))
+    result = inverse.solve(
+        measured(), inverse.get_method("multimodal", preset="published", clamp=1.0, steps=10)
+    )
     assert result.provenance["trace"][0]["sigma"] == pytest.approx(80.0)
     assert len(result.provenance["trace"]) == 9
     assert result.log_weights is None
@@ -255,9 +380,18 @@ def test_the_amplitude_is_the_most_probable_one_for_each_measurement():
     law = field()
     for factor in (0.5, 2.0):
         posterior = measured(truth=draws(scaled(law, factor), 1))
-        H, sigma, y = dense(posterior.operator, SHAPE), posterior.noise.sigma.flatten(), posterior.y.flatten()
+        H, sigma, y = (
+            dense(posterior.operator, SHAPE),
+            posterior.noise.sigma.flatten(),
+            posterior.y.flatten(),
+        )
         tried = torch.logspace(-0.5, 0.5, 4001, dtype=torch.float64)
-        best = tried[torch.stack([scaled(law, float(s)).log_evidence(H, sigma, y) for s in tried[::10]]).argmax() * 10]
+        best = tried[
+            torch.stack(
+                [scaled(law, float(s)).log_evidence(H, sigma, y) for s in tried[::10]]
+            ).argmax()
+            * 10
+        ]
         assert float(fitted_amplitude(posterior)) == pytest.approx(float(best), rel=0.02)
 
 
@@ -279,7 +413,9 @@ def test_amplified_is_the_posterior_of_the_wider_law():
     wide = amplified(both)
     x, sigma = draws(law, 2, seed=3), torch.tensor([0.4, 3.0], dtype=torch.float64)
     method = inverse.get_method("multimodal", amplitude="evidence", tolerance=1e-12, iterations=200)
-    seen = method.denoise(wide, law.mean.expand(2, *SHAPE), torch.tensor(300.0, dtype=torch.float64))
+    seen = method.denoise(
+        wide, law.mean.expand(2, *SHAPE), torch.tensor(300.0, dtype=torch.float64)
+    )
     starts = analytic_start(wide.rows(1), 0.0, Generators.for_samples(0, 2, 1))
     assert not bool(torch.isclose(*wide.amplitude[0].flatten()))
     for i, scale in enumerate(wide.amplitude[0].flatten().tolist()):
@@ -288,13 +424,19 @@ def test_amplified_is_the_posterior_of_the_wider_law():
         one = inverse.Posterior(own, both.operator, y[i : i + 1], both.noise, dtype=torch.float64)
         torch.testing.assert_close(seen[i], exact(one).mean, rtol=0, atol=1e-3)
         draw = analytic_start(one.rows(1), 0.0, Generators.for_samples(0, 1, 1, first_image=i))
-        torch.testing.assert_close(starts[i], draw[0], rtol=0, atol=1e-4)  # conjugate gradients stop at 1e-5
+        torch.testing.assert_close(
+            starts[i], draw[0], rtol=0, atol=1e-4
+        )  # conjugate gradients stop at 1e-5
 
 
 def test_the_amplitude_is_kept_with_the_result():
     posterior = measured(truth=draws(scaled(field(), 2.0), 1))
-    result = inverse.solve(posterior, inverse.get_method("multimodal", amplitude="evidence", steps=2), 2)
-    assert result.provenance["method"]["derived"]["amplitude"] == pytest.approx(float(fitted_amplitude(posterior)))
+    result = inverse.solve(
+        posterior, inverse.get_method("multimodal", amplitude="evidence", steps=2), 2
+    )
+    assert result.provenance["method"]["derived"]["amplitude"] == pytest.approx(
+        float(fitted_amplitude(posterior))
+    )
 
 
 def test_inflation_moves_members_away_from_their_mean():
@@ -323,11 +465,15 @@ def test_impossible_options_are_refused(options, words):
 
 
 def test_a_stranger_among_the_weights_is_named():
-    with pytest.raises(OptionError, match="'satellite' is not measured here; measured: coarse, stations"):
+    with pytest.raises(
+        OptionError, match="'satellite' is not measured here; measured: coarse, stations"
+    ):
         inverse.solve(measured(), inverse.get_method("multimodal", weights="satellite:2"))
 
 
-@pytest.mark.parametrize("name", ["mmps", "pigdm", "dps", "daps", "tmpd", "langevin", "pseudo-inverse", "afdps"])
+@pytest.mark.parametrize(
+    "name", ["mmps", "pigdm", "dps", "daps", "tmpd", "langevin", "pseudo-inverse", "afdps"]
+)
 def test_other_methods_run_on_stacked_modalities(name):
     method = inverse.get_method(name)
     short = dataclasses.replace(method, steps=4) if hasattr(method, "steps") else method
@@ -340,8 +486,14 @@ def test_unequal_noise_is_solved_in_units_of_it():
     sigma = torch.logspace(-4, 4, 9, dtype=torch.float64).reshape(1, 1, 9)
     operator = matrix_operator(matrix, (3, 2, 2))
     operator = inverse.stack({"y": operator}, (3, 2, 2))
-    posterior = inverse.Posterior(prior, operator, normal(1, 1, 1, 9), inverse.GaussianNoise(sigma), dtype=torch.float64)
+    posterior = inverse.Posterior(
+        prior, operator, normal(1, 1, 1, 9), inverse.GaussianNoise(sigma), dtype=torch.float64
+    )
     v = normal(1, 1, 1, 9, seed=6)
-    exact = torch.linalg.solve(0.25 * 0.3 * matrix @ matrix.T + torch.diag(sigma.flatten() ** 2), v.flatten())
+    exact = torch.linalg.solve(
+        0.25 * 0.3 * matrix @ matrix.T + torch.diag(sigma.flatten() ** 2), v.flatten()
+    )
     found = posterior.solve_normal(v, 0.3, settings=inverse.CG(1e-12, 200)).flatten()
-    torch.testing.assert_close(found * sigma.flatten(), exact * sigma.flatten(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        found * sigma.flatten(), exact * sigma.flatten(), rtol=1e-6, atol=1e-8
+    )

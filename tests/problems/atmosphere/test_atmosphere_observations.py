@@ -24,9 +24,18 @@ from inverse_problems.atmosphere.igra import lines, read_soundings, read_station
 from inverse_problems.atmosphere.units import conversion
 
 DATA = Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
-VIENNA = Path(__file__).parents[4] / "shared" / "data" / "atmosphere" / "radiosonde" / "AUM00011035-data.txt.gz"
+VIENNA = (
+    Path(__file__).parents[4]
+    / "shared"
+    / "data"
+    / "atmosphere"
+    / "radiosonde"
+    / "AUM00011035-data.txt.gz"
+)
 UK = Domain(("t2m",), ("K",), Grid.of(np.linspace(58, 50, 33), np.linspace(-10, 2, 49)))
-LEVELS = Domain(("t_850", "z_850"), ("K", "m2 s-2"), Grid.of(np.linspace(90, -90, 61), np.arange(0, 360, 3.0)))
+LEVELS = Domain(
+    ("t_850", "z_850"), ("K", "m2 s-2"), Grid.of(np.linspace(90, -90, 61), np.arange(0, 360, 3.0))
+)
 
 
 def table(path: Path, text: str) -> Path:
@@ -40,7 +49,12 @@ def table(path: Path, text: str) -> Path:
 def test_a_sounding_is_what_stands_in_the_file():
     """The first ascent of the excerpt, Vienna, 23 January 2015, 12 UTC, read off by eye."""
     first, second = read_soundings(DATA / "AUM00011035-excerpt.txt")
-    assert (first.station, first.latitude, first.longitude, str(first.time)) == ("AUM00011035", 48.2333, 16.35, "2015-01-23T12")
+    assert (first.station, first.latitude, first.longitude, str(first.time)) == (
+        "AUM00011035",
+        48.2333,
+        16.35,
+        "2015-01-23T12",
+    )
     assert len(first.levels["pressure"]) == 123
     assert first.at("temperature", 850) == pytest.approx(-1.5)
     assert first.at("height", 850) == 1441
@@ -108,11 +122,21 @@ RAOB = "station,valid,pres,hght,tmpc,dwpc,drct,sknt\n"
 
 def test_a_table_of_soundings(tmp_path):
     """Norman, Oklahoma: two of four values are there; a station nobody knows has no place."""
-    path = table(tmp_path / "raob.csv", RAOB + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n")
+    path = table(
+        tmp_path / "raob.csv",
+        RAOB
+        + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n",
+    )
     seen, notes = observations.admitted(readers.read(path), LEVELS, "raob")
-    assert dict(zip(seen.variable, seen.value, strict=True)) == {"t_850": pytest.approx(289.35), "z_850": pytest.approx(1430 * 9.80665)}
+    assert dict(zip(seen.variable, seen.value, strict=True)) == {
+        "t_850": pytest.approx(289.35),
+        "z_850": pytest.approx(1430 * 9.80665),
+    }
     assert (seen.latitude[0], seen.longitude[0]) == (35.1808, -97.4378)
-    assert notes == ["4 of 8 observations left out: not one of the prior's variables (t_850, z_850)", "2 of 4 observations left out: missing values"]
+    assert notes == [
+        "4 of 8 observations left out: not one of the prior's variables (t_850, z_850)",
+        "2 of 4 observations left out: missing values",
+    ]
 
 
 @pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not here")
@@ -134,14 +158,26 @@ def test_each_table_station_is_the_listed_one_by_its_height():
 def test_the_station_list():
     stations = read_station_list(DATA / "igra2-station-list.txt.gz")
     camborne = next(s for s in stations if s.id == "UKM00003808")
-    assert (camborne.latitude, camborne.longitude, camborne.name, camborne.first_year) == (50.2183, -5.3275, "CAMBORNE", 1949)
+    assert (camborne.latitude, camborne.longitude, camborne.name, camborne.first_year) == (
+        50.2183,
+        -5.3275,
+        "CAMBORNE",
+        1949,
+    )
     assert all(abs(s.latitude) <= 90 and abs(s.longitude) <= 360 for s in stations)
     assert not [s for s in stations if s.id.startswith("ZZV0000DBBH")]
 
 
 def test_soundings_as_observations():
-    seen, _ = observations.admitted(readers.of_soundings(read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)), LEVELS, "vienna")
-    assert dict(zip(seen.variable, seen.value, strict=True)) == {"t_850": pytest.approx(271.65), "z_850": pytest.approx(1441 * 9.80665)}
+    seen, _ = observations.admitted(
+        readers.of_soundings(read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)),
+        LEVELS,
+        "vienna",
+    )
+    assert dict(zip(seen.variable, seen.value, strict=True)) == {
+        "t_850": pytest.approx(271.65),
+        "z_850": pytest.approx(1441 * 9.80665),
+    }
 
 
 # --- tables and points --------------------------------------------------------------------------------------------------
@@ -162,21 +198,40 @@ def test_a_table_is_read_checked_and_counted(tmp_path):
     assert seen.value.tolist() == [pytest.approx(283.15), pytest.approx(282.65)]
     assert seen.sigma[0] == pytest.approx(0.3)
     assert np.isnan(seen.sigma[1])
-    assert [note.split(":")[0] for note in notes] == ["2 of 6 observations left out", "1 of 4 observations left out", "1 of 3 observations left out"]
+    assert [note.split(":")[0] for note in notes] == [
+        "2 of 6 observations left out",
+        "1 of 4 observations left out",
+        "1 of 3 observations left out",
+    ]
     assert ["missing" in notes[0], "outside" in notes[1], "second value" in notes[2]] == [True] * 3
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("station,latitude,longitude,t2m\nA,51,0,280\n", "column 't2m' has no units; write 't2m \\[K\\]'"),
+        (
+            "station,latitude,longitude,t2m\nA,51,0,280\n",
+            "column 't2m' has no units; write 't2m \\[K\\]'",
+        ),
         ("station,latitude,longitude,t2m [hPa]\nA,51,0,280\n", "'hPa' do not convert to K"),
         ("station,latitude,longitude,t2m [furlong]\nA,51,0,280\n", "'furlong' do not convert to K"),
-        ("station,latitude,longitude,t2m [K]\nA,51,0,12\nB,52,0,9\n", "said to be 'K', but its values are then 9 to 12 K"),
-        ("station,latitude,longitude,wind [m s-1]\nA,51,0,12\n", "no observation is left; 1 of 1 observations left out: not one of the prior's variables"),
-        ("station,latitude,longitude,t2m [K]\nA,10,0,280\nB,11,0,280\n", "no observation is left; 2 of 2"),
+        (
+            "station,latitude,longitude,t2m [K]\nA,51,0,12\nB,52,0,9\n",
+            "said to be 'K', but its values are then 9 to 12 K",
+        ),
+        (
+            "station,latitude,longitude,wind [m s-1]\nA,51,0,12\n",
+            "no observation is left; 1 of 1 observations left out: not one of the prior's variables",
+        ),
+        (
+            "station,latitude,longitude,t2m [K]\nA,10,0,280\nB,11,0,280\n",
+            "no observation is left; 2 of 2",
+        ),
         ("station,latitude,t2m [K]\nA,10,280\n", "has no column longitude"),
-        ("station,latitude,longitude,t2m [K]\nA,51,0,warm\n", "line 2, column 't2m \\[K\\]': expected a number, found 'warm'"),
+        (
+            "station,latitude,longitude,t2m [K]\nA,51,0,warm\n",
+            "line 2, column 't2m \\[K\\]': expected a number, found 'warm'",
+        ),
         ("station,latitude,longitude,t2m [K]\n", "holds no observation"),
         ("station,latitude,longitude,t2m [K],t2m_sigma [K]\nA,51,0,280,-1\n", "not positive"),
         ("", "has no column station, latitude, longitude"),
@@ -188,8 +243,14 @@ def test_bad_tables_are_refused(tmp_path, text, words):
 
 
 def points(path: Path, **attributes) -> Path:
-    places = {"latitude": ("obs", [51.0, 52.0, 53.0]), "longitude": ("obs", [0.0, 359.0, -3.0]), "name": ("obs", ["A", "B", "C"])}
-    xarray.Dataset(places | {"t2m": ("obs", [280.0, np.nan, 279.0], attributes or {"units": "K"})}).to_netcdf(path, engine="h5netcdf")
+    places = {
+        "latitude": ("obs", [51.0, 52.0, 53.0]),
+        "longitude": ("obs", [0.0, 359.0, -3.0]),
+        "name": ("obs", ["A", "B", "C"]),
+    }
+    xarray.Dataset(
+        places | {"t2m": ("obs", [280.0, np.nan, 279.0], attributes or {"units": "K"})}
+    ).to_netcdf(path, engine="h5netcdf")
     return path
 
 
@@ -209,10 +270,17 @@ def test_points_without_units_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("unit", "to", "value", "expected"),
     [
-        ("degC", "K", 0.0, 273.15), ("degF", "K", 212.0, 373.15), ("K", "degC", 273.15, 0.0), ("gpm", "m2 s-2", 100.0, 980.665), ("hPa", "Pa", 1.0, 100.0),
-        ("m**2 s**-2", "m2 s-2", 5.0, 5.0), ("knots", "m s-1", 1.0, 0.514444), ("g/kg", "kg kg-1", 8.0, 0.008), ("m2 s-2", "m", 9.80665, 1.0),
+        ("degC", "K", 0.0, 273.15),
+        ("degF", "K", 212.0, 373.15),
+        ("K", "degC", 273.15, 0.0),
+        ("gpm", "m2 s-2", 100.0, 980.665),
+        ("hPa", "Pa", 1.0, 100.0),
+        ("m**2 s**-2", "m2 s-2", 5.0, 5.0),
+        ("knots", "m s-1", 1.0, 0.514444),
+        ("g/kg", "kg kg-1", 8.0, 0.008),
+        ("m2 s-2", "m", 9.80665, 1.0),
     ],
-)  # fmt: skip
+)
 def test_units(unit, to, value, expected):
     a, b = conversion(unit, to, "x")
     assert a * value + b == pytest.approx(expected, rel=1e-5, abs=1e-9)
@@ -223,7 +291,12 @@ def test_units(unit, to, value, expected):
 
 def seen_at(places, values=None, sigma=0.6):
     values = np.arange(len(places), dtype=float) + 280 if values is None else values
-    return observations.observations([(f"S{i}", lat, lon, "t2m", "K", value, sigma) for i, ((lat, lon), value) in enumerate(zip(places, values, strict=True))])
+    return observations.observations(
+        [
+            (f"S{i}", lat, lon, "t2m", "K", value, sigma)
+            for i, ((lat, lon), value) in enumerate(zip(places, values, strict=True))
+        ]
+    )
 
 
 def test_thinning_averages_clusters():
@@ -238,14 +311,24 @@ def test_thinning_averages_clusters():
 
 
 def test_thinning_leaves_no_leader_near_another():
-    seen = seen_at(torch.rand(60, 2, generator=inverse.seeded("thin"), dtype=torch.float64).mul(8).add(torch.tensor([50.0, -10.0])).tolist())
+    seen = seen_at(
+        torch.rand(60, 2, generator=inverse.seeded("thin"), dtype=torch.float64)
+        .mul(8)
+        .add(torch.tensor([50.0, -10.0]))
+        .tolist()
+    )
     thin = observations.thinned(seen, 100.0)
     assert 5 < len(thin) < 60
-    assert sum(name.count("more") and int(name.split()[2]) for name in thin.station) + len(thin) == 60
+    assert (
+        sum(name.count("more") and int(name.split()[2]) for name in thin.station) + len(thin) == 60
+    )
 
 
 def test_withheld_stations_are_others():
-    seen = replace(seen_at([(51.0 + i / 10, 0.0) for i in range(20)]), station=np.array([f"S{i // 2}" for i in range(20)], dtype=object))
+    seen = replace(
+        seen_at([(51.0 + i / 10, 0.0) for i in range(20)]),
+        station=np.array([f"S{i // 2}" for i in range(20)], dtype=object),
+    )
     used, back = observations.withheld(seen, 0.3)
     assert (len(used), len(back)) == (14, 6)
     assert not set(used.station) & set(back.station)
@@ -272,4 +355,6 @@ def test_desroziers_finds_the_noise():
     background = 4 * torch.exp(-0.5 * (distance((lat, lon), (lat, lon)) / 300) ** 2)
     root = torch.linalg.cholesky(background + 1e-9 * torch.eye(20, dtype=torch.float64))
     departures = normal(3000, 20, seed=1) @ root.T + 0.7 * normal(3000, 20, seed=2)
-    assert estimated_sigma(departures, background, start=2.0, iterations=40) == pytest.approx(0.7, rel=0.05)
+    assert estimated_sigma(departures, background, start=2.0, iterations=40) == pytest.approx(
+        0.7, rel=0.05
+    )

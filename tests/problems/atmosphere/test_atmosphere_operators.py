@@ -16,17 +16,31 @@ from inverse_problems.atmosphere.operators import coarsen, combine, sample, sele
 REGION = Grid.of(np.linspace(58, 50, 9), np.linspace(-10, 2, 13))
 GLOBE = Grid.of(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))
 PLACES = torch.tensor([51.3, 57.9, 50.0, 58.0, 54.5]), torch.tensor([-9.7, 1.99, -10.0, 2.0, -3.21])
-GLOBAL_PLACES = torch.tensor([51.3, -89.0, 90.0, 0.0, 7.5]), torch.tensor([359.0, -179.9, 12.0, -1.0, 352.5])
+GLOBAL_PLACES = (
+    torch.tensor([51.3, -89.0, 90.0, 0.0, 7.5]),
+    torch.tensor([359.0, -179.9, 12.0, -1.0, 352.5]),
+)
 
 OPERATORS = {
     "coarsen 4": (lambda: coarsen(REGION, 4), (2, 9, 13)),
     "coarsen 3, globe": (lambda: coarsen(GLOBE, 3), (1, 13, 24)),
-    "coarsen, partly seen": (lambda: coarsen(REGION, 4, torch.arange(12).reshape(1, 3, 4) % 3 > 0), (1, 9, 13)),
+    "coarsen, partly seen": (
+        lambda: coarsen(REGION, 4, torch.arange(12).reshape(1, 3, 4) % 3 > 0),
+        (1, 9, 13),
+    ),
     "sample": (lambda: sample(REGION, *PLACES), (1, 9, 13)),
-    "sample, globe": (lambda: sample(GLOBE, *GLOBAL_PLACES, channels=3, channel=torch.tensor([0, 2, 1, 1, 2])), (3, 13, 24)),
+    "sample, globe": (
+        lambda: sample(GLOBE, *GLOBAL_PLACES, channels=3, channel=torch.tensor([0, 2, 1, 1, 2])),
+        (3, 13, 24),
+    ),
     "combine": (lambda: combine(normal(2, 3)), (3, 9, 13)),
     "select": (lambda: select((2, 0), 3), (3, 9, 13)),
-    "stack": (lambda: inverse.stack({"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}, (1, 9, 13)), (1, 9, 13)),
+    "stack": (
+        lambda: inverse.stack(
+            {"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}, (1, 9, 13)
+        ),
+        (1, 9, 13),
+    ),
 }
 
 
@@ -39,7 +53,10 @@ def test_adjoint(name):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_float32_and_gradients_pass_through(name):
     make, shape = OPERATORS[name]
-    operator, x = clone(make(), "cpu", torch.float32), normal(2, *shape, dtype=torch.float32).requires_grad_()
+    operator, x = (
+        clone(make(), "cpu", torch.float32),
+        normal(2, *shape, dtype=torch.float32).requires_grad_(),
+    )
     y = operator.A(x)
     v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad(y, x, v)
@@ -65,7 +82,9 @@ def test_coarsening_keeps_the_global_mean():
     areas, field = GLOBE.row_areas(), normal(1, 1, *GLOBE.shape)
     coarse = coarsen(GLOBE, 3).A(field)[0, 0]
     blocks = torch.stack([part.sum() for part in areas.split(3)])
-    assert float((coarse.mean(1) * blocks).sum()) == pytest.approx(float((field[0, 0].mean(1) * areas).sum()), abs=1e-12)
+    assert float((coarse.mean(1) * blocks).sum()) == pytest.approx(
+        float((field[0, 0].mean(1) * areas).sum()), abs=1e-12
+    )
 
 
 def test_areas_add_up_to_the_sphere():
@@ -76,7 +95,9 @@ def test_areas_add_up_to_the_sphere():
 def test_partly_seen_blocks_are_those_of_the_whole():
     seen = torch.rand(1, 3, 4, generator=inverse.seeded("seen")) > 0.4
     field = normal(2, 1, *REGION.shape)
-    assert torch.equal(coarsen(REGION, 4, seen).A(field)[:, 0, 0], coarsen(REGION, 4).A(field)[:, seen])
+    assert torch.equal(
+        coarsen(REGION, 4, seen).A(field)[:, 0, 0], coarsen(REGION, 4).A(field)[:, seen]
+    )
 
 
 @pytest.mark.parametrize("factor", [0, 10])
@@ -92,39 +113,61 @@ def test_sampling_is_exact_for_what_is_bilinear():
     lat, lon = (torch.tensor(c, dtype=torch.float64) for c in (REGION.latitudes, REGION.longitudes))
     field = (1 + lat[:, None]) * (2 - 0.3 * lon)
     at, on = (p.double() for p in PLACES)
-    torch.testing.assert_close(sample(REGION, *PLACES).A(field[None, None])[0, 0, 0], (1 + at) * (2 - 0.3 * on), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        sample(REGION, *PLACES).A(field[None, None])[0, 0, 0],
+        (1 + at) * (2 - 0.3 * on),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_sampling_at_grid_points_returns_them():
-    field, lat, lon = normal(1, 1, *GLOBE.shape), torch.tensor(GLOBE.latitudes), torch.tensor(GLOBE.longitudes)
+    field, lat, lon = (
+        normal(1, 1, *GLOBE.shape),
+        torch.tensor(GLOBE.latitudes),
+        torch.tensor(GLOBE.longitudes),
+    )
     places = lat.repeat_interleave(len(lon)), lon.repeat(len(lat))
-    torch.testing.assert_close(sample(GLOBE, *places).A(field).flatten(), field.flatten(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        sample(GLOBE, *places).A(field).flatten(), field.flatten(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("turn", [-360.0, 0.0, 360.0])
 def test_longitude_is_modulo_360(turn):
     field, (lat, lon) = normal(1, 1, *GLOBE.shape), GLOBAL_PLACES
     expected = sample(GLOBE, lat.double(), lon.double()).A(field)
-    torch.testing.assert_close(sample(GLOBE, lat.double(), lon.double() + turn).A(field), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        sample(GLOBE, lat.double(), lon.double() + turn).A(field), expected, rtol=0, atol=1e-9
+    )
 
 
 def test_the_meridian_is_no_border():
     """Between 345 and 360 degrees the right neighbour is the first column."""
     field = torch.zeros(1, 1, *GLOBE.shape, dtype=torch.float64)
     field[..., 0], field[..., -1] = 4.0, 1.0
-    assert float(sample(GLOBE, torch.tensor([10.0]), torch.tensor([355.0])).A(field)) == pytest.approx(1 + 2 / 3 * 3)
+    assert float(
+        sample(GLOBE, torch.tensor([10.0]), torch.tensor([355.0])).A(field)
+    ) == pytest.approx(1 + 2 / 3 * 3)
 
 
 def test_rolling_longitude_rolls_what_is_seen():
     field, (lat, lon) = normal(1, 1, *GLOBE.shape), GLOBAL_PLACES
     moved = sample(GLOBE, lat, lon.double() + 45).A(field.roll(3, -1))
     torch.testing.assert_close(moved, sample(GLOBE, lat, lon.double()).A(field), rtol=0, atol=1e-9)
-    torch.testing.assert_close(coarsen(GLOBE, 3).A(field.roll(6, -1)), coarsen(GLOBE, 3).A(field).roll(2, -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        coarsen(GLOBE, 3).A(field.roll(6, -1)),
+        coarsen(GLOBE, 3).A(field).roll(2, -1),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_descending_and_ascending_latitudes_see_the_same():
     field, up = normal(1, 1, *REGION.shape), Grid(REGION.latitudes[::-1], REGION.longitudes)
-    torch.testing.assert_close(sample(up, *PLACES).A(field.flip(-2)), sample(REGION, *PLACES).A(field), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        sample(up, *PLACES).A(field.flip(-2)), sample(REGION, *PLACES).A(field), rtol=0, atol=1e-12
+    )
 
 
 def test_places_outside_are_counted():
@@ -138,7 +181,12 @@ def test_places_outside_are_counted():
 def test_longitudes_that_jump_are_unrolled():
     grid = Grid.of([1.0, 0.0], [350.0, 355.0, 0.0, 5.0])
     assert grid.longitudes == (350.0, 355.0, 360.0, 365.0)
-    assert Grid.of([1.0, 0.0], [170.0, 175.0, -180.0, -175.0]).longitudes == (170.0, 175.0, 180.0, 185.0)
+    assert Grid.of([1.0, 0.0], [170.0, 175.0, -180.0, -175.0]).longitudes == (
+        170.0,
+        175.0,
+        180.0,
+        185.0,
+    )
 
 
 @pytest.mark.parametrize("lat", [[1.0, 1.0], [95.0, 0.0], [0.0, float("nan")], [0.0]])
@@ -157,8 +205,13 @@ def test_conform_reverses_rows_and_rolls_columns():
 
 
 def test_distance_on_the_sphere():
-    quarter = distance((torch.tensor([0.0, 90.0]), torch.tensor([0.0, 0.0])), (torch.tensor([0.0]), torch.tensor([90.0])))
-    torch.testing.assert_close(quarter, torch.full((2, 1), 6371 * torch.pi / 2, dtype=torch.float64))
+    quarter = distance(
+        (torch.tensor([0.0, 90.0]), torch.tensor([0.0, 0.0])),
+        (torch.tensor([0.0]), torch.tensor([90.0])),
+    )
+    torch.testing.assert_close(
+        quarter, torch.full((2, 1), 6371 * torch.pi / 2, dtype=torch.float64)
+    )
 
 
 # --- stacking -----------------------------------------------------------------------------------------------------------
@@ -169,11 +222,18 @@ def test_a_stack_is_its_parts_one_after_the_other():
     shape = (1, *REGION.shape)
     stacked = inverse.stack(parts, shape)
     assert stacked.modalities == {"coarse": slice(0, 12), "stations": slice(12, 17)}
-    torch.testing.assert_close(dense(stacked, shape), torch.cat([dense(part, shape) for part in parts.values()]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        dense(stacked, shape),
+        torch.cat([dense(part, shape) for part in parts.values()]),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_stacked_noise_lays_levels_out():
-    stacked = inverse.stack({"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}, (1, *REGION.shape))
+    stacked = inverse.stack(
+        {"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}, (1, *REGION.shape)
+    )
     noise = inverse.stacked_noise(stacked, {"stations": torch.arange(1.0, 6.0), "coarse": 0.5})
     assert noise.sigma.flatten().tolist() == [0.5] * 12 + [1.0, 2.0, 3.0, 4.0, 5.0]
     with pytest.raises(OptionError, match="stations must be both"):

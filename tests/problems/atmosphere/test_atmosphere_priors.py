@@ -18,7 +18,12 @@ from inverse_problems.atmosphere.dataset import Fields, load_fields
 from inverse_problems.atmosphere.domain import domain_of
 from inverse_problems.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse_problems.atmosphere.grid import Grid, distance
-from inverse_problems.atmosphere.training import check_disjoint, error_ratio, field_table, train_field_prior
+from inverse_problems.atmosphere.training import (
+    check_disjoint,
+    error_ratio,
+    field_table,
+    train_field_prior,
+)
 from inverse_problems.atmosphere.trajectory import TrajectoryPrior
 from inverse_problems.atmosphere.zonal import fit_zonal
 
@@ -32,9 +37,13 @@ TINY = UNetConfig(1, (8, 16), (1, 1), 16)
 
 def smooth(count, seed=0):
     """Fields (count, 1, 7, 9) around 280 K with a covariance that decays with distance."""
-    lat, lon = torch.meshgrid(torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij")
+    lat, lon = torch.meshgrid(
+        torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij"
+    )
     km = distance((lat.flatten(), lon.flatten()), (lat.flatten(), lon.flatten()))
-    root = torch.linalg.cholesky(4 * torch.exp(-km / 100) + 1e-6 * torch.eye(63, dtype=torch.float64))
+    root = torch.linalg.cholesky(
+        4 * torch.exp(-km / 100) + 1e-6 * torch.eye(63, dtype=torch.float64)
+    )
     white = torch.randn(count, 63, generator=inverse.seeded("fields", seed), dtype=torch.float64)
     return (280 + white @ root.T).reshape(count, 1, 7, 9)
 
@@ -46,8 +55,15 @@ def file(tmp_path):
     values[4, 2, 3] = np.nan
     times = np.datetime64("2019-03-01T00", "ns") + np.arange(18) * np.timedelta64(8, "h")
     data = xarray.Dataset(
-        {"t2m": (("time", "latitude", "longitude"), values, {"units": "K"}), "bare": (("time", "latitude", "longitude"), values)},
-        {"time": times, "latitude": np.array(GRID.latitudes), "longitude": np.array(GRID.longitudes)},
+        {
+            "t2m": (("time", "latitude", "longitude"), values, {"units": "K"}),
+            "bare": (("time", "latitude", "longitude"), values),
+        },
+        {
+            "time": times,
+            "latitude": np.array(GRID.latitudes),
+            "longitude": np.array(GRID.longitudes),
+        },
         {"source": "made up"},
     )
     data.to_netcdf(tmp_path / "fields.nc", engine="h5netcdf")
@@ -57,11 +73,16 @@ def file(tmp_path):
 @pytest.fixture(scope="module")
 def law():
     fields = smooth(40)
-    return fit_gaussian(fields, smooth(10, 1), GRID, rank=20, tapers=(100.0, 200.0), shift=280.0, scale=2.0).law
+    return fit_gaussian(
+        fields, smooth(10, 1), GRID, rank=20, tapers=(100.0, 200.0), shift=280.0, scale=2.0
+    ).law
 
 
 def test_a_period_takes_whole_days_and_periods_that_touch_in_time_are_refused(file):
-    parts = [load_fields(file, ["t2m"], period) for period in ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06")]
+    parts = [
+        load_fields(file, ["t2m"], period)
+        for period in ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06")
+    ]
     assert [len(part) for part in parts] == [8, 6, 3]  # nine fields in three days, one with a gap
     assert [part.skipped for part in parts] == [1, 0, 0]
     assert parts[0].period == ("2019-03-01T00:00", "2019-03-03T16:00")
@@ -72,7 +93,9 @@ def test_a_period_takes_whole_days_and_periods_that_touch_in_time_are_refused(fi
 
 def test_fields_keep_their_values_grid_and_names(file):
     fields = load_fields(file, ["t2m"], "2019-03-02/2019-03-02")
-    np.testing.assert_array_equal(fields.values[0, 0], smooth(18)[3, 0].float())  # the fourth; the fifth has the gap
+    np.testing.assert_array_equal(
+        fields.values[0, 0], smooth(18)[3, 0].float()
+    )  # the fourth; the fifth has the gap
     assert (fields.channels, fields.units, fields.source) == (("t2m",), ("K",), "made up")
     assert fields.grid == GRID
 
@@ -80,11 +103,16 @@ def test_fields_keep_their_values_grid_and_names(file):
 def test_levels_become_channels_and_members_become_samples(tmp_path):
     values = np.arange(2 * 3 * 2 * 7 * 9, dtype=np.float32).reshape(2, 3, 2, 7, 9)
     values[1, 2, 0, 0, 0] = np.nan
-    coordinates = {"level": ("level", [850.0, 500.0]), "latitude": np.array(GRID.latitudes), "longitude": np.array(GRID.longitudes)}
+    coordinates = {
+        "level": ("level", [850.0, 500.0]),
+        "latitude": np.array(GRID.latitudes),
+        "longitude": np.array(GRID.longitudes),
+    }
     axes = ("number", "time", "level", "latitude", "longitude")
-    xarray.Dataset({"z": (axes, values, {"units": "m2 s-2"}), "t": (axes, -values, {"units": "K"})}, coordinates).to_netcdf(
-        tmp_path / "m.nc", engine="h5netcdf"
-    )
+    xarray.Dataset(
+        {"z": (axes, values, {"units": "m2 s-2"}), "t": (axes, -values, {"units": "K"})},
+        coordinates,
+    ).to_netcdf(tmp_path / "m.nc", engine="h5netcdf")
     fields = load_fields(tmp_path / "m.nc", ["z", "t"])
     assert fields.channels == ("z_850", "z_500", "t_850", "t_500")
     assert (len(fields), fields.skipped) == (5, 1)
@@ -111,21 +139,37 @@ def test_the_taper_is_a_correlation():
     assert near == pytest.approx(5 / 24, abs=1e-4)  # 1 - 5/3 + 5/8 + 1/2 - 1/4
     assert far == pytest.approx(near, abs=1e-5)
     assert float(gaspari_cohn(torch.tensor(200.0), 100.0)) == 0
-    lat, lon = torch.meshgrid(torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij")
+    lat, lon = torch.meshgrid(
+        torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij"
+    )
     km = distance((lat.flatten(), lon.flatten()), (lat.flatten(), lon.flatten()))
     assert float(torch.linalg.eigvalsh(gaspari_cohn(km, 150.0))[0]) > -1e-10
 
 
 def test_the_gaussian_is_the_tapered_sample_covariance_and_its_denoiser_the_dense_one():
     fields = smooth(40)
-    fitted = fit_gaussian(fields, smooth(10, 1), GRID, rank=62, tapers=(150.0,), inflations=(1.25,), shift=280.0, scale=2.0)
-    lat, lon = torch.meshgrid(torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij")
+    fitted = fit_gaussian(
+        fields,
+        smooth(10, 1),
+        GRID,
+        rank=62,
+        tapers=(150.0,),
+        inflations=(1.25,),
+        shift=280.0,
+        scale=2.0,
+    )
+    lat, lon = torch.meshgrid(
+        torch.tensor(GRID.latitudes), torch.tensor(GRID.longitudes), indexing="ij"
+    )
     km = distance((lat.flatten(), lon.flatten()), (lat.flatten(), lon.flatten()))
     x = (fields.flatten(1) - 280) / 2
     covariance = 1.25 * torch.from_numpy(np.cov(x.numpy().T, bias=True)) * gaspari_cohn(km, 150.0)
     torch.testing.assert_close(fitted.law.covariance, covariance, rtol=1e-9, atol=1e-9)
     dense = GaussianPrior(x.mean(0).reshape(1, 7, 9), covariance, shift=280.0, scale=2.0)
-    noisy, sigma = torch.randn(3, 1, 7, 9, generator=inverse.seeded(0), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    noisy, sigma = (
+        torch.randn(3, 1, 7, 9, generator=inverse.seeded(0), dtype=torch.float64),
+        torch.tensor(0.7, dtype=torch.float64),
+    )
     torch.testing.assert_close(fitted.law(noisy, sigma), dense(noisy, sigma))
     expected = float(dense.log_density((smooth(10, 1) - 280) / 2).mean()) / 63
     assert fitted.held_out == pytest.approx(expected, rel=1e-9)
@@ -133,14 +177,26 @@ def test_the_gaussian_is_the_tapered_sample_covariance_and_its_denoiser_the_dens
 
 def test_the_taper_and_inflation_are_those_of_the_most_probable_held_out_fields():
     fields, other = smooth(40), smooth(30, 1)
-    best = fit_gaussian(fields, other, GRID, rank=40, tapers=(50.0, 150.0, 5000.0), inflations=(0.5, 1.0, 2.0), shift=280.0)
+    best = fit_gaussian(
+        fields,
+        other,
+        GRID,
+        rank=40,
+        tapers=(50.0, 150.0, 5000.0),
+        inflations=(0.5, 1.0, 2.0),
+        shift=280.0,
+    )
     each = {
-        (t, i): fit_gaussian(fields, other, GRID, rank=40, tapers=(t,), inflations=(i,), shift=280.0).held_out
+        (t, i): fit_gaussian(
+            fields, other, GRID, rank=40, tapers=(t,), inflations=(i,), shift=280.0
+        ).held_out
         for t in (50.0, 150.0, 5000.0)
         for i in (0.5, 1.0, 2.0)
     }
     assert each[best.taper, best.inflation] == max(each.values()) == pytest.approx(best.held_out)
-    assert best.taper == 150.0  # 40 fields do not say what is 5000 km apart, and 50 km forgets the correlation that is there
+    assert (
+        best.taper == 150.0
+    )  # 40 fields do not say what is 5000 km apart, and 50 km forgets the correlation that is there
 
 
 def test_standardisation_goes_there_and_back(law):
@@ -158,7 +214,11 @@ def test_an_untrained_correction_is_the_gaussian_and_its_scales_are_traces(law):
     C, eye = prior.law.covariance, torch.eye(63, dtype=torch.float64)
     for s, e, g, r in zip(sigma, *prior.scales(sigma), strict=True):
         inverse_total = torch.linalg.inv(C + s**2 * eye)
-        for found, dense in ((e, s**2 * C @ inverse_total), (g, C @ C @ inverse_total), (r, s**4 * inverse_total)):
+        for found, dense in (
+            (e, s**2 * C @ inverse_total),
+            (g, C @ C @ inverse_total),
+            (r, s**4 * inverse_total),
+        ):
             assert float(found) == pytest.approx(float((dense.trace() / 63).sqrt()), rel=1e-6)
     assert float(prior.statics.std()) == pytest.approx(1.0, abs=0.02)
     start = gaussian_of(prior, (1, 7, 9))
@@ -182,11 +242,16 @@ def test_a_network_around_the_globe_turns_with_its_input():
         network = UNet(config).double()
         for parameter in network.parameters():
             parameter.data.normal_(0, 0.1)
-    x, level = torch.randn(2, 2, 11, 24, generator=inverse.seeded(0), dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    x, level = (
+        torch.randn(2, 2, 11, 24, generator=inverse.seeded(0), dtype=torch.float64),
+        torch.zeros(2, dtype=torch.float64),
+    )
     there = network(x, level).detach()
     for turn in (4, 12):
         torch.testing.assert_close(network(x.roll(turn, -1), level), there.roll(turn, -1))
-    assert float((network(x.roll(4, -2), level).detach() - there.roll(4, -2)).abs().max()) > 1e-3  # but not over the poles
+    assert (
+        float((network(x.roll(4, -2), level).detach() - there.roll(4, -2)).abs().max()) > 1e-3
+    )  # but not over the poles
     with pytest.raises(OptionError, match="multiple of 4 columns"):
         network(x[..., :22], level)
 
@@ -196,10 +261,21 @@ def test_blended_fields_keep_mean_and_covariance():
     x = fields.batch(20000, inverse.seeded("blend"), mix=1.0).double().flatten(1)
     expected = torch.from_numpy(np.cov(fields.values.flatten(1).numpy().T, bias=True))
     assert float((x.mean(0) - fields.values.flatten(1).mean(0)).abs().max()) < 5 * 2 / 20000**0.5
-    assert float((torch.from_numpy(np.cov(x.numpy().T)) - expected).abs().max()) < 5 * float(expected.max()) * (2 / 20000) ** 0.5
+    assert (
+        float((torch.from_numpy(np.cov(x.numpy().T)) - expected).abs().max())
+        < 5 * float(expected.max()) * (2 / 20000) ** 0.5
+    )
     known = {tuple(row) for row in fields.values.flatten(1).tolist()}
-    assert all(tuple(row) not in known for row in fields.batch(20, inverse.seeded(1), mix=1.0).flatten(1).tolist())
-    torch.testing.assert_close(min((fields.values - fields.batch(1, inverse.seeded(2))).abs().amax((1, 2, 3))), torch.tensor(0.0), rtol=0, atol=1e-4)
+    assert all(
+        tuple(row) not in known
+        for row in fields.batch(20, inverse.seeded(1), mix=1.0).flatten(1).tolist()
+    )
+    torch.testing.assert_close(
+        min((fields.values - fields.batch(1, inverse.seeded(2))).abs().amax((1, 2, 3))),
+        torch.tensor(0.0),
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("steps", [0, 60])
@@ -211,8 +287,21 @@ def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
     two.to_netcdf(tmp_path / "two.nc", engine="h5netcdf")
     out = tmp_path / "mine.safetensors"
     periods = ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06")
-    config = TrainConfig(steps=steps, batch=8, warmup=5, learning_rate=5e-3, network=TINY) if steps else None
-    assert train_field_prior(tmp_path / "two.nc", ["t2m"], periods, out, 5, config, "cpu", {"licence": "mine", "limits": "made up"})
+    config = (
+        TrainConfig(steps=steps, batch=8, warmup=5, learning_rate=5e-3, network=TINY)
+        if steps
+        else None
+    )
+    assert train_field_prior(
+        tmp_path / "two.nc",
+        ["t2m"],
+        periods,
+        out,
+        5,
+        config,
+        "cpu",
+        {"licence": "mine", "limits": "made up"},
+    )
     card, prior = json.loads(out.with_suffix(".json").read_text()), load_prior(out)
     assert isinstance(prior, CorrectedPrior if steps else LowRankPrior)
     assert domain_of(prior).grid == GRID
@@ -227,7 +316,9 @@ def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
         assert again == pytest.approx(card["denoising"]["validation_ratio"], abs=2e-3)
     save_prior(prior, tmp_path / "again.safetensors", licence="mine")
     x, sigma = prior.encode(smooth(2, 5).float()), torch.tensor([0.3, 3.0])
-    torch.testing.assert_close(load_prior(tmp_path / "again.safetensors")(x, sigma), prior(x, sigma), rtol=0, atol=2e-3)  # weights in half precision
+    torch.testing.assert_close(
+        load_prior(tmp_path / "again.safetensors")(x, sigma), prior(x, sigma), rtol=0, atol=2e-3
+    )  # weights in half precision
 
 
 @pytest.mark.parametrize("steps", [0, 40])
@@ -236,14 +327,48 @@ def test_train_writes_a_prior_of_trajectories_that_loads(tmp_path, steps):
     noise, fields = smooth(36, 7)[:, 0].numpy() - 280, []
     for i in range(36):
         fields.append(noise[i] if i % 6 == 0 else 0.8 * fields[-1] + 0.6 * noise[i])
-    times = np.array([np.datetime64("2019-03-01", "ns") + np.timedelta64(24 * (i // 6) + i % 6, "h") for i in range(36)])
-    where = {"time": times, "latitude": np.array(GRID.latitudes), "longitude": np.array(GRID.longitudes)}
-    data = xarray.Dataset({"t2m": (("time", "latitude", "longitude"), 280 + np.float32(fields), {"units": "K"})}, where)
+    times = np.array(
+        [
+            np.datetime64("2019-03-01", "ns") + np.timedelta64(24 * (i // 6) + i % 6, "h")
+            for i in range(36)
+        ]
+    )
+    where = {
+        "time": times,
+        "latitude": np.array(GRID.latitudes),
+        "longitude": np.array(GRID.longitudes),
+    }
+    data = xarray.Dataset(
+        {"t2m": (("time", "latitude", "longitude"), 280 + np.float32(fields), {"units": "K"})},
+        where,
+    )
     data.to_netcdf(tmp_path / "hourly.nc", engine="h5netcdf")
-    periods, out = ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06"), tmp_path / "mine.safetensors"
-    assert load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(3).values.shape == (12, 3, 7, 9)
-    config = TrainConfig(steps=steps, batch=4, warmup=5, learning_rate=2e-3, network=TINY) if steps else None
-    assert train_field_prior(tmp_path / "hourly.nc", ["t2m"], periods, out, 5, config, "cpu", {"licence": "mine", "limits": "made up"}, hours=3)
+    periods, out = (
+        ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06"),
+        tmp_path / "mine.safetensors",
+    )
+    assert load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(3).values.shape == (
+        12,
+        3,
+        7,
+        9,
+    )
+    config = (
+        TrainConfig(steps=steps, batch=4, warmup=5, learning_rate=2e-3, network=TINY)
+        if steps
+        else None
+    )
+    assert train_field_prior(
+        tmp_path / "hourly.nc",
+        ["t2m"],
+        periods,
+        out,
+        5,
+        config,
+        "cpu",
+        {"licence": "mine", "limits": "made up"},
+        hours=3,
+    )
     prior = load_prior(out)
     law = prior.law if steps else prior
     assert isinstance(law, TrajectoryPrior)
@@ -260,7 +385,9 @@ GLOBE = Grid(tuple(np.linspace(90, -90, 7)), tuple(np.arange(0, 360, 45.0)))
 
 def globe(count, seed=0):
     """Fields (count, 2, 7, 8) that do not know where longitudes begin, the channels correlated, constant along the pole rows."""
-    waves = torch.randn(count, 2, 7, 8, generator=inverse.seeded("globe", seed), dtype=torch.float64)
+    waves = torch.randn(
+        count, 2, 7, 8, generator=inverse.seeded("globe", seed), dtype=torch.float64
+    )
     waves = torch.fft.irfft(torch.fft.rfft(waves) / (1 + torch.arange(5)), n=8)
     waves[:, 1] += waves[:, 0] + 0.5 * waves[:, 0].roll(1, -1)
     waves[..., [0, -1], :] = waves[..., [0, -1], :].mean(-1, keepdim=True)
@@ -269,21 +396,31 @@ def globe(count, seed=0):
 
 def test_the_zonal_covariance_is_that_of_all_turns_of_the_fields():
     fields = globe(60)
-    law = fit_zonal(fields, GLOBE, rank=10, taper=1e9, smooth=0.0, scale=2.0)  # of 14, or 10 where the poles do not vary
+    law = fit_zonal(
+        fields, GLOBE, rank=10, taper=1e9, smooth=0.0, scale=2.0
+    )  # of 14, or 10 where the poles do not vary
     turned = torch.cat([fields.roll(k, -1) for k in range(8)])
     anomaly = ((turned - fields.mean((0, 3))[..., None]) / 2).flatten(1)
     dense = anomaly.T @ anomaly / len(anomaly)
     assert float(law.covariance.trace()) == pytest.approx(float(dense.trace()), rel=1e-9)
     assert law.deviation**2 == pytest.approx(float(dense.trace()) / 112, rel=1e-9)
-    keep = torch.fft.rfft(torch.eye(8, dtype=torch.float64), norm="ortho")[:, 1:]  # waves 1 to 4 are kept whole, of the zonal mean 10 in 14
+    keep = torch.fft.rfft(torch.eye(8, dtype=torch.float64), norm="ortho")[
+        :, 1:
+    ]  # waves 1 to 4 are kept whole, of the zonal mean 10 in 14
     turn = torch.kron(torch.eye(14, dtype=torch.complex128), keep)
-    torch.testing.assert_close(turn.mH @ law.covariance.to(turn.dtype) @ turn, turn.mH @ dense.to(turn.dtype) @ turn)
+    torch.testing.assert_close(
+        turn.mH @ law.covariance.to(turn.dtype) @ turn, turn.mH @ dense.to(turn.dtype) @ turn
+    )
 
 
 def test_the_zonal_law_is_the_dense_one_turns_with_the_globe_and_is_constant_at_the_poles():
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     dense = GaussianPrior(law.mean, law.covariance)
-    x, sigma = law.encode(globe(3, 1)) + 0.3 * torch.randn(3, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    x, sigma = (
+        law.encode(globe(3, 1))
+        + 0.3 * torch.randn(3, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64),
+        torch.tensor(0.4, dtype=torch.float64),
+    )
     torch.testing.assert_close(law(x, sigma), dense(x, sigma))
     torch.testing.assert_close(law.log_density(x, 0.4), dense.log_density(x, 0.4))
     torch.testing.assert_close(law(x.roll(3, -1), sigma), law(x, sigma).roll(3, -1))
@@ -299,8 +436,12 @@ def test_a_zonal_prior_is_saved_and_loaded(tmp_path):
     loaded = load_prior(tmp_path / "zonal.safetensors")
     torch.testing.assert_close(loaded.decode(loaded.mean), law.decode(law.mean).float())
     x = torch.randn(2, 2, 7, 8, generator=inverse.seeded(0))
-    torch.testing.assert_close(loaded.double()(x.double(), torch.tensor(0.4)).float(), loaded.float()(x, torch.tensor(0.4)))
-    torch.testing.assert_close(loaded(x, torch.tensor(0.4)), law(x.double(), torch.tensor(0.4)).float(), rtol=0, atol=3e-3)
+    torch.testing.assert_close(
+        loaded.double()(x.double(), torch.tensor(0.4)).float(), loaded.float()(x, torch.tensor(0.4))
+    )
+    torch.testing.assert_close(
+        loaded(x, torch.tensor(0.4)), law(x.double(), torch.tensor(0.4)).float(), rtol=0, atol=3e-3
+    )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -309,15 +450,27 @@ def test_shipped_cards_say_what_where_when_and_whose(name):
     assert (cards()[name].with_name(card.file)).stat().st_size < 5 * 2**20
     assert "Copernicus" in card.licence
     assert card.limits
-    assert {"variables", "units", "latitudes", "longitudes", "period", "validation", "test"} <= set(card.extra)
+    assert {"variables", "units", "latitudes", "longitudes", "period", "validation", "test"} <= set(
+        card.extra
+    )
     period, validation, test = (card.extra[key] for key in ("period", "validation", "test"))
     assert period[1] < validation[0] <= validation[1] < test[0]
     prior = load_prior(name)
     assert domain_of(prior).shape == tuple(prior.shape)
     mean = prior.decode(prior.law.mean if isinstance(prior, CorrectedPrior) else prior.mean)
-    bounds = {"t2m": (270, 290), "z_850": (110, 170), "z_500": (480, 600), "t_850": (235, 300), "t_500": (220, 275)}
-    for channel, variable in zip(mean, domain_of(prior).variables * domain_of(prior).hours, strict=True):
-        assert bounds[variable][0] < float(channel.min()) < float(channel.max()) < bounds[variable][1]
+    bounds = {
+        "t2m": (270, 290),
+        "z_850": (110, 170),
+        "z_500": (480, 600),
+        "t_850": (235, 300),
+        "t_500": (220, 275),
+    }
+    for channel, variable in zip(
+        mean, domain_of(prior).variables * domain_of(prior).hours, strict=True
+    ):
+        assert (
+            bounds[variable][0] < float(channel.min()) < float(channel.max()) < bounds[variable][1]
+        )
 
 
 def test_shipped_priors_are_found():
@@ -329,13 +482,19 @@ def test_a_correction_of_a_zonal_law(tmp_path):
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     prior = CorrectedPrior(law, UNetConfig(1, (8,), (1,), 16)).double()
     prior.law.double()
-    x, sigma = law.encode(globe(2, 1)) + 0.3 * torch.randn(2, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64), torch.tensor([0.1, 0.8]).double()
+    x, sigma = (
+        law.encode(globe(2, 1))
+        + 0.3 * torch.randn(2, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64),
+        torch.tensor([0.1, 0.8]).double(),
+    )
     torch.testing.assert_close(prior(x, sigma), prior.law(x, sigma))
     C = prior.law.covariance
     for s, e in zip(sigma, prior.scales(sigma)[0], strict=True):
         dense = s**2 * C @ torch.linalg.inv(C + s**2 * torch.eye(112, dtype=torch.float64))
         assert float(e) == pytest.approx(float((dense.trace() / 112).sqrt()), rel=1e-6)
-    torch.testing.assert_close(prior.law.spread.flatten(), C.diagonal().sqrt(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        prior.law.spread.flatten(), C.diagonal().sqrt(), rtol=1e-5, atol=1e-7
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for parameter in prior.network.parameters():
@@ -345,5 +504,12 @@ def test_a_correction_of_a_zonal_law(tmp_path):
     assert float(there[..., [0, -1], :].std(-1).max()) < 1e-12
     torch.testing.assert_close(prior(x.roll(4, -1), sigma).detach(), there.roll(4, -1))
     save_prior(prior.float(), tmp_path / "zt.safetensors")
-    torch.testing.assert_close(load_prior(tmp_path / "zt.safetensors")(x.float(), sigma.float()), there.float(), rtol=0, atol=2e-2)
-    torch.testing.assert_close(load_prior(tmp_path / "zt.safetensors").decode(x.float()), law.decode(x).float())
+    torch.testing.assert_close(
+        load_prior(tmp_path / "zt.safetensors")(x.float(), sigma.float()),
+        there.float(),
+        rtol=0,
+        atol=2e-2,
+    )
+    torch.testing.assert_close(
+        load_prior(tmp_path / "zt.safetensors").decode(x.float()), law.decode(x).float()
+    )

@@ -21,7 +21,14 @@ def hour(n=12, r=4, seed=0):
     generator = inverse.seeded("hour", seed)
     basis, _ = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=F64))
     mean = torch.randn(1, 3, n // 3, generator=generator, dtype=F64)
-    return LowRankPrior(mean, basis, torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=F64), torch.tensor(0.2, dtype=F64), shift=280.0, scale=2.0)
+    return LowRankPrior(
+        mean,
+        basis,
+        torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=F64),
+        torch.tensor(0.2, dtype=F64),
+        shift=280.0,
+        scale=2.0,
+    )
 
 
 RHO = torch.tensor([0.95, 0.9, 0.7, 0.5, 0.3], dtype=F64)
@@ -31,9 +38,15 @@ def dense(law):
     """Mean and covariance, written out."""
     one, hours = law.hour, law.hours
     lag = (torch.arange(hours)[:, None] - torch.arange(hours)).abs()
-    projections = [*[torch.outer(q, q) for q in one.basis.T], torch.eye(12, dtype=F64) - one.basis @ one.basis.T]
+    projections = [
+        *[torch.outer(q, q) for q in one.basis.T],
+        torch.eye(12, dtype=F64) - one.basis @ one.basis.T,
+    ]
     levels = torch.cat([one.variances, one.floor[None]])
-    C = sum(torch.kron(v * rho**lag, P) for v, rho, P in zip(levels, law.persistence, projections, strict=True))
+    C = sum(
+        torch.kron(v * rho**lag, P)
+        for v, rho, P in zip(levels, law.persistence, projections, strict=True)
+    )
     return GaussianPrior(one.mean.repeat(hours, 1, 1), C)
 
 
@@ -50,8 +63,12 @@ def test_the_trajectory_is_the_dense_gaussian(hours):
     torch.testing.assert_close(law.spread.flatten(), other.covariance.diagonal().sqrt())
     values, share = law.eigenvalues
     assert float(share.sum()) == pytest.approx(1)
-    assert float((values * share).sum()) == pytest.approx(float(other.covariance.trace()) / len(other.covariance))
-    half = law.spectral(torch.eye(12 * hours, dtype=F64).reshape(-1, *law.mean.shape), torch.sqrt).flatten(1)
+    assert float((values * share).sum()) == pytest.approx(
+        float(other.covariance.trace()) / len(other.covariance)
+    )
+    half = law.spectral(
+        torch.eye(12 * hours, dtype=F64).reshape(-1, *law.mean.shape), torch.sqrt
+    ).flatten(1)
     torch.testing.assert_close(half @ half, other.covariance)
 
 
@@ -87,7 +104,9 @@ def smoothed(law, H, sigma, y):
         m, P = m + gain @ (seen - H @ m), P - gain @ H @ P
         kept.append((ahead, (m, P)))
     means, variances = [m], [P.diagonal()]
-    for (ahead_m, ahead_P), (own_m, own_P) in zip([k[0] for k in kept[:0:-1]], [k[1] for k in kept[-2::-1]], strict=True):
+    for (ahead_m, ahead_P), (own_m, own_P) in zip(
+        [k[0] for k in kept[:0:-1]], [k[1] for k in kept[-2::-1]], strict=True
+    ):
         G = torch.linalg.solve(ahead_P, F @ own_P).T
         m, P = own_m + G @ (m - ahead_m), own_P + G @ (P - ahead_P) @ G.T
         means, variances = [m, *means], [P.diagonal(), *variances]
@@ -104,8 +123,12 @@ def measured(law, sigma=0.4, seed=3):
     def seen(x):
         return (x.flatten(2) @ H.T)[:, None]
 
-    y = seen.A(truth) + sigma * torch.randn(1, 1, hours, 4, generator=inverse.seeded("noise", seed), dtype=F64)
-    posterior = inverse.Posterior(law, seen, y, inverse.GaussianNoise(sigma), shape=tuple(law.shape), dtype=F64)
+    y = seen.A(truth) + sigma * torch.randn(
+        1, 1, hours, 4, generator=inverse.seeded("noise", seed), dtype=F64
+    )
+    posterior = inverse.Posterior(
+        law, seen, y, inverse.GaussianNoise(sigma), shape=tuple(law.shape), dtype=F64
+    )
     answer = smoothed(law, H * law.scale, sigma, (y[0, 0] - law.decode(law.mean).flatten(1) @ H.T))
     return posterior, answer
 
@@ -114,7 +137,9 @@ def test_draws_given_the_measurements_of_all_hours_are_the_kalman_smoothers():
     """Four standard errors of 1000 draws: mean and variance of each entry, and no hour left out."""
     law = TrajectoryPrior(hour(), RHO, 6)
     posterior, (mean, variance) = measured(law)
-    x = analytic_start(posterior.rows(1000), 0.0, inverse.seeding.SharedStream(inverse.seeded("draws"), 1000))
+    x = analytic_start(
+        posterior.rows(1000), 0.0, inverse.seeding.SharedStream(inverse.seeded("draws"), 1000)
+    )
     x = (x - law.mean).flatten(2)
     assert float(((x.mean(0) - mean).abs() / (variance / 1000).sqrt()).max()) < 4
     assert float((x.var(0) / variance - 1).abs().max()) < 4 * (2 / 1000) ** 0.5
@@ -132,13 +157,18 @@ def test_mmps_over_a_trajectory_is_the_kalman_smoother():
 def test_a_window_of_the_whole_trajectory_is_the_trajectory():
     law = TrajectoryPrior(hour(), RHO, 5)
     x = law.sample(2, inverse.seeded(2))
-    torch.testing.assert_close(ComposedPrior(law, 1, 5)(x, torch.tensor(0.6)), law(x, torch.tensor(0.6)))
+    torch.testing.assert_close(
+        ComposedPrior(law, 1, 5)(x, torch.tensor(0.6)), law(x, torch.tensor(0.6))
+    )
 
 
 def test_windows_compose_to_the_chain_and_the_better_the_wider():
     """The score at little noise is exact (of order sigma^2), at moderate noise its error falls with each hour of the blanket."""
     law = TrajectoryPrior(hour(), RHO, 11)
-    x0, noise = law.sample(64, inverse.seeded(3)), torch.randn(64, *law.shape, generator=inverse.seeded(4), dtype=F64)
+    x0, noise = (
+        law.sample(64, inverse.seeded(3)),
+        torch.randn(64, *law.shape, generator=inverse.seeded(4), dtype=F64),
+    )
     composed = [ComposedPrior(law.over(2 * k + 1), 1, 11) for k in (0, 1, 2, 3)]
 
     def apart(prior, sigma):
@@ -157,13 +187,25 @@ def test_the_posterior_of_composed_windows_approaches_the_exact_one():
     with windows of one hour, which know nothing of their neighbours, three times that, with windows of seven of nine hours nothing more."""
     law = TrajectoryPrior(hour(), RHO, 9)
     posterior, (mean, variance) = measured(law)
-    method = inverse.get_method("multimodal", sampler="dpmpp-2m", steps=15, sigma_max=20.0, sigma_min=0.03)
+    method = inverse.get_method(
+        "multimodal", sampler="dpmpp-2m", steps=15, sigma_max=20.0, sigma_min=0.03
+    )
     found = {}
     for k in (0, 3):
         prior = ComposedPrior(law.over(2 * k + 1), 1, 9)
-        own = inverse.Posterior(prior, posterior.operator, posterior.y, posterior.noise, shape=tuple(law.shape), dtype=F64)
+        own = inverse.Posterior(
+            prior,
+            posterior.operator,
+            posterior.y,
+            posterior.noise,
+            shape=tuple(law.shape),
+            dtype=F64,
+        )
         x = (law.encode(inverse.solve(own, method, 100).samples[0].double()) - law.mean).flatten(2)
-        found[k] = float(((x.mean(0) - mean).square() / variance).mean().sqrt()), float((x.var(0) / variance).mean())
+        found[k] = (
+            float(((x.mean(0) - mean).square() / variance).mean().sqrt()),
+            float((x.var(0) / variance).mean()),
+        )
     assert found[0][0] > 0.3
     assert found[3][0] < 0.2
     assert abs(found[3][1] - 1) < 0.08 < abs(found[0][1] - 1)

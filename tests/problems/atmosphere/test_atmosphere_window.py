@@ -39,8 +39,22 @@ def hours():
 @pytest.fixture
 def fuse(command):
     def run(*arguments, window=4):
-        options = ("--steps", 2, "--samples", 2, "--set", "sampler=ddim", "--set", "iterations=5", "--problem-option", f"window={window}", "factor=8")
-        return command("solve", "--problem", "atmosphere", "--method", "multimodal", *options, *arguments)
+        options = (
+            "--steps",
+            2,
+            "--samples",
+            2,
+            "--set",
+            "sampler=ddim",
+            "--set",
+            "iterations=5",
+            "--problem-option",
+            f"window={window}",
+            "factor=8",
+        )
+        return command(
+            "solve", "--problem", "atmosphere", "--method", "multimodal", *options, *arguments
+        )
 
     return run
 
@@ -51,7 +65,9 @@ def series(path, values, grid, after, start=START):
     dims = ("time", "latitude", "longitude")
     if after is not None:
         where["time"] = start + np.array(after) * np.timedelta64(1, "h")
-    xarray.Dataset({"t2m": (dims, np.asarray(values), {"units": "K"})}, where).to_netcdf(path, engine="h5netcdf")
+    xarray.Dataset({"t2m": (dims, np.asarray(values), {"units": "K"})}, where).to_netcdf(
+        path, engine="h5netcdf"
+    )
     return path
 
 
@@ -63,7 +79,10 @@ def test_each_hour_is_seen_by_both(law, hours):
     """Area means and stations of hour i are those of its field, with 0.5 K of noise."""
     problem = inverse.get_problem("atmosphere", window=4, count=10)
     posterior = problem.posterior(torch.stack([hours] * 8), prior=law.double(), dtype=F64)
-    assert posterior.modalities == {"coarse": slice(0, 4 * 117), "stations": slice(4 * 117, 4 * 127)}
+    assert posterior.modalities == {
+        "coarse": slice(0, 4 * 117),
+        "stations": slice(4 * 117, 4 * 127),
+    }
     clean = problem.operator((4, 33, 49)).A(hours[None].double())[0, 0, 0]
     single = inverse.get_problem("atmosphere", count=10).operator((1, 33, 49))
     for i in range(4):
@@ -79,19 +98,30 @@ def test_the_analysis_of_a_window_is_optimal_interpolation_in_space_and_time(law
     wide = inverse.load_prior("era5-uk-t2m-hours").double()
     posterior = problem.posterior(hours, prior=wide, dtype=F64)
     prior = posterior.prior
-    H = posterior.operator.A_adjoint(torch.eye(posterior.y.numel(), dtype=F64).reshape(-1, 1, 1, posterior.y.numel()))
+    H = posterior.operator.A_adjoint(
+        torch.eye(posterior.y.numel(), dtype=F64).reshape(-1, 1, 1, posterior.y.numel())
+    )
     CH = prior.spectral(H, lambda v: v).flatten(1) * prior.scale**2
     S = CH @ H.flatten(1).T + torch.diag(posterior.noise.sigma.flatten() ** 2)
-    mean = prior.decode(prior.mean).flatten() + torch.linalg.solve(S, posterior.residual(prior.mean[None]).flatten()) @ CH
+    mean = (
+        prior.decode(prior.mean).flatten()
+        + torch.linalg.solve(S, posterior.residual(prior.mean[None]).flatten()) @ CH
+    )
     method = inverse.get_method("multimodal", tolerance=1e-8, iterations=400)
-    found = prior.decode(method.denoise(posterior, prior.mean[None], torch.tensor(2000.0, dtype=F64))).flatten()
+    found = prior.decode(
+        method.denoise(posterior, prior.mean[None], torch.tensor(2000.0, dtype=F64))
+    ).flatten()
     torch.testing.assert_close(found, mean, rtol=0, atol=1e-3)
     single = inverse.get_problem("atmosphere", factor=8, count=10)
     climate, errors = inverse.load_prior("era5-uk-t2m-gaussian").double(), []
     for i in range(4):
-        own = posterior.y.flatten()[torch.cat([torch.arange(35) + 35 * i, torch.arange(10) + 140 + 10 * i])]
+        own = posterior.y.flatten()[
+            torch.cat([torch.arange(35) + 35 * i, torch.arange(10) + 140 + 10 * i])
+        ]
         alone = single.posterior(y=own[None, None], prior=climate, dtype=F64)
-        x = climate.decode(method.denoise(alone, climate.mean[None], torch.tensor(2000.0, dtype=F64)))
+        x = climate.decode(
+            method.denoise(alone, climate.mean[None], torch.tensor(2000.0, dtype=F64))
+        )
         errors.append((x[0, 0] - hours[i]).square().mean())
     together = (mean.reshape(4, 33, 49) - hours).square().mean()
     assert float(together) < float(torch.stack(errors).mean())
@@ -102,7 +132,11 @@ def test_a_trajectory_has_the_length_that_is_asked_for(law):
     assert over_hours(law, 6) is law
     shorter = over_hours(law, 2)
     assert isinstance(shorter, TrajectoryPrior)
-    assert (shorter.shape, shorter.name, domain_of(shorter).hours) == ((2, 33, 49), "era5-uk-t2m-hours", 2)
+    assert (shorter.shape, shorter.name, domain_of(shorter).hours) == (
+        (2, 33, 49),
+        "era5-uk-t2m-hours",
+        2,
+    )
     x = shorter.sample(1, inverse.seeded(0))
     dense = torch.linalg.inv(shorter.modes @ torch.diag_embed(shorter.shares) @ shorter.modes.mT)
     assert float(dense[0, 0, 1]) < 0 < float(shorter(x, torch.tensor(0.1)).abs().max())
@@ -120,7 +154,11 @@ def test_a_prior_of_windows_composes_to_what_is_asked_for(law):
 
     composed = over_hours(Anonymous((3, 33, 49), shift=law.shift, scale=law.scale), 7)
     assert isinstance(composed, ComposedPrior)
-    assert (composed.shape, composed.name, domain_of(composed).hours) == ((7, 33, 49), "anonymous", 7)
+    assert (composed.shape, composed.name, domain_of(composed).hours) == (
+        (7, 33, 49),
+        "anonymous",
+        7,
+    )
     with pytest.raises(OptionError, match="odd number of hours"):
         over_hours(Anonymous((2, 33, 49)), 7)
 
@@ -138,17 +176,23 @@ def test_a_shipped_window_is_solved_and_written(fuse, tmp_path, hours):
         last = data.used_hour.values == 3
         assert last.sum() == 25
         np.testing.assert_allclose(data.used_value.values[last], result.y[0].flatten()[-25:])
-        near = data.t2m_mean.isel(time=3).interp(latitude=data.used_latitude[last], longitude=data.used_longitude[last])
+        near = data.t2m_mean.isel(time=3).interp(
+            latitude=data.used_latitude[last], longitude=data.used_longitude[last]
+        )
         np.testing.assert_allclose(data.used_analysis.values[last], near.values, atol=1e-3)
     assert (tmp_path / "out" / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
 STATIONS = "station,latitude,longitude,time,t2m [degC]\n" + "\n".join(
     [
-        "A,51.5,-0.1,2019-03-28T06:00Z,8.0", "A,51.5,-0.1,2019-03-28T07:10Z,8.5", "A,51.5,-0.1,2019-03-28T07:20Z,8.6", "A,51.5,-0.1,2019-03-28T12:00Z,9",
-        "B,53.0,-2.0,2019-03-28T08:50Z,7.0", "C,52.0,-3.0,,6.0",
+        "A,51.5,-0.1,2019-03-28T06:00Z,8.0",
+        "A,51.5,-0.1,2019-03-28T07:10Z,8.5",
+        "A,51.5,-0.1,2019-03-28T07:20Z,8.6",
+        "A,51.5,-0.1,2019-03-28T12:00Z,9",
+        "B,53.0,-2.0,2019-03-28T08:50Z,7.0",
+        "C,52.0,-3.0,,6.0",
     ]
-)  # fmt: skip
+)
 
 
 def test_a_series_with_gaps_and_stations_at_times_of_their_own(fuse, tmp_path, grid, hours):
@@ -158,15 +202,33 @@ def test_a_series_with_gaps_and_stations_at_times_of_their_own(fuse, tmp_path, g
     (tmp_path / "stations.csv").write_text(STATIONS)
     outcome = fuse("--measurement", path, "--problem-option", "stations=stations.csv", "withhold=0")
     assert outcome.code == 0, outcome.err
-    for words in ("time 2019-03-28T06:00Z and the 3 hours after it", "70 of 140 coarse values are missing", "1 of 6 observations left out: not within half"):
+    for words in (
+        "time 2019-03-28T06:00Z and the 3 hours after it",
+        "70 of 140 coarse values are missing",
+        "1 of 6 observations left out: not within half",
+    ):
         assert words in outcome.out
-    assert "1 of 5 observations left out: a second value of the same station and variable and hour" in outcome.out
+    assert (
+        "1 of 5 observations left out: a second value of the same station and variable and hour"
+        in outcome.out
+    )
     with xarray.open_dataset("out/analysis.nc") as data:
         assert data.time.values.tolist() == (START + np.arange(4) * np.timedelta64(1, "h")).tolist()
         assert np.isnan(data.t2m_coarse.values).all((1, 2)).tolist() == [False, True, True, False]
         np.testing.assert_allclose(data.t2m_coarse.values[3], values[1], atol=1e-3)
-        seen = dict(zip(zip(data.used_station.values, data.used_hour.values.tolist(), strict=True), data.used_value.values, strict=True))
-        assert {key: round(float(value), 2) for key, value in seen.items()} == {("A", 0): 281.15, ("A", 1): 281.65, ("B", 3): 280.15, ("C", 0): 279.15}
+        seen = dict(
+            zip(
+                zip(data.used_station.values, data.used_hour.values.tolist(), strict=True),
+                data.used_value.values,
+                strict=True,
+            )
+        )
+        assert {key: round(float(value), 2) for key, value in seen.items()} == {
+            ("A", 0): 281.15,
+            ("A", 1): 281.65,
+            ("B", 3): 280.15,
+            ("C", 0): 279.15,
+        }
 
 
 def test_stations_alone_over_several_hours(fuse, tmp_path):
@@ -180,9 +242,18 @@ def test_stations_alone_over_several_hours(fuse, tmp_path):
 def test_one_hour_takes_the_observations_of_that_hour(fuse, tmp_path, grid, hours):
     values, over = coarse(hours[:1], grid)
     (tmp_path / "stations.csv").write_text(STATIONS)
-    outcome = fuse("--measurement", series(tmp_path / "c.nc", values, over, [0]), "--problem-option", "stations=stations.csv", "withhold=0", window=1)
+    outcome = fuse(
+        "--measurement",
+        series(tmp_path / "c.nc", values, over, [0]),
+        "--problem-option",
+        "stations=stations.csv",
+        "withhold=0",
+        window=1,
+    )
     assert outcome.code == 0, outcome.err
-    assert "4 of 6 observations left out: not within half an hour of 2019-03-28T06:00" in outcome.out
+    assert (
+        "4 of 6 observations left out: not within half an hour of 2019-03-28T06:00" in outcome.out
+    )
     with xarray.open_dataset("out/analysis.nc") as data:
         assert data.time.values == START
         assert data.t2m_mean.dims == ("latitude", "longitude")
@@ -195,12 +266,36 @@ def refused(fuse, *arguments, words, window=4):
 def test_impossible_windows_are_refused_in_one_line(fuse, tmp_path, grid, hours):
     refused(fuse, window=0, words=["window must be at least 1 hour, got 0"])
     refused(fuse, window=13, words=["12 hours that follow one another ship, window is 13"])
-    refused(fuse, "--prior", "era5-uk-t2m-gaussian", words=["era5-uk-t2m-gaussian: knows single hours", "era5-uk-t2m-hours"])
-    refused(fuse, "--input", series(tmp_path / "gap.nc", hours[:3], grid, [0, 1, 3]), words=["1617 of 6468 values are missing"])
-    refused(fuse, "--input", series(tmp_path / "none.nc", hours[:3], grid, None), words=["has no times", "window of 4 hours"])
-    refused(fuse, "--input", series(tmp_path / "long.nc", hours[[0, 1, 2, 3, 0]], grid, range(5)), words=["holds 5 times", "time=2019-03-25T12"])
+    refused(
+        fuse,
+        "--prior",
+        "era5-uk-t2m-gaussian",
+        words=["era5-uk-t2m-gaussian: knows single hours", "era5-uk-t2m-hours"],
+    )
+    refused(
+        fuse,
+        "--input",
+        series(tmp_path / "gap.nc", hours[:3], grid, [0, 1, 3]),
+        words=["1617 of 6468 values are missing"],
+    )
+    refused(
+        fuse,
+        "--input",
+        series(tmp_path / "none.nc", hours[:3], grid, None),
+        words=["has no times", "window of 4 hours"],
+    )
+    refused(
+        fuse,
+        "--input",
+        series(tmp_path / "long.nc", hours[[0, 1, 2, 3, 0]], grid, range(5)),
+        words=["holds 5 times", "time=2019-03-25T12"],
+    )
     (tmp_path / "s.csv").write_text("station,latitude,longitude,t2m [degC]\nA,51.5,-0.1,8\n")
-    refused(fuse, "--measurement", "s.csv", words=["no observation says when it was", "column 'time'"])
-    (tmp_path / "s.csv").write_text("station,latitude,longitude,time,t2m [degC]\nA,51.5,-0.1,noon,8\n")
+    refused(
+        fuse, "--measurement", "s.csv", words=["no observation says when it was", "column 'time'"]
+    )
+    (tmp_path / "s.csv").write_text(
+        "station,latitude,longitude,time,t2m [degC]\nA,51.5,-0.1,noon,8\n"
+    )
     refused(fuse, "--measurement", "s.csv", words=["line 2, column 'time'", "found 'noon'"])
     assert not (tmp_path / "out").exists()

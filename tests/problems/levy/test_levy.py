@@ -14,7 +14,12 @@ from inverse.errors import InputError, OptionError
 from inverse.priors.analytic import GaussianPrior
 from inverse_problems.levy.chains import effective_size, split_rhat
 from inverse_problems.levy.gibbs import Gibbs
-from inverse_problems.levy.increments import BernoulliLaplaceIncrements, GaussianIncrements, LaplaceIncrements, StudentIncrements
+from inverse_problems.levy.increments import (
+    BernoulliLaplaceIncrements,
+    GaussianIncrements,
+    LaplaceIncrements,
+    StudentIncrements,
+)
 from inverse_problems.levy.walk import WalkPrior
 
 F64 = torch.float64
@@ -53,7 +58,19 @@ def geweke(gibbs, law, sweeps=8, count=20000):
     def statistics(u, y):
         bounded, size = torch.tanh(u / law.scale), torch.log1p(u.abs())
         pairs = bounded[:, 1:] * bounded[:, :-1]
-        return torch.cat([bounded, size, size**2, (u == 0).to(u), size[:, 1:] * size[:, :-1], pairs, torch.tanh(y), bounded[:, :1] * torch.tanh(y)], 1)
+        return torch.cat(
+            [
+                bounded,
+                size,
+                size**2,
+                (u == 0).to(u),
+                size[:, 1:] * size[:, :-1],
+                pairs,
+                torch.tanh(y),
+                bounded[:, :1] * torch.tanh(y),
+            ],
+            1,
+        )
 
     u = law.sample(empty, generator)
     y = measure(u)
@@ -62,15 +79,23 @@ def geweke(gibbs, law, sweeps=8, count=20000):
         y = measure(u)
     fresh = law.sample(empty, generator)
     a, b = statistics(u, y), statistics(fresh, measure(fresh))
-    return float(((a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / count).sqrt().clamp_min(1e-12)).max())
+    return float(
+        (
+            (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / count).sqrt().clamp_min(1e-12)
+        ).max()
+    )
 
 
-GEWEKE_VIEW = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -0.5, 0.0], [0.3, 0.0, 0.5, 1.0]], dtype=F64)
+GEWEKE_VIEW = torch.tensor(
+    [[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -0.5, 0.0], [0.3, 0.0, 0.5, 1.0]], dtype=F64
+)
 
 
 @every_law
 def test_sweeps_leave_the_joint_law_as_it_is(law):
-    assert geweke(Gibbs(law, GEWEKE_VIEW, 0.7), law) < 4.2  # about 40 statistics: 0.1 % of correct samplers exceed it
+    assert (
+        geweke(Gibbs(law, GEWEKE_VIEW, 0.7), law) < 4.2
+    )  # about 40 statistics: 0.1 % of correct samplers exceed it
 
 
 @dataclass(frozen=True)
@@ -86,7 +111,10 @@ class WrongRate(BernoulliLaplaceIncrements):
         return 0.95 * (1 - self.rate)
 
 
-@pytest.mark.parametrize(("told", "true"), [(WrongVariances(0.8), LAWS["laplace"]), (WrongRate(1.5, rate=0.3), LAWS["bernoulli-laplace"])])
+@pytest.mark.parametrize(
+    ("told", "true"),
+    [(WrongVariances(0.8), LAWS["laplace"]), (WrongRate(1.5, rate=0.3), LAWS["bernoulli-laplace"])],
+)
 def test_the_joint_law_finds_a_small_error(told, true):
     assert geweke(Gibbs(told, GEWEKE_VIEW, 0.7), true) > 6
 
@@ -100,8 +128,15 @@ def quadrature(law, view, sigma_y, y, reach=12.0, count=4001):
     v = torch.linspace(-top, top, count, dtype=F64)
     u = law.scale * v.sinh()
     weight = (1 - law.spike) * law.density(u) * law.scale * v.cosh() * (v[1] - v[0])
-    options = [(u, weight)] + ([(torch.zeros(1, dtype=F64), torch.tensor([law.spike], dtype=F64))] if law.spike else [])
-    total, mean, second, zero = 0.0, torch.zeros(2, dtype=F64), torch.zeros(2, 2, dtype=F64), torch.zeros(2, dtype=F64)
+    options = [(u, weight)] + (
+        [(torch.zeros(1, dtype=F64), torch.tensor([law.spike], dtype=F64))] if law.spike else []
+    )
+    total, mean, second, zero = (
+        0.0,
+        torch.zeros(2, dtype=F64),
+        torch.zeros(2, 2, dtype=F64),
+        torch.zeros(2, dtype=F64),
+    )
     for (u1, w1), (u2, w2) in itertools.product(options, options):
         x = torch.stack(torch.broadcast_tensors(u1[:, None], u1[:, None] + u2), -1)
         p = w1[:, None] * w2 * torch.exp(-0.5 * ((y - x @ view.T) / sigma_y).square().sum(-1))
@@ -117,7 +152,9 @@ def quadrature(law, view, sigma_y, y, reach=12.0, count=4001):
 def test_two_steps_agree_with_quadrature(law, y):
     y = torch.tensor(y, dtype=F64)
     mean, second, zero = quadrature(law, VIEW, 0.5, y, count=801)
-    chains = Gibbs(law, VIEW, 0.5).run(y[None], inverse.seeded("two steps"), chains=400, burn_in=30, keep=50)[0]
+    chains = Gibbs(law, VIEW, 0.5).run(
+        y[None], inverse.seeded("two steps"), chains=400, burn_in=30, keep=50
+    )[0]
     per_chain = chains.mean(1)  # 400 independent means
     assert ((per_chain.mean(0) - mean).abs() < 4.5 * per_chain.std(0) / 20).all()
     squares = torch.einsum("cna,cnb->cab", chains, chains) / chains.shape[1]
@@ -130,11 +167,16 @@ def test_two_steps_agree_with_quadrature(law, y):
 def test_gaussian_increments_have_the_closed_form():
     problem = inverse.get_problem("levy", increments="gaussian", view="convolution")
     y = problem.posterior(3, dtype=F64).y
-    exact, chains = problem.exact(y), problem.gibbs().run(y, inverse.seeded("closed form"), chains=8, burn_in=1, keep=500)[0]
+    exact, chains = (
+        problem.exact(y),
+        problem.gibbs().run(y, inverse.seeded("closed form"), chains=8, burn_in=1, keep=500)[0],
+    )
     pooled = chains.flatten(0, 1)  # independent: nothing is carried from sweep to sweep
     z = (pooled.mean(0) - exact.mean) / (exact.covariance.diagonal() / len(pooled)).sqrt()
     assert z.abs().max() < 4.5
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(exact.covariance), (pooled - exact.mean).T, upper=False)
+    white = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(exact.covariance), (pooled - exact.mean).T, upper=False
+    )
     assert white.cov().sub(torch.eye(64, dtype=F64)).abs().max() < 5.5 * math.sqrt(2 / len(pooled))
 
 
@@ -154,7 +196,9 @@ def test_diagnostics_on_chains_of_known_correlation():
     chains[:, 0] = noise[:, 0]
     for i in range(1, 5000):
         chains[:, i] = rho * chains[:, i - 1] + math.sqrt(1 - rho**2) * noise[:, i]
-    assert effective_size(chains).allclose(torch.full((3,), 20000 * (1 - rho) / (1 + rho), dtype=F64), rtol=0.25)
+    assert effective_size(chains).allclose(
+        torch.full((3,), 20000 * (1 - rho) / (1 + rho), dtype=F64), rtol=0.25
+    )
     assert split_rhat(chains).max() < 1.02
     shifted = chains + torch.tensor([0.0, 0.0, 2.0, 2.0], dtype=F64)[:, None, None]
     expected = math.sqrt(1 + 8 / 7)  # eight half chains, means 0 or 2 in equal numbers, variance 1
@@ -174,7 +218,10 @@ def test_gaussian_walks_are_denoised_as_in_closed_form(sigma):
     level = torch.tensor(sigma, dtype=F64)
     mean, variance = walk.moments(x, level)
     assert (mean - closed(x, level)).abs().max() < 2e-3 * sigma
-    assert variance.allclose(closed.given(torch.eye(T, dtype=F64), sigma, x[0]).covariance.diagonal().expand(6, -1), rtol=1e-2)
+    assert variance.allclose(
+        closed.given(torch.eye(T, dtype=F64), sigma, x[0]).covariance.diagonal().expand(6, -1),
+        rtol=1e-2,
+    )
 
 
 @every_law
@@ -195,7 +242,9 @@ def test_denoiser_and_sampler_agree(name):
     law, T, sigma = LAWS[name], 12, 0.8
     walk = WalkPrior(law, T)
     y = walk.sample(3, inverse.seeded("agree", name)) + sigma * normal(3, T)
-    chains = Gibbs(law, torch.eye(T, dtype=F64), sigma).run(y, inverse.seeded("agree"), chains=20, burn_in=30, keep=150)
+    chains = Gibbs(law, torch.eye(T, dtype=F64), sigma).run(
+        y, inverse.seeded("agree"), chains=20, burn_in=30, keep=150
+    )
     mean, variance = walk.moments(y, sigma)
     per_chain = chains.mean(2)
     z = (per_chain.mean(1) - mean) / (per_chain.std(1) / math.sqrt(20))
@@ -203,13 +252,20 @@ def test_denoiser_and_sampler_agree(name):
     assert (chains.flatten(1, 2).var(1) / variance).log().abs().max() < 0.25
 
 
-@pytest.mark.parametrize("law", [LAWS["bernoulli-laplace"], LAWS["student-1"]], ids=["bernoulli-laplace", "student-1"])
+@pytest.mark.parametrize(
+    "law", [LAWS["bernoulli-laplace"], LAWS["student-1"]], ids=["bernoulli-laplace", "student-1"]
+)
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 8.0])
 def test_jacobian_is_the_posterior_covariance(law, sigma):
     """sigma^2 dD/dx = Cov[x0 | x]: symmetric, its diagonal the variances; in one batch with other levels."""
     walk = WalkPrior(law, 12)
     x = walk.sample(1, inverse.seeded("jacobian")) + sigma * normal(1, 12)
-    J = sigma**2 * torch.autograd.functional.jacobian(lambda v: walk(v, torch.tensor(sigma, dtype=F64))[0], x)[:, 0]
+    J = (
+        sigma**2
+        * torch.autograd.functional.jacobian(
+            lambda v: walk(v, torch.tensor(sigma, dtype=F64))[0], x
+        )[:, 0]
+    )
     variance = walk.moments(x, sigma)[1][0]
     assert J.allclose(J.T, atol=5e-3 * float(variance.max()))
     assert J.diagonal().allclose(variance, rtol=2e-2)
@@ -231,7 +287,10 @@ def test_walks_that_cannot_be_are_denoised_all_the_same(law, sigma):
 # --- the problem ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("increments", ["gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"])
+@pytest.mark.parametrize(
+    "increments",
+    ["gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"],
+)
 @pytest.mark.parametrize("view", ["identity", "convolution", "imputation", "fourier"])
 def test_walks_have_the_asked_signal_to_noise_ratio(increments, view):
     problem = inverse.get_problem("levy", increments=increments, view=view)
@@ -242,7 +301,9 @@ def test_walks_have_the_asked_signal_to_noise_ratio(increments, view):
     assert abs(float(problem.make_prior().encode(truths).square().mean(1).median()) - 1) < 0.3
     posterior = problem.posterior(truths[:2], dtype=F64)
     assert posterior.decomposable
-    assert posterior.A(posterior.prior.encode(truths[:2])).allclose(truths[:2] @ A.T, atol=1e-9 * float(truths[:2].abs().max()))
+    assert posterior.A(posterior.prior.encode(truths[:2])).allclose(
+        truths[:2] @ A.T, atol=1e-9 * float(truths[:2].abs().max())
+    )
     assert torch.linalg.matrix_rank(A) == len(A)
 
 
@@ -258,18 +319,25 @@ def test_increments_of_the_truths_are_those_asked_for():
     assert abs(float(moving.double().mean()) - 0.1) < 5 * math.sqrt(0.09 / n)
     assert abs(float(sparse[moving].abs().mean()) - 1) < 5 / math.sqrt(0.1 * n)
     for df, beyond in ((1, 0.5), (2, 1 - 1 / math.sqrt(3)), (3, 0.390997)):  # P(|t| > 1)
-        assert abs(float((increments(f"student-{df}").abs() > 1).double().mean()) - beyond) < 5 * math.sqrt(0.25 / n)
+        assert abs(
+            float((increments(f"student-{df}").abs() > 1).double().mean()) - beyond
+        ) < 5 * math.sqrt(0.25 / n)
 
 
 def test_convolution_and_spectrum_are_the_textbook_ones():
     x = normal(64)
     taps = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=F64) / 2) ** 2)
-    blurred = torch.nn.functional.conv1d(x[None, None], taps[None, None] / taps.sum(), padding=6)[0, 0]
+    blurred = torch.nn.functional.conv1d(x[None, None], taps[None, None] / taps.sum(), padding=6)[
+        0, 0
+    ]
     assert (inverse.get_problem("levy", view="convolution").matrix() @ x).allclose(blurred)
     A = inverse.get_problem("levy", view="fourier", frequencies=33).matrix()
     assert (A @ A.T).allclose(torch.eye(64, dtype=F64), atol=1e-12)
     part = inverse.get_problem("levy", view="fourier").matrix()
-    assert (part[:5] @ x).allclose(torch.fft.rfft(x, norm="ortho").real[:5] * torch.tensor([1.0, *[math.sqrt(2)] * 4], dtype=F64))
+    assert (part[:5] @ x).allclose(
+        torch.fft.rfft(x, norm="ortho").real[:5]
+        * torch.tensor([1.0, *[math.sqrt(2)] * 4], dtype=F64)
+    )
     assert part.shape[0] in (30, 31)
 
 
@@ -292,12 +360,22 @@ def test_a_method_with_the_walk_prior_beats_the_best_linear_estimate_on_sparse_w
     found = inverse.solve(posterior, "diffpir", samples=4).mean
     t, A = torch.arange(1.0, 65, dtype=F64), problem.matrix()
     second_moments = GaussianPrior(torch.zeros_like(t), 0.2 * torch.minimum(t[:, None], t))
-    linear = torch.stack([second_moments.posterior(A, problem.sigma_y, y.double())[0] for y in posterior.y])
+    linear = torch.stack(
+        [second_moments.posterior(A, problem.sigma_y, y.double())[0] for y in posterior.y]
+    )
     error, linear_error = ((x - posterior.truth).square().mean() for x in (found, linear))
     assert error < 0.7 * linear_error
 
 
-IMPOSSIBLE = [{"increments": "stable"}, {"view": "radon"}, {"kept": 0.0}, {"frequencies": 3}, {"snr": math.inf}, {"sigma_y": 0.0}, {"sigma_y": -1.0}]
+IMPOSSIBLE = [
+    {"increments": "stable"},
+    {"view": "radon"},
+    {"kept": 0.0},
+    {"frequencies": 3},
+    {"snr": math.inf},
+    {"sigma_y": 0.0},
+    {"sigma_y": -1.0},
+]
 
 
 @pytest.mark.parametrize("options", IMPOSSIBLE, ids=str)

@@ -81,15 +81,8 @@ def replay(
     total = 0.0
     for name, call in calls.items():
         if times := min(round(cost[name]), MOST):
-            total += (
-                cost[name]
-                / times
-                * _once(
-                    lambda call=call, times=times: [call() for _ in range(times)],
-                    rows.device,
-                    clock,
-                )
-            )  # type: ignore[misc]
+            repeated = lambda call=call, times=times: [call() for _ in range(times)]  # noqa: E731
+            total += cost[name] / times * _once(repeated, rows.device, clock)
     return total
 
 

@@ -99,11 +99,9 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
 
 
 def _arrow(better: str | float | None) -> str:
-    return (
-        {"higher": " ↑", "lower": " ↓", None: ""}.get(better)
-        if not isinstance(better, float)
-        else f" → {better:g}"
-    )  # type: ignore[return-value]
+    if isinstance(better, float):
+        return f" → {better:g}"
+    return {"higher": " ↑", "lower": " ↓"}.get(better or "", "")
 
 
 def _figure(found: Estimate | None, name: str, interval: bool) -> str:

@@ -32,9 +32,8 @@ def free_memory(device: torch.device) -> int | None:
             - torch.cuda.memory_allocated(device)
         )
     try:
-        available = (
-            int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
-        )  # type: ignore[index]
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        available = int(found[1]) * 1024  # type: ignore[index]
         group = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current")]
         limit, used = (
             [path.read_text().strip() for path in group] if group[0].exists() else ("max", "0")

@@ -1,4 +1,4 @@
-"""A problem: an operator, a noise model and some truths; with a measurement it makes a posterior."""
+"""Problems: a forward operator, a noise model and ground truths, which make a posterior."""
 
 from __future__ import annotations
 
@@ -32,11 +32,17 @@ if TYPE_CHECKING:
 class Problem(ABC):
     """Base of every problem: a frozen dataclass whose fields are its options.
 
-    Class attributes: `name` (kebab-case), `summary` (one line), `reference`, `prior` (default prior's name), and `cases` (options
-    under which `exact` holds `inverse verify`'s methods to their claims, by the name of the case).
+    Class attributes:
+        name: kebab-case name of the problem.
+        summary: one line for the list of problems.
+        reference: paper or settings that the problem follows.
+        prior: name of the default prior.
+        cases: name -> options under which `inverse verify` checks methods against `exact`.
 
     Args:
         sigma_y: standard deviation of the measurement noise, in the units of y.
+
+    Raises: OptionError if sigma_y is negative or not finite.
     """
 
     name: ClassVar[str]
@@ -55,40 +61,54 @@ class Problem(ABC):
 
     @abstractmethod
     def operator(self, shape: tuple[int, ...]) -> Any:
-        """The forward operator (a deepinv physics object) for a truth of this shape; the same at every call."""
+        """The forward operator for a truth of this shape (*shape): a deepinv physics object.
+
+        Every call returns the same operator.
+        """
 
     @abstractmethod
     def truths(self) -> list[Tensor]:
-        """Truths that ship with the problem, each (*shape), physical units."""
+        """Ground truths shipped with the problem, each (*shape) in physical units."""
 
     def noise(self, shape: tuple[int, ...]) -> Noise:
-        """White Gaussian noise of standard deviation sigma_y, for a truth of this shape; override for another law."""
+        """The noise model for a truth of this shape (*shape), in the units of y.
+
+        The default is white Gaussian noise of standard deviation sigma_y.
+        """
         return GaussianNoise(self.sigma_y)
 
     def prepare(self, truth: Tensor) -> Tensor:
-        """Crop a truth (*shape) to a size the operator can take; unchanged, unless a problem says otherwise."""
+        """A truth (*shape) cropped to a size that the operator accepts; unchanged by default."""
         return truth
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the unknown behind a measurement of shape y_shape; equal, unless a problem says otherwise."""
+        """Shape of the unknown image for a measurement of shape y_shape; the default is y_shape."""
         return y_shape
 
     def measure(self, truth: Tensor, generator: torch.Generator, operator: Any = None) -> Tensor:
-        """y for a batch of truths (B, *shape), each with its own draw from one generator -> (B, *out_shape).
+        """Noisy measurements of a batch of truths: (B, *shape) -> y (B, *out_shape).
 
         Args:
-            operator: of this shape, where somebody has made it already.
+            truth: physical units.
+            generator: source of the noise of all B measurements.
+            operator: result of `self.operator(shape)`, if the caller already has it.
         """
-        made = self.operator(tuple(truth.shape[1:])) if operator is None else operator
-        physics = operators.clone(made, truth.device, truth.dtype)
-        return self.noise(tuple(truth.shape[1:])).sample(physics.A(truth), generator)
+        shape = tuple(truth.shape[1:])
+        physics = operators.clone(
+            self.operator(shape) if operator is None else operator, truth.device, truth.dtype
+        )
+        return self.noise(shape).sample(physics.A(truth), generator)
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
-        """The problem that a file poses, the truth or the measurement in it, and notes for the user; by default this problem, and an array.
+        """The problem that a file poses, its truth or measurement, and notes for the user.
+
+        The default returns this problem and reads an array. A problem whose operator depends on the
+        file returns another problem.
 
         Args:
-            prior: that will be used with it.
-            measured: whether the file holds a measurement.
+            file: path to read.
+            prior: prior that the problem will be solved with.
+            measured: whether the file holds a measurement rather than a truth.
 
         Raises: InputError if the file cannot be used.
         """
@@ -97,7 +117,10 @@ class Problem(ABC):
         return self, read_array(file), []
 
     def export(self, result: Result, folder: Path) -> None:
-        """Write what somebody would open first, beside result.h5: by default reconstruction.png and panel.png where x is a picture."""
+        """Write the files that a user opens first, beside result.h5.
+
+        The default writes reconstruction.png and panel.png if x has one or three channels.
+        """
         from inverse.io.images import write_png
         from inverse.panel import panel
 
@@ -106,11 +129,14 @@ class Problem(ABC):
             write_png(folder / "panel.png", panel(result))
 
     def exact(self, y: Tensor) -> Any:
-        """The exact posterior of y where a closed form exists, else None."""
+        """The exact posterior of y (*out_shape), physical units, or None without a closed form."""
         return None
 
     def make_prior(self) -> Prior:
-        """The problem's own prior: the card named `prior`; a problem whose law is known returns that law, in float64."""
+        """The problem's own prior, by default the card named `prior`.
+
+        A problem with a known law returns that law, in float64.
+        """
         return load_prior(self.prior)
 
     def resolve_prior(
@@ -119,7 +145,14 @@ class Problem(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Prior:
-        """An object as it is; a prior by name or path, or else the problem's own, on a device and in a precision."""
+        """The prior to use: an object unchanged, or one loaded by name or path.
+
+        Args:
+            prior: object, name or path; None is the problem's own prior.
+            device, dtype: of a loaded prior; an object keeps its own.
+
+        Raises: UnknownNameError or InputError if the prior cannot be loaded.
+        """
         if isinstance(prior, Prior):
             return prior
         return (load_prior(prior) if prior else self.make_prior()).to(device, dtype)
@@ -136,42 +169,45 @@ class Problem(ABC):
         execution: Execution | None = None,
         first_image: int | Sequence[int] = 0,
     ) -> Posterior:
-        """The posterior of a measurement.
+        """The posterior of a measurement, simulated from a truth or given.
 
         Args:
-            truth: (*shape) or (B, *shape) in physical units, or the index of a shipped one, from which y is drawn; each image
-                gets the noise of its own (seed, index).
-            y: a real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
-            prior: object, name or path; by default the problem's own.
-            seed: of the measurement noise.
-            dtype: of x and the operator.
-            first_image: index of the first truth, or of each, where a larger set is measured in parts.
+            truth: (*shape) or (B, *shape) in physical units, or the index of a shipped truth. Each
+                image is measured with its own noise stream (seed, index).
+            y: real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
+            prior: object, name or path; by default the problem's own prior.
+            seed: random seed of the measurement noise.
+            device: device of a loaded prior.
+            dtype: precision of x and the operator.
+            execution: how the prior is evaluated.
+            first_image: index of the first image, or the index of each image, when a larger set is
+                measured in parts.
+
+        Raises: InputError if the index of the truth does not exist.
         """
         prior = self.resolve_prior(prior, device, dtype)
+        x: Tensor | None = None
         if y is None:
-            x = self.prepare(self._shipped(truth, prior)) if isinstance(truth, int) else truth
-            x = (x if x.ndim == len(prior.shape) + 1 else x[None]).to(dtype)
-            known: Tensor | None = x
+            x = self._shipped_truth(truth, prior) if isinstance(truth, int) else truth
+            x = _batched(x, prior).to(dtype)
             shape = tuple(x.shape[1:])
             operator = self.operator(shape)
-            streams = (seeded(seed, "measurement", i) for i in indices(first_image, len(x)))
+            streams = [seeded(seed, "measurement", i) for i in indices(first_image, len(x))]
             y = torch.cat(
                 [
-                    self.measure(one[None], stream, operator)
-                    for one, stream in zip(x, streams, strict=True)
+                    self.measure(image[None], stream, operator)
+                    for image, stream in zip(x, streams, strict=True)
                 ]
             )
         else:
-            y = (y if y.ndim == len(prior.shape) + 1 else y[None]).to(dtype)
-            known, shape = None, self.signal_shape(tuple(y.shape[1:]))
+            y = _batched(y, prior).to(dtype)
+            shape = self.signal_shape(tuple(y.shape[1:]))
             operator = self.operator(shape)
-        about: dict[str, Any] = {
+        provenance: dict[str, Any] = {
             "problem": {"name": self.name, "options": values(self)},
-            "prior": _label(prior),
-        }
-        about |= {
+            "prior": getattr(prior, "name", type(prior).__name__),
             "measurement_sha256": measurement_sha256(y),
-            "measurement_seed": None if known is None else seed,
+            "measurement_seed": None if x is None else seed,
         }
         return Posterior(
             prior,
@@ -180,27 +216,31 @@ class Problem(ABC):
             self.noise(shape),
             shape=shape,
             dtype=dtype,
-            truth=known,
+            truth=x,
             execution=execution,
-            provenance=about,
+            provenance=provenance,
         )
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
-        """Truths that suit a prior; by default all."""
+        """The shipped truths that suit a prior, each (*shape); all of them by default."""
         return self.truths()
 
-    def _shipped(self, index: int, prior: Prior) -> Tensor:
+    def _shipped_truth(self, index: int, prior: Prior) -> Tensor:
         truths = self.truths_for(prior)
         if not 0 <= index < len(truths):
             raise InputError(
-                f"{self.name}: truth {index} does not exist; there are {len(truths)}, counted from 0"
+                f"{self.name}: truth {index} does not exist; "
+                f"there are {len(truths)}, counted from 0"
             )
-        return truths[index]
+        return self.prepare(truths[index])
 
 
 @dataclass(frozen=True)
 class ImageProblem(Problem):
-    """A problem on photographs: truths are colour images in [0, 1]; a subclass implements `operator` alone."""
+    """Base of the problems on photographs: truths are colour images in [0, 1].
+
+    A subclass implements `operator` only.
+    """
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
         from inverse.io.images import read_image
@@ -209,17 +249,17 @@ class ImageProblem(Problem):
         return self, picture.pixels, list(picture.notes)
 
     def pictures(self, prior: Prior | None = None) -> list[Path]:
-        """Files of the shipped truths, by name; for a prior, those that ship for it."""
+        """Files of the shipped truths in the order of their names; see `shipped_images`."""
         return shipped_images(prior)
 
     def truths(self) -> list[Tensor]:
-        """The shipped photographs, (3, 256, 256) each, in the order of their names."""
+        """The shipped photographs, (3, 256, 256) each, intensities, in the order of their names."""
         from inverse.io.images import read_image
 
         return [read_image(path).pixels for path in self.pictures()]
 
     def truths_for(self, prior: Prior) -> list[Tensor]:
-        """The images that ship for this prior, in one channel if it has one."""
+        """The images shipped for a prior, (C, H, W) each: one channel if the prior has one."""
         from inverse.io.images import read_image
 
         return [
@@ -229,21 +269,24 @@ class ImageProblem(Problem):
 
 
 def shipped_images(prior: Prior | None = None) -> list[Path]:
-    """Paths of the images that ship, by name: those of a prior, in `data/images/<its name>`, or else the photographs in `data/images`."""
+    """Paths of shipped images in the order of their names.
+
+    A prior's images are in `data/images/<name of the prior>`. Without a prior, or for a prior
+    without images, they are the photographs in `data/images`.
+    """
     folder = Path(str(importlib.resources.files("inverse_data"))) / "images"
     name = getattr(prior, "name", "")
-    own = sorted((folder / name).glob("*.png")) if name else []
-    return own or sorted(folder.glob("*.png"))
+    images = sorted((folder / name).glob("*.png")) if name else []
+    return images or sorted(folder.glob("*.png"))
 
 
 def measurement_sha256(y: Tensor) -> str:
-    """Of the bytes of a measurement on the CPU; of another "", since it would have to be fetched."""
-    return (
-        hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest()
-        if y.device.type == "cpu"
-        else ""
-    )
+    """SHA-256 of the bytes of a measurement on the CPU, "" on another device (no transfer)."""
+    if y.device.type != "cpu":
+        return ""
+    return hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _label(prior: Prior) -> str:
-    return getattr(prior, "name", type(prior).__name__)
+def _batched(x: Tensor, prior: Prior) -> Tensor:
+    """A batch of one if x has no batch dimension."""
+    return x if x.ndim == len(prior.shape) + 1 else x[None]

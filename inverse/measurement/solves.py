@@ -1,6 +1,7 @@
-"""Linear solves on the posterior's operator: (A S A^T + R)^-1, proximal points, the pseudo-inverse, spectral filters, the operator norm.
+"""Linear solves with a posterior's operator: (A S A^T + R)^-1, proximal maps, the pseudo-inverse.
 
-`Posterior` inherits them. They are closed-form where the operator is decomposable and iterative (`linalg`) otherwise.
+`Posterior` inherits them, with spectral filters and the operator norm. They are closed-form for a
+decomposable operator and iterative (`linalg`) otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from inverse.seeding import Generators
 
 
 class ModelUnits(Protocol):
-    """The affine map between model units, in which a method works, and physical units: physical = scale * model + shift."""
+    """The affine map from model units to physical units: physical = scale * model + shift."""
 
     scale: float
 
@@ -38,7 +39,10 @@ class ModelUnits(Protocol):
 
 
 class LinearSolves(ABC):
-    """What a posterior offers where its operator is linear and its noise Gaussian, in model units."""
+    """The linear algebra of a posterior, in model units.
+
+    The solves need a linear operator and Gaussian noise. Errors: UnsupportedError otherwise.
+    """
 
     prior: ModelUnits
     operator: Any
@@ -81,27 +85,30 @@ class LinearSolves(ABC):
         solve: Callable[..., Tensor] = conjugate_gradient,
         settings: CG | None = None,
     ) -> Tensor:
-        """(A S A^T + R)^-1 v, R the noise covariance, S = signal I, diag(signal) or x -> S x: v (B, *out_shape) -> (B, *out_shape).
+        """(A S A^T + R)^-1 v, with R the noise covariance: v (B, *out_shape) -> same.
 
-        Exact for a decomposable operator with one sigma_y and a number (or one per row) as signal, iterative otherwise. Where the
-        matrix is singular (no noise) the pseudo-inverse is meant.
+        The solve is exact for a decomposable operator with a single sigma_y and a scalar signal
+        (or one scalar per row), and iterative otherwise. For a singular matrix (no noise) it
+        applies the pseudo-inverse.
 
         Args:
-            signal: () or (B,), a diagonal (B, *shape) at least 0, or a map.
+            signal: S: a scalar () or (B,), a diagonal (B, *shape) >= 0, or a map x -> S x.
             solve: `conjugate_gradient`, or `gmres` for an S that need not be symmetric.
-            settings: of the iteration; by default those of `execution`.
+            settings: settings of the iteration; by default those of `execution`.
+
+        Raises: UnsupportedError for a nonlinear operator or non-Gaussian noise.
         """
         self._need_linear_gaussian("solve_normal")
         assert isinstance(self.noise, GaussianNoise)
         variance = self.noise.variance(v)
-        if self._closed_form and not callable(signal) and _uniform(signal):
+        if self._closed_form and not callable(signal) and _is_scalar(signal):
             return functional_calculus(
                 self.operator, v, partial(self._inverse, signal), self._gains
             )
         covariance = (
             signal
             if callable(signal)
-            else lambda x: (like(signal, x) if _uniform(signal) else signal) * x
+            else lambda x: (like(signal, x) if _is_scalar(signal) else signal) * x
         )
         settings = settings or self.execution.solver
         if variance.ndim == 0 or self.noise.noiseless:
@@ -112,7 +119,8 @@ class LinearSolves(ABC):
                 v,
                 settings=settings,
             )
-        white = variance.rsqrt()  # entries of unequal noise are solved for in units of it: a large one would else hide the others from the iteration
+        # Whiten y: a noisy entry's residual would otherwise hide the others from the iteration.
+        white = variance.rsqrt()
         return white * solve(
             lambda u: white * self._A_linear(covariance(self.A_adjoint(white * u))) + u,
             white * v,
@@ -121,7 +129,7 @@ class LinearSolves(ABC):
 
     @property
     def _closed_form(self) -> bool:
-        """Whether a function of A A^T + R is one of the singular values."""
+        """Whether a function of A A^T + R is a function of the singular values of A."""
         return (
             self.decomposable
             and isinstance(self.noise, GaussianNoise)
@@ -130,23 +138,26 @@ class LinearSolves(ABC):
 
     @cached_property
     def _gains(self) -> Tensor:
-        """Eigenvalues of A A^T for a decomposable operator, model units, broadcastable to coefficients in its basis."""
+        """Eigenvalues of A A^T (model units), broadcastable to coefficients in the basis of A."""
         return self.prior.scale**2 * eigenvalues(self.operator, self.y)
 
-    def _inverse(self, signal: Tensor | float, gains: Tensor, at: Tensor) -> Tensor:
-        """1 / (signal gains + sigma_y^2), 0 where that is singular; broadcastable to coefficients."""
+    def _inverse(self, signal: Tensor | float, gains: Tensor, coefficients: Tensor) -> Tensor:
+        """1 / (signal gains + sigma_y^2), or 0 where singular; broadcasts to coefficients."""
         assert isinstance(self.noise, GaussianNoise)
-        weight = like(signal, at)
+        weight = like(signal, coefficients)
         total = weight * gains + self.noise.variance(self.y)
         if not self.noise.noiseless:
             return 1 / total
-        small = total <= torch.finfo(at.dtype).eps * weight
+        small = total <= torch.finfo(coefficients.dtype).eps * weight
         return torch.where(
             small, torch.zeros_like(total), 1 / torch.where(small, torch.ones_like(total), total)
         )
 
     def _filtered_adjoint(self, v: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """f(A^T A) A^T v = V s f(s^2) U^T v for a decomposable operator, at the price of A^T and counted as one: (B, *out_shape) -> (B, *shape)."""
+        """f(A^T A) A^T v = V s f(s^2) U^T v for a decomposable operator, counted as one A^T.
+
+        v (B, *out_shape) -> (B, *shape).
+        """
         self.cost.A_adjoint_rows += v.shape[0]
         coefficients = self.operator.U_adjoint(v)
         s = torch.as_tensor(self.operator.mask, device=v.device)
@@ -161,13 +172,27 @@ class LinearSolves(ABC):
         return self.A_adjoint(self.solve_normal(v, signal))
 
     def prox(self, z: Tensor, variance: Tensor | float) -> Tensor:
-        """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): the mean of x ~ N(z, variance I) given y; (B, *shape) -> same."""
+        """argmin_x -log p(y | x) + |x - z|^2 / (2 variance): z (B, *shape) -> same.
+
+        This is the mean of x ~ N(z, variance I) given y.
+
+        Args:
+            variance: () or (B,), model units squared.
+
+        Raises: UnsupportedError for a nonlinear operator or non-Gaussian noise.
+        """
         self._need_linear_gaussian("prox")
         return z + like(variance, z) * self._backprojection(self.residual(z), variance)
 
     def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
-        """A draw of x ~ N(z, variance I) given y, exact up to the linear solve: the proximal point of perturbed z and y; (B, *shape) -> same.
+        """A draw of x ~ N(z, variance I) given y: z (B, *shape) -> same; exact up to the solve.
 
+        The draw is the proximal point of perturbed z and y.
+
+        Args:
+            variance: () or (B,), model units squared.
+
+        Raises: UnsupportedError for a nonlinear operator or non-Gaussian noise.
         Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
         """
         self._need_linear_gaussian("prox_sample")
@@ -179,11 +204,16 @@ class LinearSolves(ABC):
     def prox_langevin(
         self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float
     ) -> Tensor:
-        """About the same draw for any differentiable likelihood: unadjusted Langevin steps from z; (B, *shape) -> same.
+        """An approximate draw of x ~ N(z, variance I) given y: z (B, *shape) -> same.
+
+        Unadjusted Langevin steps from z, for any differentiable likelihood.
 
         Args:
-            rate: step as a fraction of 1 / (1 / variance + h), h the curvature of the likelihood for an operator of norm 1
-                (1 / sigma_y^2 in model units; 1e4 where the noise has no sigma_y).
+            variance: () or (B,), model units squared.
+            steps: number of Langevin steps.
+            rate: step as a fraction of 1 / (1 / variance + h), where h is the curvature of the
+                likelihood for an operator of norm 1 (1 / sigma_y^2 in model units; 1e4 for noise
+                without sigma_y).
         """
         curvature = (
             (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
@@ -196,7 +226,10 @@ class LinearSolves(ABC):
         return x
 
     def A_dagger(self, v: Tensor) -> Tensor:
-        """A^+ v, the pseudo-inverse of the linear part, closed form for a decomposable operator: (B, *out_shape) -> (B, *shape)."""
+        """A^+ v, the pseudo-inverse of the linear part of A: (B, *out_shape) -> (B, *shape).
+
+        Closed form for a decomposable operator, conjugate gradients otherwise.
+        """
         if self.decomposable:
             return self._filtered_adjoint(
                 v, lambda gains, _: torch.where(self._eigenvalues > 0, 1 / gains, 0.0)
@@ -213,23 +246,33 @@ class LinearSolves(ABC):
         f: Callable[[Tensor], Tensor],
         *more: tuple[Tensor, Callable[[Tensor], Tensor]],
     ) -> Tensor:
-        """f(A^T A) x for a decomposable operator, f of the eigenvalues (squared singular values, model units): (B, *shape) -> same.
+        """f(A^T A) x for a decomposable operator: (B, *shape) -> same.
 
-        The same for each further pair (x, f) is added, at less than its own price. Singular values below 1e-5 of the largest count as zero.
+        Singular values below 1e-5 of the largest count as zero.
+
+        Args:
+            f: function of the eigenvalues of A^T A (squared singular values, model units).
+            more: further pairs (x, f); their terms are added and share one transform back.
+
+        Raises: UnsupportedError for an operator without known singular values.
         """
         if not self.decomposable:
             raise UnsupportedError(
-                f"filter needs an operator with known singular values, this posterior has {type(self.operator).__name__}"
+                "filter needs an operator with known singular values, "
+                f"this posterior has {type(self.operator).__name__}"
             )
         return spectral_filter(self.operator, [(x, f), *more], self._eigenvalues)
 
     @cached_property
     def _eigenvalues(self) -> Tensor:
-        """Of A^T A: `_gains` without what is rounding."""
+        """Eigenvalues of A^T A: `_gains` with rounding errors set to zero."""
         return torch.where(self._gains > 1e-10 * self._gains.max(), self._gains, 0.0)
 
     def pseudo_inverse(self) -> Tensor:
-        """A^+ y for a linear operator, damped at the noise level: A^T (A A^T + R)^-1 (y - A(0)); for other operators zero."""
+        """A^T (A A^T + R)^-1 (y - A(0)), the pseudo-inverse of y damped at the noise level.
+
+        Zero for a nonlinear operator or non-Gaussian noise; (B, *shape).
+        """
         zero = torch.zeros(len(self.y), *self.shape, dtype=self.dtype, device=self.device)
         return self.prox(zero, 1.0) if self.linear and self.gaussian else zero
 
@@ -250,11 +293,17 @@ class LinearSolves(ABC):
     def _near_inverse(
         self, signal: Tensor | float, variance: Tensor
     ) -> Callable[[Tensor], Tensor] | None:
-        """v -> about (A S A^T + R)^-1 v, S and R > 0 multiples of I, S by its mean where it is diagonal; in closed form or for near convolutions."""
+        """An approximation of v -> (A S A^T + R)^-1 v as preconditioner, or None.
+
+        S and R > 0 are multiples of I; a diagonal S is replaced by its mean. It exists in closed
+        form and for operators close to a convolution.
+        """
         assert isinstance(self.noise, GaussianNoise)
         if variance.ndim or self.noise.noiseless:
             return None
-        mean = signal if _uniform(signal) else signal.flatten(1).mean(1)  # type: ignore[union-attr]
+        mean: Any = signal
+        if not _is_scalar(signal):
+            mean = signal.flatten(1).mean(1)  # type: ignore[union-attr]
         if self._closed_form:
             return lambda v: functional_calculus(
                 self.operator, v, partial(self._inverse, mean), self._gains
@@ -265,7 +314,7 @@ class LinearSolves(ABC):
 
     @cached_property
     def _spectrum(self) -> Spectrum | None:
-        """Of A A^T in model units; its two evaluations are not counted."""
+        """Approximate spectrum of A A^T in model units; its two evaluations are not counted."""
         return near_spectrum(
             lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y
         )
@@ -275,13 +324,14 @@ class LinearSolves(ABC):
         self.cost.A_rows += x.shape[0]
         return self.operator.A(self.prior.scale * x)
 
-    def _need_linear_gaussian(self, what: str) -> None:
+    def _need_linear_gaussian(self, name: str) -> None:
         if not (self.linear and self.gaussian):
             raise UnsupportedError(
-                f"{what} needs a linear operator with Gaussian noise, this posterior has {type(self.operator).__name__} with {self.noise!r}"
+                f"{name} needs a linear operator with Gaussian noise, "
+                f"this posterior has {type(self.operator).__name__} with {self.noise!r}"
             )
 
 
-def _uniform(signal: Tensor | float) -> bool:
-    """Whether it is one number, or one for each row."""
+def _is_scalar(signal: Tensor | float) -> bool:
+    """Whether `signal` is a scalar, or has a single scalar for each row."""
     return not torch.is_tensor(signal) or signal.ndim <= 1 or signal[0].numel() == 1

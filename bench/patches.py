@@ -3,7 +3,7 @@
     torchrun --standalone --nproc-per-node 2 bench/patches.py --images ../shared/data/bsds500/test --size 128 --out docs/tables/patches
 
 Errors: root mean square difference of the answer from that of one process, intensities, and the PSNR of both. Seconds: of one forward pass of an
-image of twice the side, the least of five, first on one process while the other waits, then divided.
+image of twice the side, the least of five, first on one process while the other waits, then divide_among_ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from photo import photographs
 
 import inverse
-from inverse.priors.evaluation.patches import divided, process_group
+from inverse.priors.evaluation.patches import divide_among_ranks, process_group
 
 CASES = {
     "diffpir, 20 steps": {"steps": 20},
@@ -55,9 +55,9 @@ def main() -> None:
         truth = photographs(arguments.images, 1, arguments.size)[0]
         priors = {
             "one": inverse.load_prior(arguments.prior),
-            "fresh": divided(inverse.load_prior(arguments.prior), "fresh"),
+            "fresh": divide_among_ranks(inverse.load_prior(arguments.prior), "fresh"),
         }
-        priors["stale"] = divided(inverse.load_prior(arguments.prior), "stale")
+        priors["stale"] = divide_among_ranks(inverse.load_prior(arguments.prior), "stale")
         x, sigma = (
             torch.randn(
                 1, 3, 2 * arguments.size, 2 * arguments.size, generator=inverse.seeded("time")

@@ -27,7 +27,7 @@ from inverse.engine import versions
 from inverse.io.files import write_text
 from inverse.io.image_sets import load_images
 from inverse.io.images import grid, write_png
-from inverse.measurement.kernels import disk
+from inverse.measurement.kernels import disk_kernel
 from inverse.measurement.operators import motion_kernel
 from inverse_plugins.optimal_bc.search import loss_by
 from inverse_plugins.structure.blurs import MAKERS, MARGIN, BlurCorpus, embedded
@@ -141,7 +141,7 @@ def kernels(data: Path, case: str, count: int) -> list[Tensor]:
     if case == "motion":
         return [motion_kernel(15 + 2 * (i % 5), 1000 + i) for i in range(count)]
     if case == "defocus":
-        return [embedded(disk(1.5 + 0.5 * i, MARGIN)) for i in range(count)]
+        return [embedded(disk_kernel(1.5 + 0.5 * i, MARGIN)) for i in range(count)]
     with h5py.File(data / "kernels" / "Levin09.mat") as file:
         found = [
             torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]

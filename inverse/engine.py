@@ -18,7 +18,7 @@ from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method, Weighted
 from inverse.posterior import Posterior
 from inverse.priors.evaluation.memory import is_out_of_memory
-from inverse.priors.evaluation.transfer import here
+from inverse.priors.evaluation.transfer import to_host
 from inverse.registry.discovery import get_method
 from inverse.registry.options import values
 from inverse.result import Result
@@ -174,7 +174,7 @@ def _result(
         "log_evidence": log_evidence,
     }
     return Result(
-        **here(tensors),
+        **to_host(tensors),
         cost=rows.cost,
         seconds=seconds,
         interrupted=interrupted,

@@ -17,7 +17,7 @@ from inverse.measurement import operators
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.measurement.solves import LinearSolves
 from inverse.priors.evaluation.evaluator import Evaluator, evaluator
-from inverse.priors.evaluation.transfer import there
+from inverse.priors.evaluation.transfer import to_device
 from inverse.priors.prior import Prior
 
 
@@ -65,7 +65,7 @@ class Posterior(LinearSolves):
             raise InputError(
                 f"measurement: {bad} of {y.numel()} values are NaN or infinite; mask them out or remove them"
             )
-        self.y = there(y, self.device, dtype)
+        self.y = to_device(y, self.device, dtype)
         self.linear = operators.is_linear(operator) and prior.affine
         self.decomposable = self.linear and operators.is_decomposable(operator)
         self.gaussian = isinstance(self.noise, GaussianNoise)

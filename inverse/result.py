@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.seeding import seeded
 
 
@@ -138,7 +138,7 @@ class Result:
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
             file.attrs["provenance"] = json.dumps(self.provenance, default=str)
-        with replacing(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(whole.getbuffer())
 
     @classmethod

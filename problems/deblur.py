@@ -90,14 +90,14 @@ class Deblur(inverse.ImageProblem):
         return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
 
     def _gaussian(self) -> Tensor:
-        from inverse.measurement.kernels import bell
+        from inverse.measurement.kernels import gaussian_kernel
 
-        return bell(self.width, self.sides["gaussian"] // 2)
+        return gaussian_kernel(self.width, self.sides["gaussian"] // 2)
 
     def _defocus(self) -> Tensor:
-        from inverse.measurement.kernels import disk
+        from inverse.measurement.kernels import disk_kernel
 
-        return disk(self.width, self.sides["defocus"] // 2)
+        return disk_kernel(self.width, self.sides["defocus"] // 2)
 
     def _motion(self) -> Tensor:
         return motion_kernel(self.sides["motion"], self.kernel_seed)

@@ -12,7 +12,7 @@ from conftest import normal
 import inverse
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.result import Result
 
 
@@ -92,7 +92,7 @@ def test_a_tensor_that_is_a_view_can_be_saved(tmp_path):
 
 
 def fail_half_way(path, error):
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         raise error
 
@@ -112,7 +112,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 def test_a_finished_write_replaces_the_old_file(tmp_path):
     (tmp_path / "result.h5").write_bytes(b"old")
-    with replacing(tmp_path / "result.h5") as temporary:
+    with atomic_write(tmp_path / "result.h5") as temporary:
         temporary.write_bytes(b"new")
     assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("result.h5", b"new")]
 
@@ -342,7 +342,7 @@ def test_scoring_a_result_is_not_counted(gaussian_posterior):
 def test_a_full_disk_keeps_the_old_file(tmp_path):
     path = tmp_path / "result.h5"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space left on device"), replacing(path):
+    with pytest.raises(OSError, match="No space left on device"), atomic_write(path):
         Path("/dev/full").write_bytes(b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["result.h5"]
     assert path.read_bytes() == b"old"

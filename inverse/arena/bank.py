@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.problem import Problem
 from inverse.seeding import seeded
 
@@ -129,7 +129,7 @@ def _write(path: Path, observation: Observation, about: dict[str, str]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"y": observation.y.contiguous(), "truth": observation.truth.contiguous()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, {**about, "sha256": observation.sha256}))
 
 

@@ -16,7 +16,7 @@ from inverse.arena.local import Executor
 from inverse.arena.source import prior_hash
 from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
 from inverse.errors import InverseError
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.problem import ImageProblem, Problem
 from inverse.registry.discovery import get_method, get_problem
 from inverse.registry.options import values
@@ -176,7 +176,7 @@ class Planner:
                 "steps": fit.steps,
                 "skip": fit.skip,
             }
-            with replacing(self.folder / "budgets.json") as temporary:
+            with atomic_write(self.folder / "budgets.json") as temporary:
                 temporary.write_text(json.dumps(self.fits, indent=1, sort_keys=True))
         return Fit(self.fits[key]["steps"], self.fits[key]["skip"])
 

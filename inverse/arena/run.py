@@ -29,7 +29,7 @@ from inverse.arena.suite import Suite
 from inverse.arena.worker import Outcome, metric_versions, score
 from inverse.errors import InputError
 from inverse.io.devices import check_device
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.result import Result
 
 
@@ -155,7 +155,7 @@ def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...]
     if outcome.artifact is not None:
         path = folder / "artifacts" / f"{record.cell}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             file.write(outcome.artifact)
             file.flush()
             os.fsync(file.fileno())

@@ -89,10 +89,10 @@ def verify(
 ) -> None:
     """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
     from inverse.checks.prior import check, clean_images, own_draws
-    from inverse.priors.loading import find_card, load_prior, usual_side
+    from inverse.priors.loading import default_side, find_card, load_prior
 
     loaded = load_prior(name)
-    side = side or usual_side(loaded)
+    side = side or default_side(loaded)
     x0 = (
         own_draws(loaded, count, side, seed=seed)
         if images is None
@@ -160,14 +160,14 @@ def convert(
 ) -> None:
     """Turn weights from elsewhere into safetensors with a card; a pickle that holds more than tensors is refused, and nothing in it runs."""
     from inverse.io.files import check_writable
-    from inverse.priors.networks.convert import Foreign
+    from inverse.priors.networks.convert import ForeignWeights
     from inverse.priors.networks.convert import convert as turn
 
     _check_apart(source, out)
     check_writable(out.parent)
     training = {"data": f"see {source.name}", "command": " ".join(["inverse", *sys.argv[1:]])}
     card = turn(
-        Foreign(source, network, scheduler, key, sigma_data),
+        ForeignWeights(source, network, scheduler, key, sigma_data),
         out,
         {"licence": licence, "limits": limits, "training": training},
     )
@@ -192,7 +192,7 @@ def quantize(
     """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
     from inverse.io.files import check_writable
     from inverse.priors.cards import check_suffix
-    from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior, usual_side
+    from inverse.priors.loading import PriorCard, default_side, find_card, load_prior, save_prior
     from inverse.priors.networks.quantize import calibration, check_quantizable
     from inverse.priors.networks.quantize import quantize as round_to_int8
 
@@ -204,7 +204,7 @@ def quantize(
     assert path is not None  # a folder of diffusers is not quantizable
     card = PriorCard.read(path)
     _check_apart(card.weights(name, path), out)
-    side = side or usual_side(prior)
+    side = side or default_side(prior)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
     how = {
         "bits": 8,

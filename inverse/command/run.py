@@ -64,10 +64,10 @@ def _run(request: Request, as_json: bool, quiet: bool = False) -> bool:
     dtype, autocast = DTYPES[request.dtype]
     prior = problem.resolve_prior(request.prior, device, dtype)
     if request.parallel:
-        from inverse.priors.evaluation.patches import common_memory, divided
+        from inverse.priors.evaluation.patches import divide_among_ranks, memory_per_rank
 
-        prior = divided(prior, PARALLEL[request.parallel])
-        request = replace(request, memory=request.memory or common_memory(device))
+        prior = divide_among_ranks(prior, PARALLEL[request.parallel])
+        request = replace(request, memory=request.memory or memory_per_rank(device))
     places = list(zip(range(len(files)), files, output_folders(files, request.out), strict=True))
     work = Work(
         request,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 ARRAYS = {".npy", ".h5", ".hdf5"}
@@ -96,7 +96,7 @@ def write_png(path: Path, pixels: Tensor) -> None:
     """Write (C, H, W) or (H, W), clipped to [0, 1], as 8-bit PNG."""
     from PIL import Image
 
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(_to_uint8(pixels)).save(temporary, format="PNG")
 
 

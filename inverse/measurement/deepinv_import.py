@@ -23,10 +23,10 @@ _declared: list[torch.library.Library] = []
 @functools.cache
 def deepinv(submodule: str = "") -> ModuleType:
     """deepinv, or deepinv.<submodule>, imported on first use."""
-    return past_torchvision(f"deepinv.{submodule}" if submodule else "deepinv")
+    return import_beside_torchvision(f"deepinv.{submodule}" if submodule else "deepinv")
 
 
-def past_torchvision(name: str) -> ModuleType:
+def import_beside_torchvision(name: str) -> ModuleType:
     """Import a module that imports torchvision, whichever build that is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

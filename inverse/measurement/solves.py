@@ -25,7 +25,7 @@ from inverse.measurement.linalg import (
     spectral_filter,
 )
 from inverse.measurement.noise import GaussianNoise, Noise
-from inverse.measurement.spectrum import Spectrum, near_spectrum
+from inverse.measurement.spectrum import Spectrum, approximate_spectrum
 from inverse.seeding import Generators
 
 
@@ -315,7 +315,7 @@ class LinearSolves(ABC):
     @cached_property
     def _spectrum(self) -> Spectrum | None:
         """Approximate spectrum of A A^T in model units; its two evaluations are not counted."""
-        return near_spectrum(
+        return approximate_spectrum(
             lambda v: self.prior.scale**2 * self.operator.A(self.operator.A_adjoint(v)), self.y
         )
 

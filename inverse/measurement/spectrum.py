@@ -36,7 +36,7 @@ class Spectrum:
         return self.back(f(self.eigenvalues) * self.to(v))
 
 
-def near_spectrum(
+def approximate_spectrum(
     apply: Callable[[Tensor], Tensor], like: Tensor, error: float = 0.15
 ) -> Spectrum | None:
     """The better of the two, or None where both miss the map by more than `error`: relative error on white noise.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError
-from inverse.measurement.deepinv_import import past_torchvision
+from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.metrics.standard import is_picture
 from inverse.result import Result
 
@@ -157,7 +157,7 @@ def lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor
 
     Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018.
     """
-    found = past_torchvision("torchmetrics.functional.image.lpips")
+    found = import_beside_torchvision("torchmetrics.functional.image.lpips")
     module = found._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
     _fill(module.net, features)
     module.load_state_dict(
@@ -184,8 +184,8 @@ class DISTS(nn.Module):
     def __init__(self, features: Features):
         super().__init__()
         theirs, vgg = (
-            past_torchvision("torchmetrics.functional.image.dists"),
-            past_torchvision("torchvision.models.vgg"),
+            import_beside_torchvision("torchmetrics.functional.image.dists"),
+            import_beside_torchvision("torchvision.models.vgg"),
         )
         layers = vgg.make_layers(vgg.cfgs["D"])
         _fill(layers, features)

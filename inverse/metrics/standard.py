@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inverse.measurement.deepinv_import import deepinv, past_torchvision
+from inverse.measurement.deepinv_import import deepinv, import_beside_torchvision
 from inverse.metrics import ensemble as scores
 from inverse.result import Result
 
@@ -63,7 +63,7 @@ def ms_ssim(result: Result) -> float | None:
     """
     if result.truth is None or not is_picture(result.truth) or min(result.truth.shape[-2:]) <= 160:
         return None
-    score = past_torchvision(
+    score = import_beside_torchvision(
         "torchmetrics.functional.image"
     ).multiscale_structural_similarity_index_measure
     return float(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError, InverseError, OptionError, PriorError, suggestion
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,7 +51,7 @@ class Card:
     @classmethod
     def known(cls) -> dict[str, Path]:
         """Cards that a name stands for: those of this kind that ship with the package."""
-        return shipped(cls.kind, cls.folder)
+        return shipped_cards(cls.kind, cls.folder)
 
     @classmethod
     def find(cls, name: str | Path) -> Path:
@@ -109,7 +109,7 @@ class Card:
                 model = make(card, state)
             model.load_state_dict({k: v.float() for k, v in state.items()})
         except (KeyError, RuntimeError, TypeError, InputError, OptionError) as error:
-            raise unfitting(cls.kind, path, error) from error
+            raise weights_mismatch(cls.kind, path, error) from error
         return model.eval().requires_grad_(False)
 
     def weights(self, name: str | Path, path: Path) -> Path:
@@ -138,7 +138,7 @@ class Card:
         try:
             return load_file(path)  # safetensors holds arrays alone: a pickle is refused here
         except (SafetensorError, RuntimeError) as error:
-            raise unfitting(self.kind, path, error) from error
+            raise weights_mismatch(self.kind, path, error) from error
 
     @classmethod
     def save(cls, path: Path, state: dict[str, Tensor], **fields: Any) -> Self:
@@ -152,7 +152,7 @@ class Card:
         from safetensors.torch import save
 
         check_suffix(cls.kind, path)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(
                 save({k: v.detach().cpu().contiguous() for k, v in state.items()})
             )
@@ -162,11 +162,11 @@ class Card:
 
     def write(self, path: Path) -> None:
         """Write the card alone, as indented JSON."""
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
-def shipped(kind: str, folder: str = "") -> dict[str, Path]:
+def shipped_cards(kind: str, folder: str = "") -> dict[str, Path]:
     """Cards that ship with the package, by name: `<kind>-<name>.json` in a folder of `inverse_data`."""
     place = Path(str(importlib.resources.files("inverse_data"))) / folder
     return {path.stem: path for path in sorted(place.glob(f"{kind}-*.json"))}
@@ -215,7 +215,7 @@ def _words(value: Any) -> str:
     ]
 
 
-def unfitting(kind: str, path: Path, error: Exception) -> PriorError:
+def weights_mismatch(kind: str, path: Path, error: Exception) -> PriorError:
     """The error of arrays that are not those of the card: where torch's "Error(s) in loading state_dict" becomes specific, or a shorter message's start."""
     return PriorError(
         f"{kind} weights {path}: do not fit the card ({str(error).splitlines()[:2][-1].strip()})"

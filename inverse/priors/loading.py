@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inverse.errors import PriorError
 from inverse.priors.analytic import FieldLaw, LowRankPrior
-from inverse.priors.cards import Card, unfitting
+from inverse.priors.cards import Card, weights_mismatch
 from inverse.priors.networks.corrected import CorrectedPrior
 from inverse.priors.networks.unet import UNetConfig
 from inverse.priors.prior import NetworkPrior, Prior
@@ -116,7 +116,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def usual_side(prior: Prior) -> int:
+def default_side(prior: Prior) -> int:
     """Pixels of a side where a prior is tried out: its own, or those of its training crops, or 64 where neither is known."""
     return prior.shape[-1] or getattr(prior, "crop", None) or 64
 
@@ -158,7 +158,7 @@ def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> Prio
     units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
     exact = SINGLE_PRECISION
     if law is not None:
-        about["law"] = law.facts() | about.get("law", {})
+        about["law"] = law.card_fields() | about.get("law", {})
         exact = exact | set(law.single_precision)
         if torch.is_tensor(law.shift):  # it is among the weights
             units["shift"] = 0.0
@@ -189,9 +189,9 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
                 card.config, card.sigma_data, shift=card.shift, **card.model_units
             )
             if card.quantization:
-                from inverse.priors.networks.quantize import to_int8
+                from inverse.priors.networks.quantize import replace_with_int8
 
-                to_int8(prior.network, fit=False)
+                replace_with_int8(prior.network, fit=False)
         elif not card.network:
             return _law(card, weights)
         else:
@@ -207,7 +207,7 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise unfitting("prior", path, error) from error
+        raise weights_mismatch("prior", path, error) from error
     return prior
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError, OptionError
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.priors.networks.unet import UNetConfig
 from inverse.priors.prior import NetworkPrior
 from inverse.seeding import check_seed, seeded
@@ -242,7 +242,7 @@ class Training:
                 tensors |= {
                     f"{moment}/{name}": state[p][moment] for moment in ("exp_avg", "exp_avg_sq")
                 }
-        with replacing(self.checkpoint) as temporary:
+        with atomic_write(self.checkpoint) as temporary:
             temporary.write_bytes(
                 save(
                     {k: v.contiguous() for k, v in tensors.items()},

@@ -20,11 +20,11 @@ from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.execution import Cost, Execution
 from inverse.io.devices import DTYPES, check_device
-from inverse.io.files import check_writable, replacing
+from inverse.io.files import atomic_write, check_writable
 from inverse.io.image_sets import load_images
 from inverse.method import Method
 from inverse.posterior import Posterior
-from inverse.priors.loading import usual_side
+from inverse.priors.loading import default_side
 from inverse.priors.prior import Prior
 from inverse.problem import ImageProblem, Problem
 from inverse.registry.discovery import registry
@@ -96,7 +96,7 @@ def fit_boundary(
         raise OptionError(f"fit-bc: --out must end in .safetensors, got '{out.name}'")
     check_writable(out.parent)
     prior = problem.resolve_prior(prior_name, check_device(device), DTYPES[fit.dtype][0])
-    fit = replace(fit, size=fit.size or usual_side(prior))
+    fit = replace(fit, size=fit.size or default_side(prior))
     truths = references(problem, images, fit, prior)
     search = Search(problem, method, fit, truths, prior, out.with_suffix(".checkpoint.safetensors"))
     try:
@@ -120,7 +120,7 @@ def references(problem: Problem, images: list[Path], fit: Fit, prior: Prior) -> 
 
     Raises: InputError if there are fewer than asked.
     """
-    size = fit.size or usual_side(prior)
+    size = fit.size or default_side(prior)
     if images and not isinstance(problem, ImageProblem):
         raise OptionError(
             f"fit-bc: --images is for problems on photographs, {problem.name} has truths of its own"
@@ -345,7 +345,7 @@ class Search:
             "refined": self.refined,
             "refined_losses": self.refined_losses,
         }
-        with replacing(self.checkpoint) as temporary:
+        with atomic_write(self.checkpoint) as temporary:
             temporary.write_bytes(
                 save(
                     {k: v.contiguous() for k, v in tensors.items()},

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, UnsupportedError
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.measurement.noise import GaussianNoise
 from inverse.measurement.operators import separable
 from inverse.method import Method, Weighted
@@ -211,7 +211,7 @@ class Table:
         from safetensors.torch import save
 
         about = {k: v for k, v in asdict(self).items() if k not in ("x", "scores")}
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(
                 save(
                     {"x": self.x.contiguous(), "scores": self.scores.contiguous()},

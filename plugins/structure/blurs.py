@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inverse.errors import OptionError, suggestion
-from inverse.measurement.kernels import bell, disk
+from inverse.measurement.kernels import disk_kernel, gaussian_kernel
 from inverse.measurement.operators import motion_kernel
 from inverse.seeding import seeded
 from inverse.training.crops import random_crops
@@ -114,12 +114,12 @@ def _motion(generator: torch.Generator) -> Tensor:
 
 def _defocus(generator: torch.Generator) -> Tensor:
     """Radius 1 to 7 pixels."""
-    return embedded(disk(1 + 6 * float(torch.rand((), generator=generator)), MARGIN))
+    return embedded(disk_kernel(1 + 6 * float(torch.rand((), generator=generator)), MARGIN))
 
 
 def _gaussian(generator: torch.Generator) -> Tensor:
     """Standard deviation 0.5 to 4 pixels."""
-    return embedded(bell(0.5 + 3.5 * float(torch.rand((), generator=generator)), MARGIN))
+    return embedded(gaussian_kernel(0.5 + 3.5 * float(torch.rand((), generator=generator)), MARGIN))
 
 
 def _frames(generator: torch.Generator) -> Tensor:

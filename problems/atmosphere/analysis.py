@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inverse import __version__
-from inverse.io.files import replacing
+from inverse.io.files import atomic_write
 from inverse.measurement.operators import clone
 from inverse.result import Result
 from inverse_problems.atmosphere.domain import Domain
@@ -196,7 +196,7 @@ def draw(result: Result, scene: Scene, path: Path, most: int = 4) -> None:
     axes = figure.subplots(len(hours), 4, sharex=True, sharey=True, squeeze=False)
     for row, hour in zip(axes, hours, strict=True):
         _draw_hour(figure, row, result, scene, hour)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         FigureCanvasAgg(figure).print_figure(
             temporary, dpi=110 if len(hours) == 1 else 70, format="png"
         )

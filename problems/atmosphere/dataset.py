@@ -84,7 +84,7 @@ class Fields:
             + angle.sin() * (self.values[j] - self.mean)
         )
 
-    def facts(self) -> dict[str, Any]:
+    def card_fields(self) -> dict[str, Any]:
         """For the card; `atmosphere.domain.domain_of` reads the first four."""
         about: dict[str, Any] = {"variables": list(self.channels), "units": list(self.units)}
         about |= {"latitudes": list(self.grid.latitudes), "longitudes": list(self.grid.longitudes)}

@@ -38,7 +38,7 @@ class Climatology:
     inflation: float
     held_out: float
 
-    def facts(self) -> dict[str, float]:
+    def card_fields(self) -> dict[str, float]:
         """For the card."""
         return {
             "taper_km": self.taper,

@@ -240,7 +240,7 @@ def point_times(data: Any, dim: str, path: Path) -> np.ndarray | None:
 
 def write(path: Path, dataset: Any) -> None:
     """Write an xarray dataset as NetCDF 4, floats compressed, under a temporary name that is renamed."""
-    from inverse.io.files import replacing
+    from inverse.io.files import atomic_write
 
     package("h5netcdf")
     encoding = {
@@ -248,7 +248,7 @@ def write(path: Path, dataset: Any) -> None:
         for name, item in dataset.data_vars.items()
         if item.dtype.kind == "f" and item.ndim
     }
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
 
 

@@ -99,7 +99,7 @@ def train_field_prior(
     about = about | {"units": ", ".join(fields.units)}
     described = {
         "law": fitted,
-        "extra": fields.facts()
+        "extra": fields.card_fields()
         | {"validation": list(validation.period), "test": list(test.period), "skipped": missing},
     }
     if config is None:
@@ -193,11 +193,11 @@ def fit_law(
         fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale
     )
     if hours == 1:
-        return climate.law, climate.facts()
+        return climate.law, climate.card_fields()
     before, after = fields.windows(2).values.chunk(2, 1)
     return TrajectoryPrior(
         climate.law, fit_persistence(climate.law, before, after), hours
-    ), climate.facts()
+    ), climate.card_fields()
 
 
 def _best_so_far(out: Path) -> float:

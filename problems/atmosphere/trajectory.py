@@ -77,7 +77,7 @@ class TrajectoryPrior(FieldLaw):
         """Root mean square standard deviation of the entries of x0."""
         return self.hour.deviation
 
-    def facts(self) -> dict[str, Any]:
+    def card_fields(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "hours": self.hours,

@@ -131,8 +131,8 @@ class ZonalPrior(FieldLaw):
         """x with one value along each row at a pole."""
         return self.spectral(x, torch.sign)
 
-    def facts(self) -> dict[str, Any]:
-        return {"kind": self.kind, **super().facts()}
+    def card_fields(self) -> dict[str, Any]:
+        return {"kind": self.kind, **super().card_fields()}
 
     @property
     def spread(self) -> Tensor:

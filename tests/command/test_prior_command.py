@@ -16,7 +16,7 @@ from torch import nn
 import inverse
 from inverse.checks.prior import check, own_draws
 from inverse.priors.cards import sha256
-from inverse.priors.loading import PriorCard, load_prior, save_prior, usual_side
+from inverse.priors.loading import PriorCard, default_side, load_prior, save_prior
 from inverse.priors.prior import Prior
 
 pytest_plugins = "cli_fixtures"
@@ -169,7 +169,7 @@ def test_the_side_is_that_of_the_training_crops(command, tmp_path):
 def test_the_usual_side_of_a_prior(shape, crop, side):
     prior = inverse.FlatPrior(shape)
     prior.crop = crop
-    assert usual_side(prior) == side
+    assert default_side(prior) == side
 
 
 def test_info_of_a_weights_file_is_of_that_file(command, tmp_path):

@@ -8,7 +8,7 @@ import inverse
 from inverse.execution import CG
 from inverse.measurement import operators
 from inverse.measurement.linalg import conjugate_gradient
-from inverse.measurement.spectrum import near_spectrum
+from inverse.measurement.spectrum import approximate_spectrum
 
 SHAPE = (2, 24, 30)
 
@@ -37,7 +37,7 @@ def counted(apply):
 def test_a_periodic_blur_is_diagonal_in_the_fourier_basis():
     M, v = gram(blur("circular")), normal(3, *SHAPE)
     torch.testing.assert_close(
-        near_spectrum(M, v, 1e-6).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-6
+        approximate_spectrum(M, v, 1e-6).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-6
     )  # deepinv keeps its spectrum in float32
 
 
@@ -54,22 +54,28 @@ def test_a_blur_by_three_pixels_that_repeats_its_edge_is_diagonal_in_the_cosine_
     )
     v = normal(3, *SHAPE)
     torch.testing.assert_close(
-        near_spectrum(M, v, 1e-12).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-12
+        approximate_spectrum(M, v, 1e-12).apply(lambda lam: lam, v), M(v), rtol=0, atol=1e-12
     )
 
 
 def test_a_function_of_the_spectrum_is_that_of_the_map():
     M, v = gram(blur("circular")), normal(3, *SHAPE)
-    back = near_spectrum(M, v).apply(lambda lam: 1 / (lam + 0.1), v)
+    back = approximate_spectrum(M, v).apply(lambda lam: 1 / (lam + 0.1), v)
     torch.testing.assert_close(M(back) + 0.1 * back, v, rtol=0, atol=1e-5)
 
 
 def test_a_map_that_depends_on_the_place_has_no_spectrum():
-    assert near_spectrum(lambda v: v * normal(*SHAPE, seed=3).square(), normal(1, *SHAPE)) is None
+    assert (
+        approximate_spectrum(lambda v: v * normal(*SHAPE, seed=3).square(), normal(1, *SHAPE))
+        is None
+    )
 
 
 def test_a_map_that_mixes_channels_has_no_spectrum():
-    assert near_spectrum(lambda v: v.sum(1, keepdim=True).expand_as(v), normal(1, *SHAPE)) is None
+    assert (
+        approximate_spectrum(lambda v: v.sum(1, keepdim=True).expand_as(v), normal(1, *SHAPE))
+        is None
+    )
 
 
 @pytest.mark.parametrize(("boundary", "kernel"), [("reflect", "defocus"), ("valid", "motion")])
@@ -77,7 +83,7 @@ def test_the_basis_saves_most_iterations(boundary, kernel):
     """At a condition number of about 600 and the same tolerance; 12 to 16 against 100 and more at 128 pixels, see docs/speed.md."""
     operator = blur(boundary, kernel, shape=(1, 96, 96))
     v = operator.A(normal(1, 1, 96, 96))
-    precondition = near_spectrum(gram(operator), v)
+    precondition = approximate_spectrum(gram(operator), v)
     counts, answers = [], []
     for near in (None, lambda v: precondition.apply(lambda lam: 1 / (lam + 1.6e-3), v)):
         M, calls = counted(lambda v: gram(operator)(v) + 1.6e-3 * v)
@@ -90,7 +96,7 @@ def test_the_basis_saves_most_iterations(boundary, kernel):
 def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
     operator = blur()
     spectrum, v = (
-        near_spectrum(gram(operator), normal(1, *SHAPE)),
+        approximate_spectrum(gram(operator), normal(1, *SHAPE)),
         normal(3, *SHAPE) * torch.tensor([1e-3, 1.0, 1e3]).reshape(3, 1, 1, 1),
     )
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from inverse.errors import InputError
 from inverse.execution import Cost
-from inverse.measurement.deepinv_import import past_torchvision
+from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.metrics.perceptual import METRICS
 from inverse.result import Result
 
@@ -22,8 +22,8 @@ def networks():
     """SqueezeNet and VGG16 with random weights, without the latter's classifier."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vgg = past_torchvision("torchvision.models.vgg")
-        squeeze = past_torchvision("torchvision.models").squeezenet1_1(weights=None)
+        vgg = import_beside_torchvision("torchvision.models.vgg")
+        squeeze = import_beside_torchvision("torchvision.models").squeezenet1_1(weights=None)
         return {
             "squeeze": squeeze.state_dict(),
             "vgg": {
@@ -61,7 +61,7 @@ def result(mean: torch.Tensor, truth: torch.Tensor | None) -> Result:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
     given("lpips", "squeeze", suffix)
-    theirs = past_torchvision("torchmetrics.functional.image.lpips")
+    theirs = import_beside_torchvision("torchmetrics.functional.image.lpips")
     module = theirs._NoTrainLpips(
         pretrained=True, net="squeeze", pnet_rand=True
     )  # its linear layers, and random features
@@ -90,8 +90,8 @@ def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
 def test_dists_is_torchmetrics_with_the_users_features(given, networks, monkeypatch):
     given("dists", "vgg")
     theirs, vgg = (
-        past_torchvision("torchmetrics.functional.image.dists"),
-        past_torchvision("torchvision.models.vgg"),
+        import_beside_torchvision("torchmetrics.functional.image.dists"),
+        import_beside_torchvision("torchvision.models.vgg"),
     )
 
     def local(weights):  # in the place of what downloads

@@ -230,7 +230,7 @@ def test_what_is_kept_in_float32_halves_the_error(monkeypatch):
     prior, x = inverse.load_prior("photo-64"), 0.5 * normal(2, 3, 32, 32).float()
     full = evaluator(prior, Execution()).denoise(x, 0.5)
     kept = (evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5) - full).std()
-    monkeypatch.setattr("inverse.priors.networks.unet.in_full", lambda layer, x: layer(x))
+    monkeypatch.setattr("inverse.priors.networks.unet.in_full_precision", lambda layer, x: layer(x))
     cast = (under_autocast(prior, x) - full).std()
     assert kept < 0.5 * cast
 

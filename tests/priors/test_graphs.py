@@ -12,7 +12,7 @@ from inverse.errors import ExecutionWarning
 from inverse.execution import Execution
 from inverse.priors.evaluation.evaluator import evaluator
 from inverse.priors.evaluation.graphs import KEPT, Recording, graphed
-from inverse.priors.evaluation.transfer import here, there
+from inverse.priors.evaluation.transfer import to_device, to_host
 
 HALF = torch.tensor([0.5], dtype=torch.float64)
 
@@ -233,16 +233,16 @@ def test_a_method_with_gradients_gives_the_same_through_graphs(network_prior):
 
 def test_what_is_sent_to_a_device_is_a_copy():
     x = normal(2, 3)
-    sent = there(x, torch.device("cpu"), torch.float64)
+    sent = to_device(x, torch.device("cpu"), torch.float64)
     sent.zero_()
     assert x.any()
-    assert here({"x": x, "none": None}) == {"x": x, "none": None}
+    assert to_host({"x": x, "none": None}) == {"x": x, "none": None}
 
 
 @gpu
 def test_tensors_come_back_from_a_gpu_as_they_went():
     x = normal(512, 512)
-    sent = there(x, torch.device("cuda"), torch.float32)
-    back = here({"x": 2 * sent})["x"]
+    sent = to_device(x, torch.device("cuda"), torch.float32)
+    back = to_host({"x": 2 * sent})["x"]
     assert torch.equal(back, 2 * x.float())
     assert back.is_pinned()

@@ -1,4 +1,4 @@
-"""Foreign networks as priors: each convention around a Gaussian law whose network is known exactly, then real saved models."""
+"""ForeignWeights networks as priors: each convention around a Gaussian law whose network is known exactly, then real saved models."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from conftest import normal
 from torch import nn
 
 import inverse
-from inverse.measurement.deepinv_import import past_torchvision
+from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.loading import load_prior
 from inverse.priors.networks import parametrisations as adapters
 
@@ -196,7 +196,7 @@ diffusers = pytest.mark.skipif(
 
 
 def save_pipeline(folder, prediction="epsilon", latent=False):
-    past_torchvision("torchvision")
+    import_beside_torchvision("torchvision")
     import diffusers as d
 
     with torch.random.fork_rng(devices=[]):

@@ -62,13 +62,13 @@ def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> N
 
 def evaluate(number: int) -> None:
     """What one process finds of evaluations; it goes to a file."""
-    from inverse.priors.evaluation.patches import common_memory, divided, process_group
+    from inverse.priors.evaluation.patches import divide_among_ranks, memory_per_rank, process_group
 
     found: dict[str, object] = {}
     with process_group("cpu") as (place, first):
-        found |= {"place": place, "first": first, "memory": common_memory(torch.device("cpu"))}
+        found |= {"place": place, "first": first, "memory": memory_per_rank(torch.device("cpu"))}
         prior, x, v, sigma = (
-            divided(network()),
+            divide_among_ranks(network()),
             normal(*SHAPE),
             normal(*SHAPE, seed=1),
             torch.tensor(0.7).double(),
@@ -77,8 +77,10 @@ def evaluate(number: int) -> None:
         leaf = x.clone().requires_grad_()
         out = prior(leaf, sigma)
         found["vjps"] = [torch.autograd.grad(out, leaf, v, retain_graph=True)[0] for _ in range(2)]
-        found["bf16"] = _bf16(divided(network().float()), x.float(), sigma.float())
-        found["stale"] = {steps: _walk(divided(network(), "stale"), steps) for steps in (8, 32)}
+        found["bf16"] = _bf16(divide_among_ranks(network().float()), x.float(), sigma.float())
+        found["stale"] = {
+            steps: _walk(divide_among_ranks(network(), "stale"), steps) for steps in (8, 32)
+        }
         try:
             prior(normal(1, 3, 4, 8), sigma)
         except OptionError as error:
@@ -217,10 +219,10 @@ def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
 
 
 def test_a_prior_that_is_no_network_of_ours_is_refused():
-    from inverse.priors.evaluation.patches import divided
+    from inverse.priors.evaluation.patches import divide_among_ranks
 
     with pytest.raises(
         OptionError,
         match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none",
     ):
-        divided(inverse.FlatPrior((3, None, None)))
+        divide_among_ranks(inverse.FlatPrior((3, None, None)))

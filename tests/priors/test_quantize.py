@@ -17,11 +17,11 @@ from inverse.priors.loading import PriorCard, load_prior
 from inverse.priors.networks.quantize import (
     Int8Conv,
     calibration,
-    normal_times,
+    calibration_times,
+    fit_range,
     quantize,
     rounded,
     scan,
-    scan_range,
 )
 
 pytest_plugins = "cli_fixtures"
@@ -61,7 +61,7 @@ def test_the_scan_clips_outliers_where_that_pays():
 def test_inputs_have_zero_among_their_values():
     """A zero stays a zero: what pads an image is exact."""
     for x in (normal(1000), normal(1000).abs(), torch.nn.functional.silu(4 * normal(1000))):
-        step, zero = scan_range(x)
+        step, zero = fit_range(x)
         assert 0 <= zero <= 255
         assert (
             float((x - step * ((x / step).round() + zero).clamp(0, 255).sub(zero)).abs().mean())
@@ -73,7 +73,7 @@ def test_integers_and_floats_give_one_convolution_and_gradients_pass():
     conv = nn.Conv2d(8, 16, 3, padding=1)
     x = normal(2, 8, 9, 7).float()
     layer = Int8Conv(conv.requires_grad_(False), 0, True)
-    step, zero = scan_range(x)
+    step, zero = fit_range(x)
     layer.step.fill_(step)
     layer.zero.fill_(zero)
     leaf = x.clone().requires_grad_()
@@ -105,7 +105,7 @@ def test_a_calibration_draw_carries_the_noise_level_that_is_its_own():
 
 def test_times_are_mostly_late():
     """Mean of N(0.4, 0.4^2) cut to [0, 1]: 0.4 + 0.4 (phi(-1) - phi(1.5)) / (Phi(1.5) - Phi(-1)) = 0.4582."""
-    times = normal_times(20_000)
+    times = calibration_times(20_000)
     assert float(times.min()) >= 0
     assert float(times.max()) <= 1
     assert float(times.mean()) == pytest.approx(0.4582, abs=4 * 0.26 / 20_000**0.5)

@@ -48,6 +48,6 @@ class FieldLaw(AnalyticPrior):
         """The part of x (B, *shape) that a field of this law can have; all of it, unless a law says otherwise."""
         return x
 
-    def facts(self) -> dict[str, Any]:
+    def card_fields(self) -> dict[str, Any]:
         """What a card says of this law beside its arrays, in JSON types."""
         return {"shape": list(self.shape), "rank": self.variances.shape[-1]}

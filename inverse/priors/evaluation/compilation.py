@@ -39,17 +39,17 @@ def compiled(
             out = call(x, sigma)
         return out.clone() if graphs and not gradient else out
 
-    return graphed(run, say, cuda_graphs, of_compiler) if graphs and gradient else run
+    return graphed(run, say, cuda_graphs, is_compiler_error) if graphs and gradient else run
 
 
-def of_compiler(error: Exception) -> bool:
+def is_compiler_error(error: Exception) -> bool:
     """Whether an error was raised by torch's compiler rather than by the prior."""
     return type(error).__module__.startswith(
         ("torch._dynamo", "torch._inductor", "torch._functorch")
     )
 
 
-def gist(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """The first two lines that say something, without the compiler's advice on debugging it."""
     said = str(error).split("Set TORCHDYNAMO_VERBOSE")[0]
     return " ".join([line.strip() for line in said.splitlines() if line.strip()][:2])[:200]

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from inverse.errors import ExecutionWarning, MemoryLimitError
 from inverse.execution import HALVES, Execution
-from inverse.priors.evaluation.compilation import compiled, gist, of_compiler
-from inverse.priors.evaluation.halved import fingerprint, halved
+from inverse.priors.evaluation.compilation import compiled, error_summary, is_compiler_error
+from inverse.priors.evaluation.half_precision import fingerprint, half_precision_copy
 from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, usable_memory
 from inverse.priors.evaluation.tiling import tiled
 from inverse.priors.prior import Prior
@@ -218,10 +218,10 @@ class Evaluator:
             except Exception as error:
                 if is_out_of_memory(error):
                     reason = str(error).splitlines()[0]
-                elif self._compiles and of_compiler(error):
+                elif self._compiles and is_compiler_error(error):
                     self._compiles = False
                     self._say(
-                        f"the prior runs without compilation: {type(error).__name__}: {gist(error)}"
+                        f"the prior runs without compilation: {type(error).__name__}: {error_summary(error)}"
                     )
                     continue
                 else:
@@ -290,7 +290,7 @@ class Evaluator:
         if (now := fingerprint(self.prior)) is None:
             return self.prior
         if self._halved is None or self._halved[0] != now:
-            self._halved = now, halved(self.prior, HALVES[self.execution.autocast])
+            self._halved = now, half_precision_copy(self.prior, HALVES[self.execution.autocast])
             self._compiled.clear()
         return self._halved[1]
 

@@ -150,7 +150,7 @@ class BandUNet(nn.Module):
         ]
 
 
-def divided(prior: Prior, halo: Halo = "fresh") -> Prior:
+def divide_among_ranks(prior: Prior, halo: Halo = "fresh") -> Prior:
     """The prior with its network divided among the ranks of this process group; changed in place.
 
     Raises: OptionError for a prior that is not a local U-Net of ours.
@@ -189,7 +189,7 @@ def process_group(device: str) -> Iterator[tuple[str, bool]]:
         dist.destroy_process_group()
 
 
-def common_memory(device: torch.device) -> float | None:
+def memory_per_rank(device: torch.device) -> float | None:
     """GiB that every rank can have: four fifths of what the poorest has free, shared by those of a machine if it is the host's; None if unknown.
 
     Ranks that planned their calls by themselves could cut a batch in different places and wait for each other for ever.

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 
-def there(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy of x on a device, which the host does not wait for."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.detach().to(dtype).pin_memory().to(device, non_blocking=True)
     return x.detach().to(device, dtype, copy=True)
 
 
-def here(tensors: dict[str, Any]) -> dict[str, Any]:
+def to_host(tensors: dict[str, Any]) -> dict[str, Any]:
     """These tensors on the host, complete; None stays None."""
     waited = [x.device for x in tensors.values() if x is not None and x.is_cuda]
     found = {

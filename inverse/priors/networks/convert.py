@@ -26,7 +26,7 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignWeights:
     """What there is to convert.
 
     Args:
@@ -44,7 +44,7 @@ class Foreign:
     sigma_data: float = 0.5
 
 
-def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> PriorCard:
+def convert(foreign: ForeignWeights, out: Path, about: dict[str, Any]) -> PriorCard:
     """Write `out` and its card; nothing is written unless the weights fit the network.
 
     Args:
@@ -72,7 +72,9 @@ def convert(foreign: Foreign, out: Path, about: dict[str, Any]) -> PriorCard:
     return PriorCard.save(out, weights, units="intensity in [0, 1]", **fields)
 
 
-def _own(foreign: Foreign, network: dict[str, Any], weights: dict[str, Tensor]) -> NetworkPrior:
+def _own(
+    foreign: ForeignWeights, network: dict[str, Any], weights: dict[str, Tensor]
+) -> NetworkPrior:
     try:
         config = network_config(network)
         prior = NetworkPrior.unet(config, foreign.sigma_data, **IMAGES)
@@ -105,7 +107,7 @@ def _folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Ten
     )
 
 
-def _file(foreign: Foreign) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+def _file(foreign: ForeignWeights) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     _check_weights(foreign.source)
     if foreign.network is None:
         what = "fields of inverse's UNetConfig, or a config of diffusers with its _class_name"

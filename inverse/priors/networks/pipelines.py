@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from inverse.errors import PriorError
-from inverse.measurement.deepinv_import import past_torchvision
+from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.networks.parametrisations import (
     IMAGES,
     ConsistencyPrior,
@@ -177,7 +177,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 def _diffusers(where: Path) -> ModuleType:
     with suppress(ImportError):
-        past_torchvision("torchvision")  # diffusers imports it, later, if it is there
+        import_beside_torchvision("torchvision")  # diffusers imports it, later, if it is there
     try:
         import diffusers
     except ImportError as error:

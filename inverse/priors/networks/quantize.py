@@ -49,7 +49,7 @@ def scan(x: Tensor, bits: int = 8) -> Tensor:
     return scales.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
-def scan_range(x: Tensor) -> tuple[float, int]:
+def fit_range(x: Tensor) -> tuple[float, int]:
     """Scale and zero point of uint8 inputs x (n,) by the same measure; zero is always one of the values."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 1e-6)
     best = (float("inf"), 1.0, 0)
@@ -92,7 +92,7 @@ class Int8Linear(Int8):
         return F.linear(x, self.dequantized(x), self.bias.to(x))
 
 
-class Int8Grow(Int8):
+class Int8ConvTranspose(Int8):
     """A transposed convolution of stride two."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,13 +172,13 @@ class Int8Conv(Int8):
 
 KINDS: dict[type, tuple[Any, int]] = {
     nn.Conv2d: (Int8Conv, 0),
-    nn.ConvTranspose2d: (Int8Grow, 1),
+    nn.ConvTranspose2d: (Int8ConvTranspose, 1),
     nn.Linear: (Int8Linear, 0),
 }
 """What replaces each kind of layer, and where its weight has its output channels."""
 
 
-def to_int8(network: nn.Module, fit: bool = True) -> nn.Module:
+def replace_with_int8(network: nn.Module, fit: bool = True) -> nn.Module:
     """Replace every convolution, transposed convolution and linear map, in place; weights are rounded, inputs not yet.
 
     Args:
@@ -203,7 +203,7 @@ def calibration(
     """Pairs of the full-precision reverse process, x (count, C, side, side) and its sigma (count,).
 
     Args:
-        times: in [0, 1], from little noise to much; by default `normal_times`.
+        times: in [0, 1], from little noise to much; by default `calibration_times`.
     """
     assert prior.shape[0] is not None
     low, high = max(prior.sigma_min, 0.01), min(prior.sigma_max, 80.0)
@@ -212,11 +212,14 @@ def calibration(
     x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], side, side))
     with torch.no_grad():
         path = torch.stack([x, *heun(prior, x, sigmas, generator)])
-    at = steps - ((normal_times(count, seed) if times is None else times) * steps).round().long()
+    at = (
+        steps
+        - ((calibration_times(count, seed) if times is None else times) * steps).round().long()
+    )
     return path[at, torch.arange(count)], sigmas[at]
 
 
-def normal_times(count: int, seed: int = 0) -> Tensor:
+def calibration_times(count: int, seed: int = 0) -> Tensor:
     """Times in [0, 1], N(0.4, 0.4^2) where it lies there: (count,)."""
     drawn = 0.4 + 0.4 * torch.randn(20 * count, generator=seeded(seed, "calibration times"))
     return drawn[(drawn >= 0) & (drawn <= 1)][:count]
@@ -256,10 +259,10 @@ def quantize(
                 prior(x, sigma)
         for hook in hooks:
             hook.remove()
-    to_int8(prior.network)
+    replace_with_int8(prior.network)
     for name, inputs in seen.items():
         layer: Any = prior.network.get_submodule(name)
-        step, zero = scan_range(torch.cat(inputs))
+        step, zero = fit_range(torch.cat(inputs))
         layer.step.fill_(step)
         layer.zero.fill_(zero)
     return prior

@@ -89,7 +89,7 @@ def pixel_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=1e-4).permute(0, 3, 1, 2)
 
 
-def in_full(layer: nn.Module, x: Tensor) -> Tensor:
+def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x) outside of autocast, for layers whose rounding would be the same at every pixel or reach every pixel, and that take no time that shows."""
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x)
@@ -112,7 +112,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, guidance: Tensor | None = None) -> Tensor:
         """guidance (B, width, H, W) is added before the modulation, where there is any."""
-        scale, shift = in_full(self.modulation, embedding)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = in_full_precision(self.modulation, embedding)[:, :, None, None].chunk(
+            2, dim=1
+        )
         h = self.first(F.silu(pixel_norm(x)))
         if guidance is not None:
             h = h + guidance
@@ -180,8 +182,8 @@ class UNet(nn.Module):
                 f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}"
             )
         x = pad_to_multiple(x, self.config.stride)
-        embedding = in_full(self.embedding, log_sigma)
-        h = in_full(self.head, F.pixel_unshuffle(x, 2))
+        embedding = in_full_precision(self.embedding, log_sigma)
+        h = in_full_precision(self.head, F.pixel_unshuffle(x, 2))
         skips = []
         for level, group in enumerate(self.down):
             for i, block in enumerate(cast(nn.ModuleList, group)):
@@ -195,7 +197,7 @@ class UNet(nn.Module):
             h = self.grow[level](h) + skips[level]
             for block in cast(nn.ModuleList, self.up[level]):
                 h = block(h, embedding)
-        h = F.pixel_shuffle(in_full(self.tail, F.silu(pixel_norm(h))), 2)
+        h = F.pixel_shuffle(in_full_precision(self.tail, F.silu(pixel_norm(h))), 2)
         return h[..., :height, :width]
 
 

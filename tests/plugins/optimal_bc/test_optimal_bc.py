@@ -13,7 +13,7 @@ from cli_fixtures import pixels, tiny_network, write_picture
 from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
-from inverse.measurement.deepinv_import import past_torchvision
+from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.loading import save_prior
 from inverse_plugins.optimal_bc import table as boundary
 from inverse_plugins.optimal_bc.halving import (
@@ -603,7 +603,9 @@ def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(
-            past_torchvision("torchvision.models").squeezenet1_1(weights=None).state_dict(),
+            import_beside_torchvision("torchvision.models")
+            .squeezenet1_1(weights=None)
+            .state_dict(),
             tmp_path / "random.pth",
         )
     monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "random.pth"))

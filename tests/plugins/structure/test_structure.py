@@ -12,7 +12,7 @@ from conftest import dense, draws, image_prior, matrix_operator, normal, problem
 import inverse
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
 from inverse.io.images import write_png
-from inverse.priors.cards import shipped
+from inverse.priors.cards import shipped_cards
 from inverse.priors.networks.unet import UNetConfig
 from inverse_plugins.structure.blurs import MAKERS, BlurCorpus, blurred
 from inverse_plugins.structure.card import (
@@ -533,7 +533,7 @@ def test_a_file_holds_what_was_saved(files, conditional):
 
 def test_shipped_networks_are_small_and_beat_the_blurry_picture():
     """On the shipped photographs, which nobody trained on, blurred by a trajectory of a new seed: at least 0.2 dB at 1/4 and 1/8."""
-    path = shipped("structure", "structure")["structure-blur"]
+    path = shipped_cards("structure", "structure")["structure-blur"]
     assert path.with_suffix(".safetensors").stat().st_size < 8 << 20
     net, problem = (
         load_structure("structure-blur"),
@@ -641,7 +641,7 @@ def test_the_other_kind_of_file_is_refused(files):
         ("structure-blurr", "did you mean 'structure-blur'"),
         ("weights.pt", "nothing else is read"),
         ("nowhere/net.safetensors", "weights need their card beside them"),
-        (str(shipped("photo")["photo-64"]), "not a valid card"),
+        (str(shipped_cards("photo")["photo-64"]), "not a valid card"),
     ],
 )
 def test_a_wrong_name_or_file_says_what_would_work(name, words):

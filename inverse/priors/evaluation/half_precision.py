@@ -22,7 +22,7 @@ CAST = (
 """Layers that autocast runs in half precision whatever the dtype of their weights."""
 
 
-def halved(prior: Prior, dtype: torch.dtype) -> Prior:
+def half_precision_copy(prior: Prior, dtype: torch.dtype) -> Prior:
     """The prior with the weights of its convolutions and linear layers in `dtype`, for use under autocast, where it computes the same bits.
 
     Everything else is shared with it. A subclass of a layer, which may look at its weights, keeps them as they are, and so does what a

@@ -1,1 +1,4 @@
-"""First-party problems, one file each. A new file here is a new problem; nothing else has to change."""
+"""First-party problems: a module or package each.
+
+A new file in this folder adds a problem; no other file has to change.
+"""

@@ -1,4 +1,4 @@
-"""What the problems with closed-form answers share: a known law seen through a matrix, with Gaussian noise."""
+"""Base class and matrices of the problems with closed-form posteriors."""
 
 from __future__ import annotations
 
@@ -18,28 +18,35 @@ from inverse.priors.analytic import Exact, MixturePrior
 
 @dataclass(frozen=True)
 class Conjugate(inverse.Problem):
-    """y = matrix x + noise for x from a known mixture; a subclass says `law` and `matrix`, everything else follows.
+    """y = matrix x + Gaussian noise, with x drawn from a known mixture of Gaussians.
 
-    y has as many dimensions as x, all but the last of size 1.
+    A subclass implements `law` and `matrix`. y has as many dimensions as x; all but the last have
+    size 1.
+
+    Class attributes:
+        truth_count: number of shipped truths.
+
+    Raises: OptionError if sigma_y is not positive.
     """
 
     prior: ClassVar[str] = ""
-    shipped: ClassVar[int] = 8
+    truth_count: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sigma_y == 0:
             raise OptionError(
-                f"{self.name}: sigma_y must be positive, the exact posterior has no density without noise"
+                f"{self.name}: sigma_y must be positive, got 0; "
+                "without noise the exact posterior has no density"
             )
 
     @abstractmethod
     def law(self) -> MixturePrior:
-        """The law of x, float64, made anew at every call."""
+        """The law of x, float64; every call returns a new object."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """(m, n), on physical units, float64."""
+        """The forward matrix (m, n) in physical units, float64."""
 
     def make_prior(self) -> MixturePrior:
         return self.law()
@@ -51,31 +58,47 @@ class Conjugate(inverse.Problem):
         return tuple(n or 1 for n in self.law().shape)
 
     def truths(self) -> list[Tensor]:
-        """Draws from the law, the same ones always."""
+        """Draws from the law with a fixed seed, each (*shape) in physical units."""
         law = self.law()
-        return list(law.decode(law.sample(self.shipped, inverse.seeded(self.name, "truths"))))
+        return list(law.decode(law.sample(self.truth_count, inverse.seeded(self.name, "truths"))))
 
     def exact(self, y: Tensor) -> Exact:
-        """The posterior of one measurement (*out_shape) or (1, *out_shape)."""
-        law, A, flat = self.law(), self.matrix(), y.flatten().double().cpu()
-        if len(flat) != len(A):
-            raise InputError(
-                f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time"
-            )
-        return Exact(
-            law.given(A, self.sigma_y, flat), float(law.log_evidence(A, self.sigma_y, flat))
+        """The posterior of one measurement y (*out_shape) or (1, *out_shape), and its evidence.
+
+        Raises: InputError if y does not have m entries.
+        """
+        law, A = self.law(), self.matrix()
+        y = single_measurement(self.name, y, len(A))
+        return Exact(law.given(A, self.sigma_y, y), float(law.log_evidence(A, self.sigma_y, y)))
+
+
+def single_measurement(name: str, y: Tensor, size: int) -> Tensor:
+    """One measurement of the problem `name` as a float64 vector (size,) on the CPU.
+
+    Raises: InputError if y has another number of entries.
+    """
+    if y.numel() != size:
+        raise InputError(
+            f"{name}: a measurement has {size} entries, got {y.numel()}; pass one measurement"
         )
+    return y.flatten().double().cpu()
 
 
 def squared_exponential(side: int, std: float, length: float) -> Tensor:
-    """Covariance (side^2, side^2) of a smooth field on a square grid: std^2 exp(-distance^2 / (2 length^2)), pixels."""
+    """Covariance (side^2, side^2) of a smooth field: std^2 exp(-distance^2 / (2 length^2)).
+
+    Args:
+        side: side of the square grid (pixels).
+        std: standard deviation of a pixel.
+        length: correlation length (pixels).
+    """
     t = torch.arange(side, dtype=torch.float64)
     line = torch.exp(-0.5 * ((t[:, None] - t) / length) ** 2)
     return std**2 * torch.kron(line, line)
 
 
 def circular_blur(side: int, width: int = 3) -> Tensor:
-    """Mean over width x width neighbours on a torus, as a matrix (side^2, side^2)."""
+    """Mean over width x width pixels (width odd) on a torus, as a matrix (side^2, side^2)."""
     first = torch.zeros(side, dtype=torch.float64)
     first[[i % side for i in range(-(width // 2), width // 2 + 1)]] = 1 / width
     line = torch.stack([first.roll(i) for i in range(side)])
@@ -83,5 +106,5 @@ def circular_blur(side: int, width: int = 3) -> Tensor:
 
 
 def gaussian_matrix(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Independent N(0, 1 / columns) entries: (rows, columns)."""
+    """Matrix (rows, columns) of independent N(0, 1 / columns) entries, float64."""
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64) / math.sqrt(columns)

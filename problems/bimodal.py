@@ -1,4 +1,4 @@
-"""Two mirror images that one measurement cannot tell apart: who finds both?"""
+"""Two mirrored modes whose masses the measurement leaves unchanged."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from inverse_problems._conjugate import Conjugate
 
 @dataclass(frozen=True)
 class Bimodal(Conjugate):
-    """Ellipses around (1, 0) and (-1, 0), one the mirror image of the other, seen along the mirror: y = x_2 + noise.
+    """Mirrored Gaussians around (1, 0) and (-1, 0), measured along the mirror: y = x_2 + noise.
 
-    The correlations of x_1 and x_2 are opposite, so that y moves the modes, x_1 -> +-(1 + gain y), and yet any y leaves them their
-    prior masses: a mode-seeking method shows a mass of 0 or 1 at once.
+    The modes have opposite correlations of x_1 and x_2. A measurement therefore moves the modes,
+    x_1 -> +-(1 + gain y), but leaves their prior masses unchanged. A mode-seeking method shows up
+    as a mass near 0 or 1.
 
     Args:
-        mass: of the mode on the right, in (0, 1).
+        mass: probability of the right mode, in (0, 1).
         std: standard deviation of each coordinate within a mode.
-        correlation: of the coordinates in the mode on the right, in (-1, 1).
+        correlation: correlation of the coordinates in the right mode, in (-1, 1).
     """
 
     name = "bimodal"

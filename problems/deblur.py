@@ -13,27 +13,34 @@ import inverse
 from inverse.errors import InputError, OptionError, suggestion
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 
-CLOSED_FORM = 512
-"""Pixels of a side up to which a kernel of rank one is decomposed: dense matrices of that side, whose singular values take a second."""
+SEPARABLE_SIDE = 512
+"""Largest image side (pixels) for which a rank-one kernel gets a singular value decomposition.
+
+The decomposition uses dense matrices of that side; at 512 pixels it takes about a second.
+"""
 
 
 @dataclass(frozen=True)
 class Deblur(inverse.ImageProblem):
-    """Known-kernel blur of a photograph of any size.
+    """Blur of a photograph of any size by a known kernel.
 
     Args:
-        kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), or the path of a kernel file
-            (picture or .npy, odd sides; it is divided by its sum).
+        kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), or the path
+            of a kernel file (picture or .npy, odd sides; it is divided by its sum).
         width: standard deviation of gaussian, radius of defocus (pixels).
-        kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise what width needs.
-        kernel_seed: of the motion trajectory.
-        boundary: what lies beyond the edges: reflect, replicate, circular, zeros, or valid (nothing is assumed: the
-            measurement is smaller than the image by the kernel's side less one).
+        kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise
+            the smallest side that holds the kernel of this width.
+        kernel_seed: random seed of the motion trajectory.
+        boundary: extension of the image beyond its edges: reflect, replicate, circular, zeros, or
+            valid (no extension; the measurement is smaller by the kernel's side minus one).
     """
 
     name = "deblur"
     summary = "known-kernel deblurring: Gaussian, motion, defocus or a kernel file"
-    reference = "boundary 'reflect' as in Chung et al., ICLR 2023; trajectories of deepinv's MotionBlurGenerator"
+    reference = (
+        "boundary 'reflect' as in Chung et al., ICLR 2023; "
+        "trajectories of deepinv's MotionBlurGenerator"
+    )
 
     kernel: str = "gaussian"
     width: float = 2.0
@@ -45,7 +52,8 @@ class Deblur(inverse.ImageProblem):
         super().__post_init__()
         if self.kernel_size is not None and (self.kernel_size < 3 or self.kernel_size % 2 == 0):
             raise OptionError(
-                f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; try {max(3, self.kernel_size + 1)}"
+                f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; "
+                f"try {max(3, self.kernel_size + 1)}"
             )
         if not 0 < self.width <= 1000:
             raise OptionError(
@@ -54,7 +62,7 @@ class Deblur(inverse.ImageProblem):
 
     @property
     def sides(self) -> dict[str, int]:
-        """Of each kernel that is generated (pixels)."""
+        """Name -> side of each generated kernel (pixels)."""
         sides = {
             "gaussian": 2 * int(3 * self.width + 0.999) + 1,
             "motion": 31,
@@ -63,23 +71,27 @@ class Deblur(inverse.ImageProblem):
         return {name: self.kernel_size or side for name, side in sides.items()}
 
     def filter(self) -> Tensor:
-        """The kernel (1, 1, k, k), sum 1."""
+        """The kernel (1, 1, h, w), sum 1.
+
+        Raises: InputError if the kernel is unknown or its file is unusable.
+        """
         makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
         if self.kernel not in makers and not Path(self.kernel).exists():
             raise InputError(
-                f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; {suggestion(self.kernel, makers)}"
+                f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; "
+                f"{suggestion(self.kernel, makers)}"
             )
         k = makers[self.kernel]() if self.kernel in makers else self._from_file()
         return (k / k.sum())[None, None]
 
     def operator(self, shape: tuple[int, ...]):
         if self.kernel in self.sides:
-            self._check_fits((self.sides[self.kernel],) * 2, shape)  # before it is made
+            self._check_fits((self.sides[self.kernel],) * 2, shape)  # before generating it
         k = self.filter()
         self._check_fits((k.shape[-2], k.shape[-1]), shape)
         if self.boundary == "circular":
             return inverse.physics.BlurFFT(img_size=shape, filter=k)
-        if max(shape[-2:]) <= CLOSED_FORM and (factors := _rank_one(k[0, 0])):
+        if max(shape[-2:]) <= SEPARABLE_SIDE and (factors := _rank_one(k[0, 0])):
             return separable_blur(factors, shape, self.boundary)
         return fft_blur(k[0, 0], shape, self.boundary)
 
@@ -106,24 +118,29 @@ class Deblur(inverse.ImageProblem):
         k = inverse.read_image(self.kernel, channels=1).pixels[0]
         if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
             raise InputError(
-                f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; crop or pad it by one"
+                f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; "
+                "crop or pad it by one pixel"
             )
         if not bool(torch.isfinite(k).all()):
             raise InputError(f"deblur: kernel {self.kernel} holds NaN or infinity")
         if abs(float(k.sum())) < 1e-6 * float(k.abs().sum()) or not bool(k.any()):
             raise InputError(
-                f"deblur: kernel {self.kernel} sums to zero, it would remove the mean of the image"
+                f"deblur: kernel {self.kernel} sums to zero and cannot be normalised; "
+                "give a kernel with a non-zero sum"
             )
         return k
 
     def _check_fits(self, sides: tuple[int, int], shape: tuple[int, ...]) -> None:
         if max(sides) > min(shape[-2:]):
-            sizes = f"the kernel is {sides[0]}x{sides[1]} pixels, the image only {shape[-2]}x{shape[-1]}"
-            raise OptionError(f"deblur: {sizes}; use a smaller kernel or a larger image")
+            kernel, image = f"{sides[0]}x{sides[1]}", f"{shape[-2]}x{shape[-1]}"
+            raise OptionError(
+                f"deblur: the kernel is {kernel} pixels, the image only {image}; "
+                "use a smaller kernel or a larger image"
+            )
 
 
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Factors (f, g) with k = outer(f, g) to float32 rounding, where there are any."""
+    """Factors (f, g) with k = outer(f, g) to float32 rounding, or None if the rank is higher."""
     U, s, Vh = torch.linalg.svd(k.double())
     return (U[:, 0] * s[0], Vh[0]) if s[1:].max() <= 1e-6 * s[0] else None
 

@@ -9,10 +9,10 @@ import inverse
 
 @dataclass(frozen=True)
 class Denoise(inverse.ImageProblem):
-    """White noise on a photograph of any size.
+    """White Gaussian noise on a photograph of any size.
 
     Args:
-        sigma_y: standard deviation of the noise, intensities in [0, 1]; the default is 25 of 255.
+        sigma_y: standard deviation of the noise (intensities in [0, 1]); the default is 25 / 255.
     """
 
     name = "denoise"

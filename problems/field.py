@@ -1,4 +1,4 @@
-"""Deblurring a stationary Gaussian field on a torus: a closed-form posterior at the size of a photograph."""
+"""Deblurring a stationary Gaussian field on a torus: closed-form posterior at any image size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from inverse.priors.field import FieldPrior, matern
 
 @dataclass(frozen=True)
 class Field(inverse.Problem):
-    """A Matern field around mid-grey, in intensities, blurred circularly by a Gaussian; prior, operator and posterior are diagonal in Fourier.
+    """A Matern field around mid-grey (intensities), blurred by a Gaussian kernel on the torus.
+
+    The Fourier transform diagonalises prior, operator and posterior.
 
     Args:
-        size: side of the shipped truths (pixels); files of any size will do.
-        width: standard deviation of the blur (pixels).
+        size: side of the shipped truths (pixels); a file may have any size.
+        width: standard deviation of the blur kernel (pixels).
         std: standard deviation of a pixel of the field (intensity).
         length: correlation length of the field (pixels).
-        smoothness: of the field, in derivatives.
+        smoothness: Matern smoothness nu of the field.
+
+    Raises: OptionError if an option is not positive.
     """
 
     name = "field"
@@ -55,26 +59,23 @@ class Field(inverse.Problem):
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         reach = min(int(4 * self.width + 1), (min(shape[-2:]) - 1) // 2)
-        g = torch.exp(
-            -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.width) ** 2
-        )
-        return inverse.physics.BlurFFT(
-            img_size=shape, filter=torch.outer(g, g)[None, None] / g.sum() ** 2
-        )
+        offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        g = torch.exp(-0.5 * (offsets / self.width) ** 2)
+        kernel = torch.outer(g, g)[None, None] / g.sum() ** 2
+        return inverse.physics.BlurFFT(img_size=shape, filter=kernel)
 
     def truths(self) -> list[Tensor]:
-        """Four draws of the field, the same ones always."""
+        """Four draws of the field with a fixed seed, (1, size, size) each, intensities."""
         law = self.make_prior().sized(self.size, self.size)
         return list(law.decode(law.sample(4, inverse.seeded("field", "truths"))))
 
     def exact(self, y: Tensor) -> Exact:
-        """The posterior of one measurement (1, height, width) or (1, 1, height, width)."""
+        """The posterior of one measurement y (1, H, W) or (1, 1, H, W), and its evidence."""
         y = y.reshape(1, *y.shape[-2:]).double().cpu()
         impulse = torch.zeros_like(y)[None]
         impulse[..., 0, 0] = 1
-        transfer = torch.fft.fft2(
-            operators.clone(self.operator(tuple(y.shape)), "cpu", torch.float64).A(impulse)
-        )[0, 0]
+        blur = operators.clone(self.operator(tuple(y.shape)), "cpu", torch.float64)
+        transfer = torch.fft.fft2(blur.A(impulse))[0, 0]
         law = self.make_prior()
         return Exact(
             law.given(transfer, self.sigma_y, y), float(law.log_evidence(transfer, self.sigma_y, y))

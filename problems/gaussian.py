@@ -1,4 +1,4 @@
-"""A smooth Gaussian image seen through a matrix: the conjugate problem, where every posterior is Gaussian."""
+"""A smooth Gaussian image measured linearly: the conjugate problem, whose posterior is Gaussian."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import OptionError
 from inverse.measurement.noise import GaussianNoise
 from inverse.priors.analytic import Exact, GaussianPrior
 from inverse_problems._conjugate import (
     Conjugate,
     circular_blur,
     gaussian_matrix,
+    single_measurement,
     squared_exponential,
 )
 
 
 @dataclass(frozen=True)
 class Gaussian(Conjugate):
-    """N(0.5, C) with a squared-exponential C, in intensities [0, 1]; model units are [-1, 1] as for photographs.
+    """x ~ N(0.5, C) with squared-exponential C, intensities; model units are those of photographs.
 
     Args:
-        side: of the image (pixels).
-        view: inpainting (half of the pixels, chosen at random), blur (3x3 mean on a torus) or random (half as many Gaussian
-            projections as pixels).
-        view_seed: of inpainting and random.
+        side: side of the image (pixels).
+        view: inpainting (half of the pixels, chosen at random), blur (3x3 mean on a torus) or
+            random (half as many Gaussian projections as pixels).
+        view_seed: random seed of inpainting and random.
         std: standard deviation of a pixel (intensity).
         length: correlation length (pixels).
+
+    Raises: OptionError if side is not in 3, ..., 64, or std or length is not positive.
     """
 
     name = "gaussian"
-    summary = "smooth Gaussian image, closed-form posterior: half the pixels, a blur or random projections"
+    summary = (
+        "smooth Gaussian image, closed-form posterior: "
+        "half the pixels, a blur or random projections"
+    )
     cases = {view: {"side": 4, "view": view} for view in ("inpainting", "blur", "random")}
 
     sigma_y: float = 0.05
@@ -48,7 +54,7 @@ class Gaussian(Conjugate):
         super().__post_init__()
         if not (3 <= self.side <= 64):
             raise OptionError(
-                f"gaussian: side must lie between 3 and 64 (its covariance is dense), got {self.side}"
+                f"gaussian: side must lie between 3 and 64 (dense covariance), got {self.side}"
             )
         if not (self.std > 0 and self.length > 0):
             raise OptionError(
@@ -67,34 +73,31 @@ class Gaussian(Conjugate):
             return circular_blur(self.side)
         if self.view == "random":
             return gaussian_matrix(n // 2, n, generator)
-        return torch.eye(n, dtype=torch.float64)[self._seen().flatten()]
+        return torch.eye(n, dtype=torch.float64)[self._observed().flatten()]
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         if self.view == "inpainting":
-            return inverse.physics.Inpainting(img_size=shape, mask=self._seen().double())
+            return inverse.physics.Inpainting(img_size=shape, mask=self._observed().double())
         return super().operator(shape)
 
     def noise(self, shape: tuple[int, ...]) -> GaussianNoise:
-        return GaussianNoise(
-            self.sigma_y, observed=self._seen() if self.view == "inpainting" else None
-        )
+        observed = self._observed() if self.view == "inpainting" else None
+        return GaussianNoise(self.sigma_y, observed=observed)
 
     def exact(self, y: Tensor) -> Exact:
-        """The posterior of one measurement; of inpainting, y is the image with its holes."""
+        """The posterior of one measurement y, (1, 1, m); for inpainting the image, (1, side, side).
+
+        Raises: InputError if y has another number of entries.
+        """
         if self.view == "inpainting":
-            if y.numel() != self.side**2:
-                raise InputError(
-                    f"gaussian: an inpainting measurement has {self.side**2} pixels, got {y.numel()}; ask for one measurement at a time"
-                )
-            y = y.flatten()[self._seen().flatten().to(y.device)]
+            y = single_measurement(self.name, y, self.side**2)[self._observed().flatten()]
         return super().exact(y)
 
-    def _seen(self) -> Tensor:
-        """Which pixels inpainting sees: (1, side, side), half of them."""
+    def _observed(self) -> Tensor:
+        """The pixels that inpainting observes, half of them: boolean (1, side, side)."""
         n = self.side**2
-        order = torch.randperm(
-            n, generator=inverse.seeded(self.view_seed, "gaussian", "inpainting")
-        )
+        generator = inverse.seeded(self.view_seed, "gaussian", "inpainting")
+        order = torch.randperm(n, generator=generator)
         return (order.argsort() < n // 2).reshape(1, self.side, self.side)
 
 

@@ -1,4 +1,4 @@
-"""Inpainting: some pixels were never seen."""
+"""Inpainting: the reconstruction of unobserved pixels."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ class Inpainting(inverse.ImageProblem):
     """Missing pixels, the same in every channel; y is zero where nothing was observed.
 
     Args:
-        mask: box (centred), random (single pixels), free-form (brush strokes), or the path of a mask picture (white =
-            observed) of the image's size.
-        missing: fraction of pixels that random and free-form leave out, in (0, 1).
+        mask: box (centred), random (single pixels), free-form (brush strokes), or the path of a
+            mask picture (white = observed) of the image's size.
+        missing: fraction of missing pixels of random and free-form, in (0, 1).
         box: side of the box as a fraction of the image's shorter side, in (0, 1).
-        mask_seed: of random and free-form.
+        mask_seed: random seed of random and free-form.
+
+    Raises: OptionError if missing or box is not in (0, 1).
     """
 
     name = "inpainting"
     summary = "missing pixels: box, random, free-form or a mask file"
-    reference = "box and random as in Chung et al., ICLR 2023; strokes after Yu et al., Free-Form Image Inpainting, ICCV 2019"
+    reference = (
+        "box and random as in Chung et al., ICLR 2023; "
+        "strokes after Yu et al., Free-Form Image Inpainting, ICCV 2019"
+    )
 
     mask: str = "box"
     missing: float = 0.5
@@ -43,24 +48,24 @@ class Inpainting(inverse.ImageProblem):
                 )
 
     def observed(self, height: int, width: int) -> Tensor:
-        """Boolean (height, width), true where a pixel was seen."""
+        """The mask: boolean (height, width), true where a pixel is observed.
+
+        Raises: InputError if the mask is unknown, has another size or observes no pixel.
+        """
         makers = {"box": self._box, "random": self._random, "free-form": self._free_form}
         if self.mask not in makers and not Path(self.mask).exists():
             raise InputError(
-                f"inpainting: mask '{self.mask}' is neither a file nor a known mask; {suggestion(self.mask, makers)}"
+                f"inpainting: mask '{self.mask}' is neither a file nor a known mask; "
+                f"{suggestion(self.mask, makers)}"
             )
-        seen = (
-            makers[self.mask](height, width)
-            if self.mask in makers
-            else self._from_file(height, width)
-        )
-        if not bool(seen.any()):
-            raise InputError("inpainting: the mask leaves no pixel observed")
-        return seen
+        mask = makers.get(self.mask, self._from_file)(height, width)
+        if not bool(mask.any()):
+            raise InputError("inpainting: the mask leaves no pixel observed; use another mask")
+        return mask
 
     def operator(self, shape: tuple[int, ...]):
-        seen = self.observed(*shape[-2:]).float()
-        return inverse.physics.Inpainting(img_size=shape, mask=seen.expand(shape).clone())
+        mask = self.observed(*shape[-2:]).float()
+        return inverse.physics.Inpainting(img_size=shape, mask=mask.expand(shape).clone())
 
     def noise(self, shape: tuple[int, ...]):
         return inverse.GaussianNoise(self.sigma_y, observed=self.observed(*shape[-2:]))
@@ -68,51 +73,50 @@ class Inpainting(inverse.ImageProblem):
     def _box(self, height: int, width: int) -> Tensor:
         side = max(1, round(self.box * min(height, width)))
         top, left = (height - side) // 2, (width - side) // 2
-        seen = torch.ones(height, width, dtype=torch.bool)
-        seen[top : top + side, left : left + side] = False
-        return seen
+        observed = torch.ones(height, width, dtype=torch.bool)
+        observed[top : top + side, left : left + side] = False
+        return observed
 
     def _random(self, height: int, width: int) -> Tensor:
-        return (
-            torch.rand(height, width, generator=inverse.seeded(self.mask_seed, "random mask"))
-            >= self.missing
-        )
+        generator = inverse.seeded(self.mask_seed, "random mask")
+        return torch.rand(height, width, generator=generator) >= self.missing
 
     def _free_form(self, height: int, width: int) -> Tensor:
         """Strokes of connected segments with round ends, drawn until `missing` is reached."""
         generator = inverse.seeded(self.mask_seed, "free-form mask")
         size = min(height, width)
-        rows, columns = torch.meshgrid(
-            torch.arange(height).float(), torch.arange(width).float(), indexing="ij"
-        )
-        seen = torch.ones(height, width, dtype=torch.bool)
-        while 1 - seen.float().mean() < self.missing:
+        corner = torch.tensor([height - 1.0, width - 1.0])
+        observed = torch.ones(height, width, dtype=torch.bool)
+        while 1 - observed.float().mean() < self.missing:
             u = torch.rand(4, generator=generator)
-            at, angle = u[:2] * torch.tensor([height, width]), float(u[2]) * 2 * math.pi
+            start, angle = u[:2] * torch.tensor([height, width]), float(u[2]) * 2 * math.pi
             radius = size * (0.02 + 0.03 * float(u[3]))
             for turn, length in torch.rand(6, 2, generator=generator).tolist():
                 angle += (turn - 0.5) * math.pi / 1.5
-                step = (
-                    size * (0.05 + 0.15 * length) * torch.tensor([math.sin(angle), math.cos(angle)])
-                )
-                along = (
-                    (rows - at[0]) * step[0] + (columns - at[1]) * step[1]
-                ) / step.square().sum()
-                along = along.clamp(0, 1)
-                seen &= (
-                    torch.hypot(rows - at[0] - along * step[0], columns - at[1] - along * step[1])
-                    > radius
-                )
-                at = (at + step).clamp(torch.zeros(2), torch.tensor([height - 1.0, width - 1.0]))
-        return seen
+                direction = torch.tensor([math.sin(angle), math.cos(angle)])
+                step = size * (0.05 + 0.15 * length) * direction
+                observed &= _distance_to_segment(height, width, start, step) > radius
+                start = (start + step).clamp(torch.zeros(2), corner)
+        return observed
 
     def _from_file(self, height: int, width: int) -> Tensor:
         mask = inverse.read_image(self.mask, channels=1).pixels[0]
         if mask.shape != (height, width):
             raise InputError(
-                f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, the image {height}x{width}; resize the mask"
+                f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
+                f"the image {height}x{width}; resize the mask"
             )
         return mask >= 0.5
+
+
+def _distance_to_segment(height: int, width: int, start: Tensor, step: Tensor) -> Tensor:
+    """Distance (pixels) of every pixel from the segment [start, start + step]: (H, W)."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height).float(), torch.arange(width).float(), indexing="ij"
+    )
+    along = ((rows - start[0]) * step[0] + (columns - start[1]) * step[1]) / step.square().sum()
+    along = along.clamp(0, 1)
+    return torch.hypot(rows - start[0] - along * step[0], columns - start[1] - along * step[1])
 
 
 @inverse.hookimpl

@@ -1,4 +1,4 @@
-"""Twenty-five Gaussians on a lattice, of which a few noisy projections are seen."""
+"""A mixture of 25 Gaussians on a lattice, measured by a few noisy projections."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from inverse_problems._conjugate import Conjugate
 
 @dataclass(frozen=True)
 class Mixture(Conjugate):
-    """Unit-covariance components with means (8i, 8j, 8i, 8j, ...), i, j in {-2, ..., 2}, and weights in proportion to N(0, 1)^2.
+    """25 Gaussians of unit covariance with means (8i, 8j, 8i, 8j, ...), i, j in {-2, ..., 2}.
 
-    A = U diag(s) V^T with U, V from the SVD of a Gaussian matrix and s sorted Uniform(0, 1); sigma_y is Uniform(0, 1) max(s).
-    Everything is drawn anew for each instance. Model units are x / sqrt(129), the mixture's standard deviation under equal
-    weights; sigma_min and sigma_max are the ends 0.01 and 157 of the published schedule (999 betas, linear from 0.02 down to
-    1e-4) in them. Published runs: 20 instances of d = 8, 80, 800 and d_y = 1, 2, 4, with 20 steps at eta = 0.6 and 100 at 0.85,
-    scored by sliced W1.
+    The weights are proportional to squares of standard normals. The operator is A = U diag(s) V^T
+    with U, V from the SVD of a Gaussian matrix and s sorted draws of Uniform(0, 1); sigma_y is a
+    draw of Uniform(0, 1) max(s). Each instance has its own draws. Model units are x / sqrt(129),
+    where sqrt(129) is the standard deviation of the mixture under equal weights. In these units
+    sigma_min and sigma_max are the ends 0.01 and 157 of the published schedule (999 betas, linear
+    from 0.02 down to 1e-4). The paper uses 20 instances of d = 8, 80, 800 and d_y = 1, 2, 4, with
+    20 steps at eta = 0.6 and 100 steps at eta = 0.85, and reports the sliced W1 distance.
 
     Args:
-        sigma_y: by default the instance's own draw.
+        sigma_y: standard deviation of the noise; by default the draw of the instance.
         d: dimension of x, even.
-        d_y: number of projections.
-        instance: which weights, operator, noise level and truth.
+        d_y: number of projections, at most d.
+        instance: random seed of the weights, operator, noise level and truths.
+
+    Raises: OptionError if d or d_y is out of range.
     """
 
     name = "mixture"
@@ -36,7 +40,10 @@ class Mixture(Conjugate):
         "25 Gaussians in 8, 80 or 800 dimensions, 1, 2 or 4 projections; closed-form posterior"
     )
     cases = {f"mixture 8/{d_y}": {"d": 8, "d_y": d_y} for d_y in (1, 4)}
-    reference = "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
+    reference = (
+        "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear "
+        "inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
+    )
 
     sigma_y: float | None = None  # type: ignore[assignment]
     d: int = 8
@@ -49,46 +56,37 @@ class Mixture(Conjugate):
         if not 1 <= self.d_y <= self.d:
             raise OptionError(f"mixture: d_y must lie between 1 and d = {self.d}, got {self.d_y}")
         if self.sigma_y is None:
-            top = float(self._singular_values().max())
-            object.__setattr__(
-                self,
-                "sigma_y",
-                top * float(torch.rand((), generator=self._stream("noise"), dtype=torch.float64)),
-            )
+            largest = float(self._singular_values().max())
+            u = torch.rand((), generator=self._stream("noise"), dtype=torch.float64)
+            object.__setattr__(self, "sigma_y", largest * float(u))
         super().__post_init__()
 
     def law(self) -> MixturePrior:
         lattice = torch.arange(-2.0, 3.0, dtype=torch.float64)
-        scale, means = (
-            math.sqrt(129),
-            8 * torch.cartesian_prod(lattice, lattice).repeat(1, self.d // 2),
-        )
+        scale = math.sqrt(129)
+        means = 8 * torch.cartesian_prod(lattice, lattice).repeat(1, self.d // 2)
         weights = torch.randn(25, generator=self._stream("weights"), dtype=torch.float64) ** 2
+        variance = torch.full((1,), 1 / scale**2, dtype=torch.float64)
         units = {"scale": scale, "sigma_min": 0.01 / scale, "sigma_max": 157.4 / scale}
-        return MixturePrior(
-            weights, means / scale, torch.full((1,), 1 / scale**2, dtype=torch.float64), **units
-        )
+        return MixturePrior(weights, means / scale, variance, **units)
 
     def matrix(self) -> Tensor:
-        drawn = torch.randn(
-            self.d_y, self.d, generator=self._stream("operator"), dtype=torch.float64
-        )
-        U, _, Vh = torch.linalg.svd(drawn, full_matrices=False)
+        generator = self._stream("operator")
+        normals = torch.randn(self.d_y, self.d, generator=generator, dtype=torch.float64)
+        U, _, Vh = torch.linalg.svd(normals, full_matrices=False)
         return (U * self._singular_values()) @ Vh
 
     def truths(self) -> list[Tensor]:
         law = self.law()
-        return list(law.decode(law.sample(self.shipped, self._stream("truths"))))
+        return list(law.decode(law.sample(self.truth_count, self._stream("truths"))))
 
     def _singular_values(self) -> Tensor:
-        return (
-            torch.rand(self.d_y, generator=self._stream("singular values"), dtype=torch.float64)
-            .sort(descending=True)
-            .values
-        )
+        generator = self._stream("singular values")
+        u = torch.rand(self.d_y, generator=generator, dtype=torch.float64)
+        return u.sort(descending=True).values
 
-    def _stream(self, of: str) -> torch.Generator:
-        return inverse.seeded(self.instance, "mixture", self.d, self.d_y, of)
+    def _stream(self, purpose: str) -> torch.Generator:
+        return inverse.seeded(self.instance, "mixture", self.d, self.d_y, purpose)
 
 
 @inverse.hookimpl

@@ -1,4 +1,4 @@
-"""Accelerated magnetic resonance imaging: some lines of the Fourier transform of a slice were measured."""
+"""Accelerated MRI: a slice measured on some lines of its Fourier transform."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ from inverse.errors import InputError, OptionError
 
 @dataclass(frozen=True)
 class MRI(inverse.ImageProblem):
-    """Single-coil Cartesian sampling of a real (magnitude) slice of any size: y = M F x + noise, F the centred orthonormal 2-D Fourier transform.
+    """Single-coil Cartesian sampling of a real (magnitude) slice of any size: y = M F x + noise.
 
-    y is complex, its real and imaginary part two channels (2, H, W), zero where nothing was measured. A measured line is a column (a
-    phase encoding), and each of its real and imaginary parts carries noise of standard deviation sigma_y. As F keeps lengths, sigma_y
-    is in intensities too: all lines measured, the inverse transform has that noise in its real part.
+    F is the centred orthonormal 2-D Fourier transform and M the mask. y has two channels (2, H, W),
+    the real and the imaginary part, both zero where the mask is. A measured line is a column (a
+    phase encoding); its real and imaginary parts each carry noise of standard deviation sigma_y.
+    F preserves lengths, so sigma_y is in intensities too: if all lines are measured, the real part
+    of the inverse transform has noise of that standard deviation.
 
     Args:
-        mask: random or equispaced lines beside a fully measured centre, or the path of a mask picture (white = measured) of the slice's size.
-        acceleration: columns of the slice over lines measured, exactly (to a line).
-        centre: fraction of the columns in the centre that are all measured; by default 0.32 / acceleration, 8 % at 4 and 4 % at 8.
-        mask_seed: of random lines, and of the offset of equispaced ones.
+        mask: random or equispaced lines beside a fully measured centre, or the path of a mask
+            picture (white = measured) of the slice's size.
+        acceleration: ratio of all columns to measured columns, from 1 to 1000.
+        centre: fraction of the columns in the fully measured centre; by default
+            0.32 / acceleration, i.e. 8 % at acceleration 4 and 4 % at 8.
+        mask_seed: random seed of the random lines and of the offset of equispaced lines.
+        sigma_y: standard deviation of the noise of each real and imaginary part (intensities).
+
+    Raises: OptionError if acceleration or centre is out of range.
     """
 
     name = "mri"
     summary = "accelerated single-coil MRI: random or equispaced Cartesian lines, or a mask file"
     reference = (
-        "Zbontar et al., fastMRI, 2018, https://arxiv.org/abs/1811.08839: accelerations 4 and 8 with centres of 8 and 4 %. There each random line is "
-        "drawn on its own, so that their number varies; here it is what `acceleration` says."
+        "Zbontar et al., fastMRI, 2018, https://arxiv.org/abs/1811.08839: accelerations 4 and 8 "
+        "with centres of 8 and 4 %. The paper draws each random line independently, so that their "
+        "number varies; `acceleration` fixes their number."
     )
     prior = "mri-96"
 
@@ -49,11 +57,13 @@ class MRI(inverse.ImageProblem):
         super().__post_init__()
         if not 1 <= self.acceleration <= 1000:
             raise OptionError(
-                f"mri: acceleration must be from 1 to 1000, got {self.acceleration:g}; 4 and 8 are usual"
+                f"mri: acceleration must be from 1 to 1000, got {self.acceleration:g}; "
+                "4 and 8 are usual"
             )
         if not 0 <= self._centre * self.acceleration <= 1:
             raise OptionError(
-                f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} at acceleration {self.acceleration:g}"
+                f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} "
+                f"at acceleration {self.acceleration:g}"
             )
 
     @property
@@ -61,43 +71,49 @@ class MRI(inverse.ImageProblem):
         return 0.32 / self.acceleration if self.centre is None else self.centre
 
     def sampled(self, height: int, width: int) -> Tensor:
-        """Boolean (height, width), true where the transform was measured; zero frequency at (height // 2, width // 2)."""
+        """The measured frequencies: boolean (height, width), zero frequency at (H // 2, W // 2).
+
+        Raises: InputError if the mask is unknown, has another size or measures nothing.
+        """
         if self.mask in ("random", "equispaced"):
             return self._lines(width).expand(height, width)
         if not Path(self.mask).exists():
             raise InputError(
-                f"mri: mask '{self.mask}' is neither a file nor a known mask; known: random, equispaced"
+                f"mri: mask '{self.mask}' is neither a file nor a known mask; "
+                "known: random, equispaced"
             )
-        seen = inverse.read_image(self.mask, channels=1).pixels[0] >= 0.5
-        if seen.shape != (height, width):
+        mask = inverse.read_image(self.mask, channels=1).pixels[0] >= 0.5
+        if mask.shape != (height, width):
             raise InputError(
-                f"mri: mask {self.mask} has {seen.shape[0]}x{seen.shape[1]} pixels, the slice {height}x{width}; resize the mask"
+                f"mri: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
+                f"the slice {height}x{width}; resize the mask"
             )
-        if not bool(seen.any()):
-            raise InputError(f"mri: mask {self.mask} leaves nothing measured")
-        return seen
+        if not bool(mask.any()):
+            raise InputError(f"mri: mask {self.mask} leaves nothing measured; use another mask")
+        return mask
 
     def _lines(self, width: int) -> Tensor:
-        """Boolean (width,): the centre, and as many others as the acceleration leaves."""
-        lines, centre = max(1, round(width / self.acceleration)), round(width * self._centre)
-        lines = max(lines, centre)
-        seen = torch.zeros(width, dtype=torch.bool)
+        """The measured columns, boolean (width,): the centre, and others up to the acceleration."""
+        centre = round(width * self._centre)
+        lines = max(1, round(width / self.acceleration), centre)
+        measured = torch.zeros(width, dtype=torch.bool)
         first = width // 2 - centre // 2
-        seen[first : first + centre] = True
-        rest, count = torch.nonzero(~seen).flatten(), lines - centre
+        measured[first : first + centre] = True
+        rest, count = torch.nonzero(~measured).flatten(), lines - centre
         generator = inverse.seeded(self.mask_seed, "mri lines")
         if self.mask == "random":
             chosen = rest[torch.randperm(len(rest), generator=generator)[:count]]
         else:
             offset = torch.rand(1, generator=generator, dtype=torch.float64)
             chosen = rest[((torch.arange(count) + offset) * len(rest) / max(count, 1)).long()]
-        seen[chosen] = True
-        return seen
+        measured[chosen] = True
+        return measured
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         if len(shape) != 3 or shape[0] != 1:
             raise OptionError(
-                f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; use a grey prior, e.g. --prior mri-96"
+                f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; "
+                "use a grey prior, e.g. --prior mri-96"
             )
         return _sampled_fourier()(self.sampled(*shape[-2:]))
 
@@ -108,36 +124,37 @@ class MRI(inverse.ImageProblem):
         return (1, *y_shape[1:])
 
     def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:
-        """A slice of an average brain, for every prior; `mri-96` was trained on single ones."""
-        return [
-            Path(str(importlib.resources.files("inverse_data"))) / "images" / "mri-96" / "slice.png"
-        ]
+        """One slice of an average brain, for every prior; `mri-96` was trained on single brains."""
+        images = Path(str(importlib.resources.files("inverse_data"))) / "images"
+        return [images / "mri-96" / "slice.png"]
 
     def truths(self) -> list[Tensor]:
+        """The shipped slice, (1, 96, 96), intensities."""
         return [inverse.read_image(path, channels=1).pixels for path in self.pictures()]
 
     def open(self, file: Path, prior: inverse.Prior, measured: bool):
+        """Read a slice or a measurement: complex (H, W) in .npy, or real (2, H, W) in .npy or .h5.
+
+        Raises: InputError if the file is of another kind.
+        """
         if not measured:
             return super().open(file, prior, measured)
-        if file.suffix.lower() == ".npy" and np.iscomplexobj(
-            values := np.load(file, mmap_mode="r", allow_pickle=False)
-        ):
-            return (
-                self,
-                torch.view_as_real(
-                    torch.from_numpy(np.array(values.squeeze(), np.complex64))
-                ).movedim(-1, 0),
-                ["complex"],
-            )
-        if file.suffix.lower() not in (".npy", ".h5", ".hdf5"):
+        suffix = file.suffix.lower()
+        if suffix not in (".npy", ".h5", ".hdf5"):
             raise InputError(
-                f"mri: a measurement is complex (H, W) or real (2, H, W) in .npy, or real in .h5; got {file}"
+                f"mri: a measurement is complex (H, W) or real (2, H, W) in .npy, or real in .h5; "
+                f"got {file}"
             )
+        if suffix == ".npy":
+            values = np.load(file, mmap_mode="r", allow_pickle=False)
+            if np.iscomplexobj(values):
+                spectrum = torch.from_numpy(np.array(values.squeeze(), np.complex64))
+                return self, torch.view_as_real(spectrum).movedim(-1, 0), ["complex"]
         picture = inverse.read_image(file, channels=2)
         return self, picture.pixels, list(picture.notes)
 
     def export(self, result: inverse.Result, folder: Path) -> None:
-        """The picture shows the measurement zero-filled: A^T y."""
+        """Write reconstruction.png and panel.png; they show the zero-filled measurement, A^T y."""
         operator = inverse.measurement.operators.clone(
             self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype
         )
@@ -146,30 +163,29 @@ class MRI(inverse.ImageProblem):
 
 @functools.cache
 def _sampled_fourier() -> Any:
-    physics = inverse.physics
+    mixin, base = inverse.physics.mri.MRIMixin, inverse.physics.DecomposablePhysics
 
-    class SampledFourier(physics.mri.MRIMixin, physics.DecomposablePhysics):  # type: ignore[name-defined, misc]
-        """M F of a real image, x (B, 1, H, W) -> y (B, 2, H, W), with its singular value decomposition.
+    class SampledFourier(mixin, base):  # type: ignore[valid-type, misc]
+        """A = M F of a real image, x (B, 1, H, W) -> y (B, 2, H, W), and its SVD A = U s V^T.
 
-        A^T A is a convolution with eigenvalue s_k^2 = (m_k + m_-k) / 2 at frequency k: the transform of a real image is known at -k
-        where it is at k. As s_-k = s_k, the orthonormal Hartley transform H = Re F - Im F, its own inverse, diagonalises it: V = H, and
+        A^T A is a convolution with eigenvalue s_k^2 = (m_k + m_-k) / 2 at frequency k, because the
+        transform of a real image at k determines its value at -k. Since s_-k = s_k, the orthonormal
+        Hartley transform H = Re F - Im F, which is its own inverse, diagonalises A^T A: V = H and
         U = M F H / s.
         """
 
         def __init__(self, sampled: Tensor):
             m = sampled.float()[None, None]
-            opposite = torch.fft.fftshift(
-                torch.fft.ifftshift(m, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1)),
-                dim=(-2, -1),
-            )
+            places = (-2, -1)
+            mirrored = torch.fft.ifftshift(m, dim=places).flip(places).roll((1, 1), places)
+            opposite = torch.fft.fftshift(mirrored, dim=places)
             super().__init__(mask=((m + opposite).double() / 2).sqrt())
             self.register_buffer("sampled", m)
             self.sampled: Tensor
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return self.sampled * torch.view_as_real(
-                self.fft(torch.complex(x, torch.zeros_like(x)))[:, 0]
-            ).movedim(-1, 1)
+            spectrum = self.fft(torch.complex(x, torch.zeros_like(x)))[:, 0]
+            return self.sampled * torch.view_as_real(spectrum).movedim(-1, 1)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             return self.ifft(self.to_torch_complex(self.sampled * y)).real[:, None]

@@ -1,4 +1,4 @@
-"""Super-resolution: the image reduced by an integer factor."""
+"""Super-resolution: reconstruction of an image reduced by an integer factor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from inverse.measurement.operators import separable
 
 @dataclass(frozen=True)
 class SuperResolution(inverse.ImageProblem):
-    """Reduction by antialiased bicubic interpolation or by block averages; both have closed-form solves.
+    """Reduction by antialiased bicubic interpolation or by block means.
+
+    Both filters have closed-form solves.
 
     Args:
-        factor: of reduction, e.g. 2 or 4; sizes that it does not divide are cropped.
-        filter: bicubic (antialiased, reflecting at the edges, as MATLAB's imresize) or area (block mean).
+        factor: reduction of each side, e.g. 2 or 4; an image is cropped to multiples of it.
+        filter: bicubic (antialiased, reflecting at the edges, as MATLAB's imresize) or area (block
+            mean).
+
+    Raises: OptionError if factor is less than 2.
     """
 
     name = "super-resolution"
@@ -41,7 +46,8 @@ class SuperResolution(inverse.ImageProblem):
     def operator(self, shape: tuple[int, ...]):
         if any(n % self.factor or n < 4 * self.factor for n in shape[-2:]):
             raise OptionError(
-                f"super-resolution: sides must be multiples of {self.factor} and at least {4 * self.factor}, got {shape[-2]}x{shape[-1]}"
+                f"super-resolution: sides must be multiples of {self.factor} "
+                f"and at least {4 * self.factor}, got {shape[-2]}x{shape[-1]}"
             )
         return separable(self._matrix(shape[-2]), self._matrix(shape[-1]))
 
@@ -51,12 +57,8 @@ class SuperResolution(inverse.ImageProblem):
     def _matrix(self, n: int) -> Tensor:
         """The reduction of a signal of n pixels as a matrix (n / factor, n)."""
         if self.filter == "area":
-            return (
-                torch.eye(n // self.factor, dtype=torch.float64).repeat_interleave(
-                    self.factor, dim=1
-                )
-                / self.factor
-            )
+            blocks = torch.eye(n // self.factor, dtype=torch.float64)
+            return blocks.repeat_interleave(self.factor, dim=1) / self.factor
         basis = torch.eye(n, dtype=torch.float64)[:, None, :, None].expand(n, 1, n, 4 * self.factor)
         reduced = inverse.physics.functional.imresize_matlab(
             basis.clone(),

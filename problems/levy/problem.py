@@ -61,7 +61,7 @@ class Levy(Conjugate):
     name = "levy"
     summary = "walks with Gaussian, Laplace, sparse or Student increments, four operators; posterior by a Gibbs sampler"
     reference = "Levy-process benchmark of diffusion posterior samplers, 2025, https://arxiv.org/abs/2509.12821"
-    shipped = 1000
+    truth_count = 1000
 
     sigma_y: float | None = None  # type: ignore[assignment]
     increments: Literal[

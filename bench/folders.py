@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from inverse.command.run import run
-from inverse.command.work import Request
+from inverse.command.request import Request
+from inverse.command.solve import run
 from inverse.engine import versions
 from inverse.io.files import write_text
 from inverse.io.images import read_image, write_png
@@ -43,8 +43,8 @@ def seconds(folder: Path, out: Path, method: str, steps: int, batch: int | None)
     request = Request(
         "deblur",
         method,
-        files=[folder],
-        method_options={"steps": steps},
+        input=[folder],
+        steps=steps,
         prior="photo-64",
         out=out,
         batch=batch,

@@ -1,4 +1,4 @@
-"""Run a method on a posterior: lay out the rows, seed them, time the method alone, return the account."""
+"""Run a method on a posterior: lay out and seed the rows, time the method, record the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ Observer = Callable[..., Any]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a solve; `result` holds the last iterate."""
+    """Ctrl-C during a solve.
+
+    Args:
+        result: the result of the last iterate.
+    """
 
     def __init__(self, result: Result):
         super().__init__("interrupted")
@@ -47,26 +51,25 @@ def solve(
     """Draw posterior samples.
 
     Args:
-        posterior: of one or more measurements.
+        posterior: the posterior of one or more measurements.
         method: an instance, a class (default options) or a registered name.
-        samples: per measurement.
-        seed: of the method's randomness; sample j of image i depends on (seed, i, j) alone.
-        observers: called as observer(index, total, x, misfit, nfe) after each iterate, outside the timed region; see
-            `hookspecs.inverse_step`.
-        first_image: index of the first measurement, or of each, where a larger set is solved in parts.
+        samples: samples for each measurement.
+        seed: random seed of the method; sample j of image i depends on (seed, i, j) alone.
+        observers: called as observer(index, total, x, misfit, nfe) after each iterate, outside the
+            timed region; see `inverse_step` in `inverse.registry.hooks`.
+        first_image: index of the first measurement, or of each measurement, when a larger set is
+            solved in parts.
 
-    Returns: samples in physical units, on the CPU, with cost, seconds and provenance.
+    Returns: samples (images, samples, *shape) in physical units, on the CPU, with cost, seconds and
+    provenance.
 
-    Raises: UnsupportedError with the reason if the method cannot run here; Interrupted (a KeyboardInterrupt) with the
-        last iterate on Ctrl-C; InputError if the method diverges.
+    Raises:
+        UnsupportedError: the method cannot run on this posterior; the message says why.
+        Interrupted: the user pressed Ctrl-C; the error carries the last iterate.
+        InputError: the method diverged.
+        DeviceError, MemoryLimitError: the device failed or ran out of memory.
     """
-    method = (
-        get_method(method)
-        if isinstance(method, str)
-        else method()
-        if isinstance(method, type)
-        else method
-    )
+    method = method_instance(method)
     if samples < 1:
         raise OptionError(f"samples must be at least 1, got {samples}")
     if reason := method.unsupported(posterior):
@@ -80,7 +83,7 @@ def solve(
     iterates = iter(method.run(rows, samples, generator))
     with (
         torch.no_grad(),
-        failures_told(posterior.device, lambda: f"in step {index + 1} of {method.name}"),
+        device_errors(posterior.device, lambda: f"in step {index + 1} of {method.name}"),
     ):
         try:
             while True:
@@ -115,29 +118,49 @@ def solve(
     return result
 
 
-@contextmanager
-def failures_told(device: torch.device, where: Callable[[], str]) -> Iterator[None]:
-    """A device that fails or runs out of memory becomes one line that says where.
+def method_instance(method: Method | type[Method] | str) -> Method:
+    """The method itself, an instance of a class with default options, or of a registered name."""
+    if isinstance(method, str):
+        return get_method(method)
+    return method() if isinstance(method, type) else method
 
-    Raises: DeviceError or MemoryLimitError in place of torch's own errors.
+
+@contextmanager
+def device_errors(device: torch.device, where: Callable[[], str]) -> Iterator[None]:
+    """Context manager that turns torch's device errors into errors of one line.
+
+    Args:
+        where: what was running, for the message, such as "in step 3 of dps".
+
+    Raises: MemoryLimitError if the device ran out of memory, DeviceError if it failed.
     """
     try:
         yield
     except RuntimeError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(error):
-            words = f"{device} ran out of memory {where()} ({reason}); a smaller image or fewer samples would fit"
-            raise MemoryLimitError(words) from error
+            raise MemoryLimitError(
+                f"{device} ran out of memory {where()} ({reason}); "
+                "a smaller image or fewer samples would fit"
+            ) from error
         if isinstance(error, getattr(torch, "AcceleratorError", ())) or reason.startswith(
             ("CUDA error", "CUDA driver error", "cuDNN error")
         ):
-            words = f"{device} failed {where()} ({reason}); what was saved before is as it was, --device cpu would work"
-            raise DeviceError(words) from error
+            raise DeviceError(
+                f"{device} failed {where()} ({reason}); "
+                "files saved earlier are unchanged; try --device cpu"
+            ) from error
         raise
 
 
 def residual_chi_square(posterior: Posterior, x: Tensor) -> Tensor:
-    """|y - A x|^2 / (m sigma_y^2) of each row, not counted in the cost: (B, *shape) -> (B,); NaN without Gaussian noise of positive sigma."""
+    """Residual chi-square |y - A x|^2 / (m sigma_y^2) of each row, not counted in the cost.
+
+    Args:
+        x: (B, *shape), model units.
+
+    Returns: (B,); NaN unless the noise is Gaussian with positive sigma_y.
+    """
     noise = posterior.noise
     if not isinstance(noise, GaussianNoise) or noise.noiseless:
         return torch.full((len(x),), float("nan"))
@@ -154,15 +177,15 @@ def _result(
     seconds: float,
     interrupted: bool,
 ) -> Result:
+    weighted = answer if isinstance(answer, Weighted) else None
     x = answer.x if isinstance(answer, Weighted) else answer
-    log_weights, log_evidence = (
-        (answer.log_weights, answer.log_evidence) if isinstance(answer, Weighted) else (None, None)
-    )
     if not bool(torch.isfinite(x).all()):
         raise InputError(
-            f"{method.name} diverged: the answer holds NaN or infinity; try fewer or smaller steps, or a larger sigma_y"
+            f"{method.name} diverged: the answer holds NaN or infinity; "
+            "try fewer or smaller steps, or a larger sigma_y"
         )
     split = (len(posterior), samples)
+    log_weights = None if weighted is None else weighted.log_weights
     tensors: dict[str, Any] = {
         "samples": rows.prior.decode(x).unflatten(0, split),
         "y": posterior.y,
@@ -171,65 +194,68 @@ def _result(
         "log_weights": None
         if log_weights is None
         else log_weights.unflatten(0, split).log_softmax(1),
-        "log_evidence": log_evidence,
+        "log_evidence": None if weighted is None else weighted.log_evidence,
     }
     return Result(
         **to_host(tensors),
         cost=rows.cost,
         seconds=seconds,
         interrupted=interrupted,
-        provenance={
-            **posterior.provenance,
-            "method": {
-                "name": method.name,
-                "options": values(method),
-                "derived": method.derived(posterior),
-            },
-            **(
-                {"trace": answer.trace}
-                if isinstance(answer, Weighted) and answer.trace is not None
-                else {}
-            ),
-            "seed": seed,
-            "device": str(posterior.device),
-            "dtype": str(posterior.dtype).removeprefix("torch."),
-            **({"autocast": posterior.execution.autocast} if posterior.execution.autocast else {}),
-            "versions": versions(),
-            **(
-                {"notes": [*posterior.provenance.get("notes", []), *found]}
-                if (found := [*method.notes(posterior), *_outside(rows, method)])
-                else {}
-            ),
-        },
+        provenance=_provenance(posterior, rows, method, weighted, seed),
     )
 
 
-def _outside(rows: Posterior, method: Method) -> list[str]:
-    """A note where the method asked the prior for noise levels that it was not made for."""
-    prior, asked = rows.prior, rows.levels_asked
-    if (
-        prior.exact
-        or asked is None
-        or (asked[0] >= 0.999 * prior.sigma_min and asked[1] <= 1.001 * prior.sigma_max)
-    ):
+def _provenance(
+    posterior: Posterior, rows: Posterior, method: Method, weighted: Weighted | None, seed: int
+) -> dict[str, Any]:
+    provenance: dict[str, Any] = {
+        **posterior.provenance,
+        "method": {
+            "name": method.name,
+            "options": values(method),
+            "derived": method.derived(posterior),
+        },
+    }
+    if weighted is not None and weighted.trace is not None:
+        provenance["trace"] = weighted.trace
+    provenance |= {
+        "seed": seed,
+        "device": str(posterior.device),
+        "dtype": str(posterior.dtype).removeprefix("torch."),
+    }
+    if posterior.execution.autocast:
+        provenance["autocast"] = posterior.execution.autocast
+    provenance["versions"] = versions()
+    if notes := [*method.notes(posterior), *_level_notes(rows, method)]:
+        provenance["notes"] = [*posterior.provenance.get("notes", []), *notes]
+    return provenance
+
+
+def _level_notes(rows: Posterior, method: Method) -> list[str]:
+    """A note if the method called the prior at noise levels outside the prior's range."""
+    prior, levels = rows.prior, rows.levels_asked
+    if prior.exact or levels is None:
         return []
-    levels = f"from {asked[0]:.3g} to {asked[1]:.3g}"
+    lowest, highest = levels
+    if lowest >= 0.999 * prior.sigma_min and highest <= 1.001 * prior.sigma_max:
+        return []
     return [
-        f"{method.name} asked the prior for noise levels {levels}, it was made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g}; beyond, it guesses"
+        f"{method.name} asked the prior for noise levels from {lowest:.3g} to {highest:.3g}; "
+        f"the prior is made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g} and guesses beyond"
     ]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the packages that can change a result, by name."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("inverse-posterior", "torch", "deepinv", "numpy"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

@@ -32,7 +32,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 @dataclass(frozen=True)
 class Setting:
-    """Where evaluations are timed: rows at once, and a precision of `inverse.command.run.DTYPES`."""
+    """Where evaluations are timed: rows at once, and a precision of `inverse.io.devices.DTYPES`."""
 
     batch: int
     dtype: str

@@ -1,4 +1,7 @@
-"""The command: parse, look names up, solve, write, print. Nothing here imports torch before it is needed."""
+"""The `inverse` command: its subcommands, and how its errors reach the user.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typer.core import TyperGroup
 from inverse import __version__
 from inverse.arena import commands as arena
 from inverse.command import prior as prior_command
+from inverse.command.request import Request, options_from
 from inverse.errors import InverseError, OptionError
 from inverse.io.command_line import (
     Device,
@@ -35,11 +39,12 @@ from inverse.registry.commands import commands
 from inverse.registry.defaults import default
 from inverse.training import commands as training
 
-GREEDY = {"--input", "--measurement", "--set", "--problem-option", "--images"}
+REPEATABLE = {"--input", "--measurement", "--set", "--problem-option", "--images"}
+"""Options that take several values: `--set a=1 b=2`."""
 
 
 class Commands(TyperGroup):
-    """The core's commands, those of installed distributions, and those that plug-in files add."""
+    """Commands of the core, of installed distributions and of plug-in files."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
@@ -53,11 +58,11 @@ class Commands(TyperGroup):
         )
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; an interruption that it does not answer for itself is one line and exit code 130."""
+        """Run a command; print one line and exit with code 130 if the user interrupts it."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            print("inverse: interrupted; what was saved before is as it was", file=sys.stderr)
+            print("inverse: interrupted; files saved earlier are unchanged", file=sys.stderr)
             raise typer.Exit(130) from stop
 
 
@@ -68,18 +73,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Reconstruct what a measurement hides: posterior samples from a diffusion prior and a forward operator.",
+    help="Posterior samples for inverse problems: a diffusion prior, a forward operator, a method.",
     epilog="First result: inverse solve --problem deblur --method red-diff",
 )
 
 
 def main() -> None:
-    """Entry point of the `inverse` command: errors of the user's become one line and exit code 2, warnings one line."""
+    """Run the `inverse` command.
+
+    A warning becomes one line on standard error; an `InverseError` or a full disk becomes one line
+    and exit code 2.
+    """
     warnings.showwarning = lambda message, *_, **__: print(
         f"inverse: warning: {message}", file=sys.stderr
     )
     try:
-        app(args=spread(sys.argv[1:]), prog_name="inverse")
+        app(args=repeat_options(sys.argv[1:]), prog_name="inverse")
     except InverseError as error:
         print(f"inverse: {error}", file=sys.stderr)
         sys.exit(2)
@@ -90,31 +99,32 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         print(
-            f"inverse: cannot write ({error.strerror}); what was saved before is as it was",
+            f"inverse: cannot write ({error.strerror}); files saved earlier are unchanged",
             file=sys.stderr,
         )
         sys.exit(2)
 
 
-def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option for each value that follows it: `--set a=1 b=2` becomes `--set a=1 --set b=2`."""
+def repeat_options(arguments: list[str]) -> list[str]:
+    """Repeat an option of `REPEATABLE` before each value after its first.
+
+    `--set a=1 b=2` becomes `--set a=1 --set b=2`.
+    """
     result: list[str] = []
-    current, taken = "", False
+    current, has_value = "", False
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
-            current, taken = (argument if argument in GREEDY else ""), False
+            current, has_value = (argument if argument in REPEATABLE else ""), False
             result.append(argument)
         else:
-            result += [current, argument] if current and taken else [argument]
-            taken = True
+            result += [current, argument] if current and has_value else [argument]
+            has_value = True
     return result
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"inverse {__version__}")
@@ -122,109 +132,13 @@ def root(
 
 
 @app.command()
-def solve(
-    problem: ProblemName = default("solve", "problem"),
-    method: MethodName = default("solve", "method"),
-    input: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            help="Truths to degrade and reconstruct: pictures, .npy, .h5 or folders.",
-            show_default=False,
-        ),
-    ] = [],
-    measurement: Annotated[
-        list[Path],
-        typer.Option(
-            "--measurement", help="Real measurements, without a truth.", show_default=False
-        ),
-    ] = [],
-    problem_option: ProblemOptions = [],
-    set_: MethodOptions = [],
-    steps: Annotated[
-        int | None, typer.Option(help="Short for --set steps=N.", show_default=False)
-    ] = None,
-    prior: PriorName = None,
-    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the measurement noise and the method.")] = 0,
-    device: Device = "cpu",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="float32, float64, or bf16 or fp16 (of the prior; its state stays in float32)."
-        ),
-    ] = "float32",
-    compile_: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Compile the prior: minutes once, for many images of one size."
-        ),
-    ] = False,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            help="GiB that one call of the prior may take.", show_default="most of what is free"
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Images of one size that are solved together.",
-            show_default="as many as pay and fit",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Keep what an earlier run of the same request has finished."),
-    ] = False,
-    parallel: Annotated[
-        str | None,
-        typer.Option(help="Under torchrun: patches, or patches:stale.", show_default="one process"),
-    ] = None,
-    json_: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON record for each result instead of a table."),
-    ] = False,
-    plugin: PluginFiles = [],
-) -> None:
-    """Reconstruct: the shipped photograph, your own (--input), or a real measurement (--measurement)."""
-    from inverse.command.run import run
-    from inverse.command.work import Request
+@options_from(Request)
+def solve(request: Request) -> None:
+    """Reconstruct the shipped photograph, your images (--input) or measurements (--measurement)."""
+    from inverse.command.solve import run
 
-    if input and measurement:
-        raise OptionError(
-            "solve: give either --input (a truth to degrade) or --measurement (a real one), not both"
-        )
-    registry(plugin)
-    method_options: dict[str, Any] = dict(assignments(set_, "--set"))
-    if steps is not None:
-        if "steps" in method_options:
-            raise OptionError(
-                f"solve: give either --steps {steps} or --set steps={method_options['steps']}, not both"
-            )
-        method_options["steps"] = steps
-    request = Request(
-        problem=problem,
-        method=method,
-        problem_options=assignments(problem_option, "--problem-option"),
-        method_options=method_options,
-        files=input or measurement,
-        measured=bool(measurement),
-        prior=prior,
-        samples=samples,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        out=out,
-        parallel=parallel,
-        compile=compile_,
-        memory=memory,
-        batch=batch,
-        resume=resume,
-    )
-    interrupted = run(request, as_json=json_)
-    if interrupted:
+    registry(request.plugin)
+    if run(request):
         raise typer.Exit(130)
 
 
@@ -236,7 +150,7 @@ def diagnose(
         list[Path],
         typer.Option(
             "--input",
-            help="Held-out truths, by default draws from the prior or shipped ones.",
+            help="Held-out ground truths; by default draws from the prior or shipped images.",
             show_default=False,
         ),
     ] = [],
@@ -245,15 +159,21 @@ def diagnose(
     prior: PriorName = None,
     simulations: Annotated[
         int | None,
-        typer.Option(help="Truths.", show_default="200 from the prior, or all held-out ones"),
+        typer.Option(
+            help="Number of ground truths.",
+            show_default="200 draws from the prior, or all held-out ground truths",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
     level: Annotated[
         float,
-        typer.Option(help="Most probability with which an exact sampler is called not calibrated."),
+        typer.Option(help="Largest probability of calling an exact sampler not calibrated."),
     ] = 0.05,
     seed: Annotated[
-        int, typer.Option(help="Of the truths, the measurement noise, the method and the tests.")
+        int,
+        typer.Option(
+            help="Random seed for the ground truths, the noise, the method and the tests."
+        ),
     ] = 0,
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
@@ -263,17 +183,14 @@ def diagnose(
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Ask of truths alone whether a method's samples are calibrated; the exit code is 1 if they are not."""
+    """Check a method's calibration from known ground truths; exit with code 1 if it fails."""
     from inverse.checks import calibration
     from inverse.registry.discovery import get_method, get_problem
 
     registry(plugin)
-    chosen = (
+    diagnosis, path = calibration.run(
         get_problem(problem, **assignments(problem_option, "--problem-option")),
         get_method(method, **assignments(set_, "--set")),
-    )
-    found, path = calibration.run(
-        *chosen,
         input,
         device,
         dtype,
@@ -285,35 +202,35 @@ def diagnose(
         level=level,
     )
     if json_:
-        print(found.json())
+        print(diagnosis.json())
     else:
-        show(calibration.table(found))
-        print("\n".join([calibration.verdict(found), *found.notes, str(path)]))
-    if not found.calibrated:
+        show(calibration.table(diagnosis))
+        print("\n".join([calibration.verdict(diagnosis), *diagnosis.notes, str(path)]))
+    if not diagnosis.calibrated:
         raise typer.Exit(1)
 
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Method to explain.")] = None,
     plugin: PluginFiles = [],
 ) -> None:
-    """List the methods, or explain one: reference, equation, options."""
+    """List the methods, or explain one method: reference, equation, options."""
     _list_or_explain("inverse_methods", name, plugin, lambda cls: _first_sentence(cls.__doc__))
 
 
 @app.command()
 def problems(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Problem to explain.")] = None,
     plugin: PluginFiles = [],
 ) -> None:
-    """List the problems, or explain one."""
+    """List the problems, or explain one problem."""
     _list_or_explain("inverse_problems", name, plugin, lambda cls: cls.summary)
 
 
 @app.command()
 def priors(plugin: PluginFiles = []) -> None:
-    """List the priors with what they were trained on."""
+    """List the priors and their training data."""
     from inverse.errors import PriorError
     from inverse.priors.loading import PriorCard
 
@@ -329,26 +246,26 @@ def priors(plugin: PluginFiles = []) -> None:
 
 @app.command()
 def samplers(plugin: PluginFiles = []) -> None:
-    """List the samplers that a guidance can use, with their options (--set sampler=ddim:eta=0.5)."""
+    """List the samplers of guidance methods and their options (--set sampler=ddim:eta=0.5)."""
     from inverse.sampling.options import sampler_options, with_common_options
 
-    table = columns("sampler", "options", "what it is")
+    table = columns("sampler", "options", "description")
     for name, entry in registry(plugin).table("inverse_samplers").items():
         table.add_row(
             name, _settings(sampler_options(entry.thing)), _first_sentence(entry.thing.__doc__)
         )
     show(table)
-    print(f"every sampler: {_settings(sampler_options(with_common_options))}")
+    print(f"all samplers: {_settings(sampler_options(with_common_options))}")
 
 
 @app.command()
 def plugins(plugin: PluginFiles = []) -> None:
-    """Show what was loaded, from where, which version, and why something was not."""
-    found, failures = registry([]), []
-    calls: list[Callable[[], object]] = [partial(found.load_file, path) for path in plugin]
+    """List the loaded plug-ins: distribution, version, file and any error."""
+    plugins, failures = registry([]), []
+    calls: list[Callable[[], object]] = [partial(plugins.load_file, path) for path in plugin]
     calls += [
-        partial(found.table, f"inverse_{kind}")
-        for kind in ("methods", "problems", "samplers", "metrics", "priors")
+        partial(plugins.table, f"inverse_{things}")
+        for things in ("methods", "problems", "samplers", "metrics", "priors")
     ]
     for call in calls:
         try:
@@ -356,7 +273,7 @@ def plugins(plugin: PluginFiles = []) -> None:
         except InverseError as error:
             failures.append(error)
     table = columns("plug-in", "from", "file", "state")
-    for item in found.loaded:
+    for item in plugins.loaded:
         table.add_row(item.module, item.distribution, item.file, item.error or "ok")
     show(table)
     if failures:
@@ -368,34 +285,34 @@ def verify(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="METHOD", help="A method: see `inverse methods`.", show_default=False
+            metavar="METHOD", help="Method to verify: see `inverse methods`.", show_default=False
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every registered method.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Verify every registered method.")] = False,
     set_: MethodOptions = [],
     case: Annotated[
         list[str],
-        typer.Option("--case", help="Only this case; may be repeated.", show_default="all"),
+        typer.Option("--case", help="Case to run; may be repeated.", show_default="all"),
     ] = [],
-    samples: Annotated[int, typer.Option(help="On each case.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the JSON records.")] = Path("out/verify"),
+    samples: Annotated[int, typer.Option(help="Samples on each case.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed for the method.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON records.")] = Path("out/verify"),
     json_: Annotated[
         bool, typer.Option("--json", help="Print the records instead of tables.")
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Hold a method to its claim where the posterior is known exactly; exit 1 if the claim fails."""
+    """Check a method's claim against exact posteriors; exit with code 1 if the claim fails."""
     if all_ == (name is not None):
-        raise OptionError("verify: name one method, or say --all")
+        raise OptionError("verify: give either one METHOD or --all")
     if all_ and set_:
-        raise OptionError("verify: --set is for one method, not for --all")
+        raise OptionError("verify: --set applies to one method, not to --all")
     from inverse.checks.verify import run
     from inverse.registry.discovery import get_method
 
-    found = registry(plugin)
+    names = registry(plugin).table("inverse_methods")
     methods = (
-        [get_method(m) for m in found.table("inverse_methods")]
+        [get_method(each) for each in names]
         if name is None
         else [get_method(name, **assignments(set_, "--set"))]
     )
@@ -409,14 +326,16 @@ app.command()(arena.tune)
 app.add_typer(training.app)
 
 
-def _list_or_explain(hook: str, name: str | None, files: list[Path], line: Any) -> None:
-    found = registry(files)
+def _list_or_explain(
+    hook: str, name: str | None, files: list[Path], describe: Callable[[Any], str]
+) -> None:
+    plugins = registry(files)
     if name is not None:
-        _explain(found.find(hook, name))
+        _explain(plugins.find(hook, name))
         return
-    table = columns(hook.removeprefix("inverse_").rstrip("s"), "what it is")
-    for key, entry in found.table(hook).items():
-        table.add_row(key, line(entry.thing))
+    table = columns(hook.removeprefix("inverse_").rstrip("s"), "description")
+    for key, entry in plugins.table(hook).items():
+        table.add_row(key, describe(entry.thing))
     show(table)
 
 
@@ -433,7 +352,7 @@ def _explain(cls: Any) -> None:
         from inverse.method import NEEDS
 
         print(f"needs: {', '.join(NEEDS[need][0] for need in needs)}")
-    table = columns("option", "type", "default", "what it is")
+    table = columns("option", "type", "default", "description")
     for option in options(cls):
         table.add_row(option.name, option.type, text(option.default), option.help)
     print()
@@ -441,7 +360,7 @@ def _explain(cls: Any) -> None:
 
 
 def _plugin_command(name: str, ctx: Any) -> Any:
-    """A command that a plug-in adds through `inverse_commands`, or None."""
+    """The command that a plug-in adds through `inverse_commands`, or None."""
     extra = typer.Typer()
     registry([]).add_commands(extra)
     if not extra.registered_commands and not extra.registered_groups:

@@ -1,4 +1,4 @@
-"""The inputs of a solve: files opened and checked, those of one size gathered into batches, those that an earlier run has solved."""
+"""The inputs of `inverse solve`: read and check files, form batches, find earlier results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from inverse.problem import Problem
 from inverse.registry.options import values as options_of
 from inverse.result import Result
 
-WAITING = 64
-"""Inputs that may wait for others of their size."""
+MAX_WAITING = 64
+"""Largest number of inputs that wait for others of their size."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Input:
     """One input of a solve.
 
     Args:
-        index: among all of them; its noise and its samples are seeded by it.
-        file: None for the shipped truth.
-        folder: of its results.
-        problem: that it poses.
-        values: the truth, as the operator takes it, or the measurement.
-        notes: what was done to it.
+        index: position among all inputs; it seeds the measurement noise and the samples.
+        file: the file that was read; None for the ground truth that the problem ships.
+        folder: where the results are written.
+        problem: the problem that the file poses.
+        values: the ground truth, cropped to what the operator accepts, or the measurement; physical
+            units, (*shape).
+        notes: what was done to the file's contents, for the provenance.
     """
 
     index: int
@@ -42,108 +43,110 @@ class Input:
     values: Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.file.name if self.file else "solving"
 
-
-def opened(
+def read_input(
     index: int, file: Path | None, folder: Path, problem: Problem, prior: Prior, measured: bool
 ) -> Input:
-    """Read a file, cut a truth to what the operator takes, and note that.
+    """Read a file; crop a ground truth to a size that the operator accepts, and note the crop.
+
+    Args:
+        measured: whether the file holds a measurement instead of a ground truth.
 
     Raises: InputError if the file cannot be used.
     """
     if file is None:
         return Input(index, file, folder, problem)
     posed, values, notes = problem.open(file, prior, measured)
-    if bad := int((~torch.isfinite(values)).sum()):
-        count = f"{bad} of {values.numel()} values"
+    if invalid := int((~torch.isfinite(values)).sum()):
         raise InputError(
-            f"{file}: {count} are NaN or infinite; replace them, and mask them with --problem inpainting if they were never measured"
+            f"{file}: {invalid} of {values.numel()} values are NaN or infinite; replace them, and "
+            "mask them with --problem inpainting if they were never measured"
         )
     if not measured:
-        cut = posed.prepare(values)
-        if cut.shape != values.shape:
-            notes = [
-                *notes,
-                f"cropped from {values.shape[-2]}x{values.shape[-1]} to {cut.shape[-2]}x{cut.shape[-1]}",
-            ]
-        values = cut
+        cropped = posed.prepare(values)
+        if cropped.shape != values.shape:
+            before, after = (f"{x.shape[-2]}x{x.shape[-1]}" for x in (values, cropped))
+            notes = [*notes, f"cropped from {before} to {after}"]
+        values = cropped
     return Input(index, file, folder, posed, values, notes)
 
 
-def kind(one: Input, problem: Problem, prior: Prior) -> Hashable | None:
-    """What inputs share that can be solved in one batch: their shape; None for one that is solved alone.
+def batch_key(item: Input, problem: Problem, prior: Prior) -> Hashable | None:
+    """Shape that the inputs of one batch share; None for an input that must be solved alone.
 
-    Alone are inputs that pose a problem of their own, those of problems that make their posteriors in a way of their own, and files that hold a batch.
+    An input is solved alone if its file poses a problem of its own, if its problem overrides
+    `posterior`, or if its file already holds a batch.
     """
-    alone = (
-        one.values is None
-        or one.problem is not problem
+    if (
+        item.values is None
+        or item.problem is not problem
         or type(problem).posterior is not Problem.posterior
-        or one.values.ndim != len(prior.shape)
-    )
-    return None if alone or one.values is None else tuple(one.values.shape)
+        or item.values.ndim != len(prior.shape)
+    ):
+        return None
+    return tuple(item.values.shape)
 
 
 def batches(
-    inputs: Iterable[Input], kind: Callable[[Input], Hashable | None], most: Callable[[Input], int]
+    inputs: Iterable[Input],
+    key: Callable[[Input], Hashable | None],
+    batch_size: Callable[[Input], int],
 ) -> Iterator[list[Input]]:
-    """Inputs of one kind together, as many as `most` says for it, each batch as soon as it is full; those of no kind alone.
+    """Group inputs that share a key, and yield each batch as soon as it is full.
 
-    When `WAITING` of them wait, the largest batch goes as it is.
+    When `MAX_WAITING` inputs wait, the largest batch is yielded although it is not full.
+
+    Args:
+        key: what the inputs of a batch share; None makes an input a batch of one.
+        batch_size: inputs of a full batch, given one of its inputs.
     """
     waiting: dict[Hashable, list[Input]] = {}
-    for one in inputs:
-        shared = kind(one)
+    for item in inputs:
+        shared = key(item)
         if shared is None:
-            yield [one]
+            yield [item]
             continue
-        waiting.setdefault(shared, []).append(one)
-        if len(waiting[shared]) >= most(one):
+        waiting.setdefault(shared, []).append(item)
+        if len(waiting[shared]) >= batch_size(item):
             yield waiting.pop(shared)
-        elif sum(map(len, waiting.values())) >= WAITING:
-            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+        elif sum(map(len, waiting.values())) >= MAX_WAITING:
+            yield waiting.pop(max(waiting, key=lambda shared: len(waiting[shared])))
     yield from waiting.values()
 
 
-def finished(one: Input, method: Method, samples: int, about: dict[str, Any]) -> Result | None:
-    """The result that an earlier run left for this input, where it came to its end and was asked for the same; None otherwise.
+def earlier_result(
+    item: Input, method: Method, samples: int, provenance: dict[str, Any]
+) -> Result | None:
+    """The complete result that an earlier run of the same request wrote for this input, or None.
 
     Args:
-        about: what else of its provenance must be the same, such as the prior's name and the seed.
+        provenance: further fields that must agree, such as the name of the prior and the seed.
     """
-    if one.file is None or one.values is None:
+    if item.file is None or item.values is None:
         return None
     try:
-        found = Result.load(one.folder / "result.h5")
+        result = Result.load(item.folder / "result.h5")
     except InputError:
         return None
-    ran = {
-        name: value
-        for name, value in found.provenance.get("method", {}).items()
-        if name != "derived"
+    stored = dict(result.provenance)
+    stored["method"] = {
+        name: value for name, value in stored.get("method", {}).items() if name != "derived"
     }
     wanted = {
-        "input": str(one.file),
-        "problem": _named(one.problem),
-        "method": _named(method),
-        **about,
+        "input": str(item.file),
+        "problem": _name_and_options(item.problem),
+        "method": _name_and_options(method),
+        **provenance,
     }
-    same = all(
-        json.dumps(value, default=str)
-        == json.dumps(({**found.provenance, "method": ran}).get(name))
+    same_request = all(
+        json.dumps(value, default=str) == json.dumps(stored.get(name))
         for name, value in wanted.items()
     )
-    kept = (found.y if found.truth is None else found.truth)[0]
-    unchanged = torch.equal(kept.to(one.values.dtype), one.values)
-    return (
-        found
-        if same and unchanged and not found.interrupted and found.samples.shape[1] == samples
-        else None
-    )
+    values = (result.y if result.truth is None else result.truth)[0]
+    same_values = torch.equal(values.to(item.values.dtype), item.values)
+    complete = not result.interrupted and result.samples.shape[1] == samples
+    return result if same_request and same_values and complete else None
 
 
-def _named(thing: Problem | Method) -> dict[str, Any]:
+def _name_and_options(thing: Problem | Method) -> dict[str, Any]:
     return {"name": thing.name, "options": options_of(thing)}

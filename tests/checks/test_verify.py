@@ -220,8 +220,8 @@ def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(co
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name one method, or say --all"),
-        (["dps", "--all"], "name one method, or say --all"),
+        ([], "give either one METHOD or --all"),
+        (["dps", "--all"], "give either one METHOD or --all"),
         (["--all", "--set", "steps=3"], "for one method"),
         (["dpz"], "'dpz' is not known"),
         (["dps", "--case", "moon"], "no case is called 'moon'; there are inpainting"),

@@ -714,7 +714,7 @@ def test_interruption_before_there_is_anything_to_save_is_one_line(command, tmp_
 
     monkeypatch.setattr("inverse.training.prior.load_images", stop)
     outcome = command("train", "--images", tmp_path, "--out", "mine.safetensors")
-    assert outcome == Outcome(130, "", "inverse: interrupted; what was saved before is as it was\n")
+    assert outcome == Outcome(130, "", "inverse: interrupted; files saved earlier are unchanged\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,8 @@ import torch
 from cli_fixtures import pixels, write_picture
 
 import inverse
-from inverse.command.inputs import Input, batches, kind
-from inverse.command.overlap import write_behind
+from inverse.command.background import write_behind
+from inverse.command.inputs import Input, batch_key, batches
 from inverse.errors import InputError
 from inverse.registry import discovery as plugins
 from inverse.result import Result
@@ -219,12 +219,12 @@ def test_an_input_that_poses_a_problem_of_its_own_is_of_no_kind():
         torch.zeros(3, 8, 9),
     )
     one = Input(0, Path("a.png"), Path("out"), problem, values)
-    assert kind(one, problem, prior) == (3, 8, 9)
-    assert kind(replace(one, problem=inverse.get_problem("denoise")), problem, prior) is None
-    assert kind(replace(one, values=values[None]), problem, prior) is None
-    assert kind(replace(one, values=None), problem, prior) is None
+    assert batch_key(one, problem, prior) == (3, 8, 9)
+    assert batch_key(replace(one, problem=inverse.get_problem("denoise")), problem, prior) is None
+    assert batch_key(replace(one, values=values[None]), problem, prior) is None
+    assert batch_key(replace(one, values=None), problem, prior) is None
     weather = inverse.get_problem("atmosphere")
-    assert kind(replace(one, problem=weather), weather, prior) is None
+    assert batch_key(replace(one, problem=weather), weather, prior) is None
 
 
 def test_inputs_of_one_kind_are_gathered_and_none_waits_too_long():
@@ -248,8 +248,8 @@ def test_a_bad_file_is_said_and_left_out(solve, photos):
     assert outcome.code == 2
     first, last = outcome.err.splitlines()
     assert first.startswith(f"inverse: {photos / 'b.png'}: not a readable image")
-    assert first.endswith("; left out")
-    assert last == "inverse: 1 of 6 inputs left out; the results of the others are in out"
+    assert first.endswith("; skipped")
+    assert last == "inverse: 1 of 6 inputs skipped; the results of the others are in out"
     assert sorted(path.name for path in Path("out").iterdir()) == list("acdef")
 
 
@@ -258,7 +258,7 @@ def test_one_reason_for_all_is_said_once(solve, photos):
     assert outcome.code == 2
     assert outcome.out == ""
     assert len(outcome.err.splitlines()) == 3  # for either size, and the sum
-    assert outcome.err.endswith("inverse: 6 of 6 inputs left out\n")
+    assert outcome.err.endswith("inverse: 6 of 6 inputs skipped\n")
     assert not Path("out").exists()
 
 
@@ -305,7 +305,7 @@ def test_a_device_that_disappears_between_batches(solve, photos, own):
     assert (outcome.code, outcome.out) == (2, "")
     assert (
         outcome.err
-        == "inverse: cpu failed in step 2 of own (CUDA error: device lost); what was saved before is as it was, --device cpu would work\n"
+        == "inverse: cpu failed in step 2 of own (CUDA error: device lost); files saved earlier are unchanged; try --device cpu\n"
     )
     assert sorted(path.name for path in Path("out").iterdir()) == list("abde")
 

@@ -16,7 +16,7 @@ import torch
 from cli_fixtures import pixels, process, write_picture, write_png16
 
 import inverse
-from inverse.command.app import spread
+from inverse.command.app import repeat_options
 from inverse.io.command_line import assignments
 from inverse.io.files import strict_json
 from inverse.io.images import read_image
@@ -462,7 +462,7 @@ def test_every_command_has_help(command, name):
 def test_values_after_a_greedy_option_are_spread():
     given = "solve --set a=1 b=2 --seed 3 --input x.png y.png z.png --json --problem-option=c=4"
     expected = "solve --set a=1 --set b=2 --seed 3 --input x.png --input y.png --input z.png --json --problem-option=c=4"
-    assert spread(given.split()) == expected.split()
+    assert repeat_options(given.split()) == expected.split()
 
 
 def test_assignment_keeps_later_equal_signs_and_the_last_value():

@@ -8,7 +8,7 @@ import torch
 from cli_fixtures import METHOD, write_picture
 
 import inverse
-from inverse.command.overlap import read_ahead
+from inverse.command.background import read_ahead
 from inverse.errors import DeviceError, OptionError
 from inverse.execution import check_precision
 
@@ -111,8 +111,8 @@ def test_a_method_that_strays_from_the_noise_levels_of_the_prior_is_noted(solve,
     )
     assert outcome.code == 0
     assert (
-        "stray asked the prior for noise levels from 200 to 200, it was made for 0.002 to 80; beyond, it guesses"
-        in outcome.out
+        "stray asked the prior for noise levels from 200 to 200; "
+        "the prior is made for 0.002 to 80 and guesses beyond" in outcome.out
     )
 
 

@@ -97,14 +97,14 @@ def solve_stale(number: int) -> None:
 
 
 def _solve(mode: str, number: int) -> None:
-    from inverse.command.run import run
-    from inverse.command.work import Request
+    from inverse.command.request import Request
+    from inverse.command.solve import run
 
     request = {
         "problem": "denoise",
         "method": "diffpir",
-        "method_options": {"steps": 6},
-        "files": [Path("photo.png")],
+        "steps": 6,
+        "input": [Path("photo.png")],
         "prior": "tiny.safetensors",
     }
     with Path(f"{mode}-{number}.txt").open("w") as printed, redirect_stdout(printed):

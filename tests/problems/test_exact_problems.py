@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import inverse
-from inverse.command.run import run
-from inverse.command.work import Request
+from inverse.command.request import Request
+from inverse.command.solve import run
 from inverse.errors import OptionError
 from inverse.measurement.linalg import functional_calculus
 from inverse.measurement.operators import adjoint_error, clone
@@ -154,7 +154,7 @@ def test_prior_follows_the_precision_asked_for():
 
 
 def test_bimodal_runs_from_the_command(tmp_path, capsys):
-    run(Request("bimodal", "dps", method_options={"steps": 20}, samples=8, out=tmp_path))
+    run(Request("bimodal", "dps", steps=20, samples=8, out=tmp_path))
     result = Result.load(tmp_path / "result.h5")
     assert result.samples.shape == (1, 8, 2)
     assert result.provenance["prior"] == "MixturePrior"

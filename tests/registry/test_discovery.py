@@ -394,7 +394,7 @@ def test_observer_may_take_what_it_needs_alone(solve, plugin_file, tmp_path):
 
 
 def test_nobody_listening_costs_nothing(fresh_registry):
-    from inverse.command.run import step_hook
+    from inverse.command.solve import step_hook
 
     assert step_hook() is None
 

@@ -1,0 +1,183 @@
+"""The request of `inverse solve`: every option of the command, declared once.
+
+Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from inverse.errors import OptionError
+from inverse.io.command_line import (
+    Device,
+    MethodName,
+    MethodOptions,
+    PluginFiles,
+    PriorName,
+    ProblemName,
+    ProblemOptions,
+    assignments,
+)
+from inverse.registry.defaults import default
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of `inverse solve`.
+
+    A field is an option of the command: its type, its default, its name and its help text. The
+    order of the fields is the order of `inverse solve --help`.
+
+    Raises: OptionError if both `input` and `measurement` name files.
+    """
+
+    problem: ProblemName = default("solve", "problem")
+    method: MethodName = default("solve", "method")
+    input: Annotated[
+        list[Path],
+        typer.Option(
+            help="Ground truths to degrade and reconstruct: pictures, .npy, .h5 or folders.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
+    measurement: Annotated[
+        list[Path],
+        typer.Option(help="Real measurements without a ground truth.", show_default=False),
+    ] = field(default_factory=list)
+    problem_option: ProblemOptions = field(default_factory=list)
+    method_option: MethodOptions = field(default_factory=list)
+    steps: Annotated[
+        int | None, typer.Option(help="Short for --set steps=N.", show_default=False)
+    ] = None
+    prior: PriorName = None
+    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 1
+    seed: Annotated[
+        int, typer.Option(help="Random seed for the measurement noise and the method.")
+    ] = 0
+    device: Device = "cpu"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32 or float64; bf16 or fp16 for the prior alone (the state stays float32)."
+        ),
+    ] = "float32"
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the prior: takes minutes once, pays for many images of one size.",
+        ),
+    ] = False
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory that one call of the prior may use (GiB).",
+            show_default="most of the free memory",
+        ),
+    ] = None
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of images of one size to solve together.",
+            show_default="as many as fit and run faster",
+        ),
+    ] = None
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out")
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep the results that an earlier, equal request finished."),
+    ] = False
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            help="How to divide an image under torchrun: patches or patches:stale.",
+            show_default="one process",
+        ),
+    ] = None
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON record for each result instead of a table."),
+    ] = False
+    plugin: PluginFiles = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.input and self.measurement:
+            raise OptionError(
+                "solve: give either --input (ground truths to degrade) or --measurement "
+                "(real measurements), not both"
+            )
+
+    @property
+    def files(self) -> list[Path]:
+        """The files and folders to read: ground truths or measurements."""
+        return self.input or self.measurement
+
+    @property
+    def measured(self) -> bool:
+        """Whether the files are measurements."""
+        return bool(self.measurement)
+
+    @property
+    def problem_options(self) -> dict[str, str]:
+        """The options of the problem by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return assignments(self.problem_option, "--problem-option")
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The options of the method by name, `steps` included.
+
+        Raises: OptionError for text that is not NAME=VALUE, or for two values of `steps`.
+        """
+        options: dict[str, Any] = dict(assignments(self.method_option, "--set"))
+        if self.steps is None:
+            return options
+        if "steps" in options:
+            raise OptionError(
+                f"solve: give either --steps {self.steps} or --set steps={options['steps']}, "
+                "not both"
+            )
+        return options | {"steps": self.steps}
+
+
+def options_from(request: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Decorator: give a function of a request the request's fields as command-line options.
+
+    Args:
+        request: a dataclass whose fields are annotated with `typer.Option`.
+
+    Returns: a decorator. The decorated function takes the fields as keywords, builds the request
+    and calls the function with it; its signature is what typer reads.
+    """
+    types = get_type_hints(request, include_extras=True)
+
+    def parameter(option: Any) -> inspect.Parameter:
+        value = option.default if option.default_factory is MISSING else option.default_factory()
+        return inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=value,
+            annotation=types[option.name],
+        )
+
+    def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**options: Any) -> None:
+            function(request(**options))
+
+        command.__annotations__ = types
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter(option) for option in fields(request)]
+        )
+        return command
+
+    return decorate

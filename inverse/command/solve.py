@@ -1,0 +1,183 @@
+"""One run of `inverse solve`: read files, solve them in batches, write results, print a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from inverse.command.background import read_ahead, write_behind
+from inverse.command.batch_solver import PARALLEL, BatchSolver, Solved
+from inverse.command.inputs import Input, batches
+from inverse.command.request import Request
+from inverse.command.summary import record, report
+from inverse.engine import Observer
+from inverse.errors import InputError, OptionError
+from inverse.io.files import check_writable
+from inverse.io.images import input_files
+from inverse.registry.discovery import registry
+
+READ_AHEAD = 4
+"""Number of files to read ahead of the solver."""
+
+
+def run(request: Request) -> bool:
+    """Solve every input of a request, write the files, and print the table and the path.
+
+    Returns: whether the user interrupted the run.
+
+    Raises: OptionError for impossible options; InputError for files that cannot be used;
+    DeviceError if the device fails.
+    """
+    if request.parallel is None:
+        return _run(request)
+    if request.parallel not in PARALLEL:
+        raise OptionError(
+            f"parallel must be one of {', '.join(PARALLEL)}, got '{request.parallel}'"
+        )
+    from inverse.priors.evaluation.patches import process_group
+
+    with process_group(request.device) as (device, first):
+        return _run(replace(request, device=device), quiet=not first)
+
+
+def _run(request: Request, quiet: bool = False) -> bool:
+    """`run` in one process.
+
+    Args:
+        quiet: write and print nothing, because another process has the same results.
+    """
+    files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
+    check_writable(request.out)
+    solver = BatchSolver(request, len(files), lambda batch: observers(batch, len(files), quiet))
+    folders = output_folders(files, request.out)
+    places = list(zip(range(len(files)), files, folders, strict=True))
+    records: dict[int, dict[str, Any]] = {}
+    with write_behind(write) as put:
+        inputs = solver.usable(read_ahead(solver.read, places, READ_AHEAD))
+        for batch in batches(inputs, solver.key, solver.batch_size):
+            solved = solver.solve(batch)
+            if not quiet:
+                for _, result in solved:
+                    registry().manager.hook.inverse_result(result=result)
+                put(solved)
+                records |= _records(solved)
+            if solver.interrupted:
+                break
+    records |= _records(solver.resumed)
+    if not quiet:
+        print_outcome(solver, [records[index] for index in sorted(records)])
+    return bool(solver.interrupted)
+
+
+def _records(solved: Solved) -> dict[int, dict[str, Any]]:
+    return {item.index: record(result, item.file, item.folder) for item, result in solved}
+
+
+def print_outcome(solver: BatchSolver, records: list[dict[str, Any]]) -> None:
+    """Print what an interruption saved, then the report.
+
+    Raises: InputError if inputs were skipped.
+    """
+    interrupted, out = solver.interrupted, solver.request.out
+    if len(interrupted) == 1:
+        saved = f"the last iterate is saved in {interrupted[0].folder}"
+        print(f"inverse: interrupted; {saved}", file=sys.stderr)
+    elif interrupted:
+        saved = f"the last iterates of {len(interrupted)} images are saved in {out}"
+        print(f"inverse: interrupted; {saved}", file=sys.stderr)
+    if records:
+        report(records, solver.request.as_json)
+    if solver.skipped and not interrupted:
+        rest = f"; the results of the others are in {out}" if records else ""
+        raise InputError(f"{solver.skipped} of {solver.count} inputs skipped{rest}")
+
+
+def output_folders(files: list[Path | None], out: Path) -> list[Path]:
+    """The output folder of each file: `out` for a single file, otherwise `out/STEM`.
+
+    Files that share a stem get their position appended to it.
+    """
+    if len(files) == 1:
+        return [out]
+    stems = [file.stem for file in files if file]
+    return [
+        out / (stem if stems.count(stem) == 1 else f"{stem}-{index}")
+        for index, stem in enumerate(stems)
+    ]
+
+
+def write(solved: Solved) -> None:
+    """Write each result.h5 and the files that the problem exports, under temporary names first.
+
+    Raises: InputError if a folder cannot be written.
+    """
+    for item, result in solved:
+        try:
+            item.folder.mkdir(parents=True, exist_ok=True)
+            result.save(item.folder / "result.h5")
+            item.problem.export(result, item.folder)
+        except OSError as error:
+            raise InputError(f"output folder {item.folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def observers(batch: list[Input], count: int, quiet: bool) -> Iterator[list[Observer]]:
+    """The observers of a batch's iterates: the progress bar and those of plug-ins."""
+    with nullcontext() if quiet else progress_bar(batch, count) as bar:
+        yield [] if quiet else [observer for observer in (bar, step_hook()) if observer]
+
+
+def step_hook() -> Observer | None:
+    """The `inverse_step` hooks of all plug-ins as one observer; None if no plug-in has one."""
+    hook = registry().manager.hook.inverse_step
+    if not hook.get_hookimpls():
+        return None
+    return lambda index, total, x, misfit, nfe: hook(
+        index=index, total=total, x=x, misfit=misfit, nfe=nfe
+    )
+
+
+@contextmanager
+def progress_bar(batch: list[Input], count: int) -> Iterator[Any]:
+    """An observer that draws steps, data misfit, prior evaluations and time left on a terminal.
+
+    None where the standard error stream is not a terminal.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    steps = TextColumn("step {task.completed}/{task.total}  {task.fields[status]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task, last = bar.add_task(_label(batch, count), total=None, status=""), 0.0
+
+        def observer(step: int, total: int | None, x: Tensor, misfit: Any, nfe: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < 0.3 and step != total:
+                return
+            last = now
+            status = f"chi2 {misfit():.3g}  {nfe:.0f} prior evaluations"
+            bar.update(task, completed=step, total=total, status=status)
+
+        yield observer
+
+
+def _label(batch: list[Input], count: int) -> str:
+    """The first file of a batch, the number of the others, and the position among all inputs."""
+    name = batch[0].file.name if batch[0].file else "solving"
+    others = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
+    position = f" {batch[-1].index + 1}/{count}" if count > 1 else ""
+    return f"{name}{others}{position}"

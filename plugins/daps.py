@@ -7,10 +7,10 @@ CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,11 @@ class DAPS(inverse.Method):
             )
 
     def run(self, posterior, samples, generator):
-        levels = inverse.noise_levels(
-            posterior,
-            "karras",
-            self.steps,
-            self.sigma_min,
-            min(self.sigma_max, posterior.prior.sigma_max),
-        ).tolist()
+        sigma_max = min(self.sigma_max, posterior.prior.sigma_max)
+        sigmas = inverse.noise_levels(posterior, "karras", self.steps, self.sigma_min, sigma_max)
         euler = inverse.get_sampler("ddim")
-        x = levels[0] * inverse.standard_normal(posterior, generator)
-        for s, t in pairwise(levels):
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for _, s, t in transitions(sigmas):
             inner = inverse.noise_levels(posterior, "karras", self.ode_steps, self.ode_sigma_min, s)
             *_, x0_hat = euler(posterior.denoise, x, inner, generator)
             if posterior.linear and posterior.gaussian:

@@ -7,13 +7,13 @@ https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), written in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,9 @@ class DDNM(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
-        levels = sigmas.tolist()
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat = posterior.denoise(x, sigmas[i])
+        for sigma, s, t in transitions(sigmas):
+            x0_hat = posterior.denoise(x, sigma)
             correction = posterior.A_dagger(posterior.residual(x0_hat))
             c = self.eta * t * (1 - (t / s) ** 2) ** 0.5
             a = 1 - (t * t - c * c) ** 0.5 / s

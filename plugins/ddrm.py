@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DDRM(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
-        levels = sigmas.tolist()
+        first = float(sigmas[0])
         x = inverse.standard_normal(posterior, generator)
         seen = posterior.A_dagger(posterior.residual(torch.zeros_like(x)))
 
@@ -60,11 +60,11 @@ class DDRM(inverse.Method):
 
         x = posterior.filter(
             seen,
-            lambda lam: (tau(lam) <= levels[0]).to(x),
-            (x, lambda lam: self._std(tau(lam), levels[0], 1.0, 1.0)),
+            lambda lam: (tau(lam) <= first).to(x),
+            (x, lambda lam: self._std(tau(lam), first, 1.0, 1.0)),
         )
-        for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat = posterior.denoise(x, sigmas[i])
+        for sigma, s, t in transitions(sigmas):
+            x0_hat = posterior.denoise(x, sigma)
             keep = t * (1 - self.eta**2) ** 0.5
             unseen = (x - x0_hat, lambda lam, k=keep / s: torch.where(lam > 0, 0.0, k))
             pull = (

@@ -7,10 +7,10 @@ https://arxiv.org/abs/2305.08995 (algorithm 1), written in the VE coordinate x /
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ class DiffPIR(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
-        levels = sigmas.tolist()
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat = posterior.denoise(x, sigmas[i])
+        for sigma, s, t in transitions(sigmas):
+            x0_hat = posterior.denoise(x, sigma)
             x0 = posterior.prox(x0_hat, s * s / self.lambda_)
             eps_hat = (x - x0) / s
             x = x0 + t * (1 - self.zeta) ** 0.5 * eps_hat

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ class DPIR(inverse.Method):
             else self.sigma_min
         )
         z = posterior.pseudo_inverse()
-        for sigma in inverse.noise_levels(
-            posterior, "log-uniform", self.steps, last, self.sigma_max
-        )[:-1].tolist():
-            x = posterior.prox(z, sigma**2 / self.lambda_)
+        sigmas = inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)
+        for sigma, s, _ in transitions(sigmas):
+            x = posterior.prox(z, s**2 / self.lambda_)
             z = posterior.denoise(x, sigma)
             yield z
 

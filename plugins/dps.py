@@ -7,12 +7,12 @@ https://arxiv.org/abs/2209.14687 (algorithm 1), written in the VE coordinate x /
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import inverse
 from inverse.errors import OptionError
 from inverse.measurement.linalg import per_row, row_dot
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,10 @@ class DPS(inverse.Method):
 
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
-        levels = sigmas.tolist()
         zeta = self._zeta(posterior)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat, ascent = self._tweedie_and_ascent(posterior, x, sigmas[i])
+        for sigma, s, t in transitions(sigmas):
+            x0_hat, ascent = self._tweedie_and_ascent(posterior, x, sigma)
             ratio = (t / s) ** 2
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:

@@ -10,7 +10,6 @@ import math
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class FKSteering(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        levels = inverse.noise_levels(
+        sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
-        ).tolist()
-        reward, cloud.x = self._reward(posterior), levels[0] * cloud.x
+        )
+        reward, cloud.x = self._reward(posterior), sigmas[0] * cloud.x
         product, history = torch.zeros(2, len(cloud.x), dtype=torch.float64, device=cloud.x.device)
         if self.potential == "max":
             history = history - math.inf
-        for i, (s, t) in enumerate(pairwise(levels)):
-            x0_hat = posterior.denoise(cloud.x, s)
+        for i, (sigma, s, t) in enumerate(transitions(sigmas)):
+            x0_hat = posterior.denoise(cloud.x, sigma)
             if t == 0:
                 cloud.x = x0_hat
                 cloud.reweight(reward(x0_hat) - product, t)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
 from inverse.particles.tempered_likelihood import Tilt
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,24 @@ class FPSSMC(inverse.ParticleMethod):
 
     def run(self, posterior, samples, generator):
         posterior, cloud = self.cloud(posterior, samples, generator)
-        levels = inverse.noise_levels(
+        sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
-        ).tolist()
+        )
+        first = float(sigmas[0])
         images, step = copy.copy(posterior), copy.copy(posterior)
         images.y = posterior.y[:: len(posterior) // len(cloud.generator)]
-        noise, tilt = self._noise(images, levels[0], cloud), Tilt(posterior)
+        noise, tilt = self._noise(images, first, cloud), Tilt(posterior)
         tilt.posterior = step
 
         def see(t):
             """p(y_t | x_t) from here on."""
             step.y = posterior.y + t * noise.repeat_interleave(len(posterior) // len(noise), 0)
 
-        see(levels[0])
-        cloud.x = tilt.draw(0 * cloud.x, levels[0] ** 2, 1.0, cloud.generator)
-        for s, t in pairwise(levels):
+        see(first)
+        cloud.x = tilt.draw(0 * cloud.x, first**2, 1.0, cloud.generator)
+        for sigma, s, t in transitions(sigmas):
             x0_hat, c = (
-                posterior.denoise(cloud.x, s),
+                posterior.denoise(cloud.x, sigma),
                 1 - (t / s) ** 2 if self.c is None else self.c,
             )
             m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)

@@ -12,6 +12,7 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 FLOOR = 0.02
 """sigma_y / |A| counts as at least this fraction of s, so that a measurement without noise leaves what it does not see to the prior."""
@@ -67,12 +68,11 @@ class REDMap(inverse.Method):
         )
         mu = posterior.pseudo_inverse()
         adam = torch.optim.Adam([mu], betas=(0.9, 0.99))
-        for s in inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)[
-            :-1
-        ].tolist():
+        sigmas = inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)
+        for sigma, s, _ in transitions(sigmas):
             eps = generator.randn_like(mu)
             x = mu + s * eps
-            eps_hat = (x - posterior.denoise(x, s)) / s
+            eps_hat = (x - posterior.denoise(x, sigma)) / s
             misfit = posterior.A_vjp(mu, posterior.residual(mu)) / gain**2
             weight = self.strength * max(sigma_y, FLOOR * s) ** 2 / s
             mu.grad = weight * (eps_hat - eps) - misfit

@@ -7,10 +7,10 @@ https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump schedule of its appen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,15 @@ class RePaint(inverse.Method):
         return walk
 
     def run(self, posterior, samples, generator):
-        sigmas = inverse.noise_levels(posterior, "vp", self.steps).flip(0)
-        levels, mask, known = (
-            sigmas.tolist(),
-            (posterior.operator.mask != 0).to(posterior.dtype),
-            posterior.prior.encode(posterior.y),
-        )
-        x = sigmas[-1] * inverse.standard_normal(posterior, generator)
-        for i, j in pairwise(self.walk()):
-            s, t = levels[i], levels[j]
+        sigmas = inverse.noise_levels(posterior, "vp", self.steps).flip(0)[self.walk()]
+        mask = (posterior.operator.mask != 0).to(posterior.dtype)
+        known = posterior.prior.encode(posterior.y)
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for sigma, s, t in transitions(sigmas):
             if t > s:
                 x = x + (t * t - s * s) ** 0.5 * generator.randn_like(x)
             else:
-                x = self._reverse(x, posterior.denoise(x, sigmas[i]), s, t, generator)
+                x = self._reverse(x, posterior.denoise(x, sigma), s, t, generator)
                 x = mask * (known + t * generator.randn_like(x)) + (1 - mask) * x
             yield x
 

@@ -13,6 +13,7 @@ import torch
 import inverse
 from inverse.errors import OptionError
 from inverse.measurement.linalg import per_row, row_dot
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class SITCOM(inverse.Method):
     def run(self, posterior, samples, generator):
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for s, t in zip(sigmas[:-1], sigmas[1:].tolist(), strict=True):
-            x0 = posterior.denoise(self._consistent(posterior, x, s), s)
+        for sigma, _, t in transitions(sigmas):
+            x0 = posterior.denoise(self._consistent(posterior, x, sigma), sigma)
             yield (x := x0 + t * generator.randn_like(x) if t > 0 else x0)
 
     def _consistent(self, posterior, x, s):

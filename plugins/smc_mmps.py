@@ -8,8 +8,8 @@ NeurIPS 2024, https://arxiv.org/abs/2405.13712; the prior's chain is SDE-DPM-Sol
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +19,7 @@ from inverse.errors import OptionError
 from inverse.measurement.linalg import gmres, row_dot
 from inverse.particles.cloud import ParticleMethod, in_parts, metropolis
 from inverse.sampling.integrator import Rule
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,20 @@ class SMCMMPS(ParticleMethod):
         sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
         )[:-1]
-        levels, chain = sigmas.tolist(), Rule(eta=1.0)
+        chain, past = Rule(eta=1.0), deque[float](maxlen=2)
         cloud.x = sigmas[0] * cloud.x
         x0, x0_y, log_psi = self.twist(rows, cloud.x, sigmas[0])
-        cloud.reweight(log_psi, levels[0])
+        cloud.reweight(log_psi, sigmas[0])
         free, guided = [x0], [x0_y]
-        for i, (s, t) in enumerate(pairwise(levels), 1):
+        for next_sigma, (_, s, t) in zip(sigmas[1:], transitions(sigmas), strict=True):
+            past.appendleft(s)
             ancestor = cloud.resample(self.power)
             log_psi, free, guided = (
                 log_psi[ancestor],
                 [D[ancestor] for D in free],
                 [D[ancestor] for D in guided],
             )
-            step = chain.step(s, t, levels[max(0, i - 2) : i][::-1])
+            step = chain.step(s, t, past)
             z = cloud.generator.randn_like(cloud.x)
             drift = (
                 sum(w * (g - f) for w, g, f in zip(step.weights, guided, free, strict=True))
@@ -97,7 +99,7 @@ class SMCMMPS(ParticleMethod):
                 + sum(w * g for w, g in zip(step.weights, guided, strict=True))
                 + step.noise * z
             )
-            x0, x0_y, log_psi_t = self.twist(rows, cloud.x, sigmas[i])
+            x0, x0_y, log_psi_t = self.twist(rows, cloud.x, next_sigma)
             log_p_over_q = -row_dot(drift, z + drift / 2)
             cloud.reweight(log_psi_t - log_psi + log_p_over_q, t)
             log_psi, free, guided = log_psi_t, [x0, free[0]], [x0_y, guided[0]]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from inverse.sampling.integrator import Denoise
+from inverse.sampling.schedules import transitions
 from inverse.seeding import Generators
 
 
@@ -25,10 +25,9 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
     Departure: the step into 0 is the final denoise, where the release has damped constants of its own.
     """
     sigmas = sigmas.unique_consecutive()
-    levels = sigmas.tolist()
-    top, end = levels[0], levels[-1] or levels[-2]
-    m, old = denoise(x, sigmas[0]), None
-    for i, (s, t) in enumerate(pairwise(levels)):
+    top, end = float(sigmas[0]), float(sigmas[-1] or sigmas[-2])
+    m, old, before = denoise(x, sigmas[0]), None, math.inf
+    for next_sigma, (_, s, t) in zip(sigmas[1:], transitions(sigmas), strict=True):
         if t == 0:
             yield m
             return
@@ -36,23 +35,23 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
         x_E = (t / s) * x + tH * m  # the step of order one
         if old is None:
             x = x_E
-            new = denoise(x, sigmas[i + 1])
+            new = denoise(x, next_sigma)
         else:
-            h, r = math.log(s / t), math.log(levels[i - 1] / s) / math.log(s / t)
-            beta = math.sqrt((t / s) / (s / levels[i - 1]))
+            h, r = math.log(s / t), math.log(before / s) / math.log(s / t)
+            beta = math.sqrt((t / s) / (s / before))
             w = 0.5 * (1 - ((t + end) / (top + end)) ** 2)
             b1 = (1 - w) * beta + w * _ratio(m, old, old)
             D1 = m - b1 * old
             r_i = (torch.sigmoid(0.25 * b1.abs()) * r).clamp(0.25 * r, 1.5 * r)
             x_P = x_E + 0.5 * tH * D1 / r_i
-            new = denoise(x_P, sigmas[i + 1])
+            new = denoise(x_P, next_sigma)
             D2 = new - ((1 - w) * beta + w * _ratio(new, m, m)) * m
             Bp, Bn = D1 / (r * h), r * D2 / h
             eta = 0.5 * torch.sigmoid((0.5 * _ratio(Bn + Bp, Bn - Bp, Bn - Bp)).abs())
             B = -eta * D1 / r + r * (1 - eta) * D2
             zeta = torch.sigmoid((_ratio(x_P - x_E - 0.5 * tH * B / r_i, D1, D1) / tH).abs() - 0.5)
-            x = x_E + 0.5 * tH * B / (torch.sigmoid(zeta) if len(levels) > 21 else zeta)
-        m, old = new, m
+            x = x_E + 0.5 * tH * B / (torch.sigmoid(zeta) if len(sigmas) > 21 else zeta)
+        m, old, before = new, m, s
         yield x
 
 

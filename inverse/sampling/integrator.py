@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from inverse.sampling.schedules import transitions
 from inverse.seeding import Generators
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -191,11 +192,10 @@ def multistep(
         lower_order_final: of no more evaluations than there are steps left, this one counted, for stiff denoisers and few steps.
     """
     sigmas = sigmas.unique_consecutive()
-    levels, past = tuple(sigmas.tolist()), deque[Tensor](maxlen=order)
-    for sigma, level, step in zip(
-        sigmas, levels, _predictors(levels, order, rule, lower_order_final), strict=False
-    ):
-        past.appendleft(rule.predict(denoise, x, sigma, level))
+    plan = _predictors(tuple(sigmas.tolist()), order, rule, lower_order_final)
+    past = deque[Tensor](maxlen=order)
+    for (sigma, s, _), step in zip(transitions(sigmas), plan, strict=True):
+        past.appendleft(rule.predict(denoise, x, sigma, s))
         x = step(x, past, generator)
         yield x
 
@@ -212,13 +212,14 @@ def predictor_corrector(
 ) -> Iterator[Tensor]:
     """`multistep` that takes each step again once its end has been evaluated, through that value and `corrector` older ones; no evaluation more."""
     sigmas = sigmas.unique_consecutive()
-    levels, past, start = tuple(sigmas.tolist()), deque[Tensor](maxlen=max(order, corrector + 1)), x
-    plans = (
-        _predictors(levels, order, rule, lower_order_final),
-        _correctors(levels, corrector, rule, lower_order_final),
-    )
-    for sigma, level, predict, correct in zip(sigmas, levels, *plans, strict=False):
-        past.appendleft(rule.predict(denoise, x, sigma, level))
+    levels = tuple(sigmas.tolist())
+    predictors = _predictors(levels, order, rule, lower_order_final)
+    correctors = _correctors(levels, corrector, rule, lower_order_final)
+    past, start = deque[Tensor](maxlen=max(order, corrector + 1)), x
+    for (sigma, s, _), predict, correct in zip(
+        transitions(sigmas), predictors, correctors, strict=False
+    ):
+        past.appendleft(rule.predict(denoise, x, sigma, s))
         start = correct(start, past, generator)
         x = predict(start, past, generator)
         yield x
@@ -233,17 +234,17 @@ def singlestep(
         schemes: (fractions, rule), one for all steps or one for each.
     """
     sigmas = sigmas.unique_consecutive()
-    levels = tuple(sigmas.tolist())
-    schemes = schemes * (len(levels) - 1) if len(schemes) == 1 else schemes
-    inner, plan = _stages(levels, schemes)
+    schemes = schemes * (len(sigmas) - 1) if len(schemes) == 1 else schemes
+    inner, plan = _stages(tuple(sigmas.tolist()), schemes)
     stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
-    for sigma, level, (_, rule), (*inside, last) in zip(
-        sigmas, levels, schemes, plan, strict=False
+    for (sigma, s, _), (_, rule), (*inside, last) in zip(
+        transitions(sigmas), schemes, plan, strict=False
     ):
-        values = [rule.predict(denoise, x, sigma, level)]
+        values = [rule.predict(denoise, x, sigma, s)]
         for step in inside:
-            at, there = next(stages)
-            values[1:] = [rule.predict(denoise, step(x, values, generator), at, there)]
+            inner_sigma, level = next(stages)
+            u = step(x, values, generator)
+            values[1:] = [rule.predict(denoise, u, inner_sigma, level)]
         x = last(x, values, generator)
         yield x
 

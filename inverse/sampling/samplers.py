@@ -33,6 +33,7 @@ from inverse.sampling.integrator import (
     uniform,
     vp_time,
 )
+from inverse.sampling.schedules import transitions
 from inverse.seeding import Generators
 
 Sampler = Callable[..., Iterator[Tensor]]
@@ -48,8 +49,7 @@ def ddim(
     Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models, ICLR 2021, eq. 12 and 16, divided by sqrt(alpha_bar).
     """
     _need(0 <= eta <= 1, f"eta must lie in [0, 1], got {eta:g}")
-    levels = sigmas.tolist()
-    for sigma, s, t in zip(sigmas, levels[:-1], levels[1:], strict=False):
+    for sigma, s, t in transitions(sigmas):
         x0_hat = denoise(x, sigma)
         c = eta * t * (1 - (t / s) ** 2) ** 0.5
         x = x0_hat + ((t * t - c * c) ** 0.5 / s) * (x - x0_hat)
@@ -116,11 +116,11 @@ def edm(
         s_churn >= 0 and s_noise > 0,
         f"s_churn must be at least 0 and s_noise positive, got {s_churn:g} and {s_noise:g}",
     )
-    levels = sigmas.tolist()
-    gamma = min(s_churn / (len(levels) - 1), 2**0.5 - 1)
-    raised = [s * (1 + gamma) if s_tmin <= s <= s_tmax else s for s in levels[:-1]]
-    for sigma, s, r, t, end in zip(
-        sigmas.new_tensor(raised), levels, raised, levels[1:], sigmas[1:], strict=False
+    steps = list(transitions(sigmas))
+    gamma = min(s_churn / len(steps), 2**0.5 - 1)
+    raised = [s * (1 + gamma) if s_tmin <= s <= s_tmax else s for _, s, _ in steps]
+    for sigma, r, (_, s, t), end in zip(
+        sigmas.new_tensor(raised), raised, steps, sigmas[1:], strict=True
     ):
         if r > s:
             x = x + s_noise * (r * r - s * s) ** 0.5 * generator.randn_like(x)

@@ -6,7 +6,7 @@ A VP network at alpha_bar sees the level sigma = sqrt((1 - alpha_bar) / alpha_ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -80,6 +80,19 @@ def flow(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
         sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64
     )
     return t / (1 - t)
+
+
+def transitions(sigmas: Tensor) -> Iterator[tuple[Tensor, float, float]]:
+    """The steps of a schedule as (sigma, s, t): from level s to the next level t.
+
+    `sigma` is the level s as a tensor () on the device, so that evaluating a prior copies nothing to
+    the device. `s` and `t` are numbers, so that the coefficients of a step are double precision.
+
+    Args:
+        sigmas: levels (steps + 1,), in the order in which they are visited.
+    """
+    levels = sigmas.tolist()
+    yield from zip(sigmas, levels, levels[1:], strict=False)
 
 
 SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {

@@ -96,11 +96,11 @@ def train(
     """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
     from inverse.priors.networks.unet import UNetConfig
     from inverse.training.loop import TrainConfig
-    from inverse.training.prior import begun, train_prior
+    from inverse.training.prior import load_start, train_prior
 
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
-    began, digest = begun(start) if start else (None, "")
+    began, digest = load_start(start) if start else (None, "")
     asked = UNetConfig(
         channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks")
     )

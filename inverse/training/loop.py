@@ -129,7 +129,7 @@ class Training:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = copy.deepcopy(start).train().requires_grad_() if start else self._model()
+            model = copy.deepcopy(start).train().requires_grad_() if start else self.initial_model()
         self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -149,7 +149,7 @@ class Training:
         losses: list[Tensor] = []
         first, start, saved = self.step, time.monotonic(), time.monotonic()
         while self.step < self.config.steps:
-            losses = [*losses[-99:], self._advance()]
+            losses = [*losses[-99:], self.take_step()]
             last = self.step == self.config.steps
             if self.step % 20 and not last:
                 continue
@@ -174,16 +174,16 @@ class Training:
         )  # what is fitted, not trained, is there already
         return prior.eval()
 
-    def _model(self) -> nn.Module:
+    def initial_model(self) -> nn.Module:
         """What is trained, as it starts."""
         return NetworkPrior.unet(
-            self.config.network, sigma_data=measured_std(self.sources), shift=0.5, scale=0.5
+            self.config.network, sigma_data=pixel_std(self.sources), shift=0.5, scale=0.5
         )
 
-    def _loss(self, generator: torch.Generator) -> Tensor:
+    def batch_loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
-        config, x0 = self.config, self.prior.encode(self._draw(generator))
-        sigma = self._levels(generator)
+        config, x0 = self.config, self.prior.encode(self.draw_batch(generator))
+        sigma = self.noise_levels(generator)
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (
             t.to(self.device, non_blocking=True)
@@ -192,7 +192,7 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return self.prior.loss(x0, sigma, noise)
 
-    def _levels(self, generator: torch.Generator) -> Tensor:
+    def noise_levels(self, generator: torch.Generator) -> Tensor:
         """The noise level of each crop of a batch, model units."""
         config = self.config
         sigma = torch.exp(
@@ -205,15 +205,15 @@ class Training:
         low, high = math.log(self.prior.sigma_min), math.log(self.prior.sigma_max)
         return torch.where(chosen < config.wide, torch.exp(low + (high - low) * where), sigma)
 
-    def _beside(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside parameters, updated in place."""
         return {}
 
-    def _advance(self) -> Tensor:
+    def take_step(self) -> Tensor:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.step)
-        loss = self._loss(seeded(config.seed, "train", self.step))
+        loss = self.batch_loss(seeded(config.seed, "train", self.step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0, foreach=True)
         self.optimizer.step()
@@ -225,7 +225,7 @@ class Training:
         self.step += 1
         return loss.detach()
 
-    def _draw(self, generator: torch.Generator) -> Tensor:
+    def draw_batch(self, generator: torch.Generator) -> Tensor:
         return random_crops(
             self.sources, self.config.size, self.config.batch, generator, self.config.mirror
         )
@@ -235,7 +235,7 @@ class Training:
         from safetensors.torch import save
 
         state = self.optimizer.state
-        tensors = {f"beside/{name}": value for name, value in self._beside().items()}
+        tensors = {f"beside/{name}": value for name, value in self.extra_state().items()}
         for name, p in self.parameters.items():
             tensors |= {f"network/{name}": p.detach(), f"ema/{name}": self.ema[name]}
             if p in state:
@@ -266,7 +266,7 @@ class Training:
                 f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it"
             )
         self.step = int(metadata["step"])
-        for name, value in self._beside().items():
+        for name, value in self.extra_state().items():
             value.copy_(tensors[f"beside/{name}"])
         for name, p in self.parameters.items():
             p.data.copy_(tensors[f"network/{name}"])
@@ -295,7 +295,7 @@ class Training:
         )
 
 
-def measured_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int = 500) -> float:
+def pixel_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int = 500) -> float:
     """Standard deviation of the pixels in model units, each source weighing the same; from at most `most` images of each."""
     means, squares = [], []
     for source in sources:

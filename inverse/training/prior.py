@@ -22,7 +22,7 @@ from inverse.sampling.samplers import heun
 from inverse.sampling.schedules import schedule
 from inverse.seeding import Generators, seeded
 from inverse.training.loop import Progress, TrainConfig, Training
-from inverse.training.progress import check_out, completed, run_facts
+from inverse.training.progress import check_weights_path, train_to_end, training_facts
 
 LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
 """Noise levels of the card's denoising table, of 255."""
@@ -47,7 +47,7 @@ def train_prior(
         validation: images on which the card's denoising table is measured; by default the first source's.
         start: see `loop.Training`.
     """
-    check_out("train", out)
+    check_weights_path("train", out)
     where = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
@@ -69,7 +69,7 @@ def train_prior(
             write_png(sheet, sample_grid(training.averaged(), config.size))
             last_sheet = time.monotonic()
 
-    if (loss := completed(training, now_and_then)) is None:
+    if (loss := train_to_end(training, now_and_then)) is None:
         return False
     prior = training.averaged()
     write_png(sheet, sample_grid(prior, config.size))
@@ -77,7 +77,7 @@ def train_prior(
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
         "crop": config.size,
-        **run_facts(config, loss, time.monotonic() - clock, where),
+        **training_facts(config, loss, time.monotonic() - clock, where),
     }
     table = {
         "images": validation.name if validation else f"{sources[0].name} (training images)",
@@ -88,7 +88,7 @@ def train_prior(
     return True
 
 
-def begun(name: str) -> tuple[NetworkPrior, str]:
+def load_start(name: str) -> tuple[NetworkPrior, str]:
     """The prior that a training starts from, and the sha256 of its weights.
 
     Raises: OptionError for one that is no float network of `inverse train`.

@@ -15,14 +15,14 @@ from inverse.io.files import check_writable
 from inverse.training.loop import Progress, TrainConfig, Training
 
 
-def check_out(command: str, out: Path) -> None:
+def check_weights_path(command: str, out: Path) -> None:
     """Raises OptionError unless the weights can be written to `out`, before hours are spent on them."""
     if out.suffix != ".safetensors":
         raise OptionError(f"{command}: --out must end in .safetensors, got '{out.name}'")
     check_writable(out.parent)
 
 
-def run_facts(
+def training_facts(
     config: TrainConfig, loss: float, seconds: float, where: torch.device
 ) -> dict[str, object]:
     """For the card: how it was trained, and on what machine."""
@@ -41,7 +41,7 @@ def run_facts(
     }
 
 
-def completed(
+def train_to_end(
     training: Training, after: Callable[[Progress], None] = lambda _: None
 ) -> float | None:
     """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved.
@@ -51,7 +51,7 @@ def completed(
     """
     loss = float("nan")
     try:
-        with reporting(training.config.steps) as report:
+        with progress_reports(training.config.steps) as report:
             for progress in training.run():
                 loss = progress.loss
                 report(progress)
@@ -67,7 +67,7 @@ def completed(
 
 
 @contextmanager
-def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
+def progress_reports(total: int) -> Iterator[Callable[[Progress], None]]:
     """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""
     from rich.console import Console
 
@@ -77,13 +77,13 @@ def reporting(total: int) -> Iterator[Callable[[Progress], None]]:
         from rich.progress import Progress as Bar
 
         with Bar(
-            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("step {task.train_to_end}/{task.total}"),
             BarColumn(),
             TextColumn("{task.fields[news]}"),
             console=console,
         ) as bar:
             task = bar.add_task("train", total=total, news="")
-            yield lambda p: bar.update(task, completed=p.step, news=_news(p))
+            yield lambda p: bar.update(task, train_to_end=p.step, news=_news(p))
         return
     last = 0.0
 

@@ -18,7 +18,7 @@ from inverse.errors import InputError, OptionError
 from inverse.io.image_sets import load_images
 from inverse.seeding import seeded
 from inverse.training.crops import random_crops
-from inverse.training.progress import check_out
+from inverse.training.progress import check_weights_path
 from inverse_plugins.circuits.cards import CodecCard, load_codec, save_circuit
 from inverse_plugins.circuits.circuit import Circuit, Leaves
 from inverse_plugins.circuits.codec import Codec
@@ -188,7 +188,7 @@ def train_circuit(
         about: `licence` and `limits` for the card.
         validation: images for the card's held-out bits per variable; by default every tenth of the training images, left out of training.
     """
-    check_out("train-circuit", out)
+    check_weights_path("train-circuit", out)
     start, codec, features = (
         time.monotonic(),
         load_codec(config.codec) if config.codec else None,

@@ -17,8 +17,8 @@ from inverse.io.image_sets import load_images
 from inverse.io.images import grid, write_png
 from inverse.seeding import seeded
 from inverse.training.crops import random_crops
-from inverse.training.loop import TrainConfig, Training, measured_std
-from inverse.training.progress import check_out, completed, run_facts
+from inverse.training.loop import TrainConfig, Training, pixel_std
+from inverse.training.progress import check_weights_path, train_to_end, training_facts
 from inverse_plugins.circuits.cards import save_codec
 from inverse_plugins.circuits.codec import Codec
 
@@ -29,19 +29,21 @@ COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
 class CodecTraining(Training):
     """Training of a codec: reconstruction error over the variance of pixels, and commitment; the book follows the features by running means."""
 
-    def _model(self) -> nn.Module:
+    def initial_model(self) -> nn.Module:
         codec = Codec(self.config.network)
-        self.variance = measured_std(self.sources) ** 2 / 4  # of intensities
+        self.variance = pixel_std(self.sources) ** 2 / 4  # of intensities
         self.counts, self.sums = torch.ones(len(codec.book)), codec.book.clone()
         return codec
 
-    def _beside(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         return {"book": self.prior.book, "counts": self.counts, "sums": self.sums}
 
-    def _loss(self, generator: torch.Generator) -> Tensor:
+    def batch_loss(self, generator: torch.Generator) -> Tensor:
         codec, u = (
             self.prior,
-            self._draw(generator).contiguous(memory_format=torch.channels_last).to(self.device),
+            self.draw_batch(generator)
+            .contiguous(memory_format=torch.channels_last)
+            .to(self.device),
         )
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
@@ -90,7 +92,7 @@ def train_codec(
         about: `licence` and `limits` for the card.
         validation: images on which the card's error is measured; by default the first source's.
     """
-    check_out("train-codec", out)
+    check_weights_path("train-codec", out)
     if config.size % config.network.factor:
         raise OptionError(
             f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}"
@@ -103,7 +105,7 @@ def train_codec(
         f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
         file=sys.stderr,
     )
-    start, loss = time.monotonic(), completed(training)
+    start, loss = time.monotonic(), train_to_end(training)
     if loss is None:
         return False
     codec: Any = training.averaged()
@@ -116,7 +118,7 @@ def train_codec(
         "images": sum(map(len, images)),
         "crop": config.size,
     }
-    facts |= run_facts(config, loss, time.monotonic() - start, where)
+    facts |= training_facts(config, loss, time.monotonic() - start, where)
     card = save_codec(codec, out, training=facts, fidelity=fidelity, **about)
     print(
         json.dumps(

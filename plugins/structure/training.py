@@ -20,7 +20,7 @@ from inverse.io.image_sets import load_images
 from inverse.priors.loading import load_prior
 from inverse.seeding import seeded
 from inverse.training.loop import TrainConfig, Training
-from inverse.training.progress import check_out, completed, run_facts
+from inverse.training.progress import check_weights_path, train_to_end, training_facts
 from inverse_plugins.structure.blurs import MARGIN, BlurCorpus
 from inverse_plugins.structure.card import save_structure
 from inverse_plugins.structure.conditional import Conditional, ConditionalConfig, kept
@@ -58,10 +58,10 @@ class StructureTraining(Training):
 
     config: StructureTrainConfig
 
-    def _model(self) -> nn.Module:
+    def initial_model(self) -> nn.Module:
         return Structure(self.config.network)
 
-    def _loss(self, generator: torch.Generator) -> Tensor:
+    def batch_loss(self, generator: torch.Generator) -> Tensor:
         sharp, y = self._pair(generator)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
@@ -80,14 +80,14 @@ class StructureTraining(Training):
 class ConditionalTraining(StructureTraining):
     """Training of a diffusion network and its structure networks by the sum of their losses, on images of its channels."""
 
-    def _model(self) -> nn.Module:
+    def initial_model(self) -> nn.Module:
         config = self.config
         sharp, y = config.corpus.batch(
             self.sources, config.size, 256, seeded(config.seed, "sigma_data")
         )
         return Conditional(config.network, 2 * float((sharp - y).square().mean().sqrt()))
 
-    def _loss(self, generator: torch.Generator) -> Tensor:
+    def batch_loss(self, generator: torch.Generator) -> Tensor:
         model, (sharp, y) = self.prior, self._pair(generator)
         sigma = model.noise_levels(len(y), generator).to(self.device)
         noise = torch.randn(y.shape, generator=generator).to(self.device)
@@ -120,7 +120,7 @@ def train_structure(
         validation: colour photographs that are in none of the sources, for what the card says and the fit of beta.
         prior: whose Gaussian beta is fitted with.
     """
-    check_out("train-structure", out)
+    check_weights_path("train-structure", out)
     where, gaussian = check_device(device), load_prior(prior)
     joint, wide = isinstance(config.network, ConditionalConfig), config.size + 2 * MARGIN
     images = [
@@ -134,7 +134,7 @@ def train_structure(
         f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
         file=sys.stderr,
     )
-    start, loss = time.monotonic(), completed(training)
+    start, loss = time.monotonic(), train_to_end(training)
     if loss is None:
         return False
     model: Any = training.averaged().requires_grad_(False)
@@ -160,7 +160,7 @@ def train_structure(
         model,
         out,
         asdict(config.corpus),
-        training=facts | run_facts(config, loss, time.monotonic() - start, where),
+        training=facts | training_facts(config, loss, time.monotonic() - start, where),
         **about,
     )
     print(

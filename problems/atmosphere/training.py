@@ -21,7 +21,7 @@ from inverse.priors.networks.corrected import CorrectedPrior
 from inverse.priors.prior import Prior
 from inverse.seeding import seeded
 from inverse.training.loop import Progress, TrainConfig, Training
-from inverse.training.progress import check_out, completed, run_facts
+from inverse.training.progress import check_weights_path, train_to_end, training_facts
 from inverse_problems.atmosphere.dataset import Fields, load_fields
 from inverse_problems.atmosphere.units import GRAVITY
 
@@ -52,10 +52,10 @@ class FieldTraining(Training):
         self.fields, self.law = fields, law
         super().__init__([], config, checkpoint, device)
 
-    def _model(self) -> nn.Module:
+    def initial_model(self) -> nn.Module:
         return CorrectedPrior(self.law, self.config.network)
 
-    def _draw(self, generator: torch.Generator) -> Tensor:
+    def draw_batch(self, generator: torch.Generator) -> Tensor:
         return self.fields.batch(self.config.batch, generator, self.config.mix)
 
 
@@ -82,7 +82,7 @@ def train_field_prior(
         config: of the network's training; None for the Gaussian alone.
         hours: that follow one another, in one sample.
     """
-    check_out("train", out)
+    check_weights_path("train", out)
     where = check_device(device)
     fields, validation, test = (load_fields(source, variables, period) for period in periods)
     check_disjoint([fields, validation, test])
@@ -142,11 +142,11 @@ def train_field_prior(
             facts = {
                 "data": source.name,
                 "kept_step": progress.step,
-                **run_facts(config, progress.loss, time.monotonic() - start, where),
+                **training_facts(config, progress.loss, time.monotonic() - start, where),
             }
             save_prior(prior, out, training=facts, denoising=tables, **described, **about)
 
-    if completed(training, keep_the_best) is None:
+    if train_to_end(training, keep_the_best) is None:
         return False
     if best == 1.0:
         raise InputError(

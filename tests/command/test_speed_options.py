@@ -133,7 +133,7 @@ def test_a_device_that_disappears(flat_prior):
     )
     with pytest.raises(
         DeviceError,
-        match=r"cpu failed in step \d+ of diffpir \(CUDA error: unspecified launch failure\); what was saved",
+        match=r"cpu failed in step \d+ of diffpir \(CUDA error: unspecified launch failure\); files saved",
     ):
         inverse.solve(posterior, inverse.get_method("diffpir", steps=10))
 

@@ -15,8 +15,8 @@ from inverse.errors import InputError, OptionError
 from inverse.io.image_sets import load_images
 from inverse.priors.networks.unet import UNetConfig
 from inverse.training.crops import random_crops
-from inverse.training.loop import TrainConfig, Training, measured_std
-from inverse.training.prior import begun, train_prior
+from inverse.training.loop import TrainConfig, Training, pixel_std
+from inverse.training.prior import load_start, train_prior
 
 pytest_plugins = "cli_fixtures"
 
@@ -52,7 +52,7 @@ def test_resumed_run_is_the_uninterrupted_run(images, tmp_path):
         )
         part.config = replace(TINY, steps=6)
         while part.step < steps:
-            part._advance()
+            part.take_step()
         part.save()
     for name, value in whole.ema.items():
         assert torch.equal(value, part.ema[name]), name
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss(images, tmp_path):
 
 def advance(training, steps):
     for _ in range(steps):
-        yield training._advance()
+        yield training.take_step()
 
 
 def test_training_leaves_the_global_generator_alone(images, tmp_path):
@@ -100,7 +100,7 @@ def test_a_share_of_the_levels_is_log_uniform(images, tmp_path):
             [images], replace(TINY, batch=n, wide=wide), tmp_path / f"{wide}.safetensors"
         )
         low, high = training.prior.sigma_min, training.prior.sigma_max
-        sigma = training._levels(inverse.seeded(0))
+        sigma = training.noise_levels(inverse.seeded(0))
         share[wide] = float((sigma > high * (low / high) ** 0.1).double().mean())
         assert (low <= sigma.min()) or wide < 1
     assert share[0.0] < 1e-3
@@ -112,7 +112,7 @@ def test_training_goes_on_from_a_prior(images, tmp_path, command):
     """With no step taken, what starts is what was given; its network and its scale are kept, and another start is another run."""
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     train_prior([tmp_path / "a.npz"], tmp_path / "first.safetensors", TINY.network, TINY, "cpu", {})
-    start, digest = begun(str(tmp_path / "first.safetensors"))
+    start, digest = load_start(str(tmp_path / "first.safetensors"))
     start.sigma_data = 0.7
     training = Training(
         [images], replace(TINY, start=digest), tmp_path / "c.safetensors", start=start
@@ -281,7 +281,7 @@ def windows_of(image, size):
 
 def test_sigma_data_is_the_standard_deviation_of_the_sources(images):
     expected = (np.stack(images) / 255.0 * 2 - 1).std()
-    assert measured_std([images]) == pytest.approx(expected, rel=1e-12)
+    assert pixel_std([images]) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(

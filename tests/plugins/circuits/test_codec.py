@@ -96,7 +96,7 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
     images = [list(photographs())]
     config = TrainConfig(16, 60, 8, 1e-2, warmup=5, network=SMALL)
     whole = CodecTraining(images, config, tmp_path / "whole.safetensors")
-    losses = [float(whole._advance()) for _ in range(60)]
+    losses = [float(whole.take_step()) for _ in range(60)]
     assert sum(losses[-10:]) < 0.8 * sum(
         losses[:10]
     )  # 0.65 when this was written; 1 for a frozen layer or book
@@ -106,7 +106,7 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
         )
         part.config = config
         while part.step < steps:
-            part._advance()
+            part.take_step()
         part.save()
     assert torch.equal(part.prior.book, whole.prior.book)
     assert all(torch.equal(whole.ema[name], value) for name, value in part.ema.items())
@@ -116,10 +116,10 @@ def test_a_code_that_nothing_uses_starts_anew(tmp_path):
     training = CodecTraining(
         [list(photographs())], TrainConfig(16, 600, 2, network=SMALL), tmp_path / "c.safetensors"
     )
-    training._advance()
+    training.take_step()
     training.prior.book[3] = 100.0
     training.sums[3], training.counts[3] = 100.0, 0.01
-    training._advance()
+    training.take_step()
     assert training.prior.book[3].square().mean() < 1.01
 
 

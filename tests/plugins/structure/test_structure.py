@@ -461,7 +461,7 @@ def test_resumed_run_is_the_uninterrupted_run(kind, photographs, tmp_path):
         pass
     for _ in range(2):  # the second object starts from the first one's file alone
         part = loop(photographs, config, tmp_path / "part.safetensors")
-        part._advance(), part._advance(), part.save()
+        part.take_step(), part.take_step(), part.save()
     for name, value in whole.ema.items():
         assert torch.equal(value, part.ema[name]), name
 
@@ -474,10 +474,10 @@ def test_training_lowers_the_loss(kind, photographs, tmp_path):
         dataclasses.replace(config, steps=60, batch=4, learning_rate=2e-3),
         tmp_path / "c.safetensors",
     )
-    before = float(training._loss(inverse.seeded("held out")).detach())
+    before = float(training.batch_loss(inverse.seeded("held out")).detach())
     for _ in range(20):
-        training._advance()
-    after = float(training._loss(inverse.seeded("held out")).detach())
+        training.take_step()
+    after = float(training.batch_loss(inverse.seeded("held out")).detach())
     assert after < before - 1  # nats; it fell by 2.3 when this was written
 
 
@@ -491,7 +491,7 @@ def test_an_interrupted_command_keeps_its_state_and_says_how_to_go_on(
         )
 
     def interrupted(self, save_every=0.0):
-        self._advance()
+        self.take_step()
         raise KeyboardInterrupt
         yield
 

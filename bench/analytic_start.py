@@ -1,21 +1,26 @@
-"""What the analytic start saves and costs: posterior samples started from the prior's Gaussian given y, at several levels.
+"""Measure the savings and the cost of the analytic start at several noise levels.
+
+The analytic start draws from the prior's Gaussian given y instead of from noise.
 
     python bench/analytic_start.py --out docs/tables/analytic_start
     python bench/analytic_start.py --fit ../shared/data/bsds500/train
 
-Each level is compared with the whole schedule and with a schedule of fewer steps that costs the same evaluations, on the
-same measurements of the shipped photographs (central crops). PSNR and SSIM are those of single samples. The second form
-prints the power law of photographs that the card of `photo-64` holds.
+Each level is compared with the full schedule and with a shorter schedule of equal cost, on the
+same measurements of the shipped photographs (central crops). PSNR and SSIM are those of single
+samples. With --fit, the script prints the power law of photographs stored on the card of
+`photo-64`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 import torch
+from images import centre_crop
+from options import add_out, new_parser
+from output import markdown_table, write_table
 
 import inverse
 from inverse.io.images import input_files, read_image
@@ -25,15 +30,10 @@ from inverse.priors.field import fit_power_law
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}}
 
 
-def crop(image: torch.Tensor, size: int) -> torch.Tensor:
-    top, left = ((n - size) // 2 for n in image.shape[-2:])
-    return image[:, top : top + size, left : left + size]
-
-
 def scores(
     problem: inverse.Problem, method: inverse.Method, truths: torch.Tensor, prior: inverse.Prior
 ) -> dict[str, float]:
-    """Means over the photographs, solved as one batch."""
+    """Mean metrics and cost over the photographs, solved as one batch."""
     result = inverse.solve(problem.posterior(truths, prior=prior), method)
     return {
         **{k: METRICS[k](result) for k in ("psnr", "ssim", "misfit")},
@@ -43,24 +43,20 @@ def scores(
 
 
 def table(records: list[dict]) -> str:
-    lines = [
-        "| problem | start | steps of the schedule | prior evaluations | PSNR (dB) | SSIM | residual chi2 |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ["problem", "start", "steps of the schedule", "prior evaluations"]
+    heads += ["PSNR (dB)", "SSIM", "residual chi2"]
+    rows = []
     for r in records:
         start = "noise" if r["start"] is None else f"Gaussian at {r['start']:g}"
-        lines.append(
-            f"| {r['problem']} | {start} | {r['steps']} | {r['nfe']:.0f} | {r['psnr']:.2f} | {r['ssim']:.3f} | {r['misfit']:.3g} |"
-        )
-    return "\n".join(lines) + "\n"
+        scores = [f"{r['psnr']:.2f}", f"{r['ssim']:.3f}", f"{r['misfit']:.3g}"]
+        rows.append([r["problem"], start, str(r["steps"]), f"{r['nfe']:.0f}", *scores])
+    return markdown_table(heads, rows) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--fit", type=Path, help="folder of photographs: print their power law and leave"
+        "--fit", type=Path, help="folder of photographs whose power law to print (then exit)"
     )
     parser.add_argument("--method", default="pigdm")
     parser.add_argument("--steps", type=int, default=20)
@@ -69,53 +65,45 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--prior", default="photo-64")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    add_out(parser)
     arguments = parser.parse_args()
     if arguments.fit:
         photographs = [
-            crop(2 * read_image(file).pixels - 1, 256) for file in input_files([arguments.fit])
+            centre_crop(2 * read_image(file).pixels - 1, 256)
+            for file in input_files([arguments.fit])
         ]
         print(json.dumps(fit_power_law(photographs), indent=2))
         return
 
-    prior, records, begun = inverse.load_prior(arguments.prior, arguments.device), [], time.time()
+    prior = inverse.load_prior(arguments.prior, arguments.device)
+    records, started_at = [], time.time()
     for name in arguments.problems:
         problem = inverse.get_problem(name, **PROBLEMS[name])
-        truths = torch.stack([crop(truth, arguments.size) for truth in problem.truths()])
+        truths = torch.stack([centre_crop(truth, arguments.size) for truth in problem.truths()])
         plans: list[dict] = [{"steps": arguments.steps}]
         for level in arguments.levels:
             plans += [{"steps": arguments.steps, "analytic_start": level}, {"steps": None}]
         for plan in plans:
             if plan["steps"] is None:
                 plan["steps"] = round(records[-1]["nfe"])
-            found = scores(problem, inverse.get_method(arguments.method, **plan), truths, prior)
-            records.append(
-                {
-                    "problem": name,
-                    "start": plan.get("analytic_start"),
-                    "steps": plan["steps"],
-                    **found,
-                }
-            )
-            print(
-                {k: round(v, 3) if isinstance(v, float) else v for k, v in records[-1].items()},
-                flush=True,
-            )
+            method = inverse.get_method(arguments.method, **plan)
+            record = {
+                "problem": name,
+                "start": plan.get("analytic_start"),
+                "steps": plan["steps"],
+                **scores(problem, method, truths, prior),
+            }
+            records.append(record)
+            rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}
+            print(rounded, flush=True)
     if arguments.out:
-        about = {
-            k: str(v) if isinstance(v, Path) else v
-            for k, v in vars(arguments).items()
-            if k != "fit"
-        }
+        about = {name: value for name, value in vars(arguments).items() if name != "fit"}
         about |= {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "minutes": round((time.time() - begun) / 60, 1),
+            "minutes": round((time.time() - started_at) / 60, 1),
         }
-        arguments.out.with_suffix(".json").write_text(
-            json.dumps({"about": about, "records": records}, indent=1) + "\n"
-        )
-        arguments.out.with_suffix(".md").write_text(table(records))
+        write_table(arguments.out, table(records), {"about": about, "records": records})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Milliseconds that the arena adds to a cell over the bare `inverse.solve`, and seconds to read and tabulate many records.
+"""Measure what the arena adds to `inverse.solve`, and how long it takes to tabulate records.
 
     python bench/arena_overhead.py --out docs/arena-overhead
 
-The cell is one whose solve is nearly free (pseudo-inverse of the `bimodal` problem), so that what is left is the harness:
-reading the observation, building the posterior, scoring, compressing and syncing the artifact, appending and syncing the row.
-The table is the Markdown leaderboard of rows made from one real record. Each figure is the median over repeats, in one process.
+The solve of each cell is nearly free (pseudo-inverse of the `bimodal` problem). The time left is
+that of the harness: reading the observation, building the posterior, scoring, compressing and
+syncing the artifact, appending and syncing the row. The tables are made of rows copied from one
+real record. Times per cell are medians over repeats in one process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from options import add_out, new_parser
+from output import markdown_table, write_table
+from timing import timed
 
 import inverse
 from inverse.arena.markdown import markdown
@@ -42,34 +44,33 @@ def suite(truths: int, seeds: int) -> Suite:
     )
 
 
-def seconds_a_cell(folder: Path, seeds: int) -> float:
-    """Wall time of a run divided by its cells, a run of one truth and seed (imports, planning) taken off."""
-    run_suite(suite(1, 1), Request(folder / "warm"))
-    start = CLOCK()
-    run_suite(suite(1, 1), Request(folder / "one"))
-    one = CLOCK() - start
-    start = CLOCK()
-    done = run_suite(suite(8, seeds), Request(folder / "many"))
-    return (CLOCK() - start - one) / (done.total - 1)
+def seconds_per_cell(folder: Path, seeds: int) -> float:
+    """Seconds per cell of a run, less those of a run of a single cell (imports, planning)."""
+    run_suite(suite(1, 1), Request(folder / "warm-up"))
+    _, single = timed(lambda: run_suite(suite(1, 1), Request(folder / "single")), CLOCK)
+    run, total = timed(lambda: run_suite(suite(8, seeds), Request(folder / "many")), CLOCK)
+    return (total - single) / (run.total - 1)
 
 
 def seconds_bare(seeds: int) -> float:
-    """Wall time of posterior and solve alone, the observations drawn before."""
+    """Seconds of posterior and solve alone, with observations drawn beforehand."""
     problem = inverse.get_problem("bimodal")
     prior = problem.resolve_prior()
-    measured = [
+    observations = [
         problem.posterior(truth, prior=prior, seed=seed).y
         for truth in range(8)
         for seed in range(seeds)
     ]
-    start = CLOCK()
-    for y in measured:
-        inverse.solve(problem.posterior(y=y, prior=prior), "pseudo-inverse")
-    return (CLOCK() - start) / len(measured)
+
+    def solve_all() -> None:
+        for y in observations:
+            inverse.solve(problem.posterior(y=y, prior=prior), "pseudo-inverse")
+
+    return timed(solve_all, CLOCK)[1] / len(observations)
 
 
 def write_rows(folder: Path, template: Record, count: int) -> None:
-    """`count` rows of ten methods on ten problems, their scores spread a little."""
+    """Write `count` records of ten methods on ten problems, with slightly different scores."""
     folder.mkdir()
     with (folder / RECORDS).open("w") as file:
         for i in range(count):
@@ -96,19 +97,19 @@ def write_rows(folder: Path, template: Record, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--seeds", type=int, default=25, help="seeds; eight times as many cells are timed"
     )
-    parser.add_argument("--seeds", type=int, default=25, help="cells timed are eight times as many")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--clock",
         choices=["wall", "process"],
         default="wall",
-        help="process time leaves out what other programs and the disk take",
+        help="clock; process time excludes other programs and the disk",
     )
     parser.add_argument("--records", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    add_out(parser)
     arguments = parser.parse_args()
 
     global CLOCK
@@ -116,42 +117,32 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        cells, bare = [], []
+        cell_times, bare_times = [], []
         for repeat in range(arguments.repeats):
-            cells.append(seconds_a_cell(root / str(repeat), arguments.seeds))
-            bare.append(seconds_bare(arguments.seeds))
+            cell_times.append(seconds_per_cell(root / str(repeat), arguments.seeds))
+            bare_times.append(seconds_bare(arguments.seeds))
         template = read_records(root / "0" / "many")[0]
         write_rows(root / "rows", template, arguments.records)
-        start = CLOCK()
-        records = read_records(root / "rows")
-        read = CLOCK() - start
-        start = CLOCK()
-        markdown(records)
-        table = CLOCK() - start
-        start = CLOCK()
-        page = write(root / "rows", root / "page.html")
-        html = CLOCK() - start
+        records, read_seconds = timed(lambda: read_records(root / "rows"), CLOCK)
+        _, table_seconds = timed(lambda: markdown(records), CLOCK)
+        page, html_seconds = timed(lambda: write(root / "rows", root / "page.html"), CLOCK)
         megabytes = page.stat().st_size / 1e6
-    cell, solve = statistics.median(cells) * 1e3, statistics.median(bare) * 1e3
+    cell, solve = statistics.median(cell_times) * 1e3, statistics.median(bare_times) * 1e3
     figures = {
         "a cell in the arena (ms)": cell,
         "posterior and inverse.solve alone (ms)": solve,
         "overhead a cell (ms)": cell - solve,
-        f"read {arguments.records} records (s)": read,
-        f"Markdown table of {arguments.records} records (s)": table,
-        f"HTML page of {arguments.records} records (s)": html,
+        f"read {arguments.records} records (s)": read_seconds,
+        f"Markdown table of {arguments.records} records (s)": table_seconds,
+        f"HTML page of {arguments.records} records (s)": html_seconds,
         "its size (MB)": megabytes,
     }
-    lines = [
-        "| what | measured |",
-        "|---|---|",
-        *[f"| {name} | {value:.2f} |" for name, value in figures.items()],
-    ]
-    print("\n".join(lines))
+    rows = [[name, f"{value:.2f}"] for name, value in figures.items()]
+    table = markdown_table(["what", "measured"], rows)
+    print(table)
     if arguments.out:
         about = {"torch": torch.__version__, "threads": 1, "clock": arguments.clock}
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-        arguments.out.with_suffix(".json").write_text(json.dumps(figures | about, indent=1) + "\n")
+        write_table(arguments.out, table, figures | about)
 
 
 if __name__ == "__main__":

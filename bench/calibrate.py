@@ -1,43 +1,45 @@
-"""Mean PSNR of a method over a grid of its options, on photographs that no result is reported on.
+"""Measure the mean PSNR of a method over a grid of its options, on tuning photographs.
 
     python bench/calibrate.py --images ../shared/data/bsds500/val --method red-diff --grid lambda=0.1,0.25,0.5 lr=0.05,0.1 --sigma-y 0.02 0.05
 
-The defaults that depend on sigma_y were chosen with it; docs/methods.md quotes the outcome.
+No result is reported on these photographs. The script served to choose the defaults that depend on
+sigma_y; docs/methods.md quotes the results.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from pathlib import Path
 
 import torch
-from photo import PROBLEMS, photographs
+from images import photographs
+from options import new_parser
+from photo import PROBLEMS
 
 import inverse
 from inverse.metrics.standard import psnr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
-        help="folder of tuning photographs, disjoint from the reported ones",
+        help="folder of tuning photographs, on which no result is reported",
     )
-    parser.add_argument("--count", type=int, default=4)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--count", type=int, default=4, help="number of photographs")
+    parser.add_argument("--size", type=int, default=96, help="side of the central crops (pixels)")
     parser.add_argument("--method", required=True)
-    parser.add_argument("--grid", nargs="*", default=[], help="option=value,value,...")
+    parser.add_argument(
+        "--grid", nargs="*", default=[], help="values to try, as option=value,value,..."
+    )
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--sigma-y", type=float, nargs="*", default=[0.02])
     parser.add_argument("--prior", default="photo-64")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON lines to append to")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     arguments = parser.parse_args()
 
     prior = inverse.load_prior(arguments.prior, arguments.device)
@@ -51,18 +53,10 @@ def main() -> None:
             scores = {}
             for label in arguments.problems:
                 name, settings = PROBLEMS[label]
-                posterior = inverse.get_problem(name, sigma_y=sigma_y, **settings).posterior(
-                    truths, prior=prior
-                )
-                scores[label] = round(
-                    psnr(
-                        inverse.solve(
-                            posterior, inverse.get_method(arguments.method, **dict(choice))
-                        )
-                    )
-                    or 0.0,
-                    3,
-                )
+                problem = inverse.get_problem(name, sigma_y=sigma_y, **settings)
+                method = inverse.get_method(arguments.method, **dict(choice))
+                result = inverse.solve(problem.posterior(truths, prior=prior), method)
+                scores[label] = round(psnr(result) or 0.0, 3)
             row = {
                 "method": arguments.method,
                 "sigma_y": sigma_y,

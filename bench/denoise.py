@@ -6,79 +6,74 @@
     python bench/denoise.py --prior digits-28 --images ../shared/data/mnist_test.npz --count 20 --every 500 --size 28 --levels TEN --out OUT-digits-28
 
 TEN stands for 2 5 10 15 25 35 50 75 100 150, OUT for docs/tables/denoising.
-Noise is white Gaussian, not clipped; both denoisers are told its level; estimates are clipped to [0, 1] before scoring.
+The noise is white, Gaussian and not clipped. Both denoisers know its level. Estimates are clipped to
+[0, 1] before scoring.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from photo import photographs
+from images import held_out, psnr
+from options import add_out, new_parser
+from output import markdown_table, write_table
 
 import inverse
-from inverse.io.image_sets import load_images
 
 
-def psnr(estimate: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(-10 * (estimate.clamp(0, 1) - truth).square().mean().log10())
+def with_noise(truth: torch.Tensor, level: int, index: int) -> torch.Tensor:
+    """The image of this index with white noise of standard deviation level / 255."""
+    generator = inverse.seeded("bm3d", level, index)
+    return truth + level / 255 * torch.randn(truth.shape, generator=generator)
 
 
-def by_prior(prior: inverse.Prior, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+def denoise_by_prior(prior: inverse.Prior, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The prior's estimate of an image (C, H, W) whose noise has standard deviation sigma."""
     with torch.no_grad():
         return prior.decode(prior(prior.encode(noisy[None]), torch.tensor(sigma / prior.scale)))[0]
 
 
-def by_bm3d(noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+def denoise_by_bm3d(noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+    """BM3D's estimate of an image (C, H, W) whose noise has standard deviation sigma."""
     from bm3d import bm3d, bm3d_rgb
 
     if len(noisy) == 1:
-        return (
-            torch.from_numpy(np.asarray(bm3d(noisy[0].double().numpy(), sigma)))
-            .reshape(noisy.shape)
-            .float()
-        )
-    return (
-        torch.from_numpy(np.asarray(bm3d_rgb(noisy.permute(1, 2, 0).double().numpy(), sigma)))
-        .permute(2, 0, 1)
-        .float()
+        estimate = torch.from_numpy(np.asarray(bm3d(noisy[0].double().numpy(), sigma)))
+        return estimate.reshape(noisy.shape).float()
+    estimate = torch.from_numpy(
+        np.asarray(bm3d_rgb(noisy.permute(1, 2, 0).double().numpy(), sigma))
     )
+    return estimate.permute(2, 0, 1).float()
 
 
-def held_out(source: Path, count: int, size: int, channels: int, every: int) -> list[torch.Tensor]:
-    """Central crops (C, size, size): of a folder's first photographs, or of every so many images of an .npz."""
-    if source.is_dir():
-        return photographs(source, count, size)
-    images = load_images(source, size, channels)[::every][:count]
-    corner = [((image.shape[0] - size) // 2, (image.shape[1] - size) // 2) for image in images]
-    crops = [
-        image[top : top + size, left : left + size]
-        for image, (top, left) in zip(images, corner, strict=True)
-    ]
-    return [torch.from_numpy(crop.copy()).permute(2, 0, 1).float() / 255 for crop in crops]
+def clipped_psnr(estimate: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(psnr(estimate.clamp(0, 1), truth))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
-        help="folder of held-out photographs, or an .npz of images",
+        help="folder of held-out photographs, or .npz of images",
     )
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--size", type=int, default=256, help="side of the central crop (pixels)")
-    parser.add_argument("--every", type=int, default=1, help="of an .npz: take one of so many")
     parser.add_argument(
-        "--levels", type=int, nargs="*", default=[15, 25, 50], help="noise levels of 255"
+        "--every", type=int, default=1, help="step between the images taken from an .npz"
+    )
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="*",
+        default=[15, 25, 50],
+        help="noise levels, in units of 1/255",
     )
     parser.add_argument("--prior", default="photo-64")
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    add_out(parser)
     arguments = parser.parse_args()
 
     prior = inverse.load_prior(arguments.prior)
@@ -87,18 +82,16 @@ def main() -> None:
     )
     rows = []
     for level in arguments.levels:
-        ours, theirs = [], []
+        ours, bm3d = [], []
         for index, truth in enumerate(truths):
-            noisy = truth + level / 255 * torch.randn(
-                truth.shape, generator=inverse.seeded("bm3d", level, index)
-            )
-            ours.append(psnr(by_prior(prior, noisy, level / 255), truth))
-            theirs.append(psnr(by_bm3d(noisy, level / 255), truth))
-        gain = np.array(ours) - np.array(theirs)
+            noisy = with_noise(truth, level, index)
+            ours.append(clipped_psnr(denoise_by_prior(prior, noisy, level / 255), truth))
+            bm3d.append(clipped_psnr(denoise_by_bm3d(noisy, level / 255), truth))
+        gain = np.array(ours) - np.array(bm3d)
         row = {
             "level": level,
             "prior": np.mean(ours),
-            "bm3d": np.mean(theirs),
+            "bm3d": np.mean(bm3d),
             "gain": gain.mean(),
             "standard_error": gain.std(ddof=1) / len(gain) ** 0.5,
         }
@@ -111,18 +104,22 @@ def main() -> None:
             "prior": arguments.prior,
             "torch": torch.__version__,
         }
-        arguments.out.with_suffix(".json").write_text(
-            json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
-        )
-        lines = [
-            f"| noise (of 255) | {arguments.prior} (dB) | BM3D (dB) | difference (dB, ± standard error over images) |",
-            "|---|---|---|---|",
+        write_table(arguments.out, table(arguments.prior, rows), {"about": about, "rows": rows})
+
+
+def table(prior: str, rows: list[dict[str, float]]) -> str:
+    heads = ["noise (of 255)", f"{prior} (dB)", "BM3D (dB)"]
+    heads += ["difference (dB, ± standard error over images)"]
+    cells = [
+        [
+            f"{row['level']:.0f}",
+            f"{row['prior']:.2f}",
+            f"{row['bm3d']:.2f}",
+            f"{row['gain']:+.2f} ± {row['standard_error']:.2f}",
         ]
-        lines += [
-            f"| {r['level']:.0f} | {r['prior']:.2f} | {r['bm3d']:.2f} | {r['gain']:+.2f} ± {r['standard_error']:.2f} |"
-            for r in rows
-        ]
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        for row in rows
+    ]
+    return markdown_table(heads, cells)
 
 
 if __name__ == "__main__":

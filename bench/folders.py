@@ -1,45 +1,47 @@
-"""A folder of photographs solved one by one and in batches: images per second of the processor, and how far the answers are apart.
+"""Compare solving a folder of photographs in batches with solving its images one by one.
 
     python bench/folders.py --out docs/tables/folders
 
-Sixteen squares of the shipped photographs, solved by the whole of `inverse solve` (reading, measuring, metrics, PNG and HDF5) with photo-64 on one
-thread. Either way is timed in turn, after one warm-up; a figure is the median of the repeats, a ratio is within one turn.
+The table gives images per second of processor time and the largest difference of a sample. The
+images are sixteen squares of the shipped photographs. Each run does all the work of
+`inverse solve` (reading, measuring, metrics, PNG and HDF5) with photo-64 on one thread. The two ways
+take turns after one warm-up; times are medians over repeats, and ratios are taken within one turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from options import new_parser
+from output import markdown_table, write_table
+from timing import timed
 
 from inverse.command.request import Request
 from inverse.command.solve import run
 from inverse.engine import versions
-from inverse.io.files import write_text
 from inverse.io.images import read_image, write_png
 from inverse.problem import shipped_images
 from inverse.result import Result
 
 
-def squares(folder: Path, side: int, count: int) -> None:
-    """`count` squares, from each photograph in turn, as PNG."""
+def write_squares(folder: Path, side: int, count: int) -> None:
+    """Write `count` squares, cut from each photograph in turn, as PNG files."""
     photographs = [read_image(path).pixels for path in shipped_images()]
     for i in range(count):
-        image, place = photographs[i % len(photographs)], i // len(photographs)
+        image, index = photographs[i % len(photographs)], i // len(photographs)
         per_row = image.shape[-1] // side
-        top, left = (side * n for n in divmod(place % per_row**2, per_row))
+        top, left = (side * n for n in divmod(index % per_row**2, per_row))
         write_png(folder / f"{i:02d}.png", image[:, top : top + side, left : left + side])
 
 
 def seconds(folder: Path, out: Path, method: str, steps: int, batch: int | None) -> float:
-    """Of the processor, for the whole command without the start of Python."""
+    """Processor seconds of the whole command, without the start of Python."""
     request = Request(
         "deblur",
         method,
@@ -49,17 +51,15 @@ def seconds(folder: Path, out: Path, method: str, steps: int, batch: int | None)
         out=out,
         batch=batch,
     )
-    start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
-        run(request)
-    return time.process_time() - start
+        return timed(lambda: run(request))[1]
 
 
-def compared(folder: Path, method: str, steps: int, repeats: int) -> dict[str, float]:
-    """One by one against batches."""
+def compare(folder: Path, method: str, steps: int, repeats: int) -> dict[str, float]:
+    """Images per second one by one and in batches, their ratio, and the largest difference."""
     count = len(list(folder.iterdir()))
-    with tempfile.TemporaryDirectory() as place:
-        alone, together = Path(place, "alone"), Path(place, "together")
+    with tempfile.TemporaryDirectory() as scratch:
+        alone, together = Path(scratch, "alone"), Path(scratch, "together")
         seconds(folder, together, method, 1, None)
         turns = [
             (
@@ -82,43 +82,48 @@ def compared(folder: Path, method: str, steps: int, repeats: int) -> dict[str, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--methods", nargs="*", default=["red-diff", "diffpir"])
-    parser.add_argument("--sides", nargs="*", type=int, default=[32, 64, 128])
-    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument(
+        "--sides", nargs="*", type=int, default=[32, 64, 128], help="sides of the squares (pixels)"
+    )
+    parser.add_argument("--count", type=int, default=16, help="squares")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("out/folders"),
-        help="without a suffix: .md and .json are written",
+        help="stem of the .md and .json to write",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    lines = [
-        "| side | method | batch | images/s, one by one | in batches | ratio | largest difference of a sample |",
-        "|---|---|---|---|---|---|---|",
-    ]
     for side in arguments.sides:
-        with tempfile.TemporaryDirectory() as place:
-            squares(Path(place), side, arguments.count)
+        with tempfile.TemporaryDirectory() as scratch:
+            write_squares(Path(scratch), side, arguments.count)
             for method in arguments.methods:
-                found = compared(Path(place), method, arguments.steps, arguments.repeats)
-                rows.append({"side": side, "method": method, "steps": arguments.steps, **found})
-                speed = f"{found['alone']:.2f} | {found['together']:.2f} | {found['ratio']:.2f}"
-                lines.append(
-                    f"| {side} | {method} | {found['batch']} | {speed} | {found['difference']:.0e} |"
-                )
-                print(lines[-1], flush=True)
-    write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
-    write_text(
-        arguments.out.with_suffix(".json"),
-        json.dumps({"rows": rows, "versions": versions(), "threads": 1}, indent=1) + "\n",
-    )
+                figures = compare(Path(scratch), method, arguments.steps, arguments.repeats)
+                rows.append({"side": side, "method": method, "steps": arguments.steps, **figures})
+                print(rows[-1], flush=True)
+    record = {"rows": rows, "versions": versions(), "threads": 1}
+    write_table(arguments.out, table(rows), record)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["side", "method", "batch", "images/s, one by one", "in batches", "ratio"]
+    heads += ["largest difference of a sample"]
+    cells = [
+        [
+            str(row["side"]),
+            row["method"],
+            str(row["batch"]),
+            *(f"{row[key]:.2f}" for key in ("alone", "together", "ratio")),
+            f"{row['difference']:.0e}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(heads, cells)
 
 
 if __name__ == "__main__":

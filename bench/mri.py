@@ -1,19 +1,20 @@
-"""Compare methods on accelerated MRI of held-out slices (see bench/mri_slices.py). Writes a Markdown table and JSON records.
+"""Compare methods on accelerated MRI of the held-out slices that bench/mri_slices.py writes.
 
     python bench/mri.py --images out/mri/held-out.npz --count 6 --every 50 --out docs/tables/mri-scores
 
-Every method sees the same measurement of every slice; one sample, default options but for the steps that are named.
+Every method receives the same measurement of each slice and draws one sample. Options are defaults,
+except for the steps of DDRM.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import torch
-from denoise import held_out
-from photo import cell, standard_error, summary
+from images import held_out
+from options import add_out, new_parser
+from output import markdown_table, write_table
+from photo import solve_each, standard_error, summary
 
 import inverse
 
@@ -22,48 +23,38 @@ SETTINGS = [("random", 4), ("equispaced", 4), ("random", 8)]
 
 
 def table(results: dict[str, dict[str, list[dict]]]) -> str:
-    rows = [
-        "| lines, acceleration | method | PSNR (dB) | SSIM | residual chi2 | prior evaluations |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["lines, acceleration", "method", "PSNR (dB)", "SSIM", "residual chi2"]
+    rows = []
     for label, methods in results.items():
         for name, records in methods.items():
-            m = summary(records)
-            rows.append(
-                f"| {label} | {name} | {m['psnr']:.2f} ± {standard_error(records):.2f} | {m['ssim']:.3f} | {m['misfit']:.3f} | {m['nfe']:.0f} |"
-            )
-    return "\n".join(rows) + "\n"
+            mean = summary(records)
+            psnr = f"{mean['psnr']:.2f} ± {standard_error(records):.2f}"
+            scores = [f"{mean['ssim']:.3f}", f"{mean['misfit']:.3f}", f"{mean['nfe']:.0f}"]
+            rows.append([label, name, psnr, *scores])
+    return markdown_table([*heads, "prior evaluations"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=6)
-    parser.add_argument("--every", type=int, default=50)
+    parser = new_parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help=".npz of held-out slices")
+    parser.add_argument("--count", type=int, default=6, help="number of slices")
+    parser.add_argument("--every", type=int, default=50, help="step between the slices taken")
     parser.add_argument("--sigma-y", type=float, default=0.01)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="stem of the .md and .json to write"
-    )
+    add_out(parser, required=True)
     arguments = parser.parse_args()
 
-    truths, prior = (
-        held_out(arguments.images, arguments.count, 96, 1, arguments.every),
-        inverse.load_prior("mri-96"),
-    )
+    truths = held_out(arguments.images, arguments.count, 96, 1, arguments.every)
+    prior = inverse.load_prior("mri-96")
     results: dict[str, dict[str, list[dict]]] = {}
     for mask, acceleration in SETTINGS:
         problem = inverse.get_problem(
             "mri", mask=mask, acceleration=acceleration, sigma_y=arguments.sigma_y
         )
         for name, options in METHODS.items():
-            label = f"{mask}, {acceleration}"
-            results.setdefault(label, {})[name] = cell(
-                problem, inverse.get_method(name, **options), truths, prior
-            )
-            print(label, name, summary(results[label][name]), flush=True)
-    arguments.out.with_suffix(".md").write_text(table(results))
+            label, method = f"{mask}, {acceleration}", inverse.get_method(name, **options)
+            records = solve_each(problem, method, truths, prior)
+            results.setdefault(label, {})[name] = records
+            print(label, name, summary(records), flush=True)
     about = {
         "slices": len(truths),
         "every": arguments.every,
@@ -71,9 +62,7 @@ def main() -> None:
         "prior": "mri-96",
         "torch": torch.__version__,
     }
-    arguments.out.with_suffix(".json").write_text(
-        json.dumps({"about": about, "records": results}, indent=1) + "\n"
-    )
+    write_table(arguments.out, table(results), {"about": about, "records": results})
 
 
 if __name__ == "__main__":

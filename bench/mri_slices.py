@@ -1,25 +1,32 @@
-"""Split the brain slices that `mri-96` is trained on into blocks, so that no slice has a neighbour on the other side.
+"""Split brain slices into a training and a held-out set for `mri-96`.
 
     python bench/mri_slices.py --data ../shared/data/medical/brain_t1ce_96.npz --out out/mri
 
-Slices are put in the order of their numbers, in which those of one series are neighbours (they differ by half as much as two
-drawn at random). The held-out ones are three blocks of a hundred, one in each class of tumour; 25 slices on each side of a block are
-dropped. The file names no patients: one whose axial slices are held out may have sagittal ones, hundreds of numbers away, to train on.
+No training slice has a neighbour in the held-out set. Slices are ordered by number, so that slices
+of one series are neighbours (neighbours differ half as much as random pairs). Three blocks of a
+hundred slices are held out, one in each class of tumour, and 25 slices on each side of a block are
+dropped. The file does not name patients: a patient may have axial slices in the held-out set and
+sagittal slices, hundreds of numbers away, in the training set.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+from options import new_parser
 
 HELD_OUT = ((1300, 1400), (300, 400), (2300, 2400))
 GUARD = 25
 
 
 def split(images: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-out slices (N, H, W), in the order of the numbers in `names` ("class/number.jpg")."""
+    """Training and held-out slices (N, H, W), ordered by the numbers in `names`.
+
+    Args:
+        images: (N, H, W).
+        names: "class/number.jpg" for each slice.
+    """
     number = np.array([int(name.split("/")[1].removesuffix(".jpg")) for name in names])
     order = np.argsort(number)
     images, number = images[order], number[order]
@@ -29,12 +36,10 @@ def split(images: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
+    parser = new_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help=".npz of slices and names")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of train.npz and held-out.npz"
+        "--out", type=Path, required=True, help="folder for train.npz and held-out.npz"
     )
     arguments = parser.parse_args()
 

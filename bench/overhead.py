@@ -1,25 +1,29 @@
-"""Microseconds a step that every method costs when the prior is free, what deepinv adds to a call, and what the command takes to start.
+"""Measure the overhead of every method per step, of deepinv per call, and of starting the command.
 
     python bench/overhead.py --write docs/overhead
 
-The prior is x / (1 + sigma^2), three operations, the operator the identity (`denoise`; for methods that need it `inpainting`), the image 3 x 16 x 16.
-There is one sample, drawn from 16 particles where a method moves particles. What is timed is the machinery: counting, seeding, the method's own arithmetic. A
-figure is the processor time of `--steps` more steps over their number, the least of the repeats, which take turns.
+The prior is x / (1 + sigma^2), three operations. The operator is the identity (`denoise`), or
+`inpainting` for methods that need it. The image has 3 x 16 x 16 pixels. Each solve draws one sample,
+from 16 particles in particle methods. What remains is the overhead: counting, seeding, and the
+arithmetic of the method. The time per step is the difference in processor time between `--steps` and
+twice as many steps, divided by `--steps`; each time is the least of interleaved repeats.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from options import new_parser
+from output import markdown_table
 from pages import put
+from timing import least_seconds, timed
 
 import inverse
 from inverse.deepinv_reconstructors import deepinv
@@ -38,7 +42,7 @@ class Unit(inverse.Prior):
 
 
 def posteriors() -> list[inverse.Posterior]:
-    """Of the free prior; a method runs on the first that it can."""
+    """Posteriors under the free prior, in order of preference."""
     prior = Unit((3, None, None), shift=0.5, scale=0.5)
     return [
         inverse.get_problem(name).posterior(torch.full(SHAPE, 0.5), prior=prior)
@@ -46,71 +50,60 @@ def posteriors() -> list[inverse.Posterior]:
     ]
 
 
-def processor_time(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+def option_names(method: str) -> set[str]:
+    return {option.name for option in options(registry().find("inverse_methods", method))}
 
 
-def stepped(name: str, steps: int) -> inverse.Method:
-    known = {o.name for o in options(registry().find("inverse_methods", name))}
-    return inverse.get_method(
-        name, **({"steps": steps} | ({"particles": 16} if "particles" in known else {}))
-    )
+def method_of(name: str, steps: int) -> inverse.Method:
+    particles = {"particles": 16} if "particles" in option_names(name) else {}
+    return inverse.get_method(name, steps=steps, **particles)
 
 
-def contenders(names: list[str]) -> tuple[dict[str, inverse.Posterior], dict[str, str]]:
-    """Where each method runs, and why the others do not."""
-    found, left = {}, {}
+def runnable(names: list[str]) -> tuple[dict[str, inverse.Posterior], dict[str, str]]:
+    """The posterior on which each method runs, and the reasons why other methods are excluded."""
+    supported, excluded = {}, {}
     for name in names:
-        if "steps" not in {o.name for o in options(registry().find("inverse_methods", name))}:
-            left[name] = f"{name} has no steps"
+        if "steps" not in option_names(name):
+            excluded[name] = f"{name} has no steps"
             continue
-        reasons = [stepped(name, 10).unsupported(posterior) for posterior in posteriors()]
+        reasons = [method_of(name, 10).unsupported(posterior) for posterior in posteriors()]
         if None in reasons:
-            found[name] = posteriors()[reasons.index(None)]
+            supported[name] = posteriors()[reasons.index(None)]
         else:
-            left[name] = str(reasons[-1])
-    return found, left
+            excluded[name] = str(reasons[-1])
+    return supported, excluded
 
 
-def of_methods(
+def measure_methods(
     names: list[str], steps: int, repeats: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Microseconds a step and an evaluation of the prior, by method, and why some have none."""
-    found, left = contenders(names)
+    """Microseconds, NFE and VJP per step by method, and reasons for excluded methods."""
+    supported, excluded = runnable(names)
     least: dict[tuple[str, int], float] = {}
-    cost = {}
+    costs = {}
     for repeat in range(repeats + 1):
-        for name, posterior in found.items():
+        for name, posterior in supported.items():
             for n in (steps, 2 * steps):
-                method = stepped(name, n)
-                seconds = processor_time(
-                    lambda p=posterior, m=method: cost.__setitem__(
-                        (m.name, m.steps), inverse.solve(p, m).cost
-                    )
-                )
-                if repeat:  # the first is to warm up
+                solve = partial(inverse.solve, posterior, method_of(name, n))
+                result, seconds = timed(solve)
+                costs[name, n] = result.cost
+                if repeat:  # the first is a warm-up
                     least[name, n] = min(seconds, least.get((name, n), seconds))
     rows = {}
-    for name in found:
-        micro = (least[name, 2 * steps] - least[name, steps]) / steps * 1e6
-        calls = {
-            k: (getattr(cost[name, 2 * steps], k) - getattr(cost[name, steps], k)) / steps
-            for k in ("nfe", "vjp")
+    for name in supported:
+        more, fewer = costs[name, 2 * steps], costs[name, steps]
+        rows[name] = {
+            "microseconds": (least[name, 2 * steps] - least[name, steps]) / steps * 1e6,
+            "nfe": (more.nfe - fewer.nfe) / steps,
+            "vjp": (more.vjp - fewer.vjp) / steps,
         }
-        rows[name] = {"microseconds": micro, **calls}
-    return rows, left
+    return rows, excluded
 
 
-def of_calls(repeats: int, calls: int = 1000) -> dict[str, float]:
-    """Microseconds of a call to A by deepinv's classes, by ours and by torch alone, on one image."""
-    physics, x, mask = (
-        deepinv("physics"),
-        torch.rand(1, *SHAPE),
-        (torch.rand(1, *SHAPE) > 0.5).float(),
-    )
-    theirs = physics.Inpainting(SHAPE, mask=mask)
+def measure_calls(repeats: int, calls: int = 1000) -> dict[str, float]:
+    """Microseconds of a call to an operator of deepinv, of `inverse` and of torch alone."""
+    x, mask = torch.rand(1, *SHAPE), (torch.rand(1, *SHAPE) > 0.5).float()
+    theirs = deepinv("physics").Inpainting(SHAPE, mask=mask)
     ours = inverse.measurement.operators.operator(lambda x: x * mask, shape=SHAPE)
     posterior, level = posteriors()[1], torch.tensor(1.0)
     rows = {
@@ -129,15 +122,13 @@ def of_calls(repeats: int, calls: int = 1000) -> dict[str, float]:
             call()
 
     return {
-        name: min(processor_time(lambda call=call: many(call)) for _ in range(repeats))
-        / calls
-        * 1e6
+        name: least_seconds(partial(many, call), repeats) / calls * 1e6
         for name, call in rows.items()
     }
 
 
 def seconds_of(command: list[str], repeats: int) -> float:
-    """Least processor time of a command, after one warm-up."""
+    """Processor seconds of a command, the least of the repeats after one warm-up."""
     times = []
     for _ in range(repeats + 1):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -147,7 +138,7 @@ def seconds_of(command: list[str], repeats: int) -> float:
     return min(times[1:])
 
 
-def of_commands(repeats: int) -> dict[str, float]:
+def measure_commands(repeats: int) -> dict[str, float]:
     command = [sys.executable, "-m", "inverse"]
     return {
         "inverse --help": seconds_of([*command, "--help"], repeats),
@@ -157,17 +148,39 @@ def of_commands(repeats: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def tables(
+    rows: dict[str, dict[str, float]],
+    excluded: dict[str, str],
+    calls: dict[str, float],
+    seconds: dict[str, float],
+) -> str:
+    methods = sorted(rows.items(), key=lambda item: item[1]["microseconds"])
+    method_rows = [
+        [name, f"{row['microseconds']:.0f}", f"{row['nfe']:.0f}", f"{row['vjp']:.0f}"]
+        for name, row in methods
+    ]
+    heads = ["method, free prior", "microseconds a step", "NFE a step", "VJP a step"]
+    call_rows = [[name, f"{value:.1f}"] for name, value in calls.items()]
+    command_rows = [[f"`{name}`", f"{value:.2f}"] for name, value in seconds.items()]
+    return "\n\n".join(
+        [
+            markdown_table(heads, method_rows),
+            f"Excluded: {'; '.join(excluded.values())}.",
+            markdown_table(["call", "microseconds"], call_rows),
+            markdown_table(["command", "processor seconds"], command_rows),
+        ]
     )
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--methods",
         nargs="*",
         default=sorted(registry().table("inverse_methods")),
-        help="registered names; default all",
+        help="registered names (default: all)",
     )
     parser.add_argument(
         "--write",
@@ -177,31 +190,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    rows, left = of_methods(arguments.methods, arguments.steps, arguments.repeats)
-    calls, seconds = of_calls(arguments.repeats), of_commands(arguments.repeats)
-    lines = [
-        "| method, free prior | microseconds a step | NFE a step | VJP a step |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {k} | {v['microseconds']:.0f} | {v['nfe']:.0f} | {v['vjp']:.0f} |"
-        for k, v in sorted(rows.items(), key=lambda kv: kv[1]["microseconds"])
-    ]
-    lines += ["", "Not here: " + "; ".join(left.values()) + ".", ""]
-    lines += [
-        "| call | microseconds |",
-        "|---|---|",
-        *[f"| {k} | {v:.1f} |" for k, v in calls.items()],
-        "",
-    ]
-    lines += [
-        "| command | processor seconds |",
-        "|---|---|",
-        *[f"| `{k}` | {v:.2f} |" for k, v in seconds.items()],
-    ]
-    print("\n".join(lines))
+    rows, excluded = measure_methods(arguments.methods, arguments.steps, arguments.repeats)
+    calls, seconds = measure_calls(arguments.repeats), measure_commands(arguments.repeats)
+    text = tables(rows, excluded, calls, seconds)
+    print(text)
     if arguments.write:
-        put(arguments.write.with_suffix(".md"), "\n".join(lines))
+        put(arguments.write.with_suffix(".md"), text)
         record = {
             "methods": rows,
             "calls": calls,

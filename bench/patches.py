@@ -1,22 +1,23 @@
-"""One photograph on two processes: what stale halos cost in accuracy, and what dividing the network saves in time.
+"""Measure the error of stale halos and the time saved when two processes divide a network.
 
     torchrun --standalone --nproc-per-node 2 bench/patches.py --images ../shared/data/bsds500/test --size 128 --out docs/tables/patches
 
-Errors: root mean square difference of the answer from that of one process, intensities, and the PSNR of both. Seconds: of one forward pass of an
-image of twice the side, the least of five, first on one process while the other waits, then divide_among_ranks.
+Errors are root mean square differences (intensity) from the reconstruction of a single process;
+the PSNR of both is given. Times are those of one forward pass of an image of twice the side, the
+least of five, first on one process while the other waits, then on both.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from photo import photographs
+from images import photographs, psnr
+from options import add_out, new_parser
+from output import markdown_table, write_table
+from timing import least_seconds
 
 import inverse
 from inverse.priors.evaluation.patches import divide_among_ranks, process_group
@@ -29,25 +30,27 @@ CASES = {
 }
 
 
-def least(call: Callable[[], object], times: int = 5) -> float:
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return min(found)
+def seconds_of(prior: inverse.Prior, size: int) -> float:
+    """Wall-clock seconds of one forward pass, the least of five."""
+    x = torch.randn(1, 3, size, size, generator=inverse.seeded("time"))
+    with torch.no_grad():
+        return least_seconds(lambda: prior(x, torch.tensor(0.3)), 5, clock=time.perf_counter)
+
+
+def difference_and_psnr(
+    result: inverse.Result, single: inverse.Result, truth: torch.Tensor
+) -> tuple[float, float]:
+    """Root mean square difference from the result of a single process, and PSNR (dB)."""
+    difference = (result.mean - single.mean).square().mean().sqrt()
+    return float(difference), float(psnr(result.mean, truth))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=128)
+    parser = new_parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--size", type=int, default=128, help="side of the central crop (pixels)")
     parser.add_argument("--prior", default="photo-64")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="stem of the .md and .json to write"
-    )
+    add_out(parser, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -58,68 +61,53 @@ def main() -> None:
             "fresh": divide_among_ranks(inverse.load_prior(arguments.prior), "fresh"),
         }
         priors["stale"] = divide_among_ranks(inverse.load_prior(arguments.prior), "stale")
-        x, sigma = (
-            torch.randn(
-                1, 3, 2 * arguments.size, 2 * arguments.size, generator=inverse.seeded("time")
-            ),
-            torch.tensor(0.3),
-        )
         seconds = {}
         for name, prior in priors.items():
-            with torch.no_grad():
-                if name == "one" and not first:
-                    dist.barrier()
-                    continue
-                seconds[name] = least(lambda prior=prior: prior(x, sigma))
-                if name == "one":
-                    dist.barrier()
+            if first or name != "one":
+                seconds[name] = seconds_of(prior, 2 * arguments.size)
+            if name == "one":
+                dist.barrier()
         rows = []
         for label, options in CASES.items():
             method = inverse.get_method(label.split(",")[0], **options)
             problem = inverse.get_problem("super-resolution", factor=4)
-            mine = [name for name in priors if first or name != "one"]
             results = {
-                name: inverse.solve(problem.posterior(truth, prior=priors[name]), method)
-                for name in mine
+                name: inverse.solve(problem.posterior(truth, prior=prior), method)
+                for name, prior in priors.items()
+                if first or name != "one"
             }
-            if not first:
-                continue
-            alone = results["one"].mean
-            row = {
-                name: (
-                    float((r.mean - alone).square().mean().sqrt()),
-                    float(-10 * (r.mean - truth).square().mean().log10()),
-                )
-                for name, r in results.items()
-            }
-            rows.append((label, row))
+            if first:
+                single = results["one"]
+                row = {k: difference_and_psnr(r, single, truth) for k, r in results.items()}
+                rows.append((label, row))
     if not first:
         return
-    lines = [
-        "| super-resolution x4 | fresh: difference | stale: difference | PSNR alone (dB) | PSNR stale (dB) |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {label} | {r['fresh'][0]:.1e} | {r['stale'][0]:.1e} | {r['one'][1]:.2f} | {r['stale'][1]:.2f} |"
-        for label, r in rows
-    ]
-    ratios = {name: seconds[name] / seconds["one"] for name in ("fresh", "stale")}
-    lines += [
-        "",
-        "| one forward pass | seconds | of one process's |",
-        "|---|---|---|",
-        f"| one process | {seconds['one']:.2f} | 1 |",
-    ]
-    lines += [
-        f"| two processes, {name} halos | {seconds[name]:.2f} | {ratio:.2f} |"
-        for name, ratio in ratios.items()
-    ]
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    tables = f"{accuracy_table(rows)}\n\n{time_table(seconds)}"
     about = {"image": arguments.size, "prior": arguments.prior, "torch": torch.__version__}
-    arguments.out.with_suffix(".json").write_text(
-        json.dumps({"about": about, "rows": rows, "seconds": seconds}, indent=1) + "\n"
-    )
-    print("\n".join(lines))
+    write_table(arguments.out, tables, {"about": about, "rows": rows, "seconds": seconds})
+    print(tables)
+
+
+def accuracy_table(rows: list[tuple[str, dict[str, tuple[float, float]]]]) -> str:
+    heads = ["super-resolution x4", "fresh: difference", "stale: difference"]
+    heads += ["PSNR alone (dB)", "PSNR stale (dB)"]
+    cells = [
+        [
+            label,
+            *(f"{row[name][0]:.1e}" for name in ("fresh", "stale")),
+            *(f"{row[name][1]:.2f}" for name in ("one", "stale")),
+        ]
+        for label, row in rows
+    ]
+    return markdown_table(heads, cells)
+
+
+def time_table(seconds: dict[str, float]) -> str:
+    cells = [["one process", f"{seconds['one']:.2f}", "1"]]
+    for name in ("fresh", "stale"):
+        ratio = seconds[name] / seconds["one"]
+        cells.append([f"two processes, {name} halos", f"{seconds[name]:.2f}", f"{ratio:.2f}"])
+    return markdown_table(["one forward pass", "seconds", "of one process's"], cells)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""What bf16 costs in PSNR: the same solves with the prior in float32, in bfloat16, and in float32 with a little noise in its answers.
+r"""Measure what bf16 costs in PSNR, beside the effect of small errors of the prior.
 
     python bench/precision.py --images ../shared/data/bsds500/test --count 24 --steps 20 --methods diffpir red-diff --runs bf16 --out docs/tables/precision
     python bench/precision.py --images ../shared/data/bsds500/test --count 48 --steps 60 --methods dps --runs bf16 --out docs/tables/precision-dps
@@ -7,26 +7,26 @@ r"""What bf16 costs in PSNR: the same solves with the prior in float32, in bfloa
         --out docs/tables/precision-unstable
     python bench/precision.py --images ../shared/data/bsds500/test --count 6 --steps 10 --methods mmps --runs bf16 --out docs/tables/precision-mmps
 
-"throughout" is bf16 at every noise level, where the engine keeps gradients at high noise in float32. The noise is a factor of 1 +- 0.001 for each channel of
-an answer and of a VJP, about what bfloat16 does to them that does not average out over an image; what it moves is how far two solves part that
-differ by rounding. Photographs are central crops; intervals are of 95 % (Student's t) over the photographs, each the mean of its seeds. Times
-are of the processor.
+The run "bf16" keeps gradients at high noise in float32, as the engine does; "throughout" uses bf16
+at every noise level. The run "noise" multiplies each channel of an estimate and of a VJP by
+1 +- 0.001, about the part of bfloat16's rounding that does not average out over an image. It shows
+how far solves that differ by rounding move apart. Photographs are central crops. The 95 % intervals
+(Student's t) are over photographs, each the mean of its seeds. Times are processor times.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
+from typing import Any
 
 import torch
-from photo import photographs
+from images import photographs, psnr
+from options import add_images, add_out, new_parser
+from output import markdown_table, write_table
+from timing import timed
 from torch import Tensor
 
 import inverse
 import inverse.priors.evaluation.evaluator
-from inverse.io.files import write_text
 
 RUNS = {
     "bf16": ("in bf16", "bf16"),
@@ -38,7 +38,7 @@ PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}, "inpainting": {"mas
 
 
 class Noisy(inverse.Prior):
-    """A prior whose answers and gradients are off by a part in a thousand, the same at every pixel, from a stream of its own."""
+    """A prior whose estimates and gradients have an error of 0.1 %, constant over each channel."""
 
     def __init__(self, prior: inverse.Prior):
         super().__init__(
@@ -53,55 +53,54 @@ class Noisy(inverse.Prior):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         if x.requires_grad:
             x = x.view_as(x)
-            x.register_hook(self._off)
+            x.register_hook(self._perturbed)
         x0_hat = self.prior(x, sigma)
-        return x0_hat + (self._off(x0_hat) - x0_hat).detach()
+        return x0_hat + (self._perturbed(x0_hat) - x0_hat).detach()
 
-    def _off(self, z: Tensor) -> Tensor:
+    def _perturbed(self, z: Tensor) -> Tensor:
         return z * (1 + 1e-3 * torch.randn(*z.shape[:2], 1, 1, generator=self.generator))
 
 
-def scores(
+def psnr_and_seconds(
     problem: inverse.Problem,
     truths: Tensor,
     method: inverse.Method,
     prior: inverse.Prior,
-    half: str | None,
+    autocast: str | None,
     seeds: int,
 ) -> tuple[Tensor, float]:
-    """PSNR (photographs, seeds), of at most 16 rows at a time, and the seconds that the solves took."""
-    found, start = [], time.process_time()
-    for i, part in enumerate(truths.split(max(1, 16 // seeds))):
-        posterior = problem.posterior(
-            part, prior=prior, seed=i, execution=inverse.Execution(autocast=half)
-        )
-        samples = inverse.solve(posterior, method, samples=seeds).samples
-        found.append(
-            -10 * (samples.clamp(0, 1) - part[:, None]).square().flatten(2).mean(2).log10()
-        )
-    return torch.cat(found), time.process_time() - start
+    """PSNR (photographs, seeds) in dB and the seconds of the solves, at most 16 rows at a time."""
+    execution = inverse.Execution(autocast=autocast)
+
+    def solve_all() -> Tensor:
+        scores = []
+        for i, part in enumerate(truths.split(max(1, 16 // seeds))):
+            posterior = problem.posterior(part, prior=prior, seed=i, execution=execution)
+            samples = inverse.solve(posterior, method, samples=seeds).samples
+            scores.append(psnr(samples.clamp(0, 1), part[:, None]))
+        return torch.cat(scores)
+
+    return timed(solve_all)
 
 
 def interval(change: Tensor) -> tuple[float, float, float]:
-    """Mean over photographs, half the width of its 95 % interval, and the standard deviation of a single solve."""
+    """Mean change, half width of its 95 % interval, and standard deviation of a single solve.
+
+    Args:
+        change: (photographs, seeds), dB.
+    """
     from scipy.stats import t
 
-    each = change.mean(1)
-    return (
-        float(change.mean()),
-        float(t.ppf(0.975, len(each) - 1) * each.std() / len(each) ** 0.5),
-        float(change.std()),
-    )
+    by_photograph = change.mean(1)
+    count = len(by_photograph)
+    half_width = t.ppf(0.975, count - 1) * by_photograph.std() / count**0.5
+    return float(change.mean()), float(half_width), float(change.std())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--size", type=int, default=64, help="side of the central crop (pixels)")
-    parser.add_argument("--count", type=int, default=24, help="photographs")
-    parser.add_argument("--seeds", type=int, default=1, help="solves of each")
+    parser = new_parser(__doc__)
+    add_images(parser, count=24, size=64)
+    parser.add_argument("--seeds", type=int, default=1, help="solves of each photograph")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--methods", nargs="*", default=["diffpir", "red-diff", "pigdm"])
     parser.add_argument(
@@ -109,20 +108,17 @@ def main() -> None:
         nargs="*",
         default=["bf16", "noise"],
         choices=list(RUNS),
-        help="what is compared with float32",
+        help="runs to compare with float32",
     )
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    add_out(parser)
     arguments = parser.parse_args()
 
-    prior, truths, rows = (
-        inverse.load_prior("photo-64"),
-        torch.stack(photographs(arguments.images, arguments.count, arguments.size)),
-        [],
-    )
+    prior, rows = inverse.load_prior("photo-64"), []
+    truths = torch.stack(photographs(arguments.images, arguments.count, arguments.size))
     for name, options in PROBLEMS.items():
         problem = inverse.get_problem(name, **options)
         for method in (inverse.get_method(m, steps=arguments.steps) for m in arguments.methods):
-            plain, seconds = scores(problem, truths, method, prior, None, arguments.seeds)
+            plain, seconds = psnr_and_seconds(problem, truths, method, prior, None, arguments.seeds)
             row = {
                 "problem": name,
                 "method": method.name,
@@ -133,7 +129,7 @@ def main() -> None:
                 inverse.priors.evaluation.evaluator.STEEP = (
                     float("inf") if run == "throughout" else STEEP
                 )
-                changed, row["seconds"][run] = scores(
+                changed, row["seconds"][run] = psnr_and_seconds(
                     problem,
                     truths,
                     method,
@@ -144,38 +140,32 @@ def main() -> None:
                 row[run] = interval(changed - plain)
             rows.append(row)
             print(row, flush=True)
-    names = [RUNS[run][0] for run in arguments.runs]
-    heads = [
-        "problem",
-        "method",
-        "PSNR in float32 (dB)",
-        *(f"change {n}" for n in names),
-        *(f"spread of one solve, {n}" for n in names),
-        "speed in bf16",
-    ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for r in rows:
-        cells = [
-            r["problem"],
-            r["method"],
-            f"{r['float32']:.2f}",
-            *("{:+.3f} ± {:.3f}".format(*r[run]) for run in arguments.runs),
-        ]
-        seconds = r["seconds"]
-        cells += [f"{r[run][2]:.3f}" for run in arguments.runs] + [
-            f"{seconds['float32'] / seconds.get('bf16', seconds.get('throughout', float('nan'))):.2f}"
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    print("\n".join(lines))
+    print(table(rows, arguments.runs))
     if arguments.out:
-        about = {name: getattr(arguments, name) for name in ("size", "count", "seeds", "steps")} | {
-            "torch": torch.__version__
-        }
-        write_text(
-            arguments.out.with_suffix(".json"),
-            json.dumps({"about": about, "rows": rows}, indent=1) + "\n",
+        about = {name: getattr(arguments, name) for name in ("size", "count", "seeds", "steps")}
+        about["torch"] = torch.__version__
+        write_table(arguments.out, table(rows, arguments.runs), {"about": about, "rows": rows})
+
+
+def table(rows: list[dict[str, Any]], runs: list[str]) -> str:
+    names = [RUNS[run][0] for run in runs]
+    heads = ["problem", "method", "PSNR in float32 (dB)", *(f"change {name}" for name in names)]
+    heads += [*(f"spread of one solve, {name}" for name in names), "speed in bf16"]
+    lines = []
+    for row in rows:
+        seconds = row["seconds"]
+        bf16 = seconds.get("bf16", seconds.get("throughout", float("nan")))
+        lines.append(
+            [
+                row["problem"],
+                row["method"],
+                f"{row['float32']:.2f}",
+                *("{:+.3f} ± {:.3f}".format(*row[run]) for run in runs),
+                *(f"{row[run][2]:.3f}" for run in runs),
+                f"{seconds['float32'] / bf16:.2f}",
+            ]
         )
-        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
+    return markdown_table(heads, lines)
 
 
 if __name__ == "__main__":

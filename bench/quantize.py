@@ -1,25 +1,29 @@
-"""What eight bits cost and save: photo-64 in float32, bf16, int8 weights, int8 weights and inputs; and an exact posterior under a rounded Gaussian.
+"""Measure the accuracy, time and size of a quantised prior, and of a rounded Gaussian's posterior.
 
     python bench/quantize.py --images ../shared/data/bsds500/test --count 12 --size 128 --samples 8 --side 48 --out docs/tables/quantize
 
-Photographs: denoising, and deblurring by DiffPIR and DPS (20 steps), the same measurement for all. Seconds: the least of six
-interleaved forward passes of a batch of four, one thread of a shared machine; read them as ratios. Closed form: the basis of the
-Gaussian era5-uk-t2m-gaussian is rounded to b bits, direction by direction; of half the points, seen with noise of 0.1 K, the mean and the
-deviations of the exact posterior are compared with those of the unrounded Gaussian, in units of its deviations. The calibration of inputs is
-tried at normal times, at uniform times, and at one time.
+Photographs: photo-64 in float32, in bf16, with int8 weights, and with int8 weights and inputs. Each
+denoises, and deblurs by DiffPIR and DPS (20 steps), from the same measurements. Times are the least
+of six interleaved forward passes of a batch of four on one thread of a shared machine; compare
+their ratios only.
+Calibration: inputs are calibrated at normal times, at uniform times, and at a single time.
+Closed form: each direction of the basis of the Gaussian era5-uk-t2m-gaussian is rounded to b bits.
+Half the points are observed with noise of 0.1 K. The mean and the standard deviations of the exact
+posterior are compared with those of the unrounded Gaussian, in units of its standard deviations.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from denoise import by_prior, psnr
-from photo import photographs
+from denoise import clipped_psnr, denoise_by_prior, with_noise
+from images import photographs
+from options import add_images, add_out, new_parser
+from output import markdown_table, write_table
 
 import inverse
 from inverse.priors.loading import save_prior
@@ -30,60 +34,53 @@ LEVELS = (5, 15, 50)
 
 
 def variants(samples: int, side: int) -> dict[str, tuple[inverse.Prior, str | None]]:
-    """The priors, and the precision they run in."""
-    pairs = calibration(inverse.load_prior("photo-64"), samples, side)
-    weights, both = (
-        quantize(inverse.load_prior("photo-64"), None),
-        quantize(inverse.load_prior("photo-64"), pairs),
+    """Each variant of the prior, with the precision of its autocast."""
+    inputs = calibration(inverse.load_prior("photo-64"), samples, side)
+    priors = (
+        (inverse.load_prior("photo-64"), None),
+        (inverse.load_prior("photo-64"), "bf16"),
+        (quantize(inverse.load_prior("photo-64"), None), None),
+        (quantize(inverse.load_prior("photo-64"), inputs), None),
     )
-    return dict(
-        zip(
-            VARIANTS,
-            (
-                (inverse.load_prior("photo-64"), None),
-                (inverse.load_prior("photo-64"), "bf16"),
-                (weights, None),
-                (both, None),
-            ),
-            strict=True,
-        )
-    )
+    return dict(zip(VARIANTS, priors, strict=True))
 
 
 def seconds(priors: dict[str, tuple[inverse.Prior, str | None]], size: int) -> dict[str, float]:
-    """Of one forward pass of four images, the least of six interleaved ones."""
-    x, best = torch.randn(4, 3, size, size, generator=inverse.seeded("time")), {}
+    """Wall-clock seconds of a forward pass of four images, the least of six interleaved passes."""
+    x, least = torch.randn(4, 3, size, size, generator=inverse.seeded("time")), {}
     for _ in range(6):
-        for name, (prior, half) in priors.items():
+        for name, (prior, autocast) in priors.items():
+            enabled = autocast is not None
             start = time.perf_counter()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 prior(x, torch.tensor(0.3))
-            best[name] = min(best.get(name, 1e9), time.perf_counter() - start)
-    return best
+            least[name] = min(least.get(name, 1e9), time.perf_counter() - start)
+    return least
 
 
-def on_photographs(
-    prior: inverse.Prior, half: str | None, truths: list[torch.Tensor]
+def denoising_psnr(prior: inverse.Prior, truth: torch.Tensor, level: int, index: int) -> float:
+    estimate = denoise_by_prior(prior, with_noise(truth, level, index), level / 255)
+    return clipped_psnr(estimate.float(), truth)
+
+
+def photograph_scores(
+    prior: inverse.Prior, autocast: str | None, truths: list[torch.Tensor]
 ) -> dict[str, float]:
     """Mean PSNR (dB) of denoising at each level and of deblurring by two methods."""
     scores: dict[str, list[float]] = {}
+    execution = inverse.Execution(autocast=autocast)
     for index, truth in enumerate(truths):
         for level in LEVELS:
-            noisy = truth + level / 255 * torch.randn(
-                truth.shape, generator=inverse.seeded("bm3d", level, index)
-            )
-            with torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
-                scores.setdefault(f"denoise {level}", []).append(
-                    psnr(by_prior(prior, noisy, level / 255).float(), truth)
-                )
-        for method in ("diffpir", "dps"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
+                score = denoising_psnr(prior, truth, level, index)
+            scores.setdefault(f"denoise {level}", []).append(score)
+        for name in ("diffpir", "dps"):
             posterior = inverse.get_problem("deblur").posterior(
-                truth, prior=prior, seed=index, execution=inverse.Execution(autocast=half)
+                truth, prior=prior, seed=index, execution=execution
             )
-            result = inverse.solve(
-                posterior, inverse.get_method(method, steps=20), first_image=index
-            )
-            scores.setdefault(f"deblur {method}", []).append(psnr(result.mean[0], truth))
+            method = inverse.get_method(name, steps=20)
+            result = inverse.solve(posterior, method, first_image=index)
+            scores.setdefault(f"deblur {name}", []).append(clipped_psnr(result.mean[0], truth))
     return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
@@ -95,128 +92,108 @@ def bytes_on_disk(prior: inverse.Prior) -> int:
 
 
 def closed_form(bits: int) -> tuple[float, float]:
-    """Root mean square error of the posterior mean and of the deviations, in units of the exact deviations, with the basis rounded to `bits`."""
+    """Error of the exact posterior when the basis of its Gaussian prior is rounded to `bits`.
+
+    Returns the root mean square errors of the posterior mean and of the posterior standard
+    deviations, in units of the exact standard deviations.
+    """
     law = inverse.load_prior("era5-uk-t2m-gaussian")
     basis, root = law.basis.double(), law.variances.double().sqrt()  # columns of an n x r basis
     step = scan(basis.T, bits)
     coarse = (step * rounded(basis.T, step, bits)).T
     seen = torch.rand(len(basis), generator=inverse.seeded("points")) < 0.5
+    count = int(seen.sum())
     floor, sigma = float(law.floor), 0.1 / law.scale
 
+    def normal(n: int, name: str) -> torch.Tensor:
+        return torch.randn(n, generator=inverse.seeded(name), dtype=torch.float64)
+
     def moments(b: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviations of the posterior under the basis b."""
         covariance = (b * root**2) @ b.T + floor * (torch.eye(len(b)).double() - basis @ basis.T)
-        gain = covariance[:, seen] @ torch.linalg.inv(
-            covariance[seen][:, seen] + sigma**2 * torch.eye(int(seen.sum())).double()
-        )
-        return gain @ y, (covariance - gain @ covariance[seen]).diagonal().clamp_min(1e-12).sqrt()
+        noise = sigma**2 * torch.eye(count).double()
+        gain = covariance[:, seen] @ torch.linalg.inv(covariance[seen][:, seen] + noise)
+        variances = (covariance - gain @ covariance[seen]).diagonal()
+        return gain @ y, variances.clamp_min(1e-12).sqrt()
 
-    x = basis @ (
-        root * torch.randn(len(root), generator=inverse.seeded("truth"), dtype=torch.float64)
-    )
-    y = x[seen] + sigma * torch.randn(
-        int(seen.sum()), generator=inverse.seeded("noise"), dtype=torch.float64
-    )
-    (mean, std), (other, spread) = moments(basis, y), moments(coarse, y)
-    return float(((other - mean) / std).square().mean().sqrt()), float(
-        (spread / std - 1).square().mean().sqrt()
-    )
+    x = basis @ (root * normal(len(root), "truth"))
+    y = x[seen] + sigma * normal(count, "noise")
+    (mean, std), (coarse_mean, coarse_std) = moments(basis, y), moments(coarse, y)
+    mean_error = ((coarse_mean - mean) / std).square().mean().sqrt()
+    return float(mean_error), float((coarse_std / std - 1).square().mean().sqrt())
 
 
-def calibrations(
+def calibration_scores(
     truths: list[torch.Tensor], samples: int, side: int
 ) -> dict[str, dict[str, float]]:
-    """Denoising by int8 weights and inputs, by where the inputs were seen."""
-    full, found = inverse.load_prior("photo-64"), {}
-    uniform, one = (
-        torch.rand(samples, generator=inverse.seeded("uniform")),
-        torch.full((samples,), 0.5),
-    )
-    for name, times in {"normal times": None, "uniform times": uniform, "one time": one}.items():
-        pairs = calibration(full, samples, side, times=times)
-        prior = quantize(inverse.load_prior("photo-64"), pairs)
-        scores = [
-            [
-                psnr(
-                    by_prior(
-                        prior,
-                        t + s / 255 * torch.randn(t.shape, generator=inverse.seeded("bm3d", s, i)),
-                        s / 255,
-                    ),
-                    t,
-                )
-                for i, t in enumerate(truths)
-            ]
-            for s in LEVELS
-        ]
-        found[name] = {
-            f"denoise {s}": sum(row) / len(row) for s, row in zip(LEVELS, scores, strict=True)
-        }
-    return found
+    """Denoising PSNR (dB) with int8 weights and inputs, by the times of the calibration."""
+    full, scores = inverse.load_prior("photo-64"), {}
+    uniform = torch.rand(samples, generator=inverse.seeded("uniform"))
+    single = torch.full((samples,), 0.5)
+    for name, times in {"normal times": None, "uniform times": uniform, "one time": single}.items():
+        inputs = calibration(full, samples, side, times=times)
+        prior = quantize(inverse.load_prior("photo-64"), inputs)
+        scores[name] = {}
+        for level in LEVELS:
+            values = [denoising_psnr(prior, truth, level, i) for i, truth in enumerate(truths)]
+            scores[name][f"denoise {level}"] = sum(values) / len(values)
+    return scores
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=4)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--samples", type=int, default=16, help="calibration draws")
-    parser.add_argument("--side", type=int, default=64, help="of the draws (pixels)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="stem of the .md and .json to write"
-    )
+    parser = new_parser(__doc__)
+    add_images(parser, count=4, size=128)
+    parser.add_argument("--samples", type=int, default=16, help="calibration samples")
+    parser.add_argument("--side", type=int, default=64, help="side of those samples (pixels)")
+    add_out(parser, required=True)
     arguments = parser.parse_args()
 
     truths = photographs(arguments.images, arguments.count, arguments.size)
     priors = variants(arguments.samples, arguments.side)
-    times, sizes = (
-        seconds(priors, arguments.size),
-        {name: bytes_on_disk(prior) / 2**20 for name, (prior, _) in priors.items()},
-    )
-    scores = {name: on_photographs(prior, half, truths) for name, (prior, half) in priors.items()}
+    record = {
+        "about": {key: str(value) for key, value in vars(arguments).items()},
+        "seconds": seconds(priors, arguments.size),
+        "MiB": {name: bytes_on_disk(prior) / 2**20 for name, (prior, _) in priors.items()},
+        "psnr": {name: photograph_scores(*pair, truths) for name, pair in priors.items()},
+        "calibration": calibration_scores(truths, arguments.samples, arguments.side),
+        "closed form": {bits: closed_form(bits) for bits in (16, 8, 6, 4)},
+    }
+    record["about"]["torch"] = torch.__version__
+    write_table(arguments.out, tables(record), record)
+    print(tables(record))
+
+
+def tables(record: dict[str, Any]) -> str:
+    """Variants of the prior, calibrations, and the rounded Gaussian."""
+    sizes, times, scores = record["MiB"], record["seconds"], record["psnr"]
     columns = list(scores["float32"])
-    lines = [
-        f"| photo-64 | file (MiB) | seconds | {' | '.join(f'{c} (dB)' for c in columns)} |",
-        "|---" * (len(columns) + 3) + "|",
-    ]
-    lines += [
-        f"| {name} | {sizes[name]:.1f} | {times[name]:.2f} | "
-        + " | ".join(f"{scores[name][c]:.2f}" for c in columns)
-        + " |"
-        for name in priors
-    ]
-    tried = calibrations(truths, arguments.samples, arguments.side)
-    lines += [
-        "",
-        f"| inputs calibrated at | {' | '.join(f'denoise {s} (dB)' for s in LEVELS)} |",
-        "|---" * (len(LEVELS) + 1) + "|",
-    ]
-    lines += [
-        f"| {name} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |"
-        for name, row in tried.items()
-    ]
-    exact = {bits: closed_form(bits) for bits in (16, 8, 6, 4)}
-    lines += [
-        "",
-        "| bits of the Gaussian's basis | error of the posterior mean | error of its deviations |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {bits} | {mean:.2g} | {spread:.2g} |" for bits, (mean, spread) in exact.items()]
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    about = {key: str(value) for key, value in vars(arguments).items()} | {
-        "torch": torch.__version__
-    }
-    found = {
-        "about": about,
-        "seconds": times,
-        "MiB": sizes,
-        "psnr": scores,
-        "calibration": tried,
-        "closed form": exact,
-    }
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(lines))
+    variant_table = markdown_table(
+        ["photo-64", "file (MiB)", "seconds", *(f"{column} (dB)" for column in columns)],
+        [
+            [
+                name,
+                f"{sizes[name]:.1f}",
+                f"{times[name]:.2f}",
+                *(f"{row[column]:.2f}" for column in columns),
+            ]
+            for name, row in scores.items()
+        ],
+    )
+    calibration_table = markdown_table(
+        ["inputs calibrated at", *(f"denoise {level} (dB)" for level in LEVELS)],
+        [
+            [name, *(f"{value:.2f}" for value in row.values())]
+            for name, row in record["calibration"].items()
+        ],
+    )
+    gaussian_table = markdown_table(
+        ["bits of the Gaussian's basis", "error of the posterior mean", "error of its deviations"],
+        [
+            [str(bits), f"{mean:.2g}", f"{deviation:.2g}"]
+            for bits, (mean, deviation) in record["closed form"].items()
+        ],
+    )
+    return "\n\n".join([variant_table, calibration_table, gaussian_table])
 
 
 if __name__ == "__main__":

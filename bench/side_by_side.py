@@ -1,26 +1,30 @@
-"""Our methods beside those of deepinv and azula: the same network weights, the same operator, the same number of prior evaluations.
+"""Compare methods with those of deepinv and azula: same weights, operator and evaluations.
 
-    python bench/side_by_side.py --batches 1 --repeats 5 --out docs/tables/side-by-side        # then 4 and 16; what the record has is kept
-
-The problem is `deblur` with periodic edges, whose operator is deepinv's own `BlurFFT`. deepinv and azula run as their documentation has it: the
-network as it is loaded, contiguous, in float32, with weights that ask for gradients. Ours run through the engine, in float32 and in bf16 (--dtype bf16). So
-that overhead can be told from the network, theirs run a second time with the network as the engine has it (channels last, frozen weights, float32).
-Runs are interleaved; seconds are medians of the processor's time of this process, ratios medians over the repeats. Memory is the
-most that tensors made in a run held at once, over two steps, weights not counted. PSNR is the mean over the batch; each package's options are its own defaults.
+    python bench/side_by_side.py --batches 1 --repeats 5 --out docs/tables/side-by-side
+The problem is `deblur` with periodic edges, whose operator is deepinv's `BlurFFT`. deepinv and azula
+run as their documentation describes: the network as loaded, contiguous, in float32, with weights
+that require gradients. Our methods run through the engine, in float32 and in bf16 (--dtype bf16).
+To separate overhead from the network, deepinv and azula run a second time with the network as the
+engine prepares it (channels last, frozen weights, float32). Each package uses its own defaults.
+Runs are interleaved. Times are medians of processor time, ratios medians over the repeats. Memory is
+the peak size of tensors allocated in a run of two steps, without weights. PSNR is the mean over the
+batch. Rows already in OUT.json are not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
+from images import psnr
+from options import add_out, new_parser
+from output import markdown_table, write_json
+from timing import timed
 from torch import Tensor
 
 import inverse
@@ -34,33 +38,33 @@ Run = Callable[[inverse.Posterior, int], Tensor]
 
 def ours(name: str, **options: object) -> Run:
     def run(posterior: inverse.Posterior, steps: int) -> Tensor:
-        return inverse.solve(posterior, inverse.get_method(name, steps=steps, **options)).samples[
-            :, 0
-        ]
+        method = inverse.get_method(name, steps=steps, **options)
+        return inverse.solve(posterior, method).samples[:, 0]
 
     return run
 
 
 class Denoiser(torch.nn.Module):
-    """The network under deepinv's convention: images and noise levels in [0, 1] units, which are half of ours."""
+    """The network under deepinv's convention: images and noise levels in units of [0, 1].
+
+    Model units are twice as large.
+    """
 
     def __init__(self, prior: inverse.Prior):
         super().__init__()
         self.prior = prior
 
     def forward(self, u: Tensor, sigma: Tensor | float, **_: object) -> Tensor:
-        level = (2 * torch.as_tensor(sigma).float().flatten()).clamp(
-            self.prior.sigma_min, self.prior.sigma_max
-        )
+        level = 2 * torch.as_tensor(sigma).float().flatten()
+        level = level.clamp(self.prior.sigma_min, self.prior.sigma_max)
         return (self.prior(2 * u.float() - 1, level.expand(len(u))) + 1) / 2
 
 
 def deepinv_ddrm(posterior: inverse.Posterior, steps: int) -> Tensor:
     sigmas = torch.linspace(1, 0, steps, dtype=torch.float64).tolist()
+    model = deepinv("sampling").DDRM(Denoiser(posterior.prior), sigmas=sigmas)
     with torch.no_grad():
-        return deepinv("sampling").DDRM(Denoiser(posterior.prior), sigmas=sigmas)(
-            posterior.y, theirs(posterior)
-        )
+        return model(posterior.y, deepinv_physics(posterior))
 
 
 def deepinv_diffpir(posterior: inverse.Posterior, steps: int) -> Tensor:
@@ -71,7 +75,7 @@ def deepinv_diffpir(posterior: inverse.Posterior, steps: int) -> Tensor:
         max_iter=steps,
     )
     with torch.no_grad():
-        return model(posterior.y, theirs(posterior))
+        return model(posterior.y, deepinv_physics(posterior))
 
 
 def deepinv_dps(posterior: inverse.Posterior, steps: int) -> Tensor:
@@ -80,11 +84,11 @@ def deepinv_dps(posterior: inverse.Posterior, steps: int) -> Tensor:
         Denoiser(posterior.prior),
         solver=sampling.DDPMSolver(torch.linspace(1, 0, steps + 1, dtype=torch.float64)),
     )
-    return model(posterior.y, theirs(posterior)).float()
+    return model(posterior.y, deepinv_physics(posterior)).float()
 
 
-def theirs(posterior: inverse.Posterior) -> object:
-    """The same operator with the noise level where deepinv looks for it."""
+def deepinv_physics(posterior: inverse.Posterior) -> object:
+    """The posterior's operator, with the noise level where deepinv expects it."""
     physics = deepinv("physics").BlurFFT(
         img_size=posterior.shape, filter=posterior.operator.filter[:, :1]
     )
@@ -111,7 +115,7 @@ def azula(
     steps: int,
     build: Callable[[object, Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """Sampled from noise in model units."""
+    """Samples of the azula sampler that `build` returns for a denoiser and an operator."""
     prior = posterior.prior
     sampler = build(azula_denoiser(prior), lambda x: posterior.operator.A(prior.decode(x)))
     return prior.decode(sampler(sampler.init((len(posterior), *posterior.shape))))  # type: ignore[attr-defined]
@@ -149,27 +153,23 @@ PAIRS: dict[str, tuple[Run, Run]] = {
     "DPS, azula": (ours("dps"), azula_dps),
     "MMPS, azula": (ours("mmps", iterations=1, sampler="ddim"), azula_mmps),
 }
-"""What is compared: the method and the other package; ours and theirs."""
+"""Our implementation and theirs, by method and package."""
 
 
-def psnr(found: Tensor, truth: Tensor) -> float:
-    return float(-10 * (found.clamp(0, 1) - truth).square().flatten(1).mean(1).log10().mean())
-
-
-def evaluations(run: Run, posterior: inverse.Posterior) -> float:
-    """Rows that the network saw in ten steps, over ten and the rows of the batch."""
-    seen: list[int] = []
-    hook = posterior.prior.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+def evaluations_per_step(run: Run, posterior: inverse.Posterior) -> float:
+    """Prior evaluations per step and image, counted over ten steps."""
+    rows: list[int] = []
+    hook = posterior.prior.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     run(posterior, 10)
     hook.remove()
-    return sum(seen) / 10 / len(posterior)
+    return sum(rows) / 10 / len(posterior)
 
 
 SIDES = ("ours", "ours in bf16", "theirs", "theirs, our layout")
 
 
 def as_loaded(prior: inverse.Prior) -> inverse.Prior:
-    """The network as `load_state_dict` leaves it."""
+    """The network as `load_state_dict` leaves it: contiguous, with gradients required."""
     return copy.deepcopy(prior).to(memory_format=torch.contiguous_format).requires_grad_()  # type: ignore[call-overload]
 
 
@@ -181,111 +181,71 @@ def compare(
     steps: int,
     repeats: int,
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of each repeat, MiB and PSNR of each side."""
+    """Seconds of each repeat, peak memory (MiB) and PSNR (dB) of each of SIDES."""
+    ours, theirs = pair
     execution = inverse.Execution(autocast="bf16")
-    here, half, loaded = (
-        problem.posterior(truths, prior=p, execution=e)
-        for p, e in ((prior, None), (prior, execution), (as_loaded(prior), None))
-    )
-    runs = dict(
-        zip(
-            SIDES,
-            ((pair[0], here), (pair[0], half), (pair[1], loaded), (pair[1], here)),
-            strict=True,
-        )
-    )
-    found: dict[str, dict[str, Any]] = {}
-    for side, (run, posterior) in runs.items():
+    float32 = problem.posterior(truths, prior=prior)
+    bf16 = problem.posterior(truths, prior=prior, execution=execution)
+    loaded = problem.posterior(truths, prior=as_loaded(prior))
+    runs = [(ours, float32), (ours, bf16), (theirs, loaded), (theirs, float32)]
+    figures: dict[str, dict[str, Any]] = {}
+    for side, (run, posterior) in zip(SIDES, runs, strict=True):
         run(posterior, 2)
-        found[side] = {
-            "mib": peak_bytes(lambda run=run, posterior=posterior: run(posterior, 2)) / 2**20,
-            "seconds": [],
-        }  # type: ignore[misc]
+        peak = peak_bytes(partial(run, posterior, 2))
+        figures[side] = {"mib": peak / 2**20, "seconds": []}
     for _ in range(repeats):
-        for side, (run, posterior) in runs.items():
-            start = time.process_time()
-            answer = run(posterior, steps)
-            found[side]["seconds"].append(time.process_time() - start)
-            found[side]["psnr"] = psnr(answer, truths)
-    return found
+        for side, (run, posterior) in zip(SIDES, runs, strict=True):
+            estimate, seconds = timed(partial(run, posterior, steps))
+            figures[side]["seconds"].append(seconds)
+            figures[side]["psnr"] = float(psnr(estimate.clamp(0, 1), truths).mean())
+    return figures
 
 
-def ratio(row: dict[str, Any], other: str, one: str) -> float:
-    """Of their seconds, median over the repeats."""
-    return statistics.median(
-        a / b for a, b in zip(row[other]["seconds"], row[one]["seconds"], strict=True)
-    )
+def ratio(row: dict[str, Any], numerator: str, denominator: str) -> float:
+    """Ratio of the seconds of two sides, median over the repeats."""
+    pairs = zip(row[numerator]["seconds"], row[denominator]["seconds"], strict=True)
+    return statistics.median(a / b for a, b in pairs)
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    heads = [
-        "method, against",
-        "batch",
-        "evaluations a step, ours / theirs",
-        "seconds: ours",
-        "bf16",
-        "theirs",
-        "theirs / ours",
-        "theirs / bf16",
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["method, against", "batch", "evaluations a step, ours / theirs"]
+    heads += ["seconds: ours", "bf16", "theirs", "theirs / ours", "theirs / bf16"]
+    heads += ["overhead alone: theirs / ours", "MiB: ours", "bf16", "theirs"]
+    heads += ["PSNR: ours", "bf16", "theirs"]
+    return markdown_table(heads, map(table_row, rows))
+
+
+def table_row(row: dict[str, Any]) -> list[str]:
+    sides = [row[side] for side in SIDES[:3]]
+    ours, theirs = row["evaluations"]
+    return [
+        row["pair"],
+        str(row["batch"]),
+        f"{ours:g} / {theirs:g}",
+        *(f"{statistics.median(side['seconds']):.2f}" for side in sides),
+        f"{ratio(row, 'theirs', 'ours'):.2f}",
+        f"{ratio(row, 'theirs', 'ours in bf16'):.2f}",
+        f"{ratio(row, 'theirs, our layout', 'ours'):.2f}",
+        *(f"{side['mib']:.0f}" for side in sides),
+        *(f"{side['psnr']:.2f}" for side in sides),
     ]
-    heads += [
-        "overhead alone: theirs / ours",
-        "MiB: ours",
-        "bf16",
-        "theirs",
-        "PSNR: ours",
-        "bf16",
-        "theirs",
-    ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        shown = [row[side] for side in SIDES[:3]]
-        cells = [
-            row["pair"],
-            str(row["batch"]),
-            f"{row['evaluations'][0]:g} / {row['evaluations'][1]:g}",
-        ]
-        cells += [f"{statistics.median(side['seconds']):.2f}" for side in shown]
-        cells += [
-            f"{ratio(row, *sides):.2f}"
-            for sides in (
-                ("theirs", "ours"),
-                ("theirs", "ours in bf16"),
-                ("theirs, our layout", "ours"),
-            )
-        ]
-        cells += [f"{side['mib']:.0f}" for side in shown] + [
-            f"{side['psnr']:.2f}" for side in shown
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=64)
+    parser = new_parser(__doc__)
+    parser.add_argument("--size", type=int, default=64, help="side of the image squares (pixels)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pairs", nargs="*", default=list(PAIRS))
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    add_out(parser)
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    problem, prior = (
-        inverse.get_problem("deblur", boundary="circular"),
-        inverse.load_prior("photo-64"),
-    )
-    truths = torch.stack(
-        [
-            tile
-            for i in range(16)
-            for truth in problem.truths()
-            if (tile := square(truth, arguments.size, i)) is not None
-        ]
-    )
+    problem = inverse.get_problem("deblur", boundary="circular")
+    prior, photographs = inverse.load_prior("photo-64"), problem.truths()
+    squares = [square(truth, arguments.size, i) for i in range(16) for truth in photographs]
+    truths = torch.stack([image for image in squares if image is not None])
     about = {
         "size": arguments.size,
         "steps": arguments.steps,
@@ -294,25 +254,25 @@ def main() -> None:
         "clock": "cpu",
     }
     record = arguments.out.with_suffix(".json") if arguments.out else None
-    kept = json.loads(record.read_text()) if record and record.exists() else {}
-    rows = kept["rows"] if kept.get("about") == about else []
+    earlier = json.loads(record.read_text()) if record and record.exists() else {}
+    rows = earlier["rows"] if earlier.get("about") == about else []
     small = problem.posterior(truths[:1, :, :16, :16], prior=prior)
     for batch in arguments.batches:
         for name in arguments.pairs:
             if any((row["pair"], row["batch"]) == (name, batch) for row in rows):
                 continue
-            counts = [evaluations(run, small) for run in PAIRS[name]]
-            compared = compare(
+            counts = [evaluations_per_step(run, small) for run in PAIRS[name]]
+            figures = compare(
                 PAIRS[name], problem, truths[:batch], prior, arguments.steps, arguments.repeats
             )
-            rows.append({"pair": name, "batch": batch, "evaluations": counts, **compared})
-            print(table(rows[-1:])[-1], flush=True)
+            rows.append({"pair": name, "batch": batch, "evaluations": counts, **figures})
+            print(" | ".join(table_row(rows[-1])), flush=True)
             if record:
-                write_text(record, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+                write_json(record, {"about": about, "rows": rows})
     rows.sort(key=lambda row: (row["batch"], list(PAIRS).index(row["pair"])))
-    print("\n".join(table(rows)))
+    print(table(rows))
     if arguments.out:
-        write_text(arguments.out.with_suffix(".md"), "\n".join(table(rows)) + "\n")
+        write_text(arguments.out.with_suffix(".md"), table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
-"""Exact solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur`: iterations and time with and without what `inverse/measurement/solves.py` adds.
+"""Compare the linear solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur` with plain conjugate gradients.
 
     python bench/solves.py --size 128 --out docs/tables/solves
 
-Plain is deepinv's `Blur`, which makes the kernel's spectrum at every call, under conjugate gradients alone; ours is the operator of `deblur`. Both
-to a relative residual of 1e-5 in float32, at most 300 iterations. Seconds are the processor's, least of three.
+"ours" is the operator of `deblur` with the solves of `inverse/measurement/solves.py`. "plain" is
+deepinv's `Blur`, which computes the spectrum of the kernel at every call, under conjugate gradients
+alone. Both stop at a relative residual of 1e-5 in float32 or after 300 iterations. Times are
+processor times, the least of three.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
+from images import centre_crop
+from options import add_out, new_parser
+from output import markdown_table, write_table
+from timing import least_seconds
 
 import inverse
-from inverse.io.files import write_text
 
 KERNELS = {
     "Gaussian, reflect": {},
@@ -29,51 +30,35 @@ SIGNALS = (0.1, 1.0, 5.0)
 SOLVER = inverse.CG(1e-5, 300)
 
 
-def least(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def measure(posterior: inverse.Posterior, s: float) -> dict[str, float]:
     """Iterations, milliseconds and relative residual of one solve."""
     v = posterior.residual(torch.zeros(1, *posterior.shape))
-    posterior.solve_normal(v, s * s, settings=SOLVER)  # what is made once
+    posterior.solve_normal(v, s * s, settings=SOLVER)  # builds what later solves reuse
     posterior.cost.A_rows = 0
     u = posterior.solve_normal(v, s * s, settings=SOLVER)
     iterations = posterior.cost.A_rows
     zero = torch.zeros(1, *posterior.shape)
-    left = (
-        v
-        - s * s * (posterior.A(posterior.A_adjoint(u)) - posterior.A(zero))
-        - posterior.sigma_y**2 * u
-    )
+    normal_u = s * s * (posterior.A(posterior.A_adjoint(u)) - posterior.A(zero))
+    remainder = v - normal_u - posterior.sigma_y**2 * u
+    seconds = least_seconds(lambda: posterior.solve_normal(v, s * s, settings=SOLVER), 3)
     return {
         "iterations": iterations,
-        "ms": 1e3 * least(lambda: posterior.solve_normal(v, s * s, settings=SOLVER)),
-        "residual": float(left.norm() / v.norm()),
+        "ms": 1e3 * seconds,
+        "residual": float(remainder.norm() / v.norm()),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    parser = new_parser(__doc__)
+    parser.add_argument("--size", type=int, default=128, help="side of the central crop (pixels)")
+    add_out(parser)
     arguments = parser.parse_args()
 
     prior, rows = inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5), []
     for name, options in KERNELS.items():
         problem = inverse.get_problem("deblur", **options)
-        top = (256 - arguments.size) // 2
-        ours = problem.posterior(
-            problem.truths()[0][:, top : top + arguments.size, top : top + arguments.size],
-            prior=prior,
-        )
+        truth = centre_crop(problem.truths()[0], arguments.size)
+        ours = problem.posterior(truth, prior=prior)
         padding = str(options.get("boundary", "reflect"))
         plain = inverse.Posterior(
             prior,
@@ -88,25 +73,29 @@ def main() -> None:
                 {"kernel": name, "s": s, "plain": measure(plain, s), "ours": measure(ours, s)}
             )
             print(rows[-1], flush=True)
-    lines = [
-        "| kernel, boundary | s | iterations, plain | ours | ms, plain | ours | residual, plain | ours |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        pair = [(r["plain"][key], r["ours"][key]) for key in ("iterations", "ms", "residual")]
-        counts, times, left = pair
-        closed = "closed form" if counts[1] == 0 else counts[1]
-        lines.append(
-            f"| {r['kernel']} | {r['s']} | {counts[0]} | {closed} | {times[0]:.1f} | {times[1]:.1f} | {left[0]:.0e} | {left[1]:.0e} |"
-        )
-    print("\n".join(lines))
+    print(table(rows))
     if arguments.out:
-        write_text(
-            arguments.out.with_suffix(".json"),
-            json.dumps({"size": arguments.size, "torch": torch.__version__, "rows": rows}, indent=1)
-            + "\n",
+        record = {"size": arguments.size, "torch": torch.__version__, "rows": rows}
+        write_table(arguments.out, table(rows), record)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["kernel, boundary", "s", "iterations, plain", "ours", "ms, plain", "ours"]
+    heads += ["residual, plain", "ours"]
+    cells = []
+    for row in rows:
+        plain, ours = row["plain"], row["ours"]
+        cells.append(
+            [
+                row["kernel"],
+                str(row["s"]),
+                str(plain["iterations"]),
+                str(ours["iterations"] or "closed form"),
+                *(f"{side['ms']:.1f}" for side in (plain, ours)),
+                *(f"{side['residual']:.0e}" for side in (plain, ours)),
+            ]
         )
-        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
+    return markdown_table(heads, cells)
 
 
 if __name__ == "__main__":

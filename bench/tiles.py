@@ -1,60 +1,65 @@
-"""A large image whole and in the tiles that a bound on memory makes: the difference in dB, the time, and what the prior's tensors held at most.
+"""Compare a large image processed whole with the same image in tiles under a bound on memory.
 
     python bench/tiles.py --out docs/tables/tiles
 
-A whole `deblur` by RED-diff, and one evaluation of the prior; a solve of 2048 pixels takes a minute a step here.
+The table gives the difference (dB), the time and the peak size of tensors, for `deblur` by RED-diff
+and for one evaluation of the prior. A solve of 2048 pixels takes about a minute per step.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import torch
+from images import psnr
+from options import add_out, new_parser
+from output import markdown_table, write_table
+from timing import timed
 from torch import Tensor
 from torch.nn import functional as F
 
 import inverse
-from inverse.io.files import write_text
 from inverse.priors.evaluation.memory import peak_bytes
 
-WHOLE = {"tile_above": 1 << 40, "max_pixels": 1 << 40}
+WHOLE = {"tile_above": 1 << 40, "max_pixels": 1 << 40, "memory": 1e6}
+"""Options of `Execution` under which no image is tiled."""
 
 
 def photograph(side: int) -> Tensor:
-    """A shipped photograph enlarged, with detail of its own size added back as noise that every run shares."""
+    """A shipped photograph, enlarged, with grain for fine detail; every run has the same grain."""
     image = inverse.get_problem("deblur").truths()[0]
     large = F.interpolate(image[None], size=(side, side), mode="bicubic")[0]
     grain = 0.02 * torch.randn(large.shape, generator=inverse.seeded("grain"))
     return (large + grain).clamp(0, 1)
 
 
-def decibel(a: Tensor, b: Tensor) -> float:
-    return float(-10 * (a - b).square().mean().log10())
+Task = Callable[..., tuple[Tensor, Tensor]]
+"""Called with options of `Execution`; returns the estimate and the truth."""
 
 
-def measured(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
-    """The answer, seconds of the processor, and GiB held at most."""
-    kept: list[Tensor] = []
-    start = time.process_time()
-    peak = peak_bytes(lambda: kept.append(run()))
-    return kept[0], time.process_time() - start, peak / 2**30
+def measure(task: Task, **execution: float) -> tuple[Tensor, dict[str, float]]:
+    """The estimate, and its processor seconds, peak memory (GiB) and PSNR (dB)."""
+    answers: list[tuple[Tensor, Tensor]] = []
+    peak, seconds = timed(lambda: peak_bytes(lambda: answers.append(task(**execution))))
+    estimate, truth = answers[0]
+    score = float(psnr(estimate, truth))
+    return estimate, {"seconds": seconds, "peak_gib": peak / 2**30, "psnr": score}
 
 
 def solve(side: int, steps: int, **execution: float) -> tuple[Tensor, Tensor]:
+    """Deblur by RED-diff."""
     truth = photograph(side)
     posterior = inverse.get_problem("deblur").posterior(
         truth, prior="photo-64", execution=inverse.Execution(**execution)
     )
-    return inverse.solve(posterior, inverse.get_method("red-diff", steps=steps)).samples[
-        0, 0
-    ], truth
+    method = inverse.get_method("red-diff", steps=steps)
+    return inverse.solve(posterior, method).samples[0, 0], truth
 
 
 def denoise(side: int, **execution: float) -> tuple[Tensor, Tensor]:
+    """Evaluate the prior once at noise level 0.5 (model units)."""
     truth = photograph(side)
     posterior = inverse.get_problem("denoise").posterior(
         truth, prior="photo-64", execution=inverse.Execution(**execution)
@@ -65,71 +70,54 @@ def denoise(side: int, **execution: float) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--solve", type=int, default=1024, help="side of the image that is deblurred"
+        "--solve", type=int, default=1024, help="side of the image to deblur (pixels)"
     )
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument(
-        "--denoise", type=int, default=2048, help="side of the image that is denoised once"
+        "--denoise", type=int, default=2048, help="side of the image to denoise once (pixels)"
     )
-    parser.add_argument("--memory", type=float, nargs=2, default=[0.15, 0.5], help="GiB for each")
-    parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
+    parser.add_argument(
+        "--memory", type=float, nargs=2, default=[0.15, 0.5], help="bound of each task (GiB)"
+    )
+    add_out(parser)
     arguments = parser.parse_args()
 
     rows = []
-    tasks: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-        f"deblur, {arguments.solve} pixels": lambda **e: solve(
-            arguments.solve, arguments.steps, **e
-        ),
-        f"denoise, {arguments.denoise} pixels": lambda **e: denoise(arguments.denoise, **e),
+    tasks: dict[str, Task] = {
+        f"deblur, {arguments.solve} pixels": partial(solve, arguments.solve, arguments.steps),
+        f"denoise, {arguments.denoise} pixels": partial(denoise, arguments.denoise),
     }
-    for (task, run), memory in zip(tasks.items(), arguments.memory, strict=True):
-        found = {}
-        for bound in (None, memory):
-            kept: list[Tensor] = []
-
-            def answer(
-                bound: float | None = bound,
-                run: Callable[..., tuple[Tensor, Tensor]] = run,
-                kept: list[Tensor] = kept,
-            ) -> Tensor:
-                image, truth = run(
-                    **(WHOLE | {"memory": 1e6} if bound is None else {"memory": bound})
-                )
-                kept.append(truth)
-                return image
-
-            image, seconds, peak = measured(answer)
-            found[bound] = image
-            row = {
-                "task": task,
-                "memory": bound,
-                "seconds": seconds,
-                "peak_gib": peak,
-                "psnr": decibel(image, kept[0]),
-            }
-            rows.append(
-                row | {"against_whole": None if bound is None else decibel(image, found[None])}
-            )
-            print(rows[-1], flush=True)
-    lines = [
-        "| image | bound (GiB) | PSNR (dB) | PSNR against the whole's answer | tensors at most (GiB) | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        against = "-" if r["against_whole"] is None else f"{r['against_whole']:.0f}"
-        lines.append(
-            f"| {r['task']} | {r['memory'] or 'none'} | {r['psnr']:.4f} | {against} | {r['peak_gib']:.2f} | {r['seconds']:.0f} |"
-        )
+    for (name, task), bound in zip(tasks.items(), arguments.memory, strict=True):
+        whole, figures = measure(task, **WHOLE)
+        rows.append({"task": name, "memory": None, **figures, "against_whole": None})
+        print(rows[-1], flush=True)
+        tiled, figures = measure(task, memory=bound)
+        against_whole = float(psnr(tiled, whole))
+        rows.append({"task": name, "memory": bound, **figures, "against_whole": against_whole})
+        print(rows[-1], flush=True)
     if arguments.out:
-        write_text(
-            arguments.out.with_suffix(".json"),
-            json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n",
+        write_table(arguments.out, table(rows), {"torch": torch.__version__, "rows": rows})
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["image", "bound (GiB)", "PSNR (dB)", "PSNR against the whole's answer"]
+    heads += ["tensors at most (GiB)", "seconds"]
+    cells = []
+    for row in rows:
+        against = row["against_whole"]
+        cells.append(
+            [
+                row["task"],
+                str(row["memory"] or "none"),
+                f"{row['psnr']:.4f}",
+                "-" if against is None else f"{against:.0f}",
+                f"{row['peak_gib']:.2f}",
+                f"{row['seconds']:.0f}",
+            ]
         )
-        write_text(arguments.out.with_suffix(".md"), "\n".join(lines) + "\n")
+    return markdown_table(heads, cells)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What `inverse train*` and `fit-bc` need, and no solve does."""
+"""Training of image priors, and the training loop that plug-ins extend."""

@@ -1,4 +1,4 @@
-"""`inverse train`: images in, a prior out. Nothing imports torch before it must."""
+"""`inverse train`: train a prior from images. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from inverse.registry.commands import suffixes_taking, trainer_for
 app = typer.Typer()
 
 
-class ByFile(TyperCommand):
-    """A training command that hands over to the plug-in that reads the kind of file given as --images."""
+class TrainerByFile(TyperCommand):
+    """`inverse train`, or the plug-in's trainer for the suffix of the file given as --images."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
@@ -46,24 +46,26 @@ class ByFile(TyperCommand):
             for argument in args
             if argument.startswith("--images=")
         ]
-        if other := trainer_for(files):
-            return other.make_context(info_name, args, parent, **extra)
+        if trainer := trainer_for(files):
+            return trainer.make_context(info_name, args, parent, **extra)
         known = {option for parameter in self.params for option in parameter.opts}
         for name in (argument.partition("=")[0] for argument in args if argument.startswith("--")):
             if name not in known and (suffixes := suffixes_taking(name)):
-                kinds = " or ".join(f".{suffix}" for suffix in suffixes)
+                accepted = " or ".join(f".{suffix}" for suffix in suffixes)
                 raise OptionError(
-                    f"train: {name} is for a {kinds} file, got --images {', '.join(files)}; leave it out, or give such a file"
+                    f"train: {name} applies to a {accepted} file, got --images {', '.join(files)}; "
+                    "omit the option, or give such a file"
                 )
         return super().make_context(info_name, args, parent, **extra)
 
 
-@app.command(cls=ByFile)
+@app.command(cls=TrainerByFile)
 def train(
     images: Annotated[
         list[Path],
         typer.Option(
-            help="Folders, .npz or .h5 of images, drawn equally often; or a file of fields (.nc, .zarr)."
+            help="Folders, .npz or .h5 files of images, drawn equally often; "
+            "or one file of weather fields (.nc, .zarr)."
         ),
     ],
     out: Weights,
@@ -80,7 +82,7 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            help="A trained prior, name or file, to go on with; its network is kept.",
+            help="Prior to continue training from (name or file); it sets the network.",
             show_default=False,
         ),
     ] = None,
@@ -93,18 +95,18 @@ def train(
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
-    """Train an unconditional diffusion prior from images; run again to resume after an interruption."""
+    """Train an unconditional diffusion prior from images; run again to resume a training."""
     from inverse.priors.networks.unet import UNetConfig
     from inverse.training.loop import TrainConfig
     from inverse.training.prior import load_start, train_prior
 
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
-    began, digest = load_start(start) if start else (None, "")
-    asked = UNetConfig(
+    start_prior, digest = load_start(start) if start else (None, "")
+    requested = UNetConfig(
         channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks")
     )
-    network = cast(UNetConfig, began.network.config) if began else asked
+    network = cast(UNetConfig, start_prior.network.config) if start_prior else requested
     mirror = network.channels == 3 if mirror is None else mirror
     config = TrainConfig(
         size,
@@ -127,6 +129,6 @@ def train(
         device,
         {"licence": licence, "limits": limits},
         validation,
-        began,
+        start_prior,
     ):
         raise typer.Exit(130)

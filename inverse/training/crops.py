@@ -1,4 +1,4 @@
-"""Random crops of sets of images: what a training draws its batches from."""
+"""Random crops of image sets: the batches of a training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ def random_crops(
     generator: torch.Generator,
     mirror: bool = True,
 ) -> Tensor:
-    """A batch (batch, C, size, size) in [0, 1]: every source equally often, images of a source uniformly, random place.
+    """Draw random crops: a uniform source, a uniform image of that source, a uniform position.
 
     Args:
-        mirror: whether half of them are flipped left to right.
+        sources: lists of uint8 images (H, W, C), each at least `size` high and wide.
+        size: side of a crop (pixels).
+        batch: number of crops.
+        mirror: whether to flip half of the crops left to right.
+
+    Returns: (batch, C, size, size), intensities in [0, 1].
     """
     u = torch.rand(batch, 5, generator=generator, dtype=torch.float64).numpy()
     crops = []
-    for pick, which, down, right, flip in u:
-        source = sources[int(pick * len(sources))]
-        image = source[int(which * len(source))]
+    for source_u, image_u, down, right, flip in u:
+        source = sources[int(source_u * len(sources))]
+        image = source[int(image_u * len(source))]
         top = math.floor(down * (image.shape[0] - size + 1))
         left = math.floor(right * (image.shape[1] - size + 1))
         crop = image[top : top + size, left : left + size]

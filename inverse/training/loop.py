@@ -1,7 +1,7 @@
-"""Train an unconditional diffusion prior from images: a generator of progress that survives a kill.
+"""The training loop of a diffusion prior, with checkpoints that survive a kill.
 
-Every step draws its crops, noise levels and noise from a generator seeded by (seed, step), so a run resumed from a
-checkpoint is the run that was never interrupted.
+A generator seeded by (seed, step) draws the crops, noise levels and noise of a step, so that a run
+resumed from a checkpoint computes the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ from inverse.training.crops import random_crops
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the weights.
+    """Everything that determines the weights.
 
     Args:
         size: side of the training crops (pixels).
-        steps: optimiser steps.
-        batch: crops a step.
-        learning_rate: peak of AdamW; linear warm-up, constant, then linear to zero over the last `cooldown` of the steps.
-        warmup: steps of warm-up.
+        steps: number of optimiser steps.
+        batch: crops in one step.
+        learning_rate: peak rate of AdamW. The rate rises linearly over `warmup` steps, stays
+            constant, and falls linearly to zero over the last fraction `cooldown` of the steps.
+        warmup: steps of the warm-up.
         cooldown: fraction of the steps over which the rate falls to zero.
-        ema: decay of the averaged weights (the ones that are kept), reached gradually.
-        sigma_log_mean, sigma_log_std: log-normal law of the training noise level, model units.
-        wide: share of the levels that is log-uniform over all that the prior is for instead; the log-normal law hardly goes to the highest.
+        ema: decay of the averaged weights, reached gradually. The averaged weights are saved.
+        sigma_log_mean, sigma_log_std: parameters of the log-normal law of the training noise level,
+            model units.
+        wide: share of the noise levels drawn log-uniformly from the prior's whole range instead;
+            the log-normal law rarely reaches the highest levels.
         start: sha256 of the prior whose weights the training starts from; empty for none.
         precision: "bf16" (autocast) or "float32".
-        seed: of initialisation, crops and noise.
-        mix: share of training fields that are blends of two; images are not blended.
-        network: architecture of what is trained, a `UNetConfig` for a prior.
-        mirror: whether half of the images are flipped left to right.
+        seed: random seed for the initialisation, the crops and the noise.
+        mix: share of the training fields that blend two fields; images are not blended.
+        network: architecture of the trained network, a `UNetConfig` for a prior.
+        mirror: whether to flip half of the images left to right.
+
+    Raises: OptionError for a value out of its range.
     """
 
     size: int = 64
@@ -94,7 +99,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step's news: number of steps done, loss averaged over the last hundred, crops a second, seconds left."""
+    """Progress of a training.
+
+    Args:
+        step: steps done.
+        loss: mean loss of the last hundred steps.
+        crops_per_second: throughput of this run.
+        seconds_left: estimated time to the end.
+    """
 
     step: int
     loss: float
@@ -103,14 +115,20 @@ class Progress:
 
 
 class Training:
-    """The state of a run: prior, averaged weights, optimiser, step.
+    """The state of a training: prior, averaged weights, optimiser, step.
+
+    A subclass trains something else by overriding `initial_model`, `batch_loss`, `draw_batch` and
+    `extra_state`.
 
     Args:
         sources: lists of uint8 images (H, W, C), see `io.image_sets.load_images`.
-        config: what decides the weights.
-        checkpoint: where the state is kept; an existing one is resumed if its config is the same but for `steps`.
-        device: of the network and its batches.
-        start: a trained prior of images, whose weights and scale are gone on with.
+        config: everything that determines the weights.
+        checkpoint: file of the state. An existing checkpoint is resumed if its config agrees in
+            everything but `steps` and `cooldown`.
+        device: device of the network and its batches.
+        start: a trained prior of images, from whose weights and scale the training continues.
+
+    Raises: InputError if the checkpoint is damaged or belongs to another config.
     """
 
     def __init__(
@@ -130,7 +148,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = copy.deepcopy(start).train().requires_grad_() if start else self.initial_model()
-        self.prior: Any = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.prior: Any = model.to(self.device)
+        self.prior = self.prior.to(memory_format=torch.channels_last)
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
@@ -145,7 +164,13 @@ class Training:
             self._load()
 
     def run(self, save_every: float = 120.0) -> Iterator[Progress]:
-        """Step until done, yielding after each step; state is saved every `save_every` seconds and at the end."""
+        """Train until the last step, and yield the progress after every 20 steps.
+
+        Args:
+            save_every: seconds between checkpoints; the last step is saved too.
+
+        Raises: InputError if the loss is not finite; the checkpoint then keeps its last good state.
+        """
         losses: list[Tensor] = []
         first, start, saved = self.step, time.monotonic(), time.monotonic()
         while self.step < self.config.steps:
@@ -154,9 +179,10 @@ class Training:
             if self.step % 20 and not last:
                 continue
             mean = torch.stack(losses).mean().item()
-            if not math.isfinite(mean):  # before anything is saved: the checkpoint stays a good one
+            if not math.isfinite(mean):
                 raise InputError(
-                    f"train: the loss is {mean} at step {self.step}; try a lower learning rate than {self.config.learning_rate}"
+                    f"train: the loss is {mean} at step {self.step}; "
+                    f"try a lower learning rate than {self.config.learning_rate}"
                 )
             if time.monotonic() - saved > save_every or last:
                 self.save()
@@ -169,19 +195,18 @@ class Training:
     def averaged(self) -> NetworkPrior:
         """A copy of the prior with the averaged weights, on the CPU, ready to be saved or used."""
         prior = copy.deepcopy(self.prior).cpu().to(memory_format=torch.contiguous_format)
-        prior.load_state_dict(
-            {name: value.cpu() for name, value in self.ema.items()}, strict=False
-        )  # what is fitted, not trained, is there already
+        weights = {name: value.cpu() for name, value in self.ema.items()}
+        prior.load_state_dict(weights, strict=False)  # buffers are not averaged
         return prior.eval()
 
     def initial_model(self) -> nn.Module:
-        """What is trained, as it starts."""
+        """The model before the first step."""
         return NetworkPrior.unet(
             self.config.network, sigma_data=pixel_std(self.sources), shift=0.5, scale=0.5
         )
 
     def batch_loss(self, generator: torch.Generator) -> Tensor:
-        """Of one batch."""
+        """Loss of one batch: ()."""
         config, x0 = self.config, self.prior.encode(self.draw_batch(generator))
         sigma = self.noise_levels(generator)
         noise = torch.randn(x0.shape, generator=generator)
@@ -193,7 +218,7 @@ class Training:
             return self.prior.loss(x0, sigma, noise)
 
     def noise_levels(self, generator: torch.Generator) -> Tensor:
-        """The noise level of each crop of a batch, model units."""
+        """Noise level of each crop of a batch: (batch,), model units."""
         config = self.config
         sigma = torch.exp(
             config.sigma_log_mean
@@ -206,10 +231,11 @@ class Training:
         return torch.where(chosen < config.wide, torch.exp(low + (high - low) * where), sigma)
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps beside parameters, updated in place."""
+        """Further tensors of a checkpoint by name; they are updated in place."""
         return {}
 
     def take_step(self) -> Tensor:
+        """Take one optimiser step, update the averaged weights, and return the loss: ()."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.step)
@@ -226,12 +252,13 @@ class Training:
         return loss.detach()
 
     def draw_batch(self, generator: torch.Generator) -> Tensor:
+        """Training crops: (batch, C, size, size), intensities in [0, 1]."""
         return random_crops(
             self.sources, self.config.size, self.config.batch, generator, self.config.mirror
         )
 
     def save(self) -> None:
-        """Write the whole state as safetensors, to a temporary name and renamed."""
+        """Write the whole state as safetensors, under a temporary name first."""
         from safetensors.torch import save
 
         state = self.optimizer.state
@@ -259,11 +286,13 @@ class Training:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(
-                f"train: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again"
+                f"train: checkpoint {self.checkpoint} is damaged ({error}); "
+                "delete it to start again"
             ) from error
         if metadata["config"] != self._fingerprint():
             raise InputError(
-                f"train: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it"
+                f"train: checkpoint {self.checkpoint} belongs to other settings; "
+                "use the same settings or another --out, or delete it"
             )
         self.step = int(metadata["step"])
         for name, value in self.extra_state().items():
@@ -282,24 +311,26 @@ class Training:
                 }
 
     def _fingerprint(self) -> str:
-        since = {
-            "mirror": True,
-            "wide": 0.0,
-            "start": "",
-        }  # checkpoints from before there was a choice do not name it
-        free = {"steps", "cooldown"} | {
-            name for name, default in since.items() if getattr(self.config, name) == default
+        """The config as text, without the fields that may change between runs."""
+        added_later = {"mirror": True, "wide": 0.0, "start": ""}  # older checkpoints lack these
+        omitted = {"steps", "cooldown"} | {
+            name for name, default in added_later.items() if getattr(self.config, name) == default
         }
-        return json.dumps(
-            {k: v for k, v in asdict(self.config).items() if k not in free}, sort_keys=True
-        )
+        kept = {name: v for name, v in asdict(self.config).items() if name not in omitted}
+        return json.dumps(kept, sort_keys=True)
 
 
-def pixel_std(sources: list[list[np.ndarray]], scale: float = 0.5, most: int = 500) -> float:
-    """Standard deviation of the pixels in model units, each source weighing the same; from at most `most` images of each."""
+def pixel_std(sources: list[list[np.ndarray]], scale: float = 0.5, max_images: int = 500) -> float:
+    """Standard deviation of the pixels in model units, with equal weight for each source.
+
+    Args:
+        sources: lists of uint8 images (H, W, C).
+        scale: intensities per model unit.
+        max_images: largest number of images to read from each source.
+    """
     means, squares = [], []
     for source in sources:
-        chosen = source[:: max(1, len(source) // most)]
+        chosen = source[:: max(1, len(source) // max_images)]
         for image in chosen:
             x = (image.astype(np.float64) / 255 - 0.5) / scale
             means.append(x.mean() / len(chosen))

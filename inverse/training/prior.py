@@ -1,4 +1,4 @@
-"""One `inverse train` on images: images in, weights, card and a sheet of samples out; interrupted, it resumes where it was saved."""
+"""One run of `inverse train` on images: writes weights, their card and a sheet of samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from inverse.training.loop import Progress, TrainConfig, Training
 from inverse.training.progress import check_weights_path, train_to_end, training_facts
 
 LEVELS = (5, 10, 15, 25, 35, 50, 75, 100)
-"""Noise levels of the card's denoising table, of 255."""
+"""Noise levels of the card's denoising table (intensity times 255)."""
 
 
 def train_prior(
@@ -34,21 +34,28 @@ def train_prior(
     network: UNetConfig,
     config: TrainConfig,
     device: str,
-    about: dict[str, str],
+    card_text: dict[str, str],
     validation: Path | None = None,
     start: NetworkPrior | None = None,
 ) -> bool:
-    """Train, or resume, and write `out`, its card and `<name>.samples.png`; false if the user interrupted.
+    """Train a prior or resume its training; write `out`, its card and `<name>.samples.png`.
 
     Args:
-        sources: see `io.image_sets.load_images`; all are drawn equally often.
-        out: the weights, `.safetensors`.
-        about: `licence` and `limits` for the card.
-        validation: images on which the card's denoising table is measured; by default the first source's.
+        sources: folders or files for `io.image_sets.load_images`, drawn equally often.
+        out: file of the weights, `.safetensors`.
+        network: architecture of the denoiser.
+        config: everything that determines the weights.
+        device: name of the device to train on.
+        card_text: `licence` and `limits` for the card.
+        validation: images for the card's denoising table; by default those of the first source.
         start: see `loop.Training`.
+
+    Returns: whether the training reached its end; False if the user interrupted it.
+
+    Raises: OptionError or InputError for an output or images that cannot be used.
     """
     check_weights_path("train", out)
-    where = check_device(device)
+    torch_device = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
     print(
@@ -56,20 +63,20 @@ def train_prior(
         file=sys.stderr,
     )
     training = Training(
-        images, config, out.with_suffix(".checkpoint.safetensors"), where, start=start
+        images, config, out.with_suffix(".checkpoint.safetensors"), torch_device, start=start
     )
     if training.step:
         print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
     sheet = out.with_suffix(".samples.png")
-    clock = last_sheet = time.monotonic()
+    started_at = last_sheet = time.monotonic()
 
-    def now_and_then(_: Progress) -> None:
+    def update_sheet(_: Progress) -> None:
         nonlocal last_sheet
         if time.monotonic() - last_sheet > 1200:
             write_png(sheet, sample_grid(training.averaged(), config.size))
             last_sheet = time.monotonic()
 
-    if (loss := train_to_end(training, now_and_then)) is None:
+    if (loss := train_to_end(training, update_sheet)) is None:
         return False
     prior = training.averaged()
     write_png(sheet, sample_grid(prior, config.size))
@@ -77,32 +84,44 @@ def train_prior(
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
         "crop": config.size,
-        **training_facts(config, loss, time.monotonic() - clock, where),
+        **training_facts(config, loss, time.monotonic() - started_at, torch_device),
     }
     table = {
         "images": validation.name if validation else f"{sources[0].name} (training images)",
         "psnr": denoising_table(prior, held_out, config.size),
     }
-    card = save_prior(prior, out, training=facts, denoising=table, **about)
+    card = save_prior(prior, out, training=facts, denoising=table, **card_text)
     print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
 
 
 def load_start(name: str) -> tuple[NetworkPrior, str]:
-    """The prior that a training starts from, and the sha256 of its weights.
+    """Load the prior that a training continues from.
 
-    Raises: OptionError for one that is no float network of `inverse train`.
+    Args:
+        name: name or file of a prior.
+
+    Returns: the prior, and the sha256 of its weights.
+
+    Raises: OptionError unless the prior is a float network of `inverse train`.
     """
     prior, path = load_prior(name), find_card(name)
     if path is None or type(prior) is not NetworkPrior or not isinstance(prior.network, UNet):
         raise OptionError(
-            f"train: --start takes a float network of `inverse train` on images; {name} is none"
+            f"train: --start takes a float network of `inverse train` on images; {name} is not one"
         )
     return prior, PriorCard.read(path).sha256
 
 
 def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed: int = 0) -> Tensor:
-    """Unconditional samples by Heun's method on a sheet: (3, H, W)."""
+    """Unconditional samples by Heun's method, tiled to one picture.
+
+    Args:
+        size: side of a sample (pixels).
+        count: number of samples.
+
+    Returns: (3, H, W), intensities in [0, 1].
+    """
     assert prior.shape[0] is not None
     sigmas = schedule("karras", steps, 0.01, min(prior.sigma_max, 80.0)).float()
     generator = Generators.for_samples(seed, count, 1)
@@ -115,14 +134,16 @@ def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed:
 def denoising_table(
     prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64
 ) -> dict[str, float]:
-    """Noise level of 255 -> mean PSNR (dB) of denoised central crops of `count` images, evenly spread: a set may be sorted by class."""
+    """Mean PSNR (dB) of denoised central crops, by noise level (intensity times 255).
+
+    Args:
+        images: uint8 images (H, W, C).
+        size: side of the crops (pixels).
+        count: number of images to use, spread evenly because a set may be sorted by class.
+    """
     chosen = images[:: max(1, len(images) // count)][:count]
-    crops = (
-        torch.stack([torch.from_numpy(_centre(image, size).copy()) for image in chosen])
-        .permute(0, 3, 1, 2)
-        .float()
-        / 255
-    )
+    arrays = np.stack([_central_crop(image, size) for image in chosen])
+    crops = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
     x0, table = prior.encode(crops), {}
     for level in LEVELS:
         sigma = level / 255 / prior.scale
@@ -134,6 +155,6 @@ def denoising_table(
     return table
 
 
-def _centre(image: np.ndarray, size: int) -> np.ndarray:
+def _central_crop(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

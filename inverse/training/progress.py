@@ -1,4 +1,4 @@
-"""A training from its start to its end: where it writes, what it prints, how it is interrupted, and what its card says of it."""
+"""Run a training to its end: check the output, report progress, save on interruption."""
 
 from __future__ import annotations
 
@@ -16,16 +16,29 @@ from inverse.training.loop import Progress, TrainConfig, Training
 
 
 def check_weights_path(command: str, out: Path) -> None:
-    """Raises OptionError unless the weights can be written to `out`, before hours are spent on them."""
+    """Check that the weights can be written to `out`, before the training starts.
+
+    Args:
+        command: name of the command, for the message.
+
+    Raises: OptionError for another suffix than .safetensors, InputError if the folder cannot be
+    written.
+    """
     if out.suffix != ".safetensors":
         raise OptionError(f"{command}: --out must end in .safetensors, got '{out.name}'")
     check_writable(out.parent)
 
 
 def training_facts(
-    config: TrainConfig, loss: float, seconds: float, where: torch.device
+    config: TrainConfig, loss: float, seconds: float, device: torch.device
 ) -> dict[str, object]:
-    """For the card: how it was trained, and on what machine."""
+    """The card's entries on how the prior was trained and on what machine.
+
+    Args:
+        loss: mean loss of the last steps; NaN if no step ran.
+        seconds: duration of this run.
+        device: device of the network.
+    """
     return {
         "command": " ".join(["inverse", *sys.argv[1:]]),
         "seed": config.seed,
@@ -34,8 +47,8 @@ def training_facts(
         "precision": config.precision,
         "loss": None if loss != loss else round(loss, 5),
         "hours_of_last_run": round(seconds / 3600, 2),
-        "machine": torch.cuda.get_device_name(where)
-        if where.type == "cuda"
+        "machine": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
         else f"{torch.get_num_threads()} CPU threads",
         "torch": torch.__version__,
     }
@@ -44,10 +57,12 @@ def training_facts(
 def train_to_end(
     training: Training, after: Callable[[Progress], None] = lambda _: None
 ) -> float | None:
-    """Run to the end, reporting: the last loss, NaN if no step was left to do, or None if the user interrupted, and the state is then saved.
+    """Run a training to its end and report its progress; save its state on an interruption.
 
     Args:
         after: called after each report.
+
+    Returns: the last loss; NaN if no step was left; None if the user interrupted the training.
     """
     loss = float("nan")
     try:
@@ -68,7 +83,10 @@ def train_to_end(
 
 @contextmanager
 def progress_reports(total: int) -> Iterator[Callable[[Progress], None]]:
-    """Loss, throughput and time left: a live bar on a terminal, a line a minute elsewhere."""
+    """Context manager that yields a function which shows loss, throughput and remaining time.
+
+    On a terminal it draws a bar; elsewhere it prints one line each minute.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -76,14 +94,13 @@ def progress_reports(total: int) -> Iterator[Callable[[Progress], None]]:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        with Bar(
-            TextColumn("step {task.train_to_end}/{task.total}"),
-            BarColumn(),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-        ) as bar:
-            task = bar.add_task("train", total=total, news="")
-            yield lambda p: bar.update(task, train_to_end=p.step, news=_news(p))
+        steps, status = (
+            TextColumn(text)
+            for text in ("step {task.completed}/{task.total}", "{task.fields[status]}")
+        )
+        with Bar(steps, BarColumn(), status, console=console) as bar:
+            task = bar.add_task("train", total=total, status="")
+            yield lambda p: bar.update(task, completed=p.step, status=_status(p))
         return
     last = 0.0
 
@@ -91,11 +108,12 @@ def progress_reports(total: int) -> Iterator[Callable[[Progress], None]]:
         nonlocal last
         if time.monotonic() - last > 60 or p.step == total:
             last = time.monotonic()
-            print(f"step {p.step}/{total}  {_news(p)}", file=sys.stderr, flush=True)
+            print(f"step {p.step}/{total}  {_status(p)}", file=sys.stderr, flush=True)
 
     yield line
 
 
-def _news(p: Progress) -> str:
-    left = int(p.seconds_left)
-    return f"loss {p.loss:.4f}  {p.crops_per_second:.0f} crops/s  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+def _status(p: Progress) -> str:
+    seconds = int(p.seconds_left)
+    time_left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return f"loss {p.loss:.4f}  {p.crops_per_second:.0f} crops/s  {time_left} left"

@@ -222,7 +222,7 @@ def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(co
     [
         ([], "give either one METHOD or --all"),
         (["dps", "--all"], "give either one METHOD or --all"),
-        (["--all", "--set", "steps=3"], "for one method"),
+        (["--all", "--set", "steps=3"], "applies to one method"),
         (["dpz"], "'dpz' is not known"),
         (["dps", "--case", "moon"], "no case is called 'moon'; there are inpainting"),
         (["dps", "--samples", "20"], "at least 100 samples, got 20"),

@@ -705,7 +705,7 @@ def test_options_of_fields_are_not_ignored_where_images_are_given(command, pictu
     refused = command(
         "train", "--images", picture.parent, "--out", "mine.safetensors", "--variable", "t2m"
     )
-    refused.refused("--variable is for a .nc or .zarr file", "got --images")
+    refused.refused("--variable applies to a .nc or .zarr file", "got --images")
 
 
 def test_interruption_before_there_is_anything_to_save_is_one_line(command, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
         tmp_path / "second.safetensors",
     )
     command("train", *options, "--start", "era5-uk-t2m-gaussian").refused(
-        "--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is none"
+        "--start takes a float network of `inverse train`", "era5-uk-t2m-gaussian is not one"
     )
 
 

@@ -147,9 +147,10 @@ class Training:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = copy.deepcopy(start).train().requires_grad_() if start else self.initial_model()
-        self.prior: Any = model.to(self.device)
-        self.prior = self.prior.to(memory_format=torch.channels_last)
+            model: Any = copy.deepcopy(start) if start else self.initial_model()
+            if start:
+                model.train().requires_grad_()
+        self.prior = model.to(self.device).to(memory_format=torch.channels_last)
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(

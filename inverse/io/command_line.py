@@ -1,4 +1,7 @@
-"""What commands share: options, plug-in files, name=value pairs, tables. Nothing here imports torch before it is needed."""
+"""Parts shared by commands: options, plug-in files, name=value pairs, tables.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +17,52 @@ if TYPE_CHECKING:
 
     from inverse.registry.discovery import Registry
 
-ProblemName = Annotated[str, typer.Option(help="A problem: see `inverse problems`.")]
+ProblemName = Annotated[str, typer.Option(help="Name of a problem: see `inverse problems`.")]
 ProblemOptions = Annotated[
     list[str],
     typer.Option(
-        "--problem-option", metavar="NAME=VALUE", help="Options of the problem.", show_default=False
+        "--problem-option",
+        metavar="NAME=VALUE",
+        help="Option of the problem; may be repeated.",
+        show_default=False,
     ),
 ]
-MethodName = Annotated[str, typer.Option(help="A method: see `inverse methods`.")]
+MethodName = Annotated[str, typer.Option(help="Name of a method: see `inverse methods`.")]
 MethodOptions = Annotated[
     list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="Options of the method.", show_default=False),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Option of the method; may be repeated.",
+        show_default=False,
+    ),
 ]
 PriorName = Annotated[
     str | None,
     typer.Option(
-        help="A prior's name, its .safetensors file, or a diffusers folder.",
+        help="Prior: a registered name, a .safetensors file or a diffusers folder.",
         show_default="the problem's",
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, ...")]
 Weights = Annotated[
-    Path, typer.Option(help="Where the weights go (.safetensors); the card is written beside them.")
+    Path, typer.Option(help="File for the weights (.safetensors); the card is written beside it.")
 ]
-Licence = Annotated[str, typer.Option(help="For the card: terms of the weights and the data.")]
-Limits = Annotated[str, typer.Option(help="For the card: what it is not for.")]
+Licence = Annotated[str, typer.Option(help="Licence of weights and data, for the card.")]
+Limits = Annotated[str, typer.Option(help="Known limits of the weights, for the card.")]
 Images = Annotated[
-    list[Path], typer.Option(help="Folders, .npz or .h5 of images, drawn equally often.")
+    list[Path],
+    typer.Option(help="Folders, .npz or .h5 files of images; all are drawn equally often."),
 ]
 Size = Annotated[int, typer.Option(help="Side of the training crops (pixels).")]
-Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
-Batch = Annotated[int, typer.Option(help="Crops a step.")]
-LearningRate = Annotated[float, typer.Option(help="Peak of AdamW.")]
+Steps = Annotated[int, typer.Option(help="Number of optimiser steps.")]
+Batch = Annotated[int, typer.Option(help="Crops per step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
 Cooldown = Annotated[
-    float, typer.Option(help="Last fraction of the steps over which the rate falls to zero.")
+    float, typer.Option(help="Final fraction of the steps, in which the rate falls to zero.")
 ]
-Channels = Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")]
-Blocks = Annotated[str, typer.Option(help="Residual blocks of each level.")]
+Channels = Annotated[int, typer.Option(help="Image channels: 1 (grey) or 3 (colour).")]
+Blocks = Annotated[str, typer.Option(help="Residual blocks of each level, separated by commas.")]
 Mirror = Annotated[
     bool | None,
     typer.Option(help="Flip half of the images left to right.", show_default="in colour only"),
@@ -58,35 +70,45 @@ Mirror = Annotated[
 Wide = Annotated[
     float,
     typer.Option(
-        help="Share of the noise levels that is log-uniform over all; the rest is log-normal about 0.3."
+        help="Fraction of the noise levels drawn log-uniformly from the whole range; "
+        "the others are log-normal around 0.3."
     ),
 ]
-Precision = Annotated[str, typer.Option(help="float32 or bf16 (autocast).")]
-Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+Precision = Annotated[str, typer.Option(help="Precision of training: float32 or bf16 (autocast).")]
+Seed = Annotated[int, typer.Option(help="Random seed of the run.")]
 Validation = Annotated[
     Path | None,
-    typer.Option(help="Images for the card's figures.", show_default="the first source"),
+    typer.Option(help="Images for the scores on the card.", show_default="the first source"),
 ]
 PluginFiles = Annotated[
     list[Path],
     typer.Option(
-        "--plugin", help="A Python file to load as a plug-in; may be repeated.", show_default=False
+        "--plugin", help="Python file to load as a plug-in; may be repeated.", show_default=False
     ),
 ]
 
 
 def registry(files: list[Path]) -> Registry:
-    """The registry with these plug-in files loaded."""
-    from inverse.registry.discovery import registry
+    """The registry with these plug-in files loaded.
 
-    found = registry()
+    Raises: PluginError for a file that cannot be loaded.
+    """
+    from inverse.registry import discovery
+
+    loaded = discovery.registry()
     for path in files:
-        found.load_file(path)
-    return found
+        loaded.load_file(path)
+    return loaded
 
 
 def assignments(pairs: list[str], option: str) -> dict[str, str]:
-    """["a=1", "b=x=y"] -> {"a": "1", "b": "x=y"}."""
+    """["a=1", "b=x=y"] -> {"a": "1", "b": "x=y"}.
+
+    Args:
+        option: name of the option, for the error message.
+
+    Raises: OptionError for a pair without "=" or without a name.
+    """
     for pair in pairs:
         if "=" not in pair.lstrip("="):
             raise OptionError(f"{option} takes name=value, got '{pair}'")
@@ -94,6 +116,13 @@ def assignments(pairs: list[str], option: str) -> dict[str, str]:
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:
+    """ "1,2,3" -> (1, 2, 3).
+
+    Args:
+        option: name of the option, for the error message.
+
+    Raises: OptionError for anything but whole numbers.
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -103,18 +132,18 @@ def integers(text: str, option: str) -> tuple[int, ...]:
 
 
 def columns(*headers: str) -> Table:
-    """An empty table with these columns, of which all but the first may fold."""
+    """An empty table with these columns; all but the first may wrap."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, header in enumerate(headers):
-        made.add_column(header, no_wrap=i == 0, overflow="fold")
-    return made
+        table.add_column(header, no_wrap=i == 0, overflow="fold")
+    return table
 
 
 def show(table: Table) -> None:
-    """Print a table, wide where the output is no terminal."""
+    """Print a table, at a width of 200 characters if the output is not a terminal."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that every reader takes."""
+"""Atomic writes of files, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from inverse.errors import InputError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed onto it when the block ends well and removed when it does not; its folder is made."""
+    """A temporary path beside `path`, renamed to it if the block succeeds and removed otherwise.
+
+    The folder is created if it does not exist. Raises: OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -25,9 +28,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made.
+    """Write a text file atomically; its folder is created if it does not exist.
 
-    Raises: InputError if it cannot be written.
+    Raises: InputError if the file cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
@@ -37,14 +40,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def strict_json(value: Any) -> str:
-    """One line of JSON, in which NaN and infinity are null and what JSON does not have is text."""
+    """A line of strict JSON: NaN and infinity become null, other types become text."""
     return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=lambda name: None))
 
 
 def check_writable(folder: Path) -> None:
-    """Try to write in the folder, or in the nearest one that exists, before any work is done; nothing is left behind.
+    """Check before any work is done that a folder can be written.
 
-    Raises: InputError if that cannot be.
+    A probe file is created and removed, in the nearest parent if the folder does not exist.
+
+    Raises: InputError if the folder cannot be written.
     """
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     probe = nearest / f".write-test-{os.getpid()}"
@@ -53,5 +58,6 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"output folder {folder}: cannot be written ({error.strerror}); choose another with --out"
+            f"output folder {folder}: cannot be written ({error.strerror}); "
+            "choose another with --out"
         ) from error

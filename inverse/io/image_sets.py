@@ -1,4 +1,4 @@
-"""Sets of images in memory: all pictures of a folder, an `.npz` or an `.h5`, as uint8 arrays."""
+"""Image sets in memory: all images of a folder, an `.npz` or an `.h5` file, as uint8 arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
 
 def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
-    """All images of one source as uint8 arrays (H, W, C), at least `size` on each side.
+    """All images of a source as uint8 arrays (H, W, C), at least `size` pixels on each side.
 
     Args:
-        path: a folder of image files (searched recursively), an `.npz` or `.h5` with one array (N, H, W[, C]) of uint8,
-            or an `.npz` of JPEG files end to end (`jpeg` uint8, `offsets` n + 1).
-        size: smaller images are left out; if none is left, that is an error.
-        channels: 1 or 3; colour is converted.
+        path: a folder of image files (searched recursively), an `.npz` or `.h5` file with a single
+            uint8 array (N, H, W[, C]), or an `.npz` file of concatenated JPEG files (`jpeg` uint8,
+            `offsets` of N + 1 numbers).
+        size: smallest side (pixels); smaller images are skipped.
+        channels: 1 or 3; image files are converted.
 
     Raises: InputError if the source is missing, holds no image, or none is large enough.
     """
@@ -35,11 +36,8 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
         raise InputError(f"images {path}: expected a folder, an .npz or an .h5 file")
     large = [image for image in images if min(image.shape[:2]) >= size]
     if not large:
-        largest = (
-            f"; the largest has {max(min(image.shape[:2]) for image in images)} on its shorter side"
-            if images
-            else ""
-        )
+        side = max((min(image.shape[:2]) for image in images), default=None)
+        largest = "" if side is None else f"; the largest has {side} on its shorter side"
         raise InputError(
             f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}"
         )

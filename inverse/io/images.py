@@ -1,4 +1,4 @@
-"""Pictures in and out: files to tensors in [0, 1], tensors to PNG."""
+"""Image files: pictures and arrays to tensors, tensors to PNG."""
 
 from __future__ import annotations
 
@@ -20,19 +20,27 @@ ARRAYS = {".npy", ".h5", ".hdf5"}
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels (C, H, W), float32, intensity in [0, 1] for picture files and as stored for arrays; notes say what was converted."""
+    """An image that was read from a file.
+
+    Args:
+        pixels: (C, H, W) float32; intensity in [0, 1] for a picture, stored values for an array.
+        notes: the conversions made while reading.
+    """
 
     pixels: Tensor
     notes: tuple[str, ...] = ()
 
 
 def read_image(path: str | Path, channels: int = 3) -> Picture:
-    """Read a picture (PNG, JPEG, TIFF, WebP, BMP; 8 or 16 bit, grey, colour, alpha) or an array (.npy, .h5).
+    """Read a picture (PNG, JPEG, TIFF, WebP, BMP) or an array (.npy, .h5).
+
+    Pictures may have 8 or 16 bits, grey or colour, and alpha.
 
     Args:
-        channels: 3 or 1. Grey pictures are repeated, colour ones averaged with luma weights; arrays must have them already.
+        channels: 3 or 1. A grey picture is repeated; a colour picture is averaged with luma
+            weights. An array must have this number of channels.
 
-    Raises: InputError with the file and the reason if it is missing, empty, not an image, or has other channels.
+    Raises: InputError if the file is missing, empty, not an image, or has other channels.
     """
     path = Path(path)
     if not path.exists():
@@ -46,7 +54,8 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
         return _array_picture(_read_array(path), channels, path)
     if suffix not in PICTURES:
         raise InputError(
-            f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, got '{suffix or 'no suffix'}'"
+            f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, "
+            f"got '{suffix or 'no suffix'}'"
         )
     array, notes = _read_picture(path)
     array, notes = _flatten_alpha(array, notes)
@@ -61,30 +70,16 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
 
 
 def input_files(paths: list[Path]) -> list[Path]:
-    """Files named or inside named folders, in order; a warning names a folder's files that are no images and were skipped.
+    """The named files, and the images in the named folders, in order.
+
+    A warning lists the files of a folder that are not images and were skipped.
 
     Raises: InputError if a path is missing or a folder holds no readable file.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and path.suffix != ".zarr":
-            there, readable = sorted(path.iterdir()), PICTURES | ARRAYS
-            inside = [f for f in there if f.suffix.lower() in readable]
-            if not inside:
-                raise InputError(
-                    f"{path}: the folder holds no image ({', '.join(sorted(PICTURES | ARRAYS))})"
-                )
-            if skipped := [
-                f.name
-                for f in there
-                if f.suffix.lower() not in readable and f.is_file() and not f.name.startswith(".")
-            ]:
-                more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
-                warnings.warn(
-                    f"{path}: skipped {', '.join(skipped[:8])}{more}; read are {', '.join(sorted(PICTURES | ARRAYS))}",
-                    stacklevel=2,
-                )
-            files += inside
+            files += _images_in(path)
         elif path.exists():
             files.append(path)
         else:
@@ -92,8 +87,26 @@ def input_files(paths: list[Path]) -> list[Path]:
     return files
 
 
+def _images_in(folder: Path) -> list[Path]:
+    readable = ", ".join(sorted(PICTURES | ARRAYS))
+    images, others = [], []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURES | ARRAYS:
+            images.append(path)
+        elif path.is_file() and not path.name.startswith("."):
+            others.append(path.name)
+    if not images:
+        raise InputError(f"{folder}: the folder holds no image ({readable})")
+    if others:
+        more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+        warnings.warn(
+            f"{folder}: skipped {', '.join(others[:8])}{more}; read are {readable}", stacklevel=3
+        )
+    return images
+
+
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write (C, H, W) or (H, W), clipped to [0, 1], as 8-bit PNG."""
+    """Write pixels (C, H, W) or (H, W), clipped to [0, 1], as an 8-bit PNG. Raises: OSError."""
     from PIL import Image
 
     with atomic_write(path) as temporary:
@@ -101,7 +114,12 @@ def write_png(path: Path, pixels: Tensor) -> None:
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
-    """Images (N, C, H, W) as one sheet (C, H', W') on white."""
+    """Images (N, C, H, W) arranged in a sheet (C, H', W') on a white ground.
+
+    Args:
+        columns: images per row.
+        gap: distance between images (pixels).
+    """
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = torch.ones(c, rows * (h + gap) - gap, columns * (w + gap) - gap)
@@ -112,18 +130,19 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    """(H, W, C) float32 in [0, 1] and notes; sixteen bits are kept."""
+    """Pixels (H, W, C), float32 in [0, 1], at full depth for 16-bit files, and notes."""
     try:
         deep = _deep_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _deep_png(path)
         array, notes = (deep, []) if deep is not None else _read_eight_bit(path)
-    except Exception as error:  # every reader raises types of its own
+    except Exception as error:  # each reader raises its own types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: not a readable image ({reason}); expected PNG, JPEG, TIFF, WebP or BMP"
         ) from error
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 4):
         raise InputError(
-            f"{path}: expected one picture (height, width[, channels]), found an array of shape {array.shape}"
+            f"{path}: expected a single picture (height, width[, channels]), "
+            f"found an array of shape {array.shape}"
         )
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint16:
@@ -136,14 +155,14 @@ def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _expand(image):
-    """Palette images to RGB(A); everything else as it is, CMYK and the like to RGB."""
+    """Palette images become RGB(A), CMYK and similar modes RGB; other modes are unchanged."""
     if image.mode == "P":
         return image.convert("RGBA" if "transparency" in image.info else "RGB")
     return image if image.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16") else image.convert("RGB")
 
 
 def _read_eight_bit(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The first page, upright, through Pillow."""
+    """Pixels of the first page, turned upright, as Pillow reads them, and notes."""
     from PIL import Image, ImageOps
 
     notes = []
@@ -158,7 +177,7 @@ def _read_eight_bit(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _deep_png(path: Path) -> np.ndarray | None:
-    """Pixels of a 16-bit PNG, which Pillow reduces to eight bits in colour; None for every other file."""
+    """Pixels of a 16-bit PNG, which Pillow reduces to 8 bits in colour; None for other files."""
     depth, colour_type = _png_depth(path)
     mode = {0: "mono", 2: "rgb", 6: "rgba"}.get(colour_type)
     if depth != 16 or mode is None:
@@ -169,19 +188,18 @@ def _deep_png(path: Path) -> np.ndarray | None:
 
 
 def _png_depth(path: Path) -> tuple[int, int]:
-    """Bits per channel and colour type of a PNG; (0, 0) for every other file."""
+    """Bits per channel and colour type of a PNG; (0, 0) for other files."""
     with path.open("rb") as file:
         head = file.read(26)
     return (head[24], head[25]) if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 else (0, 0)
 
 
 def _deep_tiff(path: Path) -> np.ndarray | None:
-    """Pixels of a TIFF of more than eight bits, which Pillow does not read in colour; None for the others."""
+    """Pixels of a TIFF of more than 8 bits, which Pillow does not read in colour; else None."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(
-        logging.CRITICAL
-    )  # what it would log about a damaged file, the error says
+    # The error reports a damaged file; tifffile would log it as well.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(path) as file:
         shallow = not len(file.pages) or (file.pages.first.dtype or np.dtype(float)).itemsize == 1
         return None if shallow else file.asarray()
@@ -195,15 +213,18 @@ def _flatten_alpha(array: np.ndarray, notes: list[str]) -> tuple[np.ndarray, lis
 
 
 def read_array(path: Path) -> Tensor:
-    """Real numbers of any shape from .npy or .h5 (its dataset `y`, or its only one), float32, as stored.
+    """Real numbers of any shape from a .npy or .h5 file, float32, stored values.
 
-    Raises: InputError if the file is missing, of another kind, or holds anything else.
+    An .h5 file must hold a dataset `y` or a single dataset.
+
+    Raises: InputError if the file is missing, has another suffix, or holds anything else.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix.lower() not in ARRAYS:
         raise InputError(
-            f"{path}: this problem is not about pictures; expected one of {', '.join(sorted(ARRAYS))}"
+            f"{path}: the input of this problem is an array, not a picture; "
+            f"expected one of {', '.join(sorted(ARRAYS))}"
         )
     array = _read_array(path)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
@@ -222,7 +243,8 @@ def _read_array(path: Path) -> np.ndarray:
             name = "y" if "y" in names else names[0] if len(names) == 1 else None
             if name is None:
                 raise InputError(
-                    f"{path}: expected a dataset 'y' or a single dataset, found {', '.join(names) or 'none'}"
+                    f"{path}: expected a dataset 'y' or a single dataset, "
+                    f"found {', '.join(names) or 'none'}"
                 )
             return file[name][()]
     except (OSError, ValueError) as error:
@@ -230,7 +252,7 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
-    """Channels first; unsigned integers are scaled to [0, 1], everything else is kept as it is."""
+    """A picture of an array: channels first, unsigned integers scaled to [0, 1]."""
     if not (np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)):
         raise InputError(f"{path}: expected real numbers, found {array.dtype}")
     if array.ndim == 4 and len(array) == 1:
@@ -243,7 +265,8 @@ def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
         raise InputError(f"{path}: expected (channels, height, width), found shape {array.shape}")
     if array.shape[0] != channels:
         raise InputError(
-            f"{path}: has {array.shape[0]} channels, the prior has {channels}; store it as ({channels}, height, width)"
+            f"{path}: has {array.shape[0]} channels, the prior has {channels}; "
+            f"store it as ({channels}, height, width)"
         )
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)
     pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
@@ -252,6 +275,6 @@ def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:
     array = (pixels.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-    return (
-        array if array.ndim == 2 else array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
-    )
+    if array.ndim == 2:
+        return array
+    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)

@@ -1,4 +1,4 @@
-"""What the core itself registers, through the same hooks and the same entry points as everybody."""
+"""The core's own registrations, through the same hooks and entry points as a plug-in's."""
 
 from __future__ import annotations
 

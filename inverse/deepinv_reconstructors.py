@@ -1,10 +1,10 @@
-"""Both ways to deepinv: our methods as its `Reconstructor`, its reconstructors as our methods.
+"""Methods as deepinv `Reconstructor`s, and deepinv reconstructors as methods.
 
 model = inverse.as_reconstructor(inverse.get_method("red-diff"), prior)
 x_hat = model(y, physics)                        # deepinv's call
 
 method = inverse.from_reconstructor(deepinv_model)
-result = inverse.solve(posterior, method)        # ours
+result = inverse.solve(posterior, method)        # inverse's call
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ from inverse.seeding import Generators
 def as_reconstructor(
     method: Method, prior: Prior, *, samples: int = 1, seed: int = 0, noise: Noise | None = None
 ) -> Any:
-    """A deepinv `Reconstructor` that returns the posterior mean of `method`: model(y, physics) -> (B, *shape), physical units.
+    """A deepinv `Reconstructor` that returns the posterior mean of `method`.
+
+    It is called as model(y, physics), y (B, *out_shape) -> (B, *shape), physical units.
 
     Args:
-        noise: of the measurements; by default the likelihood of `physics.noise_model`.
+        samples: number of posterior samples for each measurement; the result is their mean.
+        seed: random seed of the samples.
+        noise: noise of the measurements; by default the likelihood of `physics.noise_model`.
+
+    Raises: at each call, NoiseError without a known likelihood, UnsupportedError if the method
+        cannot run on the posterior.
     """
 
     class Reconstructor(deepinv("models").Reconstructor):  # type: ignore[name-defined, misc]
@@ -44,21 +51,25 @@ def as_reconstructor(
 
 
 def from_reconstructor(reconstructor: Any) -> Method:
-    """A method that calls a deepinv reconstructor (or any callable) as reconstructor(y, physics) -> x, physical units.
+    """A method that calls a deepinv reconstructor or any callable.
 
-    Each row is solved alone, on copies of its measurement and operator and under a private seed, so that what the callee
-    writes into its arguments or draws from the global generator reaches nobody else. The networks it brings are its own:
-    the cost shows no prior evaluations.
+    It is called as reconstructor(y, physics) -> x, physical units. Each row is solved separately,
+    on copies of its measurement and operator and under a private seed, so that changes to the
+    arguments and draws from the global generator affect nothing else. Evaluations of the networks
+    inside the reconstructor are not counted in the cost.
     """
     return Reconstructed(reconstructor)
 
 
 @dataclass(frozen=True)
 class Reconstructed(Method):
-    """A deepinv reconstructor at work; see `from_reconstructor`."""
+    """A deepinv reconstructor as a method; see `from_reconstructor`."""
 
     name = "deepinv-reconstructor"
-    reference = "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep learning, 2025"
+    reference = (
+        "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems "
+        "with deep learning, 2025"
+    )
     claim = "biased"
 
     reconstructor: Any

@@ -1,4 +1,4 @@
-"""Errors that reach the user as one line: what was asked, what was found, what would work."""
+"""Errors that reach the user as a single line: what was asked, what was found, what would work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterable
 
 
 class InverseError(Exception):
-    """Base of every error that is the user's to mend; the command prints it without a traceback and exits with 2."""
+    """Base of every error that a user can fix.
+
+    The command prints its message without a traceback and exits with code 2.
+    """
 
 
 class InputError(InverseError):
-    """A file, an array or a measurement that cannot be used."""
+    """An unusable file, array or measurement."""
 
 
 class OptionError(InverseError):
@@ -19,11 +22,11 @@ class OptionError(InverseError):
 
 
 class UnknownNameError(InverseError):
-    """A method, problem, prior, sampler or option that nobody registered."""
+    """A method, problem, prior, sampler or option that is not registered."""
 
 
 class DuplicateNameError(InverseError):
-    """Two plug-ins that claim one name."""
+    """A name that two plug-ins register."""
 
 
 class PluginError(InverseError):
@@ -35,19 +38,19 @@ class NoiseError(InverseError):
 
 
 class OperatorError(InverseError):
-    """An operator that lacks what was asked of it, or data that does not fit it."""
+    """An operator without a required property, or data that does not fit the operator."""
 
 
 class PriorError(InverseError):
-    """Weights that cannot be trusted or do not fit."""
+    """Weights that are unsafe to read, damaged, or of another network."""
 
 
 class UnsupportedError(InverseError):
-    """A method that cannot run on this posterior; the message is the reason."""
+    """A method that cannot run on a posterior; the message gives the reason."""
 
 
 class MemoryLimitError(InverseError):
-    """An evaluation that does not fit into the memory, however it is cut."""
+    """An evaluation that does not fit into memory even in the smallest parts."""
 
 
 class DeviceError(InverseError):
@@ -55,11 +58,11 @@ class DeviceError(InverseError):
 
 
 class ExecutionWarning(UserWarning):
-    """Something that was carried out otherwise than asked, with the reason; the answer is the same."""
+    """An evaluation that was carried out differently than requested, with the same result."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The closest known name, then the list: "did you mean 'red-diff'? known: dps, red-diff"."""
+    """The closest known name and the list: "did you mean 'red-diff'? known: dps, red-diff"."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     head = f"did you mean '{close[0]}'? " if close else ""

@@ -1,4 +1,4 @@
-"""How evaluations of a prior are to be carried out (precision, compilation, memory), and the count of all evaluations."""
+"""Settings of a prior's evaluation (precision, compilation, memory), and evaluation counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from inverse.errors import OptionError
 
 @dataclass
 class Cost:
-    """What a solve evaluated, counted in rows of its batch; the properties divide by the rows, giving evaluations per sample."""
+    """Evaluation counts of a solve, in rows of its batch.
+
+    The properties divide by `rows` and give evaluations per sample.
+    """
 
     rows: int = 1
     prior_rows: int = 0
@@ -43,9 +46,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class CG:
-    """Settings of an iterative solve: stop a row when its residual is below `tolerance` times its right-hand side.
+    """Settings of an iterative solve.
 
-    At tolerance 0 all `max_iter` iterations run, and on a GPU the host waits for none of them.
+    Args:
+        tolerance: a row stops when its residual is below `tolerance` times its right-hand side. At
+            tolerance 0 all iterations run, and on a GPU the host waits for none of them.
+        max_iter: largest number of iterations.
     """
 
     tolerance: float = 1e-5
@@ -58,19 +64,24 @@ MODES = ("auto", "default", "reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class Execution:
-    """How evaluations are carried out; no method's code depends on it.
+    """Settings for the evaluation of a prior; the code of a method does not depend on them.
 
     Args:
-        autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for the prior's own, which gradients at high
-            noise keep in any case (`evaluator.STEEP`).
-        compile: a mode of torch.compile for the prior, or "auto": CUDA graphs on a GPU, "default" elsewhere; None for none. Where compilation
-            fails the prior runs without it, and a warning says why.
-        memory: GiB that one call of the prior may take, so that rows go through in parts and local priors in tiles; by default four fifths of
-            what is free when it is first needed.
-        tile: side of the tiles (pixels, rounded down to the prior's stride) in which a local prior denoises images larger than `tile_above`.
-        tile_above: pixels of an image above which it is tiled.
-        max_pixels: rows x pixels in one prior call, however much memory there is.
+        autocast: "bf16" or "fp16" to run the prior in that precision with float32 state; None for
+            the prior's own precision. Gradients at high noise always use the latter
+            (`evaluator.FULL_PRECISION_SIGMA`).
+        compile: a mode of torch.compile for the prior, or "auto" (CUDA graphs on a GPU, "default"
+            elsewhere); None for no compilation. If compilation fails, the prior runs without it
+            and a warning gives the reason.
+        memory: memory (GiB) for a single call of the prior. Rows are split into parts and images
+            into tiles to respect it. By default four fifths of the memory that is free when it is
+            first needed.
+        tile: side of a tile (pixels), rounded down to a multiple of the prior's stride.
+        tile_above: number of pixels above which a local prior denoises an image in tiles.
+        max_pixels: largest number of rows x pixels in a single call of the prior.
         solver: conjugate-gradient settings of `solve_normal`.
+
+    Raises: OptionError for an unknown precision or mode, or memory that is not positive.
     """
 
     autocast: str | None = None
@@ -85,7 +96,8 @@ class Execution:
         for name, known in (("autocast", tuple(HALVES)), ("compile", MODES)):
             if getattr(self, name) not in (None, *known):
                 raise OptionError(
-                    f"execution: {name} must be one of {', '.join(known)}, got '{getattr(self, name)}'"
+                    f"execution: {name} must be one of {', '.join(known)}, "
+                    f"got '{getattr(self, name)}'"
                 )
         if self.memory is not None and not self.memory > 0:
             raise OptionError(
@@ -95,12 +107,12 @@ class Execution:
 
 @functools.cache
 def check_precision(device: torch.device, name: str) -> None:
-    """Try a convolution in this precision.
+    """Try a convolution in a precision.
 
     Args:
         name: float32, float64, bf16 or fp16.
 
-    Raises: OptionError if the device cannot.
+    Raises: OptionError if the device does not support it.
     """
     dtype = HALVES.get(name) or getattr(torch, name)
     try:
@@ -109,7 +121,7 @@ def check_precision(device: torch.device, name: str) -> None:
             and name == "bf16"
             and not torch.cuda.is_bf16_supported(including_emulation=False)
         ):
-            raise RuntimeError("its hardware has none")
+            raise RuntimeError("its hardware has no bf16")
         x = torch.ones(1, 1, 3, 3, device=device, dtype=dtype)
         torch.nn.functional.conv2d(x, x)
     except (RuntimeError, TypeError) as error:

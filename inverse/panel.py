@@ -1,4 +1,4 @@
-"""One picture of a result: measurement, reconstruction, spread, truth and error side by side."""
+"""A picture of a result: measurement, reconstruction, standard deviation, truth and error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from torch import Tensor
 
 from inverse.result import Result
 
+INFERNO = np.array(
+    [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]]
+)
+"""RGB anchors (of 255) of the colour map, from dark to bright."""
+
 
 def panel(result: Result, image: int = 0) -> Tensor:
-    """Measurement, reconstruction, standard deviation, truth and error of one image side by side, captioned: (3, H, W).
+    """Measurement, reconstruction, standard deviation, truth and error, side by side with captions.
 
-    Small images are enlarged, so that captions have room. The standard deviation appears with several samples, truth and error where the truth is known.
+    The standard deviation is shown for more than one sample, truth and error for a known truth.
+    Small images are enlarged to leave room for the captions.
+
+    Args:
+        image: index of the image in the result.
+
+    Returns: (3, H, W), intensity in [0, 1].
     """
     mean = result.mean[image]
     tiles = [("measurement", result.y[image]), ("reconstruction", mean)]
@@ -30,28 +41,17 @@ def panel(result: Result, image: int = 0) -> Tensor:
 
 
 def heat(values: Tensor) -> Tensor:
-    """Dark-to-bright colours for values (H, W) in [0, 1] -> (3, H, W)."""
-    anchors = (
-        np.array(
-            [
-                [0, 0, 4],
-                [66, 10, 104],
-                [147, 38, 103],
-                [221, 81, 58],
-                [252, 165, 10],
-                [252, 255, 164],
-            ]
-        )
-        / 255
-    )
-    at = np.linspace(0, 1, len(anchors))
-    return torch.stack(
-        [torch.from_numpy(np.interp(values.numpy(), at, anchors[:, c])).float() for c in range(3)]
-    )
+    """Colours from dark to bright for values in [0, 1]: (H, W) -> (3, H, W)."""
+    positions = np.linspace(0, 1, len(INFERNO))
+    channels = [np.interp(values.numpy(), positions, channel / 255) for channel in INFERNO.T]
+    return torch.stack([torch.from_numpy(channel).float() for channel in channels])
 
 
 def _fit(tile: Tensor, height: int, width: int) -> Tensor:
-    """To three channels and the given size: nearest-neighbour enlargement of small measurements, white margin around others."""
+    """A tile with three channels and the given size.
+
+    A small measurement is enlarged (nearest neighbour); a white margin fills the rest.
+    """
     tile = tile.float().clamp(0, 1)
     tile = tile.expand(3, *tile.shape[-2:]) if tile.shape[0] == 1 else tile
     factor = min(height // tile.shape[1], width // tile.shape[2])

@@ -1,4 +1,4 @@
-"""What a solve returns, and how it is kept."""
+"""The result of a solve: samples, measurement, cost and provenance, with its HDF5 file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from inverse.execution import Cost
 from inverse.io.files import atomic_write
 from inverse.seeding import seeded
 
+TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
+"""Fields of a result that hold a tensor for each image; the last three may be None."""
+
 
 @dataclass(frozen=True)
 class Result:
-    """Posterior samples in physical units with their full account.
+    """Posterior samples in physical units, with the measurement, cost and provenance.
 
     Args:
         samples: (images, samples, *shape).
         y: measurements (images, *out_shape).
-        misfit: residual chi-square per measurement of every sample (images, samples): |y - A x|^2 / (m sigma_y^2), near 1
-            for a draw from the posterior; NaN where the noise is not Gaussian or sigma_y is 0.
+        misfit: residual chi-square per measurement of every sample (images, samples):
+            |y - A x|^2 / (m sigma_y^2), close to 1 for a draw from the posterior; NaN if the noise
+            is not Gaussian or sigma_y is 0.
         cost: evaluations counted by the posterior.
-        seconds: wall time inside the method, observers excluded.
-        truth: (images, *shape), where known.
-        log_weights: (images, samples) of a weighted ensemble, normalised.
-        log_evidence: log p(y) (images,), nats, where the method estimates it.
-        interrupted: whether the solve was stopped before its end.
-        provenance: names, options, versions, hashes, seed: what it takes to do it again.
+        seconds: wall time inside the method, without observers.
+        truth: (images, *shape), if known.
+        log_weights: normalised log weights (images, samples) of a weighted ensemble.
+        log_evidence: log p(y) (images,), nats, if the method estimates it.
+        interrupted: whether the solve was interrupted before its end.
+        provenance: names, options, versions, hashes and seed, sufficient to repeat the solve.
     """
 
     samples: Tensor
@@ -62,7 +66,10 @@ class Result:
 
     @property
     def std(self) -> Tensor:
-        """Posterior standard deviation per pixel (images, *shape), unbiased over equal weights; zero for one sample."""
+        """Posterior standard deviation per pixel (images, *shape); zero for a single sample.
+
+        The variance is unbiased for equal weights.
+        """
         n = self.samples.shape[1]
         if n == 1:
             return torch.zeros_like(self.samples[:, 0])
@@ -73,16 +80,19 @@ class Result:
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size 1 / sum w^2 (images,): how many equally weighted samples the ensemble is worth."""
+        """Effective sample size 1 / sum w^2 (images,), in equally weighted samples."""
         return 1 / self.weights.double().square().sum(1)
 
     @property
     def best(self) -> Tensor:
-        """The sample of largest weight (images, *shape); of equal weights the first."""
+        """The sample of largest weight (images, *shape); the first for equal weights."""
         return self.samples[torch.arange(len(self.samples)), self.weights.argmax(1)]
 
     def draw(self, count: int, seed: int = 0) -> Tensor:
-        """Equally weighted samples (images, count, *shape), each chosen in proportion to its weight, at random and with replacement."""
+        """Equally weighted samples (images, count, *shape), drawn by weight with replacement.
+
+        Raises: OptionError for a count below 1.
+        """
         if count < 1:
             raise OptionError(f"draw: count must be at least 1, got {count}")
         chosen = [
@@ -94,58 +104,59 @@ class Result:
         )
 
     def image(self, index: int) -> Result:
-        """One image of a batch by itself. Its seconds are its share of the batch's; its cost stays the batch's, counted in the batch's rows."""
+        """The result of a single image of a batch.
+
+        Its seconds are an equal share of the batch's. Its cost is that of the whole batch, counted
+        in rows of the batch.
+        """
         images = len(self.samples)
-        kept = {
-            name: getattr(self, name)
-            for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
-        }
+        tensors = {name: getattr(self, name) for name in TENSORS}
         parts: dict[str, Any] = {
             name: None if value is None else value[index : index + 1]
-            for name, value in kept.items()
+            for name, value in tensors.items()
         }
+
+        def of_image(value: Any) -> Any:
+            is_per_image = isinstance(value, list) and len(value) == images
+            return [value[index]] if is_per_image else value
+
         provenance = dict(self.provenance)
         if trace := provenance.get("trace"):
-            of_one = [
-                {
-                    k: [v[index]] if isinstance(v, list) and len(v) == images else v
-                    for k, v in entry.items()
-                }
-                for entry in trace
-            ]
-            provenance["trace"] = of_one
+            provenance["trace"] = [{k: of_image(v) for k, v in step.items()} for step in trace]
         return replace(self, **parts, seconds=self.seconds / images, provenance=provenance)
 
     def _row_weights(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * (self.samples.ndim - 2))
 
     def save(self, path: str | Path) -> None:
-        """Write HDF5: float32 datasets `samples`, `y`, `misfit` and, where there, `truth`, `log_weights`, `log_evidence`; the rest as JSON attributes."""
+        """Write an HDF5 file.
+
+        `samples`, `y` and `misfit` are float32 datasets, and so are `truth`, `log_weights` and
+        `log_evidence` if present. All other fields are JSON attributes.
+        """
         import h5py
 
-        whole = io.BytesIO()  # HDF5 crashes the process when its own write meets a full disk
-        with h5py.File(whole, "w") as file:
-            for name in ("samples", "y", "misfit", "truth", "log_weights", "log_evidence"):
+        contents = io.BytesIO()  # HDF5 crashes the process if its own write meets a full disk
+        with h5py.File(contents, "w") as file:
+            for name in TENSORS:
                 value = getattr(self, name)
                 if value is not None:
-                    file.create_dataset(
-                        name,
-                        data=value.numpy(),
-                        **({"compression": "gzip", "compression_opts": 1} if value.ndim else {}),
-                    )
+                    compression = {"compression": "gzip", "compression_opts": 1}
+                    options = compression if value.ndim else {}
+                    file.create_dataset(name, data=value.numpy(), **options)
             file.attrs["format"] = "inverse-result 1"
             file.attrs["cost"] = json.dumps(asdict(self.cost))
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
             file.attrs["provenance"] = json.dumps(self.provenance, default=str)
         with atomic_write(Path(path)) as temporary:
-            temporary.write_bytes(whole.getbuffer())
+            temporary.write_bytes(contents.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
-        Raises: InputError if the file is missing, damaged or of another kind.
+        Raises: InputError if the file is missing, damaged or not a result.
         """
         import h5py
 

@@ -1,7 +1,7 @@
-"""Randomness as an argument: generators named by what they are for, one per sample of a batch.
+"""Random generators as arguments: named by their purpose, with a stream for each sample of a batch.
 
-The stream of sample j of image i depends on (seed, i, j) alone, so a result does not depend on the batch it was
-computed in, and neither the global generator nor another sample's stream is ever touched.
+The stream of sample j of image i depends on (seed, i, j) alone. A result therefore does not depend
+on the batch in which it was computed. The global generator is never used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from inverse.errors import OptionError
 
 
 def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose seed is a hash of `key`; 0 is a seed like any other. seeded(0, "noise", 3) never equals seeded(0, 3).
+    """A generator whose seed is a hash of `key`: seeded(0, "noise", 3) differs from seeded(0, 3).
 
     Raises: OptionError for a negative number.
     """
@@ -28,23 +28,28 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generat
 
 
 def indices(first: int | Sequence[int], count: int) -> Sequence[int]:
-    """Where images stand in a larger set: `count` of them from `first` on, or as listed."""
+    """Indices of images in a larger set: `count` of them starting at `first`, or those listed."""
     return range(first, first + count) if isinstance(first, int) else first
 
 
 def check_seed(seed: int, bits: int | None = None) -> None:
-    """Raises OptionError for a seed below 0, which `seeded` refuses, before it is asked; or of more bits than a generator that is not ours takes."""
+    """Check a seed before it is used.
+
+    Args:
+        bits: width of the seed of an external generator; None for the generators of `seeded`.
+
+    Raises: OptionError for a negative seed, or a seed of more than `bits` bits.
+    """
     if seed < 0 or (bits and seed >= 2**bits):
-        raise OptionError(
-            f"seed must be at least 0{f' and below 2**{bits}' if bits else ''}, got {seed}"
-        )
+        upper = f" and below 2**{bits}" if bits else ""
+        raise OptionError(f"seed must be at least 0{upper}, got {seed}")
 
 
 class Generators:
-    """One `torch.Generator` per row of a batch; draws have the rows' streams stacked along dimension 0.
+    """A `torch.Generator` for each row of a batch; row i of a draw comes from generator i.
 
     Args:
-        generators: one per row, all on one device.
+        generators: as many as there are rows, all on the same device.
     """
 
     def __init__(self, generators: Iterable[torch.Generator]):
@@ -59,7 +64,13 @@ class Generators:
         device: torch.device | str = "cpu",
         first_image: int | Sequence[int] = 0,
     ) -> Generators:
-        """Rows in the order of a solve: all samples of image 0, then of image 1, ...; first_image is the index of the first, or of each."""
+        """Generators in the order of a solve: all samples of image 0, then of image 1, ...
+
+        Args:
+            first_image: index of the first image, or the indices of all.
+
+        Raises: OptionError for a negative seed.
+        """
         return cls(
             seeded(seed, "image", i, "sample", j, device=device)
             for i in indices(first_image, images)
@@ -70,7 +81,10 @@ class Generators:
         return len(self.rows)
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal draws: x (B, *shape) -> (B, *shape), same dtype and device; B must be len(self)."""
+        """Standard normal draws of the dtype and on the device of x: x (B, *shape) -> same.
+
+        Raises: ValueError if B is not len(self).
+        """
         self._check(x)
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for row, generator in zip(out, self.rows, strict=True):
@@ -78,17 +92,18 @@ class Generators:
         return out
 
     def rand_like(self, x: Tensor) -> Tensor:
-        """Uniform draws on [0, 1): x (B, *shape) -> (B, *shape)."""
+        """Uniform draws on [0, 1) of the dtype and on the device of x: x (B, *shape) -> same.
+
+        Raises: ValueError if B is not len(self).
+        """
         self._check(x)
+        shape, dtype, device = x.shape[1:], x.dtype, x.device
         return torch.stack(
-            [
-                torch.rand(x.shape[1:], generator=g, dtype=x.dtype, device=x.device)
-                for g in self.rows
-            ]
+            [torch.rand(shape, generator=g, dtype=dtype, device=device) for g in self.rows]
         )
 
     def permutations(self, n: int) -> Tensor:
-        """One random permutation of range(n) per row: (B, n), on the CPU if the generators are."""
+        """A random permutation of range(n) for each row: (B, n), on the generators' device."""
         return torch.stack([torch.randperm(n, generator=g, device=g.device) for g in self.rows])
 
     def _check(self, x: Tensor) -> None:
@@ -99,9 +114,10 @@ class Generators:
 
 
 class SharedStream(Generators):
-    """`Generators` whose rows draw from one stream, in order: a thousand rows at the price of one, each of which then depends on its batch.
+    """`Generators` whose rows draw from a shared stream, in order.
 
-    For a referee that looks at thousands of samples of a law, not for answers that somebody keeps.
+    A thousand rows cost as much as a single row, but each row depends on its batch. `verify` uses
+    it to draw thousands of samples of a law; results that are kept use separate streams.
     """
 
     def __init__(self, generator: torch.Generator, rows: int):

@@ -1,7 +1,7 @@
-"""The one door through which deepinv is imported.
+"""Import deepinv, also beside a torchvision of another build than torch.
 
-A CUDA build of torchvision beside a CPU build of torch fails on import because two operators it registers fake kernels
-for do not exist. Declaring their schemas is all that import needs; nothing here calls them.
+A CUDA build of torchvision beside a CPU build of torch fails on import: it registers fake kernels
+for two operators that do not exist. Declaring their schemas is enough; nothing calls them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ _declared: list[torch.library.Library] = []
 
 @functools.cache
 def deepinv(submodule: str = "") -> ModuleType:
-    """deepinv, or deepinv.<submodule>, imported on first use."""
+    """The module deepinv, or deepinv.<submodule>, imported on first use."""
     return import_beside_torchvision(f"deepinv.{submodule}" if submodule else "deepinv")
 
 
 def import_beside_torchvision(name: str) -> ModuleType:
-    """Import a module that imports torchvision, whichever build that is."""
+    """Import a module that imports torchvision, whatever build of torchvision is installed.
+
+    Raises: whatever the import raises for any other reason.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,4 +1,7 @@
-"""Forward differences of images, their negative adjoint (no flux through the edges), and the smooth least squares they define."""
+"""Forward differences of images, their negative adjoint, and least squares with a smoothness term.
+
+No flux passes through the edges.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from inverse.measurement.solves import LinearSolves
 
 
 def gradient(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 2, C, H, W): differences down and to the right, zero at the last row and column."""
+    """Differences down and to the right, zero at the last row and column.
+
+    x (B, C, H, W) -> (B, 2, C, H, W), per pixel.
+    """
     down = F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
     right = F.pad(x[..., :, 1:] - x[..., :, :-1], (0, 1))
     return torch.stack([down, right], dim=1)
@@ -30,7 +36,13 @@ def divergence(p: Tensor) -> Tensor:
 
 
 def smooth_least_squares(posterior: LinearSolves, weight: float, settings: CG) -> Tensor:
-    """argmin |y - A x|^2 + weight |grad x|^2 in model units for a linear A, by conjugate gradients: (B, *shape)."""
+    """argmin |y - A x|^2 + weight |grad x|^2 for a linear A, by conjugate gradients: (B, *shape).
+
+    Args:
+        posterior: its operator must be linear; x is in model units.
+        weight: of the smoothness term, units of y squared.
+        settings: of the iteration, which starts at the pseudo-inverse.
+    """
     start = posterior.pseudo_inverse()
     offset = posterior.A(torch.zeros_like(start))
     right = posterior.A_adjoint(posterior.y - offset)

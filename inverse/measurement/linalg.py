@@ -1,6 +1,7 @@
-"""Linear solves, our own: batched conjugate gradients, the singular values of a decomposable operator, the operator norm.
+"""Batched linear solves: conjugate gradients, GMRES, functions of a decomposable operator, norms.
 
-deepinv's `prox_l2` and `A_dagger` change the operator's solver settings for everybody after them, so they are not used.
+They replace deepinv's `prox_l2` and `A_dagger`, which change the solver settings of the operator
+for every later call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from inverse.execution import CG
 
 
 def like(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """sigma () or (B,) shaped to multiply x (B, *shape), in its dtype and on its device; a number is filled in there, since a copy makes the host wait."""
+    """sigma () or (B,), reshaped to multiply x (B, *shape), in its dtype and on its device.
+
+    A float is written on the device directly, since a copy would make the host wait.
+    """
     sigma = (
         sigma.to(x.device, x.dtype)
         if torch.is_tensor(sigma)
@@ -31,13 +35,17 @@ def conjugate_gradient(
     settings: CG | None = None,
     precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Solve M x = b for a symmetric positive semi-definite M, each row on its own: b (B, *shape) -> (B, *shape).
+    """Solve M x = b for a symmetric positive semi-definite M, row by row: b (B, *shape) -> same.
 
-    A row that has converged is frozen, so that its result does not depend on the other rows. A right-hand side in the
-    range of a singular M gives the minimum-norm solution when `start` is zero and nothing preconditions.
+    A row that has converged is frozen, so that its result does not depend on the other rows. For a
+    right-hand side in the range of a singular M, the result is the minimum-norm solution if `start`
+    is zero and there is no preconditioner.
 
     Args:
-        precondition: a symmetric positive definite map near M^-1, row by row.
+        apply: x -> M x.
+        start: first iterate (B, *shape); zero by default.
+        settings: tolerance and number of iterations.
+        precondition: a symmetric positive definite map close to M^-1, row by row.
     """
     settings = settings or CG()
     x = torch.zeros_like(b) if start is None else start
@@ -56,16 +64,24 @@ def conjugate_gradient(
         alpha = per_row(torch.where(active, rz / curvature, 0.0), x)
         x, r = torch.addcmul(x, alpha, p), torch.addcmul(r, alpha, Mp, value=-1)
         z = r if precondition is None else precondition(r)
-        rr = torch.where(active, row_dot(r, r), 0.0)  # a row at rest stays there
+        rr = torch.where(active, row_dot(r, r), 0.0)  # a frozen row stays frozen
         new = rr if precondition is None else row_dot(r, z)
         p, rz = torch.addcmul(z, per_row(torch.where(active, new / rz, 0.0), p), p), new
     return x
 
 
 def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = None) -> Tensor:
-    """Solve M x = b for any square M by minimal residuals (Saad, Schultz, 1986) from zero, each row on its own: b (B, *shape) -> (B, *shape).
+    """Solve M x = b for any square M by GMRES from zero, row by row: b (B, *shape) -> same.
 
-    A row that has converged takes no part in later iterations, so that its result does not depend on the other rows.
+    A row that has converged takes no part in later iterations, so that its result does not depend
+    on the other rows.
+
+    Args:
+        apply: x -> M x.
+        settings: tolerance and number of iterations.
+
+    Source: Saad, Schultz, GMRES: A Generalized Minimal Residual Algorithm for Solving Nonsymmetric
+        Linear Systems, SIAM J. Sci. Stat. Comput. 1986.
     """
     settings = settings or CG()
     tiny = torch.finfo(b.dtype).tiny
@@ -78,7 +94,7 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, settings: CG | None = No
         if settings.tolerance > 0 and not bool(active.any()):
             break
         w, h = apply(basis[k]), [torch.zeros_like(length)] * len(basis)
-        for _ in range(2):  # once more, or rounding leaves the basis short of orthogonal and grows
+        for _ in range(2):  # orthogonalise twice: after a single pass the rounding error grows
             for j, q in enumerate(basis):
                 overlap = row_dot(q, w)
                 h[j] = h[j] + overlap
@@ -111,7 +127,10 @@ Eigenvalues = Callable[[Tensor, Tensor], Tensor]
 
 
 def eigenvalues(physics, like: Tensor) -> Tensor:
-    """s^2 of a decomposable operator A = U diag(s) V^T, broadcastable to coefficients in its basis; dtype and device of `like` where s is a number."""
+    """s^2 of a decomposable operator A = U diag(s) V^T, broadcastable to coefficients in its basis.
+
+    If s is a number, the result has the dtype and device of `like`.
+    """
     s = (
         physics.mask
         if torch.is_tensor(physics.mask)
@@ -121,22 +140,20 @@ def eigenvalues(physics, like: Tensor) -> Tensor:
 
 
 def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None = None) -> Tensor:
-    """f(A A^T) v for a decomposable operator A = U diag(s) V^T.
+    """f(A A^T) v for a decomposable operator A = U diag(s) V^T: v (B, *out_shape) -> same.
+
+    The part of v outside the range of U is dropped if it is rounding error alone, because f(0) may
+    be as large as 1 / sigma_y^2.
 
     Args:
         physics: a deepinv `DecomposablePhysics`.
-        v: (B, *out_shape).
-        f: of the eigenvalues.
-        lam: what `eigenvalues` gives, if it is at hand.
-
-    What U leaves of v is dropped where it is no more than rounding: f(0) may be 1 / sigma_y^2.
+        f: function of the eigenvalues of A A^T.
+        lam: the result of `eigenvalues`, if known.
     """
     coefficients = physics.U_adjoint(v)
     lam = eigenvalues(physics, v) if lam is None else lam
     inside = physics.U(f(lam, coefficients) * coefficients)
-    if (
-        coefficients.numel() == v.numel()
-    ):  # an orthonormal basis of as many vectors leaves nothing out
+    if coefficients.numel() == v.numel():  # U is a complete basis: nothing of v is outside
         return inside
     outside = v - physics.U(coefficients)
     rounding = row_dot(outside, outside) <= (64 * torch.finfo(v.dtype).eps) ** 2 * row_dot(v, v)
@@ -148,18 +165,17 @@ def functional_calculus(physics, v: Tensor, f: Eigenvalues, lam: Tensor | None =
 def spectral_filter(
     physics, terms: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], lam: Tensor
 ) -> Tensor:
-    """The sum of f(A^T A) x over pairs of x (B, *shape) and f, in one way back from the basis of V: -> (B, *shape).
+    """The sum of f(A^T A) x over pairs (x, f), x (B, *shape) -> same, with one application of V.
 
     Args:
-        lam: eigenvalues, given to each f; f(0) must not be large against f, since what V leaves of x is found as a difference.
+        physics: a deepinv `DecomposablePhysics`.
+        lam: eigenvalues of A^T A, the argument of each f. f(0) must not be large compared with f,
+            since the part of x outside the range of V is computed as a difference.
     """
     coefficients = [physics.V_adjoint(x) for x, _ in terms]
     if coefficients[0].numel() == terms[0][0].numel():
-        return physics.V(
-            functools.reduce(
-                torch.add, (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))
-            )
-        )
+        filtered = (f(lam) * c for (_, f), c in zip(terms, coefficients, strict=True))
+        return physics.V(functools.reduce(torch.add, filtered))
     at_zero = [f(torch.zeros((), dtype=x.dtype, device=x.device)) for x, f in terms]
     inside = ((f(lam) - g) * c for (_, f), g, c in zip(terms, at_zero, coefficients, strict=True))
     outside = (g * x for (x, _), g in zip(terms, at_zero, strict=True))
@@ -167,7 +183,10 @@ def spectral_filter(
 
 
 def norm_squared(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> Tensor:
-    """Largest eigenvalue of a symmetric positive semi-definite map by power iteration, per row: start (B, *shape) -> (B,)."""
+    """Largest eigenvalue of a symmetric positive semi-definite map, by power iteration.
+
+    start (B, *shape) -> (B,), row by row.
+    """
     x = start / per_row(row_dot(start, start).sqrt(), start)
     value = row_dot(x, x)
     for _ in range(iterations):
@@ -183,5 +202,5 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:
-    """(B,) shaped to multiply (B, *shape)."""
+    """value (B,), reshaped to multiply x (B, *shape)."""
     return value.reshape(-1, *[1] * (x.ndim - 1))

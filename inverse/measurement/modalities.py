@@ -1,4 +1,4 @@
-"""Several instruments that look at the same x: one operator, one noise model, one y, in which each keeps its name."""
+"""Instruments that measure the same x, stacked into one operator, one noise model and one y."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from inverse.measurement.noise import GaussianNoise
 
 
 def stack(operators: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """The operator that measures x (B, *shape) with each of several linear operators in turn.
+    """The operator that measures x (B, *shape) with several linear operators.
 
-    y (B, 1, ..., 1, m) has as many dimensions as x and holds each modality's measurement, flattened, in the order of the names;
-    `modalities` says which entries are whose.
+    y (B, 1, ..., 1, m) has as many dimensions as x. It holds the flattened measurement of each
+    modality, in the order of the names.
 
     Args:
         operators: deepinv `LinearPhysics` by the name of the modality.
-        shape: of one x.
+        shape: shape of one x.
 
-    Returns: a deepinv `LinearPhysics`.
+    Returns: a deepinv `LinearPhysics`; its `modalities` maps each name to a slice of y.
+    Raises: OperatorError without any operator.
     """
     if not operators:
-        raise OperatorError("stack: there is no operator to stack; name at least one modality")
+        raise OperatorError("stack: got no operator; name at least one modality")
     return _stacked_class()(operators, tuple(shape))
 
 
@@ -38,15 +39,9 @@ def _stacked_class() -> Any:
     class Stacked(physics.LinearPhysics):  # type: ignore[name-defined, misc]
         def __init__(self, operators: dict[str, Any], shape: tuple[int, ...]):
             super().__init__(img_size=shape)
-            probe = {
-                name: next(
-                    (b.dtype for b in part.buffers() if b.is_floating_point()), torch.float32
-                )
-                for name, part in operators.items()
-            }
             self.out_shapes = [
-                tuple(part.A(torch.zeros(1, *shape, dtype=probe[name])).shape[1:])
-                for name, part in operators.items()
+                tuple(part.A(torch.zeros(1, *shape, dtype=_floating_dtype(part))).shape[1:])
+                for part in operators.values()
             ]
             ends = accumulate((torch.Size(s).numel() for s in self.out_shapes), initial=0)
             self.modalities = {
@@ -56,9 +51,8 @@ def _stacked_class() -> Any:
             self.flat = (*[1] * (len(shape) - 1), -1)
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return torch.cat([part.A(x).flatten(1) for part in self.parts], 1).unflatten(
-                1, self.flat
-            )
+            pieces = [part.A(x).flatten(1) for part in self.parts]
+            return torch.cat(pieces, 1).unflatten(1, self.flat)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             pieces = y.flatten(1).split([torch.Size(s).numel() for s in self.out_shapes], 1)
@@ -71,15 +65,26 @@ def _stacked_class() -> Any:
     return Stacked
 
 
+def _floating_dtype(operator: torch.nn.Module) -> torch.dtype:
+    """The dtype of an operator's floating-point parameters; float32 without any."""
+    floating = (buffer.dtype for buffer in operator.buffers() if buffer.is_floating_point())
+    return next(floating, torch.float32)
+
+
 def stacked_noise(operator: Any, sigma: dict[str, float | Tensor]) -> GaussianNoise:
-    """Gaussian noise of its own for each modality of a stacked operator.
+    """Gaussian noise with a level for each modality of a stacked operator.
 
     Args:
-        sigma: standard deviation by modality, in the units of its measurement; () or one for each entry.
+        operator: what `stack` returned.
+        sigma: standard deviation by modality, in the units of its measurement; () or one value for
+            each entry.
+
+    Raises: OptionError if the names of `sigma` are not those of the modalities.
     """
     if missing := operator.modalities.keys() ^ sigma.keys():
         raise OptionError(
-            f"stacked noise: {', '.join(sorted(missing))} must be both a modality and have a sigma; modalities: {', '.join(operator.modalities)}"
+            f"stacked noise: {', '.join(sorted(missing))} must be both a modality and have a "
+            f"sigma; modalities: {', '.join(operator.modalities)}"
         )
     total = max(part.stop for part in operator.modalities.values())
     levels = torch.empty(total, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Noise models: how a clean measurement becomes the observed one, and how likely an observation is.
+"""Noise models: they draw a measurement y from a clean one, and compute its likelihood.
 
-`sigma` and every other parameter is in the units of the measurement y; there is no other noise level anywhere.
+`sigma` and every other parameter is in the units of the measurement y.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from inverse.errors import NoiseError
 
 
 class Noise(ABC):
-    """A conditional law p(y | clean)."""
+    """A conditional distribution p(y | clean) of measurements."""
 
     @abstractmethod
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw y given clean (B, *out_shape), which is left as it is -> same shape."""
+        """Draw y given the clean measurement: (B, *out_shape) -> same; `clean` is not modified."""
 
     @abstractmethod
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """log p(y | clean) in nats: (B, *out_shape) twice -> (B,). Terms in y alone may be left out where a class says so."""
+        """log p(y | clean) in nats: (B, *out_shape) twice -> (B,).
+
+        A subclass may omit terms in y alone; its docstring then says so.
+        """
 
 
 class GaussianNoise(Noise):
@@ -32,11 +35,13 @@ class GaussianNoise(Noise):
 
     Args:
         sigma: standard deviation in the units of y, >= 0; a tensor (*out_shape) where it varies.
-        observed: boolean (*out_shape), false at entries of y that are not measurements (the hole of an inpainting problem):
-            they carry no noise and no likelihood. A must be zero there.
+        observed: boolean (*out_shape), false at entries of y that are not measurements (the hole of
+            an inpainting problem). They carry no noise and no likelihood; A must be zero there.
 
-    `noiseless` says whether any sigma is 0, `level` is the root mean square of sigma.
-    log_prob: complete; raises NoiseError for sigma = 0, which has no density.
+    `noiseless` is true if any sigma is 0, and `level` is the root mean square of sigma.
+    log_prob: all terms.
+    Raises: NoiseError for a negative or infinite sigma; `log_prob` for sigma = 0, which has no
+        density.
     """
 
     def __init__(self, sigma: float | Tensor, observed: Tensor | None = None):
@@ -52,7 +57,10 @@ class GaussianNoise(Noise):
         ] = {}
 
     def variance(self, y: Tensor) -> Tensor:
-        """sigma^2 in the dtype and on the device of y, () or (*out_shape); copied there once, since a copy makes the host wait."""
+        """sigma^2 in the dtype and on the device of y: () or (*out_shape).
+
+        It is copied once per device and dtype, since a copy makes the host wait.
+        """
         key = (y.device, y.dtype)
         if key not in self._variances:
             self._variances[key] = (self.sigma**2).to(*key)
@@ -63,7 +71,7 @@ class GaussianNoise(Noise):
         return clean + (noise if self.observed is None else noise * self.observed.to(clean))
 
     def chi_square(self, y: Tensor, clean: Tensor) -> Tensor:
-        """sum of ((y - clean) / sigma)^2 over the measurements, divided by their number: (B, *out_shape) twice -> (B,)."""
+        """Mean of ((y - clean) / sigma)^2 over the measurements: (B, *out_shape) twice -> (B,)."""
         squares = (y - clean).square() / self.variance(y)
         if self.observed is None:
             return squares.flatten(1).mean(1)
@@ -76,30 +84,23 @@ class GaussianNoise(Noise):
         return -0.5 * count * self.chi_square(y, clean) - normaliser
 
     def _normaliser(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of measurements and the sum of log(sigma sqrt(2 pi)) over them, found once."""
+        """The number of measurements, and the sum of log(sigma sqrt(2 pi)) over them; cached."""
         key = (y.device, y.dtype, y.shape[1:])
         if key not in self._normalisers:
             w = self.weights(y)
-            self._normalisers[key] = (
-                w.sum(),
-                ((self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)) * w).sum(),
-            )
+            log_terms = self.sigma.to(y).log() + 0.5 * math.log(2 * math.pi)
+            self._normalisers[key] = (w.sum(), (log_terms * w).sum())
         return self._normalisers[key]
 
     def weights(self, y: Tensor) -> Tensor:
         """1 where an entry of y is a measurement and 0 where it is not: (*out_shape)."""
-        return (
-            torch.ones_like(y[0])
-            if self.observed is None
-            else self.observed.to(y).expand(y.shape[1:])
-        )
+        if self.observed is None:
+            return torch.ones_like(y[0])
+        return self.observed.to(y).expand(y.shape[1:])
 
     def __repr__(self) -> str:
-        return (
-            f"GaussianNoise({self.sigma.item():g})"
-            if self.sigma.ndim == 0
-            else f"GaussianNoise({tuple(self.sigma.shape)})"
-        )
+        level = f"{self.sigma.item():g}" if self.sigma.ndim == 0 else str(tuple(self.sigma.shape))
+        return f"GaussianNoise({level})"
 
 
 class PoissonNoise(Noise):
@@ -108,7 +109,9 @@ class PoissonNoise(Noise):
     Args:
         gain: units of y per photon, > 0 (deepinv's convention).
 
-    log_prob: without the terms in y alone. Raises NoiseError if clean is negative beyond rounding.
+    log_prob: without the terms in y alone.
+    Raises: NoiseError for a gain that is not positive, or a clean measurement that is negative
+        beyond rounding.
     """
 
     def __init__(self, gain: float):
@@ -132,6 +135,8 @@ class LaplaceNoise(Noise):
 
     Args:
         b: scale in the units of y, > 0.
+
+    Raises: NoiseError for a scale that is not positive.
     """
 
     def __init__(self, b: float):
@@ -140,8 +145,8 @@ class LaplaceNoise(Noise):
             raise NoiseError(f"Laplace noise: b must be positive, got {b}")
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        one, other = (torch.empty_like(clean).exponential_(generator=generator) for _ in range(2))
-        return clean + self.b * (one - other)
+        up, down = (torch.empty_like(clean).exponential_(generator=generator) for _ in range(2))
+        return clean + self.b * (up - down)
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         return -((y - clean).abs() / self.b + math.log(2 * self.b)).flatten(1).sum(1)
@@ -161,30 +166,33 @@ _FROM_DEEPINV: dict[str, Callable[..., Noise]] = {
 
 
 def likelihood_of(noise_model: object) -> Noise:
-    """The `Noise` of a deepinv noise model.
+    """The `Noise` of a deepinv noise model; a `Noise` is returned unchanged.
 
-    Raises: NoiseError for a model whose likelihood is not known here; there is no default.
+    Raises: NoiseError for any other model.
     """
     if isinstance(noise_model, Noise):
         return noise_model
     name = type(noise_model).__name__
     if name not in _FROM_DEEPINV:
         raise NoiseError(
-            f"no likelihood is known for the noise model {name}; known: {', '.join(sorted(_FROM_DEEPINV))}, or pass an inverse.Noise"
+            f"no likelihood is known for the noise model {name}; "
+            f"known: {', '.join(sorted(_FROM_DEEPINV))}, or pass an inverse.Noise"
         )
     return _FROM_DEEPINV[name](noise_model)
 
 
 def _refuse_unnormalised() -> float:
     raise NoiseError(
-        "Poisson noise with normalize=False is in photons; use normalize=True so that y has the units of A(x)"
+        "Poisson noise with normalize=False is in photons; "
+        "use normalize=True so that y has the units of A(x)"
     )
 
 
 def _non_negative(clean: Tensor) -> Tensor:
     if bool((clean < -1e-6).any()):
         raise NoiseError(
-            f"Poisson noise: the clean measurement must not be negative, its minimum is {clean.min().item():.3g}"
+            "Poisson noise: the clean measurement must not be negative, "
+            f"its minimum is {clean.min().item():.3g}"
         )
     return clean.clamp_min(0)
 

@@ -1,6 +1,7 @@
-"""Forward operators: deepinv's physics contract, a decorator that makes one from a function, and the adjoint test.
+"""Forward operators under deepinv's physics contract: constructors, a decorator, the adjoint test.
 
-Operators act on physical units, batch first. Linear ones have `A` and `A_adjoint`; decomposable ones `U`, `V` and `mask`.
+Operators act on physical units, batch first. A linear operator has `A` and `A_adjoint`, a
+decomposable one `U`, `V` and `mask` as well.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ def operator(
     shape: tuple[int, ...],
     linear: bool = True,
 ) -> Any:
-    """Turn a plain differentiable function of a batch into an operator; the adjoint is derived by automatic differentiation.
+    """Turn a differentiable function of a batch into an operator.
 
         @inverse.operator(shape=(3, 64, 64))
         def grey(x):
             return x.mean(1, keepdim=True)
 
+    Automatic differentiation gives the adjoint.
+
     Args:
         function: x (B, *shape) -> y (B, *out_shape), physical units.
-        shape: of one x.
-        linear: claim that the function is linear; `adjoint_error` shows at once if it is not.
+        shape: shape of one x.
+        linear: whether the function is linear; `adjoint_error` checks the claim.
 
     Returns: a deepinv `LinearPhysics` (or `Physics` when `linear` is false).
     """
@@ -62,18 +65,20 @@ def is_linear(physics: object) -> bool:
 
 
 def is_decomposable(physics: object) -> bool:
-    """Whether the operator exposes its singular values (deepinv `DecomposablePhysics`)."""
+    """Whether the operator has a singular value decomposition (deepinv `DecomposablePhysics`)."""
     return isinstance(physics, deepinv("physics").DecomposablePhysics)
 
 
 def adjoint_error(
     physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> float:
-    """Relative gap |<A u, v> - <u, A^T v>| / (|A u| |v|) for random u, v: zero to rounding for a true adjoint.
+    """Relative error |<A u, v> - <u, A^T v>| / (|A u| |v|) of the adjoint for random u and v.
+
+    For a true adjoint it is zero to rounding.
 
     Args:
         physics: a linear operator whose parameters are in `dtype`.
-        shape: of one x.
+        shape: shape of one x.
 
     Raises: OperatorError if A^T v does not have the shape of u.
     """
@@ -84,14 +89,15 @@ def adjoint_error(
     Atv = physics.A_adjoint(v)
     if Atv.shape != u.shape:
         raise OperatorError(
-            f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, A takes {tuple(u.shape)}"
+            f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, "
+            f"A takes {tuple(u.shape)}"
         )
     gap = (Au * v).sum() - (u * Atv).sum()
     return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(dtype).tiny))
 
 
 def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """A private copy of an operator, its real parameters in `dtype`; the caller's is never touched."""
+    """A copy of an operator on `device`, with real parameters in `dtype`."""
     duplicate = _deepcopy(physics)
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
 
@@ -104,7 +110,10 @@ def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
 
 
 def _deepcopy(physics: Any) -> Any:
-    """deepinv's own `clone` walks every reachable object to find generators (half a second); it is needed where there is one."""
+    """A copy of an operator.
+
+    An operator that holds a generator needs deepinv's `clone`, which is half a second slower.
+    """
     try:
         return copy.deepcopy(physics)
     except TypeError:
@@ -112,12 +121,14 @@ def _deepcopy(physics: Any) -> Any:
 
 
 def separable_blur(factors: tuple[Tensor, Tensor], shape: tuple[int, ...], boundary: str) -> Any:
-    """Blur by the kernel outer(*factors) as a `separable` operator, so that solves are closed-form at any boundary.
+    """Blur by the kernel outer(*factors), with closed-form solves for any boundary.
 
     Args:
-        factors: down and across, odd lengths.
-        shape: of one x (C, H, W).
+        factors: vertical and horizontal factor, odd lengths.
+        shape: shape (C, H, W) of one x.
         boundary: reflect, replicate, zeros or valid.
+
+    Returns: a `separable` operator.
     """
     rows, columns = (
         _convolution_matrix(f.double(), n, boundary)
@@ -127,7 +138,7 @@ def separable_blur(factors: tuple[Tensor, Tensor], shape: tuple[int, ...], bound
 
 
 def _convolution_matrix(kernel: Tensor, n: int, boundary: str) -> Tensor:
-    """Convolution of a signal of n numbers as a matrix; n columns."""
+    """The matrix (m, n) of the convolution of a signal of n numbers with a kernel."""
     r, signals = len(kernel) // 2, torch.eye(n, dtype=kernel.dtype)[:, None]
     if boundary != "valid":
         signals = torch.nn.functional.pad(
@@ -137,11 +148,13 @@ def _convolution_matrix(kernel: Tensor, n: int, boundary: str) -> Tensor:
 
 
 def fft_blur(kernel: Tensor, shape: tuple[int, ...], boundary: str) -> Any:
-    """Blur by a kernel through real FFTs of fast lengths; the kernel's spectrum is made once, where deepinv's `Blur` makes it at every call.
+    """Blur by a kernel through real FFTs of fast lengths.
+
+    The spectrum of the kernel is computed once; deepinv's `Blur` computes it at every call.
 
     Args:
         kernel: (h, w), odd sides.
-        shape: of one x (C, H, W).
+        shape: shape (C, H, W) of one x.
         boundary: reflect, replicate, zeros or valid.
 
     Returns: a deepinv `LinearPhysics`.
@@ -159,12 +172,12 @@ def _fft_blur_class() -> Any:
         def __init__(self, kernel: Tensor, shape: tuple[int, ...], boundary: str):
             super().__init__(img_size=shape)
             margins = [n // 2 for n in kernel.shape]
-            beyond = [0, 0] if boundary == "valid" else margins
-            self.pad = (beyond[1], beyond[1], beyond[0], beyond[0])
+            padding = [0, 0] if boundary == "valid" else margins
+            self.pad = (padding[1], padding[1], padding[0], padding[0])
             self.mode = {"zeros": "constant", "valid": "constant"}.get(boundary, boundary)
-            self.padded = [n + 2 * r for n, r in zip(shape[-2:], beyond, strict=True)]
+            self.padded = [n + 2 * r for n, r in zip(shape[-2:], padding, strict=True)]
             self.size = [next_fast_len(n, real=True) for n in self.padded]
-            self.seen: tuple[Any, ...] = (
+            self.valid: tuple[Any, ...] = (
                 ...,
                 *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)),
             )
@@ -172,19 +185,20 @@ def _fft_blur_class() -> Any:
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
             if tuple(x.shape[-2:]) != tuple(self.img_size[-2:]):
+                height, width = self.img_size[-2:]
                 raise OperatorError(
-                    f"this blur was made for images of {self.img_size[-2]}x{self.img_size[-1]} pixels, got {x.shape[-2]}x{x.shape[-1]}"
+                    f"this blur was made for images of {height}x{width} pixels, "
+                    f"got {x.shape[-2]}x{x.shape[-1]}"
                 )
-            return torch.fft.irfft2(
-                torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum, s=self.size
-            )[self.seen]
+            spectrum = torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum
+            return torch.fft.irfft2(spectrum, s=self.size)[self.valid]
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             whole = y.new_zeros(*y.shape[:-2], *self.size)
-            whole[self.seen] = y
-            back = torch.fft.irfft2(torch.fft.rfft2(whole) * self.spectrum.conj(), s=self.size)[
-                ..., : self.padded[0], : self.padded[1]
-            ]
+            whole[self.valid] = y
+            spectrum = torch.fft.rfft2(whole) * self.spectrum.conj()
+            back = torch.fft.irfft2(spectrum, s=self.size)
+            back = back[..., : self.padded[0], : self.padded[1]]
             if not any(self.pad):
                 return back
             with torch.enable_grad():
@@ -198,10 +212,11 @@ def _fft_blur_class() -> Any:
 
 
 def separable(rows: Tensor, columns: Tensor) -> Any:
-    """The operator Y = rows X columns^T on every channel, with its singular value decomposition, so that solves are closed-form.
+    """The operator Y = rows X columns^T on every channel, with closed-form solves.
 
     Args:
-        rows: (h, H), columns: (w, W), real; stored in float64 precision of the decomposition.
+        rows: (h, H), real.
+        columns: (w, W), real. The singular value decompositions of both are stored in float64.
 
     Returns: a deepinv `DecomposablePhysics`, x (B, C, H, W) -> y (B, C, h, w).
     """
@@ -237,12 +252,13 @@ def _separable_class() -> Any:
 
 
 def dense(matrix: Tensor, shape: tuple[int, ...], out_shape: tuple[int, ...] | None = None) -> Any:
-    """The operator of a matrix with its singular value decomposition, so that solves are closed-form.
+    """The operator of a matrix, with closed-form solves.
 
     Args:
-        matrix: (m, n), n the number of entries of one x; stored in float64 precision of the decomposition.
-        shape: of one x.
-        out_shape: of one y; by default (1, ..., 1, m), of as many dimensions as x.
+        matrix: (m, n), with n the number of entries of one x. Its singular value decomposition is
+            stored in float64.
+        shape: shape of one x.
+        out_shape: shape of one y; by default (1, ..., 1, m), with as many dimensions as x.
 
     Returns: a deepinv `DecomposablePhysics`, x (B, *shape) -> y (B, *out_shape).
     """
@@ -277,8 +293,11 @@ def _dense_class() -> Any:
 
 
 def motion_kernel(size: int, seed: int) -> Tensor:
-    """A camera-shake kernel (size, size), sum 1: a smooth random trajectory drawn by deepinv's MotionBlurGenerator."""
-    maker = deepinv("physics.generator").MotionBlurGenerator(
+    """A camera-shake kernel (size, size), sum 1: a smooth random trajectory.
+
+    deepinv's MotionBlurGenerator draws it.
+    """
+    trajectories = deepinv("physics.generator").MotionBlurGenerator(
         (size, size), rng=seeded(seed, "motion kernel")
     )
-    return maker.step(batch_size=1)["filter"][0, 0].float()
+    return trajectories.step(batch_size=1)["filter"][0, 0].float()

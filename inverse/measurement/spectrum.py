@@ -1,8 +1,11 @@
-"""Symmetric maps that nearly commute with shifts, such as A A^T of a blur: the basis that nearly diagonalises one.
+"""Approximate eigenvalues of a symmetric map that nearly commutes with shifts, as A A^T of a blur.
 
-Away from the edges such a map is a convolution with its response to an impulse. Periodic edges are diagonal in the Fourier basis,
-mirrored ones in the cosine basis if the response is symmetric (Ng, Chan, Tang, A Fast Algorithm for Deblurring Models with Neumann
-Boundary Conditions, SIAM J. Sci. Comput. 1999); other edges come near to one or the other.
+Away from the edges such a map is a convolution with its impulse response. With periodic edges it is
+diagonal in the Fourier basis. With mirrored edges and a symmetric response it is diagonal in the
+cosine basis. For other edges, either basis is an approximation.
+
+Source: Ng, Chan, Tang, A Fast Algorithm for Deblurring Models with Neumann Boundary Conditions,
+SIAM J. Sci. Comput. 1999.
 """
 
 from __future__ import annotations
@@ -19,31 +22,32 @@ from inverse.seeding import seeded
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues, at least 0, and the basis they belong to.
+    """Non-negative eigenvalues of a map, and the basis they belong to.
 
     Args:
         eigenvalues: broadcastable to coefficients.
-        to: v (B, C, H, W) -> coefficients.
-        back: its inverse.
+        transform: v (B, C, H, W) -> coefficients.
+        inverse_transform: coefficients -> (B, C, H, W).
     """
 
     eigenvalues: Tensor
-    to: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor]
+    inverse_transform: Callable[[Tensor], Tensor]
 
     def apply(self, f: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-        """f of the map, on v."""
-        return self.back(f(self.eigenvalues) * self.to(v))
+        """f(map) v: (B, C, H, W) -> same."""
+        return self.inverse_transform(f(self.eigenvalues) * self.transform(v))
 
 
 def approximate_spectrum(
     apply: Callable[[Tensor], Tensor], like: Tensor, error: float = 0.15
 ) -> Spectrum | None:
-    """The better of the two, or None where both miss the map by more than `error`: relative error on white noise.
+    """The better of the Fourier and the cosine basis, or None if neither approximates the map.
 
     Args:
         apply: the map, (1, C, H, W) -> same; it is evaluated twice.
-        like: a tensor (B, C, H, W) of its dtype and device.
+        like: a tensor (B, C, H, W) with the dtype and device of its argument.
+        error: largest relative error allowed, measured on white noise.
     """
     height, width = like.shape[-2:]
     impulse = torch.zeros_like(like[:1])
@@ -51,12 +55,12 @@ def approximate_spectrum(
     response = apply(impulse)
     probe = torch.randn(impulse.shape, generator=seeded("spectrum")).to(like)
     expected = apply(probe)
-    found = [
+    candidates = [
         (float((basis.apply(lambda lam: lam, probe) - expected).norm()), basis)
         for basis in (_fourier(response), _cosine(response))
     ]
-    miss, best = min(found, key=lambda pair: pair[0])
-    return best if miss <= error * float(expected.norm()) else None
+    smallest_error, best = min(candidates, key=lambda pair: pair[0])
+    return best if smallest_error <= error * float(expected.norm()) else None
 
 
 def _fourier(response: Tensor) -> Spectrum:
@@ -70,21 +74,22 @@ def _fourier(response: Tensor) -> Spectrum:
 
 
 def _cosine(response: Tensor) -> Spectrum:
-    (rows, over_rows), (columns, over_columns) = (
-        _cosines(n, response) for n in response.shape[-2:]
-    )
-    eigenvalues = over_rows @ response @ over_columns.T
+    height, width = response.shape[-2:]
+    rows, row_frequencies = _cosines(height, response)
+    columns, column_frequencies = _cosines(width, response)
+    eigenvalues = row_frequencies @ response @ column_frequencies.T
     return Spectrum(
         eigenvalues.clamp_min(0), lambda v: rows @ v @ columns.T, lambda c: rows.T @ c @ columns
     )
 
 
 def _cosines(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The orthonormal cosine basis (n, n), and cos(pi k d / n) for frequencies k and distances d from the middle (n, n)."""
-    k, i = (
-        torch.arange(n, dtype=torch.float64)[:, None] * math.pi / n,
-        torch.arange(n, dtype=torch.float64),
-    )
+    """The orthonormal cosine basis (n, n), and cos(pi k d / n) (n, n).
+
+    k is a frequency and d the distance from the middle.
+    """
+    k = torch.arange(n, dtype=torch.float64)[:, None] * math.pi / n
+    i = torch.arange(n, dtype=torch.float64)
     basis = torch.cos(k * (i + 0.5)) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
     return basis.to(like), torch.cos(k * (i - n // 2)).to(like)

@@ -1,6 +1,6 @@
-"""Trained things on disk: arrays in a safetensors file, and the JSON card beside it that says what they are.
+"""Trained models on disk: weights in a safetensors file, and a JSON card that describes them.
 
-Pickles are refused, hashes are checked, and files are written whole or not at all.
+Pickles are refused, hashes are checked, and files are written atomically.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a trained thing is; what every kind of them says.
+    """The description of a trained model; a subclass for each kind of model adds its fields.
 
     Args:
-        name: the card is `<name>.json`.
-        file: of the weights, beside the card.
-        sha256: of that file.
-        training: data, command, seed, steps, loss, machine, hours: what there is of these.
-        licence: of the weights and the terms of the data.
-        limits: what it is known not to do.
+        name: name of the card; its file is `<name>.json`.
+        file: name of the file of weights, beside the card.
+        sha256: hash of that file.
+        training: data, command, seed, steps, loss, machine, hours, as far as known.
+        licence: licence of the weights and terms of the data.
+        limits: known limits of the model.
     """
 
     kind: ClassVar[str]
     folder: ClassVar[str] = ""
-    """Of the shipped cards of this kind, inside the package `inverse_data`."""
+    """Folder of the shipped cards of this kind, inside the package `inverse_data`."""
 
     name: str
     file: str
@@ -50,41 +50,42 @@ class Card:
 
     @classmethod
     def known(cls) -> dict[str, Path]:
-        """Cards that a name stands for: those of this kind that ship with the package."""
+        """Paths of the cards that can be given by name: the shipped cards of this kind."""
         return shipped_cards(cls.kind, cls.folder)
 
     @classmethod
     def find(cls, name: str | Path) -> Path:
-        """The path of a card, by the name of a known one, or by the path of its `.safetensors` file or its own.
+        """The path of a card, from the name of a known card or the path of the card or its weights.
 
-        Raises: PriorError for another name or another kind of file.
+        Raises: PriorError for an unknown name or another kind of file.
         """
         path = Path(name)
         if not path.suffix and path.parent == Path("."):
             if str(name) not in cls.known():
                 known = suggestion(str(name), cls.known())
                 raise PriorError(
-                    f"{cls.kind} '{name}' is not known; {known}, or the path of a .safetensors file with its card"
+                    f"{cls.kind} '{name}' is not known; {known}, "
+                    "or the path of a .safetensors file with its card"
                 )
             return cls.known()[str(name)]
         if path.suffix not in (".safetensors", ".json"):
             raise PriorError(
-                f"{cls.kind} {name}: expected a .safetensors file with its card; nothing else is read"
+                f"{cls.kind} {name}: expected a .safetensors file with its card; "
+                "no other file is read"
             )
         return path.with_suffix(".json")
 
     @classmethod
     def read(cls, name: str | Path) -> Self:
-        """The card that `find` finds.
+        """The card at the path that `find` returns.
 
-        Raises: PriorError if it is missing, not JSON, lacks a field, or describes nothing.
+        Raises: PriorError if it is missing, not JSON, or not a valid card of this kind.
         """
         path = cls.find(name)
         try:
-            found = json.loads(path.read_text())
-            if fault := _fault(cls, found):
-                raise OptionError(fault)
-            return cls(**found)
+            fields = json.loads(path.read_text())
+            _check_fields(cls, fields)
+            return cls(**fields)
         except FileNotFoundError as error:
             raise PriorError(
                 f"{cls.kind} card {path}: no such file; weights need their card beside them"
@@ -94,12 +95,16 @@ class Card:
 
     @classmethod
     def load(cls, name: str | Path, make: Callable[[Self, dict[str, Tensor]], Model]) -> Model:
-        """What a card describes, ready to be used, in single precision; the caller's random numbers are left alone.
+        """The model that a card describes, in single precision and evaluation mode.
+
+        The global random state is unchanged.
 
         Args:
-            make: a model from the card and the arrays of its file, of which it takes out what is not the model's state.
+            make: builds the model from the card and the arrays of its file; it removes the arrays
+                that are not part of the model's state.
 
-        Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's, or that does not fit it.
+        Raises: PriorError if the file of weights is missing, truncated, a pickle, has another hash
+            than the card's, or does not fit the card.
         """
         card = cls.read(name)
         path = card.weights(name, cls.find(name))
@@ -113,40 +118,46 @@ class Card:
         return model.eval().requires_grad_(False)
 
     def weights(self, name: str | Path, path: Path) -> Path:
-        """The weights meant by a name or path: that .safetensors file itself, or else the one that this card, found at `path`, names."""
+        """The file of weights: `name` if it is a .safetensors file, else the file the card names.
+
+        Args:
+            name: the name or path that the caller gave.
+            path: of this card.
+        """
         return Path(name) if Path(name).suffix == ".safetensors" else path.with_name(self.file)
 
     def arrays(self, path: Path) -> dict[str, Tensor]:
-        """Arrays of a file of weights that this card is beside.
+        """The arrays of this card's file of weights.
 
-        Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
+        Raises: PriorError if the file is missing, truncated, a pickle, or has another hash than the
+            card's.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not path.is_file():
             raise PriorError(f"{self.kind} weights {path}: no such file")
-        if (found := sha256(path)) != self.sha256:
-            whose = (
-                "the file is damaged or not the one described"
-                if path.name == self.file
-                else f"that card is of {self.file}"
-            )
+        if (digest := sha256(path)) != self.sha256:
+            reason = f"the card describes {self.file}"
+            if path.name == self.file:
+                reason = "the file is damaged or not the one described"
             raise PriorError(
-                f"{self.kind} weights {path}: sha256 is {found[:12]}..., the card says {self.sha256[:12]}...; {whose}"
+                f"{self.kind} weights {path}: sha256 is {digest[:12]}..., "
+                f"the card says {self.sha256[:12]}...; {reason}"
             )
         try:
-            return load_file(path)  # safetensors holds arrays alone: a pickle is refused here
+            return load_file(path)  # it reads arrays alone and refuses a pickle
         except (SafetensorError, RuntimeError) as error:
             raise weights_mismatch(self.kind, path, error) from error
 
     @classmethod
     def save(cls, path: Path, state: dict[str, Tensor], **fields: Any) -> Self:
-        """Write arrays to `path` (.safetensors), each in the precision that it has, and their card beside it; returns the card.
+        """Write arrays to `path` (.safetensors), in their own precision, and the card beside it.
 
         Args:
-            fields: of the card, but for name, file and sha256.
+            fields: fields of the card except name, file and sha256.
 
+        Returns: the card.
         Raises: PriorError for another suffix.
         """
         from safetensors.torch import save
@@ -167,59 +178,70 @@ class Card:
 
 
 def shipped_cards(kind: str, folder: str = "") -> dict[str, Path]:
-    """Cards that ship with the package, by name: `<kind>-<name>.json` in a folder of `inverse_data`."""
-    place = Path(str(importlib.resources.files("inverse_data"))) / folder
-    return {path.stem: path for path in sorted(place.glob(f"{kind}-*.json"))}
+    """Paths of the shipped cards by name: `<kind>-<name>.json` in a folder of `inverse_data`."""
+    data = Path(str(importlib.resources.files("inverse_data"))) / folder
+    return {path.stem: path for path in sorted(data.glob(f"{kind}-*.json"))}
 
 
-WORDS = {str: "text", float: "a number", int: "a whole number", dict: "an object", tuple: "a list"}
-"""Types of a card's fields as JSON calls them."""
+JSON_TYPES: dict[type, str] = {
+    str: "text",
+    float: "a number",
+    int: "a whole number",
+    dict: "an object",
+    tuple: "a list",
+    list: "a list",
+    bool: "true or false",
+    type(None): "null",
+}
+"""JSON's name of a type; a card's tuple is stored as a list."""
 
 
-def _fault(cls: type[Card], found: Any) -> str | None:
-    """Why what JSON holds is no card of this kind, or None if its fields have the right names and types."""
-    hints, fields = (
-        typing.get_type_hints(cls),
-        {field.name: field for field in dataclasses.fields(cls)},
-    )
-    needed = [
+def _check_fields(cls: type[Card], fields: Any) -> None:
+    """Check the names and types of the fields of a card.
+
+    Raises: OptionError.
+    """
+    declared = {field.name: field for field in dataclasses.fields(cls)}
+    required = [
         name
-        for name, field in fields.items()
+        for name, field in declared.items()
         if field.default is field.default_factory is dataclasses.MISSING
     ]
-    if not isinstance(found, dict):
-        return f"found {_words(found)}, needed is an object with {', '.join(needed)}"
-    if missing := [name for name in needed if name not in found]:
-        return (
-            f"found {', '.join(found) or 'an empty object'}; needed are also {', '.join(missing)}"
+    if not isinstance(fields, dict):
+        raise OptionError(
+            f"found {_json_type(fields)}, expected an object with {', '.join(required)}"
         )
-    for name, value in found.items():
-        if name not in fields:
-            return f"a {cls.kind} card has no field '{name}'; {suggestion(name, fields)}"
-        kind = typing.get_origin(hints[name]) or hints[name]
-        if (
-            kind in WORDS
-            and WORDS[kind] != _words(value)
-            and not (kind is float and type(value) is int)
-        ):
-            return f"{name} must be {WORDS[kind]}, found {_words(value)}"
-    if Path(found["file"]).name != found["file"]:
-        return f"file must be the name of a file beside the card, found '{found['file']}'"
-    return None
+    if missing := [name for name in required if name not in fields]:
+        names = ", ".join(fields) or "an empty object"
+        raise OptionError(f"found {names}; missing are {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    for name, value in fields.items():
+        if name not in declared:
+            raise OptionError(
+                f"a {cls.kind} card has no field '{name}'; {suggestion(name, declared)}"
+            )
+        hint = typing.get_origin(hints[name]) or hints[name]
+        is_whole = hint is float and type(value) is int
+        if hint in JSON_TYPES and JSON_TYPES[hint] != _json_type(value) and not is_whole:
+            raise OptionError(f"{name} must be {JSON_TYPES[hint]}, found {_json_type(value)}")
+    if Path(fields["file"]).name != fields["file"]:
+        raise OptionError(
+            f"file must be the name of a file beside the card, found '{fields['file']}'"
+        )
 
 
-def _words(value: Any) -> str:
-    """The type of a JSON value."""
-    return {list: "a list", bool: "true or false", type(None): "null"}.get(type(value)) or WORDS[
-        type(value)
-    ]
+def _json_type(value: Any) -> str:
+    return JSON_TYPES[type(value)]
 
 
 def weights_mismatch(kind: str, path: Path, error: Exception) -> PriorError:
-    """The error of arrays that are not those of the card: where torch's "Error(s) in loading state_dict" becomes specific, or a shorter message's start."""
-    return PriorError(
-        f"{kind} weights {path}: do not fit the card ({str(error).splitlines()[:2][-1].strip()})"
-    )
+    """The error for arrays that do not fit their card.
+
+    It quotes the second line of torch's "Error(s) in loading state_dict", or the first line of a
+    shorter message.
+    """
+    reason = str(error).splitlines()[:2][-1].strip()
+    return PriorError(f"{kind} weights {path}: do not fit the card ({reason})")
 
 
 def check_suffix(kind: str, path: Path) -> None:

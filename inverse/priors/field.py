@@ -1,4 +1,4 @@
-"""Stationary Gaussian fields: a law that is diagonal in Fourier, exact for images of any size."""
+"""Stationary Gaussian fields: laws that are diagonal in Fourier space, exact for any image size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from inverse.priors.analytic import LOG_2PI, AnalyticPrior
 
 
 class FieldPrior(AnalyticPrior):
-    """A stationary Gaussian field on a torus of any size: independent Fourier coefficients, D = mean + F^-1 S / (S + sigma^2) F (x - mean).
+    """A stationary Gaussian field on a torus, with independent Fourier coefficients:
+
+        D(x, sigma) = mean + F^-1 S / (S + sigma^2) F (x - mean)
 
     Args:
-        mean: () or (channels, height, width), the last two 1 where they do not matter, model units.
-        spectrum: S, called with height and width -> (height, width) or (channels, height, width), the variance of each
-            coefficient of the unitary transform, with S(f) = S(-f). Its mean over the frequencies is the variance of a pixel.
-        shape: (channels, height, width), None for any size.
-        colours: (channels, channels) orthogonal; its columns are the mixtures of channels that are independent. None: the channels.
+        mean: () or (channels, height, width), model units; height and width may be 1.
+        spectrum: S, called with height and width -> (height, width) or (channels, height, width).
+            It is the variance of each coefficient of the unitary transform, S(f) = S(-f). Its mean
+            over the frequencies is the variance of a pixel.
+        shape: (channels, height, width), with None for any length.
+        colours: (channels, channels), orthogonal; each column is a mixture of channels that is
+            independent of the others. None if the channels themselves are independent.
     """
 
     colours: Tensor | None
@@ -39,7 +43,7 @@ class FieldPrior(AnalyticPrior):
         self.spectrum = spectrum
 
     def sized(self, height: int, width: int) -> FieldPrior:
-        """The same field on a torus of one size; its spectrum is computed once."""
+        """The same field on a torus of a fixed size (pixels); its spectrum is computed once."""
         mean = self.mean.expand(self.shape[0] or 1, height, width)
         S = self.spectrum(height, width).to(mean)
         return FieldPrior(
@@ -57,14 +61,12 @@ class FieldPrior(AnalyticPrior):
         return self.spectral(unit, lambda S: S).reshape(n, n)
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(C) x, f applied to the spectrum, the eigenvalues of C: (B, channels, height, width) -> same."""
+        """f(C) x, with f applied to the spectrum: (B, channels, height, width) -> same."""
         response = f(self._spectrum(x))[..., : x.shape[-1] // 2 + 1]
-        filtered = torch.fft.irfft2(torch.fft.rfft2(self._turned(x)) * response, s=x.shape[-2:])
-        return (
-            filtered
-            if self.colours is None
-            else torch.einsum("cd,...dhw->...chw", self.colours, filtered)
-        )
+        filtered = torch.fft.irfft2(torch.fft.rfft2(self._mixtures(x)) * response, s=x.shape[-2:])
+        if self.colours is None:
+            return filtered
+        return torch.einsum("cd,...dhw->...chw", self.colours, filtered)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.mean + self.spectral(
@@ -73,7 +75,7 @@ class FieldPrior(AnalyticPrior):
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         total = self._spectrum(x) + self._variance(x, sigma)
-        power = torch.fft.fft2(self._turned(x - self.mean), norm="ortho").abs().square()
+        power = torch.fft.fft2(self._mixtures(x - self.mean), norm="ortho").abs().square()
         return -0.5 * (power / total + total.log() + LOG_2PI).flatten(1).sum(1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -83,7 +85,13 @@ class FieldPrior(AnalyticPrior):
         return self.mean + self.spectral(white, torch.sqrt)
 
     def given(self, transfer: Tensor, sigma_y: float, y: Tensor) -> FieldPrior:
-        """The law of x given y = F^-1 transfer F decode(x) + N(0, sigma_y^2): transfer (height, width) complex, y (channels, height, width)."""
+        """The law of x given y = F^-1 transfer F decode(x) + N(0, sigma_y^2 I).
+
+        Args:
+            transfer: (height, width), complex.
+            sigma_y: standard deviation of the noise, units of y, > 0.
+            y: (channels, height, width).
+        """
         a, S = transfer * self.scale, self._spectrum(y)
         total = a.abs().square() * S + sigma_y**2
         residual = y - self._blurred(transfer, y)
@@ -98,7 +106,7 @@ class FieldPrior(AnalyticPrior):
         )
 
     def log_evidence(self, transfer: Tensor, sigma_y: float, y: Tensor) -> Tensor:
-        """log p(y) in nats: ()."""
+        """log p(y) in nats, (); arguments as in `given`."""
         S = (transfer * self.scale).abs().square() * self._spectrum(y)
         return FieldPrior(
             self._blurred(transfer, y), lambda height, width: S, tuple(y.shape), self.colours
@@ -110,8 +118,8 @@ class FieldPrior(AnalyticPrior):
             transfer * torch.fft.fft2(self.decode(self.mean).expand(y.shape))
         ).real
 
-    def _turned(self, x: Tensor) -> Tensor:
-        """The mixtures of channels that are independent: (..., channels, height, width) -> same."""
+    def _mixtures(self, x: Tensor) -> Tensor:
+        """The independent mixtures of channels: (..., channels, height, width) -> same."""
         return x if self.colours is None else torch.einsum("cd,...chw->...dhw", self.colours, x)
 
     @property
@@ -126,58 +134,69 @@ class FieldPrior(AnalyticPrior):
 
 
 def matern(std: float, length: float, smoothness: float = 2.5) -> Callable[[int, int], Tensor]:
-    """The spectrum of a Matern field on a torus, S(f) = c (2 smoothness / (2 pi length)^2 + |f|^2)^-(smoothness + 1), f in cycles per pixel.
+    """The spectrum of a Matern field on a torus:
+
+        S(f) = c (2 smoothness / (2 pi length)^2 + |f|^2)^-(smoothness + 1),  f in cycles per pixel
 
     Args:
-        std: standard deviation of a pixel, which fixes c at every size.
+        std: standard deviation of a pixel; it determines c at every size.
         length: correlation length (pixels).
-        smoothness: derivatives that exist, rounded up.
+        smoothness: rounded up, the number of derivatives of the field, plus one.
+
+    Returns: a `spectrum` for `FieldPrior`.
     """
 
     def spectrum(height: int, width: int) -> Tensor:
-        S = (2 * smoothness / (2 * math.pi * length) ** 2 + _frequencies(height, width)) ** -(
-            smoothness + 1
-        )
+        corner = 2 * smoothness / (2 * math.pi * length) ** 2
+        S = (corner + _frequencies(height, width)) ** -(smoothness + 1)
         return S * (std**2 / S.mean())
 
     return spectrum
 
 
 def power_law(power: Tensor, corner: Tensor, exponent: Tensor) -> Callable[[int, int], Tensor]:
-    """S_c(f) = power_c (corner_c^2 + |f|^2)^-exponent_c, f in cycles per pixel, the same density at every size.
+    """S_c(f) = power_c (corner_c^2 + |f|^2)^-exponent_c, f in cycles per pixel, for every size.
 
     Args:
-        power, corner, exponent: (channels,), positive; of photographs the exponent is about 1 (Field, JOSA A 4, 1987).
+        power, corner, exponent: (channels,), positive. For photographs the exponent is about 1
+            (Field, JOSA A 4, 1987).
+
+    Returns: a `spectrum` for `FieldPrior`.
     """
     a, c, p = (v[:, None, None] for v in (power, corner, exponent))
     return lambda height, width: a * (c**2 + _frequencies(height, width)) ** -p
 
 
 def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
-    """Mean, independent mixtures of channels and their power laws, fitted to images: the arguments of `power_law_field`.
+    """Fit the mean, the independent mixtures of channels and their power laws to images.
 
-    The periodogram is that of each image times a Hann window, and the fit is least squares in log S over bins of log |f|, so that every
-    octave counts alike. The corner, looked for between 1e-4 and 0.3 cycles a pixel, must also give the variance of a pixel: frequencies
-    too low for the window, the brightness of a whole image among them, are seen in nothing else.
+    The periodogram of each image has a Hann window. The fit is least squares in log S over bins of
+    log |f|, so that all octaves have equal weight. The corner is searched between 1e-4 and 0.3
+    cycles per pixel. It must also give the variance of a pixel, which alone determines the
+    frequencies that are too low for the window, such as the brightness of a whole image.
 
     Args:
-        images: (channels, height, width) each, model units; a few suffice, since there are three numbers for a mixture of channels.
+        images: each (channels, height, width), model units. A few suffice, since each mixture of
+            channels has three parameters.
+        bins: number of bins of log |f|.
+
+    Returns: the argument of `power_law_field`, in JSON types.
     """
     pixels = torch.cat([image.flatten(1) for image in images], 1).double()
     mean, (variances, colours) = pixels.mean(1), torch.linalg.eigh(pixels.cov())
     variances, colours = variances.flip(0), colours.flip(1)
-    places, powers = [], []
+    frequencies, powers = [], []
     for image in images:
         window = torch.outer(
             *(torch.hann_window(n, periodic=True, dtype=torch.float64) for n in image.shape[1:])
         )
-        turned = torch.einsum("cd,chw->dhw", colours, image.double() - mean[:, None, None])
-        powers.append(
-            (torch.fft.fft2(turned * window).abs() ** 2 / window.square().sum()).flatten(1)
-        )
-        places.append(_frequencies(*image.shape[1:]).flatten().sqrt())
-    f, S = torch.cat(places), torch.cat(powers, 1)
-    low = min(2 / min(image.shape[1:]) for image in images)  # below, the window mixes frequencies
+        mixtures = torch.einsum("cd,chw->dhw", colours, image.double() - mean[:, None, None])
+        periodogram = torch.fft.fft2(mixtures * window).abs() ** 2 / window.square().sum()
+        powers.append(periodogram.flatten(1))
+        frequencies.append(_frequencies(*image.shape[1:]).flatten().sqrt())
+    f, S = torch.cat(frequencies), torch.cat(powers, 1)
+    # Below this frequency, the window mixes frequencies.
+    low = min(2 / min(image.shape[1:]) for image in images)
     edges = torch.logspace(math.log10(low), math.log10(0.5), bins + 1, dtype=torch.float64)
     inside = [(f >= a) & (f < b) for a, b in pairwise(edges)]
     centre, level = zip(
@@ -185,34 +204,26 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
         strict=True,
     )
     f, S = torch.stack(centre), torch.stack(level, 1)
-    law: dict[str, list] = {
-        "mean": mean.tolist(),
-        "colours": colours.tolist(),
-        "power": [],
-        "corner": [],
-        "exponent": [],
-    }
+    law: dict[str, list] = {"mean": mean.tolist(), "colours": colours.tolist()}
+    law |= {"power": [], "corner": [], "exponent": []}
     grid = _frequencies(*images[0].shape[1:])
-    for line, variance in zip(S, variances, strict=True):
+    for log_S, variance in zip(S, variances, strict=True):
         trials = []
         for corner in torch.logspace(-4, math.log10(0.3), 201, dtype=torch.float64):
             terms = torch.stack([torch.ones_like(f), -(corner**2 + f**2).log()], 1)
-            solution = torch.linalg.lstsq(terms, line[:, None]).solution[:, 0]
+            solution = torch.linalg.lstsq(terms, log_S[:, None]).solution[:, 0]
             ratio = solution[0].exp() * (corner**2 + grid).pow(-solution[1]).mean() / variance
-            misfit = (terms @ solution - line).square().mean() + ratio.log().square()
+            misfit = (terms @ solution - log_S).square().mean() + ratio.log().square()
             trials.append((float(misfit), float(corner), *solution.tolist()))
         _, corner, log_power, exponent = min(trials)
-        for name, value in {
-            "power": math.exp(log_power),
-            "corner": corner,
-            "exponent": exponent,
-        }.items():
-            law[name].append(value)
+        law["power"].append(math.exp(log_power))
+        law["corner"].append(corner)
+        law["exponent"].append(exponent)
     return law
 
 
 def power_law_field(law: dict[str, list], **units: float) -> FieldPrior:
-    """The field of what `fit_power_law` returns, for images of any size, float64."""
+    """The field of a power law from `fit_power_law`, for images of any size, float64."""
     fitted = {name: torch.tensor(value, dtype=torch.float64) for name, value in law.items()}
     spectrum = power_law(fitted["power"], fitted["corner"], fitted["exponent"])
     return FieldPrior(

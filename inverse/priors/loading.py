@@ -1,4 +1,4 @@
-"""Priors on disk: safetensors weights and a JSON card that says what they are; see `shelf`."""
+"""Priors on disk: safetensors weights and a JSON card that describes them; see `cards`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ from inverse.registry.options import build
 
 @dataclass(frozen=True, kw_only=True)
 class PriorCard(Card):
-    """What a trained prior is.
+    """The description of a trained prior.
 
     Args:
         units: physical units of `decode`, in words.
         shift, scale: physical = scale * model + shift.
         sigma_data: standard deviation of the training data, model units.
-        sigma_min, sigma_max: trusted noise levels, model units.
-        network: fields of `UNetConfig`; empty for a Gaussian alone.
+        sigma_min, sigma_max: smallest and largest trusted noise level, model units.
+        network: fields of `UNetConfig`; empty for a Gaussian without a network.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
-        power_law: mean and power spectrum of the training data, as `field.fit_power_law` found them; for `analytic_start`.
-        law: shape, rank and kind of the Gaussian that the weights hold, and how it was fitted; empty where there is none. The hook
-            `inverse_laws` names the loader of each kind; "low-rank" is the kind of a card that names none.
-        extra: variables, units, latitudes, longitudes and periods of the fields it was trained on; empty for images.
-        pipeline: configs `unet` and `scheduler` of a network of diffusers; empty for our own.
-        quantization: of what prior (name, sha256), and on which draws its inputs were calibrated; empty for a float network.
+        power_law: mean and power spectrum of the training data, fitted by `field.fit_power_law`;
+            for `analytic_start`.
+        law: shape, rank and kind of the Gaussian in the weights, and how it was fitted; empty
+            without a Gaussian. The hook `inverse_laws` names the loader of each kind; the default
+            kind is "low-rank".
+        extra: variables, units, latitudes, longitudes and periods of the training fields; empty for
+            images.
+        pipeline: configs `unet` and `scheduler` of a diffusers network; empty for a `UNet`.
+        quantization: name and sha256 of the float prior, and the calibration of its inputs; empty
+            for a float network.
+
+    Raises: UnknownNameError or OptionError if `network` is not a valid architecture.
     """
 
     kind = "prior"
@@ -55,54 +61,55 @@ class PriorCard(Card):
     quantization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        _ = self.config  # raises for what describes no network
+        _ = self.config  # raises for an invalid architecture
 
     @classmethod
     def known(cls) -> dict[str, Path]:
+        """Paths of the registered cards, by the name of the prior."""
         return cards()
 
     @property
     def config(self) -> UNetConfig:
+        """Architecture of the network."""
         return network_config(self.network)
 
     @property
     def shape(self) -> str:
-        """In words, e.g. "3 x any x any"."""
+        """Shape of one sample in words, e.g. "3 x any x any"."""
+        lengths: tuple[Any, ...] = (self.config.channels, "any", "any")
         if self.pipeline:
             unet = self.pipeline["unet"]
             side = unet.get("sample_size") or "any"
-            return " x ".join(
-                map(str, (unet["in_channels"], *(side if isinstance(side, list) else (side, side))))
-            )
-        return (
-            " x ".join(map(str, self.law["shape"]))
-            if self.law
-            else f"{self.config.channels} x any x any"
-        )
+            sides = side if isinstance(side, list) else (side, side)
+            lengths = (unet["in_channels"], *sides)
+        elif self.law:
+            lengths = tuple(self.law["shape"])
+        return " x ".join(map(str, lengths))
 
     @property
     def model_units(self) -> dict[str, float]:
-        """Scale and trusted noise levels, as a prior is constructed with them."""
+        """Scale and trusted noise levels, as keyword arguments of a prior."""
         return {"scale": self.scale, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
 
 def network_config(fields: dict[str, Any]) -> UNetConfig:
-    """The architecture that JSON describes.
+    """The architecture of a card's `network` field.
 
-    Raises: UnknownNameError or OptionError if it does not.
+    Raises: UnknownNameError for an unknown field, OptionError for an impossible value.
     """
     return build(UNetConfig, fields)
 
 
 def cards() -> dict[str, Path]:
-    """Every registered card by prior name."""
+    """Paths of all registered cards, by the name of the prior."""
     return {name: entry.thing for name, entry in registry().table("inverse_priors").items()}
 
 
 def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
-    """A prior by registered name, or by the path of its `.safetensors` file or card, or of a folder saved by diffusers.
+    """A prior from its registered name, its `.safetensors` file, its card, or a diffusers folder.
 
-    Raises: PriorError for weights that are missing, truncated, pickled or of another hash than the card's.
+    Raises: PriorError if the weights are missing, truncated, pickled, or have another hash than the
+        card's; UnknownNameError for a name that is not registered.
     """
     card_path = find_card(name)
     if card_path is None:
@@ -110,21 +117,25 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
 
         return from_diffusers(Path(name)).to(device)
     card = PriorCard.read(card_path)
-    prior = _read_prior(card, card.weights(name, card_path))
-    prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra  # type: ignore[assignment]
-    prior.crop = card.training.get("crop")  # type: ignore[assignment]
-    return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prior: Any = _read_prior(card, card.weights(name, card_path))
+    prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra
+    prior.crop = card.training.get("crop")
+    return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 def default_side(prior: Prior) -> int:
-    """Pixels of a side where a prior is tried out: its own, or those of its training crops, or 64 where neither is known."""
+    """Side (pixels) of the images on which a prior is evaluated by default.
+
+    It is the prior's own, else that of its training crops, else 64.
+    """
     return prior.shape[-1] or getattr(prior, "crop", None) or 64
 
 
 def find_card(name: str | Path) -> Path | None:
-    """The card that a registered name, a `.safetensors` file or a card's own path means; None for a folder, which has none.
+    """The path of the card of a registered name, a `.safetensors` file or a card.
 
-    Raises: PriorError for a pickle, or a path that is neither.
+    Returns: None for a folder, which has no card.
+    Raises: PriorError for a pickle or another kind of file, UnknownNameError for an unknown name.
     """
     path = Path(name)
     if path.is_dir() and (path != Path(path.name) or str(name) not in cards()):
@@ -142,34 +153,45 @@ def find_card(name: str | Path) -> Path | None:
     return registry().find("inverse_priors", str(name))
 
 
-def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **about: Any) -> PriorCard:
-    """Write half-precision weights to `path` (.safetensors) and the card beside it; returns the card.
+def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **fields: Any) -> PriorCard:
+    """Write half-precision weights to `path` (.safetensors) and the card beside it.
 
-    A Gaussian's mean and variances keep single precision: a temperature of 280 K has steps of 0.25 K in half.
+    The mean and the variances of a Gaussian keep single precision: near 280 K, the steps of half
+    precision are 0.25 K.
 
     Args:
-        about: the descriptive fields of `PriorCard`: units, training, licence, denoising, limits, law, extra.
+        fields: descriptive fields of `PriorCard`: units, training, licence, denoising, limits, law,
+            extra.
+
+    Returns: the card.
+    Raises: PriorError for another suffix.
     """
     law = prior if isinstance(prior, FieldLaw) else getattr(prior, "law", None)
-    network = prior.network.config.to_dict() if isinstance(prior, NetworkPrior) else {}  # type: ignore[union-attr, operator]
     units: dict[str, Any] = {
         name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")
     }
-    units["sigma_data"] = prior.sigma_data if isinstance(prior, NetworkPrior) else law.deviation  # type: ignore[union-attr]
-    exact = SINGLE_PRECISION
+    network: dict[str, Any] = {}
+    if isinstance(prior, NetworkPrior):
+        config: Any = prior.network.config
+        network, units["sigma_data"] = config.to_dict(), prior.sigma_data
+    else:
+        units["sigma_data"] = prior.deviation
+    single_precision = SINGLE_PRECISION
     if law is not None:
-        about["law"] = law.card_fields() | about.get("law", {})
-        exact = exact | set(law.single_precision)
-        if torch.is_tensor(law.shift):  # it is among the weights
+        fields["law"] = law.card_fields() | fields.get("law", {})
+        single_precision = single_precision | set(law.single_precision)
+        if torch.is_tensor(law.shift):  # the weights hold it
             units["shift"] = 0.0
-    state = {k: v.to(_stored(k, v.dtype, exact)) for k, v in prior.state_dict().items()}
-    return PriorCard.save(
-        path, state, network=network, **units, **{"units": "intensity in [0, 1]", **about}
-    )
+    state = {
+        name: value.to(_stored_dtype(name, value.dtype, single_precision))
+        for name, value in prior.state_dict().items()
+    }
+    fields = {"units": "intensity in [0, 1]", **fields}
+    return PriorCard.save(path, state, network=network, **units, **fields)
 
 
 def _read_prior(card: PriorCard, path: Path) -> Prior:
-    """The prior that a card describes, with the weights of its file."""
+    """The prior of a card, with the weights of the file at `path`."""
     if path.is_file():
         _refuse_pickle(path)
     weights = {k: v if v.dtype == torch.int8 else v.float() for k, v in card.arrays(path).items()}
@@ -195,14 +217,12 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
         elif not card.network:
             return _law(card, weights)
         else:
-            law = _law(
-                card,
-                {
-                    name.removeprefix("law."): value
-                    for name, value in weights.items()
-                    if name.startswith("law.")
-                },
-            )
+            law_weights = {
+                name.removeprefix("law."): value
+                for name, value in weights.items()
+                if name.startswith("law.")
+            }
+            law = _law(card, law_weights)
             prior = CorrectedPrior(law, card.config)
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
@@ -212,14 +232,20 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
 
 
 def _law(card: PriorCard, weights: dict[str, Tensor]) -> FieldLaw:
-    """The Gaussian that a card describes."""
+    """The Gaussian of a card, by the loader that is registered for its kind."""
     return registry().find("inverse_laws", card.law.get("kind", LowRankPrior.kind))(card, weights)
 
 
 def load_low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:
-    """The Gaussian of low rank that a card describes; its basis is made orthonormal again."""
-    basis, turn = torch.linalg.qr(weights["basis"].double())  # halves are not quite orthonormal
-    basis = (basis * turn.diagonal().sign()).float()
+    """The Gaussian of low rank that a card describes.
+
+    Its basis is orthonormalised again, since rounding to half precision changed it.
+
+    Args:
+        weights: arrays `mean`, `basis`, `variances` and `floor`; see `LowRankPrior`.
+    """
+    basis, triangle = torch.linalg.qr(weights["basis"].double())
+    basis = (basis * triangle.diagonal().sign()).float()
     return LowRankPrior(
         weights["mean"],
         basis,
@@ -231,23 +257,28 @@ def load_low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:
 
 
 SINGLE_PRECISION = {"scale", "step", "zero"}
-"""Entries of a quantised layer's state that must not be rounded to half precision."""
+"""Entries of a quantised layer's state that are stored in single precision."""
 
 
-def _stored(name: str, dtype: torch.dtype, exact: set[str]) -> torch.dtype:
-    """Precision on disk of an entry of a prior's state; `exact` names those that are not rounded to half precision."""
+def _stored_dtype(name: str, dtype: torch.dtype, single_precision: set[str]) -> torch.dtype:
+    """Precision on disk of an entry of a prior's state."""
     if dtype == torch.int8:
         return dtype
-    return torch.float32 if name.rpartition(".")[2] in exact else torch.float16
+    return torch.float32 if name.rpartition(".")[2] in single_precision else torch.float16
 
 
 def _refuse_pickle(path: Path) -> None:
-    """A safetensors file has "{" at byte 8, after the length of its header, which may by chance begin like a pickle."""
+    """Raise PriorError for a pickle, recognised by its first bytes or its suffix.
+
+    A safetensors file has "{" at byte 8, after the length of its header. The length may by chance
+    begin like a pickle.
+    """
     with path.open("rb") as file:
         head = file.read(9)
     pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
     if pickled or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
-        how = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
+        command = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
         raise PriorError(
-            f"prior weights {path}: a pickle can run code when it is read; convert it once: {how}"
+            f"prior weights {path}: a pickle can run code when it is read; "
+            f"convert it once: {command}"
         )

@@ -1,6 +1,7 @@
-"""A prior is a denoiser: x0_hat = E[x0 | x0 + sigma n = x], n ~ N(0, I), in model units at every noise level sigma.
+"""A prior is a denoiser x0_hat = E[x0 | x0 + sigma n = x], n ~ N(0, I), at noise level sigma.
 
-VP, eps-, v- and flow networks are wrapped at this door (alpha_bar = 1 / (1 + sigma^2)) and never seen again.
+x and sigma are in model units. Wrappers turn VP, eps-, v- and flow networks into such a denoiser
+(alpha_bar = 1 / (1 + sigma^2)), so that no other module depends on their parametrisation.
 """
 
 from __future__ import annotations
@@ -18,22 +19,27 @@ class Prior(nn.Module):
     """Base of every prior; a subclass implements `forward` alone.
 
     Args:
-        shape: of one sample, None where any length will do, e.g. (3, None, None) for colour images of any size.
-        shift, scale: physical = scale * model + shift; for images physical units are intensities in [0, 1].
-        sigma_min, sigma_max: noise levels (model units) between which the denoiser is to be trusted.
+        shape: shape of one sample, with None for any length, e.g. (3, None, None) for colour images
+            of any size.
+        shift, scale: physical = scale * model + shift; for images, physical units are intensities
+            in [0, 1].
+        sigma_min, sigma_max: smallest and largest trusted noise level (model units).
     """
 
     halo: int | None = None
-    """Pixels beyond which nothing changes an output pixel; None if the denoiser is not local (then it cannot be tiled)."""
+    """Distance (pixels) beyond which no input changes an output pixel; None if not local.
+
+    Only a local denoiser can be tiled.
+    """
 
     stride = 1
-    """Pixels of the grid on which a local denoiser is translation-equivariant; tiles start on it."""
+    """Grid (pixels) on which a local denoiser is translation-equivariant; tiles start on it."""
 
     affine = True
-    """True when `decode` is scale * x + shift; a latent prior, whose decoder is a network, says False."""
+    """Whether `decode` is scale * x + shift; false for a latent prior with a decoder network."""
 
     exact = False
-    """True when `forward` is the exact conditional mean of a known law."""
+    """Whether `forward` is the exact conditional mean of a known law."""
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class Prior(nn.Module):
 
     @property
     def device(self) -> torch.device | None:
-        """Where its weights are; None for a prior that has none."""
+        """The device of the weights; None for a prior without weights."""
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
 
     @abstractmethod
@@ -58,45 +64,48 @@ class Prior(nn.Module):
         """E[x0 | x]: x (B, *shape), sigma () or (B,), model units -> (B, *shape)."""
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """grad log p_sigma(x) = (x0_hat - x) / sigma^2 (Tweedie)."""
+        """grad log p_sigma(x) = (x0_hat - x) / sigma^2 (Tweedie): x (B, *shape) -> same."""
         return (self(x, sigma) - x) / like(sigma, x) ** 2
 
     def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The noise estimate (x - x0_hat) / sigma."""
+        """The noise estimate (x - x0_hat) / sigma: x (B, *shape) -> same."""
         return (x - self(x, sigma)) / like(sigma, x)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Model units -> physical units."""
+        """Model units -> physical units: (B, *shape) -> same, or images for a latent prior."""
         return x * self.scale + self.shift
 
     def decode_adjoint(self, v: Tensor) -> Tensor:
-        """Adjoint of the linear part of `decode`."""
+        """Adjoint of the linear part of `decode`: (B, *shape) -> same."""
         return v * self.scale
 
     def encode(self, u: Tensor) -> Tensor:
-        """Physical units -> model units."""
+        """Physical units -> model units: (B, *shape) -> same."""
         return (u - self.shift) / self.scale
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a sample of this shape (no batch) can be denoised."""
+        """Whether the prior denoises samples of this shape (without the batch dimension)."""
         return len(shape) == len(self.shape) and all(
-            want in (None, got) for want, got in zip(self.shape, shape, strict=True)
+            own in (None, length) for own, length in zip(self.shape, shape, strict=True)
         )
 
 
 class NetworkPrior(Prior):
-    """A network under the preconditioning of Karras et al., Elucidating the Design Space of Diffusion-Based Generative
-    Models, NeurIPS 2022, https://arxiv.org/abs/2206.00364, table 1:
+    """A network under the preconditioning of EDM:
 
         D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
 
     Args:
         network: F, called with (B, C, H, W) and (B,).
+        shape: shape of one sample.
         sigma_data: standard deviation of the training data, model units.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
+        NeurIPS 2022, https://arxiv.org/abs/2206.00364, table 1.
     """
 
     power_law: dict[str, list] = {}
-    """Mean and power spectrum of the training data, where they were fitted (`field.fit_power_law`)."""
+    """Mean and power spectrum of the training data (`field.fit_power_law`); empty if not fitted."""
 
     def __init__(
         self,
@@ -113,6 +122,7 @@ class NetworkPrior(Prior):
 
     @classmethod
     def unet(cls, config: UNetConfig, sigma_data: float = 0.5, **units: float) -> NetworkPrior:
+        """The prior of a `UNet` with initial weights, for images of any size."""
         return cls(UNet(config), (config.channels, None, None), sigma_data, **units)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -125,19 +135,21 @@ class NetworkPrior(Prior):
         )
 
     def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Denoising loss weighted to unit size at every noise level, mean over the batch: x0, noise (B, *shape), sigma (B,) -> ()."""
+        """Mean denoising loss, weighted to unit size at every noise level.
+
+        x0, noise (B, *shape), sigma (B,) -> ().
+        """
         s = like(sigma, x0)
         weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
         return (weight * (self(x0 + s * noise, sigma) - x0).square()).mean()
 
 
 class RescaledPrior(Prior):
-    """A denoiser that lives in other units, brought to model units at the door: native = a * model + b.
-
-    With x in model units, D(x, sigma) = (D_native(a x + b, a sigma) - b) / a.
+    """A denoiser of other units: D(x, sigma) = (D_native(a x + b, a sigma) - b) / a.
 
     Args:
-        native: a prior whose input is native = a x + b, e.g. in [0, 1] (a = b = 0.5) where models live in [-1, 1].
+        native: the denoiser in native units a x + b, e.g. [0, 1] (a = b = 0.5) for model units
+            [-1, 1].
         a, b: the affine map, a > 0.
     """
 

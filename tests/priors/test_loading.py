@@ -185,13 +185,13 @@ NEEDED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigma_
         ("", ""),
         ("{", ""),
         ("\x00\xff", ""),
-        ("[]", f"found a list, needed is an object with {NEEDED})"),
-        ("3", f"found a whole number, needed is an object with {NEEDED})"),
-        ("null", f"found null, needed is an object with {NEEDED})"),
-        ("{}", f"found an empty object; needed are also {NEEDED})"),
+        ("[]", f"found a list, expected an object with {NEEDED})"),
+        ("3", f"found a whole number, expected an object with {NEEDED})"),
+        ("null", f"found null, expected an object with {NEEDED})"),
+        ("{}", f"found an empty object; missing are {NEEDED})"),
         (
             '{"name": "own", "x": 1}',
-            f"found name, x; needed are also {NEEDED.removeprefix('name, ')})",
+            f"found name, x; missing are {NEEDED.removeprefix('name, ')})",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_weights_file_is_the_one_that_was_named(prior_path, tmp_path):
     (pair / "renamed.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
     found = refused(pair / "renamed.safetensors")
     assert found.endswith(
-        f"the card says {sha256(prior_path)[:12]}...; that card is of own.safetensors"
+        f"the card says {sha256(prior_path)[:12]}...; the card describes own.safetensors"
     )
     assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in found
     assert load_prior(pair / "renamed.json").name == "own"

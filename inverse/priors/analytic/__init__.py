@@ -1,7 +1,7 @@
-"""Laws whose denoiser, density and posterior are known exactly: the referee's side of the court.
+"""Laws with an exact denoiser, density and posterior; the referee compares methods with them.
 
-Conditioning a law on y = matrix decode(x) + N(0, sigma_y^2) gives a law of the same kind, so that an exact posterior is
-itself a prior: it denoises (what a perfect method would compute), it samples, and it has a density.
+Conditioning a law on y = matrix decode(x) + N(0, sigma_y^2) gives a law of the same kind. An exact
+posterior is therefore itself a prior: it has a denoiser, samples and a density.
 """
 
 from inverse.priors.analytic.field_law import FieldLaw

@@ -1,4 +1,7 @@
-"""Gaussians of fields, whose covariance is known by its eigenvalues: laws that a prior's card can name and a network can correct."""
+"""Gaussians of fields with a covariance that is known by its eigenvalues.
+
+The card of a prior can name such a law, and a network can correct it (`CorrectedPrior`).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from inverse.priors.analytic.law import AnalyticPrior
 
 
 class FieldLaw(AnalyticPrior):
-    """A Gaussian N(mean, C) of fields (channels, H, W) whose covariance is diagonal in a basis that is not pixels.
+    """A Gaussian N(mean, C) of fields (channels, H, W) with C diagonal in a basis of its own.
 
-    Class attributes: `kind` (the name under which `inverse_laws` registers the loader), `circular` (whether the last column
-    adjoins the first), and `single_precision` (the entries of its state that must not be rounded to half precision).
+    Class attributes: `kind` is the name of its loader in the hook `inverse_laws`; `circular` says
+    whether the last column adjoins the first; `single_precision` names the entries of its state
+    that are not rounded to half precision.
     """
 
     kind: ClassVar[str]
@@ -27,7 +31,7 @@ class FieldLaw(AnalyticPrior):
     @property
     @abstractmethod
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of C, and the share of the n directions that has each; both (k,)."""
+        """Eigenvalues of C, and the fraction of the n directions that has each; both (k,)."""
 
     @property
     @abstractmethod
@@ -36,7 +40,7 @@ class FieldLaw(AnalyticPrior):
 
     @abstractmethod
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        """f(C) x, with f applied to the eigenvalues of C: (B, *shape) -> same."""
 
     @property
     def deviation(self) -> float:
@@ -45,9 +49,9 @@ class FieldLaw(AnalyticPrior):
         return float((values * share).sum().sqrt())
 
     def admissible(self, x: Tensor) -> Tensor:
-        """The part of x (B, *shape) that a field of this law can have; all of it, unless a law says otherwise."""
+        """The projection of x on the support of the law: (B, *shape) -> same; x by default."""
         return x
 
     def card_fields(self) -> dict[str, Any]:
-        """What a card says of this law beside its arrays, in JSON types."""
+        """The `law` field of a card, in JSON types."""
         return {"shape": list(self.shape), "rank": self.variances.shape[-1]}

@@ -1,4 +1,4 @@
-"""What exact laws have in common, the exact posterior of a measurement, and no law at all."""
+"""The base of exact laws, the exact posterior of a measurement, and the flat prior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class AnalyticPrior(Prior):
-    """Base of the exact laws; everything is in model units, and in the precision of the law's own buffers."""
+    """Base of the exact laws, in model units and in the precision of the law's buffers."""
 
     exact = True
     mean: Tensor
@@ -29,7 +29,10 @@ class AnalyticPrior(Prior):
 
     @abstractmethod
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """log p_sigma(x), the density of x0 + sigma n, in nats: x (B, *shape), sigma () or (B,) -> (B,)."""
+        """log p_sigma(x), the density of x0 + sigma n, in nats.
+
+        x (B, *shape), sigma () or (B,) -> (B,).
+        """
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -37,7 +40,7 @@ class AnalyticPrior(Prior):
 
     @property
     def units(self) -> dict[str, float]:
-        """What a law of the same x must be constructed with."""
+        """Units and noise levels, as keyword arguments of another law of the same x."""
         return {
             "shift": self.shift,
             "scale": self.scale,
@@ -47,7 +50,10 @@ class AnalyticPrior(Prior):
 
 
 class FlatPrior(Prior):
-    """A denoiser that returns its input: no prior at all. For operators alone, and for timing an engine without a network."""
+    """A denoiser that returns its input: no prior information.
+
+    It serves to use an operator alone, and to time a method without a network.
+    """
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x
@@ -58,7 +64,8 @@ class Exact:
     """The exact posterior of one measurement, in physical units.
 
     Args:
-        law: of x given y, in model units; its `forward` is the exact posterior denoiser E[x0 | x, y].
+        law: law of x given y, model units; its `forward` is the exact posterior denoiser
+            E[x0 | x, y].
         log_evidence: log p(y), nats.
     """
 
@@ -67,14 +74,14 @@ class Exact:
 
     @property
     def mean(self) -> Tensor:
-        """(*shape)."""
+        """Posterior mean: (*shape)."""
         return self.law.decode(self.law.mean)
 
     @property
     def covariance(self) -> Tensor:
-        """(n, n)."""
+        """Posterior covariance: (n, n), n the number of entries of one x."""
         return self.law.scale**2 * self.law.covariance
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Independent draws: (count, *shape)."""
+        """Independent draws of x given y: (count, *shape)."""
         return self.law.decode(self.law.sample(count, generator))

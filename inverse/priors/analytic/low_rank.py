@@ -1,4 +1,4 @@
-"""A Gaussian of low rank above a floor, where no covariance matrix would fit."""
+"""A Gaussian of low rank plus a floor, for dimensions too large for a covariance matrix."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from inverse.priors.analytic.mixture import GaussianPrior
 
 
 class LowRankPrior(FieldLaw):
-    """x0 ~ N(mean, C) with C = Q diag(variances - floor) Q^T + floor I; denoising, density and draws take O(n r), no (n, n) matrix appears.
+    """x0 ~ N(mean, C) with C = Q diag(variances - floor) Q^T + floor I.
+
+    Denoising, density and draws take O(n r) and no (n, n) matrix.
 
     Args:
         mean: (*shape), model units.
         basis: Q (n, r), orthonormal columns.
-        variances: (r,), those of C along Q, >= 0.
-        floor: (), the variance of every direction orthogonal to Q, >= 0.
+        variances: (r,), variances along the columns of Q, >= 0.
+        floor: (), variance of every direction orthogonal to Q, >= 0.
     """
 
     kind = "low-rank"
@@ -28,12 +30,8 @@ class LowRankPrior(FieldLaw):
         self, mean: Tensor, basis: Tensor, variances: Tensor, floor: Tensor, **units: float
     ):
         super().__init__(tuple(mean.shape), **units)
-        for name, value in {
-            "mean": mean,
-            "basis": basis,
-            "variances": variances,
-            "floor": floor,
-        }.items():
+        buffers = {"mean": mean, "basis": basis, "variances": variances, "floor": floor}
+        for name, value in buffers.items():
             self.register_buffer(name, value.clone())
 
     basis: Tensor
@@ -42,7 +40,7 @@ class LowRankPrior(FieldLaw):
 
     @classmethod
     def factored(cls, mean: Tensor, factor: Tensor, floor: Tensor, **units: float) -> LowRankPrior:
-        """C = U U^T + floor I for a factor U (n, r) with r <= n."""
+        """The law with C = U U^T + floor I for a factor U (n, r), r <= n; mean (*shape)."""
         basis, s, _ = torch.linalg.svd(factor, full_matrices=False)
         return cls(mean, basis, s**2 + floor, floor, **units)
 
@@ -53,7 +51,7 @@ class LowRankPrior(FieldLaw):
 
     @property
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
-        """Those of C, (r + 1,), and the share of the n directions that has each, (r + 1,)."""
+        """Eigenvalues of C, and the fraction of the n directions that has each; both (r + 1,)."""
         n, r = self.mean.numel(), len(self.variances)
         share = torch.full((r + 1,), 1 / n, dtype=self.floor.dtype, device=self.floor.device)
         share[r] *= n - r
@@ -62,18 +60,14 @@ class LowRankPrior(FieldLaw):
     @property
     def spread(self) -> Tensor:
         """Standard deviation of each entry of x0: (*shape)."""
-        return (
-            (self.basis.square() @ (self.variances - self.floor) + self.floor)
-            .sqrt()
-            .reshape(self.mean.shape)
-        )
+        variance = self.basis.square() @ (self.variances - self.floor) + self.floor
+        return variance.sqrt().reshape(self.mean.shape)
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        """f(C) x, with f applied to the eigenvalues of C: (B, *shape) -> same."""
         flat, rest = x.flatten(1), f(self.floor)
-        return (
-            rest * flat + (flat @ self.basis * (f(self.variances) - rest)) @ self.basis.T
-        ).reshape(x.shape)
+        along_basis = (flat @ self.basis * (f(self.variances) - rest)) @ self.basis.T
+        return (rest * flat + along_basis).reshape(x.shape)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
@@ -103,25 +97,28 @@ class LowRankPrior(FieldLaw):
         return self.mean + self.spectral(white, torch.sqrt)
 
     def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> LowRankPrior:
-        """The law of x given y, of rank r + m at most: what lies outside Q and the rows of the matrix is not measured. As `MixturePrior.given`."""
-        span, seen, residual = self._projected(matrix, y)
-        law = seen.given(matrix * self.scale @ span, sigma_y, residual)
-        variances, turn = torch.linalg.eigh(law.covariance)
+        """The law of x given y, of rank r + m at most; arguments as in `MixturePrior.given`.
+
+        Directions outside the span of Q and of the rows of the matrix are not measured.
+        """
+        span, projected, residual = self._projected(matrix, y)
+        law = projected.given(matrix * self.scale @ span, sigma_y, residual)
+        variances, eigenvectors = torch.linalg.eigh(law.covariance)
         return LowRankPrior(
             self.mean + (span @ law.mean).reshape(self.mean.shape),
-            span @ turn,
+            span @ eigenvectors,
             variances.clamp_min(0),
             self.floor,
             **self.units,
         )
 
     def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
-        """log p(y) in nats: ()."""
-        span, seen, residual = self._projected(matrix, y)
-        return seen.log_evidence(matrix * self.scale @ span, sigma_y, residual)
+        """log p(y) in nats, (); arguments as in `MixturePrior.given`."""
+        span, projected, residual = self._projected(matrix, y)
+        return projected.log_evidence(matrix * self.scale @ span, sigma_y, residual)
 
     def _projected(self, matrix: Tensor, y: Tensor) -> tuple[Tensor, GaussianPrior, Tensor]:
-        """A basis (n, k) of Q and the rows of the matrix, the law of x - mean in it, and y - A mean."""
+        """A basis (n, k) of Q and the matrix's rows, the law of x - mean in it, and y - A mean."""
         span, _ = torch.linalg.qr(torch.cat([self.basis, matrix.T], 1))
         inner = span.T @ self.basis
         eye = torch.eye(span.shape[1], dtype=span.dtype, device=span.device)

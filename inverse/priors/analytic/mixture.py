@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians, and a Gaussian as a mixture of one."""
+"""Mixtures of Gaussians, and a Gaussian as a mixture of a single component."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from inverse.priors.analytic.law import LOG_2PI, AnalyticPrior
 
 
 class MixturePrior(AnalyticPrior):
-    """x0 ~ sum_k w_k N(m_k, C_k), with
+    """x0 ~ sum_k w_k N(m_k, C_k), with the denoiser
 
-        D(x, sigma) = sum_k r_k(x) [m_k + C_k (C_k + sigma^2 I)^-1 (x - m_k)],    r_k ~ w_k N(x; m_k, C_k + sigma^2 I).
+        D(x, sigma) = sum_k r_k(x) [m_k + C_k (C_k + sigma^2 I)^-1 (x - m_k)]
+        r_k(x) ~ w_k N(x; m_k, C_k + sigma^2 I)
 
     Args:
         weights: (K,), positive; divided by their sum.
         means: (K, *shape), model units.
-        covariances: (K, n, n) symmetric positive semi-definite, (K, n) diagonals or (K,) variances; a first dimension of 1
-            is shared by all components, which makes large n affordable.
+        covariances: (K, n, n) symmetric positive semi-definite, (K, n) diagonals or (K,) variances.
+            A first dimension of 1 is shared by all components, which makes large n affordable.
     """
 
     basis: Tensor | None
@@ -32,13 +33,11 @@ class MixturePrior(AnalyticPrior):
         variances = covariances.reshape(len(covariances), -1).clamp_min(0).expand(-1, flat.shape[1])
         self.register_buffer("log_weights", (weights / weights.sum()).log())
         self.register_buffer("means", means.clone())
-        self.register_buffer(
-            "variances", variances.clone()
-        )  # (K or 1, n), along the columns of `basis`
-        self.register_buffer("basis", basis)  # (K or 1, n, n), None for the identity
-        self.register_buffer(
-            "coordinates", flat if basis is None else (flat[:, None] @ basis)[:, 0]
-        )
+        # variances (K or 1, n) along the columns of basis (K or 1, n, n), None for the identity
+        self.register_buffer("variances", variances.clone())
+        self.register_buffer("basis", basis)
+        coordinates = flat if basis is None else (flat[:, None] @ basis)[:, 0]
+        self.register_buffer("coordinates", coordinates)
 
     log_weights: Tensor
     means: Tensor
@@ -47,17 +46,15 @@ class MixturePrior(AnalyticPrior):
 
     @property
     def weights(self) -> Tensor:
-        """w: (K,)."""
+        """Weights w of the components: (K,)."""
         return self.log_weights.exp()
 
     @property
     def covariances(self) -> Tensor:
-        """C_k: (K, n, n), or (1, n, n) where they are shared."""
-        return (
-            torch.diag_embed(self.variances)
-            if self.basis is None
-            else (self.basis * self.variances[:, None]) @ self.basis.mT
-        )
+        """Covariances C_k of the components: (K, n, n), or (1, n, n) if shared."""
+        if self.basis is None:
+            return torch.diag_embed(self.variances)
+        return (self.basis * self.variances[:, None]) @ self.basis.mT
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -65,35 +62,34 @@ class MixturePrior(AnalyticPrior):
 
     @property
     def covariance(self) -> Tensor:
-        spread = (self.means - self.mean).flatten(1)
-        return (self.weights[:, None, None] * self.covariances).sum(0) + (
-            self.weights * spread.T
-        ) @ spread
+        offsets = (self.means - self.mean).flatten(1)
+        between = (self.weights * offsets.T) @ offsets
+        return (self.weights[:, None, None] * self.covariances).sum(0) + between
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         if len(self.variances) == 1:
             return self._with_shared_covariance(x, sigma)
         offsets, total = self._offsets(x, sigma)
         r = self._log_terms(offsets, total).softmax(0)
-        pulled = r[..., None] * (
-            self.coordinates[:, None] + self.variances[:, None] / total * offsets
-        )
-        return (pulled if self.basis is None else pulled @ self.basis.mT).sum(0).reshape(x.shape)
+        means = self.coordinates[:, None] + self.variances[:, None] / total * offsets
+        terms = r[..., None] * means
+        return (terms if self.basis is None else terms @ self.basis.mT).sum(0).reshape(x.shape)
 
     def _with_shared_covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D in O(B n K) without a (K, B, n) tensor: what the components share drops out of r, and the pull is towards their mean under r."""
+        """D in O(B n K), without a (K, B, n) tensor.
+
+        The terms that the components share drop out of r, and D depends on the mean of the m_k
+        under r alone.
+        """
         U, v = None if self.basis is None else self.basis[0], self.variances
         total = v + torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1) ** 2
         centre = self.coordinates.mean(0)
-        u, apart = (x.flatten(1) if U is None else x.flatten(1) @ U), self.coordinates - centre
-        log_r = (
-            self.log_weights
-            + ((u - centre) / total) @ apart.T
-            - 0.5 * (1 / total) @ apart.square().T
-        )
-        towards = centre + log_r.softmax(1) @ apart
-        pulled = towards + v / total * (u - towards)
-        return (pulled if U is None else pulled @ U.T).reshape(x.shape)
+        u, offsets = (x.flatten(1) if U is None else x.flatten(1) @ U), self.coordinates - centre
+        linear = ((u - centre) / total) @ offsets.T
+        log_r = self.log_weights + linear - 0.5 * (1 / total) @ offsets.square().T
+        mean = centre + log_r.softmax(1) @ offsets
+        x0_hat = mean + v / total * (u - mean)
+        return (x0_hat if U is None else x0_hat @ U.T).reshape(x.shape)
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         return self._log_terms(*self._offsets(x, sigma)).logsumexp(0)
@@ -118,9 +114,10 @@ class MixturePrior(AnalyticPrior):
         return self.means[k] + z.reshape(count, *self.means.shape[1:])
 
     def given(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> MixturePrior:
-        """The law of x given y = matrix decode(x) + N(0, sigma_y^2): component k has
+        """The law of x given y = matrix decode(x) + N(0, sigma_y^2). Component k has
 
-            S = A C A^T + R,  G = C A^T S^-1,  m' = m + G (y - A m),  C' = C - G A C,  w' ~ w N(y; A m, S).
+            S = A C A^T + R,    G = C A^T S^-1
+            m' = m + G (y - A m),    C' = C - G A C,    w' ~ w N(y; A m, S)
 
         Args:
             matrix: (m, n), acting on physical units.
@@ -130,21 +127,19 @@ class MixturePrior(AnalyticPrior):
         residuals, S, CH = self._innovations(matrix, sigma_y, y)
         gain = torch.linalg.solve(S, CH.mT).mT
         means = self.means + (gain @ residuals[..., None])[..., 0].reshape(self.means.shape)
-        if self.basis is None and bool(
-            (matrix != 0).sum(1).le(1).all()
-        ):  # each entry of y sees one of x: diagonals stay diagonal
+        measures_single_entries = bool((matrix != 0).sum(1).le(1).all())
+        if self.basis is None and measures_single_entries:  # diagonal covariances stay diagonal
             covariances = self.variances - (gain * CH).sum(-1)
         else:
             covariances = self.covariances - gain @ CH.mT
             covariances = (covariances + covariances.mT) / 2
         law = MixturePrior(self.weights, means, covariances, **self.units)
-        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(
-            0
-        )  # in logarithms: a weight of e^-2000 still has a density
+        # in logarithms, since a weight of e^-2000 still has a density
+        law.log_weights = (self.log_weights + _log_normal(residuals, S)).log_softmax(0)
         return law
 
     def log_evidence(self, matrix: Tensor, sigma_y: float | Tensor, y: Tensor) -> Tensor:
-        """log p(y) in nats: ()."""
+        """log p(y) in nats, (); arguments as in `given`."""
         residuals, S, _ = self._innovations(matrix, sigma_y, y)
         return (self.log_weights + _log_normal(residuals, S)).logsumexp(0)
 
@@ -159,26 +154,27 @@ class MixturePrior(AnalyticPrior):
         return y - self.decode(self.means).flatten(1) @ matrix.T, H @ CH + R, CH
 
     def _offsets(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """x - m_k along the eigenvectors of C_k (K, B, n), and the variances of x there (K or 1, B or 1, n)."""
+        """x - m_k along the eigenvectors of C_k, and the variances of x along them.
+
+        Returns: (K, B, n) and (K or 1, B or 1, n).
+        """
         x = x.flatten(1)[None]
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(1, -1, 1) ** 2
-        return (x if self.basis is None else x @ self.basis) - self.coordinates[
-            :, None
-        ], self.variances[:, None] + s2
+        x = x if self.basis is None else x @ self.basis
+        return x - self.coordinates[:, None], self.variances[:, None] + s2
 
     def _log_terms(self, offsets: Tensor, total: Tensor) -> Tensor:
         """log w_k + log N(x; m_k, C_k + sigma^2 I): (K, B)."""
-        return self.log_weights[:, None] - 0.5 * (
-            offsets.square() / total + total.log() + LOG_2PI
-        ).sum(-1)
+        terms = offsets.square() / total + total.log() + LOG_2PI
+        return self.log_weights[:, None] - 0.5 * terms.sum(-1)
 
 
 class GaussianPrior(MixturePrior):
-    """x0 ~ N(mean, covariance), with D(x, sigma) = mean + C (C + sigma^2 I)^-1 (x - mean): a mixture of one.
+    """x0 ~ N(mean, C), with D(x, sigma) = mean + C (C + sigma^2 I)^-1 (x - mean).
 
     Args:
         mean: (*shape), model units.
-        covariance: (n, n) symmetric positive semi-definite, its diagonal (n,), or one variance ().
+        covariance: C (n, n), symmetric positive semi-definite, its diagonal (n,), or a variance ().
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, **units: float):
@@ -191,13 +187,13 @@ class GaussianPrior(MixturePrior):
         return self.means[0]
 
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """f(C) x, f applied to the eigenvalues of C: (B, *shape) -> same."""
+        """f(C) x, with f applied to the eigenvalues of C: (B, *shape) -> same."""
         U, scaled = None if self.basis is None else self.basis[0], f(self.variances[0])
         flat = x.flatten(1)
         return (flat * scaled if U is None else (flat @ U * scaled) @ U.T).reshape(x.shape)
 
     def posterior(self, matrix: Tensor, sigma_y: float, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (n,) and covariance (n, n) of x given y = matrix decode(x) + N(0, sigma_y^2 I); see `given`."""
+        """Mean (n,) and covariance (n, n) of x given y; arguments as in `given`."""
         law = self.given(matrix, sigma_y, y)
         return law.mean.flatten(), law.covariance
 

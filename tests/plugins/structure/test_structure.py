@@ -639,7 +639,7 @@ def test_the_other_kind_of_file_is_refused(files):
     ("name", "words"),
     [
         ("structure-blurr", "did you mean 'structure-blur'"),
-        ("weights.pt", "nothing else is read"),
+        ("weights.pt", "no other file is read"),
         ("nowhere/net.safetensors", "weights need their card beside them"),
         (str(shipped_cards("photo")["photo-64"]), "not a valid card"),
     ],

@@ -1,20 +1,22 @@
-"""What a fitted start gains on photographs that it was not chosen on. Writes a Markdown table and JSON records.
+"""Measure the gain of fitted starts over random starts on held-out photographs.
 
     python bench/boundary.py --images ../shared/data/bsds500/test --out docs/boundary
 
-Every table is compared with starts drawn at random, on the same photographs with the same noise; the photographs are those of the
-folder whose hashes come next after the references', of which none is among them. Run again, it measures only what is missing.
+Fitted and random starts see the same photographs with the same noise. Photographs are ordered by
+hash; the held-out ones follow the references in that order. Tables already in OUT.json are not
+measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from options import new_parser
+from output import markdown_table
 
 import inverse
 from inverse.arena.estimate import estimate
@@ -30,21 +32,17 @@ from inverse_plugins.optimal_bc.table import (
 )
 
 METRICS = ("haarpsi", "psnr")
-RANDOM_SEED = 1000  # no table's
+RANDOM_SEED = 1000  # used by no table
 
 
 def held_out(table: Table, images: Path, count: int, size: int) -> list[torch.Tensor]:
-    """Crops of the photographs that come after the references in the order of their hashes."""
-    used = set(table.about["references_sha256"])
-    ordered = references(
-        problem_of(table),
-        [images],
-        Fit(references=len(used) + count, size=size),
-        inverse.load_prior(table.prior["name"]),
-    )
-    return [truth for truth in ordered if sha256(centre(truth, table.about["size"])) not in used][
-        :count
-    ]
+    """Central crops of the photographs that follow the references in the order of their hashes."""
+    fitted = set(table.about["references_sha256"])
+    fit = Fit(references=len(fitted) + count, size=size)
+    prior = inverse.load_prior(table.prior["name"])
+    ordered = references(problem_of(table), [images], fit, prior)
+    size = table.about["size"]
+    return [truth for truth in ordered if sha256(centre(truth, size)) not in fitted][:count]
 
 
 def problem_of(table: Table) -> inverse.Problem:
@@ -61,145 +59,120 @@ def posterior_of(
 
 
 def measure(table: Table, truths: list[torch.Tensor], random: int) -> dict[str, list]:
-    """Losses of the fitted start (first) and of random ones on held-out photographs, per metric (count, 1 + random)."""
-    method, prior = (
-        inverse.get_method(table.method["name"], **table.method["options"]),
-        inverse.load_prior(table.prior["name"]),
-    )
+    """Losses (count, 1 + random) of the fitted start (first) and of random starts, by metric."""
+    method = inverse.get_method(table.method["name"], **table.method["options"])
+    prior = inverse.load_prior(table.prior["name"])
     shape = tuple(truths[0].shape)
     starts = torch.stack(
         [sized(table.x, shape), *(candidate(RANDOM_SEED, k, shape) for k in range(random))]
     )
     losses: dict[str, list] = {metric: [] for metric in METRICS}
     for i, truth in enumerate(truths):
-        answers = endpoints(method, posterior_of(table, truth, i, prior), starts)[0]
+        estimates = endpoints(method, posterior_of(table, truth, i, prior), starts)[0]
         for metric in METRICS:
-            losses[metric].append([loss_by(metric)(x, truth) for x in answers])
+            losses[metric].append([loss_by(metric)(x, truth) for x in estimates])
     return losses
 
 
-def fresh(table: Table, truths: list[torch.Tensor]) -> dict[str, list]:
-    """Losses of the base as it is by default, with its fresh noise, in as many steps: one run each, per metric (count,)."""
-    method, prior = (
-        inverse.get_method(table.method["name"], steps=table.method["options"]["steps"]),
-        inverse.load_prior(table.prior["name"]),
-    )
-    answers = [
+def measure_fresh(table: Table, truths: list[torch.Tensor]) -> dict[str, list]:
+    """Losses (count,) of the stochastic base method with as many steps, by metric; one run each."""
+    method = inverse.get_method(table.method["name"], steps=table.method["options"]["steps"])
+    prior = inverse.load_prior(table.prior["name"])
+    estimates = [
         inverse.solve(posterior_of(table, truth, i, prior), method, first_image=i).samples[0, 0]
         for i, truth in enumerate(truths)
     ]
     return {
-        metric: [loss_by(metric)(x, truth) for x, truth in zip(answers, truths, strict=True)]
+        metric: [loss_by(metric)(x, truth) for x, truth in zip(estimates, truths, strict=True)]
         for metric in METRICS
     }
 
 
 def summary(record: dict) -> dict:
-    """Paired gain over the mean of the random starts, with its interval over photographs, and what was to be expected."""
-    found = {}
+    """The paired gain over the mean of the random starts, by metric.
+
+    It has an interval over photographs, the gain expected from the variances, and the gain over the
+    base with fresh noise.
+    """
+    about, by_metric = record["about"], {}
     for metric in METRICS:
         losses = torch.tensor(record["losses"][metric], dtype=torch.float64).T
-        gains = losses[1:].mean(0) - losses[0]
-        variances = anova(losses[1:])
-        about = record["about"]
-        found[metric] = {
-            "random": -float(losses[1:].mean()),
-            "gain": asdict(estimate(gains.tolist())),
+        fresh = torch.tensor(record["fresh"][metric], dtype=torch.float64)
+        fitted, random = losses[0], losses[1:]
+        variances = anova(random)
+        by_metric[metric] = {
+            "random": -float(random.mean()),
+            "gain": asdict(estimate((random.mean(0) - fitted).tolist())),
             "between": variances.between,
             "within": variances.within,
             "expected": variances.gain(about["candidates"], about["references"]),
-            "tail": float(tail_mean(losses[1:], 0.25).mean() - tail_mean(losses[0], 0.25)),
-            "better_than": int((losses[0].mean() < losses[1:].mean(1)).sum()),
-            "of": len(losses) - 1,
-            "fresh": asdict(
-                estimate(
-                    (losses[0] - torch.tensor(record["fresh"][metric], dtype=torch.float64))
-                    .neg()
-                    .tolist()
-                )
-            ),
+            "tail": float(tail_mean(random, 0.25).mean() - tail_mean(fitted, 0.25)),
+            "better_than": int((fitted.mean() < random.mean(1)).sum()),
+            "of": len(random),
+            "fresh": asdict(estimate((fitted - fresh).neg().tolist())),
         }
-    return found
+    return by_metric
 
 
 def low_frequencies(table: Table) -> tuple[float, float, float]:
-    """Correlation of HaarPSI in the first round with a candidate's power up to 3 cycles a crop and with its energy; power of the chosen one's channel means."""
-    tried = (~table.scores.isnan()).sum(0) == len(table.scores)
-    score = -table.scores[:, tried].mean(1)
-    starts = torch.stack(
-        [candidate(table.about["seed"], k, tuple(table.x.shape)) for k in range(len(score))]
-    )
-    power, f = (
-        torch.fft.fft2(starts, norm="ortho").abs() ** 2,
-        torch.fft.fftfreq(table.x.shape[-1]) * table.x.shape[-1],
-    )
-    low, energy = (
-        power[:, :, f[:, None] ** 2 + f**2 <= 9].mean((1, 2)),
-        starts.square().mean((1, 2, 3)),
-    )
+    """How low frequencies relate to the scores of the candidates in the first round.
+
+    Returns the correlation of HaarPSI with a candidate's power up to 3 cycles per crop, its
+    correlation with the candidate's energy, and the power of the channel means of the chosen start.
+    """
+    complete = (~table.scores.isnan()).sum(0) == len(table.scores)
+    score = -table.scores[:, complete].mean(1)
+    shape, side = tuple(table.x.shape), table.x.shape[-1]
+    starts = torch.stack([candidate(table.about["seed"], k, shape) for k in range(len(score))])
+    power = torch.fft.fft2(starts, norm="ortho").abs() ** 2
+    f = torch.fft.fftfreq(side) * side
+    low = power[:, :, f[:, None] ** 2 + f**2 <= 9].mean((1, 2))
+    energy = starts.square().mean((1, 2, 3))
     with_low, with_energy = (
         float(torch.corrcoef(torch.stack([score, v]))[0, 1]) for v in (low, energy)
     )
-    return (
-        with_low,
-        with_energy,
-        float(torch.fft.fft2(table.x, norm="ortho")[:, 0, 0].abs().square().mean()),
-    )
+    channel_means = torch.fft.fft2(table.x, norm="ortho")[:, 0, 0]
+    return with_low, with_energy, float(channel_means.abs().square().mean())
 
 
 def markdown(records: list[dict]) -> str:
-    head = [
-        "problem",
-        "steps",
-        "random HaarPSI",
-        "b",
-        "w",
-        "expected gain",
-        "gain",
-        "worst quarter",
-        "random PSNR (dB)",
-        "gain (dB)",
-        "better than",
-        "over fresh noise (dB)",
-        "energy",
+    heads = ["problem", "steps", "random HaarPSI", "b", "w", "expected gain", "gain"]
+    heads += ["worst quarter", "random PSNR (dB)", "gain (dB)", "better than"]
+    heads += ["over fresh noise (dB)", "energy"]
+    return markdown_table(heads, map(table_row, sorted(records, key=position))) + "\n"
+
+
+def position(record: dict) -> tuple:
+    """The key by which the table is sorted."""
+    factor, steps = record["problem"]["options"]["factor"], record["method"]["options"]["steps"]
+    return factor, steps, record["size"]
+
+
+def table_row(record: dict) -> list[str]:
+    haar, psnr = (summary(record)[metric] for metric in METRICS)
+    return [
+        label(record),
+        str(record["method"]["options"]["steps"]),
+        f"{haar['random']:.4f}",
+        f"{haar['between']:.4f}",
+        f"{haar['within']:.4f}",
+        f"{haar['expected']:+.4f}",
+        _interval(haar["gain"], 4),
+        f"{haar['tail']:+.4f}",
+        f"{psnr['random']:.2f}",
+        _interval(psnr["gain"], 2),
+        f"{haar['better_than']} of {haar['of']}",
+        _interval(psnr["fresh"], 2),
+        f"{record['energy']:.3f}",
     ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for record in sorted(
-        records,
-        key=lambda r: (
-            r["problem"]["options"]["factor"],
-            r["method"]["options"]["steps"],
-            r["size"],
-        ),
-    ):
-        haar, psnr = (summary(record)[metric] for metric in METRICS)
-        cells = [
-            label(record),
-            str(record["method"]["options"]["steps"]),
-            f"{haar['random']:.4f}",
-            f"{haar['between']:.4f}",
-            f"{haar['within']:.4f}",
-            f"{haar['expected']:+.4f}",
-            _interval(haar["gain"], 4),
-            f"{haar['tail']:+.4f}",
-            f"{psnr['random']:.2f}",
-            _interval(psnr["gain"], 2),
-            f"{haar['better_than']} of {haar['of']}",
-            _interval(psnr["fresh"], 2),
-            f"{record['energy']:.3f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def label(record: dict) -> str:
-    """The factor, the size where it is not that of the references, and how the start was chosen where it is not the plain mean of draws."""
+    """The factor, and what differs from crops of 64 pixels and a choice by plain means."""
     about = record["about"]
     size = "" if record["size"] == 64 else f" at {record['size']}"
-    tail, moves = (
-        ("" if about["tail"] == 1 else f", tail {about['tail']:g}"),
-        (f", {about['refine']} moves" if about["refine"] else ""),
-    )
+    tail = "" if about["tail"] == 1 else f", tail {about['tail']:g}"
+    moves = f", {about['refine']} moves" if about["refine"] else ""
     return f"x{record['problem']['options']['factor']}{size}{tail}{moves}"
 
 
@@ -208,21 +181,22 @@ def _interval(gain: dict, digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--images", type=Path, required=True, help="folder that holds the references and more"
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of the references and further photographs",
     )
     parser.add_argument(
         "--tables",
         nargs="*",
         default=list(shipped_tables()),
-        help="names of shipped tables, or files",
+        help="shipped tables (name or file)",
     )
-    parser.add_argument("--count", type=int, default=12, help="held-out photographs")
-    parser.add_argument("--random", type=int, default=8, help="random starts")
-    parser.add_argument("--size", type=int, default=64, help="side of the crops (pixels)")
+    parser.add_argument("--count", type=int, default=12, help="number of held-out photographs")
+    parser.add_argument("--random", type=int, default=8, help="number of random starts")
+    parser.add_argument("--size", type=int, default=64, help="side of the central crops (pixels)")
     parser.add_argument(
         "--out", type=Path, default=Path("docs/boundary"), help="records in OUT.json"
     )
@@ -231,35 +205,27 @@ def main() -> None:
     records = json.loads(file.read_text()) if file.exists() else []
     for name in arguments.tables:
         label, table = Path(name).stem.removeprefix("boundary-"), load_table(name)
-        found = next(
-            (r for r in records if (r["table"], r["size"]) == (label, arguments.size)), None
-        )
-        if found is None:
+        if not any((r["table"], r["size"]) == (label, arguments.size) for r in records):
             truths = held_out(table, arguments.images, arguments.count, arguments.size)
-            about = {
-                "problem": table.problem,
-                "method": table.method,
-                "about": table.about,
-                "energy": float(table.x.square().mean()),
-            }
-            losses, default = measure(table, truths, arguments.random), fresh(table, truths)
             records.append(
                 {
                     "table": label,
                     "size": arguments.size,
-                    **about,
-                    "losses": losses,
-                    "fresh": default,
+                    "problem": table.problem,
+                    "method": table.method,
+                    "about": table.about,
+                    "energy": float(table.x.square().mean()),
+                    "losses": measure(table, truths, arguments.random),
+                    "fresh": measure_fresh(table, truths),
                 }
             )
             file.write_text(json.dumps(records, indent=1) + "\n")
     print(markdown(records))
     for name in arguments.tables:
-        print(
-            f"{name}: correlation with low frequencies, with energy, power of the channel means: {[round(v, 2) for v in low_frequencies(load_table(name))]}"
-        )
-    chosen = [summary(r)["haarpsi"]["gain"]["mean"] for r in records]
-    print(f"mean gain over {len(records)} tables: {statistics.fmean(chosen):+.4f} HaarPSI")
+        figures = [round(value, 2) for value in low_frequencies(load_table(name))]
+        print(f"{name}: correlation with low frequencies and energy, power of means: {figures}")
+    gains = [summary(r)["haarpsi"]["gain"]["mean"] for r in records]
+    print(f"mean gain over {len(records)} tables: {statistics.fmean(gains):+.4f} HaarPSI")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,27 @@
-"""Every registered method on the `gaussian` problem, whose posterior is a known Gaussian, and the goals set for three of them.
+"""Compare every registered method with the exact posterior of the `gaussian` problem.
 
     python bench/conjugate.py                                                     print the tables
     python bench/conjugate.py --records records.jsonl --write docs/conjugate      rewrite those of docs/conjugate.md, and docs/conjugate.json
 
-Finished runs are kept in --records, one line each, and not repeated: an interrupted benchmark goes on where it was.
+One table checks the goals set for mmps, ddrm and dps. Finished runs are stored in --records, one per
+line, and not repeated: an interrupted benchmark continues where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from ledger import Ledger
+from options import new_parser
+from output import markdown_table
 from pages import put
 from torch import Tensor
 
@@ -35,71 +39,51 @@ VARIANTS = {
     "mmps, 1000 evaluations": ("mmps", {"sampler": "heun", "steps": 40}),
     "dps, step of a score": ("dps", {"step": "score"}),
 }
-"""More rows of the table, beside every method with its defaults."""
+"""Rows of the table in addition to every method with its defaults."""
 WITH_GOALS = {"mmps", "ddrm", "dps", "deepinv-dps"}
 TUNING = {
     "norm": [3.0, 10.0, 20.0, 30.0, 50.0, 80.0, 120.0, 300.0],
     "annealed": [0.5, 1.0, 2.0, 4.0, 8.0],
 }
-"""Weights of deepinv's DPS under either form of its guidance, chosen for each view and side on measurements of their own."""
-LEFT_OUT = {
-    "multimodal": "with one modality it is `mmps`",
-    "structure-prior": "it is made for blurry pictures",
-    "tractable-smc": "its circuit knows photographs",
-    "tractable-steering": "its circuit knows photographs",
+"""Weights of deepinv's DPS by form of guidance, tuned per view and side on separate measurements."""
+EXCLUDED = {
+    "multimodal": "equals `mmps` for a single modality",
+    "structure-prior": "made for blurry pictures",
+    "tractable-smc": "its circuit models photographs",
+    "tractable-steering": "its circuit models photographs",
 }
-"""Methods without a row, and why."""
+"""Methods without a row, and the reasons."""
 CURVES = ("mmps", "pigdm", "dps", "ddrm", "ddnm", "ddnm-plus")
 CURVE = (10, 20, 50, 100, 200)
 
 
-class Ledger:
-    """Results by key, each kept as a line of a file as soon as it is known; without a file, in memory."""
-
-    def __init__(self, path: str | None):
-        self.path, self.known = path, {}
-        if path and Path(path).exists():
-            self.known = {
-                line["key"]: line["value"]
-                for line in map(json.loads, Path(path).read_text().splitlines())
-            }
-
-    def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        if key not in self.known:
-            self.known[key] = compute()
-            if self.path:
-                with open(self.path, "a") as file:
-                    file.write(json.dumps({"key": key, "value": self.known[key]}) + "\n")
-        return self.known[key]
-
-
 def score(exact: inverse.Exact, x: Tensor) -> dict[str, float]:
-    """Distances of samples (n, d) to the posterior, lengths in units of the root of its total variance.
+    """Distances of samples (n, d) from the posterior, in units of the root of its total variance.
 
-    Coverage is the exact posterior probability of the samples' central interval of each pixel, averaged over pixels.
+    Coverage is the exact posterior probability of the central interval of the samples, averaged over
+    pixels.
     """
     mean, covariance = exact.mean.flatten(), exact.covariance
-    unit, deviation, found = covariance.trace().sqrt(), covariance.diagonal().sqrt(), x.T.cov()
+    unit, deviation = covariance.trace().sqrt(), covariance.diagonal().sqrt()
+    sample_covariance = x.T.cov()
     covered = {}
     for percent in (50, 90):
         tail = (1 - percent / 100) / 2
         low, high = x.quantile(torch.tensor([tail, 1 - tail], dtype=x.dtype), dim=0)
-        mass = torch.special.ndtr((high - mean) / deviation) - torch.special.ndtr(
-            (low - mean) / deviation
-        )
-        covered[f"cover {percent} %"] = float(mass.mean())
+        below, above = (torch.special.ndtr((end - mean) / deviation) for end in (low, high))
+        covered[f"cover {percent} %"] = float((above - below).mean())
     return {
-        "W2": gaussian_w2(x.mean(0), found, mean, covariance) / float(unit),
-        "spread": float(found.trace().sqrt() / unit),
+        "W2": gaussian_w2(x.mean(0), sample_covariance, mean, covariance) / float(unit),
+        "spread": float(sample_covariance.trace().sqrt() / unit),
         "mean error": float((x.mean(0) - mean).norm() / unit),
         **covered,
     }
 
 
-def measured(
+def measure(
     view: str, side: int, first: int, count: int, method: inverse.Method, samples: int
 ) -> list[dict[str, Any]]:
-    """One method on measurements first, first + 1, ..., solved together."""
+    """Scores and cost of a method on `count` measurements from `first` on, solved as one batch."""
     problem, posterior = measurements(view, side, first, count)
     try:
         x, cost, seconds = sample(method, posterior, samples, first)
@@ -115,6 +99,7 @@ def measured(
 def measurements(
     view: str, side: int, first: int, count: int
 ) -> tuple[inverse.Problem, inverse.Posterior]:
+    """The problem, and the posterior of `count` measurements from `first` on."""
     problem = inverse.get_problem("gaussian", side=side, view=view)
     return problem, problem.posterior(
         torch.stack(problem.truths()[first : first + count]), seed=first, dtype=torch.float64
@@ -122,7 +107,7 @@ def measurements(
 
 
 def references(view: str, side: int, count: int, samples: int) -> dict[str, list[dict[str, Any]]]:
-    """What exact draws (floor) and draws that ignore y (prior) score."""
+    """Scores of exact posterior samples (floor) and of prior samples."""
     problem, posterior = measurements(view, side, 0, count)
     law, stream = problem.make_prior(), inverse.seeded("conjugate", view, side)
     exact = [problem.exact(y) for y in posterior.y]
@@ -133,68 +118,49 @@ def references(view: str, side: int, count: int, samples: int) -> dict[str, list
 
 
 def average(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the measurements, or the reason why there are none."""
-    reason = next((row["skipped"] for row in rows if "skipped" in row), None)
-    return (
-        {"skipped": reason}
-        if reason
-        else {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    )
+    """Means over the measurements, or the reason why a method was skipped."""
+    if reason := next((row["skipped"] for row in rows if "skipped" in row), None):
+        return {"skipped": reason}
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for row in rows:
-        if "skipped" in row:
-            lines.append(f"| {row['method']} | {row['skipped']} |" + " |" * (len(COLUMNS) - 1))
-        else:
-            cells = (
-                f"{row[c]:.0f}"
-                if c in ("NFE", "VJP")
-                else f"{row[c]:.2g}"
-                if c == "seconds"
-                else f"{row[c]:.3f}"
-                for c in COLUMNS
-                if c in row
-            )
-            lines.append(
-                f"| {row['method']} | "
-                + " | ".join(cells)
-                + " |"
-                + " |" * sum(c not in row for c in COLUMNS)
-            )
-    return "\n".join(lines)
+    return markdown_table(["method", *COLUMNS], [[row["method"], *cells(row)] for row in rows])
+
+
+def cells(row: dict) -> list[str]:
+    if "skipped" in row:
+        return [row["skipped"], *[""] * (len(COLUMNS) - 1)]
+    formats = {"NFE": ".0f", "VJP": ".0f", "seconds": ".2g"}
+    return [format(row[c], formats.get(c, ".3f")) if c in row else "" for c in COLUMNS]
 
 
 def overview(results: dict[str, list[dict]]) -> str:
     """W2 of every method on every view, best first."""
-    at = {
-        name: {row["method"].split(":")[0]: row for row in rows} for name, rows in results.items()
-    }
-    labels = list(dict.fromkeys(label for rows in at.values() for label in rows))
-    entry = lambda label, name: at[name].get(label, {}).get("W2")  # noqa: E731
+    distances: dict[str, dict[str, float]] = {}
+    for view, rows in results.items():
+        for row in rows:
+            by_view = distances.setdefault(row["method"].split(":")[0], {})
+            if "W2" in row:
+                by_view[view] = row["W2"]
 
-    def rank(label: str) -> float:
-        found = [w for name in results if (w := entry(label, name)) is not None]
-        return sum(found) / len(found) if found else float("inf")
+    def rank(label: str) -> tuple[bool, float]:
+        """References first, then methods by mean W2."""
+        return not label.startswith("*"), statistics.fmean(distances[label].values())
 
-    heads = ["method", *results]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for label in sorted(labels, key=lambda label: (not label.startswith("*"), rank(label))):
-        if rank(label) < float("inf"):
-            lines.append(
-                f"| {label} | "
-                + " | ".join(
-                    "-" if entry(label, name) is None else f"{entry(label, name):.3f}"
-                    for name in results
-                )
-                + " |"
-            )
-    return "\n".join(lines)
+    ordered = sorted((label for label, by_view in distances.items() if by_view), key=rank)
+    return markdown_table(
+        ["method", *results],
+        [
+            [label, *(f"{row[v]:.3f}" if v in row else "-" for v in results)]
+            for label in ordered
+            if (row := distances[label])
+        ],
+    )
 
 
 def goals(results: dict[str, list[dict]]) -> str:
-    """What was asked of mmps, ddrm and dps, beside what was measured."""
+    """The quantities for which mmps, ddrm and dps have goals."""
     heads = (
         "view",
         "floor",
@@ -205,31 +171,24 @@ def goals(results: dict[str, list[dict]]) -> str:
         "dps, step of a score: W2",
         "deepinv-dps, tuned: W2",
     )
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for name, rows in results.items():
-        at = {row["method"]: row for row in rows}
-        floor = at["*floor*"]["W2"]
-        full, short = (at[f"mmps, {n} evaluations"] for n in (1000, 100))
+        by_label = {row["method"]: row for row in rows}
+        floor = by_label["*floor*"]["W2"]
         tuned = next(row for row in rows if row["method"].startswith("deepinv-dps, tuned"))
-        counted = [
+        mmps = [
             f"{row['W2']:.3f} = {row['W2'] / floor:.2f} floors ({row['NFE'] + row['VJP']:.0f})"
-            for row in (full, short)
+            for row in (by_label[f"mmps, {n} evaluations"] for n in (1000, 100))
         ]
-        dps = [f"{at[label]['W2']:.3f}" for label in ("dps", "dps, step of a score")]
-        cells = [
-            name,
-            f"{floor:.3f}",
-            *counted,
-            f"{at['ddrm']['spread']:.3f}",
-            *dps,
-            f"{tuned['W2']:.3f} ({tuned['method'].split(': ')[1]})",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        dps = [f"{by_label[label]['W2']:.3f}" for label in ("dps", "dps, step of a score")]
+        weight = tuned["method"].split(": ")[1]
+        spread = f"{by_label['ddrm']['spread']:.3f}"
+        lines.append([name, f"{floor:.3f}", *mmps, spread, *dps, f"{tuned['W2']:.3f} ({weight})"])
+    return markdown_table(heads, lines)
 
 
 class Bench:
-    """The runs of one command line."""
+    """The runs of a command, taken from the ledger where it has them."""
 
     def __init__(self, ledger: Ledger, samples: int, measurements: int):
         self.ledger, self.samples, self.measurements = ledger, samples, measurements
@@ -237,95 +196,79 @@ class Bench:
     def rows(
         self, view: str, side: int, name: str, options: dict[str, Any], first: int = 0
     ) -> dict[str, Any]:
-        """A method's means over measurements first, first + 1, ..."""
+        """Means of a method over the measurements from `first` on."""
         method = inverse.get_method(name, **options)
         key = json.dumps(
             [view, side, name, values(method), self.samples, first, self.measurements],
             sort_keys=True,
             default=str,
         )
-        return average(
-            self.ledger.get(
-                key, lambda: measured(view, side, first, self.measurements, method, self.samples)
-            )
-        )
+        count, samples = self.measurements, self.samples
+        run = partial(measure, view, side, first, count, method, samples)
+        return average(self.ledger.get(key, run))
 
     def tuned(self, view: str, side: int) -> tuple[dict[str, Any], float]:
-        """Options of the best deepinv-dps on the next measurements after those of the table, and its W2 there."""
-        tried = [
-            {"steps": 100, "guidance": form, "weight": w}
+        """Options of the best deepinv-dps, and its W2, on measurements not in the table."""
+        candidates = [
+            {"steps": 100, "guidance": form, "weight": weight}
             for form, weights in TUNING.items()
-            for w in weights
+            for weight in weights
         ]
-        scores = [
-            (
-                self.rows(view, side, "deepinv-dps", options, self.measurements).get(
-                    "W2", float("inf")
-                ),
-                i,
-            )
-            for i, options in enumerate(tried)
-        ]
-        best, i = min(scores)
-        return tried[i], best
+        scores = []
+        for index, options in enumerate(candidates):
+            row = self.rows(view, side, "deepinv-dps", options, self.measurements)
+            scores.append((row.get("W2", float("inf")), index))
+        least, index = min(scores)
+        return candidates[index], least
 
     def table(self, view: str, side: int, names: list[str]) -> list[dict[str, Any]]:
-        at = references(view, side, self.measurements, self.samples)
-        first = [{"method": f"*{kind}*", **average(rows)} for kind, rows in at.items()]
+        """References, then methods by W2."""
+        scores = references(view, side, self.measurements, self.samples)
+        first = [{"method": f"*{name}*", **average(rows)} for name, rows in scores.items()]
         entries = {name: (name, {}) for name in names} | {
             label: entry for label, entry in VARIANTS.items() if entry[0] in names
         }
         if "deepinv-dps" in names:
             best, _ = self.tuned(view, side)
-            entries[f"deepinv-dps, tuned: {best['guidance']} {best['weight']:g}"] = (
-                "deepinv-dps",
-                best,
-            )
-        found = [
+            label = f"deepinv-dps, tuned: {best['guidance']} {best['weight']:g}"
+            entries[label] = ("deepinv-dps", best)
+        rows = [
             {"method": label, "options": options, **self.rows(view, side, name, options)}
             for label, (name, options) in entries.items()
         ]
-        return first + sorted(found, key=lambda row: row.get("W2", float("inf")))
+        return first + sorted(rows, key=lambda row: row.get("W2", float("inf")))
 
 
 def curves(bench: Bench, side: int) -> str:
     """W2 and spread over steps, one table for each view."""
     text = ""
     for view in VIEWS:
-        text += (
-            f"\n{view}, {side}x{side}:\n\n| method | "
-            + " | ".join(f"{n} steps" for n in CURVE)
-            + " |\n"
-            + "|---" * (len(CURVE) + 1)
-            + "|\n"
-        )
+        lines = []
         for name in CURVES:
-            found = [bench.rows(view, side, name, {"steps": n}) for n in CURVE]
-            text += (
-                f"| {name} | "
-                + " | ".join(f"{row['W2']:.3f} ({row['spread']:.2f})" for row in found)
-                + " |\n"
-            )
+            rows = [bench.rows(view, side, name, {"steps": n}) for n in CURVE]
+            lines.append([name, *(f"{row['W2']:.3f} ({row['spread']:.2f})" for row in rows)])
+        table = markdown_table(["method", *(f"{n} steps" for n in CURVE)], lines)
+        text += f"\n{view}, {side}x{side}:\n\n{table}\n"
     return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--sides", nargs="+", type=int, default=[4, 8], help="pixels on a side of the field"
+        "--sides", nargs="+", type=int, default=[4, 8], help="sides of the fields (pixels)"
     )
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--measurements", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=1000, help="samples per measurement")
+    parser.add_argument(
+        "--measurements", type=int, default=3, help="measurements per view and side"
+    )
     parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=VIEWS)
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=sorted(set(registry().table("inverse_methods")) - set(LEFT_OUT)),
-        help="registered names; default all",
+        default=sorted(set(registry().table("inverse_methods")) - set(EXCLUDED)),
+        help="registered names (default: all)",
     )
-    parser.add_argument("--records", help="a file of finished runs, read and added to")
+    parser.add_argument("--records", help="file of finished runs, to read and to append to")
     parser.add_argument(
         "--write",
         help="put the tables into this path with .md added, and write it with .json added",
@@ -333,17 +276,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    bench, began = (
-        Bench(Ledger(arguments.records), arguments.samples, arguments.measurements),
-        time.perf_counter(),
-    )
+    bench = Bench(Ledger(arguments.records), arguments.samples, arguments.measurements)
+    started_at = time.perf_counter()
     results: dict[str, list[dict]] = {}
     for side in arguments.sides:
         for view in arguments.views:
             name = f"{view}, {side}x{side}"
             results[name] = bench.table(view, side, arguments.methods)
             print(f"{name} done", flush=True)
-    print(f"\n{time.perf_counter() - began:.0f} seconds", file=sys.stderr)
+    print(f"\n{time.perf_counter() - started_at:.0f} seconds", file=sys.stderr)
     command = "OMP_NUM_THREADS=1 python bench/conjugate.py " + shlex.join(sys.argv[1:])
     text = f"`{command}`\n\n## W2 at a glance\n\n{overview(results)}\n"
     if set(arguments.methods) >= WITH_GOALS:
@@ -352,8 +293,8 @@ def main() -> None:
         text += f"\n## W2 over steps (spread in brackets)\n{curves(bench, arguments.sides[0])}"
     text += "".join(f"\n## {name}\n\n{table(rows)}\n" for name, rows in results.items())
     text += (
-        "\n## Not here\n\n"
-        + "\n".join(f"- `{name}`: {reason}" for name, reason in LEFT_OUT.items())
+        "\n## Excluded\n\n"
+        + "\n".join(f"- `{name}`: {reason}" for name, reason in EXCLUDED.items())
         + "\n"
     )
     print(text)

@@ -1,4 +1,4 @@
-"""docs/leaderboard.md and the README's table from the committed records: the text around the tables is kept.
+"""Write the tables of docs/leaderboard.md and of the README from the committed records.
 
 inverse bench run photo --out bench/records/photo     run what is missing; likewise exact and atmosphere
 python bench/leaderboard.py                            write both
@@ -27,54 +27,44 @@ def tables() -> str:
 
 
 def photo_table() -> str:
-    """Methods by problems of the suite `photo`: mean PSNR, the best of each problem in bold, best average first, then who does not run everywhere;
-    in the last row how many squares, each of another photograph, the means are over.
+    """Mean PSNR of methods by problems of the suite `photo`, with the best of each problem in bold.
+
+    Methods are ordered by mean PSNR; those that do not run on every problem come last. The last row
+    gives the number of photographs (a square of each).
     """
     groups = [
         group
         for group in grouped(read_records(RECORDS / "photo"))
         if group.count("ok") == len(group.records)
     ]
-    found = {(group.contestant, group.setting): group for group in groups}
-    contestants, settings = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
-    psnr = {key: group.estimate("psnr").mean for key, group in found.items()}
-    best = {
-        setting: max(value for (_, where), value in psnr.items() if where == setting)
-        for setting in settings
-    }
+    by_key = {(group.contestant, group.setting): group for group in groups}
+    contestants, settings = (list(dict.fromkeys(names)) for names in zip(*by_key, strict=True))
+    psnr = {key: group.estimate("psnr").mean for key, group in by_key.items()}
+    best = {s: max(psnr[key] for key in psnr if key[1] == s) for s in settings}
     labels = dict(zip(contestants, contestant_labels(contestants), strict=True))
 
-    def mean(contestant: str, name: str) -> float:
-        return statistics.fmean(
-            group.estimate(name).mean for (who, _), group in found.items() if who == contestant
-        )
+    def mean(contestant: str, metric: str) -> float:
+        groups = (by_key[key] for key in by_key if key[0] == contestant)
+        return statistics.fmean(group.estimate(metric).mean for group in groups)
 
-    def shown(contestant: str, setting: str) -> str:
+    def cell(contestant: str, setting: str) -> str:
         value = psnr.get((contestant, setting))
-        return (
-            "-"
-            if value is None
-            else f"**{value:.2f}**"
-            if value == best[setting]
-            else f"{value:.2f}"
-        )
+        if value is None:
+            return "-"
+        return f"**{value:.2f}**" if value == best[setting] else f"{value:.2f}"
 
-    missing = {c: sum((c, s) not in found for s in settings) for c in contestants}
+    missing = {c: sum((c, s) not in by_key for s in settings) for c in contestants}
     lines = [
         f"| PSNR (dB) | {' | '.join(setting_labels(settings))} | calls |",
         f"|---|{'---:|' * (len(settings) + 1)}",
     ]
     for c in sorted(contestants, key=lambda c: (missing[c], -mean(c, "psnr"))):
-        lines.append(
-            f"| {labels[c]} | {' | '.join(shown(c, s) for s in settings)} | {mean(c, 'calls'):.0f} |"
-        )
-    truths = (
-        max(
-            group.estimate("psnr").truths for (_, where), group in found.items() if where == setting
-        )
-        for setting in settings
+        cells = " | ".join(cell(c, s) for s in settings)
+        lines.append(f"| {labels[c]} | {cells} | {mean(c, 'calls'):.0f} |")
+    counts = (
+        max(by_key[key].estimate("psnr").truths for key in by_key if key[1] == s) for s in settings
     )
-    return "\n".join([*lines, f"| *photographs* | {' | '.join(map(str, truths))} | |"]) + "\n"
+    return "\n".join([*lines, f"| *photographs* | {' | '.join(map(str, counts))} | |"]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Methods on walks with independent increments, beside the Gibbs sampler: MMSE gap and coverage.
+"""Compare methods with the Gibbs sampler on walks with independent increments.
 
 python bench/levy.py                     print the tables
 python bench/levy.py --write docs/levy   and write docs/levy.md and docs/levy.json; the reading at its end is kept
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from options import new_parser
 from torch import Tensor
 
 import inverse
@@ -35,11 +36,17 @@ METHODS = {
     "ddrm": {},
     "red-diff": {},
 }
-"""Options other than the defaults: fewer steps, so that the table takes minutes; pnp-dm goes through its levels faster to reach the last."""
+"""Options other than the defaults: fewer steps, for speed.
+
+pnp-dm decreases its noise level faster, so that it reaches the last level.
+"""
 DRAWS = 19
-"""Samples per measurement: the interval from the least to the greatest of 19 holds the 20th with probability 0.9."""
+"""Samples per measurement: the range of 19 draws contains a 20th with probability 0.9."""
 POINTS = 64
-"""Lattice points of the denoiser, half of the default for speed: within 0.7 % of sigma, root mean square, at every sigma."""
+"""Lattice points of the denoiser, half of the default for speed.
+
+The root mean square error of the denoiser is at most 0.7 % of sigma, at every sigma.
+"""
 TUNING = range(900, 964)
 READING = "## Reading\n"
 ABOUT = """# Walks with independent increments
@@ -57,7 +64,7 @@ Options: {options}; others by default. Largest split R-hat of the Gibbs chains: 
 
 
 def linear(problem: inverse.Problem, y: Tensor, variance: float) -> Tensor:
-    """Posterior means (B, T) if increments were N(0, variance)."""
+    """Posterior means (B, T) of measurements y under increments N(0, variance)."""
     t, A = torch.arange(1.0, problem.length + 1, dtype=torch.float64), problem.matrix()
     C = variance * torch.minimum(t[:, None], t)
     S = A @ C @ A.T + problem.sigma_y**2 * torch.eye(len(A), dtype=torch.float64)
@@ -65,20 +72,27 @@ def linear(problem: inverse.Problem, y: Tensor, variance: float) -> Tensor:
 
 
 def best_linear(problem: inverse.Problem) -> float:
-    """The variance of increments whose linear estimate has the least mean of log errors on walks of their own."""
+    """Variance of increments whose linear estimate has the least mean log error on 64 other walks."""
     tuning = problem.posterior(
         torch.stack([problem.truths()[i] for i in TUNING]), seed=1, dtype=torch.float64
     )
-    grid = [10 ** (k / 4) for k in range(-12, 21)]
-    return min(
-        grid,
-        key=lambda v: float(
-            (linear(problem, tuning.y, v) - tuning.truth).square().mean(1).log().mean()
-        ),
-    )
+
+    def mean_log_error(variance: float) -> float:
+        error = linear(problem, tuning.y, variance) - tuning.truth
+        return float(error.square().mean(1).log().mean())
+
+    return min((10 ** (k / 4) for k in range(-12, 21)), key=mean_log_error)
 
 
 def score(mean: Tensor, draws: Tensor | None, best: Tensor, truth: Tensor) -> dict[str, float]:
+    """MMSE gap (dB) with its standard error, and coverage of the range of the draws.
+
+    Args:
+        mean: (B, T), of a method.
+        draws: (B, n, T), of a method; None for a point estimate.
+        best: (B, T), the posterior mean.
+        truth: (B, T).
+    """
     gap = 10 * torch.log10((mean - truth).square().mean(1) / (best - truth).square().mean(1))
     row = {"gap": float(gap.mean()), "error": float(gap.std() / math.sqrt(len(gap)))}
     if draws is not None:
@@ -91,7 +105,7 @@ def score(mean: Tensor, draws: Tensor | None, best: Tensor, truth: Tensor) -> di
 def reference(
     problem: inverse.Problem, y: Tensor, chains: int, sweeps: int
 ) -> tuple[Tensor, Tensor, float]:
-    """Posterior means (B, T), 19 draws of each posterior (B, 19, T), and the largest R-hat."""
+    """Posterior means (B, T), 19 draws (B, 19, T) of each posterior, and the largest R-hat."""
     law, generator = problem.make_prior(), inverse.seeded("levy table")
     if isinstance(law, GaussianPrior):
         exact = [problem.exact(v) for v in y]
@@ -102,17 +116,14 @@ def reference(
         )
     draws = problem.gibbs().run(y, generator, chains, sweeps // 2, sweeps)
     pooled = draws.flatten(1, 2)
-    return (
-        pooled.mean(1),
-        pooled[:, torch.randperm(pooled.shape[1], generator=generator)[:DRAWS]],
-        float(split_rhat(draws).max()),
-    )
+    chosen = torch.randperm(pooled.shape[1], generator=generator)[:DRAWS]
+    return pooled.mean(1), pooled[:, chosen], float(split_rhat(draws).max())
 
 
-def cell(
+def measure(
     increments: str, view: str, methods: list[str], instances: int, chains: int, sweeps: int
 ) -> dict[str, dict]:
-    """The rows of one table's column."""
+    """Scores of every method for one law of increments and one view."""
     problem = inverse.get_problem("levy", increments=increments, view=view)
     prior = problem.make_prior()
     if isinstance(prior, WalkPrior):
@@ -137,9 +148,8 @@ def cell(
         except inverse.InverseError as error:
             rows[name] = {"skipped": str(error)}
             continue
-        found = score(result.mean, result.samples, best, posterior.truth)
         rows[name] = {
-            **found,
+            **score(result.mean, result.samples, best, posterior.truth),
             "nfe": result.cost.nfe,
             "vjp": result.cost.vjp,
             "seconds": result.seconds,
@@ -149,26 +159,20 @@ def cell(
 
 
 def entry(row: dict) -> str:
-    """The two cells of a method on a law."""
+    """The two cells of a method for one law of increments: gap and coverage."""
     if "skipped" in row:
         return "- | -"
-    return f"{row['gap']:.2f} +- {row['error']:.2f} | " + (
-        f"{row['coverage']:.2f}" if "coverage" in row else ""
-    )
+    coverage = f"{row['coverage']:.2f}" if "coverage" in row else ""
+    return f"{row['gap']:.2f} +- {row['error']:.2f} | {coverage}"
 
 
 def tables(results: dict[str, dict[str, dict]], views: list[str], increments: list[str]) -> str:
     text = ""
     for view in views:
-        measured = [name for name in increments if f"{view} {name}" in results]
-        columns = [results[f"{view} {name}"] for name in measured]
-        text += (
-            f"\n## {view}\n\n| | "
-            + " | ".join(f"{name}: gap | coverage" for name in measured)
-            + " |\n"
-            + "|---" * (2 * len(columns) + 1)
-            + "|\n"
-        )
+        names = [name for name in increments if f"{view} {name}" in results]
+        columns = [results[f"{view} {name}"] for name in names]
+        heads = " | ".join(f"{name}: gap | coverage" for name in names)
+        text += f"\n## {view}\n\n| | {heads} |\n" + "|---" * (2 * len(columns) + 1) + "|\n"
         for row in columns[0]:
             text += f"| {row} | " + " | ".join(entry(column[row]) for column in columns) + " |\n"
     return text
@@ -177,7 +181,7 @@ def tables(results: dict[str, dict[str, dict]], views: list[str], increments: li
 def write(
     arguments: argparse.Namespace, results: dict[str, dict[str, dict]], minutes: float
 ) -> None:
-    """The page and the record of the views measured so far; the page keeps its reading."""
+    """Write the page and the record of the views measured so far; keep the page's reading."""
     command = "OMP_NUM_THREADS=1 python bench/levy.py " + shlex.join(sys.argv[1:])
     about = ABOUT.format(
         command=command,
@@ -192,10 +196,8 @@ def write(
         ),
         rhat=max(row["*gibbs*"]["rhat"] for row in results.values()),
     )
-    page, done = (
-        Path(f"{arguments.write}.md"),
-        [view for view in arguments.views if f"{view} {arguments.increments[0]}" in results],
-    )
+    page = Path(f"{arguments.write}.md")
+    done = [view for view in arguments.views if f"{view} {arguments.increments[0]}" in results]
     reading = page.read_text().partition(READING)[2] if page.exists() else ""
     page.write_text(
         about
@@ -209,13 +211,13 @@ def write(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--instances", type=int, default=4, help="walks per cell")
-    parser.add_argument("--chains", type=int, default=4, help="of the Gibbs sampler, per walk")
+    parser = new_parser(__doc__)
+    parser.add_argument("--instances", type=int, default=4, help="walks per law and view")
     parser.add_argument(
-        "--sweeps", type=int, default=300, help="kept, after half as many that are not"
+        "--chains", type=int, default=4, help="chains of the Gibbs sampler per walk"
+    )
+    parser.add_argument(
+        "--sweeps", type=int, default=300, help="sweeps kept, after half as many of burn-in"
     )
     parser.add_argument("--increments", nargs="+", default=list(INCREMENTS))
     parser.add_argument("--views", nargs="+", default=list(VIEWS))
@@ -225,27 +227,19 @@ def main() -> None:
     torch.set_num_threads(1)
 
     results: dict[str, dict[str, dict]] = {}
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for view in arguments.views:
         for name in arguments.increments:
-            results[f"{view} {name}"] = cell(
-                name,
-                view,
-                arguments.methods,
-                arguments.instances,
-                arguments.chains,
-                arguments.sweeps,
-            )
-            seconds = {
-                key: round(row["seconds"], 1)
-                for key, row in results[f"{view} {name}"].items()
-                if "seconds" in row
-            }
+            sizes = (arguments.instances, arguments.chains, arguments.sweeps)
+            rows = measure(name, view, arguments.methods, *sizes)
+            results[f"{view} {name}"] = rows
+            elapsed = time.perf_counter() - started_at
             if arguments.write:
-                write(arguments, results, (time.perf_counter() - began) / 60)
-            print(
-                f"{view} {name}: {time.perf_counter() - began:.0f} s so far, {seconds}", flush=True
-            )
+                write(arguments, results, elapsed / 60)
+            seconds = {
+                key: round(row["seconds"], 1) for key, row in rows.items() if "seconds" in row
+            }
+            print(f"{view} {name}: {elapsed:.0f} s so far, {seconds}", flush=True)
         print(tables(results, [view], arguments.increments), flush=True)
 
 

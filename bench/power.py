@@ -1,4 +1,4 @@
-"""Which diagnostic finds which defect, and how often: power against planted defects, and size on an exact sampler.
+"""Measure the power of each diagnostic against planted defects, and its size on exact samplers.
 
 python bench/power.py                           print the tables
 python bench/power.py --write docs/diagnostics  put them into docs/diagnostics.md and write docs/diagnostics.json
@@ -6,7 +6,6 @@ python bench/power.py --write docs/diagnostics  put them into docs/diagnostics.m
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from options import new_parser
+from output import markdown_table
 from pages import put
 from torch import Tensor
 
@@ -27,12 +28,14 @@ IMAGES, SAMPLES, LEVEL = 200, 19, 0.05
 
 @dataclass(frozen=True)
 class Conjugate:
-    """A mixture prior seen through a matrix, in physical units, with what exact samplers of many measurements need.
+    """A linear problem with a Gaussian mixture prior, in physical units.
 
     Args:
-        means (K, n), covariances (K, n, n), weights (K,): of the prior.
-        A: (d_y, n).
-        sigma: of the noise.
+        weights: (K,), of the prior's components.
+        means: (K, n).
+        covariances: (K, n, n).
+        A: (d_y, n), the operator.
+        sigma: standard deviation of the noise.
     """
 
     weights: Tensor
@@ -43,6 +46,7 @@ class Conjugate:
 
     @classmethod
     def of(cls, problem: inverse.Problem) -> Conjugate:
+        """The conjugate problem of a registered problem."""
         law = problem.make_prior()
         covariances = law.scale**2 * law.covariances
         return cls(
@@ -54,7 +58,7 @@ class Conjugate:
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Truths (count, n)."""
+        """Draw truths (count, n) from the prior."""
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
         return self.means[k] + (_root(self.covariances)[k] @ z[..., None])[..., 0]
@@ -62,7 +66,12 @@ class Conjugate:
 
 @dataclass(frozen=True)
 class Noise:
-    """A sampler's randomness, so that it is a function: z (images, m, n) normal for the sample, u (images, m) uniform for its component."""
+    """The randomness of a sampler, which is then a deterministic function.
+
+    Args:
+        z: (images, m, n), normal, for the samples.
+        u: (images, m), uniform, for their components.
+    """
 
     z: Tensor
     u: Tensor
@@ -77,13 +86,14 @@ Sampler = Callable[[Conjugate, Tensor, Noise], Tensor]
 def exact(
     p: Conjugate, y: Tensor, noise: Noise, sigma: float | None = None, adjoint: Tensor | None = None
 ) -> Tensor:
-    """Exact posterior samples of every measurement y (images, d_y): (images, m, n).
+    """Exact posterior samples (images, m, n) of measurements y (images, d_y).
 
-    Component k has mean m_k + G (y - A m_k), G = C A^T (A C A^T + sigma^2 I)^-1, covariance C - G A C and weight w_k N(y; A m_k, A C A^T + sigma^2 I).
+    With S = A C A^T + sigma^2 I and G = C A^T S^-1, component k has mean m_k + G (y - A m_k),
+    covariance C - G A C and weight w_k N(y; A m_k, S).
 
     Args:
-        sigma: the noise that the sampler believes in.
-        adjoint: (n, d_y), what it takes for A^T.
+        sigma: noise level that the sampler assumes (default: the true one).
+        adjoint: (n, d_y), used in place of A^T.
     """
     sigma, back = sigma or p.sigma, p.A.T if adjoint is None else adjoint
     identity = torch.eye(len(p.A), dtype=torch.float64)
@@ -98,12 +108,11 @@ def exact(
         .clamp_max(len(p.weights) - 1)
     )
     gain = p.covariances @ back @ torch.linalg.inv(p.A @ p.covariances @ back + sigma**2 * identity)
-    left = torch.eye(p.A.shape[1], dtype=torch.float64) - gain @ p.A
-    root = _root(left @ p.covariances @ left.mT + sigma**2 * gain @ gain.mT)
+    complement = torch.eye(p.A.shape[1], dtype=torch.float64) - gain @ p.A
+    root = _root(complement @ p.covariances @ complement.mT + sigma**2 * gain @ gain.mT)
     mean = p.means + (gain @ residual[..., None])[..., 0]
-    return mean.gather(1, k[..., None].expand(*k.shape, mean.shape[2])) + torch.einsum(
-        "imab,imb->ima", root[k], noise.z
-    )
+    chosen_mean = mean.gather(1, k[..., None].expand(*k.shape, mean.shape[2]))
+    return chosen_mean + torch.einsum("imab,imb->ima", root[k], noise.z)
 
 
 def sigma_doubled(p: Conjugate, y: Tensor, noise: Noise) -> Tensor:
@@ -129,14 +138,17 @@ def over_projection(p: Conjugate, y: Tensor, noise: Noise) -> Tensor:
 
 
 def batch_norm_of_residual(p: Conjugate, y: Tensor, noise: Noise) -> Tensor:
-    """The pull towards y scaled by |r_i| / (root mean square of |r| over the batch): a step normalised per batch and not per row."""
+    """A step towards y that is normalised over the batch instead of per row.
+
+    The step is scaled by |r_i| / (root mean square of |r| over the batch), r the residual.
+    """
     r = (y - p.means[0] @ p.A.T).norm(dim=1)
     prior = exact(p, p.means[:1] @ p.A.T + 0 * y, noise)
     return prior + (exact(p, y, noise) - prior) * (r / r.square().mean().sqrt())[:, None, None]
 
 
 def batch_standardised_noise(p: Conjugate, y: Tensor, noise: Noise) -> Tensor:
-    """Noise centred and scaled over the whole batch: each image's law is right to one part in the batch."""
+    """Noise centred and scaled over the whole batch; the law of each image is nearly exact."""
     z = noise.z - noise.z.mean((0, 1))
     return exact(p, y, Noise(z / z.square().mean((0, 1)).sqrt(), noise.u))
 
@@ -162,10 +174,10 @@ CASES: dict[str, tuple[str, dict, Sampler]] = {
 }
 
 
-def diagnosed(
+def diagnose(
     p: Conjugate, sampler: Sampler, repeat: int, images: int = IMAGES, level: float = LEVEL
 ) -> Report:
-    """One experiment: truths, measurements, samples, report."""
+    """The report on one simulated set of truths, measurements and samples."""
     g = inverse.seeded("power", repeat)
     n = p.means.shape[1]
     x, other = p.draw(images, g), p.draw(images, g)
@@ -183,27 +195,30 @@ def diagnosed(
         p.A @ p.A.T + p.sigma**2 * torch.eye(len(p.A), dtype=torch.float64)
     )
     references = {"another truth": other, "A^+ y": y @ damped.T}
-    found = Simulations(
+    simulations = Simulations(
         samples, x, chi_square[:, 1:], len(p.A), -chi_square / 2, references, float(change)
     )
-    return report(found, level, g)
+    return report(simulations, level, g)
 
 
 def _root(covariances: Tensor) -> Tensor:
-    """R with R R^T = C: (K, n, n) -> same."""
+    """Square roots R with R R^T = C: (K, n, n) -> (K, n, n)."""
     values, vectors = torch.linalg.eigh(covariances)
     return vectors * values.clamp_min(0).sqrt()[:, None]
 
 
 def study(case: str, repeats: int, images: int = IMAGES, level: float = LEVEL) -> dict[str, float]:
-    """Fraction of repeats in which each check objects on its own (p < level), and in which the verdict does after Holm's correction."""
+    """Rates of rejection over the repeats: by each check (p < level) and by the verdict.
+
+    The verdict applies Holm's correction.
+    """
     problem, options, sampler = CASES[case]
     p = Conjugate.of(inverse.get_problem(problem, **options))
     hits: dict[str, int] = {"verdict": 0}
     for repeat in range(repeats):
-        found = diagnosed(p, sampler, repeat, images, level)
-        hits["verdict"] += not found.calibrated
-        for check in found.checks:
+        result = diagnose(p, sampler, repeat, images, level)
+        hits["verdict"] += not result.calibrated
+        for check in result.checks:
             if check.p_value is not None:
                 hits[check.name] = hits.get(check.name, 0) + (check.p_value < level)
     return {name: count / repeats for name, count in hits.items()}
@@ -211,23 +226,19 @@ def study(case: str, repeats: int, images: int = IMAGES, level: float = LEVEL) -
 
 def table(rates: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(rates.values())))
-    lines = ["| defect | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    rows = []
     for case, row in rates.items():
-        lines.append(
-            f"| {case} | "
-            + " | ".join(f"{row[name]:.3f}".rstrip("0").rstrip(".") for name in names)
-            + " |"
-        )
-    return "\n".join(lines)
+        rows.append([case, *(f"{row[name]:.3f}".rstrip("0").rstrip(".") for name in names)])
+    return markdown_table(["defect", *names], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = new_parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=100, help="repeats of each defect")
+    parser.add_argument(
+        "--exact-repeats", type=int, default=300, help="repeats of each exact sampler"
     )
-    parser.add_argument("--repeats", type=int, default=100, help="of each defect")
-    parser.add_argument("--exact-repeats", type=int, default=300, help="of each exact sampler")
-    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--images", type=int, default=IMAGES, help="images per repeat")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument(
         "--write",
@@ -235,18 +246,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rates, began = {}, time.perf_counter()
+    rates, started_at = {}, time.perf_counter()
     for case in arguments.cases:
-        rates[case] = study(
-            case,
-            arguments.exact_repeats if case.startswith("none") else arguments.repeats,
-            arguments.images,
-        )
-        print(
-            f"{time.perf_counter() - began:6.0f} s  {case}: verdict {rates[case]['verdict']:.3f}",
-            file=sys.stderr,
-            flush=True,
-        )
+        repeats = arguments.exact_repeats if case.startswith("none") else arguments.repeats
+        rates[case] = study(case, repeats, arguments.images)
+        seconds, verdict = time.perf_counter() - started_at, rates[case]["verdict"]
+        print(f"{seconds:6.0f} s  {case}: verdict {verdict:.3f}", file=sys.stderr, flush=True)
     print(table(rates))
     if arguments.write:
         put(Path(arguments.write + ".md"), table(rates))

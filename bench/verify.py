@@ -1,16 +1,17 @@
-"""The table of docs/verify.md: every registered method held to its claim.
+"""Check every registered method against its claim, for the table of docs/verify.md.
 
 python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and docs/verify.json
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
 
 import torch
+from options import new_parser
+from output import markdown_table
 from pages import put
 
 from inverse.checks.cases import all_cases, main_figure
@@ -19,28 +20,23 @@ from inverse.registry.discovery import registry
 
 
 def table(verdicts: list[Verdict]) -> str:
-    lines = [
-        "| method | claim | held | "
-        + " | ".join(c.name for c in all_cases())
-        + " | order | batch |",
-        "|---" * (len(all_cases()) + 5) + "|",
+    heads = ["method", "claim", "held", *(case.name for case in all_cases()), "order", "batch"]
+    return markdown_table(heads, map(table_row, sorted(verdicts, key=rank)))
+
+
+def table_row(v: Verdict) -> list[str]:
+    scores = [
+        None if m.skipped else m.figures[main_figure(c)].score
+        for m, c in zip(v.cases, all_cases(), strict=True)
     ]
-    for v in sorted(verdicts, key=rank):
-        scores = [
-            None if m.skipped else m.figures[main_figure(c)].score
-            for m, c in zip(v.cases, all_cases(), strict=True)
-        ]
-        cells = ["-" if s is None else f"{s:.3f}" if s < 10 else f"{s:.0f}" for s in scores]
-        order, batch = (
-            "" if v.order is None else f"{v.order:.1f}",
-            "" if v.batch is None else f"{v.batch:.0e}",
-        )
-        lines.append(
-            f"| `{v.method}` | {v.claim} | {'yes' if v.held else '**no**'} | "
-            + " | ".join(cells)
-            + f" | {order} | {batch} |"
-        )
-    return "\n".join(lines)
+    return [
+        f"`{v.method}`",
+        str(v.claim),
+        "yes" if v.held else "**no**",
+        *("-" if s is None else f"{s:.3f}" if s < 10 else f"{s:.0f}" for s in scores),
+        "" if v.order is None else f"{v.order:.1f}",
+        "" if v.batch is None else f"{v.batch:.0e}",
+    ]
 
 
 def rank(v: Verdict) -> float:
@@ -54,9 +50,7 @@ def rank(v: Verdict) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")))
     parser.add_argument(
         "--write", help="put the table into this path with .md added, and write it with .json added"

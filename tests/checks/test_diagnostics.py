@@ -319,7 +319,7 @@ def test_exact_sampler_is_accused_at_most_at_the_level():
 
 
 def test_only_solving_alone_shows_standardised_noise():
-    found = power.diagnosed(
+    found = power.diagnose(
         power.Conjugate.of(inverse.get_problem("gaussian", side=6)),
         power.batch_standardised_noise,
         0,

@@ -24,7 +24,7 @@ from output import markdown_table, write_table
 
 import inverse
 from inverse.io.images import input_files, read_image
-from inverse.metrics.standard import METRICS
+from inverse.metrics.shipped import METRICS
 from inverse.priors.field import fit_power_law
 
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}}

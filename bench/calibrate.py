@@ -18,7 +18,7 @@ from options import new_parser
 from photo import PROBLEMS
 
 import inverse
-from inverse.metrics.standard import psnr
+from inverse.metrics.fidelity import psnr
 
 
 def main() -> None:

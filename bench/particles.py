@@ -33,7 +33,7 @@ from timing import timed
 
 import inverse
 from inverse.metrics.ensemble import fair_crps, interval_coverage
-from inverse.metrics.standard import METRICS
+from inverse.metrics.shipped import METRICS
 
 PARTICLES = (4, 16, 64)
 OTHERS = ("dps", "diffpir", "red-diff")

@@ -21,7 +21,7 @@ from output import markdown_table
 from timing import timed
 
 import inverse
-from inverse.metrics.standard import METRICS
+from inverse.metrics.shipped import METRICS
 
 PROBLEMS = {
     "deblur": ("deblur", {}),

@@ -21,7 +21,7 @@ import torch
 from conjugate import Ledger
 
 import inverse
-from inverse.metrics.standard import METRICS
+from inverse.metrics.shipped import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 ABOUT = """# Trends

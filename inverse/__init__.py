@@ -44,6 +44,7 @@ _HOME = {
     "Generators": "seeding",
     "seeded": "seeding",
     "Result": "result",
+    "Metric": "metrics.metric",
     "solve": "engine",
     "Interrupted": "engine",
     "diagnose": "checks.calibration",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from inverse.measurement.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
     from inverse.measurement.operators import adjoint_error, operator
     from inverse.method import Guidance, Method, Weighted, noise_levels, standard_normal
+    from inverse.metrics.metric import Metric
     from inverse.particles.cloud import ParticleMethod
     from inverse.posterior import Posterior
     from inverse.priors.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inverse.metrics import perceptual, standard
+from inverse.metrics.metric import Metric
+from inverse.metrics.shipped import METRICS
 from inverse.priors.analytic import LowRankPrior
 from inverse.priors.loading import load_low_rank
 from inverse.registry.hooks import hookimpl
@@ -22,8 +23,8 @@ def inverse_samplers() -> dict[str, samplers.Sampler]:
 
 
 @hookimpl
-def inverse_metrics() -> dict[str, Any]:
-    return {**standard.METRICS, **perceptual.METRICS}
+def inverse_metrics() -> dict[str, Metric]:
+    return METRICS
 
 
 @hookimpl

@@ -153,7 +153,7 @@ def solved(
 ) -> list[Record]:
     """Real cells of the `gaussian` problem with their artifacts, written to `folder`."""
     import inverse
-    from inverse.metrics.standard import METRICS as SCORES
+    from inverse.metrics.shipped import METRICS
 
     (folder / "artifacts").mkdir(parents=True)
     rows = []
@@ -170,7 +170,7 @@ def solved(
             "samples": samples,
         }
         cost = {key: getattr(result.cost, key) for key in ("nfe", "vjp", "A", "A_adjoint")}
-        scores = {key: SCORES[key](result) for key in ("rmse", "misfit", "crps")}
+        scores = {key: METRICS[key](result) for key in ("rmse", "misfit", "crps")}
         rows.append(
             record(
                 name,

@@ -120,7 +120,7 @@ def _move(pairs: list[tuple[Record, Record]], name: str, threshold: float) -> Mo
     before = _mean(_mean(found) for found in levels.values())
     assert change is not None
     assert loss is not None
-    scale = abs(rule.better) if isinstance(rule.better, float) else abs(before)
+    scale = abs(before if rule.ideal is None else rule.ideal)
     worse = (
         rule.better is not None
         and loss.mean > threshold * scale

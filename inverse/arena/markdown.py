@@ -12,6 +12,7 @@ from inverse.arena.groups import Group, grouped, observations_asked
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
 from inverse.arena.record import Record
 from inverse.arena.values import metric, metrics_of
+from inverse.metrics.metric import Metric
 
 
 def markdown(records: list[Record]) -> str:
@@ -71,10 +72,7 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     }
     if ranked:
         rows = sorted(rows, key=lambda group: (loss(group, ranked[0]), names[group.contestant]))
-    heads = [
-        f"{metric(name).label}{f' ({metric(name).unit})' if metric(name).unit else ''}{_arrow(metric(name).better)}"
-        for name in columns
-    ]
+    heads = [f"{metric(name).heading}{_arrow(metric(name))}" for name in columns]
     lines = [
         f"| method | {' | '.join(heads)} | efficiency | cells |",
         f"|---|{'---:|' * (len(columns) + 2)}",
@@ -98,10 +96,10 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     return lines
 
 
-def _arrow(better: str | float | None) -> str:
-    if isinstance(better, float):
-        return f" → {better:g}"
-    return {"higher": " ↑", "lower": " ↓"}.get(better or "", "")
+def _arrow(metric: Metric) -> str:
+    if metric.ideal is not None:
+        return f" → {metric.ideal:g}"
+    return {"higher": " ↑", "lower": " ↓"}.get(str(metric.better), "")
 
 
 def _figure(found: Estimate | None, name: str, interval: bool) -> str:

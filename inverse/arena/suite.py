@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inverse.errors import InputError, InverseError, OptionError, suggestion
+from inverse.metrics.registered import registered_metrics
 from inverse.registry.discovery import get_method, get_problem, registry
 
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -175,7 +176,7 @@ def load_suite(name: str | Path) -> Suite:
 
 def check(suite: Suite, path: Path, text: str) -> None:
     """Build every problem and method of a suite once, so that a wrong name or an impossible combination is found before anything runs."""
-    metrics = registry().table("inverse_metrics")
+    metrics = registered_metrics()
     for index, metric in enumerate(suite.metrics):
         if metric not in metrics:
             raise _at(
@@ -185,7 +186,7 @@ def check(suite: Suite, path: Path, text: str) -> None:
                 f"metric '{metric}' is not known; {suggestion(metric, metrics)}",
             )
         try:
-            getattr(metrics[metric].thing, "ready", lambda: None)()
+            metrics[metric].ready()
         except InputError as error:
             raise _at(path, text, ("metrics", index), str(error)) from error
     tested: dict[str, set[int]] = {}

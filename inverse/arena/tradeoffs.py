@@ -33,9 +33,8 @@ def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict
             if (score := value(record, name)) is not None:
                 seen = group.setting, record.truth, record.seed
                 loss = reader.loss(score)
-                best[seen] = (
-                    0.0 if isinstance(reader.better, float) else min(loss, best.get(seen, math.inf))
-                )
+                lowest = min(loss, best.get(seen, math.inf))
+                best[seen] = lowest if reader.ideal is None else 0.0
                 cells[group.family][seen].append((loss, record))
     found = {}
     for family, blocks in cells.items():

@@ -1,88 +1,54 @@
-"""How a score or a cost is read: its label, its direction, what counts as solved, and its value in a record."""
+"""How the value of a metric or a cost is read from a record."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from inverse.arena.record import Record
+from inverse.metrics.metric import Metric
+from inverse.metrics.registered import registered_metrics
+from inverse.result import Result
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a score is read.
+def recorded_only(result: Result) -> None:
+    """The function of a quantity that reports read from records and no longer compute."""
 
-    Args:
-        label, unit, digits: how it is printed.
-        better: "higher", "lower", or the number it should be close to; None where we do not know, and do not rank.
-        within: distances to the best (to the number, where there is one) that count as solved, from strict to lenient.
-        relative: whether these are fractions of the best rather than in the metric's unit.
-    """
-
-    label: str
-    better: str | float | None = None
-    within: tuple[float, ...] = ()
-    relative: bool = False
-    unit: str = ""
-    digits: int = 3
-
-    def loss(self, value: float) -> float:
-        """Smaller is better."""
-        if isinstance(self.better, float):
-            return abs(value - self.better)
-        return -value if self.better == "higher" else value
-
-
-METRICS: dict[str, Metric] = {
-    "psnr": Metric("PSNR", "higher", (0.5, 1.0, 3.0), unit="dB", digits=2),
-    "ssim": Metric("SSIM", "higher", (0.01, 0.03, 0.1)),
-    "ms-ssim": Metric("MS-SSIM", "higher", (0.01, 0.03, 0.1)),
-    "haarpsi": Metric("HaarPSI", "higher", (0.01, 0.03, 0.1)),
-    "lpips": Metric("LPIPS", "lower", (0.01, 0.03, 0.1)),
-    "dists": Metric("DISTS", "lower", (0.01, 0.03, 0.1)),
-    "rmse": Metric("RMSE", "lower", (0.05, 0.1, 0.5), relative=True, digits=4),
-    "area-rmse": Metric("area-weighted RMSE", "lower", (0.05, 0.1, 0.5), relative=True, digits=4),
-    "crps": Metric("CRPS", "lower", (0.05, 0.1, 0.5), relative=True, digits=4),
-    "energy-score": Metric("energy score", "lower", (0.05, 0.1, 0.5), relative=True, digits=4),
-    "misfit": Metric("residual χ²", 1.0, (0.05, 0.1, 0.3)),
-    "coverage": Metric("80 % coverage", 0.8, (0.05, 0.1, 0.2)),
-    "spread-skill": Metric("spread/skill", 1.0, (0.05, 0.1, 0.3)),
-}
-"""Every score we ship and its direction; a plug-in's own is shown unranked until it is entered here."""
 
 COSTS: dict[str, Metric] = {
-    "seconds": Metric("seconds", "lower"),
-    "calls": Metric("evaluations + VJPs", "lower", digits=0),
-    "nfe": Metric("evaluations", "lower", digits=0),
-    "vjp": Metric("VJPs", "lower", digits=0),
-    "A": Metric("A", "lower", digits=0),
-    "A_adjoint": Metric("Aᵀ", "lower", digits=0),
-    "peak_memory": Metric("peak memory", "lower", unit="B", digits=0),
+    "seconds": Metric(recorded_only, "seconds", "lower"),
+    "calls": Metric(recorded_only, "evaluations + VJPs", "lower", digits=0),
+    "nfe": Metric(recorded_only, "evaluations", "lower", digits=0),
+    "vjp": Metric(recorded_only, "VJPs", "lower", digits=0),
+    "A": Metric(recorded_only, "A", "lower", digits=0),
+    "A_adjoint": Metric(recorded_only, "Aᵀ", "lower", digits=0),
+    "peak_memory": Metric(recorded_only, "peak memory", "lower", unit="B", digits=0),
 }
-"""What a cell spent; calls are what a budget of evaluations limits: prior evaluations and VJPs together."""
+"""What a cell spent. Calls are prior evaluations and VJPs together, which a budget limits."""
 
 
 def metric(name: str) -> Metric:
-    """How to read a metric or a cost; a name that no table knows is read without a direction."""
-    return METRICS.get(name) or COSTS.get(name) or Metric(name)
+    """The metric or cost called `name`; without a direction if no plug-in registers it."""
+    found = registered_metrics().get(name) or COSTS.get(name)
+    return found or Metric(recorded_only, name)
 
 
 def value(record: Record, name: str) -> float | None:
-    """A metric or a cost of one cell; None where it did not finish, or does not apply."""
+    """A metric or a cost of a cell; None if the cell did not finish or the metric does not apply."""
     if record.status != "ok":
         return None
-    found: float | None
+    number: float | None
     if name == "calls":
-        found = record.cost.get("nfe", math.nan) + record.cost.get("vjp", math.nan)
+        number = record.cost.get("nfe", math.nan) + record.cost.get("vjp", math.nan)
     elif name in ("seconds", "peak_memory"):
-        found = getattr(record, name)
+        number = getattr(record, name)
     else:
-        found = (record.cost if name in COSTS else record.metrics).get(name)
-    return None if found is None or not math.isfinite(found) else float(found)
+        number = (record.cost if name in COSTS else record.metrics).get(name)
+    return None if number is None or not math.isfinite(number) else float(number)
 
 
 def metrics_of(records: Iterable[Record]) -> list[str]:
-    """The metrics that occur, those of the table first and in its order."""
-    found = {name for record in records for name in record.metrics}
-    return [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
+    """Names of the metrics in these records: registered ones in their order, then the others."""
+    names = {name for record in records for name in record.metrics}
+    known = [name for name in registered_metrics() if name in names]
+    return known + sorted(names - set(known))

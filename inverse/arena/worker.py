@@ -26,6 +26,7 @@ from inverse.errors import InverseError, UnsupportedError
 from inverse.execution import Execution
 from inverse.io.devices import DTYPES, check_device
 from inverse.method import Method
+from inverse.metrics.registered import registered_metrics
 from inverse.posterior import Posterior
 from inverse.priors.prior import Prior
 from inverse.registry.discovery import get_method, registry
@@ -160,18 +161,14 @@ def cost_of(result: Result) -> dict[str, float]:
 
 def score(result: Result, metrics: tuple[str, ...]) -> dict[str, float | None]:
     """Every metric of a result that has its truth."""
-    table = registry().table("inverse_metrics")
-    return {name: table[name].thing(result) for name in metrics}
+    table = registered_metrics()
+    return {name: table[name](result) for name in metrics}
 
 
 def metric_versions(metrics: tuple[str, ...]) -> dict[str, str]:
-    """What the metrics were computed with, of those that say so."""
-    table = registry().table("inverse_metrics")
-    return {
-        name: version
-        for name in metrics
-        if (version := getattr(table[name].thing, "version", None))
-    }
+    """Versions of what the metrics were computed with, where a metric has one."""
+    table = registered_metrics()
+    return {name: version for name in metrics if (version := table[name].version)}
 
 
 def serialised(result: Result) -> bytes:

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from inverse.io.files import strict_json
-from inverse.metrics.standard import HEAVY
-from inverse.registry.discovery import registry
+from inverse.metrics.metric import Metric
+from inverse.metrics.registered import registered_metrics
 from inverse.result import Result
+
+COSTS = {"nfe": ("prior evaluations", 0), "vjp": ("vjps", 0), "seconds": ("seconds", 1)}
+"""Heading and decimals of the columns that follow the scores."""
 
 
 def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
     """One flat row: what was solved, its scores and its cost."""
     about = result.provenance
-    scores = {
-        name: entry.thing(result)
-        for name, entry in registry().table("inverse_metrics").items()
-        if name not in HEAVY
-    }
+    metrics = sorted(registered_metrics().items())
+    scores = {name: metric(result) for name, metric in metrics if metric.cost == "low"}
     cost = {
         "nfe": result.cost.nfe,
         "vjp": result.cost.vjp,
@@ -59,33 +59,22 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = {
-        "psnr": "PSNR (dB)",
-        "ssim": "SSIM",
-        "misfit": "residual chi2",
-        "nfe": "prior evaluations",
-        "vjp": "vjps",
-        "seconds": "seconds",
-    }
-    digits = {"psnr": 2, "ssim": 4, "misfit": 3, "nfe": 0, "vjp": 0, "seconds": 1}
-    if all(row["psnr"] is None for row in records) and any(
-        row["rmse"] is not None for row in records
-    ):
-        del columns["psnr"], columns["ssim"]
-        columns = {"rmse": "RMSE", "crps": "CRPS"} | columns
-        digits |= {"rmse": 4, "crps": 4}
+    columns = _columns(records)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("input", overflow="fold")
     table.add_column("problem")
     table.add_column("method")
-    for label in columns.values():
-        table.add_column(label, justify="right")
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
     for row in records:
         table.add_row(
             str(row["input"]),
             row["problem"],
             row["method"],
-            *["-" if row[k] is None else f"{row[k]:.{digits[k]}f}" for k in columns],
+            *[
+                "-" if row[k] is None else f"{row[k]:.{digits}f}"
+                for k, (_, digits) in columns.items()
+            ],
         )
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
@@ -110,3 +99,25 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
                 f"{row['input']}: effective sample size {row['ess']:.1f} of {row['samples']}{evidence}"
             )
     print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
+
+
+def _columns(records: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """Heading and decimals of every column of numbers, by its name in the records."""
+    columns = {}
+    for name, metric in _shown_metrics(records).items():
+        heading = metric.heading.replace("χ²", "chi2")  # not every terminal has Greek letters
+        digits = metric.digits if metric.shown_digits is None else metric.shown_digits
+        columns[name] = heading, digits
+    return columns | COSTS
+
+
+def _shown_metrics(records: list[dict[str, Any]]) -> dict[str, Metric]:
+    """Metrics with a column: of pictures or of fields, by which of them have values."""
+    metrics = {name: metric for name, metric in registered_metrics().items() if name in records[0]}
+    valued = {
+        metric.shown
+        for name, metric in metrics.items()
+        if any(row[name] is not None for row in records)
+    }
+    hidden = "pictures" if "fields" in valued and "pictures" not in valued else "fields"
+    return {name: metric for name, metric in metrics.items() if metric.shown not in (False, hidden)}

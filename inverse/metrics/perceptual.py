@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from inverse.errors import InputError
 from inverse.measurement.deepinv_import import import_beside_torchvision
-from inverse.metrics.standard import is_picture
+from inverse.metrics.fidelity import is_picture
 from inverse.result import Result
 
 SMALLEST = 32
@@ -151,7 +151,7 @@ def _fill(module: nn.Module, features: Features) -> None:
 # --- LPIPS ------------------------------------------------------------------------------------------------------------
 
 
-def lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor]:
+def build_lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor]:
     """torchmetrics' LPIPS, version 0.1 of its authors' linear layers, of images in [0, 1]. The functions that torchmetrics offers
     download the network; its module with random features, filled here, does not.
 
@@ -227,7 +227,9 @@ def _shipped(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-METRICS: dict[str, Perceptual] = {
-    "lpips": Perceptual("lpips", ("alex", "vgg", "squeeze"), lpips),
-    "dists": Perceptual("dists", ("vgg",), lambda network, features: DISTS(features).eval()),
-}
+def build_dists(network: str, features: Features) -> DISTS:
+    return DISTS(features).eval()
+
+
+lpips = Perceptual("lpips", ("alex", "vgg", "squeeze"), build_lpips)
+dists = Perceptual("dists", ("vgg",), build_dists)

@@ -46,10 +46,11 @@ def inverse_samplers() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-b
 
 @hookspec
 def inverse_metrics() -> dict[str, Any]:  # type: ignore[empty-body]
-    """Metrics by name: a function of a `Result`, None where it does not apply.
+    """Metrics by name: an `inverse.Metric`, or a function of a `Result` (None if not applicable).
 
-    One that needs something from outside may have `ready()`, which raises InputError where that is missing and is called before a
-    suite runs, and `version`, a string that goes into the record.
+    A bare function becomes a metric that is labelled by its name and printed without a direction;
+    an `inverse.Metric` says how its values are ranked and printed. See there for the attributes
+    `ready` and `version` that a function may have.
     """
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.arena.values import metric
 from inverse.engine import versions
 from inverse.errors import InputError, OptionError, UnsupportedError
 from inverse.execution import Cost, Execution
@@ -23,11 +22,11 @@ from inverse.io.devices import DTYPES, check_device
 from inverse.io.files import atomic_write, check_writable
 from inverse.io.image_sets import load_images
 from inverse.method import Method
+from inverse.metrics.registered import find_metric
 from inverse.posterior import Posterior
 from inverse.priors.loading import default_side
 from inverse.priors.prior import Prior
 from inverse.problem import ImageProblem, Problem
-from inverse.registry.discovery import registry
 from inverse.registry.options import values
 from inverse.registry.source import version_of
 from inverse.result import Result
@@ -166,16 +165,15 @@ def loss_by(distance: str) -> Callable[[Tensor, Tensor], float]:
 
     Raises: UnknownNameError for no metric; OptionError for one without a direction; InputError where it does not apply, or lacks its weights.
     """
-    read, score = metric(distance), registry().find("inverse_metrics", distance)
-    if read.better is None:
+    metric = find_metric(distance)
+    if metric.better is None:
         raise OptionError(
             f"fit-bc: nobody says whether more or less of {distance} is better; haarpsi, ms-ssim, ssim, psnr and rmse have a direction"
         )
-
-    getattr(score, "ready", lambda: None)()
+    metric.ready()
 
     def loss(x: Tensor, truth: Tensor) -> float:
-        found = score(
+        found = metric(
             Result(
                 x[None, None].cpu(),
                 torch.zeros(1, 1),
@@ -189,7 +187,7 @@ def loss_by(distance: str) -> Callable[[Tensor, Tensor], float]:
             raise InputError(
                 f"fit-bc: {distance} has no value for truths of shape {' x '.join(map(str, truth.shape))}; try haarpsi, ssim or rmse"
             )
-        return read.loss(found)
+        return metric.loss(found)
 
     return loss
 
@@ -253,9 +251,7 @@ class Search:
             },
             "problem": self.posteriors[0].provenance["problem"],
         }
-        self.measured_by = getattr(
-            registry().find("inverse_metrics", fit.distance), "version", None
-        )  # of the weights of LPIPS or DISTS
+        self.measured_by = find_metric(fit.distance).version  # of the weights of LPIPS or DISTS
         self.identity = json.dumps(
             [
                 self.about,

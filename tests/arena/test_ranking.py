@@ -22,7 +22,7 @@ from inverse.arena.ranking import (
     wilcoxon,
 )
 from inverse.arena.tradeoffs import curves, front, pareto, position, solved
-from inverse.arena.values import METRICS, value
+from inverse.arena.values import value
 
 DEMSAR = np.array(
     [
@@ -164,30 +164,6 @@ def test_a_failed_cell_has_no_value_and_no_influence():
 
 def test_nan_is_no_value():
     assert value(record(psnr=float("nan")), "psnr") is None
-
-
-def test_metrics_that_ship_have_a_direction():
-    from inverse.metrics.standard import METRICS as SHIPPED
-
-    assert SHIPPED.keys() <= METRICS.keys()
-    assert all(
-        m.better in ("higher", "lower") or isinstance(m.better, float) for m in METRICS.values()
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "good", "bad"),
-    [
-        ("psnr", 30, 20),
-        ("rmse", 0.1, 0.2),
-        ("misfit", 1.05, 0.0),
-        ("misfit", 0.9, 1.2),
-        ("coverage", 0.8, 1.0),
-        ("spread-skill", 1.1, 0.8),
-    ],
-)
-def test_loss_puts_the_better_first(name, good, bad):
-    assert METRICS[name].loss(good) < METRICS[name].loss(bad)
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from inverse.errors import InputError
 from inverse.execution import Cost
 from inverse.measurement.deepinv_import import import_beside_torchvision
-from inverse.metrics.perceptual import METRICS
+from inverse.metrics.shipped import METRICS
 from inverse.result import Result
 
 pytest_plugins = "cli_fixtures"
@@ -40,7 +40,7 @@ def given(networks, tmp_path, monkeypatch):
         path = tmp_path / f"{network}{suffix}"
         save = torch.save if suffix == ".pth" else save_file
         save({key: value.contiguous() for key, value in networks[network].items()}, path)
-        monkeypatch.setenv(METRICS[metric].variable, str(path))
+        monkeypatch.setenv(METRICS[metric].function.variable, str(path))
         return path
 
     return give

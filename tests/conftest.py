@@ -1,4 +1,4 @@
-"""Small posteriors with known answers, shared by the tests; everything in float64 unless a test says otherwise."""
+"""Small posteriors with known answers, shared by the tests; float64 unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from inverse.priors.networks.unet import UNetConfig
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal numbers that are the same in every run."""
+    """Standard normal numbers, the same in every run."""
     return torch.randn(*shape, generator=inverse.seeded("tests", seed), dtype=dtype)
 
 
 def smooth_covariance(channels: int, height: int, width: int, variance: float = 0.1) -> Tensor:
-    """Covariance (n, n) of a smooth random image: neighbours correlate by 0.7, channels by 0.5, and nothing is certain."""
+    """Covariance (n, n) of a smooth image: neighbours correlate by 0.7, channels by 0.5; full rank."""
     distance = [
         (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (height, width)
     ]
@@ -59,9 +59,10 @@ def dense(operator: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.floa
 
 
 def problems(sigma_y: float = 0.1) -> dict[str, inverse.Problem]:
-    """Problems small enough for an 8 x 8 image: closed-form and iterative solves, and one that leaves pixels unseen.
+    """Problems for an 8 x 8 image: closed-form solves, iterative solves, and unobserved pixels.
 
-    The blur that is solved iteratively is mild (condition number 3): conjugate gradients on an ill-conditioned one amplify rounding without bound.
+    The blur with iterative solves has condition number 3, because conjugate gradients amplify
+    rounding errors on an ill-conditioned operator.
     """
     return {
         "denoise": inverse.get_problem("denoise", sigma_y=sigma_y),
@@ -84,7 +85,7 @@ def problems(sigma_y: float = 0.1) -> dict[str, inverse.Problem]:
 
 
 def draws(prior: inverse.GaussianPrior, count: int, seed: int = 0) -> Tensor:
-    """Truths (count, *shape) from a Gaussian prior, physical units."""
+    """Ground truths (count, *shape) drawn from a Gaussian prior, physical units."""
     return prior.decode(prior.sample(count, inverse.seeded("truths", seed)))
 
 
@@ -95,7 +96,7 @@ def gaussian_prior() -> inverse.GaussianPrior:
 
 @pytest.fixture
 def gaussian_posterior(gaussian_prior: inverse.GaussianPrior) -> Callable[..., inverse.Posterior]:
-    """gaussian_posterior("blur", images=2, sigma_y=0.1): truths drawn from the prior, measured with noise."""
+    """Make posteriors of ground truths from the prior: gaussian_posterior("blur", images=2)."""
 
     def make(
         name: str = "blur", images: int = 2, sigma_y: float = 0.1, **options: Any
@@ -113,7 +114,7 @@ def flat_prior() -> inverse.FlatPrior:
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Give every parameter small random values: a fresh network has zero-initialised outputs and would test nothing."""
+    """Give every parameter small random values; a new network's output layers are zero."""
     with torch.no_grad():
         for index, parameter in enumerate(module.parameters()):
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
@@ -133,7 +134,10 @@ def network_prior() -> inverse.NetworkPrior:
 
 @contextmanager
 def host_reads() -> Iterator[list[str]]:
-    """Every time that the host asks for a number in a tensor (`.item()`, `bool(tensor)`, `float(tensor)`): on a GPU it would wait there."""
+    """Stack traces of every read of a tensor's number by the host, as in `.item()` or `bool(x)`.
+
+    On a GPU the host waits for the device at each read.
+    """
     reads: list[str] = []
 
     class Watch(TorchDispatchMode):
@@ -148,7 +152,7 @@ def host_reads() -> Iterator[list[str]]:
 
 @pytest.fixture
 def unchanged_randomness():
-    """Fail the test if it moved torch's global generator."""
+    """Check that the test leaves torch's global generator unchanged."""
     before = torch.get_rng_state()
     yield
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,1 @@
+"""The registry of plug-ins: hooks, discovery, options, commands and versions."""

@@ -1,10 +1,12 @@
-"""Commands and trainers that distributions contribute by entry points: listed without importing anything, loaded when called.
+"""Commands and trainers of installed distributions, listed without importing their code.
+
+A distribution names them in entry points:
 
 [project.entry-points."inverse.commands"]
 train-codec = "my_package.commands:train_codec"      # a function, or a typer application
 
 [project.entry-points."inverse.trainers"]
-nc = "my_package.commands:train_fields"              # takes over `inverse train --images FILE.nc`
+nc = "my_package.commands:train_fields"              # runs for `inverse train --images FILE.nc`
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ COMMANDS, TRAINERS = "inverse.commands", "inverse.trainers"
 
 
 class LazyCommand(TyperCommand):
-    """A command of an entry point: its name and its summary are known, its code is imported when it is called."""
+    """A command of an entry point, whose code is imported when the command is called."""
 
     def __init__(self, entry: EntryPoint):
         super().__init__(entry.name, help=summary(entry), callback=None)
@@ -36,12 +38,12 @@ class LazyCommand(TyperCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        return loaded(self.entry).make_context(info_name, args, parent, **extra)
+        return click_command(self.entry).make_context(info_name, args, parent, **extra)
 
 
 @functools.cache
 def commands() -> dict[str, LazyCommand]:
-    """Commands of installed distributions by name."""
+    """Commands of installed distributions, sorted by name."""
     entries = importlib.metadata.entry_points(group=COMMANDS)
     return {
         entry.name: LazyCommand(entry) for entry in sorted(entries, key=lambda entry: entry.name)
@@ -49,60 +51,63 @@ def commands() -> dict[str, LazyCommand]:
 
 
 def trainer_for(files: Iterable[str]) -> Any | None:
-    """The command that trains from one of these files, by its suffix; None where none is claimed by a plug-in."""
+    """The click command that trains from files with one of these suffixes, or None."""
     suffixes = {Path(file).suffix.removeprefix(".").lower() for file in files}
-    found = [
-        entry for entry in importlib.metadata.entry_points(group=TRAINERS) if entry.name in suffixes
-    ]
-    return loaded(found[0]) if found else None
+    for entry in importlib.metadata.entry_points(group=TRAINERS):
+        if entry.name in suffixes:
+            return click_command(entry)
+    return None
 
 
 def suffixes_taking(option: str) -> list[str]:
-    """The suffixes of files whose training commands have this option, such as --variable."""
+    """Suffixes, without the dot, whose training commands have an option such as --variable."""
     entries = importlib.metadata.entry_points(group=TRAINERS)
     return sorted(
         entry.name
         for entry in entries
-        if any(option in parameter.opts for parameter in loaded(entry).params)
+        if any(option in parameter.opts for parameter in click_command(entry).params)
     )
 
 
-def loaded(entry: EntryPoint) -> Any:
-    """The click command behind an entry point that names a function or a typer application.
+def click_command(entry: EntryPoint) -> Any:
+    """Import the click command of an entry point that names a function or a typer application.
 
-    Raises: PluginError if it cannot be imported or is neither.
+    Raises: PluginError if the import fails.
     """
     try:
-        thing = entry.load()
+        target = entry.load()
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PluginError(
-            f"command {entry.name} ({entry.value}) cannot be loaded: {reason}; see `inverse plugins`"
+            f"command {entry.name} ({entry.value}) cannot be loaded: {reason}; "
+            "see `inverse plugins`"
         ) from error
-    if not isinstance(thing, typer.Typer):
+    if not isinstance(target, typer.Typer):
         application = typer.Typer(add_completion=False)
-        application.command(name=entry.name)(thing)
-        thing = application
-    return typer.main.get_command(thing)
+        application.command(name=entry.name)(target)
+        target = application
+    return typer.main.get_command(target)
 
 
 def summary(entry: EntryPoint) -> str:
-    """First sentence of the docstring of the function, or else of the module, that an entry point names; read from the source."""
+    """First paragraph of the docstring of an entry point's function, or of its module.
+
+    The docstring is read from the source file; nothing is imported.
+    """
     module, _, name = entry.value.partition(":")
     path = source_of(module)
-    if path is None:
-        return f"From {entry.value}."
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
-    ]
-    return (ast.get_docstring(functions[0] if functions else tree) or f"From {entry.value}.").split(
-        "\n\n"
-    )[0]
+    docstring = None
+    if path is not None:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [
+            node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        docstring = ast.get_docstring(functions[0] if functions else tree)
+    return (docstring or f"From {entry.value}.").split("\n\n")[0]
 
 
 def source_of(module: str) -> Path | None:
-    """The source file of a module, found without importing it or its packages; None if there is none."""
+    """The source file of a module, located without importing anything; None if not located."""
     top, *inner = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None:

@@ -1,4 +1,4 @@
-"""Names that stand where the user gives none: read from `defaults.toml` of the package `inverse_data`."""
+"""Default names of problems, methods and priors: `defaults.toml` of the package `inverse_data`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import tomllib
 
 
 @functools.cache
-def default(user: str, kind: str) -> str:
-    """The name of the default `kind` (problem, method or prior) of a command or of problems: default("solve", "method")."""
+def default(section: str, key: str) -> str:
+    """A default name, such as default("solve", "method").
+
+    Args:
+        section: a command, or "problems".
+        key: "problem", "method" or "prior".
+    """
     text = (
         importlib.resources.files("inverse_data")
         .joinpath("defaults.toml")
         .read_text(encoding="utf-8")
     )
-    return tomllib.loads(text)[user][kind]
+    return tomllib.loads(text)[section][key]

@@ -1,7 +1,8 @@
-"""Discovery: entry points, files and classes become one registry; a broken plug-in is reported and hides nobody.
+"""Discovery of plug-ins: entry points and files, collected in one registry.
 
-An entry point of the group `inverse` that names a package contributes every module in it; one that names a module
-contributes itself.
+An entry point of the group `inverse` that names a package contributes every module in it; an entry
+point that names a module contributes that module. A plug-in that fails to load is reported and does
+not affect the others.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ GROUP = "inverse"
 
 @dataclass(frozen=True)
 class Loaded:
-    """One plug-in as `inverse plugins` shows it: module, distribution and version, file, and why it failed if it did."""
+    """A plug-in as `inverse plugins` lists it.
+
+    Args:
+        module: its module, or the path of its file.
+        distribution: its distribution and version, or "file".
+        file: the source file.
+        error: why it failed, or None.
+    """
 
     module: str
     distribution: str
@@ -46,14 +54,19 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Registered:
-    """A thing and the module that registered it."""
+    """A registered class, function or path, and the module that registered it."""
 
     thing: Any
     module: str
 
 
 class Registry:
-    """Everything that plug-ins registered, by kind and name."""
+    """Everything that plug-ins register, by hook and name.
+
+    Attributes:
+        manager: the pluggy manager that calls the hooks.
+        loaded: the plug-ins in the order of loading, failed ones included.
+    """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("inverse")
@@ -61,7 +74,7 @@ class Registry:
         self.loaded: list[Loaded] = []
 
     def load_entry_points(self) -> None:
-        """Import every module behind the entry points of the group, each guarded."""
+        """Import every module that the entry points name, and record those that fail."""
         for entry in sorted(
             importlib.metadata.entry_points(group=GROUP),
             key=lambda e: (e.dist.name if e.dist else "", e.value),
@@ -73,7 +86,7 @@ class Registry:
     def load_file(self, path: Path) -> None:
         """Import one file as a plug-in.
 
-        Raises: PluginError if it does not exist or cannot be imported: the user named it, so failing is not optional.
+        Raises: PluginError if the file does not exist or cannot be imported.
         """
         if not path.is_file():
             raise PluginError(f"plug-in {path}: no such file")
@@ -94,26 +107,25 @@ class Registry:
             self.loaded.append(Loaded(name, origin, "", _one_line(error)))
 
     def _misspelt(self, module: ModuleType) -> str | None:
+        """What is wrong with the name of a hook in this module, or None."""
         known = {name for name in vars(hookspecs) if name.startswith("inverse_")}
-        stray = [
-            n
-            for n, f in vars(module).items()
-            if callable(f) and hasattr(f, "inverse_impl") and n not in known
-        ]
-        return f"no hook is called {stray[0]}; {suggestion(stray[0], known)}" if stray else None
+        for name, value in vars(module).items():
+            if callable(value) and hasattr(value, "inverse_impl") and name not in known:
+                return f"no hook is called {name}; {suggestion(name, known)}"
+        return None
 
     def _items(self, hook: str) -> Iterator[tuple[str, Registered]]:
         caller = getattr(self.manager.hook, hook)
         for implementation in caller.get_hookimpls():
             try:
-                found = implementation.function()
+                things = implementation.function()
                 pairs = (
-                    found.items()
-                    if isinstance(found, dict)
-                    else [(_name_of(thing), thing) for thing in found]
+                    things.items()
+                    if isinstance(things, dict)
+                    else [(_name_of(thing), thing) for thing in things]
                 )
             except Exception as error:
-                self._blame(implementation, error)
+                self._note_failure(implementation, error)
                 continue
             yield from (
                 (name, Registered(thing, implementation.plugin_name)) for name, thing in pairs
@@ -125,10 +137,10 @@ class Registry:
             try:
                 implementation.function(app=app)
             except Exception as error:
-                self._blame(implementation, error)
+                self._note_failure(implementation, error)
 
-    def _blame(self, implementation: pluggy.HookImpl, error: Exception) -> None:
-        """Note that a plug-in's hook raised, for `inverse plugins`; an error of the core's own hooks goes on."""
+    def _note_failure(self, implementation: pluggy.HookImpl, error: Exception) -> None:
+        """Record that a plug-in's hook raised; re-raise the error of a hook of the core."""
         if implementation.plugin_name.startswith("inverse."):
             raise error
         reason = f"{implementation.function.__name__}: {_one_line(error)}"
@@ -138,76 +150,95 @@ class Registry:
         ]
 
     def table(self, hook: str) -> dict[str, Registered]:
-        """Name -> thing of one hook.
+        """What a hook registers, sorted by name.
 
-        Raises: DuplicateNameError naming both plug-ins if a name is claimed twice.
+        Raises: DuplicateNameError if two plug-ins register the same name.
         """
         table: dict[str, Registered] = {}
         for name, entry in self._items(hook):
             if name in table and table[name].thing is not entry.thing:
-                both = f"by {table[name].module} and by {entry.module}"
                 raise DuplicateNameError(
-                    f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is registered twice: {both}; remove or rename one"
+                    f"{_singular(hook)} '{name}' is registered twice: by {table[name].module} "
+                    f"and by {entry.module}; remove or rename one"
                 )
             table[name] = entry
         return dict(sorted(table.items()))
 
     def find(self, hook: str, name: str) -> Any:
-        """The thing registered under `name`.
+        """What a hook registers under `name`.
 
-        Raises: UnknownNameError with the closest name and the list; it mentions plug-ins that failed to load.
+        Raises: UnknownNameError with the closest name, the list of names and the plug-ins that
+            failed to load.
         """
         table = self.table(hook)
         if name in table:
             return table[name].thing
-        broken = [plugin.module for plugin in self.loaded if plugin.error]
-        also = f" ({', '.join(broken)} failed to load: see `inverse plugins`)" if broken else ""
+        failed = ", ".join(plugin.module for plugin in self.loaded if plugin.error)
+        also = f" ({failed} failed to load: see `inverse plugins`)" if failed else ""
         raise UnknownNameError(
-            f"{hook.removeprefix('inverse_').rstrip('s')} '{name}' is not known; {suggestion(name, table)}{also}"
+            f"{_singular(hook)} '{name}' is not known; {suggestion(name, table)}{also}"
         )
 
 
 @functools.cache
 def registry() -> Registry:
-    """The registry of this process, loaded on first use."""
+    """The registry of this process, loaded on first use.
+
+    Raises: PluginError if the installed distribution does not register the core's own parts.
+    """
     registry = Registry()
     registry.load_entry_points()
     if not any(item.module.startswith("inverse.") for item in registry.loaded):
         raise PluginError(
-            "the installed package does not register its own parts, so it is older than this source; run `pip install -e .` again"
+            "the installed package does not register its own parts, so it is older than this "
+            "source; run `pip install -e .` again"
         )
     return registry
 
 
 def get_method(name: str, **options: Any) -> Any:
-    """The method called `name` with these options: get_method("red-diff", steps=200)."""
+    """The method called `name` with these options: get_method("red-diff", steps=200).
+
+    Raises: UnknownNameError for an unknown method or option, OptionError for an impossible value.
+    """
     return build(registry().find("inverse_methods", name), options)
 
 
 def with_settings(base: str, **options: Any) -> Any:
-    """The method that `base` names, settings after a colon (mmps:sampler=heun,iterations=5), with these options where it does not say otherwise."""
+    """The method that `base` names, with `options` as defaults of its settings.
+
+    Args:
+        base: a name, with settings after a colon: mmps:sampler=heun,iterations=5.
+        options: further options; a setting in `base` takes precedence.
+
+    Raises: OptionError for a setting that is not name=value; UnknownNameError as `get_method`.
+    """
     name, _, settings = base.partition(":")
     for setting in filter(None, settings.split(",")):
-        option, given, value = setting.partition("=")
-        if not given:
+        option, equals, value = setting.partition("=")
+        if not equals:
             raise OptionError(
-                f"base '{name}' takes name=value after the colon, separated by commas, got '{setting}'"
+                f"base '{name}' takes name=value after the colon, separated by commas, "
+                f"got '{setting}'"
             )
         options[option.strip()] = value
     return get_method(name, **options)
 
 
 def get_problem(name: str, **options: Any) -> Any:
-    """The problem called `name` with these options: get_problem("deblur", sigma_y=0.02)."""
+    """The problem called `name` with these options: get_problem("deblur", sigma_y=0.02).
+
+    Raises: UnknownNameError for an unknown problem or option, OptionError for an impossible value.
+    """
     return build(registry().find("inverse_problems", name), options)
 
 
 def _modules(value: str) -> list[str]:
-    """The modules behind an entry point: those inside a package, or the module itself."""
+    """The modules of an entry point: those inside a package, or the module itself."""
     name = value.split(":")[0]
     try:
         spec = importlib.util.find_spec(name)
-    except Exception:  # the parent package does not import; importing the module will say why
+    except Exception:  # the import of the module reports why its package fails
         return [name]
     if spec is None or not spec.submodule_search_locations:
         return [name]
@@ -232,7 +263,13 @@ def _import_file(path: Path) -> ModuleType:
 
 def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[-1 if isinstance(error, pluggy.PluginValidationError) else 0]}"
+    position = -1 if isinstance(error, pluggy.PluginValidationError) else 0
+    return f"{type(error).__name__}: {lines[position]}"
+
+
+def _singular(hook: str) -> str:
+    """inverse_methods -> method."""
+    return hook.removeprefix("inverse_").rstrip("s")
 
 
 def _name_of(thing: Any) -> str:

@@ -1,4 +1,4 @@
-"""The hooks a plug-in may implement. Hooks register, they never compute; every one of them may be left out.
+"""The hooks that a plug-in may implement. A hook registers or observes; each hook is optional.
 
 import inverse
 
@@ -36,7 +36,7 @@ def inverse_priors() -> list[Path]:  # type: ignore[empty-body]
 
 @hookspec
 def inverse_laws() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-body]
-    """Loaders of the laws that a prior's card may name, by kind: (card, weights by name) -> `FieldLaw`."""
+    """Loaders by the kind of law that a card names: (card, weights by name) -> `FieldLaw`."""
 
 
 @hookspec
@@ -68,12 +68,18 @@ def inverse_commands(app: Any) -> None:
 def inverse_step(
     index: int, total: int | None, x: Any, misfit: Callable[[], float], nfe: float
 ) -> None:
-    """Observe iterate `index` (from 1) of `total`; x in model units; nfe prior evaluations so far.
+    """Observe an iterate.
 
-    Calling misfit() gives the residual chi-square at the cost of one evaluation of A, untimed and uncounted.
+    Args:
+        index: number of the iterate, from 1.
+        total: number of iterates, or None if the method does not know it.
+        x: the iterate (rows, *shape), model units.
+        misfit: a function that returns the residual chi-square; it evaluates A once, outside the
+            time and the cost of the solve.
+        nfe: prior evaluations so far.
     """
 
 
 @hookspec
 def inverse_result(result: Any) -> None:
-    """Observe a finished (or interrupted) solve."""
+    """Observe the result of a solve, finished or interrupted."""

@@ -1,6 +1,6 @@
-"""Dataclass fields as options: one declaration serves Python, the command line and the record.
+"""Dataclass fields as options: one declaration for Python, the command line and the records.
 
-A field whose name is a Python keyword carries a trailing underscore (`lambda_`) and is spelled without it outside.
+A field whose name is a Python keyword ends in an underscore (`lambda_`); its public name does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One field: its public name, type as words, default and the sentence from the class docstring."""
+    """An option: public name, type in words, default, and description from the class docstring."""
 
     name: str
     type: str
@@ -28,7 +28,7 @@ class Option:
 
 
 def options(cls: type) -> list[Option]:
-    """The options of a frozen dataclass, in order."""
+    """The options of a frozen dataclass, in the order of its fields."""
     hints, helps = typing.get_type_hints(cls), _argument_docs(cls)
     return [
         Option(
@@ -42,9 +42,10 @@ def options(cls: type) -> list[Option]:
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
-    """An instance of a frozen dataclass from values by public name; strings are parsed by the field's type.
+    """Build a frozen dataclass from values by public name; text is parsed by the field's type.
 
-    Raises: UnknownNameError for a name that is no field; OptionError for a value of the wrong type.
+    Raises: UnknownNameError for a name that is not an option; OptionError for a value that the
+        option's type does not admit.
     """
     fields, hints = (
         {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)},
@@ -61,21 +62,25 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
 
 def values(instance: Any) -> dict[str, Any]:
-    """Public name -> value of every field: what a record stores."""
+    """Values of all options by public name, as records store them."""
     return {f.name.rstrip("_"): getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
 def text(value: Any) -> str:
-    """A value as the command line takes it back."""
+    """A value as text that the command line parses back to the value."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "()"
     return "auto" if value is None else str(value)
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:
-    """A value, perhaps text, as the type of a hint.
+    """Convert a value or its text to the type that a hint names.
 
-    Raises: OptionError that begins with `where` if it cannot be.
+    Args:
+        hint: a type, a union, a `Literal` or a tuple type.
+        where: the beginning of an error message, such as "dps: steps".
+
+    Raises: OptionError if the type does not admit the value.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -83,13 +88,13 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             isinstance(value, str) and value.lower() in ("none", "auto") and types.NoneType in args
         ):
             return None
-        kinds = [a for a in args if a is not types.NoneType]
-        for kind in kinds[:-1]:
+        alternatives = [a for a in args if a is not types.NoneType]
+        for alternative in alternatives[:-1]:
             try:
-                return convert(value, kind, where)
+                return convert(value, alternative, where)
             except OptionError:
                 continue
-        return convert(value, kinds[-1], where)
+        return convert(value, alternatives[-1], where)
     if origin is typing.Literal:
         allowed = {str(a): a for a in args}
         if str(value) not in allowed:
@@ -159,7 +164,10 @@ def _words(hint: Any) -> str:
 
 
 def _argument_docs(cls: type) -> dict[str, str]:
-    """Field -> sentence, from the `Args:` sections of the class and its bases; `a, b: text` documents both."""
+    """Description of each field, from the `Args:` sections of the class and its bases.
+
+    An entry `a, b: text` describes both fields.
+    """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = re.search(r"Args:\n(.*?)(?:\n\s*\n|\Z)", base.__doc__ or "", re.S)

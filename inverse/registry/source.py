@@ -1,4 +1,4 @@
-"""Hashes of source code without its comments and docstrings: versions of what plug-ins register."""
+"""Versions of methods and problems: hashes of their source code without comments and docstrings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+EXCLUDED = sys.stdlib_module_names | {"inverse", "torch", "builtins"}
+"""Packages that do not count towards the version of a method or a problem."""
+
 
 def version_of(cls: Any) -> str:
-    """Hash of the source of a method or problem: its module, those of its bases, and what these import from their own package.
+    """Hash of the source code of a method or a problem: 16 hexadecimal digits.
 
-    The core is left out (see `core_version`), so that a changed method is a new version of that method alone.
+    The hash covers the module of the class, the modules of its bases, and what these import from
+    their own package. It excludes the core (see `core_version`), so that a change to one method is
+    a new version of that method alone.
     """
     return _version_of(tuple(base.__module__ for base in cls.__mro__))
 
@@ -23,26 +28,23 @@ def _version_of(modules: tuple[str, ...]) -> str:
     waiting, seen = list(modules), dict[str, str]()
     while waiting:
         name = waiting.pop()
-        module = sys.modules.get(name)
-        path = Path(getattr(module, "__file__", None) or "")
-        if (
-            name in seen
-            or name.split(".")[0] in sys.stdlib_module_names | {"inverse", "torch", "builtins"}
-            or path.suffix != ".py"
-        ):
+        path = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        excluded = name.split(".")[0] in EXCLUDED
+        if name in seen or excluded or path.suffix != ".py":
             continue
         tree = ast.parse(path.read_text())
         seen[name] = code_of(tree)
+        package = name.split(".")[0]
         waiting += [
-            found
-            for found in _imports(tree)
-            if found.split(".")[0] == name.split(".")[0] and found in sys.modules
+            module
+            for module in _imports(tree)
+            if module.split(".")[0] == package and module in sys.modules
         ]
     return hashlib.sha256("\n".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:16]
 
 
 def code_of(tree: ast.Module) -> str:
-    """The syntax tree as text, without docstrings."""
+    """The syntax tree as text, without docstrings; it removes them from `tree`."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -53,10 +55,11 @@ def code_of(tree: ast.Module) -> str:
 
 
 def _imports(tree: ast.Module) -> list[str]:
-    found = []
+    """Modules that the import statements of a file may name."""
+    modules = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return modules

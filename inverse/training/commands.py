@@ -46,17 +46,32 @@ class TrainerByFile(TyperCommand):
             for argument in args
             if argument.startswith("--images=")
         ]
-        if trainer := trainer_for(files):
+        own, trainer = _option_names(self), trainer_for(files)
+        given = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
+        if trainer:
+            for name in given:
+                if name in own - _option_names(trainer):
+                    raise OptionError(
+                        f"train: {name} applies to images, got --images {', '.join(files)}; "
+                        "omit the option"
+                    )
             return trainer.make_context(info_name, args, parent, **extra)
-        known = {option for parameter in self.params for option in parameter.opts}
-        for name in (argument.partition("=")[0] for argument in args if argument.startswith("--")):
-            if name not in known and (suffixes := suffixes_taking(name)):
+        for name in given:
+            if name not in own and (suffixes := suffixes_taking(name)):
                 accepted = " or ".join(f".{suffix}" for suffix in suffixes)
                 raise OptionError(
                     f"train: {name} applies to a {accepted} file, got --images {', '.join(files)}; "
                     "omit the option, or give such a file"
                 )
         return super().make_context(info_name, args, parent, **extra)
+
+
+def _option_names(command: Any) -> set[str]:
+    return {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 @app.command(cls=TrainerByFile)

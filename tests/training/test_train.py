@@ -167,7 +167,7 @@ def test_fields_start_from_no_prior(tmp_path, command):
         tmp_path / "second.safetensors",
     )
     command("train", *fields, "--start", "photo-64").refused(
-        "--start is for images, got it with fields"
+        "--start applies to images, got --images", "era5.nc"
     )
 
 

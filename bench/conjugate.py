@@ -26,8 +26,8 @@ from pages import put
 from torch import Tensor
 
 import inverse
+from inverse.checks.claims import sample
 from inverse.checks.distances import gaussian_w2
-from inverse.checks.referee import sample
 from inverse.engine import versions
 from inverse.registry.discovery import registry
 from inverse.registry.options import values

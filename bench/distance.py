@@ -26,7 +26,7 @@ from output import markdown_table, write_table
 from torch import Tensor
 
 import inverse
-from inverse.checks.prior import own_draws
+from inverse.checks.denoiser_identities import own_draws
 from inverse.io.images import grid, write_png
 
 SIGMA = 0.2

@@ -33,8 +33,8 @@ from pages import put
 from torch import Tensor
 
 import inverse
+from inverse.checks.claims import sample
 from inverse.checks.distances import wasserstein_1d
-from inverse.checks.referee import sample
 from inverse.engine import versions
 from inverse.particles.cloud import ParticleMethod
 from inverse.priors.analytic import MixturePrior

@@ -14,8 +14,8 @@ from options import new_parser
 from output import markdown_table
 from pages import put
 
-from inverse.checks.cases import all_cases, main_figure
-from inverse.checks.referee import Verdict, verify
+from inverse.checks.claims import Verdict, verify
+from inverse.checks.exact_cases import all_cases, main_figure
 from inverse.registry.discovery import registry
 
 

@@ -48,7 +48,7 @@ _HOME = {
     "solve": "engine",
     "Interrupted": "engine",
     "diagnose": "checks.calibration",
-    "verify": "checks.referee",
+    "verify": "checks.claims",
     "hookimpl": "registry.hooks",
     "get_method": "registry.discovery",
     "get_problem": "registry.discovery",
@@ -63,7 +63,7 @@ __all__ = ["InverseError", "__version__", "physics", *_HOME]
 
 if TYPE_CHECKING:
     from inverse.checks.calibration import diagnose
-    from inverse.checks.referee import verify
+    from inverse.checks.claims import verify
     from inverse.deepinv_reconstructors import as_reconstructor, from_reconstructor
     from inverse.engine import Interrupted, solve
     from inverse.execution import CG, Execution

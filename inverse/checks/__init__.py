@@ -1,1 +1,5 @@
-"""Whether answers are right: methods against exact posteriors, calibration by truths alone, priors against the identities of denoisers."""
+"""Checks of correctness.
+
+Methods against exact posteriors, calibration from ground truths, and priors against the identities
+of denoisers.
+"""

@@ -1,8 +1,9 @@
-"""Reference-free diagnostics of posterior samplers: what held-out truths alone say about samples.
+"""Diagnostics of posterior samplers from ground truths, without a reference posterior.
 
-If x* ~ prior and y = A(x*) + noise, an exact sampler's x_1, ..., x_m given y are exchangeable with x*: nobody who sees y can tell
-which of the m + 1 is the truth. Every test here is a consequence. Tensors are samples (images, m, *shape) and truth
-(images, *shape), one image for each independent pair (x*, y).
+If x* ~ prior and y = A(x*) + noise, then the samples x_1, ..., x_m of an exact sampler given y are
+exchangeable with x*: given y, each of the m + 1 is equally likely to be the ground truth. Every
+test follows from this property. Samples are (images, m, *shape) and ground truths (images, *shape),
+with one image for each independent pair (x*, y).
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from inverse.metrics.ensemble import as_members, energy_score, fair_crps
 def linear_quantities(
     shape: tuple[int, ...], generator: torch.Generator, pixels: int = 6, projections: int = 6
 ) -> dict[str, Tensor]:
-    """Rows w of test quantities w . x for x of this shape: spread entries, the mean, means of halves or quadrants, random directions; each (n,)."""
+    """Weights w of linear test quantities w . x, by name; each (n,).
+
+    The quantities are single entries, the mean, the means of halves or quadrants, and projections
+    on random directions.
+
+    Args:
+        shape: shape of x, with n entries.
+        pixels: number of single entries, spread evenly.
+        projections: number of random directions.
+    """
     index = torch.arange(torch.Size(shape).numel()).reshape(shape)
     n = index.numel()
     sets = {
@@ -42,9 +52,9 @@ def linear_quantities(
     if n > 1:
         sets["mean"] = index.flatten()
     if n > 3:
-        wide = [side for side in range(max(len(shape) - 2, 0), len(shape)) if shape[side] > 1]
+        sides = [side for side in range(max(len(shape) - 2, 0), len(shape)) if shape[side] > 1]
         parts: dict[str, Tensor] = {"": index}
-        for side in wide:
+        for side in sides:
             parts = {
                 f"{name}{j + 1}": half
                 for name, part in parts.items()
@@ -52,8 +62,8 @@ def linear_quantities(
             }
         sets |= {f"mean of part {name}": part.flatten() for name, part in parts.items() if name}
     rows = {
-        name: torch.zeros(n, dtype=torch.float64).index_fill(0, which, 1 / len(which))
-        for name, which in sets.items()
+        name: torch.zeros(n, dtype=torch.float64).index_fill(0, entries, 1 / len(entries))
+        for name, entries in sets.items()
     }
     directions = torch.randn(
         projections if n > 1 else 0, n, generator=generator, dtype=torch.float64
@@ -63,18 +73,20 @@ def linear_quantities(
 
 @dataclass(frozen=True)
 class Simulations:
-    """Independent pairs of truth and measurement, each with the samples that a sampler drew from the measurement.
+    """Independent pairs of ground truth and measurement, with samples given each measurement.
 
     Args:
         samples: (images, m, *shape).
         truth: (images, *shape).
         chi_square: |y - A x|^2 / sigma^2 of every sample (images, m), for Gaussian noise.
         degrees: number of measurements in y, the degrees of freedom of `chi_square`.
-        log_likelihood: log p(y | x) of the truth and of every sample (images, m + 1), up to terms in y.
-        references: points for TARP (images, *shape) by name, independent of the truth given y.
-        batch_difference: root mean square change of the samples of an image that is solved alone with the same random streams,
-            in units of their root mean square error.
-        skipped: why something above is missing, by the name of the test that it was for.
+        log_likelihood: log p(y | x) of the ground truth and of every sample (images, m + 1), in
+            nats, up to terms in y.
+        references: reference points of TARP (images, *shape) by name, independent of the ground
+            truth given y.
+        batch_difference: RMS change of the samples of one image if it is solved alone with the same
+            random streams, in units of their RMS error.
+        skipped: why a field is missing, by the name of the test that needs it.
     """
 
     samples: Tensor
@@ -89,11 +101,16 @@ class Simulations:
 
 @dataclass(frozen=True)
 class Check:
-    """One test: a statistic, what an exact sampler gives, a 95 % interval where there is one, and the p-value.
+    """One test.
 
     Args:
+        name: name of the test.
+        statistic: its value.
+        expected: expectation of the statistic for an exact sampler, if it is known.
+        interval: 95 % interval of the statistic, if it is known.
+        p_value: p-value of an exact sampler; None if the test was not made.
         adjusted: p-value after Holm's correction over the report's checks.
-        detail: which quantity, or why there is no p-value.
+        detail: the quantity, or why there is no p-value.
     """
 
     name: str
@@ -107,14 +124,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What the diagnostics say together.
+    """All diagnostics of a sampler.
 
     Args:
-        checks: every test, with p-values where it could be made.
-        scores: mean and standard error over images of the scores, smaller is better; for comparing samplers, no test.
-        curves: rank counts by test quantity and reference, the band of their ECDF, the histogram of PIT values.
-        images, samples: how many truths, and samples of each posterior.
-        level: of the verdict: the probability that an exact sampler is called not calibrated is at most this.
+        checks: every test, with a p-value if it could be made.
+        scores: mean and standard error over images of each score; smaller is better. Scores compare
+            samplers and test nothing.
+        curves: rank counts by test quantity and reference point, the band of their ECDF, and the
+            histogram of PIT values.
+        images, samples: number of ground truths, and of samples for each.
+        level: largest probability of calling an exact sampler not calibrated.
     """
 
     checks: tuple[Check, ...]
@@ -131,13 +150,13 @@ class Report:
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """Names of the checks that do."""
+        """Names of the checks that object."""
         return tuple(
             c.name for c in self.checks if c.adjusted is not None and c.adjusted < self.level
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dictionaries only."""
+        """The report as numbers, strings, lists and dictionaries."""
         return {
             "verdict": "calibrated" if self.calibrated else "not calibrated",
             "objections": list(self.objections),
@@ -146,34 +165,35 @@ class Report:
 
 
 BATCH_TOLERANCE = 0.01
+"""Largest `batch_difference` of a sampler whose samples do not depend on their batch."""
+
 MIN_IMAGES = 10
+"""Smallest number of ground truths of a report."""
 
 
 def report(
     simulations: Simulations, level: float = 0.05, generator: torch.Generator | None = None
 ) -> Report:
-    """Every check that the simulations allow.
+    """Make every check that the simulations allow.
 
     Args:
-        level: of the verdict, family-wise over the checks; each of the two SBC checks is Bonferroni's over its test quantities.
-        generator: for ties, random directions and randomisation; by default one of a fixed seed.
+        level: family-wise level of the verdict over the checks. Each of the two SBC checks applies
+            Bonferroni's correction over its test quantities.
+        generator: randomness of ties, directions and exchanges; by default of a fixed seed.
 
-    Raises: InputError for fewer than 10 images or 2 samples, or values that are not finite.
+    Raises: InputError for fewer than 10 images or 2 samples, or for values that are not finite.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    x, m, images = (
-        as_members(simulations.samples, simulations.truth).cpu(),
-        simulations.samples.shape[1],
-        len(simulations.truth),
-    )
+    x = as_members(simulations.samples, simulations.truth).cpu()
+    m, images = simulations.samples.shape[1], len(simulations.truth)
     if images < MIN_IMAGES:
         raise InputError(
-            f"diagnostics: at least {MIN_IMAGES} truths with their samples are needed, got {images}"
+            f"diagnostics: at least {MIN_IMAGES} ground truths are needed, got {images}"
         )
     if not 0 < level < 1:
         raise InputError(f"diagnostics: the level must lie within (0, 1), got {level:g}")
     if not bool(x.isfinite().all()):
-        raise InputError("diagnostics: samples or truths hold NaN or infinity")
+        raise InputError("diagnostics: samples or ground truths hold NaN or infinity")
     curves: dict[str, Any] = {}
     checks = [_batch(simulations), _residual(simulations)]
     checks += _moments(x, generator)
@@ -199,17 +219,21 @@ def report(
 
 
 def holm(checks: list[Check]) -> tuple[Check, ...]:
-    """The checks with their adjusted p-values: step-down Bonferroni, valid under any dependence (Holm 1979)."""
+    """Adjust the p-values of checks by Holm's step-down method, valid under any dependence.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
+    Statistics 1979.
+    """
     tested = sorted((c for c in checks if c.p_value is not None), key=lambda c: c.p_value or 0.0)
-    adjusted, worst = {}, 0.0
+    adjusted, largest = {}, 0.0
     for k, check in enumerate(tested):
-        worst = max(worst, min(1.0, (len(tested) - k) * (check.p_value or 0.0)))
-        adjusted[check.name] = worst
+        largest = max(largest, min(1.0, (len(tested) - k) * (check.p_value or 0.0)))
+        adjusted[check.name] = largest
     return tuple(Check(**{**vars(c), "adjusted": adjusted.get(c.name)}) for c in checks)
 
 
 def _batch(s: Simulations) -> Check:
-    """A deterministic check: an exact sampler never fails it, so that its p-value is 0 or 1."""
+    """A deterministic check with p-value 0 or 1: an exact sampler never fails it."""
     name = "batch independence"
     if s.batch_difference is None:
         return Check(name, detail=f"skipped: {s.skipped.get(name, 'no image was solved alone')}")
@@ -219,7 +243,7 @@ def _batch(s: Simulations) -> Check:
         s.batch_difference,
         0.0,
         p_value=float(independent),
-        detail="change of a sample that is solved in another batch / its error",
+        detail="change of a sample in another batch / its error",
     )
 
 
@@ -242,7 +266,7 @@ def _moments(x: Tensor, generator: torch.Generator) -> list[Check]:
     m = x.shape[1] - 1
     pair, of_mean = three_decibel_table(x)
     if float(of_mean[:, 0].sum()) == 0:
-        return [Check("3 dB ratio", detail="skipped: every posterior mean is the truth itself")]
+        return [Check("3 dB ratio", detail="skipped: every posterior mean equals its ground truth")]
     target = 2 * m / (m + 1)
     ratio, low, high = jackknife_ratio(pair[:, 0], of_mean[:, 0])
     p = randomisation_p_value((pair - target * of_mean)[..., None], generator)
@@ -262,7 +286,7 @@ def _moments(x: Tensor, generator: torch.Generator) -> list[Check]:
 
 
 def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) -> list[Check]:
-    """Coverage and PIT over all entries at once; entries of an image are dependent, images are not."""
+    """Coverage and PIT over all entries; images are independent, entries of an image are not."""
     images, members, _ = x.shape
     frequency = torch.cat(
         [_rank_frequency(part, generator) for part in x.split(max(1, (1 << 22) // x[0].numel()))]
@@ -284,7 +308,7 @@ def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) ->
             1.96 * float(inside[:, 0].std()) / math.sqrt(images),
         )
         p = randomisation_p_value(inside[..., None], generator)
-        detail = f"between samples {k} and {members - k} of {members - 1} in order"
+        detail = f"between order statistics {k} and {members - k} of {members - 1}"
         checks.append(
             Check(
                 f"coverage {nominal:.0%}",
@@ -312,7 +336,7 @@ def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) ->
 
 
 def _rank_frequency(x: Tensor, generator: torch.Generator) -> Tensor:
-    """How often each member takes each rank among the members, over entries: (images, M, n) -> (images, M, M)."""
+    """Share of entries at which a member has a rank: (images, M, n) -> (images, M, M)."""
     images, members, n = x.shape
     slot = torch.arange(images * members).reshape(images, members, 1) * members
     return (
@@ -335,29 +359,30 @@ def _sbc(
     if s.log_likelihood is not None:
         values["log-likelihood"] = s.log_likelihood.double().cpu()
     r = {name: ranks(value, generator) for name, value in values.items()}
-    curves["sbc"] = {name: torch.bincount(one, minlength=m + 1).tolist() for name, one in r.items()}
-    bands = {name: ecdf_p_value(one, m) for name, one in r.items()}
-    squares = {name: rank_chi_square(one, m) for name, one in r.items()}
-    worst, odd = min(bands, key=lambda q: bands[q]), min(squares, key=lambda q: squares[q][1])
+    curves["sbc"] = {name: torch.bincount(q, minlength=m + 1).tolist() for name, q in r.items()}
+    ecdf = {name: ecdf_p_value(q, m) for name, q in r.items()}
+    chi_square = {name: rank_chi_square(q, m) for name, q in r.items()}
+    by_ecdf = min(ecdf, key=lambda name: ecdf[name])
+    by_chi_square = min(chi_square, key=lambda name: chi_square[name][1])
     missing = (
         f"; no log-likelihood: {s.skipped['log-likelihood']}"
         if s.log_likelihood is None and "log-likelihood" in s.skipped
         else ""
     )
     where = f"of {len(r)} test quantities{missing}"
-    departure = _departure(r[worst], m)
+    statistic, p = chi_square[by_chi_square]
     return [
         Check(
             "SBC ECDF",
-            departure,
-            p_value=min(1.0, len(r) * bands[worst]),
-            detail=f"largest departure, {worst}, {where}",
+            _departure(r[by_ecdf], m),
+            p_value=min(1.0, len(r) * ecdf[by_ecdf]),
+            detail=f"largest departure, {by_ecdf}, {where}",
         ),
         Check(
             "SBC chi-square",
-            squares[odd][0],
-            p_value=min(1.0, len(r) * squares[odd][1]),
-            detail=f"{odd}, {where}",
+            statistic,
+            p_value=min(1.0, len(r) * p),
+            detail=f"{by_chi_square}, {where}",
         ),
     ]
 
@@ -377,6 +402,9 @@ def _tarp(
 
 
 def _departure(r: Tensor, m: int) -> float:
-    """Largest distance of the ECDF of ranks from the uniform one: TARP's |ECP(alpha) - alpha| where the ranks are of distances."""
+    """Largest distance of the ECDF of ranks from the uniform ECDF.
+
+    It is TARP's |ECP(alpha) - alpha| if the ranks are those of distances.
+    """
     ecdf = torch.bincount(r, minlength=m + 1).cumsum(0).double() / len(r)
     return float((ecdf - torch.arange(1, m + 2, dtype=torch.float64) / (m + 1)).abs().max())

@@ -1,6 +1,7 @@
-"""Statistics by which a truth would stand out from the samples of an exact sampler, and their null laws.
+"""Tests of exchangeability: whether a ground truth can be told from samples of its posterior.
 
-Member 0 of M = m + 1 is the truth, members 1, ..., m are samples; one image for each independent pair of truth and measurement.
+The M = m + 1 members of an image are the ground truth (member 0) and the samples (1, ..., m). There
+is one image for each independent pair of ground truth and measurement.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from torch import Tensor
 
 from inverse.metrics.ensemble import distances
 
-# --- roles ------------------------------------------------------------------------------------------------------------
+# --- members ----------------------------------------------------------------------------------
 
 
 def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Rank of member 0 among members 1, ..., m, in 0, ..., m, ties broken at random: (images, m + 1, ...) -> (images, ...), integers.
+    """Rank of member 0 among the others, with ties broken at random.
 
-    Uniform for an exact sampler: simulation-based calibration where the values are a test quantity f(x), TARP where they are
-    distances to a reference point.
+    The rank is uniform for an exact sampler. It is simulation-based calibration if the values are a
+    test quantity f(x), and TARP if they are distances to a reference point.
 
-    Sources: Talts, Betancourt, Simpson, Vehtari, Gelman, Validating Bayesian Inference Algorithms with Simulation-Based
-    Calibration, 2018, https://arxiv.org/abs/1804.06788; Lemos, Coogan, Hezaveh, Perreault-Levasseur, Sampling-Based Accuracy
-    Testing of Posterior Estimators for General Inference, ICML 2023, https://arxiv.org/abs/2302.03026.
+    Args:
+        values: (images, m + 1, ...).
+
+    Returns: (images, ...), integers from 0 to m.
+
+    Sources: Talts, Betancourt, Simpson, Vehtari, Gelman, Validating Bayesian Inference Algorithms
+    with Simulation-Based Calibration, 2018, https://arxiv.org/abs/1804.06788; Lemos, Coogan,
+    Hezaveh, Perreault-Levasseur, Sampling-Based Accuracy Testing of Posterior Estimators for
+    General Inference, ICML 2023, https://arxiv.org/abs/2302.03026.
     """
     first, others = values[:, :1], values[:, 1:]
     below, ties = (others < first).sum(1), (others == first).sum(1)
@@ -34,24 +41,35 @@ def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def members_ranks(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Rank of every member among the others, per entry, ties broken at random: (images, M, n) -> (images, M, n), 0 to M - 1."""
+    """Rank of every member among the others, for each entry, with ties broken at random.
+
+    Args:
+        x: (images, M, n).
+
+    Returns: (images, M, n), integers from 0 to M - 1.
+    """
     shuffle = torch.stack(
         [torch.randperm(x.shape[1], generator=generator, device=x.device) for _ in range(len(x))]
     )
     return torch.stack(
         [
-            one[order].argsort(dim=0, stable=True).argsort(dim=0)[order.argsort()]
-            for one, order in zip(x, shuffle, strict=True)
+            members[order].argsort(dim=0, stable=True).argsort(dim=0)[order.argsort()]
+            for members, order in zip(x, shuffle, strict=True)
         ]
     )
 
 
 def randomisation_p_value(table: Tensor, generator: torch.Generator, draws: int = 1999) -> float:
-    """Whether the truths' statistics stand out from those of the samples in the truth's place; exact in every sample size.
+    """Exact p-value of the ground truths' statistics, by exchanging the ground truth with samples.
 
-    table[i, k] (images, M, c) holds c statistics of image i with member k cast as the truth (0 is the truth). For an exact sampler
-    the role is uniform over members, so that the mean over images has a known null law, from which `draws` are taken. The
-    statistic is the squared distance of the mean from its expectation, each of the c in units of its null deviation.
+    For an exact sampler each member is equally likely to be the ground truth, so the mean over
+    images has a known null law. The test statistic is the squared distance of the mean from its
+    expectation, with each of the c components in units of its null standard deviation.
+
+    Args:
+        table: (images, M, c); entry (i, k) holds c statistics of image i with member k in the place
+            of the ground truth.
+        draws: number of draws from the null law.
     """
     images, members, _ = table.shape
     table = table - table.mean(1, keepdim=True)
@@ -60,16 +78,24 @@ def randomisation_p_value(table: Tensor, generator: torch.Generator, draws: int 
     observed = table[:, 0].sum(0).square().sum()
     rows = torch.arange(images, device=table.device)
     exceeded = 0
-    for begin in range(0, draws, 100):
-        roles = torch.randint(
-            members, (min(100, draws - begin), images), generator=generator, device=table.device
-        )
-        exceeded += int((table[rows, roles].sum(1).square().sum(1) >= observed * (1 - 1e-9)).sum())
+    for first in range(0, draws, 100):
+        shape = (min(100, draws - first), images)
+        chosen = torch.randint(members, shape, generator=generator, device=table.device)
+        null = table[rows, chosen].sum(1).square().sum(1)
+        exceeded += int((null >= observed * (1 - 1e-9)).sum())
     return (1 + exceeded) / (1 + draws)
 
 
 def three_decibel_table(x: Tensor) -> tuple[Tensor, Tensor]:
-    """mean_j |x_j - x_k|^2 and |mean_j x_j - x_k|^2 over the members j other than k: (images, M, n) -> (images, M) twice."""
+    """Mean squared distance to the others, and squared distance to their mean, for each member.
+
+        mean_j |x_j - x_k|^2    and    |mean_j x_j - x_k|^2    over j != k
+
+    Args:
+        x: (images, M, n).
+
+    Returns: two tensors (images, M).
+    """
     m = x.shape[1] - 1
     squared = distances(x).square()
     total = squared.sum(2)
@@ -78,7 +104,15 @@ def three_decibel_table(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jackknife_ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, float, float]:
-    """mean(numerator) / mean(denominator) over images and its 95 % interval, by the jackknife of its logarithm; NaN for 0 / 0."""
+    """Ratio mean(numerator) / mean(denominator) and its 95 % interval.
+
+    The interval comes from the jackknife of the ratio's logarithm.
+
+    Args:
+        numerator, denominator: (images,).
+
+    Returns: the ratio and its lower and upper limit; NaN for 0 / 0.
+    """
     from scipy.special import stdtrit
 
     n = len(numerator)
@@ -91,66 +125,90 @@ def jackknife_ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, floa
     return ratio, ratio * math.exp(-reach), ratio * math.exp(reach)
 
 
-# --- uniform laws -----------------------------------------------------------------------------------------------------
+# --- uniform laws -----------------------------------------------------------------------------
 
 
 def chi_square_ks(chi_square: Tensor, degrees: int) -> tuple[float, float]:
-    """Kolmogorov-Smirnov distance of |y - A x|^2 / sigma^2 (images,), one x for each image, from chi^2 with `degrees`, and its p-value.
+    """Kolmogorov-Smirnov test of |y - A x|^2 / sigma^2 against its chi-square law.
 
-    Several samples of one image share its y: taking more than one each would make the test reject an exact sampler.
+    Use one sample of each image: samples of one image share y, and more of them would make the test
+    reject an exact sampler.
+
+    Args:
+        chi_square: (images,).
+        degrees: degrees of freedom, the number of measurements in y.
+
+    Returns: the distance and its p-value.
     """
     from scipy.special import chdtr
     from scipy.stats import kstest
 
-    found = kstest(chdtr(degrees, chi_square.double().cpu().numpy()), "uniform")
-    return float(found.statistic), float(found.pvalue)
+    test = kstest(chdtr(degrees, chi_square.double().cpu().numpy()), "uniform")
+    return float(test.statistic), float(test.pvalue)
 
 
 def rank_chi_square(r: Tensor, m: int) -> tuple[float, float]:
-    """Pearson's chi^2 of ranks (images,) in 0, ..., m against the uniform law, and its p-value; bins hold at least 5 expected ranks."""
+    """Pearson's chi-square test of ranks against the uniform law, with bins of 5 ranks or more.
+
+    Args:
+        r: ranks (images,), from 0 to m.
+
+    Returns: the statistic and its p-value.
+    """
     from scipy.special import chdtrc
 
     bins = max(2, min(m + 1, len(r) // 5))
     width = torch.bincount(torch.arange(m + 1) * bins // (m + 1), minlength=bins).double()
-    count, expected = (
-        torch.bincount(r.cpu() * bins // (m + 1), minlength=bins).double(),
-        len(r) * width / (m + 1),
-    )
+    count = torch.bincount(r.cpu() * bins // (m + 1), minlength=bins).double()
+    expected = len(r) * width / (m + 1)
     statistic = float(((count - expected).square() / expected).sum())
     return statistic, float(chdtrc(bins - 1, statistic))
 
 
 def ecdf_p_value(r: Tensor, m: int) -> float:
-    """Exact p-value of ranks (images,) in 0, ..., m against the uniform law, by the largest pointwise departure of their ECDF.
+    """Exact p-value of ranks against the uniform law, from the largest departure of their ECDF.
 
-    gamma = 2 min_k min(P(B_k <= c_k), P(B_k >= c_k)), c_k the number of ranks up to k and B_k ~ Bin(images, (k + 1) / (m + 1));
-    its law under uniformity follows from the recursion over k of the probability that an ECDF stays within its bands.
+        gamma = 2 min_k min(P(B_k <= c_k), P(B_k >= c_k)),    B_k ~ Bin(images, (k + 1) / (m + 1))
 
-    Source: Sailynoja, Burkner, Vehtari, Graphical test for discrete uniformity and its applications in goodness-of-fit
-    evaluation and multiple sample comparison, Statistics and Computing 2022, https://arxiv.org/abs/2103.10522 (sections 2, 3.1).
+    with c_k the number of ranks up to k. The law of gamma under uniformity follows from a recursion
+    over k of the probability that an ECDF stays within its limits.
+
+    Args:
+        r: ranks (images,), from 0 to m.
+
+    Source: Sailynoja, Burkner, Vehtari, Graphical test for discrete uniformity and its applications
+    in goodness-of-fit evaluation and multiple sample comparison, Statistics and Computing 2022,
+    https://arxiv.org/abs/2103.10522 (sections 2, 3.1).
     """
     counts, (points, z) = torch.bincount(r.cpu(), minlength=m + 1).cumsum(0).numpy(), _points(m)
     at_most, at_least = _tails(len(r), m)
     rows, c = np.arange(len(z)), counts[points]
-    return _escape(len(r), m, float(2 * np.minimum(at_most[rows, c], at_least[rows, c]).min()))
+    return _escape_probability(
+        len(r), m, float(2 * np.minimum(at_most[rows, c], at_least[rows, c]).min())
+    )
 
 
 @functools.cache
 def ecdf_band(images: int, m: int, level: float) -> tuple[list[float], list[float], list[float]]:
-    """z, lower and upper: limits within which the ECDF of uniform ranks lies at all z at once with probability `level` or more, sharply.
+    """The narrowest band that contains the whole ECDF of uniform ranks with probability `level`.
 
-    Source: as `ecdf_p_value`, whose p-value is at most 1 - level exactly when the ECDF leaves the band.
+    The p-value of `ecdf_p_value` is at most 1 - level exactly if the ECDF leaves the band.
+
+    Returns: the points z, and the lower and the upper limit at each.
+
+    Source: that of `ecdf_p_value`.
     """
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if _escape(images, m, middle) <= 1 - level else (low, middle)
+        inside = _escape_probability(images, m, middle) <= 1 - level
+        low, high = (middle, high) if inside else (low, middle)
     lower, upper = _limits(images, m, low)
     return _points(m)[1].tolist(), (lower / images).tolist(), (upper / images).tolist()
 
 
 def _points(m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks k, at most 100 of them, and the probabilities (k + 1) / (m + 1) at which an ECDF of ranks is compared."""
+    """At most 100 ranks k, and the probabilities (k + 1) / (m + 1) of a rank up to k."""
     k = np.unique(np.linspace(0, m - 1, min(m, 100)).round().astype(int))
     return k, (k + 1) / (m + 1)
 
@@ -172,7 +230,7 @@ def _limits(n: int, m: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _escape(n: int, m: int, gamma: float) -> float:
+def _escape_probability(n: int, m: int, gamma: float) -> float:
     """Probability that n uniform ranks have a pointwise tail of gamma / 2 or less at some z."""
     lower, upper = _limits(n, m, gamma)
     if (lower > upper).any():

@@ -184,11 +184,11 @@ def diagnose(
     plugin: PluginFiles = [],
 ) -> None:
     """Check a method's calibration from known ground truths; exit with code 1 if it fails."""
-    from inverse.checks import calibration
+    from inverse.command import diagnose as command
     from inverse.registry.discovery import get_method, get_problem
 
     registry(plugin)
-    diagnosis, path = calibration.run(
+    diagnosis, path = command.run(
         get_problem(problem, **assignments(problem_option, "--problem-option")),
         get_method(method, **assignments(set_, "--set")),
         input,
@@ -204,8 +204,8 @@ def diagnose(
     if json_:
         print(diagnosis.json())
     else:
-        show(calibration.table(diagnosis))
-        print("\n".join([calibration.verdict(diagnosis), *diagnosis.notes, str(path)]))
+        show(command.table(diagnosis))
+        print("\n".join([command.verdict(diagnosis), *diagnosis.notes, str(path)]))
     if not diagnosis.calibrated:
         raise typer.Exit(1)
 
@@ -307,7 +307,7 @@ def verify(
         raise OptionError("verify: give either one METHOD or --all")
     if all_ and set_:
         raise OptionError("verify: --set applies to one method, not to --all")
-    from inverse.checks.verify import run
+    from inverse.command.verify import run
     from inverse.registry.discovery import get_method
 
     names = registry(plugin).table("inverse_methods")

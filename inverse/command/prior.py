@@ -88,7 +88,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
-    from inverse.checks.prior import check, clean_images, own_draws
+    from inverse.checks.denoiser_identities import check, clean_images, own_draws
     from inverse.priors.loading import default_side, find_card, load_prior
 
     loaded = load_prior(name)

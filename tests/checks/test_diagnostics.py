@@ -297,7 +297,7 @@ def test_report_is_plain_data():
 
 
 def test_report_refuses_what_it_cannot_test():
-    with pytest.raises(InputError, match="at least 10 truths"):
+    with pytest.raises(InputError, match="at least 10 ground truths"):
         diagnostics.report(diagnostics.Simulations(normal(9, 5, 2), normal(9, 2)))
     with pytest.raises(InputError, match="NaN"):
         diagnostics.report(diagnostics.Simulations(normal(10, 5, 2) / 0, normal(10, 2)))
@@ -479,7 +479,7 @@ def test_noiseless_measurements_have_no_likelihood():
 
 
 def test_truths_that_will_not_do_are_refused():
-    with pytest.raises(InputError, match="20 truths are needed, 10 were given"):
+    with pytest.raises(InputError, match="20 ground truths are needed, 10 were given"):
         inverse.diagnose("denoise", Jitter, 20, truths=[normal(1, 8, 8, seed=i) for i in range(10)])
     with pytest.raises(InputError, match="share one shape"):
         inverse.diagnose(
@@ -508,7 +508,7 @@ def test_command_refuses_in_one_line(command):
     command("diagnose", "--simulations", 5).refused("simulations must be at least 10", "got 5")
     command("diagnose", "--level", 0).refused("level")
     command("diagnose", "--problem", "denoise", "--method", "pseudo-inverse").refused(
-        "10 truths are needed", "ships 4", "--input"
+        "10 ground truths are needed", "ships 4", "--input"
     )
     assert not Path("out").exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import inverse
-from inverse.checks import cases, distances, referee
+from inverse.checks import claims, distances, exact_cases
 from inverse.particles.cloud import ancestors
 from inverse.seeding import Generators, seeded
 
@@ -88,7 +88,7 @@ def test_an_exact_sampler_keeps_every_claim_and_scores_zero(claim):
     verdict = judge("none", claim)
     assert verdict.failures == []
     for measured in verdict.cases:
-        made = cases.reference(measured.case, SAMPLES)
+        made = exact_cases.reference(measured.case, SAMPLES)
         assert [
             name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5
         ] == []
@@ -143,19 +143,21 @@ def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
 
 
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
-    made = cases.reference("blur", SAMPLES)
+    made = exact_cases.reference("blur", SAMPLES)
     for seed in range(3):
-        found = cases.figures(made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1))
+        found = exact_cases.figures(
+            made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1)
+        )
         assert all(made.excess(name, value) < 5 for name, value in found.items())
     assert made.prior["W2"] > 10 * made.values["W2"]
     assert made.values["cover 90 %"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_mode_mass_of_a_sampler_that_finds_one_mode_of_two_is_a_half():
-    made = cases.reference("bimodal", SAMPLES)
+    made = exact_cases.reference("bimodal", SAMPLES)
     x = made.exact.sample(SAMPLES, seeded("modes")).flatten(1)
     x[:, 0] = x[:, 0].abs()
-    assert cases.figures(made, x)["mode mass"] == pytest.approx(0.5, abs=0.03)
+    assert exact_cases.figures(made, x)["mode mass"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_systematic_resampling_has_the_weights_to_within_one():
@@ -168,13 +170,14 @@ def test_systematic_resampling_has_the_weights_to_within_one():
 
 def test_effort_scales_the_options_of_the_limit_by_their_powers():
     pnp = inverse.get_method("pnp-dm", steps=100, prior_steps=10, rho_min=0.1)
-    more = referee.at_effort(pnp, 4)
+    more = claims.with_effort(pnp, 4)
     assert (more.steps, more.prior_steps, more.rho_min) == (400, 20, 0.05)
-    assert referee.at_effort(inverse.get_method("dps", steps=2), 0.25).steps == 1
+    assert claims.with_effort(inverse.get_method("dps", steps=2), 0.25).steps == 1
     assert (
-        referee.at_effort(inverse.get_method("afdps", steps=100), 2, samples=1000).particles == 2000
+        claims.with_effort(inverse.get_method("afdps", steps=100), 2, samples=1000).particles
+        == 2000
     )
-    assert referee.at_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method(
+    assert claims.with_effort(inverse.get_method("pseudo-inverse"), 4) == inverse.get_method(
         "pseudo-inverse"
     )
 
@@ -224,8 +227,8 @@ def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(co
         (["dps", "--all"], "give either one METHOD or --all"),
         (["--all", "--set", "steps=3"], "applies to one method"),
         (["dpz"], "'dpz' is not known"),
-        (["dps", "--case", "moon"], "no case is called 'moon'; there are inpainting"),
-        (["dps", "--samples", "20"], "at least 100 samples, got 20"),
+        (["dps", "--case", "moon"], "no case is called 'moon'; the cases are inpainting"),
+        (["dps", "--samples", "20"], "at least 100 for a floor, got 20"),
     ],
 )
 def test_bad_requests_are_one_line_and_exit_2(command, arguments, words):
@@ -254,8 +257,8 @@ def test_several_measurements_are_sampled_together_each_from_its_own_posterior()
     """Means of 4000 draws of an exact sampler within 4.5 standard errors (16 coordinates of each of three), weights resampled within each measurement."""
     problem = inverse.get_problem("gaussian", side=4, view="random")
     posterior = problem.posterior(torch.stack(problem.truths()[:3]), dtype=torch.float64)
-    x, cost, _ = referee.sample(inverse.get_method("mmps", steps=40), posterior, 4000)
-    weighted, _, _ = referee.sample(inverse.get_method("smc-mmps", steps=40), posterior, 4000)
+    x, cost, _ = claims.sample(inverse.get_method("mmps", steps=40), posterior, 4000)
+    weighted, _, _ = claims.sample(inverse.get_method("smc-mmps", steps=40), posterior, 4000)
     for y, own, cloud in zip(posterior.y, x.split(4000), weighted.split(4000), strict=True):
         exact = problem.exact(y)
         error = exact.covariance.diagonal().sqrt() / 4000**0.5

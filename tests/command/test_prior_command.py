@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import inverse
-from inverse.checks.prior import check, own_draws
+from inverse.checks.denoiser_identities import check, own_draws
 from inverse.priors.cards import sha256
 from inverse.priors.loading import PriorCard, default_side, load_prior, save_prior
 from inverse.priors.prior import Prior

@@ -1,4 +1,4 @@
-"""`inverse verify`: hold methods to their claims, print what was found, store it."""
+"""One run of `inverse verify`: test the claims of methods, store the verdicts and print them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from inverse.checks.cases import PROBE, TARGETS, all_cases, main_figure
-from inverse.checks.referee import Measured, Verdict, verify
+from inverse.checks.claims import Measured, Verdict, verify
+from inverse.checks.exact_cases import PROBE, TARGETS, all_cases, main_figure
 from inverse.io.files import check_writable, strict_json, write_text
 from inverse.method import Method
 
@@ -29,7 +29,17 @@ def run(
     out: Path,
     as_json: bool,
 ) -> bool:
-    """Verify every method, write `out/METHOD.json` as soon as it is known, print; true if every claim held."""
+    """Verify methods one by one, write `out/METHOD.json` for each, and print the verdicts.
+
+    Args:
+        samples, seed, cases: see `inverse.verify`.
+        out: folder of the JSON records.
+        as_json: whether to print the records instead of tables.
+
+    Returns: whether every claim holds.
+
+    Raises: InputError if the folder cannot be written, and the errors of `inverse.verify`.
+    """
     check_writable(out)
     verdicts = []
     for index, method in enumerate(methods, 1):
@@ -68,7 +78,7 @@ def run(
 
 
 def _figures(verdict: Verdict) -> Table:
-    """Four lines a case: the method, the floor, the prior, the score."""
+    """The figures of each case in four lines: the method, the floor, the prior, the score."""
     names = list(dict.fromkeys(name for m in verdict.cases for name in m.figures))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for label in ("case", "", *(f"{n} ({TARGETS[n]:g})" if n in TARGETS else n for n in names)):
@@ -98,39 +108,39 @@ def _figures(verdict: Verdict) -> Table:
 def _obligations(verdict: Verdict) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
-    table.add_column("found")
+    table.add_column("result")
     if verdict.effort:
         curve = ", ".join(f"x{k:g}: {v:.3g}" for k, v in verdict.effort.items())
-        table.add_row(
-            "effort",
-            f"W2 on {PROBE} at {curve}; order {'not seen above the floor' if verdict.order is None else f'{verdict.order:.2f}'}",
-        )
+        order = "not visible above the floor" if verdict.order is None else f"{verdict.order:.2f}"
+        table.add_row("effort", f"W2 on {PROBE} at {curve}; order {order}")
     if verdict.batch is not None:
         table.add_row(
             "batch",
-            f"a sample moves by {verdict.batch:.1g} standard deviations with the other images of its batch",
+            f"a sample changes by {verdict.batch:.1g} standard deviations "
+            "with the other images of its batch",
         )
     if verdict.rotation is not None:
         table.add_row(
             "adjoint",
-            f"W2 {verdict.rotation[0]:.3g}, after a rotation of y and A {verdict.rotation[1]:.3g}",
+            f"W2 {verdict.rotation[0]:.3g}; {verdict.rotation[1]:.3g} after rotating y and A",
         )
     for measured in verdict.cases:
         if measured.cost:
             spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())
             table.add_row(
-                f"cost, {measured.case}", f"{spent} a sample; {measured.seconds:.2f} s in all"
+                f"cost, {measured.case}", f"{spent} per sample; {measured.seconds:.2f} s in total"
             )
     return table
 
 
 def _summary(verdicts: Sequence[Verdict]) -> Table:
-    """A line a method: the score of its main figure on each case."""
+    """One line for each method: the score of its main figure on each case."""
     cases = list(dict.fromkeys(m.case for v in verdicts for m in v.cases))
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
-        caption="scores of W2 (sliced W1 where the posterior is not Gaussian): 0 is exact, 1 ignores the data",
+        caption="scores of W2, or of sliced W1 if the posterior is not Gaussian: "
+        "0 is exact, 1 ignores the data",
     )
     for label in ("method", "claim", "held", *cases, "order", "batch", "adjoint"):
         table.add_column(
@@ -139,23 +149,23 @@ def _summary(verdicts: Sequence[Verdict]) -> Table:
             justify="right" if label in (*cases, "order", "batch", "adjoint") else "left",
         )
     for v in verdicts:
-        turn = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
-        row = ["-" if m.skipped else _number(_main(m).score) for m in v.cases]
-        order, batch = (
-            "" if v.order is None else f"{v.order:.1f}",
-            "" if v.batch is None else f"{v.batch:.0e}",
-        )
-        table.add_row(v.method, v.claim, "yes" if v.held else "NO", *row, order, batch, turn)
+        rotation = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
+        row = ["-" if m.skipped else _number(_main_figure(m).score) for m in v.cases]
+        order = "" if v.order is None else f"{v.order:.1f}"
+        batch = "" if v.batch is None else f"{v.batch:.0e}"
+        table.add_row(v.method, v.claim, "yes" if v.held else "NO", *row, order, batch, rotation)
     return table
 
 
-def _main(measured: Measured) -> Any:
+def _main_figure(measured: Measured) -> Any:
     case = next(c for c in all_cases() if c.name == measured.case)
     return measured.figures[main_figure(case)]
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
 
 
 def _print(table: Table) -> None:

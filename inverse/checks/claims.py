@@ -1,0 +1,347 @@
+"""The referee: test a method's claim against exact posteriors; see `exact_cases`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverse.checks.exact_cases import (
+    PROBE,
+    Figure,
+    Reference,
+    all_cases,
+    figures,
+    loss,
+    main_figure,
+    reference,
+)
+from inverse.engine import solve, versions
+from inverse.errors import InverseError, OptionError
+from inverse.execution import Cost
+from inverse.measurement import operators
+from inverse.method import Method, Weighted
+from inverse.particles.cloud import ancestors
+from inverse.posterior import Posterior
+from inverse.registry.discovery import get_method
+from inverse.registry.options import values
+from inverse.seeding import Generators, SharedStream, check_seed, seeded
+
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+"""Factors on the effort for the convergence order; a method that claims a limit also gets 4."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of a method on one case.
+
+    Args:
+        case: name of the case.
+        figures: figures by name; empty if the case was skipped.
+        cost: evaluations for each sample, by name.
+        seconds: duration of all samples.
+        skipped: why the case was skipped, or None.
+    """
+
+    case: str
+    figures: dict[str, Figure] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of `verify`.
+
+    Args:
+        method, options, claim: the method, its options and what it claims.
+        cases: the figures on every case.
+        effort: main figure on the probe case, by the factor on the options of the claim's limit.
+        order: convergence order: the slope of the log loss above the floor against the log effort;
+            None if the loss cannot be distinguished from the floor.
+        batch: largest change of a sample caused by the other images of its batch, in posterior
+            standard deviations; None if the method did not run.
+        rotation: the main figure before and after multiplying y and A by an orthogonal matrix.
+        failures: why the claim, or an obligation of every method, does not hold; empty if all hold.
+        versions: versions of the packages that can change the figures.
+    """
+
+    method: str
+    options: dict[str, Any]
+    claim: str
+    cases: list[Measured]
+    effort: dict[float, float]
+    order: float | None
+    batch: float | None
+    rotation: tuple[float, float] | None
+    failures: list[str]
+    versions: dict[str, str]
+
+    @property
+    def held(self) -> bool:
+        """Whether the claim and the obligations of every method hold."""
+        return not self.failures
+
+
+def sample(
+    method: Method, posterior: Posterior, samples: int, seed: int = 0
+) -> tuple[Tensor, Cost, float]:
+    """Draw samples without the records of `solve`; resample a weighted ensemble.
+
+    Args:
+        samples: samples for each measurement.
+
+    Returns: samples (measurements * samples, d), measurement by measurement, physical units; their
+    cost; and the duration in seconds.
+
+    Raises: OptionError if the method cannot run on the posterior or diverges.
+    """
+    rows = posterior.rows(samples)
+    if reason := method.unsupported(rows):
+        raise OptionError(reason)
+    stream, started_at = seeded("verify", seed), time.perf_counter()
+    with torch.no_grad():
+        (answer,) = deque(method.run(rows, samples, SharedStream(stream, len(rows))), maxlen=1)
+    seconds = time.perf_counter() - started_at
+    x = answer.x if isinstance(answer, Weighted) else answer
+    if not bool(x.isfinite().all()):
+        raise OptionError(f"{method.name} diverged")
+    if isinstance(answer, Weighted) and answer.log_weights is not None:
+        log_weights = answer.log_weights.double().unflatten(0, (len(posterior), samples))
+        chosen = ancestors(log_weights, Generators([stream] * len(posterior)), samples)
+        x = x[(chosen + samples * torch.arange(len(posterior))[:, None]).flatten()]
+    return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
+
+
+def measure(method: Method, case: Reference, samples: int, seed: int = 0) -> Measured:
+    """The figures of a method on one case, or why the case was skipped."""
+    try:
+        x, cost, seconds = sample(method, case.posterior, samples, seed)
+    except InverseError as error:
+        return Measured(case.name, skipped=str(error))
+    return Measured(
+        case.name,
+        {name: case.figure(name, value) for name, value in figures(case, x).items()},
+        {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")},
+        seconds,
+    )
+
+
+def with_effort(method: Method, factor: float, samples: int = 1) -> Method:
+    """The method with more or less effort: each option in `method.limit` is scaled by factor^power.
+
+    Args:
+        factor: factor on the effort.
+        samples: smallest number of particles to start from.
+    """
+    names = {f.name.rstrip("_"): f.name for f in fields(method)}
+    changed = {}
+    for option, power in method.limit.items():
+        if option in names:
+            name = names[option]
+            start = getattr(method, name)
+            smallest = samples if option == "particles" else 0
+            value = max(start, smallest) * factor**power
+            changed[name] = max(1, round(value)) if isinstance(start, int) else value
+    return replace(method, **changed)
+
+
+def convergence_order(reference: Reference, curve: dict[float, float]) -> float | None:
+    """Slope of the log loss against the log effort, with the floor subtracted in squares.
+
+    Args:
+        curve: main figure by factor on the effort.
+
+    Returns: the order; None if fewer than two points are more than four standard deviations above
+    the floor.
+    """
+    floor, deviation = reference.floors[main_figure(reference.case)]
+    clear = {k: math.sqrt(v**2 - floor**2) for k, v in curve.items() if v > floor + 4 * deviation}
+    if len(clear) < 2:
+        return None
+    k, v = torch.tensor(list(clear)).log(), torch.tensor(list(clear.values())).log()
+    return -float(((k - k.mean()) * (v - v.mean())).sum() / (k - k.mean()).square().sum())
+
+
+def batch_dependence(method: Method, reference: Reference) -> float | None:
+    """Largest change of the samples of one measurement if it is solved alone instead of with two.
+
+    Returns: the change in posterior standard deviations; None if the method cannot run.
+    """
+    truths = torch.stack(reference.problem.truths()[:3])
+    posterior = reference.problem.posterior(truths, dtype=torch.float64)
+    if method.unsupported(posterior):
+        return None
+    per_image = 8
+    alone = Posterior(
+        posterior.prior,
+        posterior.operator,
+        posterior.y[1:2],
+        posterior.noise,
+        shape=posterior.shape,
+        dtype=torch.float64,
+    )
+    together = solve(posterior, method, samples=per_image).samples[1]
+    single = solve(alone, method, samples=per_image, first_image=1).samples[0]
+    return float((single - together).abs().max()) / (
+        reference.unit / math.sqrt(together[0].numel())
+    )
+
+
+def rotated(reference: Reference, method: Method) -> Posterior:
+    """The same posterior from Q A and Q y, with an orthogonal matrix Q.
+
+    The operator is a function without singular values, unless the method needs them.
+    """
+    posterior = reference.posterior
+    n = math.prod(posterior.shape)
+    identity = torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)
+    A = posterior.operator.A(identity).flatten(1).T
+    square = torch.randn(len(A), len(A), generator=seeded("rotation"), dtype=torch.float64)
+    Q = torch.linalg.qr(square).Q
+    y = posterior.y.flatten(1) @ Q.T
+
+    def make(operator: Any, y: Tensor) -> Posterior:
+        return Posterior(
+            posterior.prior,
+            operator,
+            y,
+            posterior.noise,
+            shape=posterior.shape,
+            dtype=torch.float64,
+        )
+
+    plain = make(operators.operator(lambda x: x.flatten(1) @ (Q @ A).T, shape=posterior.shape), y)
+    if method.unsupported(plain) is None:
+        return plain
+    return make(
+        operators.dense(Q @ A, posterior.shape, tuple(posterior.y.shape[1:])),
+        y.reshape(posterior.y.shape),
+    )
+
+
+def verify(
+    method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequence[str] | None = None
+) -> Verdict:
+    """Test a method's claim on the cases with exact posteriors.
+
+    Args:
+        method: an instance, or a registered name for its default options.
+        samples: samples on each case, at least 100.
+        seed: random seed of the method.
+        cases: names from `all_cases`; by default all.
+
+    Returns: the figures, the convergence order, the dependence on batch and rotation, and every
+    reason why the claim fails.
+
+    Raises: OptionError for an unknown case or too few samples.
+    """
+    method = get_method(method) if isinstance(method, str) else method
+    names = [case.name for case in all_cases()]
+    cases = names if cases is None else cases
+    if unknown := [name for name in cases if name not in names]:
+        raise OptionError(
+            f"verify: no case is called '{unknown[0]}'; the cases are {', '.join(names)}"
+        )
+    if samples < 100:
+        raise OptionError(f"verify: samples must be at least 100 for a floor, got {samples}")
+    check_seed(seed)
+    measured = [measure(method, reference(name, samples), samples, seed) for name in cases]
+    probe = reference(PROBE, samples)
+    name = main_figure(probe.case)
+    curve: dict[float, float] = {}
+    rotation = batch = None
+    ran = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
+        method, probe, samples, seed
+    )
+    if ran.figures:
+        if method.limit and set(method.limit) & set(values(method)):
+            for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
+                scaled = with_effort(method, factor, samples)
+                point = ran if factor == 1 else measure(scaled, probe, samples, seed)
+                if point.figures:
+                    curve[factor] = point.figures[name].value
+        batch = batch_dependence(method, probe)
+        x, _, _ = sample(method, rotated(probe, method), samples, seed)
+        rotation = (ran.figures[name].value, figures(probe, x)[name])
+    verdict = Verdict(
+        method.name,
+        values(method),
+        method.claim,
+        measured,
+        curve,
+        convergence_order(probe, curve),
+        batch,
+        rotation,
+        [],
+        versions(),
+    )
+    return replace(verdict, failures=list(_failures(method, verdict, samples)))
+
+
+def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
+    """What does not hold, in words; docs/verify.md states the rules."""
+    ran = [m for m in verdict.cases if m.figures]
+    judged = [
+        (reference(m.case, samples), m.figures)
+        for m in ran
+        if method.any_prior or reference(m.case, samples).case.gaussian
+    ]
+    if not judged and verdict.claim == "none":
+        return
+    if not judged:
+        reasons = "; ".join({m.skipped for m in verdict.cases if m.skipped})
+        yield f"ran on none of the cases that its claim covers ({reasons})"
+        return
+    if verdict.batch is not None and verdict.batch > 1e-3:
+        yield (
+            f"a sample changes by {verdict.batch:.2g} standard deviations "
+            "with the other images of its batch"
+        )
+    probe = reference(PROBE, samples)
+    name = main_figure(probe.case)
+    if verdict.rotation is not None:
+        before, after = (loss(name, v) for v in verdict.rotation)
+        if abs(after - before) > 0.1 * before + 5 * probe.floors[name][1]:
+            yield (
+                f"{name} is {before:.3g}, but {after:.3g} after y and A are rotated, which leaves "
+                "the posterior unchanged: check the adjoint"
+            )
+    for case, measured_figures in judged:
+        name = main_figure(case.case)
+        figure = measured_figures[name]
+        if verdict.claim == "exact" and case.excess(name, figure.value) > 5:
+            yield (
+                f"{case.name}: claims to be exact, but {name} is {figure.value:.3g}, "
+                f"and {figure.floor:.3g} for exact draws"
+            )
+        if (
+            verdict.claim in ("biased", "exact in the limit")
+            and figure.score is not None
+            and figure.score >= 1
+        ):
+            yield f"{case.name}: score {figure.score:.2f}, no better than ignoring the data"
+        mean = measured_figures["mean"]
+        if verdict.claim == "point estimate" and mean.score is not None and mean.score >= 1:
+            yield (
+                f"{case.name}: the estimate is no nearer to the posterior mean "
+                "than the prior's mean"
+            )
+    if verdict.claim == "exact in the limit" and verdict.effort:
+        late = {k: v for k, v in verdict.effort.items() if k >= 1}
+        late_order = convergence_order(probe, late)
+        if probe.excess(name := main_figure(probe.case), late[max(late)]) > 5 and (
+            late_order is None or late_order < 0.25
+        ):
+            points = ", ".join(f"x{k:g} {v:.3g}" for k, v in late.items())
+            yield (
+                f"{PROBE}: claims to be exact in the limit, "
+                f"but {name} does not fall with effort: {points}"
+            )

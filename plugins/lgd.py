@@ -25,11 +25,6 @@ class LGD(inverse.Guidance):
     field with 1/f^2 spectrum and a 5x5 blur at 100 and 400 steps. One VJP of the prior a step.
 
     Args:
-        steps: sampler steps.
-        sampler: name of a registered sampler.
-        schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's.
-        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         draws: Monte Carlo samples n.
         temper: share of the spread of the draws that is added to the noise.
     """

@@ -7,13 +7,9 @@ https://arxiv.org/abs/2405.13712 (moment matching posterior sampling).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import inverse
-from inverse.errors import OptionError
-from inverse.measurement.linalg import conjugate_gradient, gmres
-
-SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
+from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
 
 
 @dataclass(frozen=True)
@@ -25,11 +21,6 @@ class MMPS(inverse.Guidance):
     Jacobian of a network is not exactly symmetric; the sampler is second order.
 
     Args:
-        steps: sampler steps.
-        sampler: name of a registered sampler.
-        schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's.
-        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         solver: gmres, or cg as in the paper.
         iterations: most solver iterations.
         tolerance: relative residual at which the solver stops.
@@ -43,23 +34,18 @@ class MMPS(inverse.Guidance):
 
     steps: int = 50
     sampler: str = "heun"
-    solver: Literal["gmres", "cg"] = "gmres"
+    solver: Solver = "gmres"
     iterations: int = 20
     tolerance: float = 1e-3
 
     def __post_init__(self):
         super().__post_init__()
-        if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(
-                f"mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
-            )
+        check_solver(self.name, self.iterations, self.tolerance)
 
     def denoise(self, posterior, x, sigma):
         x0_hat, vjp = posterior.tweedie(x, sigma)
-        settings = inverse.CG(self.tolerance, self.iterations)
-        v = posterior.solve_normal(
-            posterior.residual(x0_hat), lambda u: sigma**2 * vjp(u), SOLVERS[self.solver], settings
-        )
+        r = posterior.residual(x0_hat)
+        v = solve_moments(posterior, r, sigma, vjp, self.solver, self.iterations, self.tolerance)
         return x0_hat + sigma**2 * vjp(posterior.A_adjoint(v))
 
 

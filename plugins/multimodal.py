@@ -16,9 +16,8 @@ import torch
 import inverse
 from inverse.analytic_start import amplified, fitted_amplitude, unstartable
 from inverse.errors import OptionError
-from inverse.measurement.linalg import conjugate_gradient, gmres
+from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
 
-SOLVERS = {"gmres": gmres, "cg": conjugate_gradient}
 PUBLISHED = {
     "guidance": "sda",
     "corrected": True,
@@ -46,11 +45,6 @@ class Multimodal(inverse.Guidance):
     and the rows they leave out of the coarse residual are left to the operator.
 
     Args:
-        steps: sampler steps.
-        sampler: name of a registered sampler.
-        schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's.
-        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         guidance: what stands for log p(y | x) at a noise level.
         weights: tempering weight lambda of each modality, positive, e.g. stations:0.25; by default 1.
         gamma: of sda, share of sigma^2 that is added to the noise variance; 1e-2 is that of the paper.
@@ -84,7 +78,7 @@ class Multimodal(inverse.Guidance):
     std: tuple[str, ...] = ()
     average: tuple[str, ...] = ()
     sigma_data: float = 1.0
-    solver: Literal["gmres", "cg"] = "gmres"
+    solver: Solver = "gmres"
     iterations: int = 20
     tolerance: float = 1e-3
     corrected: bool = False
@@ -99,10 +93,7 @@ class Multimodal(inverse.Guidance):
                 if getattr(self, field) == getattr(type(self), field):
                     object.__setattr__(self, field, value)
         super().__post_init__()
-        if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(
-                f"multimodal: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
-            )
+        check_solver(self.name, self.iterations, self.tolerance)
         if not (self.sigma_data > 0 and self.inflation > 0) or not (
             self.clamp is None or self.clamp > 0
         ):
@@ -189,12 +180,8 @@ class Multimodal(inverse.Guidance):
         return x0_hat, score.clamp(-self.clamp, self.clamp)
 
     def _mmps(self, posterior, r, sigma, vjp):
-        return self._tempered(posterior).solve_normal(
-            r,
-            lambda u: sigma**2 * vjp(u),
-            SOLVERS[self.solver],
-            inverse.CG(self.tolerance, self.iterations),
-        )
+        tempered = self._tempered(posterior)
+        return solve_moments(tempered, r, sigma, vjp, self.solver, self.iterations, self.tolerance)
 
     def _pigdm(self, posterior, r, sigma, vjp):
         return self._tempered(posterior).solve_normal(

@@ -24,8 +24,6 @@ class PiGDM(inverse.Guidance):
         steps: sampler steps; the paper's 100.
         sampler: ancestral is the paper's eta = 1.
         schedule: name of a noise schedule; vp is the paper's.
-        sigma_max: first noise level, model units; by default the prior's.
-        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
         sigma_data: standard deviation of the data, model units.
     """
 

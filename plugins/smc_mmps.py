@@ -16,10 +16,11 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import gmres, row_dot
+from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import ParticleMethod, in_parts, metropolis
 from inverse.sampling.integrator import Rule
 from inverse.sampling.schedules import transitions
+from inverse_plugins._moment_matching import check_solver, solve_moments
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ class SMCMMPS(ParticleMethod):
         super().__post_init__()
         if not 0 < self.power <= 1:
             raise OptionError(f"smc-mmps: power must lie in (0, 1], got {self.power:g}")
-        if self.iterations < 1 or not self.tolerance >= 0:
-            raise OptionError(
-                f"smc-mmps: iterations must be at least 1 and tolerance at least 0, got {self.iterations} and {self.tolerance:g}"
-            )
+        check_solver(self.name, self.iterations, self.tolerance)
 
     def run(self, posterior, samples, generator):
         rows, cloud = self.cloud(posterior, samples, generator)
@@ -119,9 +117,7 @@ class SMCMMPS(ParticleMethod):
     def iterative(self, posterior, x, sigma):
         x0, vjp = posterior.tweedie(x, sigma)
         r = posterior.residual(x0)
-        v = posterior.solve_normal(
-            r, lambda u: sigma**2 * vjp(u), gmres, inverse.CG(self.tolerance, self.iterations)
-        )
+        v = solve_moments(posterior, r, sigma, vjp, "gmres", self.iterations, self.tolerance)
         return (
             x0,
             x0 + sigma**2 * vjp(posterior.A_adjoint(v)),

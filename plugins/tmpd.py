@@ -19,13 +19,6 @@ class TMPD(inverse.Guidance):
 
     Departures: d is that of the image (the authors' code takes row sums of A V A^T, which can be negative for an A
     with signs) and is cut off at 0, since a network's row sums need not be variances.
-
-    Args:
-        steps: sampler steps.
-        sampler: name of a registered sampler.
-        schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's.
-        sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
     """
 
     name = "tmpd"

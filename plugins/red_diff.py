@@ -57,9 +57,7 @@ class REDDiff(inverse.Method):
     steps: int = 100
     lr: float = 0.1
     lambda_: float | None = None
-    weight: Literal["linear", "sqrt", "square", "log", "trunc-linear", "power2over3", "const"] = (
-        "linear"
-    )
+    weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]
     order: Literal["descending", "ascending", "random"] = "descending"
     normalise: Literal["mean", "sum"] = "mean"
     sigma_x0: float = 0.0

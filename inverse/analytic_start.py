@@ -106,7 +106,6 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     )
     x = law.mean.to(white) + root(white)
     variance, offset = posterior.noise.variance(posterior.y), posterior.A(torch.zeros_like(x))
-    r = posterior.residual(x) + variance.sqrt() * generator.randn_like(posterior.y)
 
     def back(v: Tensor) -> Tensor:
         return root(posterior.A_adjoint(v / variance))
@@ -114,8 +113,10 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     def precision(w: Tensor) -> Tensor:
         return w + back(posterior.A(root(w)) - offset)
 
-    w = conjugate_gradient(precision, back(r), settings=posterior.execution.solver)
-    return x + root(w) + sigma * generator.randn_like(x)
+    def gain(r: Tensor) -> Tensor:
+        return root(conjugate_gradient(precision, back(r), settings=posterior.execution.solver))
+
+    return posterior.corrected_draw(x, gain, generator) + sigma * generator.randn_like(x)
 
 
 def amplified(posterior: Posterior) -> Posterior:

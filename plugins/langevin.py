@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.langevin import langevin
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,22 @@ class AnnealedLangevin(inverse.Method):
             )
 
     def run(self, posterior, samples, generator):
-        levels = inverse.noise_levels(
+        sigmas = inverse.noise_levels(
             posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max
         )[:-1]
-        x = levels[0] * inverse.standard_normal(posterior, generator)
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
         gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
-        for s in levels:
+        for s in sigmas:
             variance = posterior.noise.variance(posterior.y) + gain * s**2
             eta = self.epsilon * s**2
-            for _ in range(self.inner_steps):
-                score = (posterior.denoise(x, s) - x) / s**2 + posterior.A_vjp(
-                    x, posterior.residual(x) / variance
-                )
-                x = x + eta * score + (2 * eta).sqrt() * generator.randn_like(x)
-            yield x
+
+            def score(x, s=s):
+                return (posterior.denoise(x, s) - x) / s**2
+
+            def gradient(x, variance=variance):
+                return posterior.A_vjp(x, posterior.residual(x) / variance)
+
+            yield (x := langevin(x, eta, self.inner_steps, score, gradient, generator))
 
 
 @inverse.hookimpl

@@ -26,6 +26,7 @@ from inverse.measurement.linalg import (
 )
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.measurement.spectrum import Spectrum, approximate_spectrum
+from inverse.sampling.langevin import langevin
 from inverse.seeding import Generators
 
 
@@ -187,19 +188,37 @@ class LinearSolves(ABC):
     def prox_sample(self, z: Tensor, variance: Tensor | float, generator: Generators) -> Tensor:
         """A draw of x ~ N(z, variance I) given y: z (B, *shape) -> same; exact up to the solve.
 
-        The draw is the proximal point of perturbed z and y.
-
         Args:
             variance: () or (B,), model units squared.
 
         Raises: UnsupportedError for a nonlinear operator or non-Gaussian noise.
-        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
         """
         self._need_linear_gaussian("prox_sample")
-        assert isinstance(self.noise, GaussianNoise)
         x = z + like(variance, z).sqrt() * generator.randn_like(z)
-        r = self.residual(x) + self.noise.variance(self.y).sqrt() * generator.randn_like(self.y)
-        return x + like(variance, z) * self._backprojection(r, variance)
+        return self.corrected_draw(
+            x, lambda r: like(variance, z) * self._backprojection(r, variance), generator
+        )
+
+    def corrected_draw(
+        self,
+        x: Tensor,
+        gain: Callable[[Tensor], Tensor],
+        generator: Generators,
+        power: float = 1.0,
+    ) -> Tensor:
+        """x + K (y + n - A x), n ~ N(0, R / power): a draw of N(m, C) becomes one of N(m, C) p(y | x)^power.
+
+        Args:
+            x: draws of N(m, C), (B, *shape).
+            gain: r -> K r, with K = C A^T (A C A^T + R / power)^-1: (B, *out_shape) -> (B, *shape).
+            power: of the likelihood, positive.
+
+        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
+        """
+        assert isinstance(self.noise, GaussianNoise)
+        variance = self.noise.variance(self.y) / power
+        r = self.residual(x) + variance.sqrt() * generator.randn_like(self.y)
+        return x + gain(r)
 
     def prox_langevin(
         self, z: Tensor, variance: Tensor | float, generator: Generators, steps: int, rate: float
@@ -219,11 +238,14 @@ class LinearSolves(ABC):
             (self.prior.scale / self.sigma_y) ** 2 if self.gaussian and self.sigma_y > 0 else 1e4
         )
         step = rate / (1 / like(variance, z) + curvature)
-        x = z
-        for _ in range(steps):
-            drift = self.likelihood_score(x) + (z - x) / like(variance, z)
-            x = x + step * drift + (2 * step).sqrt() * generator.randn_like(x)
-        return x
+        return langevin(
+            z,
+            step,
+            steps,
+            score=lambda x: (z - x) / like(variance, z),
+            gradient=self.likelihood_score,
+            generator=generator,
+        )
 
     def A_dagger(self, v: Tensor) -> Tensor:
         """A^+ v, the pseudo-inverse of the linear part of A: (B, *out_shape) -> (B, *shape).

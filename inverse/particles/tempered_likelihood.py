@@ -36,19 +36,16 @@ class Tilt:
         self.posterior, self.variance_y = posterior, posterior.noise.variance(posterior.y)
 
     def draw(self, z: Tensor, variance: float, power: float, generator: Generators) -> Tensor:
-        """x ~ N(z, variance I) p(y | x)^power, exact up to the linear solve, by perturbing z and y: (B, *shape) -> same.
-
-        Source: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010.
-        """
+        """x ~ N(z, variance I) p(y | x)^power, exact up to the linear solve: (B, *shape) -> same."""
         x = z + variance**0.5 * generator.randn_like(z)
         if power == 0:
             return x
-        r = self.posterior.residual(x) + (self.variance_y / power).sqrt() * generator.randn_like(
-            self.posterior.y
-        )
-        return x + power * variance * self.posterior.A_adjoint(
-            self.posterior.solve_normal(r, power * variance)
-        )
+
+        def gain(r: Tensor) -> Tensor:
+            v = self.posterior.solve_normal(r, power * variance)
+            return power * variance * self.posterior.A_adjoint(v)
+
+        return self.posterior.corrected_draw(x, gain, generator, power)
 
     def log_mass(self, z: Tensor, variance: float, power: float) -> Tensor:
         """log M = log of the integral of N(x; z, variance I) p(y | x)^power over x, nats: (B, *shape) -> (B,), float64."""

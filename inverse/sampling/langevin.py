@@ -14,11 +14,19 @@ Field = Callable[[Tensor], Tensor]
 
 
 def langevin(
-    x: Tensor, step: float, steps: int, score: Field, gradient: Field, generator: Generators
+    x: Tensor,
+    step: Tensor | float,
+    steps: int,
+    score: Field,
+    gradient: Field,
+    generator: Generators,
 ) -> Tensor:
-    """Unadjusted: x' = x + step grad log (p L) + sqrt(2 step) z; its bias is O(step). x (B, *shape) -> same.
+    """Unadjusted steps x' = x + step grad log(p L) + sqrt(2 step) z: x (B, *shape) -> same.
+
+    The bias of the law of x is O(step).
 
     Args:
+        step: size of a step, a number or broadcastable to x.
         score: grad log p, x -> same.
         gradient: grad log L, x -> same.
     """

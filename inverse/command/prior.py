@@ -1,4 +1,7 @@
-"""`inverse prior`: what a prior is, whether it is what its card says and denoises, and how weights from elsewhere become one. Torch waits until needed."""
+"""`inverse prior`: show, verify, convert and quantize a prior.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,20 @@ import typer
 from inverse.errors import PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
 
-app = typer.Typer(
-    no_args_is_help=True, help="One prior: its card, its checks, its conversion, its quantisation."
-)
+app = typer.Typer(no_args_is_help=True, help="Show, verify, convert or quantize a prior.")
 
 Name = Annotated[
     str,
     typer.Argument(
-        help="A prior's name, its .safetensors file or card, or a folder saved by diffusers."
+        help="Name of a prior, its .safetensors file or card, or a folder saved by diffusers."
     ),
 ]
 Side = Annotated[
     int | None,
     typer.Option(
         min=8,
-        help="Of draws or crops (pixels) of a prior of any size.",
-        show_default="that of its training crops",
+        help="Side of the draws or crops (pixels), for a prior of any size.",
+        show_default="side of its training crops",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -35,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command()
 def info(name: Name, json_: Json = False) -> None:
-    """Print the card: what it denoises, its size, hash, training, terms and limits."""
+    """Show a prior's card: shape, units, hash, training, licence and limits."""
     from inverse.priors.loading import PriorCard, find_card, load_prior
 
     path = find_card(name)
@@ -78,16 +79,16 @@ def verify(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="A folder, .npz or .h5 of clean images to check on.",
-            show_default="the prior's own draws",
+            help="Folder, .npz or .h5 file of clean images to check on.",
+            show_default="draws from the prior",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Images or draws.")] = 8,
+    count: Annotated[int, typer.Option(min=2, help="Number of images or draws.")] = 8,
     side: Side = None,
-    seed: Annotated[int, typer.Option(help="Of the draws and the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the draws and the noise.")] = 0,
     json_: Json = False,
 ) -> None:
-    """Recompute the hash, then check the identities that every denoiser satisfies; exit 1 if one fails."""
+    """Check a prior's hash and the identities of denoisers; exit with code 1 if one fails."""
     from inverse.checks.denoiser_identities import check, clean_images, own_draws
     from inverse.priors.loading import default_side, find_card, load_prior
 
@@ -98,27 +99,19 @@ def verify(
         if images is None
         else clean_images(loaded, images, count, side)
     )
-    found = check(loaded, x0, seed=seed)
+    result = check(loaded, x0, seed=seed)
     if json_:
-        print(json.dumps(found.to_dict()))
+        print(json.dumps(result.to_dict()))
     else:
         table = columns("sigma", "error", "sigma sqrt(divergence)", "std of D(x)", "std of x0")
-        for at in found.levels:
-            table.add_row(
-                *[f"{value:.4g}" for value in (at.sigma, at.error, at.tweedie, at.output, at.clean)]
-            )
+        for level in result.levels:
+            values = (level.sigma, level.error, level.tweedie, level.output, level.clean)
+            table.add_row(*[f"{value:.4g}" for value in values])
         show(table)
-        print(
-            "\n".join(
-                [
-                    *found.failures,
-                    "a folder has no hash to check"
-                    if find_card(name) is None
-                    else "the hash is the card's",
-                ]
-            )
-        )
-    if found.failures:
+        no_card = find_card(name) is None
+        hash_line = "a folder has no hash to check" if no_card else "the hash matches the card"
+        print("\n".join([*result.failures, hash_line]))
+    if result.failures:
         raise typer.Exit(1)
 
 
@@ -134,39 +127,36 @@ def convert(
     network: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of a file's network: UNetConfig's fields, a card, or a config of diffusers."
+            help="JSON of the network: fields of UNetConfig, a card, or a config of diffusers."
         ),
     ] = None,
     scheduler: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON of the diffusers scheduler of a file's network.", show_default="EDM"
-        ),
+        typer.Option(help="JSON of the network's diffusers scheduler.", show_default="EDM"),
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(
-            help="Entry of a checkpoint that holds the weights.", show_default="the only one"
+            help="Entry of the checkpoint that holds the weights.",
+            show_default="the only entry",
         ),
     ] = None,
     sigma_data: Annotated[
         float,
-        typer.Option(
-            help="Of an EDM network: standard deviation of its training data, model units."
-        ),
+        typer.Option(help="Standard deviation of an EDM network's training data (model units)."),
     ] = 0.5,
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
-    """Turn weights from elsewhere into safetensors with a card; a pickle that holds more than tensors is refused, and nothing in it runs."""
+    """Convert weights from elsewhere to safetensors with a card; no code in a pickle is run."""
     from inverse.io.files import check_writable
     from inverse.priors.networks.convert import ForeignWeights
-    from inverse.priors.networks.convert import convert as turn
+    from inverse.priors.networks.convert import convert as convert_weights
 
     _check_apart(source, out)
     check_writable(out.parent)
     training = {"data": f"see {source.name}", "command": " ".join(["inverse", *sys.argv[1:]])}
-    card = turn(
+    card = convert_weights(
         ForeignWeights(source, network, scheduler, key, sigma_data),
         out,
         {"licence": licence, "limits": limits, "training": training},
@@ -182,14 +172,16 @@ def quantize(
     inputs: Annotated[
         bool,
         typer.Option(
-            help="Round the inputs of convolutions too: faster on a CPU with integer instructions."
+            help="Round the inputs of convolutions too; faster on CPUs with integer instructions."
         ),
     ] = True,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration draws from the prior.")] = 32,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Number of draws from the prior for the calibration.")
+    ] = 32,
     side: Side = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the draws.")] = 0,
 ) -> None:
-    """Round a prior to eight bits: half the size of half precision; its card says of which prior, and how it was calibrated."""
+    """Quantize a prior to eight bits, half the size of half precision; the card notes how."""
     from inverse.io.files import check_writable
     from inverse.priors.cards import check_suffix
     from inverse.priors.loading import PriorCard, default_side, find_card, load_prior, save_prior
@@ -206,31 +198,32 @@ def quantize(
     _check_apart(card.weights(name, path), out)
     side = side or default_side(prior)
     round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
-    how = {
+    quantization = {
         "bits": 8,
         "of": card.name,
         "sha256": card.sha256,
         "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {},
     }
-    about = {
+    card_fields = {
         "units": card.units,
         "training": card.training,
         "licence": card.licence,
         "limits": card.limits,
         "power_law": card.power_law,
     }
-    print(f"sha256 {save_prior(prior, out, quantization=how, **about).sha256}")
+    saved = save_prior(prior, out, quantization=quantization, **card_fields)
+    print(f"sha256 {saved.sha256}")
     print(out)
 
 
 def _check_apart(source: Path, out: Path) -> None:
-    """Refuse to write over what is read."""
+    """Raise a PriorError if the output would overwrite the source."""
     if source.resolve() == out.resolve():
-        raise PriorError(f"--out {out} is the source itself; name another file")
+        raise PriorError(f"--out {out} is the source itself; choose another file")
 
 
 def _tables(card: Any) -> dict[str, Any]:
-    """The parts of a card that are tables, on a line each."""
+    """The entries of a card that are tables, one for each line."""
     network = (
         card.network
         or {key: card.pipeline[key].get("_class_name") for key in card.pipeline}
@@ -253,11 +246,8 @@ def _show(rows: dict[str, Any], as_json: bool) -> None:
     table = columns("", "")
     table.show_header = False
     for label, value in rows.items():
-        if value not in ("", {}, None):
-            table.add_row(
-                label,
-                ", ".join(f"{k}: {v}" for k, v in value.items())
-                if isinstance(value, dict)
-                else str(value),
-            )
+        if isinstance(value, dict):
+            value = ", ".join(f"{key}: {entry}" for key, entry in value.items())
+        if value not in ("", None):
+            table.add_row(label, str(value))
     show(table)

@@ -77,7 +77,7 @@ def _run(request: Request, quiet: bool = False) -> bool:
 
 
 def _records(solved: Solved) -> dict[int, dict[str, Any]]:
-    return {item.index: record(result, item.file, item.folder) for item, result in solved}
+    return {item.index: record(result, item.folder) for item, result in solved}
 
 
 def print_outcome(solver: BatchSolver, records: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What an `inverse solve` prints: a row for each result, as a table or as JSON lines, and last the path."""
+"""The summary of `inverse solve`: a table or JSON lines, then notes, then the output path."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ COSTS = {"nfe": ("prior evaluations", 0), "vjp": ("vjps", 0), "seconds": ("secon
 """Heading and decimals of the columns that follow the scores."""
 
 
-def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
-    """One flat row: what was solved, its scores and its cost."""
-    about = result.provenance
+def record(result: Result, folder: Path) -> dict[str, Any]:
+    """The flat record of one result: names, scores, costs, options and notes.
+
+    Args:
+        folder: the result's output folder.
+    """
+    provenance = result.provenance
     metrics = sorted(registered_metrics().items())
     scores = {name: metric(result) for name, metric in metrics if metric.cost == "low"}
     cost = {
@@ -26,10 +30,10 @@ def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
         "A_adjoint": result.cost.A_adjoint,
     }
     names = {
-        "input": about.get("input"),
-        "problem": about["problem"]["name"],
-        "method": about["method"]["name"],
-        "prior": about["prior"],
+        "input": provenance.get("input"),
+        "problem": provenance["problem"]["name"],
+        "method": provenance["method"]["name"],
+        "prior": provenance["prior"],
     }
     return {
         **names,
@@ -40,21 +44,28 @@ def record(result: Result, file: Path | None, folder: Path) -> dict[str, Any]:
         "interrupted": result.interrupted,
         "out": str(folder),
     } | {
-        "options": about["method"]["options"] | about["method"]["derived"],
-        "problem_options": about["problem"]["options"],
-        "seed": about["seed"],
+        "options": provenance["method"]["options"] | provenance["method"]["derived"],
+        "problem_options": provenance["problem"]["options"],
+        "seed": provenance["seed"],
         "ess": None if result.log_weights is None else float(result.ess.mean()),
         "log_evidence": None if result.log_evidence is None else float(result.log_evidence.mean()),
-        "notes": about.get("notes", []),
+        "notes": provenance.get("notes", []),
     }
 
 
 def report(records: list[dict[str, Any]], as_json: bool) -> None:
-    """The table, or a JSON line for each result; last, the path."""
+    """Print records as JSON lines, or as a table followed by notes and the output path."""
     if as_json:
-        for row in records:
-            print(strict_json(row))
+        for record in records:
+            print(strict_json(record))
         return
+    _print_table(records)
+    _print_notes(records)
+    folder = Path(records[-1]["out"])
+    print(folder if len(records) == 1 else folder.parent)
+
+
+def _print_table(records: list[dict[str, Any]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -66,39 +77,35 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
     table.add_column("method")
     for heading, _ in columns.values():
         table.add_column(heading, justify="right")
-    for row in records:
-        table.add_row(
-            str(row["input"]),
-            row["problem"],
-            row["method"],
-            *[
-                "-" if row[k] is None else f"{row[k]:.{digits}f}"
-                for k, (_, digits) in columns.items()
-            ],
-        )
+    for record in records:
+        numbers = [
+            "-" if record[name] is None else f"{record[name]:.{digits}f}"
+            for name, (_, digits) in columns.items()
+        ]
+        table.add_row(str(record["input"]), record["problem"], record["method"], *numbers)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _print_notes(records: list[dict[str, Any]]) -> None:
+    """Print notes of all records once, then the notes and the ensemble of each record."""
     common = [
         note
         for note in records[0]["notes"]
-        if len(records) > 1 and all(note in row["notes"] for row in records)
+        if len(records) > 1 and all(note in record["notes"] for record in records)
     ]
     for note in common:
         print(f"all {len(records)} inputs: {note}")
-    for row in records:
-        for note in row["notes"]:
+    for record in records:
+        name = record["input"]
+        for note in record["notes"]:
             if note not in common:
-                print(f"{row['input']}: {note}")
-        if row["ess"] is not None:
-            evidence = (
-                ""
-                if row["log_evidence"] is None
-                else f", log p(y) = {row['log_evidence']:.4g} nats"
-            )
-            print(
-                f"{row['input']}: effective sample size {row['ess']:.1f} of {row['samples']}{evidence}"
-            )
-    print(records[-1]["out"] if len(records) == 1 else str(Path(records[-1]["out"]).parent))
+                print(f"{name}: {note}")
+        if record["ess"] is not None:
+            size = f"effective sample size {record['ess']:.1f} of {record['samples']}"
+            evidence = record["log_evidence"]
+            law = "" if evidence is None else f", log p(y) = {evidence:.4g} nats"
+            print(f"{name}: {size}{law}")
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:

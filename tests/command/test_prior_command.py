@@ -106,7 +106,7 @@ def test_verify_exits_with_1_for_a_network_of_random_weights_and_with_0_for_one_
 ):
     """With a tail of nearly zero, EDM's preconditioning alone is the denoiser of a Gaussian."""
     fine = command("prior", "verify", tiny_prior, "--side", 16)
-    assert (fine.code, fine.out.splitlines()[-1]) == (0, "the hash is the card's")
+    assert (fine.code, fine.out.splitlines()[-1]) == (0, "the hash matches the card")
     prior = tiny_network()
     torch.nn.init.normal_(prior.network.tail.weight, std=2.0, generator=inverse.seeded("tail"))
     save_prior(prior, tmp_path / "random.safetensors")

@@ -2,8 +2,8 @@
 
 The analytic start draws from the prior's Gaussian given y instead of from noise.
 
-    python bench/analytic_start.py --out docs/tables/analytic_start
-    python bench/analytic_start.py --fit ../shared/data/bsds500/train
+    python bench/analytic_start.py --out results/tables/analytic_start
+    python bench/analytic_start.py --fit "$INVERSE_DATA/bsds500/train"
 
 Each level is compared with the full schedule and with a shorter schedule of equal cost, on the
 same measurements of the shipped photographs (central crops). PSNR and SSIM are those of single

@@ -1,6 +1,6 @@
 """Measure what the arena adds to `inverse.solve`, and how long it takes to tabulate records.
 
-    python bench/arena_overhead.py --out docs/arena-overhead
+    python bench/arena_overhead.py --out results/tables/arena-overhead
 
 The solve of each cell is nearly free (pseudo-inverse of the `bimodal` problem). The time left is
 that of the harness: reading the observation, building the posterior, scoring, compressing and

@@ -1,6 +1,6 @@
 """Compare analyses of held-out hours: priors, guidances, modalities and the field's classical methods. Writes records, tables and figures.
 
-    python bench/atmosphere.py --fields ../shared/data/atmosphere/era5_t2m_uk_2019-03.nc --out docs/atmosphere-scores
+    python bench/atmosphere.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out docs/atmosphere-scores
 
 What an interrupted or earlier run has written is not measured again; delete OUT.json to measure all. Every method sees the same
 measurements of the same hours of 25 to 31 March 2019, and none sees the truth. The kriging needs pykrige.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from atmosphere_classical import interpolated, kriged, three_d_var
 from atmosphere_scores import curves, maps, scores, tables
+from output import in_results
 from torch import Tensor
 
 import inverse
@@ -280,7 +281,7 @@ def main() -> None:
 
 def read(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Records and balance of an earlier run with the same settings; what they measured is not measured again."""
-    path = out.with_suffix(".json")
+    path = in_results(out.with_suffix(".json"))
     found = json.loads(path.read_text()) if path.is_file() else {"about": {}}
     same = (
         found["about"].get("sampler") == SAMPLER and found["about"].get("fitted", FITTED) == FITTED
@@ -335,10 +336,10 @@ def write(out: Path, records: list[dict[str, Any]], balance: dict[str, Any] | No
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hours": HOURS, "sampler": SAMPLER, "fitted": FITTED, "torch": torch.__version__}
     rounded = json.loads(json.dumps(records), parse_float=lambda text: float(f"{float(text):.5g}"))
-    out.with_suffix(".json").write_text(
+    in_results(out.with_suffix(".json")).write_text(
         json.dumps({"about": about, "balance": balance, "records": rounded}, indent=1) + "\n"
     )
-    out.with_name(out.name + "-tables.md").write_text(
+    in_results(out.with_name(out.name + "-tables.md")).write_text(
         "\n\n".join(tables(records, MAIN, GRID, CHOSEN)) + "\n"
     )
 

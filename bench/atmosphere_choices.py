@@ -1,6 +1,6 @@
 """What was chosen for the analyses of `atmosphere.py`, and why, on days 1 to 24 of the month alone. Writes OUT.json.
 
-    python bench/atmosphere_choices.py --fields ../shared/data/atmosphere/era5_t2m_uk_2019-03.nc --out docs/atmosphere-choices
+    python bench/atmosphere_choices.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-choices
 
 `blocks`: optimal interpolation of each three days under the Gaussian fitted to the other twenty-one, as it is and with the amplitude fitted
 to each hour. `validation`: analyses of six hours of days 22 to 24 with the trained prior. `facts`: variance (K2) of held-out fields around

@@ -1,6 +1,6 @@
 """Write data/atmosphere: held-out hours, the IGRA station list and two soundings.
 
-    python bench/atmosphere_fields.py ../shared/data/atmosphere data/atmosphere
+    python bench/atmosphere_fields.py "$INVERSE_DATA/atmosphere" data/atmosphere
 
 Of the hourly fields of March 2019, days 1 to 21 are for training, 22 to 24 for validation, 25 to 31 are held out.
 """

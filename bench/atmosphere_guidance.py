@@ -1,6 +1,6 @@
 """How far each guidance is from the exact posterior of a coarse field and stations, where the prior is the climatological Gaussian field.
 
-    python bench/atmosphere_guidance.py --out docs/atmosphere-guidance.json
+    python bench/atmosphere_guidance.py --out results/atmosphere-guidance.json
 
 Shipped hours, factor 8, 25 stations, 0.5 K of noise. `shift` is the root mean square over the points of (mean - exact mean) in units of the
 exact standard deviation, of which an exact sampler of as many members shows `floor`; `spread` the mean ratio of variances; `saturated` the

@@ -1,6 +1,6 @@
 """Analyse real soundings over North America with the prior era5-zt, a fifth of the stations withheld. Prints a table.
 
-    python bench/atmosphere_soundings.py ../shared/data/atmosphere/radiosonde/raob_1999-05-04T00.csv.gz
+    python bench/atmosphere_soundings.py "$INVERSE_DATA/atmosphere/radiosonde/raob_1999-05-04T00.csv.gz"
 
 There is no reference field: the score is the distance from what the withheld stations measured, their own noise included. The prior is of
 January and the soundings are of May. Its mean is therefore refitted: for each variable a line in latitude is added to it, by least

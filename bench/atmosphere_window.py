@@ -1,6 +1,6 @@
 """What neighbouring hours are worth, on held-out days; and how well short windows compose to a long trajectory. Writes OUT.json.
 
-    python bench/atmosphere_window.py --fields ../shared/data/atmosphere/era5_t2m_uk_2019-03.nc --out docs/atmosphere-window
+    python bench/atmosphere_window.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-window
 
 First: optimal interpolation in space and time under era5-uk-t2m-hours, each hour of 25 to 31 March 2019 with a coarse field of factor 8 and
 25 stations, noise 0.5 K, in windows of several lengths. `middle` and `first` are the hours of a window, `spread_skill` is in closed form.

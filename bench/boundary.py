@@ -1,6 +1,6 @@
 """Measure the gain of fitted starts over random starts on held-out photographs.
 
-    python bench/boundary.py --images ../shared/data/bsds500/test --out docs/boundary
+    python bench/boundary.py --images "$INVERSE_DATA/bsds500/test" --out results/boundary
 
 Fitted and random starts see the same photographs with the same noise. Photographs are ordered by
 hash; the held-out ones follow the references in that order. Tables already in OUT.json are not
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=8, help="number of random starts")
     parser.add_argument("--size", type=int, default=64, help="side of the central crops (pixels)")
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/boundary"), help="records in OUT.json"
+        "--out", type=Path, default=Path("results/boundary"), help="records in OUT.json"
     )
     arguments = parser.parse_args()
     file = arguments.out.with_suffix(".json")

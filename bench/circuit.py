@@ -1,7 +1,7 @@
 """Inpainting with most pixels missing: a diffusion sampler alone, steered by a circuit, and twisted by one.
 
-python bench/circuit.py --data ../shared/data                                              measure everything and print the tables
-python bench/circuit.py --data ../shared/data --parts photographs --write docs/circuit     and write docs/circuit.md, .json and pictures
+python bench/circuit.py --data "$INVERSE_DATA"                                              measure everything and print the tables
+python bench/circuit.py --data "$INVERSE_DATA" --parts photographs --write docs/circuit     and write docs/circuit.md, its pictures and results/circuit.json
 
 The page is written from the records of all parts, of which only those asked for are measured again; its reading, below the tables, is kept.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from output import in_results
 from torch import Tensor
 
 import inverse
@@ -364,7 +365,7 @@ def write(page: Path, records: dict[str, dict]) -> None:
     page = page.with_suffix(".md")
     reading = READING + page.read_text().partition(READING)[2] if page.exists() else READING
     page.write_text("\n".join(lines) + "\n" + reading)
-    page.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
+    in_results(page.with_suffix(".json")).write_text(json.dumps(records, indent=1) + "\n")
 
 
 ABOUT = """# Circuits, and steering by them
@@ -413,7 +414,7 @@ def main() -> None:
             "versions": versions(),
         }
         if arguments.write:
-            file = arguments.write.with_suffix(".json")
+            file = in_results(arguments.write.with_suffix(".json"))
             write(
                 arguments.write,
                 {**(json.loads(file.read_text()) if file.exists() else {}), name: record},

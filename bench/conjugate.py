@@ -1,7 +1,7 @@
 """Compare every registered method with the exact posterior of the `gaussian` problem.
 
     python bench/conjugate.py                                                     print the tables
-    python bench/conjugate.py --records records.jsonl --write docs/conjugate      rewrite those of docs/conjugate.md, and docs/conjugate.json
+    python bench/conjugate.py --records records.jsonl --write docs/conjugate      rewrite those of docs/conjugate.md, and results/conjugate.json
 
 One table checks the goals set for mmps, ddrm and dps. Finished runs are stored in --records, one per
 line, and not repeated: an interrupted benchmark continues where it stopped.
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from ledger import Ledger
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 from torch import Tensor
 
@@ -300,7 +300,7 @@ def main() -> None:
     print(text)
     if arguments.write:
         put(Path(f"{arguments.write}.md"), text)
-        Path(f"{arguments.write}.json").write_text(
+        in_results(Path(f"{arguments.write}.json")).write_text(
             json.dumps(
                 {"command": command, "versions": versions(), "results": results},
                 indent=1,

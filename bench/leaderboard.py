@@ -1,6 +1,6 @@
 """Write the tables of docs/leaderboard.md and of the README from the committed records.
 
-inverse bench run photo --out bench/records/photo     run what is missing; likewise exact and atmosphere
+inverse bench run photo --out results/records/photo     run what is missing; likewise exact and atmosphere
 python bench/leaderboard.py                            write both
 """
 
@@ -17,7 +17,7 @@ from inverse.arena.markdown import markdown
 from inverse.arena.record import read_records
 
 ROOT = Path(__file__).parents[1]
-RECORDS = ROOT / "bench" / "records"
+RECORDS = ROOT / "results" / "records"
 
 
 def tables() -> str:

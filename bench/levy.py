@@ -1,7 +1,7 @@
 """Compare methods with the Gibbs sampler on walks with independent increments.
 
 python bench/levy.py                     print the tables
-python bench/levy.py --write docs/levy   and write docs/levy.md and docs/levy.json; the reading at its end is kept
+python bench/levy.py --write docs/levy   and write docs/levy.md and results/levy.json; the reading at its end is kept
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
+from output import in_results
 from torch import Tensor
 
 import inverse
@@ -204,7 +205,7 @@ def write(
         + tables(results, done, arguments.increments)
         + (f"\n{READING}{reading}" if reading else "")
     )
-    Path(f"{arguments.write}.json").write_text(
+    in_results(Path(f"{arguments.write}.json")).write_text(
         json.dumps({"command": command, "versions": versions(), "results": results}, indent=1)
         + "\n"
     )

@@ -1,6 +1,6 @@
 """Measure the peak resident memory of solves of several image sizes, each in its own process.
 
-    python bench/memory.py --sides 256 512 2048 --methods red-diff dps --out docs/tables/memory
+    python bench/memory.py --sides 256 512 2048 --methods red-diff dps --out results/tables/memory
 
 The image is a shipped photograph, enlarged. Few steps suffice, because every step needs the same
 memory.

@@ -1,7 +1,7 @@
 """Compare every method with the exact posterior of the Gaussian-mixture problem, by sliced W1.
 
     python bench/mixture.py --cells 8,1 --methods dps mmps --instances 2        run a few and print their table
-    python bench/mixture.py --records records.jsonl --write docs/mixture        run all, rewrite the tables of docs/mixture.md, and docs/mixture.json
+    python bench/mixture.py --records records.jsonl --write docs/mixture        run all, rewrite the tables of docs/mixture.md, and results/mixture.json
 
 A cell is a pair of dimensions d / d_y. Finished runs are stored in --records, one per line, and not
 repeated: an interrupted benchmark continues where it stopped. All methods run on one instance of
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from ledger import Ledger
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 from torch import Tensor
 
@@ -526,7 +526,9 @@ def main() -> None:
     print(text)
     if arguments.write:
         put(Path(f"{arguments.write}.md"), text)
-        Path(f"{arguments.write}.json").write_text(json.dumps(record(bench, command)) + "\n")
+        in_results(Path(f"{arguments.write}.json")).write_text(
+            json.dumps(record(bench, command)) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Split brain slices into a training and a held-out set for `mri-96`.
 
-    python bench/mri_slices.py --data ../shared/data/medical/brain_t1ce_96.npz --out out/mri
+    python bench/mri_slices.py --data "$INVERSE_DATA/medical/brain_t1ce_96.npz" --out out/mri
 
 No training slice has a neighbour in the held-out set. Slices are ordered by number, so that slices
 of one series are neighbours (neighbours differ half as much as random pairs). Three blocks of a

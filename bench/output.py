@@ -31,6 +31,11 @@ def write_table(stem: Path, table: str, record: Any) -> None:
     write_json(stem.with_suffix(".json"), record)
 
 
+def in_results(path: Path) -> Path:
+    """The path of a page's record: `results/NAME` for `docs/NAME`, any other path as it is."""
+    return path.parents[1] / "results" / path.name if path.parent.name == "docs" else path
+
+
 def insert_tables(page: Path, tables: str) -> None:
     """Replace the text of a page between the lines `START` and `END` (or its end); keep the rest.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 from timing import least_seconds, timed
 
@@ -203,7 +203,9 @@ def main() -> None:
             "versions": versions(),
             "threads": 1,
         }
-        arguments.write.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        in_results(arguments.write.with_suffix(".json")).write_text(
+            json.dumps(record, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare AFDPS with dps, diffpir and red-diff at equal prior evaluations; measure its memory.
 
-    python bench/particles.py --images ../shared/data/bsds500/test --out docs/particles
+    python bench/particles.py --images "$INVERSE_DATA/bsds500/test" --out docs/particles
     python bench/particles.py --memory 16 256 1024
 
 Every solve spends `--budget` prior evaluations on a photograph: AFDPS on 4, 16 or 64 particles (a
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from images import photographs, psnr
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 from photo import PROBLEMS
 from timing import timed
@@ -199,7 +199,7 @@ def main() -> None:
         "prior": "photo-64",
     }
     about |= {"machine": platform.machine(), "torch": torch.__version__}
-    file = arguments.out.with_suffix(".json")
+    file = in_results(arguments.out.with_suffix(".json"))
     kept = json.loads(file.read_text()) if file.exists() else {}
     results = kept["records"] if kept.get("about") == about else {}
     prior = inverse.load_prior("photo-64")

@@ -1,6 +1,6 @@
 """Compare methods on photographs: deblurring, super-resolution x4 and box inpainting.
 
-    python bench/photo.py --images ../shared/data/bsds500/test --count 10 --size 128 --out docs/photo
+    python bench/photo.py --images "$INVERSE_DATA/bsds500/test" --count 10 --size 128 --out docs/photo
 
 Every method receives the same measurement of each photograph; the index of the photograph seeds the
 noise. Metrics are computed outside the timed region, and no method has access to the truth.
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from images import photographs
 from options import add_images, new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from timing import timed
 
 import inverse
@@ -92,7 +92,7 @@ Seconds are the processor's for one image: read them as ratios. More methods and
 photographs: [leaderboard.md](leaderboard.md).
 
 ```
-python bench/photo.py --images ../shared/data/bsds500/test --count {about["photographs"]} --size {about["size"]} --out docs/photo
+python bench/photo.py --images "$INVERSE_DATA/bsds500/test" --count {about["photographs"]} --size {about["size"]} --out docs/photo
 ```
 
 {table(results)}"""
@@ -135,7 +135,7 @@ def main() -> None:
             "torch": torch.__version__,
             "device": arguments.device,
         }
-        arguments.out.with_suffix(".json").write_text(
+        in_results(arguments.out.with_suffix(".json")).write_text(
             json.dumps({"about": about, "records": results}, indent=1) + "\n"
         )
         arguments.out.with_suffix(".md").write_text(page(about, results))

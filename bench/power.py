@@ -1,7 +1,7 @@
 """Measure the power of each diagnostic against planted defects, and its size on exact samplers.
 
 python bench/power.py                           print the tables
-python bench/power.py --write docs/diagnostics  put them into docs/diagnostics.md and write docs/diagnostics.json
+python bench/power.py --write docs/diagnostics  put them into docs/diagnostics.md and write results/diagnostics.json
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 from torch import Tensor
 
@@ -263,7 +263,7 @@ def main() -> None:
             "exact_repeats": arguments.exact_repeats,
         }
         record = {"command": "python " + shlex.join(sys.argv), **settings, "rates": rates}
-        Path(arguments.write + ".json").write_text(json.dumps(record, indent=1) + "\n")
+        in_results(Path(arguments.write + ".json")).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

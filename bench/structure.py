@@ -1,6 +1,6 @@
 """Coarse structure for deblurring: what the networks add to the blurry picture, and what that adds to a method, known kernel or none.
 
-    python bench/structure.py --data ../shared/data --out docs/structure
+    python bench/structure.py --data "$INVERSE_DATA" --out docs/structure
 
 Photographs are central crops of the BSDS500 test set, which nothing here was trained or fitted on. Run again, it measures only what is missing
 from OUT.json; OUT.md is written anew but for its reading.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import h5py
 import torch
+from output import in_results
 from photo import photographs
 from torch import Tensor
 
@@ -419,7 +420,7 @@ def page(arguments: argparse.Namespace, record: dict) -> str:
     blur, cond = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
     count = len({c["photograph"] for c in record["cells"]})
     about = ABOUT.format(
-        command=f"python bench/structure.py --data ../shared/data --out {arguments.out} --count {count}",
+        command=f"python bench/structure.py --data $INVERSE_DATA --out {arguments.out} --count {count}",
         count=count,
         size=arguments.size,
         sigma=SIGMA_Y,
@@ -460,7 +461,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     arguments.pictures.mkdir(parents=True, exist_ok=True)
-    file = arguments.out.with_suffix(".json")
+    file = in_results(arguments.out.with_suffix(".json"))
     record = (
         json.loads(file.read_text()) if file.exists() else {"cells": [], "versions": versions()}
     )

@@ -2,7 +2,7 @@
 
     python bench/trends.py --records records.jsonl --write docs/trends
 
-Reads docs/conjugate.json and docs/tables/memory.json, and measures the rest on the central 64 pixels of the shipped photographs (prior
+Reads results/conjugate.json and results/tables/memory.json, and measures the rest on the central 64 pixels of the shipped photographs (prior
 `photo-64`) and on the `gaussian` problem. Finished runs are kept in --records, one line each, and not repeated.
 """
 
@@ -23,7 +23,7 @@ from conjugate import Ledger
 import inverse
 from inverse.metrics.shipped import METRICS
 
-DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parents[1] / "results"
 ABOUT = """# Trends
 
 Made by `{command}`, after `bench/conjugate.py` and `bench/memory.py`.
@@ -193,8 +193,8 @@ def phase_retrieval(ledger: Ledger, method: str, options: dict[str, Any]) -> flo
 
 
 def conjugate_rows() -> dict[str, list[dict[str, Any]]]:
-    """Rows of docs/conjugate.json, by view."""
-    return json.loads((DOCS / "conjugate.json").read_text())["results"]
+    """Rows of results/conjugate.json, by view."""
+    return json.loads((RESULTS / "conjugate.json").read_text())["results"]
 
 
 # --- the trends -------------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def trends(photographs: Photographs, ledger: Ledger) -> list[Row]:
             "most do, not all",
         )
     )
-    memory = json.loads((DOCS / "tables" / "memory.json").read_text())
+    memory = json.loads((RESULTS / "tables" / "memory.json").read_text())
     plain, gradient = (
         run("super-resolution", sr, "diffpir", {"steps": 20}),
         run("super-resolution", sr, "dps"),

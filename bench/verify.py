@@ -1,6 +1,6 @@
 """Check every registered method against its claim, for the table of docs/verify.md.
 
-python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and docs/verify.json
+python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and results/verify.json
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import markdown_table
+from output import in_results, markdown_table
 from pages import put
 
 from inverse.checks.claims import Verdict, verify
@@ -66,7 +66,7 @@ def main() -> None:
     if arguments.write:
         put(Path(f"{arguments.write}.md"), text)
         records = [dataclasses.asdict(v) for v in verdicts]
-        Path(f"{arguments.write}.json").write_text(
+        in_results(Path(f"{arguments.write}.json")).write_text(
             json.dumps(records, indent=1, default=str) + "\n"
         )
 

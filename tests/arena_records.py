@@ -67,7 +67,7 @@ def record(
         **{
             **fields,
             "command": fields.get(
-                "command", f"inverse bench reproduce {cell} --records bench/records"
+                "command", f"inverse bench reproduce {cell} --records results/records"
             ),
         },
     )

@@ -34,7 +34,7 @@ def test_the_page_of_photographs_is_what_the_bench_wrote():
         from photo import page
     finally:
         sys.path.pop(0)
-    record = json.loads((ROOT / "docs" / "photo.json").read_text())
+    record = json.loads((ROOT / "results" / "photo.json").read_text())
     assert (ROOT / "docs" / "photo.md").read_text() == page(record["about"], record["records"])
 
 

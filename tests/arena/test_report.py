@@ -286,8 +286,8 @@ def test_hostile_names_stay_in_their_json():
 
 
 def test_artifact_links_stay_relative():
-    (cell,) = payload([record(artifact="artifacts/a b#?.h5")], "../bench/records")["cells"]
-    assert cell["href"] == "../bench/records/artifacts/a%20b%23%3F.h5"
+    (cell,) = payload([record(artifact="artifacts/a b#?.h5")], "../results/records")["cells"]
+    assert cell["href"] == "../results/records/artifacts/a%20b%23%3F.h5"
     (cell,) = payload([record(artifact="javascript:alert(1)")])["cells"]
     assert cell["href"] == "./javascript%3Aalert%281%29"
 

@@ -224,7 +224,7 @@ def test_a_cell_opens_its_record_with_its_command(visit):
     page.click("#board tr.cells button >> nth=1")
     assert page.is_visible("dialog#record")
     command = page.inner_text("#command")
-    assert re.fullmatch(r"inverse bench reproduce [0-9a-f]{32} --records bench/records", command)
+    assert re.fullmatch(r"inverse bench reproduce [0-9a-f]{32} --records results/records", command)
     assert page.inner_text("dialog dl").count("PSNR") == 1
     again = visit("plain", page.evaluate("location.hash"))
     assert again.inner_text("#command") == command

@@ -467,10 +467,10 @@ def test_the_page_shows_the_bench_record(monkeypatch):
     root = Path(__file__).parents[3]
     monkeypatch.syspath_prepend(str(root / "bench"))
     markdown = importlib.import_module("boundary").markdown
-    records = json.loads((root / "docs" / "boundary.json").read_text())
+    records = json.loads((root / "results" / "boundary.json").read_text())
     assert markdown(records) in (root / "docs" / "boundary.md").read_text()
     assert {r["table"] for r in records} == set(SHIPPED)
-    variants = json.loads((root / "docs" / "boundary-variants.json").read_text())
+    variants = json.loads((root / "results" / "boundary-variants.json").read_text())
     assert markdown(variants) in (root / "docs" / "boundary.md").read_text()
 
 

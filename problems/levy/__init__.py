@@ -1,4 +1,6 @@
-"""Walks with independent increments (sampled Levy processes): an exact denoiser, and a Gibbs sampler of any linear posterior.
+"""Walks with independent increments (sampled Levy processes).
+
+The prior is an exact denoiser; a Gibbs sampler draws from the posterior of any linear operator.
 
 x_t = u_1 + ... + u_t,    u_t i.i.d. and symmetric,    u | w ~ N(0, w) or u = 0
 """

@@ -1,4 +1,4 @@
-"""A posterior known by Markov chains, and whether these have converged."""
+"""A posterior given by draws of Markov chains, and their convergence diagnostics."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draws:
-    """A posterior known by the draws of Markov chains, in physical units.
+    """A posterior given by draws of Markov chains, physical units.
 
     Args:
         chains: (chains, draws, *shape).
-        log_evidence: NaN, which chains do not tell.
+        log_evidence: NaN, because the chains do not estimate it.
     """
 
     chains: Tensor
@@ -23,22 +23,25 @@ class Draws:
 
     @property
     def mean(self) -> Tensor:
-        """(*shape)."""
+        """Mean of all draws: (*shape)."""
         return self.chains.flatten(0, 1).mean(0)
 
     @property
     def covariance(self) -> Tensor:
-        """(n, n)."""
+        """Covariance of all draws: (n, n), n the number of entries of x."""
         return self.chains.flatten(2).flatten(0, 1).T.cov()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws picked at random, with replacement: (count, *shape)."""
+        """Draws chosen at random with replacement: (count, *shape)."""
         pooled = self.chains.flatten(0, 1)
         return pooled[torch.randint(len(pooled), (count,), generator=generator)]
 
 
 def split_rhat(chains: Tensor) -> Tensor:
-    """Split R-hat of Gelman et al., Bayesian Data Analysis, 3rd ed., section 11.4: (..., chains, draws, n) -> (..., n)."""
+    """Split R-hat of each entry: (..., chains, draws, n) -> (..., n); near 1 after convergence.
+
+    Source: Gelman et al., Bayesian Data Analysis, 3rd ed., section 11.4.
+    """
     half = chains.shape[-2] // 2
     parts = torch.cat([chains[..., :half, :], chains[..., -half:, :]], -3)
     within, between = parts.var(-2).mean(-2), parts.mean(-2).var(-2)
@@ -46,10 +49,14 @@ def split_rhat(chains: Tensor) -> Tensor:
 
 
 def effective_size(chains: Tensor) -> Tensor:
-    """Effective number of draws of all chains together, Geyer's initial positive sequence: (..., chains, draws, n) -> (..., n).
+    """Effective number of draws of all chains together: (..., chains, draws, n) -> (..., n).
 
-    Source: Geyer, Practical Markov Chain Monte Carlo, Statistical Science 1992; between chains as in Bayesian Data Analysis, section 11.5;
-    bounded by n log10 n as in Vehtari et al., Rank-Normalization, Folding, and Localization, Bayesian Analysis 2021.
+    The autocorrelation is truncated by Geyer's initial positive sequence. The result is at most
+    N log10 N for N draws.
+
+    Sources: Geyer, Practical Markov Chain Monte Carlo, Statistical Science 1992; several chains:
+    Gelman et al., Bayesian Data Analysis, 3rd ed., section 11.5; bound: Vehtari et al.,
+    Rank-Normalization, Folding, and Localization, Bayesian Analysis 2021.
     """
     count, draws = chains.shape[-3], chains.shape[-2]
     centred = chains - chains.mean(-2, keepdim=True)

@@ -1,5 +1,7 @@
-"""Gibbs sampling of a walk given linear measurements: its increments are Gaussian once their variances w, and where they have an atom
-at 0 their indicators, are known.
+"""Gibbs sampling of a walk given linear measurements.
+
+Given their variances w, and their indicators if the law has an atom at 0, the increments are
+Gaussian.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from inverse_problems.levy.increments import Increments, normal, uniform
 
 @dataclass(frozen=True)
 class Gibbs:
-    """A Gibbs sampler of x, its increments u = differences of x, given y = matrix x + N(0, sigma_y^2 I). One sweep:
+    """A Gibbs sampler of x, with increments u, given y = matrix x + N(0, sigma_y^2 I). One sweep:
 
         w | u;   indicators, or exchanges of neighbouring w, given y;   u | w, indicators, y.
 
-    The middle step has u integrated out. An indicator could otherwise not change, since u = 0 implies it; and the variance of
-    a jump could not move to its neighbour, which is tiny until it has. All of it for K independent chains at once.
+    The middle step integrates u out. Given u, an indicator could not change, because u determines
+    it, and the variance of a jump could not move to its neighbour, whose increment is tiny. All
+    methods run K independent chains at once.
 
     Args:
-        increments: units of x.
-        matrix: (m, T), float64.
-        sigma_y: units of y, > 0.
+        increments: law of one increment, units of x.
+        matrix: forward matrix (m, T), float64.
+        sigma_y: standard deviation of the noise, units of y, > 0.
     """
 
     increments: Increments
@@ -35,15 +38,16 @@ class Gibbs:
 
     @cached_property
     def view(self) -> Tensor:
-        """The matrix on increments, divided by sigma_y: (m, T)."""
+        """The forward matrix acting on increments, divided by sigma_y: (m, T)."""
         return self.matrix.flip(1).cumsum(1).flip(1) / self.sigma_y
 
     @cached_property
     def gram(self) -> Tensor:
+        """view^T view: (T, T)."""
         return self.view.T @ self.view
 
     def sweep(self, u: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Increments (K, T) given measurements (K, m) -> the chains' next increments."""
+        """One sweep: increments u (K, T), measurements y (K, m) -> next increments (K, T)."""
         pull = y / self.sigma_y @ self.view
         w = self.increments.variances(u, generator)
         if self.increments.spike:
@@ -60,7 +64,14 @@ class Gibbs:
         burn_in: int = 500,
         keep: int = 1000,
     ) -> Tensor:
-        """Walks of chains from independent prior variances, all sweeps after the burn-in: y (K, m) -> (K, chains, keep, T)."""
+        """Draws of the walk given each measurement: y (K, m) -> (K, chains, keep, T).
+
+        Args:
+            y: units of y, float64.
+            chains: chains per measurement, started from independent prior variances.
+            burn_in: sweeps discarded at the start of each chain.
+            keep: sweeps returned after the burn-in.
+        """
         y = y.repeat_interleave(chains, 0)
         u = self._increments(
             self.increments.prior_variances(y.new_zeros(len(y), self.matrix.shape[1]), generator),
@@ -75,7 +86,10 @@ class Gibbs:
         return torch.stack(kept, 1).unflatten(0, (-1, chains))
 
     def _increments(self, w: Tensor, pull: Tensor, generator: torch.Generator) -> Tensor:
-        """u ~ N(0, diag w) given y, as u = sqrt(w) z with precision I + sqrt(w) G sqrt(w) of z: w, pull (K, T) -> (K, T)."""
+        """u ~ N(0, diag w) given y: w (K, T), pull = view^T y / sigma_y (K, T) -> (K, T).
+
+        u = sqrt(w) z, where z has the precision I + sqrt(w) G sqrt(w).
+        """
         root, L = self._factor(w)
         b = torch.linalg.solve_triangular(L, (root * pull)[..., None], upper=False) + normal(
             root[..., None], generator
@@ -83,6 +97,7 @@ class Gibbs:
         return root * torch.linalg.solve_triangular(L.mT, b, upper=True)[..., 0]
 
     def _factor(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(w) (K, T) and the Cholesky factor of I + sqrt(w) G sqrt(w) (K, T, T)."""
         root = w.sqrt()
         precision = root[:, :, None] * self.gram * root[:, None]
         precision.diagonal(dim1=1, dim2=2).add_(1)
@@ -91,29 +106,26 @@ class Gibbs:
     def _indicators(
         self, on: Tensor, w: Tensor, pull: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The indicators' conditionals p(on_i | on_others, w, y) in turn, where y ~ N(0, sigma_y^2 I + H diag(on w) H^T): (K, T) -> (K, T).
+        """Draws from the conditionals p(on_i | other indicators, w, y) in turn: (K, T) -> (K, T).
 
-        P = H^T S^-1 H and q = H^T S^-1 y, S the covariance of y, follow every flip by a rank-one update.
+        y ~ N(0, S) with S = sigma_y^2 I + H diag(on w) H^T. Each flip is a rank-one update of
+        P = H^T S^-1 H and q = H^T S^-1 y.
         """
         root, L = self._factor(w * on)
-        V = torch.linalg.solve_triangular(
-            L, torch.cat([root[..., None] * self.gram, (root * pull)[..., None]], -1), upper=False
-        )
-        P, q = (
-            self.gram - V[..., :-1].mT @ V[..., :-1],
-            pull - (V[..., :-1].mT @ V[..., -1:])[..., 0],
-        )
-        threshold = torch.logit(uniform(on, generator)) + math.log(
-            self.increments.spike / (1 - self.increments.spike)
-        )
+        columns = torch.cat([root[..., None] * self.gram, (root * pull)[..., None]], -1)
+        V = torch.linalg.solve_triangular(L, columns, upper=False)
+        P = self.gram - V[..., :-1].mT @ V[..., :-1]
+        q = pull - (V[..., :-1].mT @ V[..., -1:])[..., 0]
+        spike_odds = self.increments.spike / (1 - self.increments.spike)
+        threshold = torch.logit(uniform(on, generator)) + math.log(spike_odds)
         on = on.clone()
         for i in range(on.shape[1]):
-            p, wi, was = P[:, i, i], w[:, i], on[:, i].clone()
-            rest = 1 - was * wi * p  # without increment i, its p and q are p / rest and q / rest
+            p, wi, old = P[:, i, i], w[:, i], on[:, i].clone()
+            rest = 1 - old * wi * p  # p / rest and q / rest exclude increment i
             gain = 1 + wi * p / rest
             log_ratio = 0.5 * (wi * (q[:, i] / rest) ** 2 / gain - gain.log())
             on[:, i] = (log_ratio > threshold[:, i]).to(on)
-            change = (on[:, i] - was) * wi
+            change = (on[:, i] - old) * wi
             change = (change / (1 + change * p))[:, None]
             column = P[:, :, i].clone()
             q = q - change * column * q[:, i : i + 1]
@@ -121,9 +133,10 @@ class Gibbs:
         return on
 
     def _exchange(self, w: Tensor, pull: Tensor, generator: torch.Generator) -> Tensor:
-        """Metropolis exchanges of w_i and w_(i+1) in turn, forwards or backwards, accepted by the ratio of p(y | w): (K, T) -> (K, T).
+        """Metropolis exchanges of w_i and w_(i+1) in turn, forwards or backwards: (K, T) -> (K, T).
 
-        C and mu, the covariance and mean of u given w and y, follow every exchange by a rank-two update.
+        An exchange is accepted with the ratio of p(y | w). It is a rank-two update of C and mu, the
+        covariance and mean of u given w and y.
         """
         root, L = self._factor(w)
         C = root[:, :, None] * torch.cholesky_inverse(L) * root[:, None]
@@ -132,28 +145,23 @@ class Gibbs:
         w = w.clone()
         order = range(w.shape[1] - 1)
         for i in order if torch.rand((), generator=generator) < 0.5 else reversed(order):
-            tau = (
-                1 / w[:, i + 1] - 1 / w[:, i]
-            )  # added to the precision of u_i, taken from that of u_(i+1)
+            # tau is added to the precision of u_i and subtracted from that of u_(i+1)
+            tau = 1 / w[:, i + 1] - 1 / w[:, i]
             a, b, c = C[:, i, i], C[:, i, i + 1], C[:, i + 1, i + 1]
             determinant = (1 + tau * a) * (1 - tau * c) + (tau * b) ** 2
             # K = (I + T C_2)^-1 T with T = diag(tau, -tau)
-            k_ii, k_ij, k_jj = (
-                tau * (1 - tau * c) / determinant,
-                tau**2 * b / determinant,
-                -tau * (1 + tau * a) / determinant,
-            )
+            k_ii = tau * (1 - tau * c) / determinant
+            k_ij = tau**2 * b / determinant
+            k_jj = -tau * (1 + tau * a) / determinant
             m, n = mu[:, i], mu[:, i + 1]
             log_ratio = -0.5 * (determinant.log() + k_ii * m**2 + 2 * k_ij * m * n + k_jj * n**2)
             accept = (log_ratio > threshold[:, i]).to(w)
-            K = accept[:, None, None] * torch.stack([k_ii, k_ij, k_ij, k_jj], -1).unflatten(
-                -1, (2, 2)
-            )
+            K = torch.stack([k_ii, k_ij, k_ij, k_jj], -1).unflatten(-1, (2, 2))
+            K = accept[:, None, None] * K
             pair = C[:, :, i : i + 2]
             weighted = pair @ K
             mu = mu - (weighted @ mu[:, i : i + 2, None])[..., 0]
             C = torch.baddbmm(C, weighted, pair.mT.clone(), alpha=-1)
-            w[:, i : i + 2] = torch.where(
-                accept[:, None] > 0, w[:, i : i + 2].flip(1), w[:, i : i + 2]
-            )
+            both = w[:, i : i + 2]
+            w[:, i : i + 2] = torch.where(accept[:, None] > 0, both.flip(1), both)
         return w

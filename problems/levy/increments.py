@@ -1,4 +1,7 @@
-"""Symmetric laws of one increment, as scale mixtures of Gaussians."""
+"""Symmetric laws of one increment u, as scale mixtures of Gaussians.
+
+u | w ~ N(0, w) or u = 0, where the variance w has a law of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ class Increments(ABC):
     """A symmetric law of one increment u, a scale mixture of Gaussians.
 
     Args:
-        scale: of u, > 0.
+        scale: scale parameter of u, units of x, > 0.
     """
 
     scale: float = 1.0
 
     @property
     def std(self) -> float:
-        """Standard deviation of u; infinite where it does not exist."""
+        """Standard deviation of u, units of x; infinite if it does not exist."""
         return self.scale
 
     @property
@@ -32,38 +35,36 @@ class Increments(ABC):
 
     @property
     def jumps(self) -> bool:
-        """Whether u now and then dwarfs its neighbours, so that chains must be helped to move a jump in time."""
+        """Whether u has rare large jumps, which chains can move in time only by exchanges of w."""
         return False
 
     @abstractmethod
     def density(self, u: Tensor) -> Tensor:
-        """p(u), given that u is not the spike: any shape -> same."""
+        """p(u | u is not the spike) at u, any shape -> same shape."""
 
     @abstractmethod
     def prior_variances(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws of w in the shape and dtype of a tensor."""
+        """Draws of w from its prior, in the shape, dtype and device of `like`."""
 
     @abstractmethod
     def variances(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws of w given u: any shape -> same."""
+        """Draws of w given u: any shape -> same shape."""
 
     def scaled(self, factor: float) -> Increments:
-        """The law of factor u."""
+        """The law of factor * u."""
         return replace(self, scale=factor * self.scale)
 
     def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Independent increments in the shape and dtype of a tensor."""
+        """Independent increments in the shape, dtype and device of `like`."""
         u = self.prior_variances(like, generator).sqrt() * normal(like, generator)
-        return (
-            torch.where(uniform(like, generator) < self.spike, torch.zeros_like(u), u)
-            if self.spike
-            else u
-        )
+        if not self.spike:
+            return u
+        return torch.where(uniform(like, generator) < self.spike, torch.zeros_like(u), u)
 
 
 @dataclass(frozen=True)
 class GaussianIncrements(Increments):
-    """N(0, scale^2)."""
+    """u ~ N(0, scale^2); w = scale^2."""
 
     def density(self, u: Tensor) -> Tensor:
         return torch.exp(-0.5 * (u / self.scale) ** 2) / (self.scale * math.sqrt(2 * math.pi))
@@ -77,11 +78,14 @@ class GaussianIncrements(Increments):
 
 @dataclass(frozen=True)
 class LaplaceIncrements(Increments):
-    """p(u) = exp(-|u| / scale) / (2 scale), with w ~ Exponential of mean 2 scale^2.
+    """p(u) = exp(-|u| / scale) / (2 scale); w is exponential with mean 2 scale^2.
 
-    1 / w given u is inverse-Gaussian of mean 1 / (scale |u|) and shape 1 / scale^2: Park, Casella, The Bayesian Lasso, JASA 2008;
-    drawn as in Michael, Schucany, Haas, Generating Random Variates Using Transformations with Multiple Roots, 1976, for w itself
-    and without cancellation as u -> 0.
+    Given u, 1 / w is inverse-Gaussian with mean 1 / (scale |u|) and shape 1 / scale^2. The draw is
+    of w itself, without cancellation as u -> 0.
+
+    Sources: Park, Casella, The Bayesian Lasso, JASA 2008 (the conditional law); Michael, Schucany,
+    Haas, Generating Random Variates Using Transformations with Multiple Roots, The American
+    Statistician 1976 (the draw).
     """
 
     @property
@@ -104,7 +108,7 @@ class LaplaceIncrements(Increments):
 
 @dataclass(frozen=True)
 class BernoulliLaplaceIncrements(LaplaceIncrements):
-    """u = 0 with probability 1 - rate, else Laplace.
+    """u = 0 with probability 1 - rate, otherwise Laplace.
 
     Args:
         rate: P(u != 0), in (0, 1).
@@ -128,7 +132,7 @@ class BernoulliLaplaceIncrements(LaplaceIncrements):
 
 @dataclass(frozen=True)
 class StudentIncrements(Increments):
-    """Student's t: w = df scale^2 / chi^2_df, and given u (df scale^2 + u^2) / chi^2_(df + 1).
+    """Student's t: w = df scale^2 / chi^2_df; given u, w = (df scale^2 + u^2) / chi^2_(df + 1).
 
     Args:
         df: degrees of freedom, a positive integer.
@@ -145,9 +149,8 @@ class StudentIncrements(Increments):
         return True
 
     def density(self, u: Tensor) -> Tensor:
-        constant = math.gamma((self.df + 1) / 2) / (
-            math.gamma(self.df / 2) * math.sqrt(self.df * math.pi) * self.scale
-        )
+        normalisation = math.gamma(self.df / 2) * math.sqrt(self.df * math.pi) * self.scale
+        constant = math.gamma((self.df + 1) / 2) / normalisation
         return constant * (1 + (u / self.scale) ** 2 / self.df) ** (-(self.df + 1) / 2)
 
     def prior_variances(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,19 +161,15 @@ class StudentIncrements(Increments):
 
 
 def _chi_square(like: Tensor, df: int, generator: torch.Generator) -> Tensor:
-    """Sums of df squared normals."""
-    return (
-        torch.randn(df, *like.shape, generator=generator, dtype=like.dtype, device=like.device)
-        .square()
-        .sum(0)
-    )
+    """Sums of df squared standard normals, in the shape, dtype and device of `like`."""
+    return normal(like.expand(df, *like.shape), generator).square().sum(0)
 
 
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normals in the shape and dtype of a tensor."""
+    """Standard normals in the shape, dtype and device of `like`."""
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Of [0, 1), in the shape and dtype of a tensor."""
+    """Draws of Uniform[0, 1) in the shape, dtype and device of `like`."""
     return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)

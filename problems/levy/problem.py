@@ -1,4 +1,4 @@
-"""Walks with Gaussian, heavy-tailed or sparse increments, and a Gibbs sampler as the gold standard."""
+"""The problem `levy`: walks with Gaussian, heavy-tailed or sparse increments."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import OptionError
 from inverse.priors.analytic import GaussianPrior
-from inverse_problems._conjugate import Conjugate
+from inverse_problems._conjugate import Conjugate, single_measurement
 from inverse_problems.levy.chains import Draws
 from inverse_problems.levy.gibbs import Gibbs
 from inverse_problems.levy.increments import (
@@ -34,33 +34,47 @@ LAWS: dict[str, Increments] = {
     "student-3": StudentIncrements(df=3),
 }
 POPULATION = 4096
-"""Walks whose median power sets the units and the noise."""
+"""Number of walks whose median power sets the model units and the noise level."""
 
 
 @dataclass(frozen=True)
 class Levy(Conjugate):
-    """Cumulative sums of 64 independent increments, seen as they are, through a blur, at random places or in part of their spectrum.
+    """Cumulative sums of 64 independent increments, measured directly or by one of three operators.
 
-    The published noise level is 25 dB below the median over walks of the mean square of A x. Model units are x over the root of
-    the median over walks of the mean square of x: the walk's typical size also where its variance does not exist. Gaussian
-    increments have the closed-form posterior; for the others `exact` runs the Gibbs sampler of `inverse_problems.levy.gibbs`.
-    Settings that the source of this problem does not fix are ours: the convolution takes the walk for 0 beyond its
-    ends, imputation keeps half of the entries and always the last (past the last one seen, a walk of Student-1 increments has no
-    mean), and the spectrum's rows are an orthonormal real Fourier basis (cosine and sine).
+    The published noise level is 25 dB below the median over walks of the mean square of A x. Model
+    units are x over the root of the median over walks of the mean square of x, which is the walk's
+    typical size even if its variance does not exist. Gaussian increments have a closed-form
+    posterior; for the others `exact` runs the Gibbs sampler of `inverse_problems.levy.gibbs`.
+
+    The source does not fix three settings. In this problem the convolution takes the walk as 0
+    beyond its ends. Imputation keeps half of the entries and always the last, because a walk with
+    Student-1 increments has no mean after its last observed entry. The rows of the spectrum are an
+    orthonormal real Fourier basis (cosine and sine).
 
     Args:
-        sigma_y: by default what `snr` says.
-        increments: their law: gaussian (variance 0.25), laplace (scale 1), bernoulli-laplace (rate 0.1, scale 1) or student-1, -2, -3 (degrees of freedom).
-        view: identity, convolution (13 Gaussian taps of standard deviation 2), imputation or fourier.
-        view_seed: of imputation and fourier.
-        snr: median signal power over noise power (dB), where sigma_y is not given.
-        kept: fraction of entries that imputation sees.
-        frequencies: of the 33, how many fourier sees: the lowest 5 and others at random.
+        sigma_y: standard deviation of the noise; by default set by snr.
+        increments: law of the increments: gaussian (variance 0.25), laplace (scale 1),
+            bernoulli-laplace (rate 0.1, scale 1) or student-1, -2, -3 (degrees of freedom).
+        view: identity, convolution (13 Gaussian taps of standard deviation 2), imputation (some
+            entries) or fourier (some frequencies).
+        view_seed: random seed of imputation and fourier.
+        snr: median signal power over noise power (dB), used if sigma_y is not given.
+        kept: fraction of entries that imputation observes.
+        frequencies: number of the 33 frequencies that fourier observes: the lowest 5 and others at
+            random.
+
+    Raises: OptionError if an option is out of range.
     """
 
     name = "levy"
-    summary = "walks with Gaussian, Laplace, sparse or Student increments, four operators; posterior by a Gibbs sampler"
-    reference = "Levy-process benchmark of diffusion posterior samplers, 2025, https://arxiv.org/abs/2509.12821"
+    summary = (
+        "walks with Gaussian, Laplace, sparse or Student increments, four operators; "
+        "posterior by a Gibbs sampler"
+    )
+    reference = (
+        "Levy-process benchmark of diffusion posterior samplers, 2025, "
+        "https://arxiv.org/abs/2509.12821"
+    )
     truth_count = 1000
 
     sigma_y: float | None = None  # type: ignore[assignment]
@@ -82,15 +96,12 @@ class Levy(Conjugate):
             raise OptionError(f"levy: kept must be above 0 and at most 1, got {self.kept:g}")
         if not 5 <= self.frequencies <= self.length // 2 + 1:
             raise OptionError(
-                f"levy: frequencies must lie between 5 and {self.length // 2 + 1}, got {self.frequencies}"
+                f"levy: frequencies must lie between 5 and {self.length // 2 + 1}, "
+                f"got {self.frequencies}"
             )
         if self.sigma_y is None:
-            power = (
-                (_population(self.increments, self.length) @ self.matrix().T)
-                .square()
-                .mean(1)
-                .median()
-            )
+            clean = _population(self.increments, self.length) @ self.matrix().T
+            power = clean.square().mean(1).median()
             object.__setattr__(self, "sigma_y", math.sqrt(float(power) * 10 ** (-self.snr / 10)))
         super().__post_init__()
 
@@ -100,11 +111,8 @@ class Levy(Conjugate):
         law = LAWS[self.increments]
         if isinstance(law, GaussianIncrements):
             t = torch.arange(1.0, self.length + 1, dtype=torch.float64)
-            return GaussianPrior(
-                torch.zeros_like(t),
-                (law.scale / scale) ** 2 * torch.minimum(t[:, None], t),
-                scale=scale,
-            )
+            covariance = (law.scale / scale) ** 2 * torch.minimum(t[:, None], t)
+            return GaussianPrior(torch.zeros_like(t), covariance, scale=scale)
         return WalkPrior(law.scaled(1 / scale), self.length, scale=scale)
 
     def matrix(self) -> Tensor:
@@ -115,8 +123,9 @@ class Levy(Conjugate):
             padded = torch.nn.functional.pad(eye, (0, 0, 6, 6))
             return (taps / taps.sum()) @ padded.unfold(0, 13, 1).mT
         if self.view == "imputation":
-            seen = torch.randperm(n - 1, generator=generator)[: max(1, round(self.kept * n)) - 1]
-            return eye[[*seen.sort().values.tolist(), n - 1]]
+            count = max(1, round(self.kept * n))
+            observed = torch.randperm(n - 1, generator=generator)[: count - 1]
+            return eye[[*observed.sort().values.tolist(), n - 1]]
         if self.view == "fourier":
             drawn = 5 + torch.randperm(n // 2 + 1 - 5, generator=generator)[: self.frequencies - 5]
             chosen = torch.cat([torch.arange(5), drawn.sort().values])
@@ -126,29 +135,30 @@ class Levy(Conjugate):
         return eye
 
     def exact(self, y: Tensor, chains: int = 4, burn_in: int = 500, keep: int = 1000) -> Any:
-        """The posterior of one measurement: closed form for Gaussian increments, else the draws of Gibbs chains."""
+        """The posterior of one measurement y, m entries, physical units.
+
+        It is an `Exact` for Gaussian increments, otherwise the `Draws` of Gibbs chains.
+
+        Args:
+            chains, burn_in, keep: see `Gibbs.run`.
+
+        Raises: InputError if y has another number of entries.
+        """
         if isinstance(LAWS[self.increments], GaussianIncrements):
             return super().exact(y)
-        A, flat = self.matrix(), y.flatten().double().cpu()
-        if len(flat) != len(A):
-            raise InputError(
-                f"{self.name}: a measurement has {len(A)} entries, got {len(flat)}; ask for one measurement at a time"
-            )
-        return Draws(
-            self.gibbs().run(flat[None], inverse.seeded(self.name, "gibbs"), chains, burn_in, keep)[
-                0
-            ]
-        )
+        y = single_measurement(self.name, y, len(self.matrix()))
+        generator = inverse.seeded(self.name, "gibbs")
+        return Draws(self.gibbs().run(y[None], generator, chains, burn_in, keep)[0])
 
     def gibbs(self) -> Gibbs:
-        """The sampler of many measurements' posteriors at once."""
+        """The Gibbs sampler of the posterior, for a batch of measurements."""
         assert self.sigma_y is not None
         return Gibbs(LAWS[self.increments], self.matrix(), self.sigma_y)
 
 
 @functools.cache
 def _population(increments: str, length: int) -> Tensor:
-    shape = torch.empty(POPULATION, length, dtype=torch.float64)
-    return (
-        LAWS[increments].sample(shape, inverse.seeded("levy", "population", increments)).cumsum(1)
-    )
+    """Walks with a fixed seed: (POPULATION, length), physical units."""
+    like = torch.empty(POPULATION, length, dtype=torch.float64)
+    generator = inverse.seeded("levy", "population", increments)
+    return LAWS[increments].sample(like, generator).cumsum(1)

@@ -28,7 +28,7 @@ import inverse
 from inverse.analytic_start import fitted_amplitude
 from inverse.measurement.operators import clone
 from inverse.priors.analytic import LowRankPrior
-from inverse_problems.atmosphere.dataset import load_fields
+from inverse_problems.atmosphere.training_fields import load_fields
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inverse_problems.atmosphere.igra import read_soundings, read_station_list
-from inverse_problems.atmosphere.netcdf import Fields, package, read_fields, write
+from inverse_problems.atmosphere.netcdf import GriddedFields, package, read_fields, write
 
 WINDOW = ("2019-03-28T06", "2019-03-28T17")
 """Consecutive hours: a morning that warms, and an afternoon."""
@@ -49,7 +49,7 @@ def main() -> None:
         print(f"{path.stat().st_size:8d} {path}")
 
 
-def dataset(fields: Fields, rows: np.ndarray) -> Any:
+def dataset(fields: GriddedFields, rows: np.ndarray) -> Any:
     """Some of the hours."""
     xarray, grid, values = (
         package("xarray"),

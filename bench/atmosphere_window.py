@@ -21,7 +21,7 @@ from torch import Tensor
 import inverse
 from inverse.measurement.operators import clone
 from inverse.priors.analytic import LowRankPrior
-from inverse_problems.atmosphere.dataset import load_fields
+from inverse_problems.atmosphere.training_fields import load_fields
 from inverse_problems.atmosphere.trajectory import ComposedPrior, TrajectoryPrior, over_hours
 
 F64 = torch.float64

@@ -1,4 +1,4 @@
-"""Weather fields: grids on the sphere, operators that observe them, readers of observations, CF NetCDF and maps."""
+"""Weather fields: grids, observation operators, readers of observations, NetCDF files and maps."""
 
 import inverse
 from inverse_problems.atmosphere.laws import load_trajectory, load_zonal

@@ -1,4 +1,4 @@
-"""What a prior of weather fields is about: variables in order of its channels, their units, and its grid."""
+"""The domain of a prior of weather fields: variables, units, grid and hours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from inverse_problems.atmosphere.grid import Grid
 
 @dataclass(frozen=True)
 class Domain:
-    """Channels and grid of a field (hours * variables, latitude, longitude), all variables of the first hour first.
+    """Channels and grid of a field (hours * variables, latitude, longitude).
+
+    All variables of the first hour come first.
 
     Args:
-        variables: their names; a variable on a pressure level is "t_850", hPa.
-        units: of each variable.
-        grid: of all.
-        hours: that follow one another; 1 for a field of one time.
+        variables: names in the order of the channels; "t_850" is t at 850 hPa.
+        units: unit of each variable.
+        grid: grid of every variable.
+        hours: number of consecutive hours.
     """
 
     variables: tuple[str, ...]
@@ -27,28 +29,27 @@ class Domain:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(hours * variables, H, W)."""
         return self.hours * len(self.variables), *self.grid.shape
 
     def unit(self, variable: str) -> str:
+        """The unit of a variable."""
         return self.units[self.variables.index(variable)]
 
 
 def domain_of(prior: Any) -> Domain:
-    """The domain that a prior's card states in `extra`: variables, units, latitudes, longitudes; its hours are what its shape holds of them.
+    """The domain that a prior's card states in `extra`; the prior's shape determines the hours.
 
-    Raises: InputError for a prior of something else.
+    Raises: InputError if the card states no variables, units, latitudes or longitudes.
     """
-    about = getattr(prior, "extra", None) or {}
-    missing = [key for key in ("variables", "units", "latitudes", "longitudes") if key not in about]
+    extra = getattr(prior, "extra", None) or {}
+    missing = [key for key in ("variables", "units", "latitudes", "longitudes") if key not in extra]
     if missing:
         name = getattr(prior, "name", type(prior).__name__)
         raise InputError(
-            f"prior {name}: is no prior of weather fields (its card names no {', '.join(missing)}); leave --prior out or name one that is"
+            f"prior {name}: is not a prior of weather fields "
+            f"(its card lacks {', '.join(missing)}); omit --prior or name a prior of weather fields"
         )
-    hours = prior.shape[0] // len(about["variables"])
-    return Domain(
-        tuple(about["variables"]),
-        tuple(about["units"]),
-        Grid.of(about["latitudes"], about["longitudes"]),
-        hours,
-    )
+    variables, units = tuple(extra["variables"]), tuple(extra["units"])
+    grid = Grid.of(extra["latitudes"], extra["longitudes"])
+    return Domain(variables, units, grid, prior.shape[0] // len(variables))

@@ -1,7 +1,8 @@
-"""IGRA version 2: the Integrated Global Radiosonde Archive's soundings and station list, fixed-width text.
+"""Soundings and station list of the Integrated Global Radiosonde Archive (IGRA), version 2.
 
-Format: NOAA NCEI, igra2-data-format.txt and igra2-list-format.txt. The readers of `igra` and `siphon` are tied to their downloads and
-do not tell a value that quality assurance removed (-8888) from one that never was (-9999); both are counted here.
+The files are fixed-width text. Source: NOAA NCEI, igra2-data-format.txt and igra2-list-format.txt.
+The packages `igra` and `siphon` read only their own downloads, and do not distinguish values that
+quality assurance removed (-8888) from missing values (-9999); this module counts both.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COLUMNS = {
     "wind_direction": (40, 45, 1.0),
     "wind_speed": (46, 51, 0.1),
 }
-"""First and last column (from 0, exclusive) of each value and what it is counted in."""
+"""Variable -> first column, last column (exclusive, from 0) and factor to the units of `UNITS`."""
 UNITS = {
     "pressure": "hPa",
     "height": "m",
@@ -37,12 +38,13 @@ UNITS = {
     "wind_speed": "m s-1",
 }
 FLAGS = {"pressure": 15, "height": 21, "temperature": 27}
-"""Column of the flag that says which climatological checks a value passed: blank none, A those of all days, B those of the time of year too."""
+"""Column of the flag of climatological checks: blank for none passed, A for those of all days, B for
+those of all days and of the season."""
 
 
 @dataclass(frozen=True)
 class Station:
-    """One line of the station list; degrees, metres (NaN if unknown)."""
+    """A line of the station list: degrees, elevation in metres (NaN if unknown)."""
 
     id: str
     latitude: float
@@ -58,12 +60,13 @@ class Sounding:
     """One ascent.
 
     Args:
-        station, latitude, longitude: where, degrees.
-        time: nominal, datetime64 in hours; not-a-time where the hour is missing.
-        levels: (levels,) of each of `COLUMNS`, in `UNITS`, NaN where there is no value.
-        flags: (levels,) of each of `FLAGS`, "", "A" or "B".
-        removed: values that quality assurance removed, over all levels.
-        missing: values that never were.
+        station: identifier of the station.
+        latitude, longitude: degrees.
+        time: nominal time, datetime64 in hours; not-a-time if the hour is missing.
+        levels: variable of `COLUMNS` -> (levels,), in `UNITS`, NaN where missing.
+        flags: variable of `FLAGS` -> (levels,), "", "A" or "B".
+        removed: number of values that quality assurance removed.
+        missing: number of values that were not reported.
     """
 
     station: str
@@ -76,17 +79,18 @@ class Sounding:
     missing: int
 
     def at(self, variable: str, pressure: float, checked: bool = False) -> float:
-        """The value reported at a pressure level (hPa), NaN if there is none; nothing is interpolated.
+        """The value reported at a pressure level, in `UNITS`, NaN if none; without interpolation.
 
         Args:
-            checked: only if it passed both climatological checks (flag B), of the variables that have flags.
+            variable: one of `COLUMNS`.
+            pressure: hPa.
+            checked: accept a value with a flag only if it passed both checks (flag B).
         """
         rows = np.flatnonzero(np.isclose(self.levels["pressure"], pressure, atol=0.05))
         for row in rows:
             value = float(self.levels[variable][row])
-            if not np.isnan(value) and not (
-                checked and variable in self.flags and self.flags[variable][row] != "B"
-            ):
+            unchecked = variable in self.flags and self.flags[variable][row] != "B"
+            if not np.isnan(value) and not (checked and unchecked):
                 return value
         return float("nan")
 
@@ -94,38 +98,39 @@ class Sounding:
 def read_soundings(path: Path) -> list[Sounding]:
     """Every sounding of a station's file (text or .gz).
 
-    Raises: InputError with the line if the file is missing, of another format or cut off.
+    Raises: InputError with the line number if the file is missing, of another format or truncated.
     """
     text = list(lines(path))
-    soundings, at = [], 0
+    soundings, index = [], 0
     if not text:
         raise InputError(f"{path}: is empty")
-    while at < len(text):
-        header = text[at]
+    while index < len(text):
+        header, where = text[index], f"{path}, line {index + 1}"
         if not header.startswith("#"):
             raise InputError(
-                f"{path}, line {at + 1}: expected an IGRA header that begins with '#', found '{header[:20]}'"
+                f"{where}: expected an IGRA header that begins with '#', found '{header[:20]}'"
             )
         try:
             count = int(header[32:36])
             place = int(header[55:62]) / 1e4, int(header[63:71]) / 1e4
             time = _time(header)
         except ValueError as error:
-            raise InputError(f"{path}, line {at + 1}: not an IGRA header ({error})") from error
-        records = text[at + 1 : at + 1 + count]
+            raise InputError(f"{where}: not an IGRA header ({error})") from error
+        records = text[index + 1 : index + 1 + count]
         if len(records) < count or any(record.startswith("#") for record in records):
             raise InputError(
-                f"{path}, line {at + 1}: the sounding has {count} levels, fewer follow; the file is cut off or damaged"
+                f"{where}: the sounding has {count} levels, fewer follow; "
+                "the file is truncated or damaged"
             )
-        soundings.append(_sounding(header, place, time, records, f"{path}, line {at + 2}"))
-        at += 1 + count
+        soundings.append(_sounding(header, place, time, records, f"{path}, line {index + 2}"))
+        index += 1 + count
     return soundings
 
 
 def read_station_list(path: Path) -> list[Station]:
-    """The stations that have a fixed place, in the order of the file.
+    """The stations with a fixed place, in the order of the file.
 
-    Raises: InputError with the line if the file is missing or of another format.
+    Raises: InputError with the line number if the file is missing or of another format.
     """
     stations = []
     for number, line in enumerate(lines(path), 1):
@@ -144,9 +149,8 @@ def read_station_list(path: Path) -> list[Station]:
             raise InputError(
                 f"{path}, line {number}: not a line of the IGRA station list ({error})"
             ) from error
-        if (
-            abs(station.latitude) <= 90 and abs(station.longitude) <= 360
-        ):  # mobile ones have -98.8888 and -998.8888
+        # a mobile station has latitude -98.8888 and longitude -998.8888
+        if abs(station.latitude) <= 90 and abs(station.longitude) <= 360:
             stations.append(station)
     if not stations:
         raise InputError(f"{path}: is empty, expected the IGRA station list")
@@ -154,25 +158,29 @@ def read_station_list(path: Path) -> list[Station]:
 
 
 def is_soundings(path: Path) -> bool:
-    """Whether a file begins like IGRA soundings."""
+    """Whether a file begins like IGRA soundings.
+
+    Raises: InputError if it cannot be read.
+    """
     return next(lines(path), "")[:1] == "#"
 
 
 def _sounding(
     header: str, place: tuple[float, float], time: np.datetime64, records: list[str], where: str
 ) -> Sounding:
-    levels, flags, gone = {}, {}, {REMOVED: 0, MISSING: 0}
+    levels, flags, absent = {}, {}, {REMOVED: 0, MISSING: 0}
     try:
         for name, (a, b, unit) in COLUMNS.items():
             raw = np.array([int(record[a:b]) for record in records], dtype=np.float64)
-            for code in gone:
-                gone[code] += int((raw == code).sum())
-            levels[name] = np.where(np.isin(raw, list(gone)), np.nan, raw * unit)
+            for code in absent:
+                absent[code] += int((raw == code).sum())
+            levels[name] = np.where(np.isin(raw, list(absent)), np.nan, raw * unit)
     except ValueError as error:
         raise InputError(f"{where} on: not an IGRA level ({error})") from error
     for name, column in FLAGS.items():
         flags[name] = np.array([record[column].strip() for record in records])
-    return Sounding(header[1:12].strip(), *place, time, levels, flags, gone[REMOVED], gone[MISSING])
+    station = header[1:12].strip()
+    return Sounding(station, *place, time, levels, flags, absent[REMOVED], absent[MISSING])
 
 
 def _time(header: str) -> np.datetime64:
@@ -185,7 +193,10 @@ def _time(header: str) -> np.datetime64:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, .gz or not."""
+    """The lines of a text file, plain or .gz, without line ends.
+
+    Raises: InputError if it is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -1,4 +1,4 @@
-"""Laws of weather fields as the cards of priors name them: loaders for the hook `inverse_laws`."""
+"""Loaders of the laws of weather fields that the cards of priors name (hook `inverse_laws`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from inverse_problems.atmosphere.zonal import ZonalPrior, zonal_prior
 
 
 def load_zonal(card: PriorCard, weights: dict[str, Tensor]) -> ZonalPrior:
-    """The Gaussian of global fields that a card describes."""
+    """The Gaussian of global fields that a card and its weights describe."""
     return zonal_prior(weights, card.law["shape"][-1], **card.model_units)
 
 
 def load_trajectory(card: PriorCard, weights: dict[str, Tensor]) -> TrajectoryPrior:
-    """The Gaussian of consecutive hours that a card describes."""
-    hour = load_low_rank(
-        card, {name.removeprefix("hour."): value for name, value in weights.items()}
-    )
-    return TrajectoryPrior(hour, weights["persistence"], card.law["hours"])
+    """The Gaussian of consecutive hours that a card and its weights describe."""
+    of_hour = {name.removeprefix("hour."): value for name, value in weights.items()}
+    return TrajectoryPrior(load_low_rank(card, of_hour), weights["persistence"], card.law["hours"])

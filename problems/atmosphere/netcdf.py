@@ -1,4 +1,4 @@
-"""NetCDF in and out, Zarr in, through xarray: gridded fields, point observations, analyses; CF conventions."""
+"""Gridded fields from NetCDF files and Zarr stores, and NetCDF output, by the CF conventions."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ LEVELS = ("level", "pressure_level", "plev", "isobaricInhPa", "pressure", "lev")
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 HOUR = np.timedelta64(1, "h")
 FILLS = (-8888.0, -9999.0, -99999.0, -32767.0)
-"""Numbers that mean nothing was measured, in files that do not say so; as does all beyond 1e10."""
+"""Fill values of files that do not declare theirs; numbers beyond 1e10 are fill values too."""
 
 
 @dataclass(frozen=True)
-class Fields:
-    """Gridded fields.
+class GriddedFields:
+    """Fields of a file.
 
     Args:
-        domain: variables and units as in the file, its grid.
+        domain: variables, units and grid, as in the file.
         values: (times, channels, H, W), float64, NaN where missing.
-        times: (times,) datetime64, or None if the file has no time.
-        attributes: of the file.
+        times: (times,) datetime64, or None if the file has no times.
+        attributes: attributes of the file.
     """
 
     domain: Domain
@@ -50,9 +50,9 @@ class Fields:
 
 
 def package(name: str) -> ModuleType:
-    """A package of the extra `atmosphere`, imported when first needed.
+    """A package of the extra `atmosphere` or `zarr`, imported when first needed.
 
-    Raises: InputError that says how to install it.
+    Raises: InputError with the install command if the package is missing.
     """
     try:
         return importlib.import_module(name)
@@ -65,32 +65,31 @@ def package(name: str) -> ModuleType:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An xarray dataset of a NetCDF file or a Zarr store (a folder), its times left as numbers.
+    """An xarray dataset of a NetCDF file or a Zarr store (a folder), with times as numbers.
 
-    Raises: InputError if the file is missing, of another kind or damaged, also where that shows while it is read.
+    Raises: InputError if the file is missing, of another kind or damaged. Damage may be found only
+        when the caller reads values.
     """
     engine = _engine(path)
     xarray = package("xarray")
     package(engine)
     try:
-        settings = (
-            {"consolidated": False} if engine == "zarr" else {}
-        )  # which a store may or may not be: no warning either way
+        # reads a Zarr store with or without consolidated metadata, without a warning
+        settings = {"consolidated": False} if engine == "zarr" else {}
         with xarray.open_dataset(path, engine=engine, decode_times=False, **settings) as dataset:
             yield dataset
     except InverseError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
-        kind = "Zarr store" if engine == "zarr" else "NetCDF file"
-        raise InputError(
-            f"{path}: not a readable {kind} ({(str(error).splitlines() or [type(error).__name__])[0]})"
-        ) from error
+        format_name = "Zarr store" if engine == "zarr" else "NetCDF file"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable {format_name} ({reason})") from error
 
 
 def _engine(path: Path) -> str:
-    """What reads a file.
+    """The xarray engine that reads a file.
 
-    Raises: InputError if it is missing or of another kind.
+    Raises: InputError if the file is missing or of another kind.
     """
     if path.is_dir() and path.suffix == ".zarr":
         return "zarr"
@@ -105,10 +104,14 @@ def _engine(path: Path) -> str:
     return engine
 
 
-def read_fields(path: Path, variables: tuple[str, ...] = ()) -> Fields:
-    """Every gridded variable of a file, or those named ("t_850" is the level 850 of t), in the file's units and order of rows.
+def read_fields(path: Path, variables: tuple[str, ...] = ()) -> GriddedFields:
+    """Every gridded variable of a file, or the named ones, in the units and row order of the file.
 
-    Raises: InputError if there is none, a named one is missing, one has no units, or a calendar is not the real one.
+    Args:
+        variables: names of variables; "t_850" is the level 850 hPa of t. Empty for all.
+
+    Raises: InputError if a named variable or every gridded variable is missing, a variable has no
+        units, or the calendar is not the Gregorian one.
     """
     with opened(path) as data:
         lat, lon = _axis(data, LATITUDES, path), _axis(data, LONGITUDES, path)
@@ -116,51 +119,55 @@ def read_fields(path: Path, variables: tuple[str, ...] = ()) -> Fields:
             name: item for name, item in data.data_vars.items() if {lat, lon} <= set(item.dims)
         }
         if not gridded:
-            raise InputError(
-                f"{path}: no variable on a latitude-longitude grid; found {', '.join(map(str, data.data_vars)) or 'nothing'}"
-            )
-        grid, found, units = Grid.of(data[lat].values, data[lon].values), {}, {}
+            present = ", ".join(map(str, data.data_vars)) or "nothing"
+            raise InputError(f"{path}: no variable on a latitude-longitude grid; found {present}")
+        grid, layers, units = Grid.of(data[lat].values, data[lon].values), {}, {}
         for name, item in gridded.items():
             for label, layer in _layers(str(name), item, lat, lon, path):
                 if not variables or label in variables:
-                    found[label], units[label] = layer, item.attrs.get("units")
-        if missing := [name for name in variables if name not in found]:
+                    layers[label], units[label] = layer, item.attrs.get("units")
+        if missing := [name for name in variables if name not in layers]:
             raise InputError(
-                f"{path}: has no variable {', '.join(missing)}; the prior has {', '.join(variables)}, the file {', '.join(map(str, gridded))}"
+                f"{path}: has no variable {', '.join(missing)}; "
+                f"the prior has {', '.join(variables)}, the file {', '.join(map(str, gridded))}"
             )
-        names = variables or tuple(found)
-        if len({found[name].shape for name in names}) > 1:
+        names = variables or tuple(layers)
+        if len({layers[name].shape for name in names}) > 1:
             raise InputError(
-                f"{path}: its variables have different numbers of times; give a file in which they agree"
+                f"{path}: its variables have different numbers of times; "
+                "give a file in which they agree"
             )
         for name in names:
             if units[name] is None:
                 raise InputError(f"{path}: variable {name}: has no units attribute")
-        values = np.stack([found[name] for name in names], 1)
-        return Fields(
-            Domain(names, tuple(units[name] for name in names), grid),
-            values,
-            _times(data, path),
-            dict(data.attrs),
-        )
+        domain = Domain(names, tuple(units[name] for name in names), grid)
+        values = np.stack([layers[name] for name in names], 1)
+        return GriddedFields(domain, values, _times(data, path), dict(data.attrs))
 
 
-def conformed(fields: Fields, domain: Domain, path: Path) -> tuple[Fields, int]:
-    """Fields in the units of a domain and, where their grid has the same points, in its order; and how many values are missing.
+def conformed(fields: GriddedFields, domain: Domain, path: Path) -> tuple[GriddedFields, int]:
+    """Fields in the units of a domain, and the number of missing values.
 
-    Raises: InputError for units of another quantity, and for values that no such quantity has.
+    If the grid of the fields has the same points as the domain's, rows and columns are reordered to
+    match it.
+
+    Args:
+        path: name of the file, which begins error messages.
+
+    Raises: InputError for units of another quantity, and for implausible values.
     """
     channels, missing = [], 0
-    for name, found, wanted, values in zip(
+    for name, unit, target, values in zip(
         domain.variables,
         fields.domain.units,
         domain.units,
         fields.values.swapaxes(0, 1),
         strict=True,
     ):
-        a, b = conversion(found, wanted, f"{path}: variable {name}")
+        source = f"{path}: variable {name}"
+        a, b = conversion(unit, target, source)
         values = np.where(fill(values), np.nan, values) * a + b
-        believable(values, wanted, f"{path}: variable {name}", found)
+        check_plausible(values, target, source, unit)
         missing += int(np.isnan(values).sum())
         channels.append(values)
     grid, values = fields.domain.grid, np.stack(channels, 1)
@@ -169,38 +176,49 @@ def conformed(fields: Fields, domain: Domain, path: Path) -> tuple[Fields, int]:
             grid, values = domain.grid, domain.grid.conform(values, grid)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    return Fields(
-        Domain(domain.variables, domain.units, grid),
-        np.ascontiguousarray(values),
-        fields.times,
-        fields.attributes,
-    ), missing
+    converted = Domain(domain.variables, domain.units, grid)
+    values = np.ascontiguousarray(values)
+    return GriddedFields(converted, values, fields.times, fields.attributes), missing
 
 
 def fill(values: np.ndarray) -> np.ndarray:
-    """Where nothing was measured: NaN, infinity, the usual fill values."""
+    """Where values are missing: NaN, infinity or a usual fill value. Boolean, same shape."""
     with np.errstate(invalid="ignore"):
         return ~np.isfinite(values) | (np.abs(values) > 1e10) | np.isin(values, FILLS)
 
 
-def believable(values: np.ndarray, unit: str, what: str, stated: str) -> None:
-    """Raise an InputError if most values are out of what a quantity in this unit can be."""
+def check_plausible(values: np.ndarray, unit: str, source: str, stated: str) -> None:
+    """Check that values are plausible for a quantity in this unit.
+
+    Args:
+        values: values in `unit`; NaN is ignored.
+        source: beginning of the error message.
+        stated: unit that the file states.
+
+    Raises: InputError if more than half of the values are out of the plausible range.
+    """
     low, high = plausible(unit)
-    there = values[~np.isnan(values)]
-    if len(there) and np.mean((there < low) | (there > high)) > 0.5:
-        span = f"{there.min():.4g} to {there.max():.4g} {unit}"
+    present = values[~np.isnan(values)]
+    if len(present) and np.mean((present < low) | (present > high)) > 0.5:
         raise InputError(
-            f"{what}: units are said to be '{stated}', but its values are then {span}; correct the units attribute"
+            f"{source}: units are said to be '{stated}', but its values are then "
+            f"{present.min():.4g} to {present.max():.4g} {unit}; correct the units attribute"
         )
 
 
-def chosen(
-    fields: Fields, time: str | None, path: Path, hours: int = 1
+def window_of(
+    fields: GriddedFields, time: str | None, path: Path, hours: int = 1
 ) -> tuple[np.ndarray, np.datetime64 | None]:
-    """The fields (hours * channels, H, W) of one time and the hours after it, NaN for an hour that is not there, and that time.
+    """The fields (hours * channels, H, W) of consecutive hours, and the time of the first.
+
+    An hour that the file lacks is NaN.
 
     Args:
-        time: ISO 8601, e.g. 2019-03-25T12; needed where there are more than are asked for.
+        time: first hour, ISO 8601, e.g. 2019-03-25T12; required if the file holds more hours.
+        path: name of the file, which begins error messages.
+        hours: number of hours.
+
+    Raises: InputError if the hours are not in the file or `time` is required.
     """
     if fields.times is None:
         if hours > 1:
@@ -215,17 +233,19 @@ def chosen(
             f"{path}: holds {span}; choose one with --problem-option time=2019-03-25T12"
         )
     start = first if time is None else moment(time)
-    at = [np.flatnonzero(fields.times == start + hour * HOUR) for hour in range(hours)]
-    if not any(map(len, at)):
+    rows = [np.flatnonzero(fields.times == start + hour * HOUR) for hour in range(hours)]
+    if not any(map(len, rows)):
         raise InputError(f"{path}: does not hold {time}; it holds {span}")
-    nothing = np.full_like(fields.values[0], np.nan)
-    return np.concatenate(
-        [fields.values[rows[0]] if len(rows) else nothing for rows in at]
-    ), start.astype("datetime64[m]")
+    missing = np.full_like(fields.values[0], np.nan)
+    values = [fields.values[row[0]] if len(row) else missing for row in rows]
+    return np.concatenate(values), start.astype("datetime64[m]")
 
 
 def moment(time: str) -> np.datetime64:
-    """A time in ISO 8601, to the nanosecond."""
+    """A time in ISO 8601, to the nanosecond.
+
+    Raises: InputError if the text is not a time.
+    """
     try:
         return np.datetime64(time, "ns")
     except ValueError as error:
@@ -233,13 +253,13 @@ def moment(time: str) -> np.datetime64:
 
 
 def point_times(data: Any, dim: str, path: Path) -> np.ndarray | None:
-    """When each point was measured, (n,) datetime64[m]; None where the file does not say."""
-    found = _times(data, path)
-    return None if found is None or data["time"].dims != (dim,) else found.astype("datetime64[m]")
+    """Times of the points along a dimension, (n,) datetime64[m]; None if the file has none."""
+    times = _times(data, path)
+    return None if times is None or data["time"].dims != (dim,) else times.astype("datetime64[m]")
 
 
 def write(path: Path, dataset: Any) -> None:
-    """Write an xarray dataset as NetCDF 4, floats compressed, under a temporary name that is renamed."""
+    """Write an xarray dataset as NetCDF 4 with compressed floats, atomically."""
     from inverse.io.files import atomic_write
 
     package("h5netcdf")
@@ -252,61 +272,57 @@ def write(path: Path, dataset: Any) -> None:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
 
 
-def _axis(data: Any, kind: dict[str, tuple[str, ...]], path: Path) -> str:
-    """Name of the coordinate dimension whose units, or else whose name, say what it is."""
-    for name in data.dims:
-        if (
-            name in data.variables
-            and str(data[name].attrs.get("units", "")).lower() in kind["units"]
-        ):
+def _axis(data: Any, axis: dict[str, tuple[str, ...]], path: Path) -> str:
+    """The dimension with the units, or else the name, of an axis."""
+    coordinates = [name for name in data.dims if name in data.variables]
+    for name in coordinates:
+        if str(data[name].attrs.get("units", "")).lower() in axis["units"]:
             return str(name)
-    for name in data.dims:
-        if str(name).lower() in kind["names"] and name in data.variables:
+    for name in coordinates:
+        if str(name).lower() in axis["names"]:
             return str(name)
     raise InputError(
-        f"{path}: no coordinate is {kind['names'][0]} ({kind['units'][0]}); dimensions are {', '.join(map(str, data.dims)) or 'none'}"
+        f"{path}: no coordinate is {axis['names'][0]} ({axis['units'][0]}); "
+        f"dimensions are {', '.join(map(str, data.dims)) or 'none'}"
     )
 
 
 def _layers(
     name: str, item: Any, lat: str, lon: str, path: Path
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(label, values (times, H, W)) of each pressure level of a variable, or of its only one."""
+    """(label, values (times, H, W)) of each pressure level of a variable, or of its single level."""
     level = next((dim for dim in item.dims if dim in LEVELS), None)
     rest = [dim for dim in item.dims if dim not in (lat, lon, level, "time")]
-    if wide := [dim for dim in rest if item.sizes[dim] > 1]:
+    if long := [dim for dim in rest if item.sizes[dim] > 1]:
         raise InputError(
-            f"{path}: variable {name} has a dimension '{wide[0]}' of {item.sizes[wide[0]]}; select one of them first"
+            f"{path}: variable {name} has a dimension '{long[0]}' of {item.sizes[long[0]]}; "
+            "select one entry of it first"
         )
     item = item.squeeze(rest, drop=True)
     item = item if "time" in item.dims else item.expand_dims("time")
     if level is None:
         yield name, np.asarray(item.transpose("time", lat, lon).values, dtype=np.float64)
         return
-    item = item.transpose(level, "time", lat, lon)
-    a, b = (
-        (1.0, 0.0)
-        if "units" not in item[level].attrs
-        else conversion(item[level].attrs["units"], "hPa", f"{path}: {level}")
-    )
-    for pressure, values in zip(
-        item[level].values, np.asarray(item.values, dtype=np.float64), strict=True
-    ):
+    a, b, unit = 1.0, 0.0, item[level].attrs.get("units")
+    if unit is not None:
+        a, b = conversion(unit, "hPa", f"{path}: {level}")
+    layers = np.asarray(item.transpose(level, "time", lat, lon).values, dtype=np.float64)
+    for pressure, values in zip(item[level].values, layers, strict=True):
         yield f"{name}_{a * float(pressure) + b:g}", values
 
 
 def _times(data: Any, path: Path) -> np.ndarray | None:
+    """The times of a file, datetime64[ns], or None if it has none."""
     if "time" not in data.variables or "units" not in data["time"].attrs:
         return None
     calendar = str(data["time"].attrs.get("calendar", "standard")).lower()
     if calendar not in CALENDARS:
         raise InputError(f"{path}: its calendar is '{calendar}'; expected {' or '.join(CALENDARS)}")
-    decoded = package("xarray").decode_cf(
-        data[["time"]].reset_coords(drop=True) if "time" in data.dims else data[["time"]]
-    )
+    times = data[["time"]].reset_coords(drop=True) if "time" in data.dims else data[["time"]]
+    decoded = package("xarray").decode_cf(times)
     return np.atleast_1d(decoded["time"].values).astype("datetime64[ns]")
 
 
 def stamp(time: np.datetime64) -> str:
-    """As text, to the minute."""
+    """A time (UTC) as text, to the minute."""
     return str(time.astype("datetime64[m]")) + "Z"

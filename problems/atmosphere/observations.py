@@ -1,4 +1,4 @@
-"""Point observations: what they are, checking them against a domain, thinning and withholding."""
+"""Point observations: their table, quality control, thinning and withholding."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from inverse.errors import InputError
 from inverse.seeding import seeded
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import distance
-from inverse_problems.atmosphere.netcdf import believable, fill
+from inverse_problems.atmosphere.netcdf import check_plausible, fill
 from inverse_problems.atmosphere.units import conversion
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Numbers measured at places, one entry each.
+    """A table of point observations: each attribute is a column of n entries.
 
     Args:
-        station: who measured, (n,) text.
-        latitude, longitude: (n,) degrees.
-        variable: what, (n,) text, as the domain's variables are named.
-        unit: of each value, (n,) text; None where the file does not say.
-        value: (n,), NaN where nothing was measured.
-        sigma: standard deviation of the instrument in the same unit, (n,), NaN where the problem's goes.
-        time: when, (n,) datetime64[m], not-a-time where the file does not say.
-        hour: which hour of the domain, (n,), 0 until `admitted` has compared times.
+        station: name of the station, text.
+        latitude, longitude: degrees.
+        variable: name of the measured variable, text, as in the domain.
+        unit: unit of the value, text; None if the file states none.
+        value: measured value, NaN where missing.
+        sigma: standard deviation of the instrument, in the same unit; NaN if the file states none.
+        time: datetime64[m]; not-a-time if the file states none.
+        hour: index of the hour of the domain; 0 before `admitted`.
     """
 
     station: np.ndarray
@@ -47,20 +47,21 @@ class Observations:
         return len(self.value)
 
     def __getitem__(self, rows: Any) -> Observations:
-        return Observations(
-            **{name: getattr(self, name)[rows] for name in self.__dataclass_fields__}
-        )
+        columns = {name: getattr(self, name)[rows] for name in self.__dataclass_fields__}
+        return Observations(**columns)
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:
-        """Latitude and longitude (n,), float64."""
-        return torch.from_numpy(np.array(self.latitude, dtype=np.float64)), torch.from_numpy(
-            np.array(self.longitude, dtype=np.float64)
+        """Latitude (n,) and longitude (n,), degrees, float64."""
+        latitude, longitude = (
+            torch.from_numpy(np.array(angle, dtype=np.float64))
+            for angle in (self.latitude, self.longitude)
         )
+        return latitude, longitude
 
     @property
     def sha256(self) -> str:
-        """Of all that was measured, in order: the same for the same observations."""
+        """SHA-256 of the places, variables, units, values and hours, in order."""
         columns = (
             self.station,
             self.latitude,
@@ -77,11 +78,11 @@ class Observations:
         return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def channel(self, domain: Domain) -> Tensor:
-        """Which channel of a field each entry sees: (n,)."""
-        place = [domain.variables.index(name) for name in self.variable]
-        return torch.from_numpy(self.hour) * len(domain.variables) + torch.tensor(
-            place, dtype=torch.long
+        """Index of the channel of a field that each entry observes: (n,)."""
+        index = torch.tensor(
+            [domain.variables.index(name) for name in self.variable], dtype=torch.long
         )
+        return torch.from_numpy(self.hour) * len(domain.variables) + index
 
 
 def observations(
@@ -89,136 +90,144 @@ def observations(
     times: list[np.datetime64] | None = None,
     hours: list[int] | None = None,
 ) -> Observations:
-    """From rows (station, latitude, longitude, variable, unit, value, sigma), and when each was, where that is known."""
+    """A table from rows (station, latitude, longitude, variable, unit, value, sigma).
+
+    Args:
+        times: time of each row; None if unknown.
+        hours: hour of the domain of each row; None is 0.
+    """
     columns = list(zip(*rows, strict=True)) or [()] * 7
-    kinds: list[Any] = [object, float, float, object, object, float, float]
-    when = np.array(
-        [np.datetime64("NaT")] * len(rows) if times is None else times, dtype="datetime64[m]"
-    )
-    hour = np.zeros(len(rows), dtype=np.int64) if hours is None else np.array(hours, dtype=np.int64)
-    arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)]
-    return Observations(*(*arrays, when, hour))
+    dtypes: list[Any] = [object, float, float, object, object, float, float]
+    arrays = [np.array(column, dtype=dtype) for column, dtype in zip(columns, dtypes, strict=True)]
+    unknown = [np.datetime64("NaT")] * len(rows)
+    time = np.array(unknown if times is None else times, dtype="datetime64[m]")
+    hour = np.array([0] * len(rows) if hours is None else hours, dtype=np.int64)
+    return Observations(*(*arrays, time, hour))
 
 
 def joined(parts: list[Observations]) -> Observations:
-    """All entries, one after the other."""
-    return Observations(
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in Observations.__dataclass_fields__
-        }
-    )
+    """The entries of several tables in one."""
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in Observations.__dataclass_fields__
+    }
+    return Observations(**columns)
 
 
 def admitted(
-    seen: Observations, domain: Domain, what: str, start: np.datetime64 | None = None
+    table: Observations, domain: Domain, source: str, start: np.datetime64 | None = None
 ) -> tuple[Observations, list[str]]:
-    """The observations that a domain can use, in its units, and a sentence for each reason why some were left out.
+    """The observations that a domain can use, in its units, and notes on those left out.
 
     Args:
-        start: its first hour. An observation is of the nearest hour; one without a time is of the first.
+        source: name of the file, which begins error messages.
+        start: time of the first hour of the domain. An observation belongs to the nearest hour; one
+            without a time belongs to the first.
 
-    Raises: InputError if none is left, or for units that are missing or of another quantity.
+    Raises: InputError if no observation is left, or for units that are missing or of another
+        quantity, or a sigma that is not positive.
     """
     notes: list[str] = []
 
-    def keep(rows: np.ndarray, why: str) -> None:
-        nonlocal seen
+    def keep(rows: np.ndarray, reason: str) -> None:
+        nonlocal table
         if dropped := int((~rows).sum()):
-            notes.append(f"{dropped} of {len(seen)} observations left out: {why}")
-        seen = seen[rows]
+            notes.append(f"{dropped} of {len(table)} observations left out: {reason}")
+        table = table[rows]
 
-    keep(
-        np.isin(seen.variable, domain.variables),
-        f"not one of the prior's variables ({', '.join(domain.variables)})",
-    )
-    keep(~fill(seen.value) & ~fill(seen.latitude) & ~fill(seen.longitude), "missing values")
-    for variable in dict.fromkeys(seen.variable):
-        of = seen.variable == variable
-        for unit in dict.fromkeys(seen.unit[of]):
-            rows, to = of & (seen.unit == unit) if unit is not None else of, domain.unit(variable)
-            a, b = conversion(unit, to, f"{what}: {variable}")
-            value, sigma = (
-                np.where(rows, seen.value * a + b, seen.value),
-                np.where(rows, seen.sigma * abs(a), seen.sigma),
-            )
-            believable(value[rows], to, f"{what}: {variable}", str(unit))
-            seen = replace(seen, value=value, sigma=sigma, unit=np.where(rows, to, seen.unit))
-    keep(domain.grid.locate(*seen.places)[2].numpy(), f"outside the grid ({domain.grid})")
+    names = ", ".join(domain.variables)
+    keep(np.isin(table.variable, domain.variables), f"not one of the prior's variables ({names})")
+    complete = ~fill(table.value) & ~fill(table.latitude) & ~fill(table.longitude)
+    keep(complete, "missing values")
+    table = _in_units_of(domain, table, source)
+    keep(domain.grid.locate(*table.places)[2].numpy(), f"outside the grid ({domain.grid})")
     if start is not None:
-        timed = ~np.isnat(seen.time)
-        after = np.where(timed, (seen.time - start) / np.timedelta64(1, "h"), 0.0)
-        seen = replace(seen, hour=np.floor(after + 0.5).astype(np.int64))
-        span = (
-            f"{start}"
-            if domain.hours == 1
-            else f"{start} and the {domain.hours - 1} hours after it"
+        table = _assigned_to_hours(table, start)
+        after = "" if domain.hours == 1 else f" and the {domain.hours - 1} hours after it"
+        in_window = (table.hour >= 0) & (table.hour < domain.hours)
+        keep(in_window, f"not within half an hour of {start}{after}")
+    and_hour = " and hour" if domain.hours > 1 else ""
+    keep(_first_of_each(table), f"a second value of the same station and variable{and_hour}")
+    if (table.sigma[~np.isnan(table.sigma)] <= 0).any():
+        raise InputError(
+            f"{source}: a standard deviation is not positive; leave it empty for the problem's"
         )
-        keep((seen.hour >= 0) & (seen.hour < domain.hours), f"not within half an hour of {span}")
+    if len(table) == 0:
+        reasons = "; ".join(notes) or "the file holds none"
+        raise InputError(f"{source}: no observation is left; {reasons}")
+    return table, notes
+
+
+def _in_units_of(domain: Domain, table: Observations, source: str) -> Observations:
+    """Observations with values and sigma in the units of a domain."""
+    for variable in dict.fromkeys(table.variable):
+        of_variable, target = table.variable == variable, domain.unit(variable)
+        for unit in dict.fromkeys(table.unit[of_variable]):
+            rows = of_variable if unit is None else of_variable & (table.unit == unit)
+            a, b = conversion(unit, target, f"{source}: {variable}")
+            value = np.where(rows, table.value * a + b, table.value)
+            sigma = np.where(rows, table.sigma * abs(a), table.sigma)
+            check_plausible(value[rows], target, f"{source}: {variable}", str(unit))
+            units = np.where(rows, target, table.unit)
+            table = replace(table, value=value, sigma=sigma, unit=units)
+    return table
+
+
+def _assigned_to_hours(table: Observations, start: np.datetime64) -> Observations:
+    """Observations with the nearest hour after `start`, 0 for those without a time."""
+    timed = ~np.isnat(table.time)
+    after = np.where(timed, (table.time - start) / np.timedelta64(1, "h"), 0.0)
+    return replace(table, hour=np.floor(after + 0.5).astype(np.int64))
+
+
+def _first_of_each(table: Observations) -> np.ndarray:
+    """The first entry of each station, variable and hour: boolean (n,)."""
     first = dict[tuple, int]()
-    for row, key in enumerate(zip(seen.station, seen.variable, seen.hour, strict=True)):
+    for row, key in enumerate(zip(table.station, table.variable, table.hour, strict=True)):
         first.setdefault(key, row)
-    keep(
-        np.isin(np.arange(len(seen)), list(first.values())),
-        "a second value of the same station and variable"
-        + (" and hour" if domain.hours > 1 else ""),
-    )
-    if (seen.sigma[~np.isnan(seen.sigma)] <= 0).any():
-        raise InputError(
-            f"{what}: a standard deviation is not positive; leave it empty for the problem's"
-        )
-    if len(seen) == 0:
-        raise InputError(
-            f"{what}: no observation is left; {'; '.join(notes) or 'the file holds none'}"
-        )
-    return seen, notes
+    return np.isin(np.arange(len(table)), list(first.values()))
 
 
-def thinned(seen: Observations, radius: float) -> Observations:
-    """Superobservations: values of one variable within `radius` km of the first of their cluster become their mean, at their mean place.
+def thinned(table: Observations, radius: float) -> Observations:
+    """Superobservations: means of the values of one variable and hour within a radius.
 
-    The instrument's part of the noise falls with the square root of their number; what a point is not representative of is shared and stays.
+    A cluster is formed by the observations within `radius` km of its first; the superobservation is
+    at their mean place. The instrument's variance falls with the number of observations. The
+    representativeness error is shared and does not fall.
     """
-    if radius <= 0 or len(seen) == 0:
-        return seen
-    near = distance(seen.places, seen.places).numpy() <= radius
-    leader = np.full(len(seen), -1)
-    for row in range(len(seen)):
+    if radius <= 0 or len(table) == 0:
+        return table
+    near = distance(table.places, table.places).numpy() <= radius
+    leader = np.full(len(table), -1)
+    for row in range(len(table)):
         if leader[row] < 0:
-            leader[
-                near[row]
-                & (seen.variable == seen.variable[row])
-                & (seen.hour == seen.hour[row])
-                & (leader < 0)
-            ] = row
-    rows, leaders = [], list(dict.fromkeys(leader.tolist()))
-    for first in leaders:
-        each = leader == first
-        turn = (seen.longitude[each] - seen.longitude[first] + 180) % 360 - 180
-        name = (
-            seen.station[first]
-            if each.sum() == 1
-            else f"{seen.station[first]} and {each.sum() - 1} more"
-        )
-        sigma = float(np.sqrt(np.mean(seen.sigma[each] ** 2) / each.sum()))
-        place = float(seen.latitude[each].mean()), float(seen.longitude[first] + turn.mean())
-        rows.append(
-            (
-                name,
-                *place,
-                seen.variable[first],
-                seen.unit[first],
-                float(seen.value[each].mean()),
-                sigma,
-            )
-        )
-    return observations(rows, list(seen.time[leaders]), list(seen.hour[leaders]))
+            alike = (table.variable == table.variable[row]) & (table.hour == table.hour[row])
+            leader[near[row] & alike & (leader < 0)] = row
+    leaders = list(dict.fromkeys(leader.tolist()))
+    rows = [_mean_observation(table[leader == first]) for first in leaders]
+    return observations(rows, list(table.time[leaders]), list(table.hour[leaders]))
 
 
-def withheld(seen: Observations, share: float, seed: int = 0) -> tuple[Observations, Observations]:
-    """The observations to use and those of a random share of the stations, rounded, kept for the score."""
-    stations = sorted(set(seen.station))
+def _mean_observation(cluster: Observations) -> tuple:
+    """The row of the mean of a cluster; its first observation names it."""
+    count, first = len(cluster), cluster.longitude[0]
+    turn = (cluster.longitude - first + 180) % 360 - 180
+    name = cluster.station[0] if count == 1 else f"{cluster.station[0]} and {count - 1} more"
+    place = float(cluster.latitude.mean()), float(first + turn.mean())
+    sigma = float(np.sqrt(np.mean(cluster.sigma**2) / count))
+    value = float(cluster.value.mean())
+    return (name, *place, cluster.variable[0], cluster.unit[0], value, sigma)
+
+
+def withheld(
+    table: Observations, fraction: float, seed: int = 0
+) -> tuple[Observations, Observations]:
+    """Observations to use, and those of a random fraction of the stations, withheld for the score.
+
+    The number of withheld stations is rounded.
+    """
+    stations = sorted(set(table.station))
     order = torch.randperm(len(stations), generator=seeded(seed, "withheld")).tolist()
-    kept_back = {stations[i] for i in order[: round(share * len(stations))]}
-    back = np.array([station in kept_back for station in seen.station], dtype=bool)
-    return seen[~back], seen[back]
+    kept_back = {stations[i] for i in order[: round(fraction * len(stations))]}
+    rows = np.array([station in kept_back for station in table.station], dtype=bool)
+    return table[~rows], table[rows]

@@ -1,9 +1,7 @@
-"""Weather fields from a coarse field and sparse stations: hours of ERA5 held out, or measurements in NetCDF and CSV."""
+"""The problem `atmosphere`: weather fields from a coarse field and sparse stations."""
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,44 +15,62 @@ from inverse.errors import InputError, OptionError
 from inverse.measurement.operators import clone
 from inverse.priors.analytic import Exact, LowRankPrior
 from inverse.priors.loading import cards
-from inverse_problems.atmosphere import analysis, observations, simulation
+from inverse_problems._conjugate import single_measurement
+from inverse_problems.atmosphere import shipped_data
+from inverse_problems.atmosphere.analysis_file import write_analysis
+from inverse_problems.atmosphere.analysis_map import write_map
 from inverse_problems.atmosphere.domain import Domain, domain_of
-from inverse_problems.atmosphere.igra import read_station_list
-from inverse_problems.atmosphere.measurement import Sources, read_truth
-from inverse_problems.atmosphere.netcdf import Fields, read_fields, stamp
+from inverse_problems.atmosphere.input_files import MeasurementFiles, read_truth
+from inverse_problems.atmosphere.netcdf import stamp
+from inverse_problems.atmosphere.noise_levels import NoiseLevels, parse_levels
 from inverse_problems.atmosphere.scene import Scene
+from inverse_problems.atmosphere.station_network import simulated_networks
 from inverse_problems.atmosphere.trajectory import over_hours
 
 CLIMATOLOGY = "era5-uk-t2m-gaussian"
+"""Prior of single hours, if the trained prior is not installed."""
 TRAJECTORIES = "era5-uk-t2m-hours"
+"""Prior of consecutive hours."""
 
 
 @dataclass(frozen=True)
 class Atmosphere(inverse.Problem):
-    """2 m temperature in K over the United Kingdom, seen as area means of coarse cells and at the places of radiosonde stations.
+    """2 m temperature (K) over the United Kingdom, measured as coarse area means and at stations.
 
-    `--input truth.nc` degrades a field of one's own; `--measurement coarse.nc` (or points.nc) with stations=stations.csv reconstructs what was
-    really observed. With another prior everything is on that prior's grid and of its variables.
+    `--input truth.nc` degrades a field from a file. `--measurement coarse.nc` (or points.nc) with
+    stations=stations.csv reconstructs a field from real observations. The prior determines the grid
+    and the variables.
 
     Args:
-        sigma_y: standard deviation of the noise, in units of the field; of the coarse cells and of each station that does not say its own.
-        sigma_coarse: that of the coarse cells, if it is another.
-        sigmas: other standard deviations by variable, with or without its level, in units of the field: z:1.5,t_850:1 for a prior in dam and K.
-        representativeness: standard deviation of what a station's value has and its place on the grid has not, units of the field.
-        modalities: what is simulated from a truth.
-        factor: coarsening in both directions.
-        count: stations that are simulated: of the IGRA list where it has as many on the grid, the rest at random places.
-        withhold: share of stations kept for the score; simulated ones come on top of count.
-        network: seed of the choice of stations.
-        thin: stations within this distance in km are averaged.
-        stations: real observations to use beside a measurement, .csv, .nc or IGRA soundings.
-        time: which one of a file with several, ISO 8601; of a window the first.
-        window: hours that are analysed at once, each with a coarse field and stations of its own.
+        sigma_y: standard deviation of the noise of coarse cells and of stations without their own
+            sigma, in units of the field.
+        sigma_coarse: standard deviation of the noise of coarse cells, if it differs from sigma_y.
+        sigmas: standard deviations by variable, with or without its level, in units of the field:
+            z:1.5,t_850:1 for a prior in dam and K.
+        representativeness: standard deviation of the difference between a station's value and the
+            field at its place, in units of the field.
+        modalities: kinds of observations to simulate from a truth.
+        factor: coarsening factor in both directions.
+        count: number of simulated stations: those of the IGRA list on the grid, then random places.
+        withhold: fraction of the stations withheld for the score; simulated ones are added to count.
+        network: random seed of the choice of stations.
+        thin: radius (km) within which stations are averaged.
+        stations: file of real observations to use with a measurement (.csv, .nc or IGRA soundings).
+        time: time to read from a file with several (ISO 8601); the first hour of a window.
+        window: number of consecutive hours to analyse at once, each with its own observations.
+
+    Raises: OptionError if an option is out of range.
     """
 
     name = "atmosphere"
-    summary = "weather fields from a coarse field and sparse stations: ERA5 2 m temperature, or NetCDF and CSV of one's own"
-    reference = "Chakraborty et al., Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025, https://arxiv.org/abs/2506.22780"
+    summary = (
+        "weather fields from a coarse field and sparse stations: "
+        "ERA5 2 m temperature, or your own NetCDF and CSV"
+    )
+    reference = (
+        "Chakraborty et al., Multimodal Atmospheric Super-Resolution With Deep Generative Models, "
+        "2025, https://arxiv.org/abs/2506.22780"
+    )
     prior: ClassVar[str] = "era5-uk-t2m"
 
     sigma_y: float = 0.5
@@ -73,139 +89,127 @@ class Atmosphere(inverse.Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma_y == 0 or not (
-            self.sigma_coarse is None or 0 < self.sigma_coarse < float("inf")
-        ):
+        sigma_coarse = self.sigma_y if self.sigma_coarse is None else self.sigma_coarse
+        if self.sigma_y == 0 or not 0 < sigma_coarse < float("inf"):
             raise OptionError(
-                f"atmosphere: sigma_y and sigma_coarse must be positive, got {self.sigma_y:g} and {self.sigma_coarse}"
+                "atmosphere: sigma_y and sigma_coarse must be positive, "
+                f"got {self.sigma_y:g} and {self.sigma_coarse}"
             )
         if self.count < 1 or self.factor < 1 or not 0 <= self.withhold < 1:
             raise OptionError(
-                f"atmosphere: count and factor must be at least 1 and withhold in [0, 1), got {self.count}, {self.factor}, {self.withhold:g}"
+                "atmosphere: count and factor must be at least 1 and withhold in [0, 1), "
+                f"got {self.count}, {self.factor}, {self.withhold:g}"
             )
         if self.window < 1:
             raise OptionError(f"atmosphere: window must be at least 1 hour, got {self.window}")
         if not (self.representativeness >= 0 and self.thin >= 0):
             raise OptionError(
-                f"atmosphere: representativeness and thin must be at least 0, got {self.representativeness:g} and {self.thin:g}"
+                "atmosphere: representativeness and thin must be at least 0, "
+                f"got {self.representativeness:g} and {self.thin:g}"
             )
+        parse_levels(self.sigmas)
 
-        self.by_variable()
+    # --- observations ---------------------------------------------------------------------------
 
-    # --- what is observed ---------------------------------------------------------------------------------------------
+    def on(self, domain: Domain, start: np.datetime64 | None = None) -> ObservedAtmosphere:
+        """The problem on another domain, with simulated observations.
 
-    def on(self, domain: Domain, start: np.datetime64 | None = None) -> Observed:
-        """The problem on another domain, to be simulated there."""
-        return Observed(**vars(self) | {"scene_": replace(self._simulated(domain), start=start)})
+        Args:
+            start: time of the first hour, if known.
+        """
+        return self._with_scene(replace(self._simulated_scene(domain), start=start))
 
     def scene(self) -> Scene:
-        """What is observed: here, of the shipped hours."""
-        return self._simulated(replace(shipped().domain, hours=self.window))
+        """The observations of the field; by default those simulated from the shipped hours."""
+        return self._simulated_scene(replace(shipped_data.hours().domain, hours=self.window))
+
+    def noise_levels(self) -> NoiseLevels:
+        """Standard deviations of the noise that the options state, in units of each variable."""
+        coarse = self.sigma_coarse or self.sigma_y
+        return NoiseLevels(self.sigma_y, coarse, parse_levels(self.sigmas))
 
     def operator(self, shape: tuple[int, ...]) -> Any:
         scene = self.scene()
         if tuple(shape) != scene.domain.shape:
-            want, got = (" x ".join(map(str, s)) for s in (scene.domain.shape, shape))
+            expected, actual = (" x ".join(map(str, s)) for s in (scene.domain.shape, shape))
             raise InputError(
-                f"atmosphere: a field here is {want} (channels, latitudes, longitudes), got {got}"
+                f"atmosphere: a field is {expected} (channels, latitudes, longitudes), got {actual}"
             )
         return scene.operator()
 
     def noise(self, shape: tuple[int, ...]) -> inverse.Noise:
-        scene, known = self.scene(), self.by_variable()
-        other = self.sigma_coarse or self.sigma_y
-        return scene.noise(
-            tuple(known.get(v, known.get(_base(v), other)) for v in scene.domain.variables),
-            self.representativeness,
-        )
-
-    def by_variable(self) -> dict[str, float]:
-        """`sigmas` as a mapping."""
-        found = {}
-        for text in self.sigmas:
-            name, _, value = text.rpartition(":")
-            try:
-                found[name] = float(value)
-            except ValueError as error:
-                raise OptionError(
-                    f"atmosphere: sigmas are variable:number, e.g. z:1.5, got '{text}'"
-                ) from error
-            if not name or not 0 < found[name] < float("inf"):
-                raise OptionError(
-                    f"atmosphere: sigmas are variable:number with a positive number, got '{text}'"
-                )
-        return found
+        """Independent Gaussian noise of the coarse cells and stations; the shape is not used."""
+        scene = self.scene()
+        return scene.noise(self.noise_levels().of_cells(scene.domain), self.representativeness)
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.scene().domain.shape
 
-    def _simulated(self, domain: Domain) -> Scene:
+    def _simulated_scene(self, domain: Domain) -> Scene:
         factor = None if self.modalities == "stations" else self.factor
         if self.modalities == "coarse":
             return Scene(domain, factor)
         extra = round(self.withhold * self.count)
-        used, kept = (
-            self._levelled(seen) for seen in networks(domain, self.count, extra, self.network)
-        )
-        return Scene(domain, factor, None, used, kept if extra else None)
+        networks = simulated_networks(domain, self.count, extra, self.network)
+        used, withheld = map(self.noise_levels().completed, networks)
+        return Scene(domain, factor, None, used, withheld if extra else None)
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    def _with_scene(self, scene: Scene) -> ObservedAtmosphere:
+        return ObservedAtmosphere(**vars(self) | {"scene_": scene})
+
+    # --- files ----------------------------------------------------------------------------------
 
     def truths(self) -> list[Tensor]:
-        """Eight hours of days 25 to 31 of March 2019, which no shipped prior has seen: (1, 33, 49) each, K; for a window, what it
-        takes of twelve hours that follow one another on the 28th: (window, 33, 49) each."""
+        """Shipped fields that no shipped prior was trained on, K.
+
+        They are eight hours of 25 to 31 March 2019, (1, 33, 49) each. For a window they are the
+        windows of the twelve consecutive hours of 28 March 2019, (window, 33, 49) each.
+
+        Raises: InputError for a window of more than twelve hours.
+        """
         if self.window == 1:
-            return [torch.from_numpy(hour) for hour in shipped().values]
-        hours = shipped_window().values[:, 0]
+            return [torch.from_numpy(field) for field in shipped_data.hours().values]
+        hours = shipped_data.consecutive_hours().values[:, 0]
         if self.window > len(hours):
             raise InputError(
-                f"atmosphere: {len(hours)} hours that follow one another ship, window is {self.window}; give a longer series with --input"
+                f"atmosphere: {len(hours)} consecutive hours are shipped, "
+                f"window is {self.window}; give a longer series with --input"
             )
-        return [
-            torch.from_numpy(hours[i : i + self.window])
-            for i in range(0, len(hours) - self.window + 1, self.window)
-        ]
+        starts = range(0, len(hours) - self.window + 1, self.window)
+        return [torch.from_numpy(hours[i : i + self.window]) for i in starts]
 
     def open(
         self, file: Path, prior: inverse.Prior, measured: bool
     ) -> tuple[inverse.Problem, Tensor, list[str]]:
+        """Read a truth (hours * variables, H, W) or a measurement (1, 1, m); see the class.
+
+        Raises: InputError if the prior is not of weather fields or a file cannot be used.
+        """
         domain = domain_of(prior)
         if not measured:
             truth, start = read_truth(file, domain, self.time)
-            return (
-                self.on(domain, start),
-                torch.from_numpy(truth),
-                [] if start is None else [f"time {stamp(start)}"],
-            )
-        scene, notes = Sources(file, self.stations, self.time, self.thin, self.withhold).scene(
-            domain, self._levelled
-        )
-        return Observed(**vars(self) | {"scene_": scene}), scene.measurement(), notes
-
-    def _levelled(self, seen: observations.Observations) -> observations.Observations:
-        """With the problem's standard deviation where an observation does not have its own."""
-        known = self.by_variable()
-        ours = np.array(
-            [known.get(v, known.get(_base(v), self.sigma_y)) for v in seen.variable],
-            dtype=np.float64,
-        )
-        return replace(seen, sigma=np.where(np.isnan(seen.sigma), ours, seen.sigma))
+            notes = [] if start is None else [f"time {stamp(start)}"]
+            return self.on(domain, start), torch.from_numpy(truth), notes
+        files = MeasurementFiles(file, self.stations, self.time, self.thin, self.withhold)
+        scene, notes = files.scene(domain, self.noise_levels())
+        return self._with_scene(scene), scene.measurement(), notes
 
     def export(self, result: inverse.Result, folder: Path) -> None:
-        """analysis.nc (CF conventions) and map.png."""
-        analysis.export(result, self.scene(), folder)
+        """Write analysis.nc (CF conventions) and map.png of the first image of a result."""
+        scene = self.scene()
+        write_analysis(result, scene, folder / "analysis.nc")
+        write_map(result, scene, folder / "map.png")
 
-    # --- priors and answers -------------------------------------------------------------------------------------------
+    # --- priors and posteriors ------------------------------------------------------------------
 
     def make_prior(self) -> inverse.Prior:
-        """The trained prior where it is installed, otherwise the climatological Gaussian field; for a window, that of trajectories."""
-        return inverse.load_prior(
-            TRAJECTORIES
-            if self.window > 1
-            else self.prior
-            if self.prior in cards()
-            else CLIMATOLOGY
-        )
+        """The trained prior if it is installed, otherwise the climatological Gaussian.
+
+        For a window it is the Gaussian of trajectories.
+        """
+        if self.window > 1:
+            return inverse.load_prior(TRAJECTORIES)
+        return inverse.load_prior(self.prior if self.prior in cards() else CLIMATOLOGY)
 
     def resolve_prior(
         self,
@@ -213,9 +217,11 @@ class Atmosphere(inverse.Problem):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> inverse.Prior:
+        """As `Problem.resolve_prior`, for `window` consecutive hours; see `over_hours`."""
         return over_hours(super().resolve_prior(prior, device, dtype), self.window)
 
     def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
+        """As `Problem.posterior`; the provenance records the grid and the observations."""
         posterior = super().posterior(truth, **settings)
         scene = self.scene()
         grid = scene.domain.grid
@@ -223,97 +229,45 @@ class Atmosphere(inverse.Problem):
             "latitudes": list(grid.latitudes),
             "longitudes": list(grid.longitudes),
         }
-        posterior.provenance["observations"] = scene.record()
-        if posterior.truth is not None and scene.withheld is not None:
-            posterior.provenance["observations"]["withheld"]["value"] = self._withheld(
-                scene, posterior.truth, settings
+        observations = posterior.provenance["observations"] = scene.record()
+        if scene.withheld is not None:
+            observations["withheld"]["value"] = (
+                [scene.withheld.value.tolist()]
+                if posterior.truth is None
+                else scene.simulated_withheld(
+                    posterior.truth, settings.get("seed", 0), settings.get("first_image", 0)
+                )
             )
-        elif scene.withheld is not None:
-            posterior.provenance["observations"]["withheld"]["value"] = [
-                scene.withheld.value.tolist()
-            ]
         return posterior
 
-    def _withheld(self, scene: Scene, truth: Tensor, settings: dict[str, Any]) -> list[list[float]]:
-        """What the withheld stations would have measured of each truth, with noise of their own."""
-        assert scene.withheld is not None
-        clean = clone(scene.at(scene.withheld), "cpu", torch.float64).A(truth.cpu().double())[
-            :, 0, 0
-        ]
-        first, seed = settings.get("first_image", 0), settings.get("seed", 0)
-        streams = [inverse.seeded(seed, "withheld", first + i) for i in range(len(clean))]
-        noise = torch.stack(
-            [
-                torch.randn(clean.shape[1], generator=stream, dtype=torch.float64)
-                for stream in streams
-            ]
-        )
-        return (clean + torch.from_numpy(scene.withheld.sigma) * noise).tolist()
-
     def exact(self, y: Tensor) -> Exact | None:
-        """The posterior of one measurement (1, 1, m) under the climatological field; None with a trained prior."""
-        law, flat = self.make_prior().double(), y.flatten().double().cpu()
+        """The posterior of one measurement y (1, 1, m) under the climatological Gaussian.
+
+        None if the prior is another law or a network.
+
+        Raises: InputError if y has another number of entries.
+        """
+        law, shape = self.make_prior().double(), self.scene().domain.shape
         if not isinstance(law, LowRankPrior):
             return None
-        n = torch.Size(self.scene().domain.shape).numel()
+        n = torch.Size(shape).numel()
         operator = clone(self.scene().operator(), "cpu", torch.float64)
-        matrix = (
-            operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *self.scene().domain.shape))
-            .flatten(1)
-            .T
-        )
-        if len(flat) != len(matrix):
-            raise InputError(
-                f"atmosphere: a measurement has {len(matrix)} entries, got {len(flat)}; ask for one measurement at a time"
-            )
+        matrix = operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *shape)).flatten(1).T
+        y = single_measurement(self.name, y, len(matrix))
         sigma = self.noise(()).sigma.flatten()  # type: ignore[attr-defined]
-        return Exact(law.given(matrix, sigma, flat), float(law.log_evidence(matrix, sigma, flat)))
+        return Exact(law.given(matrix, sigma, y), float(law.log_evidence(matrix, sigma, y)))
 
 
 @dataclass(frozen=True)
-class Observed(Atmosphere):
-    """The problem that a file poses, or another prior's domain.
+class ObservedAtmosphere(Atmosphere):
+    """The problem with given observations, from files or on the domain of another prior.
 
     Args:
-        scene_: what is observed.
+        scene_: observations of the field.
     """
 
     scene_: Scene | None = None
 
     def scene(self) -> Scene:
+        """The given observations."""
         return self.scene_ or super().scene()
-
-
-def _base(variable: str) -> str:
-    """The variable of a level: t_850 -> t."""
-    return variable.split("_")[0]
-
-
-def folder() -> Path:
-    """Where the shipped fields, the climatology and the station list are."""
-    return Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
-
-
-@functools.lru_cache(maxsize=64)
-def networks(
-    domain: Domain, count: int, extra: int, seed: int
-) -> tuple[observations.Observations, observations.Observations]:
-    """Places of `count` stations on a domain and of `extra` others; see `simulation.network`."""
-    places = simulation.network(
-        read_station_list(folder() / "igra2-station-list.txt.gz"), domain, count + extra, seed
-    )
-    return simulation.at_stations(places[:count], domain), simulation.at_stations(
-        places[count:], domain
-    )
-
-
-@functools.cache
-def shipped() -> Fields:
-    """The shipped hours, K."""
-    return read_fields(folder() / "era5-uk-t2m-hours.nc", ("t2m",))
-
-
-@functools.cache
-def shipped_window() -> Fields:
-    """Twelve shipped hours that follow one another, K."""
-    return read_fields(folder() / "era5-uk-t2m-window.nc", ("t2m",))

@@ -22,7 +22,7 @@ from inverse.priors.prior import Prior
 from inverse.seeding import seeded
 from inverse.training.loop import Progress, TrainConfig, Training
 from inverse.training.progress import check_weights_path, train_to_end, training_facts
-from inverse_problems.atmosphere.dataset import Fields, load_fields
+from inverse_problems.atmosphere.training_fields import TrainingFields, load_fields
 from inverse_problems.atmosphere.units import GRAVITY
 
 FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
@@ -43,7 +43,7 @@ class FieldTraining(Training):
 
     def __init__(
         self,
-        fields: Fields,
+        fields: TrainingFields,
         law: FieldLaw,
         config: TrainConfig,
         checkpoint: Path,
@@ -158,13 +158,13 @@ def train_field_prior(
 
 
 def fit_law(
-    fields: Fields, validation: Fields, rank: int, hours: int = 1
+    fields: TrainingFields, validation: TrainingFields, rank: int, hours: int = 1
 ) -> tuple[FieldLaw, dict[str, float]]:
     """The Gaussian of fields, global or regional, of one hour or several, and how it was chosen, for the card.
 
     Raises: OptionError for trajectories of global fields.
     """
-    from inverse_problems.atmosphere.gaussian import fit_gaussian
+    from inverse_problems.atmosphere.climatology import fit_gaussian
     from inverse_problems.atmosphere.trajectory import TrajectoryPrior, fit_persistence
     from inverse_problems.atmosphere.zonal import fit_zonal
 
@@ -212,7 +212,7 @@ def error_ratio(table: dict[str, list[float]]) -> float:
     return math.exp(sum(ratios) / len(ratios))
 
 
-def in_decametres(fields: Fields) -> Fields:
+def in_decametres(fields: TrainingFields) -> TrainingFields:
     """Geopotential (m2 s-2) as geopotential height (dam), which varies about as much as temperature in K; other channels as they are."""
     gain = torch.tensor([1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units])[
         :, None, None
@@ -224,7 +224,7 @@ def in_decametres(fields: Fields) -> Fields:
     )
 
 
-def check_disjoint(parts: list[Fields]) -> None:
+def check_disjoint(parts: list[TrainingFields]) -> None:
     """Raises OptionError where the period of one set of fields reaches into another's: neighbouring hours are nearly the same field."""
     spans = sorted(part.period for part in parts)
     for before, after in itertools.pairwise(spans):
@@ -235,7 +235,7 @@ def check_disjoint(parts: list[Fields]) -> None:
 
 
 def field_table(
-    prior: Prior, law: FieldLaw, fields: Fields, count: int = 168
+    prior: Prior, law: FieldLaw, fields: TrainingFields, count: int = 168
 ) -> dict[str, list[float]]:
     """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
     chosen = fields.values[:: max(1, len(fields) // count)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inverse.priors.analytic import LOG_2PI, FieldLaw
-from inverse_problems.atmosphere.gaussian import gaspari_cohn
+from inverse_problems.atmosphere.climatology import gaspari_cohn
 from inverse_problems.atmosphere.grid import EARTH_RADIUS, Grid
 
 

@@ -16,11 +16,11 @@ from conftest import normal
 
 import inverse
 from inverse.errors import InputError
-from inverse_problems.atmosphere import observations, readers, simulation
-from inverse_problems.atmosphere.departures import estimated_sigma
+from inverse_problems.atmosphere import observation_files, observations, station_network
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import Grid, distance
 from inverse_problems.atmosphere.igra import lines, read_soundings, read_station_list
+from inverse_problems.atmosphere.noise_estimation import estimated_sigma
 from inverse_problems.atmosphere.units import conversion
 
 DATA = Path(str(importlib.resources.files("inverse_data"))) / "atmosphere"
@@ -127,7 +127,7 @@ def test_a_table_of_soundings(tmp_path):
         RAOB
         + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n",
     )
-    seen, notes = observations.admitted(readers.read(path), LEVELS, "raob")
+    seen, notes = observations.admitted(observation_files.read_observations(path), LEVELS, "raob")
     assert dict(zip(seen.variable, seen.value, strict=True)) == {
         "t_850": pytest.approx(289.35),
         "z_850": pytest.approx(1430 * 9.80665),
@@ -170,7 +170,9 @@ def test_the_station_list():
 
 def test_soundings_as_observations():
     seen, _ = observations.admitted(
-        readers.of_soundings(read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)),
+        observation_files.from_soundings(
+            read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)
+        ),
         LEVELS,
         "vienna",
     )
@@ -193,7 +195,9 @@ E,52.0,-2.0,9.5,
 
 
 def test_a_table_is_read_checked_and_counted(tmp_path):
-    seen, notes = observations.admitted(readers.read(table(tmp_path / "s.csv", CSV)), UK, "s.csv")
+    seen, notes = observations.admitted(
+        observation_files.read_observations(table(tmp_path / "s.csv", CSV)), UK, "s.csv"
+    )
     assert seen.station.tolist() == ["A", "E"]
     assert seen.value.tolist() == [pytest.approx(283.15), pytest.approx(282.65)]
     assert seen.sigma[0] == pytest.approx(0.3)
@@ -239,7 +243,9 @@ def test_a_table_is_read_checked_and_counted(tmp_path):
 )
 def test_bad_tables_are_refused(tmp_path, text, words):
     with pytest.raises(InputError, match=words):
-        observations.admitted(readers.read(table(tmp_path / "bad.csv", text)), UK, "bad.csv")
+        observations.admitted(
+            observation_files.read_observations(table(tmp_path / "bad.csv", text)), UK, "bad.csv"
+        )
 
 
 def points(path: Path, **attributes) -> Path:
@@ -256,15 +262,19 @@ def points(path: Path, **attributes) -> Path:
 
 def test_points_in_netcdf(tmp_path):
     path = points(tmp_path / "p.nc")
-    assert readers.is_points(path)
-    seen, notes = observations.admitted(readers.read(path), UK, "p.nc")
+    assert observation_files.holds_points(path)
+    seen, notes = observations.admitted(observation_files.read_observations(path), UK, "p.nc")
     assert (seen.station.tolist(), seen.value.tolist()) == (["A", "C"], [280.0, 279.0])
     assert notes == ["1 of 3 observations left out: missing values"]
 
 
 def test_points_without_units_are_refused(tmp_path):
     with pytest.raises(InputError, match="t2m: has no units"):
-        observations.admitted(readers.read(points(tmp_path / "p.nc", long_name="?")), UK, "p.nc")
+        observations.admitted(
+            observation_files.read_observations(points(tmp_path / "p.nc", long_name="?")),
+            UK,
+            "p.nc",
+        )
 
 
 @pytest.mark.parametrize(
@@ -338,15 +348,20 @@ def test_withheld_stations_are_others():
 
 def test_the_network_is_that_of_the_list():
     stations = read_station_list(DATA / "igra2-station-list.txt.gz")
-    here = simulation.network(stations, UK, 25)
+    here = station_network.choose_stations(stations, UK, 25)
     listed = {s.id for s in stations}
     assert all(s.id in listed for s in here)
-    more = simulation.network(stations, UK, 50)
+    more = station_network.choose_stations(stations, UK, 50)
     assert [s.id for s in more[:25]] == [s.id for s in here]
     assert sum(s.id not in listed for s in more) == 50 - 29
-    seen = simulation.at_stations(more, UK)
+    seen = station_network.observations_at(more, UK)
     assert bool(UK.grid.locate(*seen.places)[2].all())
-    assert seen.sha256 == simulation.at_stations(simulation.network(stations, UK, 50), UK).sha256
+    assert (
+        seen.sha256
+        == station_network.observations_at(
+            station_network.choose_stations(stations, UK, 50), UK
+        ).sha256
+    )
 
 
 def test_desroziers_finds_the_noise():

@@ -14,9 +14,8 @@ from inverse.priors.loading import PriorCard, cards, load_prior, save_prior
 from inverse.priors.networks.corrected import CorrectedPrior
 from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.training.loop import TrainConfig
-from inverse_problems.atmosphere.dataset import Fields, load_fields
+from inverse_problems.atmosphere.climatology import fit_gaussian, gaspari_cohn
 from inverse_problems.atmosphere.domain import domain_of
-from inverse_problems.atmosphere.gaussian import fit_gaussian, gaspari_cohn
 from inverse_problems.atmosphere.grid import Grid, distance
 from inverse_problems.atmosphere.training import (
     check_disjoint,
@@ -24,6 +23,7 @@ from inverse_problems.atmosphere.training import (
     field_table,
     train_field_prior,
 )
+from inverse_problems.atmosphere.training_fields import TrainingFields, load_fields
 from inverse_problems.atmosphere.trajectory import TrajectoryPrior
 from inverse_problems.atmosphere.zonal import fit_zonal
 
@@ -257,7 +257,7 @@ def test_a_network_around_the_globe_turns_with_its_input():
 
 
 def test_blended_fields_keep_mean_and_covariance():
-    fields = Fields(smooth(40).float(), ("t2m",), ("K",), GRID, ("", ""), 0, "")
+    fields = TrainingFields(smooth(40).float(), ("t2m",), ("K",), GRID, ("", ""), 0, "")
     x = fields.batch(20000, inverse.seeded("blend"), mix=1.0).double().flatten(1)
     expected = torch.from_numpy(np.cov(fields.values.flatten(1).numpy().T, bias=True))
     assert float((x.mean(0) - fields.values.flatten(1).mean(0)).abs().max()) < 5 * 2 / 20000**0.5

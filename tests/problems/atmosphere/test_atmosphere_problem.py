@@ -12,11 +12,11 @@ import xarray
 
 import inverse
 from inverse.result import Result
-from inverse_problems.atmosphere.dataset import load_fields
 from inverse_problems.atmosphere.domain import Domain, domain_of
 from inverse_problems.atmosphere.grid import Grid
 from inverse_problems.atmosphere.netcdf import read_fields
 from inverse_problems.atmosphere.operators import coarsen
+from inverse_problems.atmosphere.training_fields import load_fields
 
 pytest_plugins = "cli_fixtures"
 
@@ -215,7 +215,9 @@ def test_impossible_options(command):
 
 def test_a_prior_of_photographs_is_refused(fuse, tmp_path, hour, domain):
     path = grid_file(tmp_path / "x.nc", hour[0], domain.grid)
-    fuse("--input", path, "--prior", "photo-64").refused("photo-64", "no prior of weather fields")
+    fuse("--input", path, "--prior", "photo-64").refused(
+        "photo-64", "not a prior of weather fields"
+    )
 
 
 # --- the command --------------------------------------------------------------------------------------------------------
@@ -467,7 +469,7 @@ BAD = {
         lambda p, h, d: grid_file(p / "bad.nc", h[0], d.grid, name="u10"),
         "has no variable t2m; the prior has t2m, the file u10",
     ),
-    "missing values": (holes, "6 of 1617 values are missing; a truth must be whole"),
+    "missing values": (holes, "6 of 1617 values are missing; a truth must be complete"),
     "calendar": (lambda *a: several_times(*a, calendar="360_day"), "its calendar is '360_day'"),
     "several times": (
         several_times,

@@ -265,7 +265,7 @@ def refused(fuse, *arguments, words, window=4):
 
 def test_impossible_windows_are_refused_in_one_line(fuse, tmp_path, grid, hours):
     refused(fuse, window=0, words=["window must be at least 1 hour, got 0"])
-    refused(fuse, window=13, words=["12 hours that follow one another ship, window is 13"])
+    refused(fuse, window=13, words=["12 consecutive hours are shipped, window is 13"])
     refused(
         fuse,
         "--prior",
@@ -291,9 +291,7 @@ def test_impossible_windows_are_refused_in_one_line(fuse, tmp_path, grid, hours)
         words=["holds 5 times", "time=2019-03-25T12"],
     )
     (tmp_path / "s.csv").write_text("station,latitude,longitude,t2m [degC]\nA,51.5,-0.1,8\n")
-    refused(
-        fuse, "--measurement", "s.csv", words=["no observation says when it was", "column 'time'"]
-    )
+    refused(fuse, "--measurement", "s.csv", words=["no observation has a time", "column 'time'"])
     (tmp_path / "s.csv").write_text(
         "station,latitude,longitude,time,t2m [degC]\nA,51.5,-0.1,noon,8\n"
     )

@@ -17,7 +17,7 @@ from inverse_problems.atmosphere.netcdf import package
 
 
 @dataclass(frozen=True)
-class Fields:
+class TrainingFields:
     """Fields on a latitude-longitude grid.
 
     Args:
@@ -48,7 +48,7 @@ class Fields:
         """(C, H, W)."""
         return self.values.mean(0)
 
-    def windows(self, hours: int) -> Fields:
+    def windows(self, hours: int) -> TrainingFields:
         """Every run of so many fields an hour apart as one sample, (N', hours * C, H, W).
 
         Raises: InputError if there is none.
@@ -96,7 +96,7 @@ class Fields:
         }
 
 
-def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
+def load_fields(path: Path, variables: list[str], period: str = "") -> TrainingFields:
     """Fields of a NetCDF file (or Zarr store) between two times, both included.
 
     Every dimension but latitude, longitude and the level counts samples; variables and levels become channels. A sample with a
@@ -174,7 +174,7 @@ def load_fields(path: Path, variables: list[str], period: str = "") -> Fields:
         span = ("", "") if each is None else (str(each[0])[:16], str(each[-1])[:16])
         grid = Grid.of(chosen.latitude.values, chosen.longitude.values)
         kept = torch.from_numpy(values[whole])
-        return Fields(
+        return TrainingFields(
             kept,
             tuple(channels),
             tuple(units),

@@ -23,8 +23,8 @@ from atmosphere_scores import scores
 from torch import Tensor
 
 import inverse
-from inverse_problems.atmosphere.training_fields import load_fields
 from inverse_problems.atmosphere.climatology import fit_gaussian
+from inverse_problems.atmosphere.training_fields import load_fields
 
 KEYS = ("rmse", "crps", "spread_skill")
 SETTINGS: dict[str, tuple[dict[str, Any], int]] = {

@@ -1,9 +1,10 @@
-"""Coarse structure for deblurring: what the networks add to the blurry picture, and what that adds to a method, known kernel or none.
+"""Measure the accuracy of the structure networks and the gain of deblurring methods that use them.
 
     python bench/structure.py --data "$INVERSE_DATA" --out docs/structure
 
-Photographs are central crops of the BSDS500 test set, which nothing here was trained or fitted on. Run again, it measures only what is missing
-from OUT.json; OUT.md is written anew but for its reading.
+Photographs are central crops of the BSDS500 test set, on which no prior or network was trained or
+fitted. Results already in OUT.json are not measured again. OUT.md is rewritten, except its section
+"Reading".
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import argparse
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
 import torch
-from output import in_results
-from photo import photographs
+from images import photographs
+from options import add_out, new_parser
+from output import in_results, markdown_table, write_json
+from timing import timed
 from torch import Tensor
 
 import inverse
@@ -78,7 +81,7 @@ PAIRS = {
     "icdpm, unguided, mean of 4": "blurry",
     "icdpm, guided, mean of 4": "icdpm, unguided, mean of 4",
 }
-"""What each is compared with, photograph by photograph."""
+"""The contestant with which each is compared, photograph by photograph."""
 METHODS = {
     "red-diff": ("red-diff", {"steps": 30}),
     "diffpir": ("diffpir", {"steps": 25}),
@@ -91,17 +94,22 @@ METHODS = {
 }
 BALANCES, ITERATIONS = (0.003, 0.01, 0.03, 0.1), (3, 10, 30)
 READING = "## Reading\n"
+COMMAND = "python bench/structure.py --data $INVERSE_DATA --out {out} --count {count}"
 ABOUT = """# Coarse structure for deblurring
 
-Made by `{command}`; networks trained by the commands on their cards, `data/structure/structure-blur.json` and `data/structure/structure-icdpm.json`.
+Written by `{command}`. The networks were trained by the commands on their cards,
+`data/structure/structure-blur.json` and `data/structure/structure-icdpm.json`.
 
-Two methods share an idea: the coarse greys of a sharp picture can be guessed from the blurry one, and blurs that nobody trained on change them least
-(Ren et al., ICCV 2023, https://arxiv.org/abs/2212.01789).
+Two methods share an idea: the coarse grey levels of a sharp picture can be estimated from the blurry
+picture, and unfamiliar blurs change these grey levels least (Ren et al., ICCV 2023,
+https://arxiv.org/abs/2212.01789).
 
-`structure-prior` runs another method on y and on what three small networks make of it: the sharp grey picture at 1/2, 1/4 and 1/8 of its size, with a
-standard deviation for every pixel. Nothing is trained with the prior or the problem, and `blind=true` leaves the operator out.
-`structure-icdpm` is the paper's: a diffusion network that is given the blurry picture, with the features of its own structure networks added
-inside the blocks of its encoder. It never sees a kernel.
+`structure-prior` runs another method on y and on the estimates of three small networks: the sharp
+grey picture at 1/2, 1/4 and 1/8 of its size, with a standard deviation for every pixel. The networks
+are not trained with the prior or the problem, and `blind=true` drops the operator.
+`structure-icdpm` is the method of the paper: a diffusion network receives the blurry picture, with
+the features of its own structure networks added inside the blocks of its encoder. It receives no
+kernel.
 
 ```
 inverse solve --problem deblur --problem-option kernel=motion --method structure-prior
@@ -112,28 +120,34 @@ inverse train-structure --help
 
 ![deblurring](images/{stem}.png)
 
-One photograph; rows: {rows}; columns: {columns}, truth.
+One photograph. Rows: {rows}. Columns: {columns}; truth.
 
 ## The networks alone
 
-64 crops of 96 pixels of BSDS500 test photographs for each family, with kernels of another seed than those of training, noise up to 0.05. Errors are root mean
-squares over all crops, intensities in [0, 1]; y is the blurry picture averaged as the target is. The gain is that of the pooled error. The last
-column would be 1 if tau were right. The interval is a bootstrap over crops.
+Each family of blurs has 64 crops of 96 pixels of BSDS500 test photographs, kernels of another seed
+than in training, and noise up to 0.05. Errors are root mean squares over all crops, with
+intensities in [0, 1]; y is the blurry picture, averaged like the target. The gain is that of the
+pooled error, with a bootstrap interval over crops. The last column is 1 for a correct tau.
 
 {networks}
-beta, fitted on BSDS500 validation photographs: {beta}. CRPS of the Gaussian posterior there, intensities: {crps}.
-The diffusion network's denoising loss there (1 is what no network at all would have): {guided} guided, {unguided} unguided, {shuffled} guided by the
-structure of another crop.
+Figures on BSDS500 validation photographs follow. Fitted beta: {beta}. CRPS of the Gaussian
+posterior (intensity): {crps}. Denoising loss of the diffusion network (1 without a network):
+{guided} guided, {unguided} unguided, {shuffled} guided by the structure of another crop.
 
 ## Deblurring
 
-{count} photographs (central crops of {size} pixels, BSDS500 test), each with a kernel of its own, reflected edges, sigma_y = {sigma}, one sample.
-*Motion*: random trajectories of 15 to 23 pixels, which both kinds of networks were trained on, with other seeds. *Defocus*: disks of radius 1.5 to 5;
-`structure-blur` was trained on some, `structure-icdpm` on none. *Measured shake*: the kernels of Levin et al. (2009), which nothing here was trained
-on. Brackets: mean paired difference and its 95 % bootstrap interval over photographs. chi2 is |y - A x|^2 / (m sigma_y^2), about 1 for a sample that
-explains y. s: processor seconds for one picture. Wiener and Richardson-Lucy are scikit-image's, with the setting (in brackets after the name) that is
-best on these very photographs, which favours them; the others are at their defaults but for their steps: {steps}.
-*Shuffled* is told the structure of another photograph, on *Motion* alone. All but *blurry*, *blind* and *icdpm* know the kernel.
+{count} photographs (central crops of {size} pixels, BSDS500 test), each with its own kernel,
+reflected edges, sigma_y = {sigma}, one sample. *Motion*: random trajectories of 15 to 23 pixels, on
+which both kinds of networks were trained, with other seeds. *Defocus*: disks of radius 1.5 to 5;
+`structure-blur` was trained on some, `structure-icdpm` on none. *Measured shake*: the kernels of
+Levin et al. (2009), on which no network was trained.
+
+Brackets give the mean paired difference and its 95 % bootstrap interval over photographs. chi2 is
+|y - A x|^2 / (m sigma_y^2), about 1 for a sample that explains y. s is processor seconds per
+picture. Wiener and Richardson-Lucy are those of scikit-image, with the setting (in brackets after
+the name) that is best on these photographs, which favours them. The other methods use their
+defaults, except for their steps: {steps}. *Shuffled* receives the structure of another photograph;
+it was run on *Motion* only. All methods except *blurry*, *blind* and *icdpm* know the kernel.
 """
 
 
@@ -144,20 +158,16 @@ def kernels(data: Path, case: str, count: int) -> list[Tensor]:
     if case == "defocus":
         return [embedded(disk_kernel(1.5 + 0.5 * i, MARGIN)) for i in range(count)]
     with h5py.File(data / "kernels" / "Levin09.mat") as file:
-        found = [
-            torch.from_numpy(file[reference][()].T).float() for reference in file["kernels"][:, 0]
-        ]
-    return [embedded(found[i % len(found)]) for i in range(count)]
+        measured = [torch.from_numpy(file[ref][()].T).float() for ref in file["kernels"][:, 0]]
+    return [embedded(measured[i % len(measured)]) for i in range(count)]
 
 
 def posterior_of(
     truth: Tensor, kernel: Tensor, prior: inverse.Prior, index: int
 ) -> inverse.Posterior:
-    """y = k * x + n with reflected edges; linear solves stop at 1e-3, for every method."""
-    operator, noise = (
-        inverse.physics.Blur(filter=kernel[None, None], padding="reflect", use_fft=True),
-        inverse.GaussianNoise(SIGMA_Y),
-    )
+    """The posterior of y = k * x + n with reflected edges; linear solves stop at 1e-3."""
+    operator = inverse.physics.Blur(filter=kernel[None, None], padding="reflect", use_fft=True)
+    noise = inverse.GaussianNoise(SIGMA_Y)
     y = noise.sample(operator.A(truth[None]), inverse.seeded("structure benchmark", index))
     return inverse.Posterior(
         prior,
@@ -170,21 +180,21 @@ def posterior_of(
 
 
 def classical(name: str, y: Tensor, kernel: Tensor) -> dict[str, Tensor]:
-    """scikit-image's answers for each setting, on a picture widened by reflection."""
+    """Reconstructions by scikit-image for each setting, on a picture padded by reflection."""
     from skimage.restoration import richardson_lucy, wiener
 
     wide = torch.nn.functional.pad(y, [24] * 4, mode="reflect")[0].double().clamp(0, 1).numpy()
     psf = kernel.double().numpy()
-    answers = {}
+    reconstructions = {}
     for setting in BALANCES if name == "wiener" else ITERATIONS:
         deconvolve: Callable = wiener if name == "wiener" else richardson_lucy
         x = torch.stack([torch.from_numpy(deconvolve(c, psf, setting).copy()) for c in wide])
-        answers[f"{setting:g}"] = x[:, 24:-24, 24:-24].float()
-    return answers
+        reconstructions[f"{setting:g}"] = x[:, 24:-24, 24:-24].float()
+    return reconstructions
 
 
 class Shuffled(inverse.Method):
-    """diffpir with the structure of another photograph."""
+    """diffpir with the structure of another photograph, whose measurement is `other`."""
 
     name = "shuffled"
 
@@ -198,211 +208,178 @@ class Shuffled(inverse.Method):
             posterior,
             samples,
             generator,
-            lambda one, n, g: method.solver.run(guided(one, estimates, method.tempering()), n, g),
+            lambda image, n, g: method.solver.run(
+                guided(image, estimates, method.tempering()), n, g
+            ),
         )
 
 
-def answers(
+def reconstruct(
     name: str, posterior: inverse.Posterior, kernel: Tensor, other: Tensor
 ) -> tuple[dict[str, Tensor], float]:
-    """A contestant's pictures (3, H, W) by setting, and processor seconds."""
-    start = time.process_time()
-    if name == "blurry":
-        found = {"": posterior.y[0]}
-    elif name in ("wiener", "richardson-lucy"):
-        found = classical(name, posterior.y, kernel)
-    else:
+    """Pictures (3, H, W) of a contestant by setting, and processor seconds."""
+
+    def run() -> dict[str, Tensor]:
+        if name == "blurry":
+            return {"": posterior.y[0]}
+        if name in ("wiener", "richardson-lucy"):
+            return classical(name, posterior.y, kernel)
         base, options = METHODS.get(name.removesuffix(", mean of 4"), ("", {}))
-        method = (
-            Shuffled(other) if name == "diffpir + shuffled" else inverse.get_method(base, **options)
-        )
-        found = {
-            "": inverse.solve(
-                posterior, method, samples=4 if name.endswith("mean of 4") else 1, seed=0
-            ).mean[0]
-        }
-    return found, time.process_time() - start
+        shuffled = name == "diffpir + shuffled"
+        method = Shuffled(other) if shuffled else inverse.get_method(base, **options)
+        samples = 4 if name.endswith("mean of 4") else 1
+        return {"": inverse.solve(posterior, method, samples=samples, seed=0).mean[0]}
+
+    return timed(run)
 
 
 def scores(x: Tensor, truth: Tensor) -> dict[str, float]:
     return {metric: -loss_by(metric)(x.clamp(0, 1), truth) for metric in METRICS}
 
 
-def networks(data: Path, count: int = 64, size: int = 96) -> dict[str, dict[str, dict]]:
-    """By family of blurs, by scale, on crops of test photographs with kernels of another seed: error of the networks and of y, gain with its interval."""
-    net, sources, rows = (
-        load_structure("structure-blur"),
-        [load_images(data / "bsds500" / "test", size + 30, 3)],
-        {},
-    )
+def measure_networks(data: Path, count: int = 64, size: int = 96) -> dict[str, dict[str, dict]]:
+    """Errors of the networks and of y, and the gain with its interval, by blur and scale."""
+    network, rows = load_structure("structure-blur"), {}
+    sources = [load_images(data / "bsds500" / "test", size + 30, 3)]
     for family in MAKERS:
         sharp, y = BlurCorpus((family,), kernels=count, seed=7).batch(
             sources, size, count, inverse.seeded("structure benchmark", family)
         )
         with torch.no_grad():
-            estimates = net(y)
-        for s, estimate_ in estimates.items():
-            truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
+            structures = network(y)
+        for scale, structure in structures.items():
+            truth, coarse_y = averaged(grey_of(sharp), scale), averaged(grey_of(y), scale)
             error, blurry = (
-                (truth - guess).square().mean((1, 2, 3)) for guess in (estimate_.mean, before)
+                (truth - image).square().mean((1, 2, 3)) for image in (structure.mean, coarse_y)
             )
-            chi = float(((truth - estimate_.mean) / estimate_.log_tau.exp()).square().mean().sqrt())
-            gain = 10 * math.log10(float(blurry.sum() / error.sum()))
-            again = torch.randint(count, (4000, count), generator=inverse.seeded("bootstrap"))
-            low, high = (
-                (10 * (blurry[again].sum(1) / error[again].sum(1)).log10())
-                .quantile(torch.tensor([0.025, 0.975]))
-                .tolist()
-            )
-            row = {
+            standardised = (truth - structure.mean) / structure.log_tau.exp()
+            rows.setdefault(family, {})[str(scale)] = {
                 "rmse": float(error.mean().sqrt()),
                 "blurry": float(blurry.mean().sqrt()),
-                "chi": chi,
-                "gain": {"mean": gain, "low": low, "high": high},
+                "chi": float(standardised.square().mean().sqrt()),
+                "gain": pooled_gain(error, blurry),
             }
-            rows.setdefault(family, {})[str(s)] = row
     return rows
 
 
+def pooled_gain(error: Tensor, blurry: Tensor) -> dict[str, float]:
+    """Gain (dB) of the pooled squared error (count,), with a 95 % bootstrap interval."""
+    count = len(error)
+    chosen = torch.randint(count, (4000, count), generator=inverse.seeded("bootstrap"))
+    gains = 10 * (blurry[chosen].sum(1) / error[chosen].sum(1)).log10()
+    low, high = gains.quantile(torch.tensor([0.025, 0.975])).tolist()
+    mean = 10 * math.log10(float(blurry.sum() / error.sum()))
+    return {"mean": mean, "low": low, "high": high}
+
+
 def measure(arguments: argparse.Namespace, record: dict, save: Callable[[], None]) -> None:
-    """Add what is missing to the record's cells."""
-    prior, done = (
-        inverse.load_prior("photo-64"),
-        {(r["case"], r["photograph"], r["name"]) for r in record["cells"]},
-    )
+    """Measure the cells that the record lacks."""
+    prior = inverse.load_prior("photo-64")
+    done = {(cell["case"], cell["photograph"], cell["name"]) for cell in record["cells"]}
     truths = photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)
     for index, case in itertools.product(range(len(truths)), arguments.cases):
-        bank, another = kernels(arguments.data, case, len(truths)), (index + 1) % len(truths)
+        bank, next_index = kernels(arguments.data, case, len(truths)), (index + 1) % len(truths)
         posterior = posterior_of(truths[index], bank[index], prior, index)
+        other = posterior_of(truths[next_index], bank[next_index], prior, next_index).y
         for name in arguments.names:
             if (case, index, name) in done or (name == "diffpir + shuffled" and case != "motion"):
                 continue
-            found, seconds = answers(
-                name,
-                posterior,
-                bank[index],
-                posterior_of(truths[another], bank[another], prior, another).y,
-            )
-            for setting, x in found.items():
-                chi2 = float(
-                    inverse.GaussianNoise(SIGMA_Y).chi_square(
-                        posterior.y, posterior.operator.A(x[None])
-                    )
-                )
-                record["cells"].append(
-                    {
-                        "case": case,
-                        "photograph": index,
-                        "name": name,
-                        "setting": setting,
-                        "chi2": chi2,
-                        "seconds": seconds,
-                    }
-                )
-                record["cells"][-1] |= scores(x, truths[index])
+            pictures, seconds = reconstruct(name, posterior, bank[index], other)
+            for setting, x in pictures.items():
+                chi2 = posterior.noise.chi_square(posterior.y, posterior.operator.A(x[None]))
+                cell = {"case": case, "photograph": index, "name": name, "setting": setting}
+                cell |= {"chi2": float(chi2), "seconds": seconds, **scores(x, truths[index])}
+                record["cells"].append(cell)
                 if index == arguments.shown:
                     write_png(arguments.pictures / f"{case}-{name}{setting}.png", x.clamp(0, 1))
             save()
-            print(
-                f"{case:10s} {index} {name:24s} {record['cells'][-1]['psnr']:.2f} dB  {seconds:.1f} s",
-                flush=True,
-            )
+            score = record["cells"][-1]["psnr"]
+            print(f"{case:10s} {index} {name:24s} {score:.2f} dB  {seconds:.1f} s", flush=True)
 
 
-def best_settings(cells: list[dict], name: str) -> list[dict]:
-    """Of a contestant with settings, the cells of the one with the best mean PSNR."""
+def mean(cells: list[dict], key: str) -> float:
+    return sum(cell[key] for cell in cells) / len(cells)
+
+
+def best_setting(cells: list[dict], name: str) -> list[dict]:
+    """Cells of a contestant with the setting of best mean PSNR."""
     by_setting: dict[str, list[dict]] = {}
     for cell in cells:
         if cell["name"] == name:
             by_setting.setdefault(cell["setting"], []).append(cell)
-    return max(
-        by_setting.values(),
-        key=lambda found: sum(c["psnr"] for c in found) / len(found),
-        default=[],
-    )
+    return max(by_setting.values(), key=lambda chosen: mean(chosen, "psnr"), default=[])
 
 
 def case_table(cells: list[dict]) -> str:
-    lines = [
-        "| | PSNR (dB) | SSIM | HaarPSI | chi2 | s | against | PSNR | SSIM | HaarPSI |",
-        "|---" * 10 + "|",
-    ]
-    chosen = {name: best_settings(cells, name) for name in (*BLIND, *KNOWN)}
-    for name, found in chosen.items():
-        if not found:
-            continue
-        mean = {
-            key: sum(c[key] for c in found) / len(found) for key in (*METRICS, "chi2", "seconds")
-        }
-        setting = f" ({found[0]['setting']})" if found[0]["setting"] else ""
-        base, differences = chosen.get(PAIRS.get(name, ""), []), [""] * 3
-        if base:
-            values = {c["photograph"]: c for c in base}
-            differences = [
-                interval(
-                    [c[m] - values[c["photograph"]][m] for c in found if c["photograph"] in values],
-                    2 if m == "psnr" else 3,
-                )
-                for m in METRICS
-            ]
-        own = [
-            f"{mean['psnr']:.2f}",
-            f"{mean['ssim']:.3f}",
-            f"{mean['haarpsi']:.3f}",
-            f"{mean['chi2']:.2f}",
-            f"{mean['seconds']:.1f}",
-        ]
-        lines.append(
-            "| " + " | ".join([name + setting, *own, PAIRS.get(name, ""), *differences]) + " |"
-        )
-    return "\n".join(lines) + "\n"
+    heads = ["", "PSNR (dB)", "SSIM", "HaarPSI", "chi2", "s", "against", "PSNR", "SSIM", "HaarPSI"]
+    chosen = {name: best_setting(cells, name) for name in (*BLIND, *KNOWN)}
+    rows = []
+    for name, own in chosen.items():
+        if own:
+            base = chosen.get(PAIRS.get(name, ""), [])
+            setting = f" ({own[0]['setting']})" if own[0]["setting"] else ""
+            rows.append(
+                [
+                    name + setting,
+                    f"{mean(own, 'psnr'):.2f}",
+                    f"{mean(own, 'ssim'):.3f}",
+                    f"{mean(own, 'haarpsi'):.3f}",
+                    f"{mean(own, 'chi2'):.2f}",
+                    f"{mean(own, 'seconds'):.1f}",
+                    PAIRS.get(name, ""),
+                    *(difference(own, base, metric) for metric in METRICS),
+                ]
+            )
+    return markdown_table(heads, rows) + "\n"
 
 
-def interval(values: list[float], digits: int) -> str:
-    found = estimate(values)
-    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+def difference(cells: list[dict], base: list[dict], metric: str) -> str:
+    """Mean difference from the base, paired over photographs, with its interval."""
+    if not base:
+        return ""
+    values = {cell["photograph"]: cell[metric] for cell in base}
+    pairs = [(c[metric], values[c["photograph"]]) for c in cells if c["photograph"] in values]
+    return interval(asdict(estimate([a - b for a, b in pairs])), 2 if metric == "psnr" else 3)
+
+
+def interval(mean: dict[str, float], digits: int) -> str:
+    return f"{mean['mean']:+.{digits}f} [{mean['low']:+.{digits}f}, {mean['high']:+.{digits}f}]"
 
 
 def network_table(rows: dict[str, dict[str, dict]]) -> str:
     lines = [
-        "| blur | scale | error of y | of the network | gain (dB) | error / tau |",
-        "|---" * 6 + "|",
+        [
+            family,
+            f"1/{scale}",
+            f"{row['blurry']:.4f}",
+            f"{row['rmse']:.4f}",
+            interval(row["gain"], 2),
+            f"{row['chi']:.2f}",
+        ]
+        for family, scales in rows.items()
+        for scale, row in scales.items()
     ]
-    for family, scales in rows.items():
-        for s, row in scales.items():
-            gain = f"{row['gain']['mean']:+.2f} [{row['gain']['low']:+.2f}, {row['gain']['high']:+.2f}]"
-            lines.append(
-                f"| {family} | 1/{s} | {row['blurry']:.4f} | {row['rmse']:.4f} | {gain} | {row['chi']:.2f} |"
-            )
-    return "\n".join(lines) + "\n"
+    heads = ["blur", "scale", "error of y", "of the network", "gain (dB)", "error / tau"]
+    return markdown_table(heads, lines) + "\n"
 
 
-def sheet(arguments: argparse.Namespace, record: dict) -> Tensor:
-    """One photograph: a row for each blur, a column for each of SHOWN, and the truth."""
-    truth, pictures = (
-        photographs(arguments.data / "bsds500" / "test", arguments.count, arguments.size)[
-            arguments.shown
-        ],
-        [],
-    )
+def figure(arguments: argparse.Namespace, record: dict) -> Tensor:
+    """One photograph: a row for each blur, a column for each of SHOWN and the truth."""
+    folder, pictures = arguments.data / "bsds500" / "test", []
+    truth = photographs(folder, arguments.count, arguments.size)[arguments.shown]
     for case in CASES:
         cells = [c for c in record["cells"] if c["case"] == case]
         for name in SHOWN:
-            found = best_settings(cells, name)
-            pictures.append(
-                inverse.read_image(
-                    arguments.pictures / f"{case}-{name}{found[0]['setting']}.png"
-                ).pixels
-            )
+            setting = best_setting(cells, name)[0]["setting"]
+            file = arguments.pictures / f"{case}-{name}{setting}.png"
+            pictures.append(inverse.read_image(file).pixels)
         pictures.append(truth)
-    return grid(
-        torch.stack(pictures).repeat_interleave(2, 2).repeat_interleave(2, 3),
-        columns=len(SHOWN) + 1,
-        gap=4,
-    )
+    enlarged = torch.stack(pictures).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return grid(enlarged, columns=len(SHOWN) + 1, gap=4)
 
 
-def words(table: dict[str, dict[str, float]]) -> str:
+def listed(table: dict[str, dict[str, float]]) -> str:
+    """A nested table as text: "mode: name value, ...; mode: ..."."""
     return "; ".join(
         f"{mode}: " + ", ".join(f"{name} {value:g}" for name, value in row.items())
         for mode, row in table.items()
@@ -410,55 +387,55 @@ def words(table: dict[str, dict[str, float]]) -> str:
 
 
 def page(arguments: argparse.Namespace, record: dict) -> str:
-    """The page, its reading kept."""
+    """The page, with its section "Reading" kept."""
     file = arguments.out.with_suffix(".md")
     reading = READING + file.read_text().partition(READING)[2] if file.exists() else READING
     tables = []
     for case, title in CASES.items():
         cells = [c for c in record["cells"] if c["case"] == case]
         tables.append(f"### {title}\n\n{case_table(cells)}")
-    blur, cond = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
+    blur, diffusion = (StructureCard.read(name) for name in ("structure-blur", "structure-icdpm"))
     count = len({c["photograph"] for c in record["cells"]})
     about = ABOUT.format(
-        command=f"python bench/structure.py --data $INVERSE_DATA --out {arguments.out} --count {count}",
+        command=COMMAND.format(out=arguments.out, count=count),
         count=count,
         size=arguments.size,
         sigma=SIGMA_Y,
         rows=", ".join(CASES.values()),
-        columns=", ".join(SHOWN),
+        columns="; ".join(SHOWN),
         stem=arguments.out.stem,
         networks=network_table(record["networks"]),
-        beta=words(blur.beta),
-        crps=words(blur.crps),
+        beta=listed(blur.beta),
+        crps=listed(blur.crps),
         steps=", ".join(f"{name} {options['steps']}" for name, (_, options) in METHODS.items()),
-        **{name: f"{loss:.3f}" for name, loss in cond.denoising.items()},
+        **{name: f"{loss:.3f}" for name, loss in diffusion.denoising.items()},
     )
     return f"{about}\n" + "\n".join(tables) + f"\n{reading}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with bsds500/test and kernels/Levin09.mat"
+        "--data", type=Path, required=True, help="folder of bsds500/test and kernels/Levin09.mat"
     )
-    parser.add_argument("--count", type=int, default=6, help="photographs")
+    parser.add_argument("--count", type=int, default=6, help="number of photographs")
     parser.add_argument("--size", type=int, default=96, help="side of the central crop (pixels)")
-    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument(
+        "--cases", nargs="*", default=list(CASES), choices=list(CASES), help="kinds of blur"
+    )
     parser.add_argument(
         "--names", nargs="*", default=[*BLIND, *KNOWN], help="contestants to measure"
     )
-    parser.add_argument("--shown", type=int, default=0, help="photograph of the figure")
+    parser.add_argument(
+        "--shown", type=int, default=0, help="index of the photograph in the figure"
+    )
     parser.add_argument(
         "--pictures",
         type=Path,
         default=Path("out/structure"),
-        help="where the figure's parts are kept",
+        help="folder of the pictures for the figure",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="stem of the .md and .json to write"
-    )
+    add_out(parser, required=True)
     arguments = parser.parse_args()
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     file = in_results(arguments.out.with_suffix(".json"))
@@ -467,23 +444,20 @@ def main() -> None:
     )
 
     def save() -> None:
-        write_text(file, json.dumps(record, indent=1) + "\n")
+        write_json(file, record)
 
     if "networks" not in record:
-        record["networks"] = networks(arguments.data)
+        record["networks"] = measure_networks(arguments.data)
         save()
     print(network_table(record["networks"]))
     measure(arguments, record, save)
     for case in CASES:
         print(case, case_table([c for c in record["cells"] if c["case"] == case]), sep="\n")
-    if all(
-        any((c["case"], c["name"]) == (case, name) for c in record["cells"])
-        for case in CASES
-        for name in SHOWN
-    ):
+    measured = {(cell["case"], cell["name"]) for cell in record["cells"]}
+    if measured >= set(itertools.product(CASES, SHOWN)):
         write_text(arguments.out.with_suffix(".md"), page(arguments, record))
         write_png(
-            arguments.out.parent / "images" / f"{arguments.out.stem}.png", sheet(arguments, record)
+            arguments.out.parent / "images" / f"{arguments.out.stem}.png", figure(arguments, record)
         )
 
 

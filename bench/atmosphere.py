@@ -1,14 +1,15 @@
-"""Compare analyses of held-out hours: priors, guidances, modalities and the field's classical methods. Writes records, tables and figures.
+r"""Compare analyses of held-out hours by priors, guidances, modalities and classical methods.
 
-    python bench/atmosphere.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out docs/atmosphere-scores
+    python bench/atmosphere.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" \
+        --out docs/atmosphere-scores
 
-What an interrupted or earlier run has written is not measured again; delete OUT.json to measure all. Every method sees the same
-measurements of the same hours of 25 to 31 March 2019, and none sees the truth. The kriging needs pykrige.
+Writes records, tables and figures. Results already in OUT.json are not measured again; delete the
+file to measure everything. Every method receives the same measurements of the same hours of 25 to
+31 March 2019, and none has access to the truth. Kriging needs pykrige.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -21,18 +22,24 @@ import numpy as np
 import torch
 from atmosphere_classical import interpolated, kriged, three_d_var
 from atmosphere_scores import curves, maps, scores, tables
-from output import in_results
+from options import new_parser
+from output import in_results, write_json
+from timing import timed
 from torch import Tensor
 
 import inverse
 from inverse.analytic_start import fitted_amplitude
+from inverse.io.files import write_text
 from inverse.measurement.operators import clone
 from inverse.priors.analytic import LowRankPrior
 from inverse_problems.atmosphere.training_fields import load_fields
 
 TRAIN = "2019-03-01/2019-03-21"
 HOURS = [f"2019-03-{day}T{3 if day % 2 else 15:02d}" for day in range(25, 32)]
-"""One analysis a held-out day, before dawn and in the afternoon by turns: neighbouring hours are nearly the same field."""
+"""One analysis per held-out day, alternating before dawn and in the afternoon.
+
+Neighbouring hours have nearly the same field.
+"""
 
 MAIN = {"factor": 8, "count": 25}
 GRID = [{"factor": factor, "count": count} for factor in (4, 8) for count in (10, 25, 50)]
@@ -44,12 +51,20 @@ SAMPLER = {
     "analytic_start": 2.0,
     "tolerance": 1e-2,
 }
-"""From a draw of the prior's Gaussian given y at 4.6 K of noise: above that there is little for a network to add."""
+"""Starts from a draw of the prior's Gaussian given y at 4.6 K of noise.
+
+Above that level a network adds little.
+"""
 
 FITTED = {"amplitude": "evidence", "inflation": 1.08}
-"""Anomalies of the size that the measurements say, and members as far apart as their mean is wrong on the validation days (`atmosphere_choices.py`)."""
+"""Fit the amplitude of anomalies to the measurements, and inflate the spread of the members.
+
+The inflation makes the spread equal to the error of the mean on the validation days
+(`atmosphere_choices.py`).
+"""
 
 CHOSEN = "mmps, trained prior, fitted"
+BOTH, ALL = ("both",), ("both", "coarse", "stations")
 
 
 @dataclass(frozen=True)
@@ -57,11 +72,11 @@ class Case:
     """Measurements of several hours by one network of instruments.
 
     Args:
-        problem: that made them.
-        posterior: with float64 measurements; its prior is of no interest.
+        problem: source of the measurements.
+        posterior: holds the measurements in float64; its prior is not used.
         truth: (T, 1, H, W), K.
-        matrix: (m, n), what measures a field.
-        sigma: (m,), of the noise, K.
+        matrix: (m, n), operator on a flattened field.
+        sigma: (m,), standard deviation of the noise, K.
     """
 
     problem: Any
@@ -72,14 +87,15 @@ class Case:
 
     @property
     def y(self) -> Tensor:
-        """(T, m)."""
+        """Measurements (T, m), K."""
         return self.posterior.y.flatten(1)
 
     def part(self, name: str) -> slice:
+        """Entries of y that belong to a modality."""
         return self.posterior.modalities[name]
 
     def posterior_under(self, prior: inverse.Prior) -> inverse.Posterior:
-        """Of the same measurements, in the precision of another prior."""
+        """The posterior of the same measurements under another prior, in its precision."""
         own = self.posterior
         dtype = next(t.dtype for t in (*prior.parameters(), *prior.buffers()))
         return inverse.Posterior(
@@ -96,35 +112,40 @@ class Case:
 
 
 def case(truth: Tensor, law: LowRankPrior, modalities: str = "both", **options: Any) -> Case:
+    """Measure fields (T, 1, H, W) with 0.5 K of noise, withholding 40 % of the stations."""
     problem = inverse.get_problem(
         "atmosphere", sigma_y=0.5, withhold=0.4, modalities=modalities, **options
     )
     posterior = problem.posterior(truth.double(), prior=law, seed=0, dtype=torch.float64)
     n = truth[0].numel()
-    matrix = (
-        clone(problem.operator(tuple(truth.shape[1:])), "cpu", torch.float64)
-        .A(torch.eye(n, dtype=torch.float64).reshape(n, *truth.shape[1:]))
-        .flatten(1)
-        .T
-    )
+    operator = clone(problem.operator(tuple(truth.shape[1:])), "cpu", torch.float64)
+    fields = torch.eye(n, dtype=torch.float64).reshape(n, *truth.shape[1:])
+    matrix = operator.A(fields).flatten(1).T
     sigma = problem.noise(tuple(truth.shape[1:])).sigma.flatten().double()
     return Case(problem, posterior, truth.double(), matrix, sigma)
 
 
-# --- analyses: (case, members) -> (T, M, 1, H, W) in K; M = 1 is a single best field -----------------------------------------
+# --- analyses -----------------------------------------------------------------------------------
+
+Analysis = Callable[[Case, int], Tensor]
+"""(case, members) -> (T, members, 1, H, W), K; a single best field has one member."""
 
 
-def sampled(prior: inverse.Prior, method: inverse.Method) -> Callable[[Case, int], Tensor]:
-    return lambda c, members: inverse.solve(
-        c.posterior_under(prior), method, samples=members, seed=1
-    ).samples.double()
+def sampled(prior: inverse.Prior, method: inverse.Method) -> Analysis:
+    """Posterior samples by a method."""
+
+    def run(c: Case, members: int) -> Tensor:
+        result = inverse.solve(c.posterior_under(prior), method, samples=members, seed=1)
+        return result.samples.double()
+
+    return run
 
 
-def optimal_interpolation(law: LowRankPrior, fitted: bool = False) -> Callable[[Case, int], Tensor]:
-    """The exact posterior of the fitted Gaussian: mean + gain (y - H mean), and draws of it.
+def optimal_interpolation(law: LowRankPrior, fitted: bool = False) -> Analysis:
+    """Samples of the exact posterior of a Gaussian, with mean m + gain (y - H m).
 
     Args:
-        fitted: with the covariance times what makes y most probable.
+        fitted: scale the covariance by the factor that makes y most probable.
     """
 
     def run(c: Case, members: int) -> Tensor:
@@ -141,101 +162,65 @@ def optimal_interpolation(law: LowRankPrior, fitted: bool = False) -> Callable[[
     return run
 
 
-# --- the experiments -----------------------------------------------------------------------------------------------------------
+# --- the experiments ----------------------------------------------------------------------------
+
+
+def guided(**options: Any) -> inverse.Method:
+    return inverse.get_method("multimodal", **options)
 
 
 def analyses(
     law: LowRankPrior, trained: inverse.Prior | None, train: Tensor
-) -> dict[str, tuple[Callable[[Case, int], Tensor], tuple[str, ...]]]:
-    """Every analysis by name, and the modalities it can do without: of the trained prior and of the Gaussian, then the classical ones."""
-    guided = {
-        f"{g}": inverse.get_method("multimodal", guidance=g, **SAMPLER)
-        for g in ("mmps", "pigdm", "sda", "dps")
-    }
-    found: dict[str, tuple[Callable[[Case, int], Tensor], tuple[str, ...]]] = {}
-    for label, prior in (
-        ("trained", trained),
-        ("Gaussian", inverse.load_prior("era5-uk-t2m-gaussian")),
-    ):
-        if prior is not None:
-            found |= {
-                f"{name}, {label} prior": (sampled(prior, method), ("both", "coarse", "stations"))
-                for name, method in guided.items()
-            }
+) -> dict[str, tuple[Analysis, tuple[str, ...]]]:
+    """Every analysis by name, with the sets of modalities on which it runs."""
+    gaussian = inverse.load_prior("era5-uk-t2m-gaussian")
+    table: dict[str, tuple[Analysis, tuple[str, ...]]] = {}
+    for label, prior in (("trained", trained), ("Gaussian", gaussian)):
+        for guidance in ("mmps", "pigdm", "sda", "dps") if prior is not None else ():
+            method = guided(guidance=guidance, **SAMPLER)
+            table[f"{guidance}, {label} prior"] = (sampled(prior, method), ALL)
     if trained is not None:
-        whole = inverse.get_method(
-            "multimodal", sampler="dpmpp-2m", steps=30, sigma_min=0.03, tolerance=1e-2
-        )
-        found["mmps, trained prior, 30 steps from sigma 80"] = (sampled(trained, whole), ("both",))
-        scaled = inverse.get_method("multimodal", **SAMPLER, amplitude="evidence")
-        found["mmps, trained prior, fitted amplitude"] = (sampled(trained, scaled), ("both",))
-        for guidance, can in (("mmps", ("both", "coarse", "stations")), ("sda", ("both",))):
-            found[f"{guidance}, trained prior, fitted"] = (
-                sampled(
-                    trained,
-                    inverse.get_method("multimodal", guidance=guidance, **SAMPLER, **FITTED),
-                ),
-                can,
-            )
-    return found | {
-        "optimal interpolation": (optimal_interpolation(law), ("both", "coarse", "stations")),
-        "optimal interpolation, fitted amplitude": (
-            optimal_interpolation(law, True),
-            ("both", "coarse", "stations"),
-        ),
-        "3D-Var": (three_d_var(train), ("both", "coarse", "stations")),
-        "kriging of the bilinear field's residuals": (kriged(train, True), ("both",)),
+        whole = guided(sampler="dpmpp-2m", steps=30, sigma_min=0.03, tolerance=1e-2)
+        scaled = guided(**SAMPLER, amplitude="evidence")
+        table["mmps, trained prior, 30 steps from sigma 80"] = (sampled(trained, whole), BOTH)
+        table["mmps, trained prior, fitted amplitude"] = (sampled(trained, scaled), BOTH)
+        for guidance, modalities in (("mmps", ALL), ("sda", BOTH)):
+            method = guided(guidance=guidance, **SAMPLER, **FITTED)
+            table[f"{guidance}, trained prior, fitted"] = (sampled(trained, method), modalities)
+    return table | {
+        "optimal interpolation": (optimal_interpolation(law), ALL),
+        "optimal interpolation, fitted amplitude": (optimal_interpolation(law, True), ALL),
+        "3D-Var": (three_d_var(train), ALL),
+        "kriging of the bilinear field's residuals": (kriged(train, True), BOTH),
         "ordinary kriging": (kriged(train, False), ("stations",)),
         "bilinear": (interpolated("linear"), ("coarse",)),
         "bicubic": (interpolated("cubic"), ("coarse",)),
     }
 
 
-def measured(c: Case, run: Callable[[Case, int], Tensor], members: int) -> dict[str, Any]:
-    start = time.process_time()
-    x = run(c, members)
-    seconds = (
-        (time.process_time() - start) / len(c.truth) * (32 / x.shape[1] if x.shape[1] > 1 else 1)
-    )
-    return scores(c, x) | {"members": x.shape[1], "cpu_seconds": seconds}
+def measure(c: Case, analysis: Analysis, members: int) -> dict[str, Any]:
+    """Scores, and processor seconds per hour for 32 members (or a single field)."""
+    x, seconds = timed(lambda: analysis(c, members))
+    factor = 32 / x.shape[1] if x.shape[1] > 1 else 1
+    return scores(c, x) | {"members": x.shape[1], "cpu_seconds": seconds / len(c.truth) * factor}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fields", type=Path, required=True)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="prefix of what is written: OUT.json, OUT-tables.md, and figures in images/ beside it",
-    )
-    parser.add_argument("--prior", default="era5-uk-t2m", help="the trained prior")
-    parser.add_argument("--members", type=int, default=32)
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=math.inf,
-        help="CPU seconds after which no further cell is begun",
-    )
-    arguments = parser.parse_args()
-    begun = time.process_time()
-    law = inverse.load_prior("era5-uk-t2m-gaussian").double()
-    trained = None if arguments.prior == "none" else inverse.load_prior(arguments.prior)
-    truth = torch.cat(
-        [load_fields(arguments.fields, ["t2m"], f"{hour}/{hour}").values for hour in HOURS]
-    )
-    table = analyses(law, trained, load_fields(arguments.fields, ["t2m"], TRAIN).values)
-    main_name = CHOSEN if trained is not None else "mmps, Gaussian prior"
-
-    cells = [(MAIN, "both", name) for name, (_, can) in table.items() if "both" in can]
-    cells += [
-        (MAIN, kind, name)
-        for kind in ("coarse", "stations")
-        for name, (_, can) in table.items()
-        if kind in can and name[:3] not in ("sda", "dps", "pig")
+def cells_to_measure(
+    table: dict[str, tuple[Analysis, tuple[str, ...]]],
+) -> list[tuple[dict[str, int], str, str]]:
+    """Network of instruments, modalities and analysis of each cell; classical analyses first."""
+    cells = [
+        (MAIN, "both", name) for name, (_, modalities) in table.items() if "both" in modalities
     ]
-    few = ("sda, trained prior, fitted", "optimal interpolation, fitted amplitude")
-    few += (
+    cells += [
+        (MAIN, single, name)
+        for single in ("coarse", "stations")
+        for name, (_, modalities) in table.items()
+        if single in modalities and name[:3] not in ("sda", "dps", "pig")
+    ]
+    on_grid = (
+        "sda, trained prior, fitted",
+        "optimal interpolation, fitted amplitude",
         "mmps, trained prior",
         "mmps, Gaussian prior",
         "optimal interpolation",
@@ -246,102 +231,129 @@ def main() -> None:
         (options, "both", name)
         for options in GRID
         if options != MAIN
-        for name in few
+        for name in on_grid
         if name in table
     ]
-    cells.sort(key=lambda cell: ("trained" in cell[2], cell[0] != MAIN))
+    return sorted(cells, key=lambda cell: ("trained" in cell[2], cell[0] != MAIN))
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--fields", type=Path, required=True, help="NetCDF file of hourly fields")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="prefix of the output: results in results/, figures in images/ beside it",
+    )
+    parser.add_argument(
+        "--prior", default="era5-uk-t2m", help="trained prior; none for the Gaussian alone"
+    )
+    parser.add_argument("--members", type=int, default=32, help="members of an ensemble")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=math.inf,
+        help="processor seconds after which no further analysis starts",
+    )
+    arguments = parser.parse_args()
+    started_at = time.process_time()
+    law = inverse.load_prior("era5-uk-t2m-gaussian").double()
+    trained = None if arguments.prior == "none" else inverse.load_prior(arguments.prior)
+    truth = torch.cat(
+        [load_fields(arguments.fields, ["t2m"], f"{hour}/{hour}").values for hour in HOURS]
+    )
+    table = analyses(law, trained, load_fields(arguments.fields, ["t2m"], TRAIN).values)
+    main_name = CHOSEN if trained is not None else "mmps, Gaussian prior"
 
     records, balance = read(arguments.out)
-    made: dict[tuple, Case] = {}
-    for options, kind, name in cells:
-        key = (*options.values(), kind)
-        if any(
-            (r["factor"], r["count"], r["modalities"], r["method"]) == (*key, name) for r in records
-        ):
+    keys = ("factor", "count", "modalities", "method")
+    done = {tuple(record[key] for key in keys) for record in records}
+    cases: dict[tuple, Case] = {}
+    for options, modalities, name in cells_to_measure(table):
+        key = (*options.values(), modalities)
+        if (*key, name) in done:
             continue
-        if time.process_time() - begun > arguments.budget:
-            print(f"budget spent; not measured: {options} {kind} {name}", flush=True)
+        if time.process_time() - started_at > arguments.budget:
+            print(f"budget spent; not measured: {options} {modalities} {name}", flush=True)
             continue
-        c = made.setdefault(key, case(truth, law, kind, **options))
-        found = measured(c, table[name][0], arguments.members)
-        records.append({**options, "modalities": kind, "method": name, **found})
-        print(
-            f"{options['factor']}x {options['count']:2d} {kind:8s} {name:42s} rmse {np.mean(found['rmse']):.3f} crps {np.mean(found['crps']):.3f} "
-            f"spread/skill {found.get('spread_skill', float('nan')):.2f} {found['cpu_seconds']:.1f} s",
-            flush=True,
-        )
+        if key not in cases:
+            cases[key] = case(truth, law, modalities, **options)
+        figures = measure(cases[key], table[name][0], arguments.members)
+        records.append({**options, "modalities": modalities, "method": name, **figures})
+        errors = f"rmse {np.mean(figures['rmse']):.3f} crps {np.mean(figures['crps']):.3f}"
+        print(*options.values(), modalities, name, errors, flush=True)
         write(arguments.out, records, balance)
-    balance = balance or balanced(truth[1:2], law, trained)
+    balance = balance or measure_balance(truth[1:2], law, trained)
     write(arguments.out, records, balance)
-    shown = case(truth[1:2], law, "both", **MAIN)
-    maps(arguments.out, shown, table[main_name][0](shown, arguments.members))
+    example = case(truth[1:2], law, "both", **MAIN)
+    maps(arguments.out, example, table[main_name][0](example, arguments.members))
     curves(arguments.out, records, balance)
-    print(f"{time.process_time() - begun:.0f} s")
+    print(f"{time.process_time() - started_at:.0f} s")
 
 
 def read(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Records and balance of an earlier run with the same settings; what they measured is not measured again."""
+    """Records and balance of an earlier run with the same settings."""
     path = in_results(out.with_suffix(".json"))
-    found = json.loads(path.read_text()) if path.is_file() else {"about": {}}
-    same = (
-        found["about"].get("sampler") == SAMPLER and found["about"].get("fitted", FITTED) == FITTED
-    )
-    return (found["records"], found["balance"]) if same else ([], None)
+    earlier = json.loads(path.read_text()) if path.is_file() else {"about": {}}
+    about = earlier["about"]
+    same = about.get("sampler") == SAMPLER and about.get("fitted", FITTED) == FITTED
+    return (earlier["records"], earlier["balance"]) if same else ([], None)
 
 
-def balanced(truth: Tensor, law: LowRankPrior, trained: inverse.Prior | None) -> dict[str, Any]:
-    """How far the analysis goes from the coarse field's to the stations' as the noise claimed for one of them varies: the share
-    <a - a_c, a_s - a_c> / |a_s - a_c|^2 of the analysis a between the single-modality analyses a_c and a_s, at the stations."""
+def measure_balance(
+    truth: Tensor, law: LowRankPrior, trained: inverse.Prior | None
+) -> dict[str, Any]:
+    """Weight of the stations in the analysis, as the claimed noise of one modality varies.
+
+    At the stations, with a the analysis and a_c, a_s those of the coarse field and of the stations
+    alone, the weight is <a - a_c, a_s - a_c> / |a_s - a_c|^2.
+    """
     levels = [0.05, 0.2, 0.5, 1.5, 5.0]
     priors = {"Gaussian, exact": None} | ({"trained, mmps": trained} if trained is not None else {})
-    found: dict[str, Any] = {"levels": levels}
+    weights: dict[str, Any] = {"levels": levels}
     base = case(truth, law, "both", **MAIN)
     stations = base.matrix[base.part("stations")]
     for label, prior in priors.items():
         for varied in ("coarse", "stations"):
-            share = []
+            weight = []
             for level in levels:
                 sigma = base.sigma.clone()
                 sigma[base.part(varied)] = level
-                ends = []
-                for kind in ("both", "coarse", "stations"):
+                analysed = []
+                for modalities in ALL:
                     s = sigma.clone()
-                    for other in {"coarse", "stations"} - {kind} if kind != "both" else ():
+                    for other in (
+                        {"coarse", "stations"} - {modalities} if modalities != "both" else ()
+                    ):
                         s[base.part(other)] = 1e4
-                    ends.append(stations @ _mean(base, law, prior, s).flatten())
-                a, coarse, points = ends
-                share.append(
-                    float((a - coarse) @ (points - coarse) / (points - coarse).square().sum())
-                )
-            found[f"{label}, {varied}"] = share
-    return found
+                    analysed.append(stations @ _mean(base, law, prior, s).flatten())
+                a, a_c, a_s = analysed
+                weight.append(float((a - a_c) @ (a_s - a_c) / (a_s - a_c).square().sum()))
+            weights[f"{label}, {varied}"] = weight
+    return weights
 
 
 def _mean(c: Case, law: LowRankPrior, prior: inverse.Prior | None, sigma: Tensor) -> Tensor:
-    """The analysis (H, W) when the noise is claimed to be sigma (m,)."""
+    """The mean analysis (H, W) under noise of claimed standard deviations sigma (m,)."""
     if prior is None:
         return law.decode(law.given(c.matrix, sigma, c.y[0]).mean)[0]
     noise = inverse.GaussianNoise(sigma.reshape(c.posterior.y.shape[1:]))
     posterior = inverse.Posterior(
         prior, c.posterior.operator, c.posterior.y[:1], noise, shape=c.posterior.shape
     )
-    return (
-        inverse.solve(posterior, inverse.get_method("multimodal", **SAMPLER), samples=8, seed=2)
-        .samples.double()
-        .mean((0, 1))[0]
-    )
+    samples = inverse.solve(posterior, guided(**SAMPLER), samples=8, seed=2).samples
+    return samples.double().mean((0, 1))[0]
 
 
 def write(out: Path, records: list[dict[str, Any]], balance: dict[str, Any] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hours": HOURS, "sampler": SAMPLER, "fitted": FITTED, "torch": torch.__version__}
     rounded = json.loads(json.dumps(records), parse_float=lambda text: float(f"{float(text):.5g}"))
-    in_results(out.with_suffix(".json")).write_text(
-        json.dumps({"about": about, "balance": balance, "records": rounded}, indent=1) + "\n"
-    )
-    in_results(out.with_name(out.name + "-tables.md")).write_text(
-        "\n\n".join(tables(records, MAIN, GRID, CHOSEN)) + "\n"
-    )
+    record = {"about": about, "balance": balance, "records": rounded}
+    write_json(in_results(out.with_suffix(".json")), record)
+    text = "\n\n".join(tables(records, MAIN, GRID, CHOSEN)) + "\n"
+    write_text(in_results(out.with_name(out.name + "-tables.md")), text)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""What was chosen for the analyses of `atmosphere.py`, and why, on days 1 to 24 of the month alone. Writes OUT.json.
+"""Measure, on days 1 to 24 of the month alone, the choices made for `atmosphere.py`.
 
     python bench/atmosphere_choices.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-choices
 
-`blocks`: optimal interpolation of each three days under the Gaussian fitted to the other twenty-one, as it is and with the amplitude fitted
-to each hour. `validation`: analyses of six hours of days 22 to 24 with the trained prior. `facts`: variance (K2) of held-out fields around
-the training mean and around it with two harmonics of the day; log density (nats a point) of the validation fields under sample covariances
-of several ranks without a taper. What is in the file already is not measured again.
+Writes OUT.json; results already in it are not measured again.
+`blocks`: optimal interpolation of each block of three days under the Gaussian fitted to the other 21
+days, unchanged and with the amplitude fitted to each hour.
+`validation`: analyses of six hours of days 22 to 24 with the trained prior.
+`facts`: variance (K2) of held-out fields around the training mean, and around the mean with two
+harmonics of the day; log density (nats per point) of the validation fields under sample covariances
+of several ranks without a taper.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -20,6 +22,8 @@ import numpy as np
 import torch
 from atmosphere import MAIN, SAMPLER, TRAIN, case, optimal_interpolation, sampled
 from atmosphere_scores import scores
+from options import new_parser
+from output import write_json
 from torch import Tensor
 
 import inverse
@@ -37,71 +41,59 @@ SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
         8,
     ),
 }
-"""Options and members. The noise level is that of the analytic start, in standard deviations of the fields."""
+"""Options and members. Noise levels are in standard deviations of the fields."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fields", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = new_parser(__doc__)
+    parser.add_argument("--fields", type=Path, required=True, help="NetCDF file of hourly fields")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the .json to write")
     arguments = parser.parse_args()
     out = arguments.out.with_suffix(".json")
-    found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
-    found = found or {
+    record: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    record = record or {
         "facts": facts(arguments.fields),
         "blocks": blocks(arguments.fields),
         "validation": [],
     }
-    law, trained = (
-        inverse.load_prior("era5-uk-t2m-gaussian").double(),
-        inverse.load_prior("era5-uk-t2m"),
-    )
+    law = inverse.load_prior("era5-uk-t2m-gaussian").double()
+    trained = inverse.load_prior("era5-uk-t2m")
     times = [f"2019-03-{day}T{hour:02d}" for day in (22, 23, 24) for hour in (3, 15)]
-    c = case(
-        torch.cat(
-            [load_fields(arguments.fields, ["t2m"], f"{time}/{time}").values for time in times]
-        ),
-        law,
-        "both",
-        **MAIN,
-    )
-    known = {row["analysis"] for row in found["validation"]}
+    fields = [load_fields(arguments.fields, ["t2m"], f"{time}/{time}").values for time in times]
+    c = case(torch.cat(fields), law, "both", **MAIN)
+    known = {row["analysis"] for row in record["validation"]}
     for name, (options, members) in SETTINGS.items():
         if name in known:
             continue
         method = inverse.get_method("multimodal", **(SAMPLER | options))
-        found["validation"].append(
-            {"analysis": name, "members": members}
-            | _mean(scores(c, sampled(trained, method)(c, members)))
-        )
-        print(json.dumps(found["validation"][-1]), flush=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
+        means = _means(scores(c, sampled(trained, method)(c, members)))
+        record["validation"].append({"analysis": name, "members": members, **means})
+        print(json.dumps(record["validation"][-1]), flush=True)
+        write_json(out, record)
 
 
 def blocks(path: Path) -> list[dict[str, Any]]:
-    """Eight blocks, six hours of each."""
-    fields, law = (
-        load_fields(path, ["t2m"], "2019-03-01/2019-03-24"),
-        inverse.load_prior("era5-uk-t2m-gaussian"),
-    )
-    of, rows = torch.arange(len(fields)) // 72, []
+    """Scores of eight blocks of three days, six hours of each."""
+    fields = load_fields(path, ["t2m"], "2019-03-01/2019-03-24")
+    law = inverse.load_prior("era5-uk-t2m-gaussian")
+    units = {"shift": law.shift, "scale": law.scale}
+    block_of_hour, rows = torch.arange(len(fields)) // 72, []
     for block in range(8):
-        out, rest = fields.values[of == block], fields.values[of != block]
-        own = fit_gaussian(
-            rest, out[:1], fields.grid, 400, (300.0,), (1.0,), shift=law.shift, scale=law.scale
-        ).law
-        c = case(out[3::12], own, "both", **MAIN)
+        held_out = fields.values[block_of_hour == block]
+        train = fields.values[block_of_hour != block]
+        fit = fit_gaussian(train, held_out[:1], fields.grid, 400, (300.0,), (1.0,), **units)
+        c = case(held_out[3::12], fit.law, "both", **MAIN)
         plain, fitted = (
-            _mean(scores(c, optimal_interpolation(own, flag)(c, 32))) for flag in (False, True)
+            _means(scores(c, optimal_interpolation(fit.law, flag)(c, 32))) for flag in (False, True)
         )
-        rows.append(
-            {"days": f"{3 * block + 1}-{3 * block + 3}", "as it is": plain, "fitted": fitted}
-        )
+        days = f"{3 * block + 1}-{3 * block + 3}"
+        rows.append({"days": days, "as it is": plain, "fitted": fitted})
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def facts(path: Path) -> dict[str, Any]:
+    """Variances and log densities of held-out fields."""
     parts = [
         load_fields(path, ["t2m"], period)
         for period in (TRAIN, "2019-03-22/2019-03-24", "2019-03-25/2019-03-31")
@@ -110,33 +102,24 @@ def facts(path: Path) -> dict[str, Any]:
 
     def harmonics(fields: Tensor) -> Tensor:
         hour = 2 * math.pi * torch.arange(len(fields), dtype=torch.float64) / 24
-        return torch.stack(
-            [torch.ones_like(hour), *(f(k * hour) for k in (1, 2) for f in (torch.cos, torch.sin))],
-            1,
-        )
+        waves = [f(k * hour) for k in (1, 2) for f in (torch.cos, torch.sin)]
+        return torch.stack([torch.ones_like(hour), *waves], 1)
 
-    daily, found = torch.linalg.lstsq(harmonics(train), train).solution, {}
+    daily, figures = torch.linalg.lstsq(harmonics(train), train).solution, {}
     for name, fields in zip(("validation", "test"), held_out, strict=True):
-        around = [fields - train.mean(0), fields - harmonics(fields) @ daily]
-        found[f"{name}, K2"] = [round(float(anomaly.square().mean()), 2) for anomaly in around]
+        anomalies = [fields - train.mean(0), fields - harmonics(fields) @ daily]
+        figures[f"{name}, K2"] = [round(float(part.square().mean()), 2) for part in anomalies]
     law = inverse.load_prior("era5-uk-t2m-gaussian")
+    units = {"shift": law.shift, "scale": law.scale}
+    values = parts[0].values, parts[1].values
     for rank in (80, 400):
-        plain = fit_gaussian(
-            parts[0].values,
-            parts[1].values,
-            parts[0].grid,
-            rank,
-            (1e9,),
-            (1.0,),
-            shift=law.shift,
-            scale=law.scale,
-        )
-        found[f"rank {rank} without a taper, nats"] = round(plain.held_out, 2)
-    return found
+        fit = fit_gaussian(*values, parts[0].grid, rank, (1e9,), (1.0,), **units)
+        figures[f"rank {rank} without a taper, nats"] = round(fit.held_out, 2)
+    return figures
 
 
-def _mean(found: dict[str, Any]) -> dict[str, float]:
-    return {key: round(float(np.mean(found[key])), 4) for key in KEYS}
+def _means(scores: dict[str, Any]) -> dict[str, float]:
+    return {key: round(float(np.mean(scores[key])), 4) for key in KEYS}
 
 
 if __name__ == "__main__":

@@ -54,10 +54,18 @@ class Weighted:
 class Method(ABC):
     """Base of every method: a frozen dataclass whose fields are its options.
 
-    Class attributes: `name` (kebab-case), `reference` (title, authors, venue, year, link), `equation` (one line),
-    `claim` (one of `CLAIMS`, what it promises on a conjugate problem, and what `inverse verify` holds it to), `any_prior` (whether it
-    promises that for every prior), `limit` (the options that the limit is taken in, with their powers of the effort) and `needs`
-    (names from `NEEDS`).
+    Class attributes that every method declares (`inverse plugins` reports a method that does not):
+        name: in kebab-case.
+        reference: authors, title, venue, year and link.
+        equation: the update in one line.
+
+    Class attributes with a default:
+        claim: what the method promises on a conjugate problem, one of `CLAIMS`; `inverse verify`
+            checks it.
+        any_prior: whether the claim holds for every prior, not only for Gaussian ones.
+        limit: the options in which the limit is taken, with their powers of the effort.
+        needs: what the method needs of a posterior, names from `NEEDS`.
+        units: why the samples depend on the units of y; empty if they do not, which the tests check.
     """
 
     name: ClassVar[str]
@@ -67,6 +75,12 @@ class Method(ABC):
     any_prior: ClassVar[bool] = False
     limit: ClassVar[dict[str, float]] = {"steps": 1.0}
     needs: ClassVar[tuple[str, ...]] = ()
+    units: ClassVar[str] = ""
+
+    @classmethod
+    def undeclared(cls) -> list[str]:
+        """The class attributes that every method declares and this one lacks."""
+        return [field for field in ("reference", "equation") if not getattr(cls, field)]
 
     def __post_init__(self) -> None:
         steps = getattr(self, "steps", None)

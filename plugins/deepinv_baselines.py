@@ -222,6 +222,7 @@ class DiffPIR(Baseline):
     name = "deepinv-diffpir"
     equation = "x0 = argmin |y - A x|^2 / 2 + rho_t |x - x0_hat|^2;  x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
     needs = ("linear", "gaussian", "noisy", "image")
+    units = "it starts from A^T y, which grows by the square"
 
     steps: int = 100
     lambda_: float = 7.0
@@ -300,6 +301,7 @@ class DPS(GuidedDiffusion):
     name = "deepinv-dps"
     equation = "score + weight grad_x -|y - A(x0_hat(x))|"
     needs = ("image",)
+    units = "it weighs |y - A x| as it is, without 1 / sigma_y"
 
     steps: int = 1000
     guidance: Literal["norm", "annealed"] = "norm"

@@ -36,6 +36,10 @@ class DPS(inverse.Method):
     reference = "Chung, Kim, Mccann, Klasky, Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023, https://arxiv.org/abs/2209.14687"
     equation = "x' = ancestral(x, x0_hat) - zeta grad_x |y - A(x0_hat(x))|"
     claim = "biased"
+    units = (
+        "its step zeta |grad| / |y - A x| is a length in the units of the paper, "
+        "images and measurements in [-1, 1]"
+    )
 
     steps: int = 100
     zeta: float | None = None

@@ -32,6 +32,7 @@ class RePaint(inverse.Method):
         "x' = m (y + t z1) + (1 - m) ancestral(x, x0_hat);  and back: x = x' + sqrt(s^2 - t^2) z2"
     )
     claim = "biased"
+    units = "it takes y for pixels, and 0 and 1 for the only values of the mask"
     needs = ("linear",)
 
     steps: int = 50

@@ -278,6 +278,10 @@ def plugins(plugin: PluginFiles = []) -> None:
     show(table)
     if failures:
         raise failures[0]
+    for name, entry in plugins.table("inverse_methods").items():
+        missing = entry.thing.undeclared() if hasattr(entry.thing, "undeclared") else []
+        if missing:
+            print(f"{name} ({entry.module}): declares no {' and no '.join(missing)}")
 
 
 @app.command()

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from inverse.sampling.integrator import Denoise
 from inverse.sampling.schedules import transitions
+from inverse.sampling.traits import sampler
 from inverse.seeding import Generators
 
 
+@sampler(order=1)
 def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
     """EVODiff with its released constants: first order on exact denoisers, experimental.
 

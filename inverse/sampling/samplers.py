@@ -34,11 +34,13 @@ from inverse.sampling.integrator import (
     vp_time,
 )
 from inverse.sampling.schedules import transitions
+from inverse.sampling.traits import sampler
 from inverse.seeding import Generators
 
 Sampler = Callable[..., Iterator[Tensor]]
 
 
+@sampler(order=1)
 def ddim(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 0.0
 ) -> Iterator[Tensor]:
@@ -58,6 +60,7 @@ def ddim(
         yield x
 
 
+@sampler(stochastic=True)
 def ancestral(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
@@ -65,6 +68,7 @@ def ancestral(
     return ddim(denoise, x, sigmas, generator, eta=1.0)
 
 
+@sampler(order=1)
 def euler(
     denoise: Denoise,
     x: Tensor,
@@ -79,6 +83,7 @@ def euler(
     return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=False)
 
 
+@sampler(order=2, evaluations=2)
 def heun(
     denoise: Denoise,
     x: Tensor,
@@ -138,6 +143,7 @@ DPM_2: Scheme = ((1 / 2,), Rule("noise", average=uniform))
 DPM_3: Scheme = ((1 / 3, 2 / 3), Rule("noise"))
 
 
+@sampler(order=2, evaluations=2)
 def dpm_solver_2(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
@@ -145,6 +151,7 @@ def dpm_solver_2(
     return singlestep(denoise, x, sigmas, generator, DPM_2)
 
 
+@sampler(order=3, evaluations=3)
 def dpm_solver_3(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
@@ -152,6 +159,7 @@ def dpm_solver_3(
     return singlestep(denoise, x, sigmas, generator, DPM_3)
 
 
+@sampler(spanning=True)
 def dpm_solver_fast(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
@@ -176,6 +184,7 @@ def dpm_solver_fast(
     )
 
 
+@sampler(order=2, adaptive=True)
 def dpm_solver_12(
     denoise: Denoise,
     x: Tensor,
@@ -188,6 +197,7 @@ def dpm_solver_12(
     return adaptive(denoise, x, sigmas, generator, 2, atol, rtol)
 
 
+@sampler(order=3, adaptive=True)
 def dpm_solver_23(
     denoise: Denoise,
     x: Tensor,
@@ -200,6 +210,7 @@ def dpm_solver_23(
     return adaptive(denoise, x, sigmas, generator, 3, atol, rtol)
 
 
+@sampler(order=2, evaluations=2)
 def dpmpp_2s(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
@@ -207,6 +218,7 @@ def dpmpp_2s(
     return singlestep(denoise, x, sigmas, generator, ((1 / 2,), Rule(average=uniform)))
 
 
+@sampler(order=2)
 def dpmpp_2m(
     denoise: Denoise,
     x: Tensor,
@@ -218,6 +230,7 @@ def dpmpp_2m(
     return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform), lower_order_final)
 
 
+@sampler(order=3)
 def dpmpp_3m(
     denoise: Denoise,
     x: Tensor,
@@ -229,6 +242,7 @@ def dpmpp_3m(
     return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final)
 
 
+@sampler(order=2)
 def dpmpp_3m_compat(
     denoise: Denoise,
     x: Tensor,
@@ -242,6 +256,7 @@ def dpmpp_3m_compat(
     )
 
 
+@sampler(stochastic=True)
 def dpmpp_2m_sde(
     denoise: Denoise,
     x: Tensor,
@@ -255,6 +270,7 @@ def dpmpp_2m_sde(
     return multistep(denoise, x, sigmas, generator, 2, Rule(eta=eta), lower_order_final)
 
 
+@sampler(order=2)
 def deis_tab1(
     denoise: Denoise,
     x: Tensor,
@@ -268,6 +284,7 @@ def deis_tab1(
     )
 
 
+@sampler(order=3)
 def deis_tab2(
     denoise: Denoise,
     x: Tensor,
@@ -281,6 +298,7 @@ def deis_tab2(
     )
 
 
+@sampler(order=4)
 def deis_tab3(
     denoise: Denoise,
     x: Tensor,
@@ -294,6 +312,7 @@ def deis_tab3(
     )
 
 
+@sampler(order=4)
 def rho_ab(
     denoise: Denoise,
     x: Tensor,
@@ -313,6 +332,7 @@ def rho_ab(
     )
 
 
+@sampler(order=3)
 def unipc(
     denoise: Denoise,
     x: Tensor,
@@ -326,6 +346,7 @@ def unipc(
     )
 
 
+@sampler(order=4)
 def unipc_3(
     denoise: Denoise,
     x: Tensor,
@@ -339,6 +360,7 @@ def unipc_3(
     )
 
 
+@sampler(order=2)
 def evodiff_exact(
     denoise: Denoise,
     x: Tensor,

@@ -42,6 +42,7 @@ class StructureICDPM(inverse.Method):
     reference = "Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring, ICCV 2023, https://arxiv.org/abs/2212.01789"
     equation = "x ~ p(x | y, h),  h_s = last features of g_s(B_s y),  D = D(x, sigma | y, h)"
     claim = "none"  # of a network's training
+    units = "it reads y as a picture, in intensities"
     needs = ("image",)
 
     steps: int = 50

@@ -42,6 +42,7 @@ class StructurePrior(inverse.Method):
         "p(x) N(y; A x, sigma_y^2) prod_s N(z_s; B_s x, tau_s^2 / beta_s),  (z_s, tau_s) = g_s(y)"
     )
     claim = "none"  # the base's, on a posterior that is not that of y alone
+    units = "it reads y as a picture, in intensities"
     needs = ("linear", "gaussian", "image")
 
     steps: int = 50

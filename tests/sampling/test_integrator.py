@@ -13,36 +13,25 @@ from scipy.integrate import quad, solve_ivp
 
 from inverse.errors import InverseError, OptionError
 from inverse.priors.analytic import GaussianPrior, MixturePrior
+from inverse.registry.discovery import registry
 from inverse.sampling.integrator import Rule, exact, mean_reverting, multistep, uniform, vp_time
 from inverse.sampling.options import configured, thresholded
-from inverse.sampling.samplers import SAMPLERS, ancestral, ddim, euler, heun
+from inverse.sampling.samplers import SAMPLERS as CORE
+from inverse.sampling.samplers import ancestral, ddim, euler, heun
 from inverse.sampling.schedules import SCHEDULES, schedule
+from inverse.sampling.traits import traits
 from inverse.seeding import Generators
 
 F64 = torch.float64
 START, END = -3.0, 2.5  # lambda
-STOCHASTIC = {"ancestral", "ddpm", "dpmpp-2m-sde"}
-ADAPTIVE = {"dpm-solver-12": 2, "dpm-solver-23": 3}  # they choose their steps
-MIXED = {"dpm-solver-fast"}  # its order depends on how it ends
+SAMPLERS = {name: entry.thing for name, entry in registry().table("inverse_samplers").items()}
+DECLARED = {name: found for name, f in SAMPLERS.items() if (found := traits(f))}
+STOCHASTIC = [name for name, found in DECLARED.items() if found.stochastic]
+ADAPTIVE = {name: found.order for name, found in DECLARED.items() if found.adaptive}
 ORDER = {
-    "ddim": 1,
-    "dpm-solver-1": 1,
-    "euler": 1,
-    "heun": 2,
-    "dpm-solver-2": 2,
-    "dpm-solver-3": 3,
-    "dpmpp-2s": 2,
-    "dpmpp-2m": 2,
-    "dpmpp-3m": 3,
-    "dpmpp-3m-compat": 2,
-    "deis-tab1": 2,
-    "deis-tab2": 3,
-    "deis-tab3": 4,
-    "rho-ab": 4,
-    "unipc": 3,
-    "unipc-3": 4,
-    "evodiff": 1,
-    "evodiff-exact": 2,
+    name: found.order
+    for name, found in DECLARED.items()
+    if found.order and not (found.stochastic or found.adaptive)
 }
 
 
@@ -101,8 +90,8 @@ def rmse(name: str, steps: int) -> float:
     )
 
 
-def test_every_deterministic_sampler_has_its_order_asserted():
-    assert set(ORDER) == set(SAMPLERS) - STOCHASTIC - MIXED - set(ADAPTIVE)
+def test_every_sampler_of_the_core_declares_its_traits():
+    assert set(CORE) <= set(DECLARED)
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -425,7 +414,7 @@ def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
     assert math.log2(abs(error[0] / error[1])) > order - 0.2
 
 
-@pytest.mark.parametrize("name", sorted(STOCHASTIC))
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_samples_have_the_law_within_monte_carlo_error(name):
     law, n = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)), 4000
     x = 20 * torch.randn(
@@ -457,9 +446,6 @@ def test_eta_zero_draws_no_noise():
 # --- every sampler -------------------------------------------------------------------------------------------------------
 
 
-NFE = {"heun": 19, "dpm-solver-2": 19, "dpmpp-2s": 19, "dpm-solver-3": 28}
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("levels", sorted(SCHEDULES))
 def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
@@ -475,7 +461,8 @@ def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
     start = sigmas[0] * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     x = last(SAMPLERS[name](denoise, start, sigmas, Generators.for_samples(0, 1, 4)))
     assert torch.allclose(x, x0.expand_as(x), atol=1e-9)
-    assert name in ADAPTIVE or len(calls) == NFE.get(name, 10)
+    declared = DECLARED.get(name)
+    assert not declared or declared.adaptive or len(calls) == 9 * declared.evaluations + 1
     assert min(calls) > 0
 
 

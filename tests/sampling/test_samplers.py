@@ -12,8 +12,9 @@ import torch
 import inverse
 from inverse.errors import OptionError, UnknownNameError
 from inverse.registry.discovery import registry
-from inverse.sampling.samplers import SAMPLERS, ancestral, ddim, heun
+from inverse.sampling.samplers import ancestral, ddim, heun
 from inverse.sampling.schedules import SCHEDULES, karras, log_uniform, schedule, vp_levels
+from inverse.sampling.traits import traits
 
 pytest_plugins = "cli_fixtures"
 LOW, HIGH = 0.02, 50.0
@@ -157,10 +158,15 @@ def test_mean_and_variance_converge_at_the_samplers_order(sampler, order):
     assert math.log2(error(sampler, 200) / error(sampler, 400)) == pytest.approx(order, abs=0.1)
 
 
-ADAPTIVE = {"dpm-solver-12", "dpm-solver-23"}
-DETERMINISTIC = sorted(
-    set(SAMPLERS) - {"ancestral", "ddpm", "dpmpp-2m-sde"} - ADAPTIVE
-)  # an adaptive step depends on x, so its map is not affine
+SAMPLERS = {name: entry.thing for name, entry in registry().table("inverse_samplers").items()}
+DECLARED = {name: found for name, f in SAMPLERS.items() if (found := traits(f))}
+DETERMINISTIC = [
+    name
+    for name, found in DECLARED.items()
+    if not (
+        found.stochastic or found.adaptive
+    )  # an adaptive step depends on x: its map is not affine
+]
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -200,7 +206,9 @@ def test_the_last_step_is_the_denoised_image(name):
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - ADAPTIVE - {"dpm-solver-fast"}))
+@pytest.mark.parametrize(
+    "name", [name for name, found in DECLARED.items() if not (found.adaptive or found.spanning)]
+)
 def test_a_sampler_yields_one_iterate_a_step_and_leaves_its_start_alone(name):
     x, sigmas = 20 * torch.ones(2, 3, dtype=torch.float64), schedule("karras", 7, 0.1, 20.0)
     iterates = list(SAMPLERS[name](PRIOR, x, sigmas, inverse.Generators.for_samples(0, 2, 1)))

@@ -9,8 +9,11 @@ Approach, TMLR 2026, https://arxiv.org/abs/2506.03979 (algorithms 2 to 4).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -96,7 +99,9 @@ class AFDPS(inverse.ParticleMethod):
     def derived(self, posterior):
         return {"gamma": self._gamma(posterior)} if self.anneal == "noise-aware" else {}
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor | inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         cloud.ess_threshold *= self.mode == "smc"
         levels = self._levels(posterior)

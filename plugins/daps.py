@@ -6,7 +6,10 @@ CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -50,7 +53,9 @@ class DAPS(inverse.Method):
                 "daps: need ode_steps of at least 1 and 0 < ode_sigma_min < sigma_min < sigma_max"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigma_max = min(self.sigma_max, posterior.prior.sigma_max)
         sigmas = inverse.noise_levels(posterior, "karras", self.steps, self.sigma_min, sigma_max)
         euler = inverse.get_sampler("ddim")

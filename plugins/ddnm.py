@@ -6,10 +6,12 @@ https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), written in the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -41,7 +43,9 @@ class DDNM(inverse.Method):
         if not 0 <= self.eta <= 1:
             raise OptionError(f"{self.name}: eta must lie in [0, 1], got {self.eta:g}")
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
         for sigma, s, t in transitions(sigmas):

@@ -7,9 +7,11 @@ Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -48,7 +50,9 @@ class DDRM(inverse.Method):
                 f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         first = float(sigmas[0])
         x = inverse.standard_normal(posterior, generator)

@@ -12,11 +12,13 @@ row does not depend on its batch. A noise level outside the prior's range is den
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import inverse
@@ -43,7 +45,9 @@ class Baseline(inverse.Method):
             None if one_level else f"{self.name} needs one sigma_y for all measurements"
         )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         physics, y = as_physics(posterior)
         yield (2 * self.reconstruct(posterior, physics, y, generator) - 1).to(posterior.dtype)
 

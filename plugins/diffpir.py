@@ -6,7 +6,10 @@ https://arxiv.org/abs/2305.08995 (algorithm 1), written in the VE coordinate x /
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -45,7 +48,9 @@ class DiffPIR(inverse.Method):
                 f"diffpir: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
         for sigma, s, t in transitions(sigmas):

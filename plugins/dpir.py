@@ -6,7 +6,10 @@ https://arxiv.org/abs/2008.13751 (algorithm 1). Letters: z_k denoised, x_k data-
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -49,7 +52,9 @@ class DPIR(inverse.Method):
                 f"dpir: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigma_y = posterior.sigma_y / posterior.norm_squared**0.5
         last = (
             min(max(sigma_y, 2 * 0.255 / 255), self.sigma_max / 2)

@@ -6,8 +6,11 @@ https://arxiv.org/abs/2209.14687 (algorithm 1), written in the VE coordinate x /
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -50,7 +53,9 @@ class DPS(inverse.Method):
         if self.zeta is not None and not self.zeta >= 0:
             raise OptionError(f"dps: zeta must be at least 0, got {self.zeta:g}")
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         zeta = self._zeta(posterior)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,9 @@ class FKSteering(inverse.ParticleMethod):
     def unsupported(self, posterior):
         return super().unsupported(posterior) if self.reward is None else None
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import inverse
@@ -51,7 +52,9 @@ class FPSSMC(inverse.ParticleMethod):
         if self.c is not None and not 0 < self.c <= 1:
             raise OptionError(f"fps-smc: c must lie in (0, 1], got {self.c:g}")
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max

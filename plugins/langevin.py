@@ -7,7 +7,10 @@ Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -49,7 +52,10 @@ class AnnealedLangevin(inverse.Method):
                 f"langevin: need inner_steps of at least 1 and epsilon in (0, 1), got {self.inner_steps} and {self.epsilon:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
+        assert isinstance(posterior.noise, inverse.GaussianNoise)
         sigmas = inverse.noise_levels(
             posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max
         )[:-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -48,7 +49,13 @@ class LGD(inverse.Guidance):
     def guide(self, posterior, generator):
         return lambda x, sigma: self.denoise(posterior, x, sigma, generator)
 
-    def denoise(self, posterior, x, sigma, generator=None):
+    def denoise(
+        self,
+        posterior: inverse.Posterior,
+        x: Tensor,
+        sigma: Tensor,
+        generator: inverse.Generators | None = None,
+    ) -> Tensor:
         """Without a generator the only draw is x0_hat itself, which is the gradient of DPS before its normalisation."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = sigma / (1 + sigma**2) ** 0.5
@@ -61,10 +68,11 @@ class LGD(inverse.Guidance):
         weights = torch.stack(
             [power.flatten() * posterior.log_likelihood(x0) for x0 in points]
         ).softmax(0)
-        score = sum(
+        scores = (
             per_row(w, x) * posterior.likelihood_score(x0)
             for w, x0 in zip(weights, points, strict=True)
         )
+        score = sum(scores, torch.zeros_like(x))
         return x0_hat + sigma**2 * power * vjp(score)
 
     def _power(self, posterior, r):

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2308.07983 (algorithm 1, and section 3 for noisy measureme
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,7 +69,9 @@ class MCGDiff(inverse.ParticleMethod):
             else "mcg-diff needs one sigma_y for all measurements"
         )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels, taus = self._levels(posterior)
         seen, tilt, filtered = (

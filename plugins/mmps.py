@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 import inverse
 from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
 
@@ -42,7 +44,7 @@ class MMPS(inverse.Guidance):
         super().__post_init__()
         check_solver(self.name, self.iterations, self.tolerance)
 
-    def denoise(self, posterior, x, sigma):
+    def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = posterior.residual(x0_hat)
         v = solve_moments(posterior, r, sigma, vjp, self.solver, self.iterations, self.tolerance)

@@ -7,11 +7,13 @@ Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/ab
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.analytic_start import amplified, fitted_amplitude, unstartable
@@ -135,7 +137,9 @@ class Multimodal(inverse.Guidance):
             else {}
         )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor | inverse.Weighted]:
         posterior = amplified(posterior) if self.amplitude == "evidence" else posterior
         x, sigmas = self.begin(posterior, generator)
         trace: list[dict[str, float]] = []
@@ -153,7 +157,13 @@ class Multimodal(inverse.Guidance):
             x = (mean + self.inflation * (members - mean)).flatten(0, 1)
             yield x if self.clamp is None else inverse.Weighted(x, None, trace=trace)
 
-    def denoise(self, posterior, x, sigma, trace=None):
+    def denoise(
+        self,
+        posterior: inverse.Posterior,
+        x: Tensor,
+        sigma: Tensor,
+        trace: list[dict[str, float]] | None = None,
+    ) -> Tensor:
         x0_hat, score = self.likelihood(posterior, x, sigma, trace)
         return x0_hat + sigma**2 * score
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 import inverse
 from inverse.errors import OptionError
 
@@ -42,7 +44,7 @@ class PiGDM(inverse.Guidance):
         if not self.sigma_data > 0:
             raise OptionError(f"pigdm: sigma_data must be positive, got {self.sigma_data:g}")
 
-    def denoise(self, posterior, x, sigma):
+    def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r2 = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
         v = posterior.solve_normal(posterior.residual(x0_hat), r2)

@@ -6,7 +6,10 @@ NeurIPS 2024, https://arxiv.org/abs/2405.18782 (algorithm 1, prior step with EDM
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -54,7 +57,9 @@ class PnPDM(inverse.Method):
                 "pnp-dm: need prior_steps of at least 1, 0 < rho_min <= rho_max and decay in (0, 1]"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         reverse = inverse.get_sampler(self.sampler)
         rho = min(self.rho_max, posterior.prior.sigma_max)
         x = inverse.standard_normal(posterior, generator)

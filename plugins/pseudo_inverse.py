@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.execution import CG
@@ -29,7 +31,9 @@ class PseudoInverse(inverse.Method):
     tolerance: float = 1e-3
     max_iter: int = 100
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         x = torch.zeros(
             len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
         )

@@ -6,10 +6,12 @@ https://arxiv.org/abs/2305.04391 (algorithm 1). Letters: s = sqrt((1 - alpha_bar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -81,7 +83,9 @@ class REDDiff(inverse.Method):
         lam = self._lambda(posterior)
         return {"lambda": lam, "lambda_eff": lam * m / n if self.normalise == "mean" else lam}
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         w, lam = WEIGHTS[self.weight], self._lambda(posterior)
         m, n = posterior.y[0].numel(), torch.Size(posterior.shape).numel()
         data = (n / m if self.normalise == "mean" else 1.0) / posterior.prior.scale**2

@@ -6,9 +6,11 @@ Problems with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391 (alg
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -58,7 +60,9 @@ class REDMap(inverse.Method):
                 f"red-map: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         gain = posterior.norm_squared**0.5 if posterior.linear else posterior.prior.scale
         sigma_y = posterior.sigma_y / gain
         last = (

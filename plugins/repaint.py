@@ -6,7 +6,10 @@ https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump schedule of its appen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -70,7 +73,9 @@ class RePaint(inverse.Method):
                 walk.extend(range(walk[-1] + 1, walk[-1] + self.jump_length + 1))
         return walk
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps).flip(0)[self.walk()]
         mask = (posterior.operator.mask != 0).to(posterior.dtype)
         known = posterior.prior.encode(posterior.y)

@@ -6,9 +6,11 @@ ICML 2025, https://arxiv.org/abs/2410.04479 (algorithm 1), written in the VE coo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -52,7 +54,9 @@ class SITCOM(inverse.Method):
                 f"sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}"
             )
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         sigmas = inverse.noise_levels(posterior, "vp", self.steps)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
         for sigma, _, t in transitions(sigmas):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,7 +69,9 @@ class SMCMMPS(ParticleMethod):
             raise OptionError(f"smc-mmps: power must lie in (0, 1], got {self.power:g}")
         check_solver(self.name, self.iterations, self.tolerance)
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         rows, cloud = self.cloud(posterior, samples, generator)
         sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max

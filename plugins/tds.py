@@ -8,7 +8,7 @@ https://arxiv.org/abs/2306.17775 (algorithm 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,7 +81,9 @@ class TDS(inverse.ParticleMethod):
     def derived(self, posterior):
         return {"twist": self._chosen(posterior)}
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -40,7 +43,9 @@ class Tikhonov(inverse.Method):
     def derived(self, posterior):
         return {"lambda": self._lambda(posterior)}
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         weight = self._lambda(posterior) * posterior.prior.scale**2
         yield smooth_least_squares(posterior, weight, CG(self.tolerance, self.max_iter))
 

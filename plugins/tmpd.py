@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 
@@ -29,7 +30,7 @@ class TMPD(inverse.Guidance):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    def denoise(self, posterior, x, sigma):
+    def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)
         d = (sigma**2 * vjp(torch.ones_like(x))).clamp_min(0)
         v = posterior.solve_normal(posterior.residual(x0_hat), d)

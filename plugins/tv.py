@@ -5,9 +5,11 @@ Rudin, Osher, Fatemi, 1992; solved by the primal-dual splitting of Condat, JOTA 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -47,7 +49,9 @@ class TV(inverse.Method):
     def derived(self, posterior):
         return {"lambda": self._lambda(posterior)}
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         radius = self._lambda(posterior) * posterior.prior.scale
         smooth = posterior.norm_squared
         dual_step = max(smooth, 1e-6) / 8

@@ -6,6 +6,7 @@ place of whose geometric mean stands algorithm 1 of Wu, Trippe, Naesseth, Blei, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,9 @@ class TractableSMC(inverse.ParticleMethod):
         reason = guide.unfit(posterior.shape)
         return reason and f"tractable-smc: circuit {self.circuit} does not fit, {reason}"
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         circuit = load_guide(self.circuit).to(posterior.device, posterior.dtype).circuit
         known, noise = pixels_seen(posterior)

@@ -7,10 +7,12 @@ Liu, Niepert, Van den Broeck, Image Inpainting via Tractable Steering of Diffusi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -116,7 +118,9 @@ class TractableSteering(inverse.Method):
         reason = self.guide.unfit(posterior.shape)
         return reason and f"tractable-steering: circuit {self.circuit} does not fit, {reason}"
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor | inverse.Weighted]:
         guide = self.guide.to(posterior.device, posterior.dtype)
         levels = inverse.noise_levels(posterior, "vp", self.steps)
         (known, noise), scale = pixels_seen(posterior), posterior.prior.scale

@@ -6,7 +6,10 @@ https://arxiv.org/abs/2305.15357.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse_plugins.optimal_bc.table import (
@@ -99,7 +102,9 @@ class OptimalBC(inverse.Method):
             "fitted": float(table is not None),
         }
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor | inverse.Weighted]:
         table = self.fitted(posterior)
         x = sized(table.x, posterior.shape) if table else candidate(0, 0, posterior.shape)
         yield from run_from(

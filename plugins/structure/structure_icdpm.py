@@ -6,7 +6,10 @@ https://arxiv.org/abs/2212.01789.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse_plugins.structure.card import StructureCard, load_conditional
@@ -63,7 +66,9 @@ class StructureICDPM(inverse.Method):
             return f"structure-icdpm: its network reads pictures of {channels} channels, this one has {posterior.shape[0]}"
         return None
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         network = load_conditional(self.net).to(posterior.device)
         yield from one_by_one(
             posterior, samples, generator, lambda one, n, g: self._one(network, one, g)

@@ -6,7 +6,10 @@ https://arxiv.org/abs/2212.01789, which there guide a network that is trained wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
@@ -93,7 +96,9 @@ class StructurePrior(inverse.Method):
             for s in self.scales or card.config.scales
         }
 
-    def run(self, posterior, samples, generator):
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
         net, colour = (
             load_structure(self.net).to(posterior.device),
             StructureCard.read(self.net).colour if self.blind else None,

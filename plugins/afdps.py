@@ -57,7 +57,10 @@ class AFDPS(inverse.ParticleMethod):
         "Chen, Ren, Min, Ying, Izzo, Solving Inverse Problems via Diffusion-Based Priors: An Approximation-Free Ensemble Sampling Approach, "
         "TMLR 2026, https://arxiv.org/abs/2506.03979"
     )
-    equation = "dx = (v^2 + g^2)/2 phi - v^2 a grad mu + v dW;  log w += log K(x'|x) / Q(x'|x) + a mu(x) - b mu(x')"
+    equation = (
+        "dx = (v^2 + g^2)/2 phi - v^2 a grad mu + v dW;  "
+        "log w += log K(x'|x) / Q(x'|x) + a mu(x) - b mu(x')"
+    )
     claim = "exact in the limit"
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}

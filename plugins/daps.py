@@ -34,7 +34,10 @@ class DAPS(inverse.Method):
     """
 
     name = "daps"
-    reference = "Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521"
+    reference = (
+        "Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem "
+        "Solving with Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521"
+    )
     equation = "x0 ~ p(y | x0) N(x0; ODE(x, s), s^2 I);  x' = x0 + t z"
     claim = "biased"
 

@@ -30,8 +30,14 @@ class DDNM(inverse.Method):
     """
 
     name = "ddnm"
-    reference = "Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
-    equation = "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  c = eta t sqrt(1 - t^2/s^2),  a = 1 - sqrt(t^2 - c^2)/s"
+    reference = (
+        "Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space "
+        "Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
+    )
+    equation = (
+        "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  "
+        "c = eta t sqrt(1 - t^2/s^2),  a = 1 - sqrt(t^2 - c^2)/s"
+    )
     claim = "none"  # on noisy measurements
     needs: ClassVar[tuple[str, ...]] = ("linear",)
 
@@ -74,7 +80,10 @@ class DDNMPlus(DDNM):
     """
 
     name = "ddnm-plus"
-    equation = "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
+    equation = (
+        "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  "
+        "x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
+    )
     needs = ("decomposable", "gaussian", "white")
 
     def _step(self, posterior, mean, a, correction, c, z):

@@ -34,8 +34,14 @@ class DDRM(inverse.Method):
     """
 
     name = "ddrm"
-    reference = "Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, https://arxiv.org/abs/2201.11793"
-    equation = "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, t^2 - eta_b^2 sigma_y^2 / s_i^2)  where t >= sigma_y / s_i"
+    reference = (
+        "Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, "
+        "https://arxiv.org/abs/2201.11793"
+    )
+    equation = (
+        "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, t^2 - eta_b^2 sigma_y^2 / s_i^2)"
+        "  where t >= sigma_y / s_i"
+    )
     claim = "biased"
     needs = ("decomposable", "gaussian", "white")
 

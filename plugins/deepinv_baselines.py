@@ -26,7 +26,10 @@ from inverse.deepinv_reconstructors import deepinv
 from inverse.errors import OptionError
 from inverse.measurement.linalg import conjugate_gradient
 
-REFERENCE = "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep learning, 2025, https://github.com/deepinv/deepinv"
+REFERENCE = (
+    "Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with "
+    "deep learning, 2025, https://github.com/deepinv/deepinv"
+)
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,10 @@ class DDRM(Baseline):
     """
 
     name = "deepinv-ddrm"
-    equation = "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, (t^2 - eta_b^2 sigma_y^2 / s_i^2) / 2)  where t >= sigma_y / s_i"
+    equation = (
+        "x'_i ~ N((1 - eta_b) x0_hat_i + eta_b y_i / s_i, (t^2 - eta_b^2 sigma_y^2 / s_i^2) / "
+        "2)  where t >= sigma_y / s_i"
+    )
     needs = ("decomposable", "gaussian")
 
     steps: int = 100
@@ -224,7 +230,10 @@ class DiffPIR(Baseline):
     """
 
     name = "deepinv-diffpir"
-    equation = "x0 = argmin |y - A x|^2 / 2 + rho_t |x - x0_hat|^2;  x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
+    equation = (
+        "x0 = argmin |y - A x|^2 / 2 + rho_t |x - x0_hat|^2;  "
+        "x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
+    )
     needs = ("linear", "gaussian", "noisy", "image")
     units = "it starts from A^T y, which grows by the square"
 
@@ -331,7 +340,10 @@ class PiGDM(GuidedDiffusion):
     """
 
     name = "deepinv-pigdm"
-    equation = "score + J^T A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x0_hat),  r_t^2 = sigma^2 / (1 + sigma^2)"
+    equation = (
+        "score + J^T A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x0_hat),  "
+        "r_t^2 = sigma^2 / (1 + sigma^2)"
+    )
     needs = ("linear", "gaussian", "noisy")
 
     iterations: int = 3

@@ -32,8 +32,14 @@ class DiffPIR(inverse.Method):
     """
 
     name = "diffpir"
-    reference = "Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023, https://arxiv.org/abs/2305.08995"
-    equation = "x0 = prox_{-log p(y|.)}(x0_hat; sigma^2 / lambda);  x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
+    reference = (
+        "Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for "
+        "Plug-and-Play Image Restoration, CVPRW 2023, https://arxiv.org/abs/2305.08995"
+    )
+    equation = (
+        "x0 = prox_{-log p(y|.)}(x0_hat; sigma^2 / lambda);  "
+        "x' = x0 + t (sqrt(1 - zeta) eps_hat + sqrt(zeta) z)"
+    )
     claim = "biased"
     needs = ("linear", "gaussian")
 

@@ -33,7 +33,10 @@ class DPIR(inverse.Method):
     """
 
     name = "dpir"
-    reference = "Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep Denoiser Prior, IEEE TPAMI 2021, https://arxiv.org/abs/2008.13751"
+    reference = (
+        "Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep "
+        "Denoiser Prior, IEEE TPAMI 2021, https://arxiv.org/abs/2008.13751"
+    )
     equation = "x_k = prox_{-log p(y|.)}(z_{k-1}; sigma_k^2 / lambda);  z_k = x0_hat(x_k, sigma_k)"
     claim = "point estimate"
     needs = ("linear", "gaussian")

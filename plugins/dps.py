@@ -36,7 +36,10 @@ class DPS(inverse.Method):
     """
 
     name = "dps"
-    reference = "Chung, Kim, Mccann, Klasky, Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023, https://arxiv.org/abs/2209.14687"
+    reference = (
+        "Chung, Kim, Mccann, Klasky, Ye, Diffusion Posterior Sampling for General Noisy "
+        "Inverse Problems, ICLR 2023, https://arxiv.org/abs/2209.14687"
+    )
     equation = "x' = ancestral(x, x0_hat) - zeta grad_x |y - A(x0_hat(x))|"
     claim = "biased"
     units = (

@@ -50,7 +50,11 @@ class FKSteering(inverse.ParticleMethod):
         "Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time Scaling and Steering of Diffusion Models, "
         "ICML 2025, https://arxiv.org/abs/2501.06848"
     )
-    equation = "w *= G_t,  log G_t = lambda (r(x0_hat_t) - r(x0_hat_s)), lambda max_s r or lambda sum_s r;  prod_t G_t = exp(lambda r(x_0))"
+    equation = (
+        "w *= G_t,  "
+        "log G_t = lambda (r(x0_hat_t) - r(x0_hat_s)), lambda max_s r or lambda sum_s r;  "
+        "prod_t G_t = exp(lambda r(x_0))"
+    )
     claim = "exact in the limit"
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}

@@ -36,8 +36,14 @@ class FPSSMC(inverse.ParticleMethod):
     """
 
     name = "fps-smc"
-    reference = "Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective, ICLR 2024, https://openreview.net/forum?id=tplXNcHZs1"
-    equation = "y_t = y + sqrt(1-c) t/s (y_s - y) + sqrt(c) t A z;  x' ~ N(m_t(x), c t^2) p(y_t|x'),  w *= p(y_t|m_t(x))"
+    reference = (
+        "Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A "
+        "Filtering Perspective, ICLR 2024, https://openreview.net/forum?id=tplXNcHZs1"
+    )
+    equation = (
+        "y_t = y + sqrt(1-c) t/s (y_s - y) + sqrt(c) t A z;  x' ~ N(m_t(x), c t^2) p(y_t|x'),  "
+        "w *= p(y_t|m_t(x))"
+    )
     claim = "biased"
     needs = ("linear", "gaussian", "noisy")
 

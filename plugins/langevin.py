@@ -34,8 +34,14 @@ class AnnealedLangevin(inverse.Method):
     """
 
     name = "langevin"
-    reference = "Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019; Jalal et al., NeurIPS 2021, https://arxiv.org/abs/2108.01368"
-    equation = "x' = x + eta [(x0_hat - x) / sigma^2 + A^T (R + gamma^2 I)^-1 (y - A x)] + sqrt(2 eta) z,  eta = epsilon sigma^2"
+    reference = (
+        "Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, "
+        "NeurIPS 2019; Jalal et al., NeurIPS 2021, https://arxiv.org/abs/2108.01368"
+    )
+    equation = (
+        "x' = x + eta [(x0_hat - x) / sigma^2 + A^T (R + gamma^2 I)^-1 (y - A x)] + sqrt(2 "
+        "eta) z,  eta = epsilon sigma^2"
+    )
     claim = "exact in the limit"
     needs = ("gaussian",)
 

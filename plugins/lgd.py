@@ -31,7 +31,11 @@ class LGD(inverse.Guidance):
     """
 
     name = "lgd"
-    reference = "Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation, ICML 2023, https://proceedings.mlr.press/v202/song23k.html"
+    reference = (
+        "Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for "
+        "Plug-and-Play Controllable Generation, ICML 2023, "
+        "https://proceedings.mlr.press/v202/song23k.html"
+    )
     equation = "E[x0|x,y] = x0_hat + sigma^2 grad_x log 1/n sum_i p(y | x0_hat + r z_i)"
     claim = "biased"
     needs = ("noisy",)

@@ -41,8 +41,14 @@ class MCGDiff(inverse.ParticleMethod):
     """
 
     name = "mcg-diff"
-    reference = "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
-    equation = "w *= int g_t(x') N(x'; m_t(x), c^2) dx' / g_s(x),  x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
+    reference = (
+        "Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear "
+        "inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
+    )
+    equation = (
+        "w *= int g_t(x') N(x'; m_t(x), c^2) dx' / g_s(x),  "
+        "x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
+    )
     claim = "exact in the limit"
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}

@@ -29,7 +29,10 @@ class MMPS(inverse.Guidance):
     """
 
     name = "mmps"
-    reference = "Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation Maximization, NeurIPS 2024, https://arxiv.org/abs/2405.13712"
+    reference = (
+        "Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by "
+        "Expectation Maximization, NeurIPS 2024, https://arxiv.org/abs/2405.13712"
+    )
     equation = "E[x0|x,y] = x0_hat + V A^T (A V A^T + R)^-1 (y - A x0_hat),  V = sigma^2 J^T"
     claim = "exact in the limit"
     needs = ("linear", "gaussian")

@@ -68,7 +68,10 @@ class Multimodal(inverse.Guidance):
         "Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025, "
         "https://arxiv.org/abs/2506.22780; sda: Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/abs/2306.10574"
     )
-    equation = "E[x0|x,y] = x0_hat + sigma^2 sum_k lambda_k grad_x log p(y_k | x),  p(y_k | x) ~ N(A_k x0_hat, R_k + A_k V A_k^T)"
+    equation = (
+        "E[x0|x,y] = x0_hat + sigma^2 sum_k lambda_k grad_x log p(y_k | x),  "
+        "p(y_k | x) ~ N(A_k x0_hat, R_k + A_k V A_k^T)"
+    )
     claim = "exact in the limit"
     needs = ("gaussian",)
 

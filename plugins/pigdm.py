@@ -30,8 +30,14 @@ class PiGDM(inverse.Guidance):
     """
 
     name = "pigdm"
-    reference = "Song, Vahdat, Mardani, Kautz, Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023, https://openreview.net/forum?id=9_gsMA8MRKQ"
-    equation = "E[x0|x,y] = x0_hat + sigma^2 J^T A^T (r^2 A A^T + R)^-1 (y - A x0_hat),  r^2 = sigma^2 / (1 + sigma^2)"
+    reference = (
+        "Song, Vahdat, Mardani, Kautz, Pseudoinverse-Guided Diffusion Models for Inverse "
+        "Problems, ICLR 2023, https://openreview.net/forum?id=9_gsMA8MRKQ"
+    )
+    equation = (
+        "E[x0|x,y] = x0_hat + sigma^2 J^T A^T (r^2 A A^T + R)^-1 (y - A x0_hat),  "
+        "r^2 = sigma^2 / (1 + sigma^2)"
+    )
     claim = "biased"
     needs = ("linear", "gaussian")
 

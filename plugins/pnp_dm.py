@@ -36,8 +36,14 @@ class PnPDM(inverse.Method):
     """
 
     name = "pnp-dm"
-    reference = "Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play Priors, NeurIPS 2024, https://arxiv.org/abs/2405.18782"
-    equation = "z ~ p(y | z) N(z; x, rho^2 I);  x ~ p(x0 | x0 + rho n = z);  rho' = max(decay rho, rho_min)"
+    reference = (
+        "Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion "
+        "Models as Plug-and-Play Priors, NeurIPS 2024, https://arxiv.org/abs/2405.18782"
+    )
+    equation = (
+        "z ~ p(y | z) N(z; x, rho^2 I);  x ~ p(x0 | x0 + rho n = z);  "
+        "rho' = max(decay rho, rho_min)"
+    )
     claim = "exact in the limit"
     limit = {"steps": 1, "prior_steps": 0.5, "rho_min": -0.5}
 

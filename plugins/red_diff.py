@@ -51,7 +51,10 @@ class REDDiff(inverse.Method):
     """
 
     name = "red-diff"
-    reference = "Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391"
+    reference = (
+        "Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems "
+        "with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391"
+    )
     equation = "min_mu |y - A(mu)|^2 / 2 + lambda E_t[ w(s_t) <sg(eps_hat(x_t) - eps), mu> ]"
     claim = "point estimate"
     units = "lambda weighs |y - A x|^2 as it is, without 1 / sigma_y^2, as in the paper"

@@ -38,8 +38,14 @@ class REDMap(inverse.Method):
     """
 
     name = "red-map"
-    reference = "Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391"
-    equation = "mu' = mu - s lr Adam[ A^T (A mu - y) + (sigma_y^2 / s) sg(eps_hat(mu + s eps) - eps) ],  s falling to sigma_y"
+    reference = (
+        "Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems "
+        "with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391"
+    )
+    equation = (
+        "mu' = mu - s lr Adam[ A^T (A mu - y) + (sigma_y^2 / s) sg(eps_hat(mu + s eps) - eps) "
+        "],  s falling to sigma_y"
+    )
     claim = "point estimate"
     needs = ("gaussian",)
 

@@ -30,7 +30,10 @@ class RePaint(inverse.Method):
     """
 
     name = "repaint"
-    reference = "Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022, https://arxiv.org/abs/2201.09865"
+    reference = (
+        "Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using "
+        "Denoising Diffusion Probabilistic Models, CVPR 2022, https://arxiv.org/abs/2201.09865"
+    )
     equation = (
         "x' = m (y + t z1) + (1 - m) ancestral(x, x0_hat);  and back: x = x' + sqrt(s^2 - t^2) z2"
     )

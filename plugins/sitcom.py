@@ -34,7 +34,11 @@ class SITCOM(inverse.Method):
     """
 
     name = "sitcom"
-    reference = "Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems, ICML 2025, https://arxiv.org/abs/2410.04479"
+    reference = (
+        "Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise "
+        "Triple-Consistent Diffusion Sampling for Inverse Problems, ICML 2025, "
+        "https://arxiv.org/abs/2410.04479"
+    )
     equation = (
         "v = argmin |y - A x0_hat(v)|^2 + lambda |v - x|^2 / (1 + s^2);  x' = x0_hat(v) + t z"
     )

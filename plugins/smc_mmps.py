@@ -47,8 +47,14 @@ class SMCMMPS(ParticleMethod):
     """
 
     name = "smc-mmps"
-    reference = "This library: the twisted sampler of Wu et al., NeurIPS 2023, https://arxiv.org/abs/2306.17775, with the moments of Rozet et al., NeurIPS 2024"
-    equation = "q = p(. | x0_y),  x0_y = x0_hat + V A^T S^-1 (y - A x0_hat);  w' = w psi_t(x') / psi_s(x) p(x' | x) / q(x' | x)"
+    reference = (
+        "This library: the twisted sampler of Wu et al., NeurIPS 2023, "
+        "https://arxiv.org/abs/2306.17775, with the moments of Rozet et al., NeurIPS 2024"
+    )
+    equation = (
+        "q = p(. | x0_y),  x0_y = x0_hat + V A^T S^-1 (y - A x0_hat);  "
+        "w' = w psi_t(x') / psi_s(x) p(x' | x) / q(x' | x)"
+    )
     claim = "exact in the limit"
     any_prior = True
     needs: ClassVar[tuple[str, ...]] = ("linear", "gaussian", "noisy")

@@ -50,7 +50,10 @@ class TDS(inverse.ParticleMethod):
         "Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion Models, NeurIPS 2023, "
         "https://arxiv.org/abs/2306.17775"
     )
-    equation = "x' ~ q = N(mu + (s^2 - t^2) grad log p~_s(y|x), c^2);  w *= p~_t(y|x') p(x'|x) / (p~_s(y|x) q(x'|x))"
+    equation = (
+        "x' ~ q = N(mu + (s^2 - t^2) grad log p~_s(y|x), c^2);  "
+        "w *= p~_t(y|x') p(x'|x) / (p~_s(y|x) q(x'|x))"
+    )
     claim = "exact in the limit"
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}

@@ -23,7 +23,10 @@ class TMPD(inverse.Guidance):
     """
 
     name = "tmpd"
-    reference = "Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie Moment Projected Diffusions for Inverse Problems, TMLR 2024, https://arxiv.org/abs/2310.06721"
+    reference = (
+        "Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie Moment Projected "
+        "Diffusions for Inverse Problems, TMLR 2024, https://arxiv.org/abs/2310.06721"
+    )
     equation = (
         "E[x0|x,y] = x0_hat + V A^T (A diag(V 1) A^T + R)^-1 (y - A x0_hat),  V = sigma^2 J^T"
     )

@@ -31,7 +31,10 @@ class TV(inverse.Method):
     """
 
     name = "tv"
-    reference = "Rudin, Osher, Fatemi, Nonlinear Total Variation Based Noise Removal Algorithms, Physica D 1992; Condat, JOTA 2013"
+    reference = (
+        "Rudin, Osher, Fatemi, Nonlinear Total Variation Based Noise Removal Algorithms, "
+        "Physica D 1992; Condat, JOTA 2013"
+    )
     equation = "argmin_x |y - A x|^2 / 2 + lambda TV(x)"
     claim = "point estimate"
     units = "lambda = strength sigma_y weighs TV against |y - A x|^2, which grows by the square"

@@ -279,7 +279,9 @@ def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
 
     page = (root / "docs" / "samplers.md").read_text()
     assert (
-        table(json.loads((root / "results" / "tables" / "analytic_start.json").read_text())["records"])
+        table(
+            json.loads((root / "results" / "tables" / "analytic_start.json").read_text())["records"]
+        )
         in page
     )
     for name in SAMPLERS:

@@ -1,6 +1,7 @@
-"""What weather services use where there is no network: interpolation, kriging, 3D-Var. Used by `atmosphere.py`.
+"""Classical analyses of weather services: interpolation, kriging and 3D-Var. For `atmosphere.py`.
 
-An analysis takes a case and a number of members and returns fields (T, M, 1, H, W) in K; M = 1 is a single best field.
+An analysis takes a case and a number of members, and returns fields (T, members, 1, H, W) in K. A
+single best field has one member.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from inverse_problems.atmosphere.grid import EARTH_RADIUS, distance
 
 
 def interpolated(kind: str) -> Callable[[Any, int], Tensor]:
-    """The coarse field, linear or cubic between the centres of its cells, constant beyond the outermost."""
+    """The coarse field, interpolated between the centres of its cells and constant beyond them.
+
+    Args:
+        kind: "linear" or "cubic".
+    """
 
     def run(c: Any, members: int) -> Tensor:
         return torch.stack([_interpolate(c, y, kind) for y in c.y])[:, None, None]
@@ -32,20 +37,26 @@ def _interpolate(c: Any, y: Tensor, kind: str) -> Tensor:
     lat, lon = np.asarray(coarse.latitudes), np.asarray(coarse.longitudes)
     up = slice(None, None, -1) if lat[0] > lat[-1] else slice(None)
     values = y[c.part("coarse")].reshape(coarse.shape).numpy()[up]
-    at = np.meshgrid(
+    fine = np.meshgrid(
         np.clip(c.grid.latitudes, lat.min(), lat.max()),
         np.clip(c.grid.longitudes, lon[0], lon[-1]),
         indexing="ij",
     )
-    found = RegularGridInterpolator((lat[up], lon), values, method=kind)(
-        np.stack([a.ravel() for a in at], 1)
-    )
-    return torch.from_numpy(found).reshape(c.grid.shape)
+    interpolator = RegularGridInterpolator((lat[up], lon), values, method=kind)
+    field = interpolator(np.stack([axis.ravel() for axis in fine], 1))
+    return torch.from_numpy(field).reshape(c.grid.shape)
 
 
 def kriged(train: Tensor, residual: bool) -> Callable[[Any, int], Tensor]:
-    """Ordinary kriging of the stations; or of what they leave of the bilinear coarse field, added to it. The exponential variogram is that of
-    every third training hour (its residuals, likewise), and the nugget the noise of the stations: 25 noisy points do not give a variogram."""
+    """Ordinary kriging of the stations.
+
+    The exponential variogram is fitted to every third training hour, because 25 noisy points do not
+    determine a variogram. The nugget is the noise of the stations.
+
+    Args:
+        train: (N, 1, H, W), training fields, K.
+        residual: krige the residuals from the bilinear coarse field, and add the result to it.
+    """
 
     def run(c: Any, members: int) -> Tensor:
         from pykrige.ok import OrdinaryKriging
@@ -65,24 +76,29 @@ def kriged(train: Tensor, residual: bool) -> Callable[[Any, int], Tensor]:
                 else torch.zeros(c.grid.shape, dtype=torch.float64)
             )
             values = y[c.part("stations")] - (base.flatten()[index] * weight).sum(1)
-            given = {
+            variogram = {
                 "psill": sill,
                 "range": reach,
                 "nugget": float(c.sigma[c.part("stations")].square().mean()),
             }
-            settings = {
-                "variogram_model": "exponential",
-                "variogram_parameters": given,
-                "coordinates_type": "geographic",
-                "exact_values": False,
-            }
-            mean, variance = OrdinaryKriging(lon, lat, values.numpy(), **settings).execute(
+            model = OrdinaryKriging(
+                lon,
+                lat,
+                values.numpy(),
+                variogram_model="exponential",
+                variogram_parameters=variogram,
+                coordinates_type="geographic",
+                exact_values=False,
+            )
+            mean, variance = model.execute(
                 "grid", np.asarray(c.grid.longitudes), np.asarray(c.grid.latitudes)
             )
             noise = torch.randn(
                 members, *c.grid.shape, generator=inverse.seeded("kriging", i), dtype=torch.float64
             )
-            spread = (torch.from_numpy(np.asarray(variance)) - given["nugget"]).clamp_min(0).sqrt()
+            spread = (
+                (torch.from_numpy(np.asarray(variance)) - variogram["nugget"]).clamp_min(0).sqrt()
+            )
             out.append((base + torch.from_numpy(np.asarray(mean)) + spread * noise)[:, None])
         return torch.stack(out)
 
@@ -90,7 +106,10 @@ def kriged(train: Tensor, residual: bool) -> Callable[[Any, int], Tensor]:
 
 
 def _variogram(fields: Tensor, c: Any) -> tuple[float, float]:
-    """Partial sill and range (degrees of arc) of the exponential variogram closest to that of fields (N, n) between 300 points."""
+    """Partial sill (K^2) and range (degrees of arc) of an exponential variogram.
+
+    It is the least-squares fit to the variogram of fields (N, n) between 300 random points.
+    """
     from scipy.optimize import curve_fit
 
     lat, lon = torch.meshgrid(
@@ -114,8 +133,11 @@ def _variogram(fields: Tensor, c: Any) -> tuple[float, float]:
 
 
 def three_d_var(train: Tensor, iterations: int = 100) -> Callable[[Any, int], Tensor]:
-    """argmin of the variational cost in v, x = mean + B^1/2 v, by conjugate gradients: B has the training fields' variances and one
-    second-order autoregressive correlation in distance, (1 + d / L) exp(-d / L), whose length fits their correlations best."""
+    """Minimise the variational cost in v, x = mean + B^1/2 v, by conjugate gradients.
+
+    B has the variances of the training fields and the second-order autoregressive correlation
+    (1 + d / L) exp(-d / L) in the distance d. The length L fits their correlations best.
+    """
     flat = train.double().flatten(1)
     mean, spread = flat.mean(0), flat.std(0)
 
@@ -126,12 +148,14 @@ def three_d_var(train: Tensor, iterations: int = 100) -> Callable[[Any, int], Te
         km = distance((lat.flatten(), lon.flatten()), (lat.flatten(), lon.flatten()))
         pick = torch.randperm(len(km), generator=inverse.seeded("3d-var"))[:300]
         white = (flat - mean)[:, pick] / spread[pick]
-        found, d = white.T @ white / (len(flat) - 1), km[pick][:, pick]
+        sample, d = white.T @ white / (len(flat) - 1), km[pick][:, pick]
+
+        def correlation(d: Tensor, L: Tensor) -> Tensor:
+            return (1 + d / L) * torch.exp(-d / L)
+
         lengths = torch.linspace(20, 600, 59)
-        L = min(
-            lengths, key=lambda L: float(((1 + d / L) * torch.exp(-d / L) - found).square().mean())
-        )
-        w, V = torch.linalg.eigh((1 + km / L) * torch.exp(-km / L))
+        L = min(lengths, key=lambda L: float((correlation(d, L) - sample).square().mean()))
+        w, V = torch.linalg.eigh(correlation(km, L))
         return spread[:, None] * (V * w.clamp_min(0).sqrt()) @ V.T
 
     def run(c: Any, members: int) -> Tensor:

@@ -1,20 +1,23 @@
-"""How far each guidance is from the exact posterior of a coarse field and stations, where the prior is the climatological Gaussian field.
+"""Measure the error of each guidance against the exact posterior under a Gaussian field.
 
     python bench/atmosphere_guidance.py --out results/atmosphere-guidance.json
 
-Shipped hours, factor 8, 25 stations, 0.5 K of noise. `shift` is the root mean square over the points of (mean - exact mean) in units of the
-exact standard deviation, of which an exact sampler of as many members shows `floor`; `spread` the mean ratio of variances; `saturated` the
-fraction of the gradient at its clamp. null: the method diverged, or there is no clamp.
+The measurements are a coarse field of factor 8 and 25 stations of the shipped hours, with 0.5 K of
+noise. The prior is the climatological Gaussian field. `shift` is the root mean square over points of
+(mean - exact mean) in exact standard deviations; an exact sampler with as many members has `floor`.
+`spread` is the mean ratio of variances, and `saturated` the fraction of the gradient at its clamp.
+null means that the method diverged or has no clamp.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
 
 import torch
+from options import new_parser
+from output import write_json
 
 import inverse
 from inverse.measurement.operators import clone
@@ -35,61 +38,44 @@ METHODS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--hours", type=int, default=2)
-    parser.add_argument("--members", type=int, default=64)
+    parser = new_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.json)")
+    parser.add_argument("--hours", type=int, default=2, help="number of hours")
+    parser.add_argument("--members", type=int, default=64, help="samples per hour")
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
     problem, law = inverse.get_problem("atmosphere", factor=8, count=25), inverse.load_prior(PRIOR)
-    matrix = (
-        clone(problem.operator((1, 33, 49)), "cpu", torch.float64)
-        .A(torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49))
-        .flatten(1)
-        .T
-    )
+    operator = clone(problem.operator((1, 33, 49)), "cpu", torch.float64)
+    unit_fields = torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49)
+    matrix = operator.A(unit_fields).flatten(1).T
     posteriors = [
         problem.posterior(truth, prior=law, first_image=i)
         for i, truth in enumerate(problem.truths()[: arguments.hours])
     ]
-    wide = inverse.load_prior(PRIOR).double()
+    law64 = inverse.load_prior(PRIOR).double()
     exact = [
-        wide.given(matrix, p.noise.sigma.flatten(), p.y.flatten().double()) for p in posteriors
+        law64.given(matrix, p.noise.sigma.flatten(), p.y.flatten().double()) for p in posteriors
     ]
     rows = []
     for name, options in METHODS.items():
-        method, found = inverse.get_method("multimodal", steps=arguments.steps, **options), []
+        method = inverse.get_method("multimodal", steps=arguments.steps, **options)
+        figures = []
         for posterior, answer in zip(posteriors, exact, strict=True):
             try:
                 result = inverse.solve(posterior, method, arguments.members)
             except inverse.InverseError:
-                found.append((math.inf, math.inf, math.nan))
+                figures.append((math.inf, math.inf, math.nan))
                 continue
-            x = wide.encode(result.samples[0].double()).flatten(1)
-            variance = (
-                answer.spectral(
-                    torch.eye(1617, dtype=torch.float64).reshape(-1, 1, 33, 49), lambda v: v
-                )
-                .flatten(1)
-                .diagonal()
-            )
+            x = law64.encode(result.samples[0].double()).flatten(1)
+            variance = answer.spectral(unit_fields, lambda v: v).flatten(1).diagonal()
             shift = ((x.mean(0) - answer.mean.flatten()).square() / variance).mean().sqrt()
             trace = result.provenance.get("trace") or [{"saturated": math.nan}]
-            found.append(
-                (
-                    float(shift),
-                    float((x.var(0) / variance).mean()),
-                    sum(t["saturated"] for t in trace) / len(trace),
-                )
-            )
-        shift, spread, saturated = (sum(column) / len(found) for column in zip(*found, strict=True))
-        rows.append(
-            {"guidance": name}
-            | {
-                k: round(v, 4) if math.isfinite(v) else None
-                for k, v in zip(KEYS, (shift, spread, saturated), strict=True)
-            }
-        )
+            spread = (x.var(0) / variance).mean()
+            saturated = sum(step["saturated"] for step in trace) / len(trace)
+            figures.append((float(shift), float(spread), saturated))
+        means = [sum(column) / len(figures) for column in zip(*figures, strict=True)]
+        rounded = [round(mean, 4) if math.isfinite(mean) else None for mean in means]
+        rows.append({"guidance": name, **dict(zip(KEYS, rounded, strict=True))})
         print(json.dumps(rows[-1]), flush=True)
     about = {
         "hours": arguments.hours,
@@ -98,7 +84,7 @@ def main() -> None:
         "floor": arguments.members**-0.5,
         "prior": PRIOR,
     }
-    arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_json(arguments.out, {**about, "rows": rows})
 
 
 if __name__ == "__main__":

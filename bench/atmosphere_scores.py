@@ -1,4 +1,4 @@
-"""Scores of ensembles against held-out fields, and what is told of them: tables and figures. Used by `atmosphere.py`."""
+"""Scores of ensembles against held-out fields, with tables and figures. For `atmosphere.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from output import markdown_table
 from torch import Tensor
 
 import inverse
@@ -16,51 +17,52 @@ from inverse.measurement.operators import clone
 
 
 def scores(c: Any, x: Tensor) -> dict[str, Any]:
-    """Per hour (T,) lists, and what needs all hours, of an ensemble (T, M, 1, H, W)."""
+    """Scores of an ensemble (T, M, 1, H, W), K: lists over hours, and scores over all hours."""
     members, height = x.shape[1], x.shape[-2]
     area = c.grid.row_areas()
     area = area / area.sum()
 
     def weighted(rows: Tensor) -> Tensor:
-        """(T, H, W) or (T, H) -> (T,)."""
+        """Area-weighted means: (T, H, W) or (T, H) -> (T,)."""
         return (rows if rows.ndim == 2 else rows.mean(2)) @ area
 
     mean = x.mean(1)
     square = weighted((mean - c.truth).square()[:, 0])
-    found: dict[str, Any] = {"rmse": square.sqrt().tolist(), "mse": square.tolist()}
-    at = c.scene.at(c.scene.withheld) if c.scene.withheld is not None else None
-    if at is not None:
-        at = clone(at, "cpu", torch.float64)
-        found["withheld"] = (at.A(mean) - at.A(c.truth)).square().flatten(1).mean(1).sqrt().tolist()
+    figures: dict[str, Any] = {"rmse": square.sqrt().tolist(), "mse": square.tolist()}
+    if c.scene.withheld is not None:
+        stations = clone(c.scene.at(c.scene.withheld), "cpu", torch.float64)
+        error = stations.A(mean) - stations.A(c.truth)
+        figures["withheld"] = error.square().flatten(1).mean(1).sqrt().tolist()
     power, true = (_zonal_power(field.flatten(0, -3)) for field in (x, c.truth))
     ratio = (power / true).log10()
-    found["spectrum"], found["spectrum_short"] = (
-        float(ratio.abs().mean()),
-        float(ratio[len(ratio) // 2 :].mean()),
-    )
-    found["power_ratio"] = (power / true).tolist()
+    figures["spectrum"] = float(ratio.abs().mean())
+    figures["spectrum_short"] = float(ratio[len(ratio) // 2 :].mean())
+    figures["power_ratio"] = (power / true).tolist()
     if members == 1:
-        found["crps"] = weighted((mean - c.truth).abs()[:, 0]).tolist()
-        return found
+        figures["crps"] = weighted((mean - c.truth).abs()[:, 0]).tolist()
+        return figures
     rows = torch.stack([fair_crps(x[..., i, :], c.truth[..., i, :]) for i in range(height)], 1)
-    found["crps"] = weighted(rows).tolist()
+    figures["crps"] = weighted(rows).tolist()
     spread = weighted(x.var(1)[:, 0])
-    found["spread_skill"] = float(((members + 1) / members * spread.mean() / square.mean()).sqrt())
+    figures["spread_skill"] = float(
+        ((members + 1) / members * spread.mean() / square.mean()).sqrt()
+    )
     points = torch.cat([c.truth[:, None], x], 1)[:, :, 0, 2::7, 3::7].flatten(2)
     r = ranks(points, inverse.seeded("ranks"))
-    found["ranks"] = torch.bincount(r.flatten(), minlength=members + 1).tolist()
+    figures["ranks"] = torch.bincount(r.flatten(), minlength=members + 1).tolist()
     statistic, _ = rank_chi_square(r.flatten(), members)
-    found["rank_chi2_per_dof"] = statistic / members
-    one = r[
-        torch.arange(len(r)),
-        torch.randint(r.shape[1], (len(r),), generator=inverse.seeded("one point an hour")),
-    ]
-    found["rank_p"] = rank_chi_square(one, members)[1]
-    return found
+    figures["rank_chi2_per_dof"] = statistic / members
+    generator = inverse.seeded("one point an hour")
+    point = torch.randint(r.shape[1], (len(r),), generator=generator)
+    figures["rank_p"] = rank_chi_square(r[torch.arange(len(r)), point], members)[1]
+    return figures
 
 
 def _zonal_power(fields: Tensor) -> Tensor:
-    """Mean power of wavenumbers 1, 2, ... along rows (N, H, W), linear trend removed and Hann window: a window over a country is not periodic."""
+    """Mean power of wavenumbers 1, 2, ... along the rows of fields (N, H, W).
+
+    A regional window is not periodic; a linear trend is therefore removed and a Hann window applied.
+    """
     width = fields.shape[-1]
     t = torch.linspace(-1, 1, width, dtype=fields.dtype)
     centred = fields - fields.mean(-1, keepdim=True)
@@ -70,130 +72,99 @@ def _zonal_power(fields: Tensor) -> Tensor:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval over the days: (T,)."""
+    """Mean and half width of its 95 % interval (Student's t) over days (T,)."""
     from scipy.special import stdtrit
 
     days = np.asarray(values)
-    return float(days.mean()), float(
-        stdtrit(len(days) - 1, 0.975) * days.std(ddof=1) / math.sqrt(len(days))
-    )
+    quantile = stdtrit(len(days) - 1, 0.975)
+    return float(days.mean()), float(quantile * days.std(ddof=1) / math.sqrt(len(days)))
+
+
+Records = list[dict[str, Any]]
 
 
 def tables(
-    records: list[dict[str, Any]],
-    setting: dict[str, int],
-    settings: list[dict[str, int]],
-    chosen: str,
+    records: Records, setting: dict[str, int], settings: list[dict[str, int]], chosen: str
 ) -> list[str]:
-    """Markdown: every analysis under one setting, some under all, and the chosen one less each other, paired over days."""
-    lines = []
-    for kind, title in (
+    """Captions and Markdown tables: all analyses in one setting, some in all, and differences."""
+    parts = []
+    for modalities, title in (
         ("both", "Coarse field and stations"),
         ("coarse", "Coarse field alone"),
         ("stations", "Stations alone"),
     ):
-        rows = [
-            r for r in records if {k: r[k] for k in setting} == setting and r["modalities"] == kind
-        ]
-        head = "| analysis | RMSE (K) | CRPS (K) | at withheld stations (K) | spread / skill | rank chi2 / dof | p, a point an hour | power, all | short | s |"
-        body = [head, "|" + "---|" * 10]
-        for r in rows:
-            cells = [
+        rows = [r for r in selected(records, setting) if r["modalities"] == modalities]
+        caption = f"**{title}**, factor {setting['factor']}, {setting['count']} stations"
+        parts += [caption, score_table(rows)]
+    both = [r for r in records if r["modalities"] == "both"]
+    parts += ["**Both modalities**", grid_table(both, setting, settings)]
+    in_setting = selected(records, setting)
+    main = [r for r in in_setting if r["method"] == chosen and r["modalities"] == "both"]
+    if main:
+        others = [r for r in in_setting if r is not main[-1]]
+        parts.append(f"**{chosen}, both modalities, less the other** (paired over days, 95 %)")
+        parts.append(difference_table(main[-1], others))
+    return parts
+
+
+def selected(records: Records, setting: dict[str, int]) -> Records:
+    return [r for r in records if {key: r[key] for key in setting} == setting]
+
+
+def score_table(records: Records) -> str:
+    heads = ["analysis", "RMSE (K)", "CRPS (K)", "at withheld stations (K)", "spread / skill"]
+    heads += ["rank chi2 / dof", "p, a point an hour", "power, all", "short", "s"]
+    rows = []
+    for r in records:
+        calibration = ("spread_skill", "rank_chi2_per_dof", "rank_p")
+        rows.append(
+            [
                 r["method"],
-                *(f"{m:.3f} ± {h:.3f}" for m, h in (interval(r["rmse"]), interval(r["crps"]))),
+                *("{:.3f} ± {:.3f}".format(*interval(r[key])) for key in ("rmse", "crps")),
+                f"{np.mean(r['withheld']):.3f}" if "withheld" in r else "",
+                *(f"{r[key]:.2f}" if key in r else "" for key in calibration),
+                f"{r['spectrum']:.2f}",
+                f"{r['spectrum_short']:+.2f}",
+                f"{r['cpu_seconds']:.1f}",
             ]
-            cells += [f"{np.mean(r['withheld']):.3f}" if "withheld" in r else ""]
-            cells += [
-                f"{r[k]:.2f}" if k in r else ""
-                for k in ("spread_skill", "rank_chi2_per_dof", "rank_p")
-            ]
-            body.append(
-                "| "
-                + " | ".join(
-                    [
-                        *cells,
-                        f"{r['spectrum']:.2f}",
-                        f"{r['spectrum_short']:+.2f}",
-                        f"{r['cpu_seconds']:.1f}",
-                    ]
-                )
-                + " |"
-            )
-        lines += [
-            f"**{title}**, factor {setting['factor']}, {setting['count']} stations",
-            "\n".join(body),
-        ]
-    names = list(
-        dict.fromkeys(
-            r["method"]
-            for r in records
-            if r["modalities"] == "both" and {k: r[k] for k in setting} != setting
         )
-    )
-    body = [
-        "| factor | stations | "
-        + " | ".join(f"{name}: RMSE / CRPS / spread" for name in names)
-        + " |",
-        "|" + "---|" * (2 + len(names)),
-    ]
+    return markdown_table(heads, rows)
+
+
+def grid_table(records: Records, setting: dict[str, int], settings: list[dict[str, int]]) -> str:
+    """RMSE, CRPS and spread over skill of the analyses that have records in several settings."""
+    elsewhere = [r for r in records if {key: r[key] for key in setting} != setting]
+    names = list(dict.fromkeys(r["method"] for r in elsewhere))
+    rows = []
     for options in settings:
-        found = {
-            r["method"]: r
-            for r in records
-            if r["modalities"] == "both" and {k: r[k] for k in options} == options
-        }
-        figures = {
-            n: [
-                np.mean(r["rmse"]),
-                np.mean(r["crps"]),
-                *([r["spread_skill"]] if "spread_skill" in r else []),
-            ]
-            for n, r in found.items()
-        }
-        cells = [
-            " / ".join(
-                f"{v:.2f}" if i == 2 else f"{v:.3f}" for i, v in enumerate(figures.get(n, []))
-            )
-            for n in names
-        ]
-        body.append(
-            "| " + " | ".join([str(options["factor"]), str(options["count"]), *cells]) + " |"
-        )
-    lines += ["**Both modalities**", "\n".join(body)]
-    main = {
-        r["modalities"]: r
-        for r in records
-        if {k: r[k] for k in setting} == setting and r["method"] == chosen
-    }
-    rivals = {
-        f"{r['method']} ({r['modalities']})": r
-        for r in records
-        if {k: r[k] for k in setting} == setting and r is not main.get("both")
-    }
-    if "both" in main:
-        body = ["| against | RMSE difference (K) | CRPS difference (K) |", "|---|---|---|"]
-        for name, r in rivals.items():
-            cells = [
-                interval(np.asarray(main["both"][k]) - np.asarray(r[k])) for k in ("rmse", "crps")
-            ]
-            body.append(f"| {name} | " + " | ".join(f"{m:+.3f} ± {h:.3f}" for m, h in cells) + " |")
-        lines += [
-            f"**{chosen}, both modalities, less the other** (paired over days, 95 %)",
-            "\n".join(body),
-        ]
-    return lines
+        by_name = {r["method"]: r for r in selected(records, options)}
+        cells = [summary_cell(by_name[name]) if name in by_name else "" for name in names]
+        rows.append([str(options["factor"]), str(options["count"]), *cells])
+    heads = ["factor", "stations", *(f"{name}: RMSE / CRPS / spread" for name in names)]
+    return markdown_table(heads, rows)
+
+
+def summary_cell(r: dict[str, Any]) -> str:
+    spread = [f"{r['spread_skill']:.2f}"] if "spread_skill" in r else []
+    return " / ".join([f"{np.mean(r['rmse']):.3f}", f"{np.mean(r['crps']):.3f}", *spread])
+
+
+def difference_table(main: dict[str, Any], others: Records) -> str:
+    """Differences of RMSE and CRPS between the main analysis and every other, paired over days."""
+    rows = []
+    for name, r in {f"{r['method']} ({r['modalities']})": r for r in others}.items():
+        pairs = [np.asarray(main[key]) - np.asarray(r[key]) for key in ("rmse", "crps")]
+        rows.append([name, *("{:+.3f} ± {:.3f}".format(*interval(pair)) for pair in pairs)])
+    heads = ["against", "RMSE difference (K)", "CRPS difference (K)"]
+    return markdown_table(heads, rows)
 
 
 def maps(out: Path, c: Any, x: Tensor) -> None:
-    """Truth, what was observed, mean, a member, spread and error of a case of one hour."""
+    """Plot truth, observations, mean, a member, spread and error for a case of one hour."""
     plt, folder = _plotting(out)
     truth, mean, spread = c.truth[0, 0], x[0].mean(0)[0], x[0].std(0)[0]
-    extent = (
-        c.grid.longitudes[0],
-        c.grid.longitudes[-1],
-        c.grid.latitudes[-1],
-        c.grid.latitudes[0],
-    )
+    longitudes, latitudes = c.grid.longitudes, c.grid.latitudes
+    extent = (longitudes[0], longitudes[-1], latitudes[-1], latitudes[0])
     coarse = c.y[0, c.part("coarse")].reshape(c.grid.coarsened(c.problem.factor).shape)
     low, high = float(truth.min()), float(truth.max())
     panels = [
@@ -209,23 +180,16 @@ def maps(out: Path, c: Any, x: Tensor) -> None:
     for axis, (title, field, a, b, colours) in zip(axes.flat, panels, strict=True):
         image = axis.imshow(field, extent=extent, vmin=a, vmax=b, cmap=colours, aspect="auto")
         if title.startswith("coarse"):
-            axis.scatter(
-                lon,
-                lat,
-                c=c.y[0, c.part("stations")],
-                vmin=a,
-                vmax=b,
-                cmap=colours,
-                edgecolors="black",
-                s=40,
-            )
+            shades = {"vmin": a, "vmax": b, "cmap": colours}
+            y = c.y[0, c.part("stations")]
+            axis.scatter(lon, lat, c=y, edgecolors="black", s=40, **shades)
         axis.set_title(title)
         figure.colorbar(image, ax=axis, label="K")
     figure.savefig(folder / f"{out.name}-maps.png", dpi=70)
 
 
 def curves(out: Path, records: list[dict[str, Any]], balance: dict[str, Any]) -> None:
-    """How the modalities share the say; rank histograms and power ratios of what has an ensemble."""
+    """Plot the weights of the modalities, and rank histograms and power ratios of ensembles."""
     plt, folder = _plotting(out)
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), constrained_layout=True, sharey=True)
     for axis, varied in zip(axes, ("coarse", "stations"), strict=True):
@@ -251,9 +215,8 @@ def curves(out: Path, records: list[dict[str, Any]], balance: dict[str, Any]) ->
         if r["method"] in names and (r["factor"], r["count"], r["modalities"]) == (8, 25, "both"):
             share = np.asarray(r["ranks"]) / np.sum(r["ranks"])
             axes[0].step(np.arange(len(share)), share * len(share), where="mid", label=r["method"])
-            axes[1].semilogy(
-                np.arange(1, len(r["power_ratio"]) + 1), r["power_ratio"], label=r["method"]
-            )
+            wavenumbers = np.arange(1, len(r["power_ratio"]) + 1)
+            axes[1].semilogy(wavenumbers, r["power_ratio"], label=r["method"])
     axes[0].set_xlabel("rank of the truth among the members")
     axes[0].set_ylabel("frequency / uniform")
     axes[1].set_xlabel("zonal wavenumber of the window")
@@ -265,7 +228,7 @@ def curves(out: Path, records: list[dict[str, Any]], balance: dict[str, Any]) ->
 
 
 def _plotting(out: Path) -> tuple[Any, Path]:
-    """pyplot without a display, and the folder of figures."""
+    """pyplot without a display, and the folder of the figures."""
     import matplotlib as mpl
 
     mpl.use("Agg")

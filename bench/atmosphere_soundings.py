@@ -1,21 +1,24 @@
-"""Analyse real soundings over North America with the prior era5-zt, a fifth of the stations withheld. Prints a table.
+"""Analyse real soundings over North America with the prior era5-zt; print a table of scores.
 
     python bench/atmosphere_soundings.py "$INVERSE_DATA/atmosphere/radiosonde/raob_1999-05-04T00.csv.gz"
 
-There is no reference field: the score is the distance from what the withheld stations measured, their own noise included. The prior is of
-January and the soundings are of May. Its mean is therefore refitted: for each variable a line in latitude is added to it, by least
-squares through what the stations that are used leave of it. Nothing is fitted to those withheld.
+A fifth of the stations is withheld. There is no reference field: the score is the distance from the
+measurements of the withheld stations, which includes their noise. The prior is that of January and
+the soundings are from May. Its mean is therefore refitted: for each variable, a line in latitude is
+added to it, fitted by least squares to the residuals at the stations in use. Nothing is fitted to
+withheld stations.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from options import new_parser
+from output import markdown_table
 from torch import Tensor
 
 import inverse
@@ -23,7 +26,7 @@ from inverse.checks.diagnostics import fair_crps
 from inverse.measurement.operators import clone
 
 SIGMAS = ("z:1.5", "t:1.0")
-"""Of a sounding in dam and K, with what a balloon's value has and a 3 degree field has not."""
+"""Noise of a sounding (dam, K), including the scales that a 3 degree field does not resolve."""
 
 METHOD = {
     "sampler": "dpmpp-2m",
@@ -34,83 +37,73 @@ METHOD = {
     "tolerance": 1e-2,
 }
 LATITUDES = (20.0, 75.0)
-"""Between which the line is believed; beyond, it stays at its value there."""
+"""Range (degrees) of the line in latitude; it is constant beyond."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("soundings", type=Path)
+    parser = new_parser(__doc__)
+    parser.add_argument("soundings", type=Path, help="CSV file of soundings")
     parser.add_argument("--prior", default="era5-zt")
-    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--members", type=int, default=16, help="members of the ensemble")
     arguments = parser.parse_args()
     prior = inverse.load_prior(arguments.prior)
     problem, y, notes = inverse.get_problem("atmosphere", withhold=0.2, sigmas=SIGMAS).open(
         arguments.soundings, prior, True
     )
     scene = problem.scene()
-    there = clone(scene.at(scene.withheld), "cpu", torch.float32)
+    at_withheld = clone(scene.at(scene.withheld), "cpu", torch.float32)
     value = torch.from_numpy(np.asarray(scene.withheld.value, dtype=np.float64))
     print("; ".join(notes))
-    found = {}
+    members_by_prior = {}
     for label, law in (("as it is", prior), ("mean refitted", refitted(prior, scene, y))):
         result = inverse.solve(
             problem.posterior(y=y, prior=law),
             inverse.get_method("multimodal", **METHOD),
             samples=arguments.members,
         )
-        found[label] = there.A(result.samples[0])[:, 0, 0].double()
+        members_by_prior[label] = at_withheld.A(result.samples[0])[:, 0, 0].double()
         print(f"{label}: {result.seconds:.0f} s for {arguments.members} members", flush=True)
-    climate = there.A(climate_of(prior))[0, 0, 0].double()
-    print(
-        f"{len(set(scene.used.station))} stations used, {len(set(scene.withheld.station))} withheld"
-    )
-    print(
-        "| variable | withheld values | mean of the prior | kriging | as it is | mean refitted | CRPS | predicted |\n|---|---|---|---|---|---|---|---|"
-    )
+    climate = at_withheld.A(climate_of(prior))[0, 0, 0].double()
+    used, withheld = (len(set(part.station)) for part in (scene.used, scene.withheld))
+    print(f"{used} stations used, {withheld} withheld")
+    heads = ["variable", "withheld values", "mean of the prior", "kriging"]
+    heads += ["as it is", "mean refitted", "CRPS", "predicted"]
+    rows = []
     for name in scene.domain.variables:
         of = torch.from_numpy(np.array(scene.withheld.variable) == name)
         krige = kriged(
             scene.used[np.array(scene.used.variable) == name], scene.withheld[of.numpy()]
         )
-        guesses = [
+        estimates = [
             climate[of],
             krige,
-            found["as it is"].mean(0)[of],
-            found["mean refitted"].mean(0)[of],
+            members_by_prior["as it is"].mean(0)[of],
+            members_by_prior["mean refitted"].mean(0)[of],
         ]
-        rmse = [float((guess - value[of]).square().mean().sqrt()) for guess in guesses]
-        members, sigma = (
-            found["mean refitted"][:, of],
-            float(dict(pair.split(":") for pair in SIGMAS)[name[0]]),
-        )
-        noisy = members + sigma * torch.randn(
-            members.shape, generator=inverse.seeded("soundings", name), dtype=torch.float64
-        )
-        crps, predicted = (
-            float(fair_crps(noisy[None], value[None, of])),
-            float(((1 + 1 / len(members)) * noisy.var(0).mean()).sqrt()),
-        )
-        cells = [
-            f"{name} ({scene.domain.unit(name)})",
-            str(int(of.sum())),
-            *(f"{v:.2f}" for v in (*rmse, crps, predicted)),
-        ]
-        print("| " + " | ".join(cells) + " |")
+        rmse = [float((estimate - value[of]).square().mean().sqrt()) for estimate in estimates]
+        members = members_by_prior["mean refitted"][:, of]
+        sigma = float(dict(pair.split(":") for pair in SIGMAS)[name[0]])
+        generator = inverse.seeded("soundings", name)
+        noise = torch.randn(members.shape, generator=generator, dtype=torch.float64)
+        noisy = members + sigma * noise
+        crps = float(fair_crps(noisy[None], value[None, of]))
+        predicted = float(((1 + 1 / len(members)) * noisy.var(0).mean()).sqrt())
+        figures = [f"{figure:.2f}" for figure in (*rmse, crps, predicted)]
+        rows.append([f"{name} ({scene.domain.unit(name)})", str(int(of.sum())), *figures])
+    print(markdown_table(heads, rows))
 
 
 def climate_of(prior: Any) -> Tensor:
-    """The prior's mean field, physical units: (1, C, H, W)."""
+    """The mean field of the prior, (1, C, H, W), in physical units."""
     law = getattr(prior, "law", prior)
     return law.decode(law.mean)[None]
 
 
 def refitted(prior: Any, scene: Any, y: Tensor) -> Any:
     """The prior with a line in latitude added to the mean of each variable."""
-    here = clone(scene.at(scene.used), "cpu", torch.float32)
-    departure, latitude = (
-        y.flatten().double() - here.A(climate_of(prior))[0, 0, 0].double(),
-        scene.used.places[0],
-    )
+    at_used = clone(scene.at(scene.used), "cpu", torch.float32)
+    departure = y.flatten().double() - at_used.A(climate_of(prior))[0, 0, 0].double()
+    latitude = scene.used.places[0]
     rows = torch.tensor(scene.domain.grid.latitudes, dtype=torch.float64).clamp(*LATITUDES)
     seasonal = copy.deepcopy(prior)
     for channel, name in enumerate(scene.domain.variables):

@@ -1,21 +1,25 @@
-"""What neighbouring hours are worth, on held-out days; and how well short windows compose to a long trajectory. Writes OUT.json.
+"""Measure the value of neighbouring hours, and the error of composing short windows; write OUT.json.
 
     python bench/atmosphere_window.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-window
 
-First: optimal interpolation in space and time under era5-uk-t2m-hours, each hour of 25 to 31 March 2019 with a coarse field of factor 8 and
-25 stations, noise 0.5 K, in windows of several lengths. `middle` and `first` are the hours of a window, `spread_skill` is in closed form.
-Second: nine hours of a small chain, four of twelve places seen every hour, 200 members; distance of the mean from a Kalman smoother's in
-its standard deviations, of which 200 exact draws leave `floor`, and mean ratio of variances.
+`windows`: optimal interpolation in space and time under era5-uk-t2m-hours, in windows of several
+lengths. Each hour of 25 to 31 March 2019 has a coarse field of factor 8 and 25 stations, with 0.5 K
+of noise. `middle` and `first` are the errors at these hours of a window; `spread_skill` is in closed
+form.
+`composition`: nine hours of a small chain with four of twelve places observed every hour, and 200
+members. `shift` is the distance of their mean from that of a Kalman smoother, in its standard
+deviations (200 exact draws have `floor`), and `variance` the mean ratio of variances.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from options import new_parser
+from output import write_json
 from torch import Tensor
 
 import inverse
@@ -30,48 +34,39 @@ STATIONS = {"factor": 8, "count": 25, "sigma_y": 0.5}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fields", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = new_parser(__doc__)
+    parser.add_argument("--fields", type=Path, required=True, help="NetCDF file of hourly fields")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the .json to write")
     arguments = parser.parse_args()
     fields = load_fields(arguments.fields, ["t2m"], "2019-03-25/2019-03-31").values[:, 0].double()
-    found: dict[str, Any] = {"windows": [], "composition": composition(), "floor": 200**-0.5}
+    record: dict[str, Any] = {"windows": [], "composition": composition(), "floor": 200**-0.5}
     for hours in LENGTHS:
-        found["windows"].append(windows(fields, hours))
-        print(
-            json.dumps({k: v for k, v in found["windows"][-1].items() if k != "rmse_by_day"}),
-            flush=True,
-        )
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        row = windows(fields, hours)
+        record["windows"].append(row)
+        print(json.dumps({k: v for k, v in row.items() if k != "rmse_by_day"}), flush=True)
+    write_json(arguments.out.with_suffix(".json"), record)
 
 
 def windows(fields: Tensor, hours: int) -> dict[str, Any]:
-    """Of the fields (N, H, W) of whole days, N a multiple of `hours`."""
+    """Errors of windows of so many hours on the fields (N, H, W), K, N a multiple of `hours`."""
     prior = over_hours(inverse.load_prior("era5-uk-t2m-hours").double(), hours)
     problem = inverse.get_problem("atmosphere", window=hours, **STATIONS)
     series = fields.reshape(-1, hours, *fields.shape[1:])
     operator = clone(problem.operator(tuple(series.shape[1:])), "cpu", F64)
     sigma = problem.noise(tuple(series.shape[1:])).sigma.flatten()
-    noise = torch.cat(
-        [
-            0.5
-            * torch.randn(len(sigma), generator=inverse.seeded("window", hours, i), dtype=F64)[None]
-            for i in range(len(series))
-        ]
-    )
-    y = operator.A(series)[:, 0, 0] + noise
+    generators = [inverse.seeded("window", hours, i) for i in range(len(series))]
+    noise = [0.5 * torch.randn(len(sigma), generator=g, dtype=F64) for g in generators]
+    y = operator.A(series)[:, 0, 0] + torch.stack(noise)
     unit = torch.eye(len(sigma), dtype=F64)[:, None, None]
     H = prior.decode_adjoint(operator.A_adjoint(unit))
     CH = torch.cat([prior.spectral(part, lambda v: v) for part in H.split(64)]).flatten(1)
     root = torch.linalg.cholesky(CH @ H.flatten(1).T + torch.diag(sigma**2))
     departure = y - operator.A(prior.decode(prior.mean)[None])[0, 0, 0]
-    x = prior.decode(
-        (torch.cholesky_solve(departure.T, root).T @ CH).reshape(series.shape) + prior.mean
-    )
-    variance = prior.scale**2 * (
-        prior.spread.flatten() ** 2
-        - torch.linalg.solve_triangular(root, CH, upper=False).square().sum(0)
-    ).reshape(series.shape[1:])
+    increment = torch.cholesky_solve(departure.T, root).T @ CH
+    x = prior.decode(increment.reshape(series.shape) + prior.mean)
+    explained = torch.linalg.solve_triangular(root, CH, upper=False).square().sum(0)
+    variance = prior.scale**2 * (prior.spread.flatten() ** 2 - explained)
+    variance = variance.reshape(series.shape[1:])
     area = problem.scene().domain.grid.row_areas()
     area = area / area.sum()
     square = (x - series).square().mean(-1) @ area
@@ -87,7 +82,7 @@ def windows(fields: Tensor, hours: int) -> dict[str, Any]:
 
 
 def composition() -> list[dict[str, Any]]:
-    """Windows of 1, 3, 5, 7 and all hours, under a deterministic and a stochastic sampler."""
+    """Errors of windows of 1, 3, 5, 7 and 9 hours by a deterministic and a stochastic sampler."""
     generator = inverse.seeded("composition")
     basis, _ = torch.linalg.qr(torch.randn(12, 4, generator=generator, dtype=F64))
     hour = LowRankPrior(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import markdown_table
+from output import markdown_table, write_json
 
 import inverse
 from inverse.arena.estimate import estimate
@@ -219,7 +219,7 @@ def main() -> None:
                     "fresh": measure_fresh(table, truths),
                 }
             )
-            file.write_text(json.dumps(records, indent=1) + "\n")
+            write_json(file, records)
     print(markdown(records))
     for name in arguments.tables:
         figures = [round(value, 2) for value in low_frequencies(load_table(name))]

@@ -10,7 +10,6 @@ line, and not repeated: an interrupted benchmark continues where it stopped.
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 import sys
 import time
@@ -21,8 +20,7 @@ from typing import Any
 import torch
 from ledger import Ledger
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import command_line, in_results, insert_tables, markdown_table, write_json
 from torch import Tensor
 
 import inverse
@@ -271,7 +269,7 @@ def main() -> None:
     parser.add_argument("--records", help="file of finished runs, to read and to append to")
     parser.add_argument(
         "--write",
-        help="put the tables into this path with .md added, and write it with .json added",
+        help="page (without .md) into which to insert the tables; writes its record",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -285,7 +283,7 @@ def main() -> None:
             results[name] = bench.table(view, side, arguments.methods)
             print(f"{name} done", flush=True)
     print(f"\n{time.perf_counter() - started_at:.0f} seconds", file=sys.stderr)
-    command = "OMP_NUM_THREADS=1 python bench/conjugate.py " + shlex.join(sys.argv[1:])
+    command = f"OMP_NUM_THREADS=1 {command_line()}"
     text = f"`{command}`\n\n## W2 at a glance\n\n{overview(results)}\n"
     if set(arguments.methods) >= WITH_GOALS:
         text += f"\n## Goals\n\n{goals(results)}\n"
@@ -299,15 +297,9 @@ def main() -> None:
     )
     print(text)
     if arguments.write:
-        put(Path(f"{arguments.write}.md"), text)
-        in_results(Path(f"{arguments.write}.json")).write_text(
-            json.dumps(
-                {"command": command, "versions": versions(), "results": results},
-                indent=1,
-                default=str,
-            )
-            + "\n"
-        )
+        insert_tables(Path(f"{arguments.write}.md"), text)
+        record = {"command": command, "versions": versions(), "results": results}
+        write_json(in_results(Path(f"{arguments.write}.json")), record)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Write the tables of docs/leaderboard.md and of the README from the committed records.
 
-inverse bench run photo --out results/records/photo     run what is missing; likewise exact and atmosphere
-python bench/leaderboard.py                            write both
+    inverse bench run photo --out results/records/photo
+    python bench/leaderboard.py
+
+The first command runs the missing cells of a suite; the other suites are exact and atmosphere. The
+second writes both tables.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from pages import put
+from options import new_parser
+from output import insert_tables
 
 from inverse.arena.groups import grouped
 from inverse.arena.labels import contestant_labels, setting_labels
@@ -67,6 +71,11 @@ def photo_table() -> str:
     return "\n".join([*lines, f"| *photographs* | {' | '.join(map(str, counts))} | |"]) + "\n"
 
 
+def main() -> None:
+    new_parser(__doc__).parse_args()
+    insert_tables(ROOT / "docs" / "leaderboard.md", tables())
+    insert_tables(ROOT / "README.md", photo_table())
+
+
 if __name__ == "__main__":
-    put(ROOT / "docs" / "leaderboard.md", tables())
-    put(ROOT / "README.md", photo_table())
+    main()

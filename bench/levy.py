@@ -7,16 +7,13 @@ python bench/levy.py --write docs/levy   and write docs/levy.md and results/levy
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import torch
 from options import new_parser
-from output import in_results
+from output import command_line, in_results, write_json
 from torch import Tensor
 
 import inverse
@@ -183,7 +180,7 @@ def write(
     arguments: argparse.Namespace, results: dict[str, dict[str, dict]], minutes: float
 ) -> None:
     """Write the page and the record of the views measured so far; keep the page's reading."""
-    command = "OMP_NUM_THREADS=1 python bench/levy.py " + shlex.join(sys.argv[1:])
+    command = f"OMP_NUM_THREADS=1 {command_line()}"
     about = ABOUT.format(
         command=command,
         minutes=minutes,
@@ -205,10 +202,8 @@ def write(
         + tables(results, done, arguments.increments)
         + (f"\n{READING}{reading}" if reading else "")
     )
-    in_results(Path(f"{arguments.write}.json")).write_text(
-        json.dumps({"command": command, "versions": versions(), "results": results}, indent=1)
-        + "\n"
-    )
+    record = {"command": command, "versions": versions(), "results": results}
+    write_json(in_results(Path(f"{arguments.write}.json")), record)
 
 
 def main() -> None:
@@ -223,7 +218,7 @@ def main() -> None:
     parser.add_argument("--increments", nargs="+", default=list(INCREMENTS))
     parser.add_argument("--views", nargs="+", default=list(VIEWS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--write", help="write this path with .md and .json added")
+    parser.add_argument("--write", help="page to write (without .md), with its record")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 

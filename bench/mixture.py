@@ -17,9 +17,7 @@ import functools
 import itertools
 import json
 import math
-import shlex
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +26,7 @@ from typing import Any
 import torch
 from ledger import Ledger
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import command_line, in_results, insert_tables, markdown_table
 from torch import Tensor
 
 import inverse
@@ -511,7 +508,7 @@ def main() -> None:
     parser.add_argument("--records", help="file of finished runs, to read and to append to")
     parser.add_argument(
         "--write",
-        help="put the tables into this path with .md added, and write it with .json added",
+        help="page (without .md) into which to insert the tables; writes its record",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -521,14 +518,13 @@ def main() -> None:
     bench = Bench(rows, cells, Ledger(arguments.records), arguments)
     if not arguments.known:
         bench.fill()
-    command = "OMP_NUM_THREADS=1 python bench/mixture.py " + shlex.join(sys.argv[1:])
+    command = f"OMP_NUM_THREADS=1 {command_line()}"
     text = page(bench, command)
     print(text)
     if arguments.write:
-        put(Path(f"{arguments.write}.md"), text)
-        in_results(Path(f"{arguments.write}.json")).write_text(
-            json.dumps(record(bench, command)) + "\n"
-        )
+        insert_tables(Path(f"{arguments.write}.md"), text)
+        file = in_results(Path(f"{arguments.write}.json"))
+        file.write_text(json.dumps(record(bench, command)) + "\n")
 
 
 if __name__ == "__main__":

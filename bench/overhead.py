@@ -11,7 +11,6 @@ twice as many steps, divided by `--steps`; each time is the least of interleaved
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -21,8 +20,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import in_results, insert_tables, markdown_table, write_json
 from timing import least_seconds, timed
 
 import inverse
@@ -185,7 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--write",
         type=Path,
-        help="put the tables into this path with .md added, and write it with .json added",
+        help="page into which to insert the tables; writes its record",
     )
     arguments = parser.parse_args()
 
@@ -195,7 +193,7 @@ def main() -> None:
     text = tables(rows, excluded, calls, seconds)
     print(text)
     if arguments.write:
-        put(arguments.write.with_suffix(".md"), text)
+        insert_tables(arguments.write.with_suffix(".md"), text)
         record = {
             "methods": rows,
             "calls": calls,
@@ -203,9 +201,7 @@ def main() -> None:
             "versions": versions(),
             "threads": 1,
         }
-        in_results(arguments.write.with_suffix(".json")).write_text(
-            json.dumps(record, indent=1) + "\n"
-        )
+        write_json(in_results(arguments.write.with_suffix(".json")), record)
 
 
 if __name__ == "__main__":

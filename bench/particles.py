@@ -26,8 +26,7 @@ from pathlib import Path
 import torch
 from images import photographs, psnr
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import in_results, insert_tables, markdown_table, write_json
 from photo import PROBLEMS
 from timing import timed
 
@@ -212,11 +211,9 @@ def main() -> None:
                 records = results.setdefault(label, {}).setdefault(method_label, [])
                 if len(records) <= index:
                     records.append(measure(problem, method, samples, truth, prior, index))
-                    file.write_text(
-                        json.dumps({"about": about, "records": results}, indent=1) + "\n"
-                    )
+                    write_json(file, {"about": about, "records": results})
             print(f"photograph {index}, {label} done", flush=True)
-    put(arguments.out.with_suffix(".md"), table(results))
+    insert_tables(arguments.out.with_suffix(".md"), table(results))
     plot(results, arguments.out.parent / "images" / f"{arguments.out.stem}.png")
 
 

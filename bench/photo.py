@@ -8,7 +8,6 @@ noise. Metrics are computed outside the timed region, and no method has access t
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from functools import partial
@@ -17,10 +16,11 @@ from pathlib import Path
 import torch
 from images import photographs
 from options import add_images, new_parser
-from output import in_results, markdown_table
+from output import in_results, markdown_table, write_json
 from timing import timed
 
 import inverse
+from inverse.io.files import write_text
 from inverse.metrics.shipped import METRICS
 
 PROBLEMS = {
@@ -135,10 +135,9 @@ def main() -> None:
             "torch": torch.__version__,
             "device": arguments.device,
         }
-        in_results(arguments.out.with_suffix(".json")).write_text(
-            json.dumps({"about": about, "records": results}, indent=1) + "\n"
-        )
-        arguments.out.with_suffix(".md").write_text(page(about, results))
+        record = {"about": about, "records": results}
+        write_json(in_results(arguments.out.with_suffix(".json")), record)
+        write_text(arguments.out.with_suffix(".md"), page(about, results))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ python bench/power.py --write docs/diagnostics  put them into docs/diagnostics.m
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +14,7 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import command_line, in_results, insert_tables, markdown_table, write_json
 from torch import Tensor
 
 import inverse
@@ -242,7 +239,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument(
         "--write",
-        help="put the table into this path with .md added, between its markers, and write .json",
+        help="page (without .md) into which to insert the table; writes its record",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,7 +251,7 @@ def main() -> None:
         print(f"{seconds:6.0f} s  {case}: verdict {verdict:.3f}", file=sys.stderr, flush=True)
     print(table(rates))
     if arguments.write:
-        put(Path(arguments.write + ".md"), table(rates))
+        insert_tables(Path(arguments.write + ".md"), table(rates))
         settings = {
             "images": arguments.images,
             "samples": SAMPLES,
@@ -262,8 +259,8 @@ def main() -> None:
             "repeats": arguments.repeats,
             "exact_repeats": arguments.exact_repeats,
         }
-        record = {"command": "python " + shlex.join(sys.argv), **settings, "rates": rates}
-        in_results(Path(arguments.write + ".json")).write_text(json.dumps(record, indent=1) + "\n")
+        record = {"command": command_line(), **settings, "rates": rates}
+        write_json(in_results(Path(f"{arguments.write}.json")), record)
 
 
 if __name__ == "__main__":

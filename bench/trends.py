@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import torch
 from images import centre_crop, psnr
 from ledger import Ledger
 from options import new_parser
-from output import markdown_table
+from output import command_line, markdown_table
 
 import inverse
 from inverse.metrics.shipped import METRICS
@@ -410,7 +408,7 @@ def memory_ratio(records: list[dict[str, Any]]) -> float:
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--records", help="file of finished runs, to read and to append to")
-    parser.add_argument("--write", help="write this path with .md added")
+    parser.add_argument("--write", help="page to write (without .md)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     photographs = Photographs(Ledger(arguments.records))
@@ -418,8 +416,8 @@ def main() -> None:
     table = markdown_table(HEADS, rows)
     print(table)
     if arguments.write:
-        command = "OMP_NUM_THREADS=1 python bench/trends.py " + shlex.join(sys.argv[1:])
-        Path(f"{arguments.write}.md").write_text(ABOUT.format(command=command) + table + "\n")
+        about = ABOUT.format(command=f"OMP_NUM_THREADS=1 {command_line()}")
+        Path(f"{arguments.write}.md").write_text(about + table + "\n")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ python bench/verify.py --write docs/verify      rewrite the table in docs/verify
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
 from options import new_parser
-from output import in_results, markdown_table
-from pages import put
+from output import in_results, insert_tables, markdown_table, write_json
 
 from inverse.checks.claims import Verdict, verify
 from inverse.checks.exact_cases import all_cases, main_figure
@@ -53,7 +51,7 @@ def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=sorted(registry().table("inverse_methods")))
     parser.add_argument(
-        "--write", help="put the table into this path with .md added, and write it with .json added"
+        "--write", help="page (without .md) into which to insert the table; writes its record"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,11 +62,9 @@ def main() -> None:
     text = table(verdicts)
     print(text)
     if arguments.write:
-        put(Path(f"{arguments.write}.md"), text)
+        insert_tables(Path(f"{arguments.write}.md"), text)
         records = [dataclasses.asdict(v) for v in verdicts]
-        in_results(Path(f"{arguments.write}.json")).write_text(
-            json.dumps(records, indent=1, default=str) + "\n"
-        )
+        write_json(in_results(Path(f"{arguments.write}.json")), records)
 
 
 if __name__ == "__main__":

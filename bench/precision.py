@@ -33,7 +33,7 @@ RUNS = {
     "throughout": ("in bf16 throughout", "bf16"),
     "noise": ("under noise of 1e-3", None),
 }
-STEEP = inverse.priors.evaluation.evaluator.STEEP
+FULL_PRECISION_SIGMA = inverse.priors.evaluation.evaluator.FULL_PRECISION_SIGMA
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}, "inpainting": {"mask": "box"}}
 
 
@@ -126,8 +126,8 @@ def main() -> None:
                 "seconds": {"float32": seconds},
             }
             for run in arguments.runs:
-                inverse.priors.evaluation.evaluator.STEEP = (
-                    float("inf") if run == "throughout" else STEEP
+                inverse.priors.evaluation.evaluator.FULL_PRECISION_SIGMA = (
+                    float("inf") if run == "throughout" else FULL_PRECISION_SIGMA
                 )
                 changed, row["seconds"][run] = psnr_and_seconds(
                     problem,

@@ -27,7 +27,7 @@ from output import markdown_table, write_table
 
 import inverse
 from inverse.priors.loading import save_prior
-from inverse.priors.networks.quantize import calibration, quantize, rounded, scan
+from inverse.priors.networks.quantize import calibration_pairs, fit_scale, quantize, rounded
 
 VARIANTS = ("float32", "bf16", "int8 weights", "int8 weights and inputs")
 LEVELS = (5, 15, 50)
@@ -35,7 +35,7 @@ LEVELS = (5, 15, 50)
 
 def variants(samples: int, side: int) -> dict[str, tuple[inverse.Prior, str | None]]:
     """Each variant of the prior, with the precision of its autocast."""
-    inputs = calibration(inverse.load_prior("photo-64"), samples, side)
+    inputs = calibration_pairs(inverse.load_prior("photo-64"), samples, side)
     priors = (
         (inverse.load_prior("photo-64"), None),
         (inverse.load_prior("photo-64"), "bf16"),
@@ -99,7 +99,7 @@ def closed_form(bits: int) -> tuple[float, float]:
     """
     law = inverse.load_prior("era5-uk-t2m-gaussian")
     basis, root = law.basis.double(), law.variances.double().sqrt()  # columns of an n x r basis
-    step = scan(basis.T, bits)
+    step = fit_scale(basis.T, bits)
     coarse = (step * rounded(basis.T, step, bits)).T
     seen = torch.rand(len(basis), generator=inverse.seeded("points")) < 0.5
     count = int(seen.sum())
@@ -131,7 +131,7 @@ def calibration_scores(
     uniform = torch.rand(samples, generator=inverse.seeded("uniform"))
     single = torch.full((samples,), 0.5)
     for name, times in {"normal times": None, "uniform times": uniform, "one time": single}.items():
-        inputs = calibration(full, samples, side, times=times)
+        inputs = calibration_pairs(full, samples, side, times=times)
         prior = quantize(inverse.load_prior("photo-64"), inputs)
         scores[name] = {}
         for level in LEVELS:

@@ -185,7 +185,7 @@ def quantize(
     from inverse.io.files import check_writable
     from inverse.priors.cards import check_suffix
     from inverse.priors.loading import PriorCard, default_side, find_card, load_prior, save_prior
-    from inverse.priors.networks.quantize import calibration, check_quantizable
+    from inverse.priors.networks.quantize import calibration_pairs, check_quantizable
     from inverse.priors.networks.quantize import quantize as round_to_int8
 
     check_suffix("prior", out)
@@ -197,7 +197,8 @@ def quantize(
     card = PriorCard.read(path)
     _check_apart(card.weights(name, path), out)
     side = side or default_side(prior)
-    round_to_int8(prior, calibration(prior, samples, side, seed=seed) if inputs else None)
+    pairs = calibration_pairs(prior, samples, side, seed=seed) if inputs else None
+    round_to_int8(prior, pairs)
     quantization = {
         "bits": 8,
         "of": card.name,

@@ -401,7 +401,7 @@ def test_a_latent_pipeline_stays_a_folder(command, tmp_path):
 
     save_pipeline(tmp_path / "pipeline", latent=True)
     command("prior", "convert", "pipeline", "--out", "new.safetensors").refused(
-        "is latent (vae/)", "--prior takes such a folder as it is"
+        "is latent (vae/)", "pass the folder itself to --prior"
     )
     assert "saved by diffusers" in command("prior", "info", "pipeline").out
     nothing_written(tmp_path)

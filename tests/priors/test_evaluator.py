@@ -1,4 +1,4 @@
-"""How a prior is evaluated: within the memory, in half precision, compiled, without gradients of weights and without the host waiting."""
+"""Evaluations of a prior: memory, half precision, compilation, gradients, and reads by the host."""
 
 import copy
 import warnings
@@ -17,51 +17,52 @@ from inverse.priors.evaluation.memory import bytes_needed, free_memory, is_out_o
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 0, "atol": 2e-6}
-"""Float32 sums add in another order in another batch or tile."""
+"""The order of float32 sums depends on the batch and the tile."""
 
 
 class Crowded(inverse.Prior):
-    """Halves its input, through a square so that the VJP needs a graph, and runs out of memory above so many pixels in one call."""
+    """Halves its input, and runs out of memory above `limit` pixels in a call.
 
-    def __init__(self, most, halo=None, shape=(3, None, None)):
+    A square in the formula makes the VJP need a graph.
+    """
+
+    def __init__(self, limit, halo=None, shape=(3, None, None)):
         super().__init__(shape)
-        self.most, self.halo, self.calls = most, halo, []
+        self.limit, self.halo, self.calls = limit, halo, []
 
     def forward(self, x, sigma):
         self.calls.append(x.shape[0] * x.shape[-2] * x.shape[-1])
-        if self.calls[-1] > self.most:
+        if self.calls[-1] > self.limit:
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {self.calls[-1]} things."
             )
         return x / 2 + 0 * x.square() * like(sigma, x)
 
 
-# --- memory that runs out ---------------------------------------------------------------------------------------------
+# --- memory that runs out ---
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_when_the_memory_runs_out_the_batch_is_halved_and_that_is_said_once(gradient):
+def test_out_of_memory_halves_the_batch_with_one_warning(gradient):
     prior, x = Crowded(3 * 64), normal(8, 3, 8, 8)
 
     def call():
         run = evaluator(prior, Execution())
         return run.tweedie(x, 0.5)[1](x) if gradient else run.denoise(x, 0.5)
 
-    with pytest.warns(
-        ExecutionWarning,
-        match="out of memory on cpu with 512 pixels in one call of the prior: going on with 256",
-    ) as said:
+    message = "out of memory on cpu with 512 pixels in one call of the prior: continuing with 256"
+    with pytest.warns(ExecutionWarning, match=message) as caught:
         assert torch.equal(call(), x / 2)
-    assert len(said) == 1
+    assert len(caught) == 1
     prior.calls.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        call()  # what was learned is kept on the prior, for the next image
+        call()  # the prior remembers the limit for the next image
     assert max(prior.calls) <= 3 * 64
 
 
-def test_memory_that_runs_out_in_the_backward_pass_is_met_too():
-    """A prior whose forward fits and whose VJP does not, as most do."""
+def test_out_of_memory_in_the_backward_pass_halves_the_batch():
+    """The forward fits into memory and the VJP does not."""
 
     class Backward(torch.autograd.Function):
         @staticmethod
@@ -86,13 +87,13 @@ def test_memory_that_runs_out_in_the_backward_pass_is_met_too():
     assert torch.equal(vjp(v), v / 2)
 
 
-def test_a_local_prior_is_cut_into_tiles_when_one_row_is_too_much():
+def test_a_local_prior_is_tiled_when_one_row_does_not_fit():
     prior, x = Crowded(40 * 40, halo=4), normal(1, 3, 64, 64)
     with pytest.warns(ExecutionWarning, match="out of memory"):
         assert torch.equal(evaluator(prior, Execution()).denoise(x, 0.5), x / 2)
 
 
-def test_the_size_that_would_fit_is_named_when_one_row_does_not():
+def test_the_error_names_a_size_that_fits_when_one_row_does_not():
     with (
         pytest.warns(ExecutionWarning),
         pytest.raises(MemoryLimitError, match=r"one row of 3x64x96 .*; 16x24 pixels would fit"),
@@ -100,12 +101,12 @@ def test_the_size_that_would_fit_is_named_when_one_row_does_not():
         evaluator(Crowded(400), Execution()).denoise(normal(2, 3, 64, 96), 0.5)
 
 
-def test_a_prior_of_one_size_that_does_not_fit_says_so():
-    with pytest.raises(MemoryLimitError, match="no smaller size can be had from this prior"):
+def test_a_prior_of_a_fixed_size_that_does_not_fit_is_an_error():
+    with pytest.raises(MemoryLimitError, match="this prior has no smaller size that fits"):
         evaluator(Crowded(8, shape=(3, 8, 8)), Execution()).denoise(normal(1, 3, 8, 8), 0.5)
 
 
-def test_another_error_is_not_taken_for_memory():
+def test_other_errors_are_not_taken_for_out_of_memory():
     class Broken(inverse.Prior):
         def forward(self, x, sigma):
             raise RuntimeError("shapes do not match")
@@ -114,17 +115,17 @@ def test_another_error_is_not_taken_for_memory():
         evaluator(Broken((3, None, None)), Execution()).denoise(normal(1, 3, 8, 8), 0.5)
 
 
-def test_the_cpus_allocator_is_known():
+def test_an_allocation_failure_on_the_cpu_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
 
 
-# --- memory that is measured ------------------------------------------------------------------------------------------
+# --- memory that is measured ---
 
 
-def test_peak_memory_counts_what_is_held_at_once():
-    """Four rows of a thousand doubles: the sum and the product together, then two of the product."""
+def test_peak_memory_counts_the_tensors_alive_at_the_same_time():
+    """Four rows of a thousand doubles: first sum and product, then the sum alone."""
     x = torch.zeros(4, 1000, dtype=torch.float64)
     assert peak_bytes(lambda: (x + 1) * 2) == 2 * 32000
     assert peak_bytes(lambda: (x + 1).mul_(2).view(-1)) == 32000
@@ -134,54 +135,51 @@ def test_bytes_needed_grow_with_the_pixels_and_with_a_graph(network_prior):
     """The measured line through 64 and 128 columns holds at 192 by 128."""
     x, level = torch.zeros(1, 3, 192, 128), torch.ones(1)
     with torch.no_grad():
-        fixed, each = bytes_needed(network_prior, x, level, False)
-        assert peak_bytes(lambda: network_prior(x, level)) == pytest.approx(
-            fixed + each * 192 * 128, rel=0.02
-        )
-        assert bytes_needed(network_prior, x, level, True)[1] > 2 * each
+        fixed, per_pixel = bytes_needed(network_prior, x, level, False)
+        expected = fixed + per_pixel * 192 * 128
+        assert peak_bytes(lambda: network_prior(x, level)) == pytest.approx(expected, rel=0.02)
+        assert bytes_needed(network_prior, x, level, True)[1] > 2 * per_pixel
 
 
-def test_a_bound_on_memory_is_kept(network_prior):
-    """A quarter of what the batch takes, forward and with its graph; what leaves the call is not the prior's."""
+def test_the_memory_limit_is_respected(network_prior):
+    """A quarter of the batch's memory, without and with a graph, plus inputs and outputs."""
     x = torch.zeros(8, 3, 64, 64)
     whole = peak_bytes(lambda: evaluator(network_prior, Execution()).denoise(x, 0.5))
-    bounded = evaluator(network_prior, Execution(memory=whole / 4 / 2**30))
-    found = peak_bytes(lambda: bounded.denoise(x, 0.5))
-    assert found < whole / 4 + 3 * x.nbytes
+    limited = evaluator(network_prior, Execution(memory=whole / 4 / 2**30))
+    assert peak_bytes(lambda: limited.denoise(x, 0.5)) < whole / 4 + 3 * x.nbytes
     graph = peak_bytes(lambda: evaluator(network_prior, Execution()).tweedie(x, 0.5)[1](x))
     small = evaluator(network_prior, Execution(memory=graph / 4 / 2**30))
     assert peak_bytes(lambda: small.tweedie(x, 0.5)[1](x)) < graph / 4 + 6 * x.nbytes
 
 
-def test_a_bound_on_memory_does_not_change_the_answer(network_prior):
+def test_the_memory_limit_does_not_change_the_answer(network_prior):
     x, v = normal(5, 3, 64, 64).float(), normal(5, 3, 64, 64, seed=1).float()
-    free, bound = (
-        evaluator(network_prior, Execution()),
-        evaluator(network_prior, Execution(memory=0.003)),
+    free = evaluator(network_prior, Execution())
+    limited = evaluator(network_prior, Execution(memory=0.003))
+    torch.testing.assert_close(limited.denoise(x, 0.5), free.denoise(x, 0.5), **CLOSE)
+    torch.testing.assert_close(limited.tweedie(x, 0.5)[1](v), free.tweedie(x, 0.5)[1](v), **CLOSE)
+
+
+def test_a_memory_limit_below_the_smallest_call_is_refused(network_prior):
+    message = (
+        r"memory: 1e-05 GiB are too little for this prior, "
+        r"whose smallest call takes .* GiB; allow"
     )
-    torch.testing.assert_close(bound.denoise(x, 0.5), free.denoise(x, 0.5), **CLOSE)
-    torch.testing.assert_close(bound.tweedie(x, 0.5)[1](v), free.tweedie(x, 0.5)[1](v), **CLOSE)
-
-
-def test_a_bound_that_no_call_keeps_is_refused(network_prior):
-    with pytest.raises(
-        MemoryLimitError,
-        match=r"memory: 1e-05 GiB are too little for this prior, whose smallest call here takes .* GiB; give it",
-    ):
+    with pytest.raises(MemoryLimitError, match=message):
         evaluator(network_prior, Execution(memory=1e-5)).denoise(torch.zeros(1, 3, 64, 64), 0.5)
 
 
 def test_free_memory_of_the_host_is_known_on_linux():
-    found = free_memory(CPU)
-    assert found is None or 0 < found < 2**50
+    free = free_memory(CPU)
+    assert free is None or 0 < free < 2**50
 
 
-# --- gradients --------------------------------------------------------------------------------------------------------
+# --- gradients ---
 
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_no_gradient_of_a_weight_is_computed(network_prior, trainable):
-    """Not even for a network whose weights ask for one."""
+    """Also for a network with trainable weights."""
     prior, masks = copy.deepcopy(network_prior).requires_grad_(trainable), []
 
     class Watch(TorchDispatchMode):
@@ -198,18 +196,18 @@ def test_no_gradient_of_a_weight_is_computed(network_prior, trainable):
     assert all(weight.grad is None for weight in prior.parameters())
 
 
-# --- precision --------------------------------------------------------------------------------------------------------
+# --- precision ---
 
 
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
 def test_half_precision_keeps_the_state_in_float32(network_prior, half):
-    """bfloat16 has 8 bits and half precision 11: the network's part is off by a few parts in a thousand."""
+    """With 8 bits (bf16) or 11 (fp16), the network's term has an error of a few parts in 1000."""
     x = normal(2, 3, 16, 16).float()
     x0_hat, vjp = evaluator(network_prior, Execution(autocast=half)).tweedie(x, 0.5)
     full, full_vjp = evaluator(network_prior, Execution()).tweedie(x, 0.5)
-    for found, expected in ((x0_hat, full), (vjp(x), full_vjp(x))):
-        assert found.dtype == torch.float32
-        assert 0 < (found - expected).norm() < 0.02 * expected.norm()
+    for half_precision, expected in ((x0_hat, full), (vjp(x), full_vjp(x))):
+        assert half_precision.dtype == torch.float32
+        assert 0 < (half_precision - expected).norm() < 0.02 * expected.norm()
 
 
 def under_autocast(prior, x):
@@ -225,8 +223,8 @@ def test_weights_cast_once_give_the_bits_of_autocast(network_prior):
     assert all(weight.dtype == torch.float32 for weight in prior.parameters())
 
 
-def test_what_is_kept_in_float32_halves_the_error(monkeypatch):
-    """The ends of the network and what modulates its blocks: of photo-64 at this noise level, in a denoised image."""
+def test_layers_kept_in_float32_halve_the_error(monkeypatch):
+    """Head, tail and modulation of photo-64; the error is that of a denoised image."""
     prior, x = inverse.load_prior("photo-64"), 0.5 * normal(2, 3, 32, 32).float()
     full = evaluator(prior, Execution()).denoise(x, 0.5)
     kept = (evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5) - full).std()
@@ -253,12 +251,9 @@ def test_gradients_at_high_noise_keep_the_priors_precision(network_prior, levels
     assert torch.equal(vjp(x), full_vjp(x))
 
 
-def test_weights_that_are_written_later_are_cast_again(network_prior):
-    prior, x, run = (
-        network_prior.requires_grad_(False),
-        normal(2, 3, 16, 16).float(),
-        Execution(autocast="bf16"),
-    )
+def test_weights_that_change_are_cast_again(network_prior):
+    prior, x = network_prior.requires_grad_(False), normal(2, 3, 16, 16).float()
+    run = Execution(autocast="bf16")
     before = evaluator(prior, run).denoise(x, 0.5)
     prior.network.head.weight.mul_(2)
     after = evaluator(prior, run).denoise(x, 0.5)
@@ -266,13 +261,18 @@ def test_weights_that_are_written_later_are_cast_again(network_prior):
     assert torch.equal(after, under_autocast(prior, x))
 
 
-def test_weights_in_training_are_not_kept(network_prior):
-    """They change at every step, and a second copy would be one too many."""
-    prior = network_prior.requires_grad_()
-    assert evaluator(prior, Execution(autocast="bf16"))._in_half() is prior
+def test_trainable_weights_are_not_copied(network_prior, monkeypatch):
+    """They change at every step, and a copy would waste memory."""
+    monkeypatch.setattr(
+        "inverse.priors.evaluation.evaluator.half_precision_copy", lambda *_: pytest.fail("copied")
+    )
+    prior, x = network_prior.requires_grad_(), normal(2, 3, 16, 16).float()
+    x0_hat = evaluator(prior, Execution(autocast="bf16")).denoise(x, 0.5)
+    with torch.no_grad():
+        assert torch.equal(x0_hat, under_autocast(prior, x))
 
 
-def test_a_precision_that_the_device_lacks_is_refused(monkeypatch):
+def test_an_unsupported_precision_is_refused(monkeypatch):
     def refuse(*_):
         raise RuntimeError("\"slow_conv2d\" not implemented for 'Half'")
 
@@ -297,54 +297,49 @@ def test_an_impossible_execution_is_refused(wrong, says):
         Execution(**wrong)
 
 
-# --- compilation ------------------------------------------------------------------------------------------------------
+# --- compilation ---
 
 
-def test_where_compilation_fails_the_prior_runs_without_and_that_is_said_once(
-    network_prior, monkeypatch
-):
-    """No compiler is there: torch says so when it first wants one, forward and backward."""
+def test_failed_compilation_gives_one_warning_and_the_prior_runs(network_prior, monkeypatch):
+    """Without a compiler, torch fails at its first use, forward and backward."""
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(config, "fx_graph_cache", False)
     x = normal(1, 3, 16, 16).float()
-    plain, run = (
-        evaluator(network_prior, Execution()),
-        evaluator(network_prior, Execution(compile="auto")),
-    )
-    with warnings.catch_warnings(record=True) as said:
+    plain = evaluator(network_prior, Execution())
+    run = evaluator(network_prior, Execution(compile="auto"))
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ExecutionWarning)
         assert torch.equal(run.denoise(x, 0.5), plain.denoise(x, 0.5))
         assert torch.equal(run.tweedie(x, 0.5)[1](x), plain.tweedie(x, 0.5)[1](x))
-    assert [str(w.message).split(": ")[0] for w in said] == ["the prior runs without compilation"]
-    assert "no-such-compiler" in str(said[0].message)
+    assert [str(w.message).split(": ")[0] for w in caught] == ["the prior runs without compilation"]
+    assert "no-such-compiler" in str(caught[0].message)
     torch._dynamo.reset()
 
 
 @pytest.mark.slow
 def test_a_compiled_prior_gives_the_same(network_prior):
-    """Minutes of compiler; forward, VJP, and the VJP again from the same graph."""
+    """Compilation takes minutes; forward, VJP, and the VJP again from the same graph."""
     x, v = normal(1, 3, 16, 16).float(), normal(1, 3, 16, 16, seed=1).float()
-    plain, run = (
-        evaluator(network_prior, Execution()),
-        evaluator(network_prior, Execution(compile="auto")),
-    )
+    plain = evaluator(network_prior, Execution())
+    run = evaluator(network_prior, Execution(compile="auto"))
     torch.testing.assert_close(run.denoise(x, 0.5), plain.denoise(x, 0.5), **CLOSE)
     vjp, expected = run.tweedie(x, 0.5)[1], plain.tweedie(x, 0.5)[1](v)
     torch.testing.assert_close(vjp(v), expected, **CLOSE)
     torch.testing.assert_close(vjp(v), expected, **CLOSE)
 
 
-def test_a_copy_of_a_prior_starts_afresh(network_prior):
+def test_a_copy_of_a_prior_has_evaluators_of_its_own(network_prior):
     evaluator(network_prior, Execution())
-    assert copy.deepcopy(network_prior)._evaluators == {}
+    duplicate = copy.deepcopy(network_prior)
+    assert evaluator(duplicate, Execution()).prior is duplicate
 
 
-# --- the host ---------------------------------------------------------------------------------------------------------
+# --- the host ---
 
-SILENT = (
+ASYNCHRONOUS = (
     "daps",
     "ddnm",
     "ddnm-plus",
@@ -357,12 +352,15 @@ SILENT = (
     "pnp-dm",
     "red-diff",
 )
-"""Methods whose loop never asks for a number; particle methods weigh and resample on the host, iterative solves ask whether they are done."""
+"""Methods whose loop needs no number on the host.
+
+Particle methods resample on the host, and iterative solves check their convergence there.
+"""
 
 
-@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
 def test_the_host_reads_nothing_in_the_loop(name, network_prior):
-    """As often in eight steps as in four."""
+    """The number of reads is the same for four and for eight steps."""
     truths = torch.rand(2, 3, 16, 16, generator=inverse.seeded(0))
     counts = []
     for steps in (4, 8):
@@ -374,9 +372,9 @@ def test_the_host_reads_nothing_in_the_loop(name, network_prior):
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="torch's own detector of waiting needs a GPU"
+    not torch.cuda.is_available(), reason="torch's synchronisation check needs a GPU"
 )
-@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
 def test_the_host_waits_for_nothing_in_the_loop(name, network_prior):
     prior = network_prior.to("cuda")
     truths = torch.rand(2, 3, 16, 16, generator=inverse.seeded(0))
@@ -387,7 +385,7 @@ def test_the_host_waits_for_nothing_in_the_loop(name, network_prior):
         )
     )
     with torch.no_grad():
-        next(iterates), next(iterates)  # what is made once may wait
+        next(iterates), next(iterates)  # the set-up may wait
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in iterates:

@@ -1,4 +1,7 @@
-"""Recorded forwards and gradients: everything but the capture, with a recording that repeats the work; and the capture, where there is a GPU."""
+"""Recorded forwards and gradients, with a recorder that repeats the work, and on a GPU with graphs.
+
+Tests of device transfers are at the end.
+"""
 
 import copy
 import warnings
@@ -11,14 +14,14 @@ import inverse
 from inverse.errors import ExecutionWarning
 from inverse.execution import Execution
 from inverse.priors.evaluation.evaluator import evaluator
-from inverse.priors.evaluation.graphs import KEPT, Recording, graphed
+from inverse.priors.evaluation.graphs import MAX_RECORDINGS, Recording, with_recordings
 from inverse.priors.evaluation.transfer import to_device, to_host
 
 HALF = torch.tensor([0.5], dtype=torch.float64)
 
 
 class Tape:
-    """A recorder that repeats the work, as a graph does with its memory: the same output tensor at every replay, warmed up before it is kept."""
+    """A recorder that repeats the work at every replay, after three runs of warm-up."""
 
     def __init__(self, fails=None):
         self.recorded, self.replays, self.fails = 0, 0, fails
@@ -45,15 +48,16 @@ def call(x, sigma):
 
 
 def pair(run, x, sigma=HALF):
-    """x0_hat and its VJP, as the evaluator takes them."""
+    """x0_hat and its VJP, as the evaluator computes them."""
     leaf = x.clone().requires_grad_()
     with torch.enable_grad():
         out = run(leaf, sigma.expand(len(x)))
     return out.detach(), lambda v: torch.autograd.grad(out, leaf, v, retain_graph=True)[0]
 
 
-def recorded(tape=None, said=None, of_call=lambda error: False):
-    return graphed(call, (said if said is not None else []).append, tape or Tape(), of_call)
+def recorded(tape=None, warnings=None, is_call_error=lambda error: False):
+    warn = ([] if warnings is None else warnings).append
+    return with_recordings(call, warn, tape or Tape(), is_call_error)
 
 
 def test_a_recording_gives_the_forward_and_the_gradient():
@@ -66,33 +70,32 @@ def test_a_recording_gives_the_forward_and_the_gradient():
 
 
 def test_a_gradient_of_an_earlier_forward_replays_that_forward_first():
-    """In whatever order gradients are asked for, and as often."""
+    """Gradients are evaluated in any order, and more than once."""
     tape = Tape()
     run = recorded(tape)
     xs, v = [normal(3, 5, seed=i) for i in range(3)], normal(3, 5, seed=9)
-    found, expected = [pair(run, x) for x in xs], [pair(call, x) for x in xs]
+    replayed, expected = [pair(run, x) for x in xs], [pair(call, x) for x in xs]
     for i in (2, 0, 0, 1, 2):
-        assert torch.equal(found[i][1](v), expected[i][1](v))
-        assert torch.equal(found[i][0], expected[i][0])
-    assert tape.recorded == 2  # one forward and one gradient for the one shape
-    assert (
-        tape.replays == 1 + 3 + 3 + 5
-    )  # when it was recorded, three forwards, three of them again, five gradients
+        assert torch.equal(replayed[i][1](v), expected[i][1](v))
+        assert torch.equal(replayed[i][0], expected[i][0])
+    assert tape.recorded == 2  # a forward and a gradient, for a single shape
+    # the recording, three forwards, three forwards again, five gradients
+    assert tape.replays == 1 + 3 + 3 + 5
 
 
-def test_outputs_are_not_written_into_later():
+def test_later_replays_do_not_overwrite_outputs():
     run = recorded()
     first, vjp = pair(run, normal(2, 4))
     gradient = vjp(normal(2, 4, seed=3))
-    kept = first.clone(), gradient.clone()
-    again, other = pair(run, normal(2, 4, seed=5))
-    other(normal(2, 4, seed=6))
-    assert torch.equal(first, kept[0])
-    assert torch.equal(gradient, kept[1])
-    assert not torch.equal(again, first)
+    copies = first.clone(), gradient.clone()
+    second, second_vjp = pair(run, normal(2, 4, seed=5))
+    second_vjp(normal(2, 4, seed=6))
+    assert torch.equal(first, copies[0])
+    assert torch.equal(gradient, copies[1])
+    assert not torch.equal(second, first)
 
 
-def test_one_recording_for_each_shape_and_precision_and_only_the_last_few_are_kept():
+def test_each_shape_and_precision_is_recorded_and_only_the_latest_are_kept():
     tape = Tape()
     run = recorded(tape)
     for rows in (1, 2, 1, 2):
@@ -100,75 +103,73 @@ def test_one_recording_for_each_shape_and_precision_and_only_the_last_few_are_ke
     assert tape.recorded == 4
     pair(run, normal(1, 4).float(), HALF.float())
     assert tape.recorded == 6
-    for rows in range(3, 3 + KEPT):
+    for rows in range(3, 3 + MAX_RECORDINGS):
         pair(run, normal(rows, 4))
     pair(run, normal(1, 4))
-    assert tape.recorded == 6 + 2 * KEPT + 2
+    assert tape.recorded == 6 + 2 * MAX_RECORDINGS + 2
 
 
-def test_where_recording_fails_the_call_runs_and_that_is_said_once():
-    said = []
-    run = recorded(
-        Tape(
-            RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")
-        ),
-        said,
-    )
+def test_a_failed_recording_gives_one_warning_and_the_call_runs():
+    reason = "operation not permitted when stream is capturing"
+    messages = []
+    run = recorded(Tape(RuntimeError(f"{reason}\nCUDA kernel errors ...")), messages)
     x, v = normal(3, 5), normal(3, 5, seed=1)
     for _ in range(2):
         out, vjp = pair(run, x)
         assert torch.equal(vjp(v), pair(call, x)[1](v))
-    assert said == [
-        "passes with a gradient run without CUDA graphs: RuntimeError: operation not permitted when stream is capturing"
-    ]
+    assert messages == [f"passes with a gradient run without CUDA graphs: RuntimeError: {reason}"]
     assert torch.equal(out, call(x, HALF.expand(3)))
 
 
-def test_memory_that_runs_out_and_errors_of_the_call_go_to_the_caller():
+def test_out_of_memory_and_errors_of_the_call_are_raised():
     with pytest.raises(torch.OutOfMemoryError):
         pair(recorded(Tape(torch.OutOfMemoryError("CUDA out of memory"))), normal(1, 4))
+    tape = Tape(RuntimeError("no compiler"))
+    run = recorded(tape, is_call_error=lambda error: "compiler" in str(error))
     with pytest.raises(RuntimeError, match="no compiler"):
-        pair(
-            recorded(
-                Tape(RuntimeError("no compiler")), of_call=lambda error: "compiler" in str(error)
-            ),
-            normal(1, 4),
-        )
+        pair(run, normal(1, 4))
 
 
-def test_other_shapes_give_way_when_the_memory_runs_out():
+def test_recordings_of_other_shapes_are_discarded_when_memory_runs_out():
     tape = Tape()
     run = recorded(tape)
     pair(run, normal(1, 4))
-    whole = Recording.__init__
-    seen = []
+    record = Recording.__init__
+    calls = []
 
-    def crowded(self, *arguments):
-        seen.append(1)
-        if len(seen) == 1:
+    def fail_once(self, *arguments):
+        calls.append(1)
+        if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        whole(self, *arguments)
+        record(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recording, "__init__", crowded)
+        patch.setattr(Recording, "__init__", fail_once)
         pair(run, normal(2, 4))
-        assert len(seen) == 2
+        assert len(calls) == 2
         pair(run, normal(1, 4))
-    assert len(seen) == 3  # the first shape had gone
+    assert len(calls) == 3  # the recording of the first shape was discarded
 
 
-def test_an_evaluator_takes_gradients_through_recordings(network_prior):
-    """Two gradients of one forward after another one, in parts and in tiles too, against the prior as it is."""
+def replace_compilation(monkeypatch, recorder, warn=None):
+    """Record the prior where the evaluator would compile it."""
+
+    def compiled(prior, mode, gradient, evaluator_warn):
+        return with_recordings(prior, warn or evaluator_warn, recorder, lambda _: False)
+
+    monkeypatch.setattr("inverse.priors.evaluation.evaluator.compiled", compiled)
+
+
+def test_an_evaluator_takes_gradients_through_recordings(network_prior, monkeypatch):
+    """Two gradients of a forward after a later forward, also in parts and in tiles."""
+    replace_compilation(monkeypatch, Tape())
     v = normal(2, 3, 32, 32, seed=4).float()
     for settings in ({}, {"max_pixels": 32 * 32}, {"tile": 16, "tile_above": 20 * 20}):
         prior = copy.deepcopy(network_prior)
         if "tile" in settings:
             prior.halo = 32
-        plain, run = (
-            evaluator(prior, Execution(**settings)),
-            evaluator(prior, Execution(compile="auto", **settings)),
-        )
-        run._compiled[True] = graphed(prior, run._say, Tape(), lambda _: False)
+        plain = evaluator(prior, Execution(**settings))
+        run = evaluator(prior, Execution(compile="auto", **settings))
         xs = [normal(2, 3, 32, 32, seed=i).float() for i in range(2)]
         vjps = [run.tweedie(x, 0.5)[1] for x in xs]
         for x, vjp in zip(xs, vjps, strict=True):
@@ -181,21 +182,16 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need
 
 @gpu
 @pytest.mark.parametrize("half", [None, "bf16"])
-def test_cuda_graphs_give_what_the_prior_gives(network_prior, half):
+def test_cuda_graphs_give_the_gradients_of_the_prior(network_prior, half, monkeypatch):
     """Captured without torch.compile; gradients of an earlier forward, and twice."""
     from inverse.priors.evaluation.graphs import cuda_graphs
 
+    replace_compilation(monkeypatch, cuda_graphs, pytest.fail)
     prior = network_prior.cuda()
-    plain, run = (
-        evaluator(prior, Execution(autocast=half)),
-        evaluator(prior, Execution(autocast=half, compile="auto")),
-    )
-    run._run(True)  # what it does before it compiles
-    run._compiled[True] = graphed(prior, pytest.fail, cuda_graphs, lambda _: False)
-    xs, v = (
-        [normal(2, 3, 32, 32, seed=i).float().cuda() for i in range(3)],
-        normal(2, 3, 32, 32, seed=9).float().cuda(),
-    )
+    plain = evaluator(prior, Execution(autocast=half))
+    run = evaluator(prior, Execution(autocast=half, compile="auto"))
+    xs = [normal(2, 3, 32, 32, seed=i).float().cuda() for i in range(3)]
+    v = normal(2, 3, 32, 32, seed=9).float().cuda()
     vjps = [run.tweedie(x, 0.5)[1] for x in xs]
     for i in (2, 0, 0, 1):
         torch.testing.assert_close(
@@ -219,19 +215,19 @@ def test_a_compiled_prior_captures_its_gradients(network_prior):
 @gpu
 def test_a_method_with_gradients_gives_the_same_through_graphs(network_prior):
     prior, truths = network_prior.cuda(), torch.rand(2, 3, 32, 32, generator=inverse.seeded(0))
-    found = []
+    samples = []
     for execution in (Execution(), Execution(compile="auto")):
         posterior = inverse.get_problem("denoise").posterior(
             truths, prior=prior, device="cuda", execution=execution
         )
-        found.append(inverse.solve(posterior, inverse.get_method("dps", steps=4)).samples)
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+        samples.append(inverse.solve(posterior, inverse.get_method("dps", steps=4)).samples)
+    torch.testing.assert_close(*samples, rtol=1e-3, atol=1e-3)
 
 
-# --- to the device and back ---------------------------------------------------------------------------------------------
+# --- device transfers -----------------------------------------------------------------------------
 
 
-def test_what_is_sent_to_a_device_is_a_copy():
+def test_to_device_copies():
     x = normal(2, 3)
     sent = to_device(x, torch.device("cpu"), torch.float64)
     sent.zero_()
@@ -240,7 +236,7 @@ def test_what_is_sent_to_a_device_is_a_copy():
 
 
 @gpu
-def test_tensors_come_back_from_a_gpu_as_they_went():
+def test_tensors_survive_the_transfer_to_a_gpu_and_back():
     x = normal(512, 512)
     sent = to_device(x, torch.device("cuda"), torch.float32)
     back = to_host({"x": 2 * sent})["x"]

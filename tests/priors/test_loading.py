@@ -212,11 +212,11 @@ def test_card_that_is_none_is_refused(prior_path, text, says):
         ({"network": 3}, "network must be an object, found a whole number)"),
         (
             {"network": {"widths": 8}},
-            "widths and blocks must be as many positive numbers, got (8,)",
+            "widths and blocks must be equally many positive numbers, got (8,)",
         ),
         (
             {"network": {"widths": [8], "blocks": [1, 1]}},
-            "widths and blocks must be as many positive numbers, got (8,) and (1, 1)",
+            "widths and blocks must be equally many positive numbers, got (8,) and (1, 1)",
         ),
         (
             {"file": "../own.safetensors"},

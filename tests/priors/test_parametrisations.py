@@ -63,7 +63,7 @@ def test_a_vp_network_is_asked_at_its_own_times_and_knows_its_range():
     prior(normal(1, *SHAPE), (1 / ABAR[300] - 1).sqrt())
     assert float(network.times[0]) == pytest.approx(300, abs=0.01)
     assert prior.sigma_max == pytest.approx(157.4, abs=0.1)
-    with pytest.raises(inverse.InverseError, match="must fall strictly"):
+    with pytest.raises(inverse.InverseError, match="must decrease strictly"):
         adapters.VPPrior(network, ABAR.flip(0))
     with pytest.raises(inverse.InverseError, match="epsilon, v_prediction or sample, got 'noise'"):
         adapters.VPPrior(network, ABAR, "noise")
@@ -287,7 +287,7 @@ def test_a_scheduler_of_no_known_process_is_refused(tmp_path):
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "X"}')
     with pytest.raises(
         inverse.InverseError,
-        match=r"scheduler X is neither VP \(beta_start, beta_end\) nor one of EDM, FlowMatch, CM",
+        match=r"scheduler X is neither VP \(beta_start, beta_end\) nor EDM, FlowMatch or CM",
     ):
         load_prior(tmp_path)
 

@@ -1,4 +1,7 @@
-"""One image on two processes: what each computes is what one alone would, with fresh halos; with stale ones it comes near as steps get small."""
+"""Patch parallelism on two processes, compared with a single process.
+
+Fresh halos give the same result. The error of stale halos falls with the step size.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ pytest_plugins = "cli_fixtures"
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed")
 
 SHAPE = (2, 3, 22, 17)
-"""Rows that are no multiple of the stride, so that bands are unequal and the last one is padded."""
+"""The rows are no multiple of the stride, so that bands are unequal and the last band is padded."""
 
 
 def network() -> inverse.NetworkPrior:
@@ -30,7 +33,10 @@ def network() -> inverse.NetworkPrior:
 
 
 def on_two_processes(work: Callable[[int], None], folder: Path) -> None:
-    """work(rank) in the folder on two processes that find each other as those of a torchrun do, within five minutes."""
+    """Run work(rank) in a folder on two processes, with the environment of torchrun.
+
+    The test fails after five minutes.
+    """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = torch.multiprocessing.spawn(
         _rank, args=(work, store.port, str(folder)), nprocs=2, join=False
@@ -44,12 +50,10 @@ def on_two_processes(work: Callable[[int], None], folder: Path) -> None:
 
 
 def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> None:
-    where = {
+    os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    os.environ |= where | {
         "RANK": str(number),
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": "2",
@@ -61,31 +65,28 @@ def _rank(number: int, work: Callable[[int], None], port: int, folder: str) -> N
 
 
 def evaluate(number: int) -> None:
-    """What one process finds of evaluations; it goes to a file."""
+    """Evaluate priors on this process and write the results to a file."""
     from inverse.priors.evaluation.patches import divide_among_ranks, memory_per_rank, process_group
 
-    found: dict[str, object] = {}
-    with process_group("cpu") as (place, first):
-        found |= {"place": place, "first": first, "memory": memory_per_rank(torch.device("cpu"))}
-        prior, x, v, sigma = (
-            divide_among_ranks(network()),
-            normal(*SHAPE),
-            normal(*SHAPE, seed=1),
-            torch.tensor(0.7).double(),
-        )
-        found["fresh"] = prior(x, sigma)
+    results: dict[str, object] = {}
+    with process_group("cpu") as (_, writes):
+        results |= {"writes": writes, "memory": memory_per_rank(torch.device("cpu"))}
+        prior, x, v = divide_among_ranks(network()), normal(*SHAPE), normal(*SHAPE, seed=1)
+        sigma = torch.tensor(0.7).double()
+        results["fresh"] = prior(x, sigma)
         leaf = x.clone().requires_grad_()
         out = prior(leaf, sigma)
-        found["vjps"] = [torch.autograd.grad(out, leaf, v, retain_graph=True)[0] for _ in range(2)]
-        found["bf16"] = _bf16(divide_among_ranks(network().float()), x.float(), sigma.float())
-        found["stale"] = {
+        vjps = [torch.autograd.grad(out, leaf, v, retain_graph=True)[0] for _ in range(2)]
+        results["vjps"] = vjps
+        results["bf16"] = _bf16(divide_among_ranks(network().float()), x.float(), sigma.float())
+        results["stale"] = {
             steps: _walk(divide_among_ranks(network(), "stale"), steps) for steps in (8, 32)
         }
         try:
             prior(normal(1, 3, 4, 8), sigma)
         except OptionError as error:
-            found["small"] = str(error)
-    torch.save(found, f"rank-{number}.pt")
+            results["error"] = str(error)
+    torch.save(results, f"rank-{number}.pt")
 
 
 def solve_fresh(number: int) -> None:
@@ -117,7 +118,7 @@ def _bf16(prior, x, sigma):
 
 
 def _walk(prior, steps):
-    """x0_hat after a walk from noise to a tenth of it, x moving with sigma."""
+    """x0_hat at the end of a sequence of calls, with x following sigma from 3.2 down to 0.1."""
     clean, noise = normal(*SHAPE, seed=2), normal(*SHAPE, seed=3)
     for sigma in torch.logspace(0.5, -1, steps).double():
         out = prior(clean + sigma * noise, sigma)
@@ -126,7 +127,7 @@ def _walk(prior, steps):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """The findings of two processes, and the folder that they worked in."""
+    """The results of two processes, and their working folder."""
     folder = tmp_path_factory.mktemp("ranks")
     save_prior(tiny_network(), folder / "tiny.safetensors")
     write_picture(folder / "photo.png", pixels(24, 20))
@@ -135,10 +136,10 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"rank-{r}.pt", weights_only=True) for r in range(2)], folder
 
 
-def test_fresh_halos_give_what_one_process_gives(ranks):
+def test_fresh_halos_equal_a_single_process(ranks):
     expected = network()(normal(*SHAPE), torch.tensor(0.7).double())
-    for found in ranks[0]:
-        torch.testing.assert_close(found["fresh"], expected, rtol=0, atol=1e-12)  # float64 rounding
+    for results in ranks[0]:  # float64 rounding
+        torch.testing.assert_close(results["fresh"], expected, rtol=0, atol=1e-12)
 
 
 def test_gradients_cross_the_border_of_bands(ranks):
@@ -146,23 +147,24 @@ def test_gradients_cross_the_border_of_bands(ranks):
     (expected,) = torch.autograd.grad(
         network()(x, torch.tensor(0.7).double()), x, normal(*SHAPE, seed=1)
     )
-    for found in ranks[0]:
-        for vjp in found["vjps"]:
+    for results in ranks[0]:
+        for vjp in results["vjps"]:
             torch.testing.assert_close(vjp, expected, rtol=0, atol=1e-12)
 
 
-def test_halos_travel_in_half_precision(ranks):
+def test_halos_are_exchanged_in_half_precision(ranks):
+    """bf16 has a relative error of 2^-8, for values up to 3."""
     expected = network()(normal(*SHAPE), torch.tensor(0.7).double()).float()
-    torch.testing.assert_close(
-        ranks[0][0]["bf16"].float(), expected, rtol=0, atol=0.02
-    )  # 2^-8 of values up to 3
+    torch.testing.assert_close(ranks[0][0]["bf16"].float(), expected, rtol=0, atol=0.02)
 
 
 def test_the_error_of_stale_halos_falls_with_the_step(ranks):
-    """First order: with four times the steps, a quarter of the error, up to a factor of two; and it is not zero, or nothing was stale."""
-    expected = network()(
-        normal(*SHAPE, seed=2) + 0.1 * normal(*SHAPE, seed=3), torch.tensor(0.1).double()
-    )
+    """First order: four times the steps give a quarter of the error, within a factor of two.
+
+    The error is not zero, so that halos were stale.
+    """
+    x = normal(*SHAPE, seed=2) + 0.1 * normal(*SHAPE, seed=3)
+    expected = network()(x, torch.tensor(0.1).double())
     few, many = (
         float((ranks[0][0]["stale"][steps] - expected).norm() / expected.norm())
         for steps in (8, 32)
@@ -171,33 +173,20 @@ def test_the_error_of_stale_halos_falls_with_the_step(ranks):
     assert 2 < few / many < 8
 
 
-def test_all_ranks_agree_and_one_of_them_writes(ranks):
+def test_ranks_agree_and_one_rank_writes(ranks):
     (first, second), folder = ranks
     assert torch.equal(first["fresh"], second["fresh"])
-    assert (first["first"], second["first"]) == (True, False)
+    assert (first["writes"], second["writes"]) == (True, False)
     assert 0 < first["memory"] == second["memory"]
     assert "diffpir" in (folder / "patches-0.txt").read_text()
     assert (folder / "patches-1.txt").read_text() == ""
 
 
-def test_a_solve_on_two_processes_is_that_on_one(ranks, command, monkeypatch):
+def test_a_solve_on_two_processes_equals_that_on_one(ranks, command, monkeypatch):
     folder = ranks[1]
     monkeypatch.chdir(folder)
-    arguments = (
-        "--problem",
-        "denoise",
-        "--method",
-        "diffpir",
-        "--steps",
-        6,
-        "--input",
-        "photo.png",
-        "--prior",
-        "tiny.safetensors",
-        "--samples",
-        2,
-    )
-    assert command("solve", *arguments, "--out", "alone").code == 0
+    options = "--problem denoise --method diffpir --steps 6 --samples 2 --prior tiny.safetensors"
+    assert command("solve", *options.split(), "--input", "photo.png", "--out", "alone").code == 0
     alone, patches, stale = (
         inverse.Result.load(folder / name / "result.h5").samples
         for name in ("alone", "patches", "patches:stale")
@@ -207,10 +196,10 @@ def test_a_solve_on_two_processes_is_that_on_one(ranks, command, monkeypatch):
 
 
 def test_more_processes_than_bands_are_refused(ranks):
-    assert "4 rows make 1 bands of 4, for 2 processes" in ranks[0][0]["small"]
+    assert "4 rows make 1 bands of 4, for 2 processes" in ranks[0][0]["error"]
 
 
-def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
+def test_parallel_options_that_cannot_run_are_refused(solve, tmp_path):
     write_picture(tmp_path / "photo.png")
     solve("--input", "photo.png", "--parallel", "patches").refused("start it with torchrun")
     solve("--input", "photo.png", "--parallel", "tiles").refused(
@@ -218,11 +207,11 @@ def test_what_cannot_be_divided_is_refused_in_a_line(solve, tmp_path):
     )
 
 
-def test_a_prior_that_is_no_network_of_ours_is_refused():
+def test_a_prior_that_is_not_a_unet_is_refused():
     from inverse.priors.evaluation.patches import divide_among_ranks
 
     with pytest.raises(
         OptionError,
-        match=r"needs a prior that is a float network of `inverse train` on the plane; FlatPrior is none",
+        match="needs a float network of `inverse train` for flat images as prior, got FlatPrior",
     ):
         divide_among_ranks(inverse.FlatPrior((3, None, None)))

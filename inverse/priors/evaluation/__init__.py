@@ -1,1 +1,1 @@
-"""How evaluations of a prior are carried out: precision, compilation, memory, tiles, several devices."""
+"""The evaluation of a prior: precision, compilation, memory, tiles, several devices."""

@@ -1,4 +1,4 @@
-"""A prior through torch.compile, and how to tell when that failed."""
+"""Compile a prior with torch.compile, and recognise errors of the compiler."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from inverse.priors.evaluation.graphs import cuda_graphs, graphed
+from inverse.priors.evaluation.graphs import cuda_graphs, with_recordings
 from inverse.priors.prior import Prior
+
+WITHOUT_GRAPHS = {
+    "reduce-overhead": "default",
+    "max-autotune": "max-autotune-no-cudagraphs",
+}
+"""Modes of torch.compile that capture CUDA graphs, and the same modes without graphs."""
 
 
 def compiled(
-    prior: Prior, mode: str, gradient: bool, say: Callable[[str], None]
+    prior: Prior, mode: str, gradient: bool, warn: Callable[[str], None]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """torch.compile for static shapes. `auto` is reduce-overhead (CUDA graphs) on a GPU and default elsewhere.
+    """The prior compiled for static shapes: x (B, *shape), sigma (B,) -> (B, *shape).
 
-    A graph's outputs live until its next replay, so they are copied. Passes with a VJP have graphs of their own (`graphs`): torch.compile's are of
-    one forward and one backward in turn, and a VJP may be asked for twice, or after another forward.
+    The outputs of a CUDA graph live until its next replay, so they are copied. Passes with a VJP
+    use the graphs of `graphs`: those of torch.compile alternate a forward and a backward, but a VJP
+    may be evaluated twice, or after another forward.
 
     Args:
-        say: told why passes with a VJP do without graphs, where their capture failed.
+        mode: a mode of torch.compile, or `auto`: reduce-overhead (CUDA graphs) on a GPU, default
+            elsewhere.
+        gradient: whether the result will be differentiated.
+        warn: receives the reason if CUDA graphs of passes with a VJP cannot be captured.
     """
     on_gpu = any(t.is_cuda for t in chain(prior.parameters(), prior.buffers()))
-    chosen = ("reduce-overhead" if on_gpu else "default") if mode == "auto" else mode
-    graphs = on_gpu and chosen in ("reduce-overhead", "max-autotune")
+    if mode == "auto":
+        mode = "reduce-overhead" if on_gpu else "default"
+    graphs = on_gpu and mode in WITHOUT_GRAPHS
     if gradient:
-        chosen = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(
-            chosen, chosen
-        )
-    call = torch.compile(prior, mode=chosen, dynamic=False)
+        mode = WITHOUT_GRAPHS.get(mode, mode)
+    call = torch.compile(prior, mode=mode, dynamic=False)
 
     def run(x: Tensor, sigma: Tensor) -> Tensor:
         if graphs and not gradient:
@@ -39,17 +48,19 @@ def compiled(
             out = call(x, sigma)
         return out.clone() if graphs and not gradient else out
 
-    return graphed(run, say, cuda_graphs, is_compiler_error) if graphs and gradient else run
+    if graphs and gradient:
+        return with_recordings(run, warn, cuda_graphs, is_compiler_error)
+    return run
 
 
 def is_compiler_error(error: Exception) -> bool:
-    """Whether an error was raised by torch's compiler rather than by the prior."""
+    """Whether torch's compiler raised an error, rather than the prior."""
     return type(error).__module__.startswith(
         ("torch._dynamo", "torch._inductor", "torch._functorch")
     )
 
 
 def error_summary(error: Exception) -> str:
-    """The first two lines that say something, without the compiler's advice on debugging it."""
-    said = str(error).split("Set TORCHDYNAMO_VERBOSE")[0]
-    return " ".join([line.strip() for line in said.splitlines() if line.strip()][:2])[:200]
+    """The first two lines of an error's message, without the compiler's debugging advice."""
+    message = str(error).split("Set TORCHDYNAMO_VERBOSE")[0]
+    return " ".join([line.strip() for line in message.splitlines() if line.strip()][:2])[:200]

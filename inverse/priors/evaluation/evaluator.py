@@ -1,7 +1,7 @@
-"""Carries out evaluations of a prior as an `Execution` asks: in parts that fit the memory, in tiles, autocast, compiled.
+"""Evaluate a prior under the settings of an `Execution`: in parts, in tiles, autocast, compiled.
 
-What is learned on the way (how much fits, what was compiled, what has been said) is kept on the prior, so that the next image of a folder
-starts with it.
+The prior keeps its evaluators, so that the next image of a folder reuses the measured memory, the
+compiled code and the list of warnings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,92 +26,111 @@ from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, usa
 from inverse.priors.evaluation.tiling import tiled
 from inverse.priors.prior import Prior
 
-SURELY = 16 * 1024
-"""Bytes a pixel below which nothing is measured if that many fit: five times what the shipped U-Net takes with its graph."""
+BYTES_PER_PIXEL_BOUND = 16 * 1024
+"""Upper bound on the memory of a prior: five times that of the shipped U-Net with its graph.
 
-NOTHING = 2**28
-"""Bytes that are there without looking."""
+Memory is not measured if a call fits at this rate.
+"""
 
-STEEP = 5.0
-"""Noise level (model units) above which a prior that is differentiated keeps its own precision under autocast: there an error of a thousandth that all
-pixels share is multiplied several hundred times along the steps of PiGDM, and the answer is another draw."""
+NEGLIGIBLE_BYTES = 2**28
+"""Memory that is assumed to be free."""
+
+FULL_PRECISION_SIGMA = 5.0
+"""Noise level (model units) above which a differentiated prior keeps its precision under autocast.
+
+There, a relative error of 1e-3 that all pixels share grows several hundred times along the steps of
+PiGDM, and the result is another draw.
+"""
 
 
-class _Held(dict):  # type: ignore[type-arg]
-    """What a prior holds of its evaluators; a copy or a pickle of the prior starts with none."""
+class _EvaluatorCache(dict):  # type: ignore[type-arg]
+    """The evaluators of a prior, by their settings; empty in a copy or a pickle of the prior."""
 
     def __reduce__(self) -> Any:
-        return _Held, ()
+        return _EvaluatorCache, ()
 
 
 def evaluator(prior: Prior, execution: Execution) -> Evaluator:
-    """The evaluator of this prior under these settings; one for each pair."""
-    held = prior.__dict__.setdefault("_evaluators", _Held())
-    if execution not in held:
-        held[execution] = Evaluator(prior, execution)
-    return held[execution]
+    """The evaluator of a prior under these settings; the same object at every call."""
+    cache = prior.__dict__.setdefault("_evaluators", _EvaluatorCache())
+    if execution not in cache:
+        cache[execution] = Evaluator(prior, execution)
+    return cache[execution]
 
 
 class Evaluator:
-    """A prior's denoiser and its VJP; see `evaluator`."""
+    """The denoiser of a prior and its VJP under the settings of an `Execution`.
+
+    Raises: MemoryLimitError, from every evaluation, if the smallest possible call does not fit into
+        the memory.
+    """
 
     def __init__(self, prior: Prior, execution: Execution):
         self.prior, self.execution = prior, execution
         self._budget = 0.0
         self._fits: dict[bool, float] = {}
         self._compiled: dict[bool, Callable[[Tensor, Tensor], Tensor]] = {}
-        self._halved: tuple[tuple[int, ...], Prior] | None = None
+        self._half_precision: tuple[tuple[int, ...], Prior] | None = None
         self._compiles = execution.compile is not None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x0_hat: x (B, *shape), sigma () or (B,) -> (B, *shape) in the dtype of x, without a graph."""
+        """x0_hat in the dtype of x, without a graph: x (B, *shape), sigma () or (B,) -> like x."""
         with torch.no_grad():
             return self._within_memory(lambda: self._evaluate(x, sigma, False), x, False)
 
     def tweedie(
         self, x: Tensor, sigma: Tensor | float
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x0_hat and its VJP, which may be called more than once. Gradients go to x alone, none to weights. Under autocast the host reads sigma."""
-        if self.execution.autocast and float(torch.as_tensor(sigma).max()) > STEEP:
-            return self._full.tweedie(x, sigma)
+        """x0_hat and its VJP v -> v^T dx0_hat / dx: x, v (B, *shape), sigma () or (B,).
+
+        The VJP may be called more than once. Weights receive no gradients. Under autocast the host
+        reads sigma.
+        """
+        if self.execution.autocast and float(torch.as_tensor(sigma).max()) > FULL_PRECISION_SIGMA:
+            return self._full_precision.tweedie(x, sigma)
 
         def graph() -> tuple[Tensor, Tensor]:
             leaf = x.detach().requires_grad_()
             with torch.enable_grad():
                 return leaf, self._evaluate(leaf, sigma, True)
 
-        held = [self._within_memory(graph, x, True)]
+        graphs = [self._within_memory(graph, x, True)]
 
         def pull(v: Tensor) -> Tensor:
-            if not held:
-                held.append(graph())
-            leaf, out = held[0]
+            if not graphs:
+                graphs.append(graph())
+            leaf, out = graphs[0]
             try:
                 return torch.autograd.grad(out, leaf, v, retain_graph=True)[0]
             except Exception:
-                held.clear()  # the next try builds a smaller graph, or one that is not compiled
+                graphs.clear()  # the next attempt builds a smaller or an uncompiled graph
                 raise
 
-        return held[0][1].detach(), lambda v: self._within_memory(lambda: pull(v), x, True)
+        return graphs[0][1].detach(), lambda v: self._within_memory(lambda: pull(v), x, True)
 
     def rows_at_once(
         self, shape: tuple[int, ...], rows: int, device: torch.device, dtype: torch.dtype
     ) -> int:
-        """How many of `rows` images of a shape one call takes within the memory, a gradient included; more would go through in parts."""
+        """How many rows fit into a single call with its gradient; more rows are split into parts.
+
+        Args:
+            shape: shape of one row.
+            rows: largest number of interest.
+        """
         if self.execution.autocast:
-            return self._full.rows_at_once(shape, rows, device, dtype)
+            return self._full_precision.rows_at_once(shape, rows, device, dtype)
         x = torch.zeros(1, *shape, device=device, dtype=dtype)
         x = x.to(self._dtype(x)).expand(rows, *shape)
         fits = self._fitting(x, torch.ones(rows, device=device, dtype=x.dtype), True)
         return max(1, min(rows, int(min(fits, 2**52) // _pixels(x))))
 
     @property
-    def _full(self) -> Evaluator:
-        """Of the same prior, without autocast."""
+    def _full_precision(self) -> Evaluator:
+        """The evaluator of the same prior without autocast."""
         return evaluator(self.prior, replace(self.execution, autocast=None))
 
-    # --- one evaluation ------------------------------------------------------------------------------------------------
+    # --- an evaluation ----------------------------------------------------------------------------
 
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
         dtype = self._dtype(x)
@@ -120,8 +140,8 @@ class Evaluator:
             else torch.full((), sigma, dtype=dtype, device=x.device)
         )
         level = level.reshape(-1).expand(x.shape[0])
-        given = x.to(dtype)
-        rows, side = self._plan(given, level, gradient)
+        cast = x.to(dtype)
+        rows, side = self._plan(cast, level, gradient)
         run = self._run(gradient)
         if side:
             assert self.prior.halo is not None
@@ -132,15 +152,12 @@ class Evaluator:
 
         with self._autocast(x.device):
             if rows >= x.shape[0]:
-                return run(given, level).to(x.dtype)
-            parts = zip(given.split(rows), level.split(rows), strict=True)
-            if (
-                gradient and not side
-            ):  # one part's graph at a time: it is built again in the backward pass
-                return torch.cat(
-                    [checkpoint(run, part, s, use_reentrant=False) for part, s in parts]
-                ).to(x.dtype)  # type: ignore[misc]
-            return torch.cat([run(part, s) for part, s in parts]).to(x.dtype)
+                return run(cast, level).to(x.dtype)
+            parts = zip(cast.split(rows), level.split(rows), strict=True)
+            call: Callable[..., Any] = run
+            if gradient and not side:  # the backward pass builds the graph of each part again
+                call = partial(checkpoint, run, use_reentrant=False)
+            return torch.cat([call(part, s) for part, s in parts]).to(x.dtype)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         floating = (
@@ -154,64 +171,61 @@ class Evaluator:
         half = self.execution.autocast
         return nullcontext() if half is None else torch.autocast(device.type, HALVES[half])
 
-    # --- memory --------------------------------------------------------------------------------------------------------
+    # --- memory -----------------------------------------------------------------------------------
 
     def _plan(self, x: Tensor, level: Tensor, gradient: bool) -> tuple[int, int | None]:
-        """Rows in a call, and the side of the tiles if the images are to be cut."""
-        fits, most, pixels = (
-            self._fitting(x, level, gradient),
-            self.execution.max_pixels,
-            _pixels(x),
-        )
-        if x.ndim != 4 or self.prior.halo is None or pixels <= min(self.execution.tile_above, fits):
-            return max(1, int(min(most, fits) // pixels)), None
-        widest, wanted = (
-            n // self.prior.stride * self.prior.stride
-            for n in (self.execution.tile, int(min(fits, 2**52) ** 0.5) - 2 * self.prior.halo)
-        )
-        side = max(min(widest, max(wanted, self._least_side())), self.prior.stride)
-        return (max(1, most // pixels) if fits >= x.shape[0] * pixels else 1), side
+        """Rows per call, and the side of the tiles; None for whole images."""
+        fits, pixels = self._fitting(x, level, gradient), _pixels(x)
+        limit, halo, stride = self.execution.max_pixels, self.prior.halo, self.prior.stride
+        if x.ndim != 4 or halo is None or pixels <= min(self.execution.tile_above, fits):
+            return max(1, int(min(limit, fits) // pixels)), None
+        largest = self.execution.tile // stride * stride
+        fitting = (int(min(fits, 2**52) ** 0.5) - 2 * halo) // stride * stride
+        side = max(min(largest, max(fitting, self._smallest_tile())), stride)
+        return (max(1, limit // pixels) if fits >= x.shape[0] * pixels else 1), side
 
-    def _least_side(self) -> int:
-        """Of a tile: as wide as its margin, or nine tenths of the work would be for margins."""
+    def _smallest_tile(self) -> int:
+        """Side of the smallest tile: its margin, so that margins take at most 8/9 of the work."""
         halo, stride = self.prior.halo or 0, self.prior.stride
         return max(stride, halo // stride * stride)
 
     def _smallest(self, x: Tensor) -> int:
-        """Pixels of the smallest call that one row can be cut into."""
-        local = self.prior.halo is not None and x.ndim == 4
-        return (
-            min(_pixels(x), (self._least_side() + 2 * (self.prior.halo or 0)) ** 2)
-            if local
-            else _pixels(x)
-        )
+        """Pixels of the smallest call for a part of one row."""
+        if self.prior.halo is None or x.ndim != 4:
+            return _pixels(x)
+        return min(_pixels(x), (self._smallest_tile() + 2 * self.prior.halo) ** 2)
 
     def _fitting(self, x: Tensor, level: Tensor, gradient: bool) -> float:
-        """Pixels of a call that fit into the memory; measured when it first matters, smaller after the memory has run out."""
+        """Pixels of a call that fit into the memory.
+
+        The memory is measured when it first matters. The number shrinks when the memory runs out.
+        """
         if gradient not in self._fits:
-            given, surely = self.execution.memory, x.shape[0] * _pixels(x) * SURELY
-            if x.ndim != 4 or (surely <= NOTHING and not given):
+            limit, bound = self.execution.memory, x.shape[0] * _pixels(x) * BYTES_PER_PIXEL_BOUND
+            if x.ndim != 4 or (bound <= NEGLIGIBLE_BYTES and not limit):
                 return float("inf")
             self._budget = self._budget or (
-                given * 2**30 if given else usable_memory(x.device) or float("inf")
+                limit * 2**30 if limit else usable_memory(x.device) or float("inf")
             )
-            budget = self._budget
-            if surely <= budget:
+            if bound <= self._budget:
                 return float("inf")
             with self._autocast(x.device):
-                fixed, each = bytes_needed(self.prior, x, level, gradient)
-            fits, smallest = max(0.0, budget - fixed) / each, self._smallest(x)
-            if given and fits < smallest:
-                takes = (fixed + each * smallest) / 2**30
-                words = f"memory: {given:g} GiB are too little for this prior"
+                fixed, per_pixel = bytes_needed(self.prior, x, level, gradient)
+            fits, smallest = max(0.0, self._budget - fixed) / per_pixel, self._smallest(x)
+            if limit and fits < smallest:
+                needed = (fixed + per_pixel * smallest) / 2**30
                 raise MemoryLimitError(
-                    f"{words}, whose smallest call here takes {takes:.3g} GiB; give it {1.1 * takes:.2g}"
+                    f"memory: {limit:g} GiB are too little for this prior, "
+                    f"whose smallest call takes {needed:.3g} GiB; allow {1.1 * needed:.2g}"
                 )
             self._fits[gradient] = fits
         return self._fits[gradient]
 
     def _within_memory(self, attempt: Callable[[], Any], x: Tensor, gradient: bool) -> Any:
-        """attempt(), again with half the pixels in a call as often as the memory runs out, again without compilation if that fails."""
+        """attempt(), repeated with half the pixels per call each time the memory runs out.
+
+        If compilation fails, it is repeated without.
+        """
         while True:
             try:
                 return attempt()
@@ -220,8 +234,9 @@ class Evaluator:
                     reason = str(error).splitlines()[0]
                 elif self._compiles and is_compiler_error(error):
                     self._compiles = False
-                    self._say(
-                        f"the prior runs without compilation: {type(error).__name__}: {error_summary(error)}"
+                    self._warn(
+                        "the prior runs without compilation: "
+                        f"{type(error).__name__}: {error_summary(error)}"
                     )
                     continue
                 else:
@@ -231,25 +246,25 @@ class Evaluator:
             self._halve(x, gradient, reason)
 
     def _halve(self, x: Tensor, gradient: bool, reason: str) -> None:
-        """Plan for half of what has just been too much; raise if there is no half."""
+        """Allow half the pixels of the failed call; raise MemoryLimitError if it cannot shrink."""
         rows, side = self._plan(x, x.new_ones(x.shape[0]), gradient)
         halo = self.prior.halo or 0
-        tried, smallest = (
-            min(rows, x.shape[0]) * ((side + 2 * halo) ** 2 if side else _pixels(x)),
-            self._smallest(x),
-        )
+        pixels_per_row = (side + 2 * halo) ** 2 if side else _pixels(x)
+        tried, smallest = min(rows, x.shape[0]) * pixels_per_row, self._smallest(x)
         if tried <= smallest:
             shape = "x".join(map(str, x.shape[1:]))
             raise MemoryLimitError(
-                f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); {self._remedy(x, gradient)}"
+                f"the prior ran out of memory on {x.device} with one row of {shape} ({reason}); "
+                f"{self._remedy(x, gradient)}"
             )
         self._fits[gradient] = max(tried // 2, smallest)
-        self._say(
-            f"out of memory on {x.device} with {tried} pixels in one call of the prior: going on with {int(self._fits[gradient])}"
+        self._warn(
+            f"out of memory on {x.device} with {tried} pixels in one call of the prior: "
+            f"continuing with {int(self._fits[gradient])}"
         )
 
     def _remedy(self, x: Tensor, gradient: bool) -> str:
-        """The largest halving of the image that one row fits at, found by trying."""
+        """Advice for a row that does not fit: the largest halving of the image that does."""
         side: tuple[int, ...] = (
             tuple(x.shape[-2:]) if x.ndim == 4 and self.prior.shape[-2:] == (None, None) else ()
         )
@@ -257,49 +272,46 @@ class Evaluator:
             side = tuple(n // 2 for n in side)
             try:
                 with torch.set_grad_enabled(gradient), self._autocast(x.device):
-                    small = (
-                        x[:1, ..., : side[0], : side[1]]
-                        .to(self._dtype(x))
-                        .detach()
-                        .requires_grad_(gradient)
-                    )
+                    small = x[:1, ..., : side[0], : side[1]].to(self._dtype(x)).detach()
+                    small.requires_grad_(gradient)
                     self.prior(small, torch.ones(1, dtype=small.dtype, device=x.device))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             else:
                 return f"{side[0]}x{side[1]} pixels would fit"
-        return "no smaller size can be had from this prior; use a device with more memory"
+        return "this prior has no smaller size that fits; use a device with more memory"
 
-    # --- compilation ---------------------------------------------------------------------------------------------------
+    # --- compilation ------------------------------------------------------------------------------
 
     def _run(self, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
-        """The prior, compiled if asked and if that has not failed."""
-        prior = self._in_half() if self.execution.autocast else self.prior
+        """The prior, compiled if requested and unless compilation has failed."""
+        prior = self._cast_prior() if self.execution.autocast else self.prior
         if not self._compiles:
             return prior
         if gradient not in self._compiled:
             self._compiled[gradient] = compiled(
-                prior, self.execution.compile or "auto", gradient, self._say
+                prior, self.execution.compile or "auto", gradient, self._warn
             )
         return self._compiled[gradient]
 
-    def _in_half(self) -> Prior:
-        """The prior with frozen weights cast once, again if somebody has written them since."""
+    def _cast_prior(self) -> Prior:
+        """The prior with frozen weights cast to half precision, again whenever they change."""
         assert self.execution.autocast is not None
-        if (now := fingerprint(self.prior)) is None:
+        if (current := fingerprint(self.prior)) is None:
             return self.prior
-        if self._halved is None or self._halved[0] != now:
-            self._halved = now, half_precision_copy(self.prior, HALVES[self.execution.autocast])
+        if self._half_precision is None or self._half_precision[0] != current:
+            half = half_precision_copy(self.prior, HALVES[self.execution.autocast])
+            self._half_precision = current, half
             self._compiled.clear()
-        return self._halved[1]
+        return self._half_precision[1]
 
-    def _say(self, words: str) -> None:
-        """Once for each kind of thing to say."""
-        kind = words.split(":")[0].split(" with ")[0]
-        if kind not in self._said:
-            self._said.add(kind)
-            warnings.warn(words, ExecutionWarning, stacklevel=2)
+    def _warn(self, message: str) -> None:
+        """Emit an `ExecutionWarning`, once for each beginning of a message."""
+        topic = message.split(":")[0].split(" with ")[0]
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, ExecutionWarning, stacklevel=2)
 
 
 def _pixels(x: Tensor) -> int:

@@ -1,11 +1,14 @@
-"""A call and its gradient with respect to the image, recorded once for each shape and replayed: CUDA graphs of forward and VJP.
+"""CUDA graphs of a call and its VJP with respect to the image, recorded for each shape.
 
-A graph replays the same kernels on the same memory, so that inputs are copied in and outputs out, and a gradient belongs to the last forward
-that was replayed; one of an earlier forward has that replayed first. The backward graph keeps what the forward saved (`retain_graph`), so that it
-can be replayed more than once, which `torch.cuda.make_graphed_callables` does not promise.
+A graph replays the same kernels on the same memory. Inputs are therefore copied in and outputs
+copied out, and a gradient belongs to the last forward that was replayed. For the gradient of an
+earlier forward, that forward is replayed first. The backward graph keeps the tensors that the
+forward saved (`retain_graph`), so that it can be replayed more than once;
+`torch.cuda.make_graphed_callables` does not promise that.
 
-Constraints (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs): shapes and control flow are fixed, nothing waits for the host, the
-call is warmed up on the stream that captures, autocast does not cache weights, and graphs that share a pool are replayed in the order of capture.
+Constraints (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs): shapes and control
+flow are fixed, nothing waits for the host, the call is warmed up on the stream that captures,
+autocast does not cache weights, and graphs that share a pool are replayed in the order of capture.
 """
 
 from __future__ import annotations
@@ -21,61 +24,71 @@ from inverse.priors.evaluation.memory import is_out_of_memory
 
 Call = Callable[[Tensor, Tensor], Tensor]
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""work -> replay: both return a tensor, a replay always the same one where it is a graph."""
+"""work -> replay: both return a tensor; a replay of a graph always returns the same tensor."""
 
-KEPT = 4
-"""Shapes whose graphs are kept; each holds what its forward saves."""
+MAX_RECORDINGS = 4
+"""Shapes whose recordings are kept; each holds the tensors that its forward saves."""
 
 WARM_UP = 3
-"""Runs before a capture, as torch's own."""
+"""Runs before a capture, as in torch's own graphs."""
 
 
-def graphed(
+def with_recordings(
     call: Call,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     recorder: Callable[[Tensor], Record],
-    of_call: Callable[[Exception], bool],
+    is_call_error: Callable[[Exception], bool],
 ) -> Call:
-    """call(x, sigma), differentiable once with respect to x, from recordings by shape and dtype; where recording fails, as it is, and why is said.
+    """call(x, sigma) replayed from recordings by shape and dtype, differentiable once in x.
+
+    If recording fails, the call runs without it. If the memory runs out, the recordings of other
+    shapes are discarded first.
 
     Args:
+        warn: receives the reason if recording fails.
         recorder: makes a `Record` for the device of x.
-        of_call: whether an error is one that the call would raise unrecorded, too; it goes to the caller.
-
-    When the memory runs out, the other shapes' recordings go first.
+        is_call_error: whether the call would raise an error without recording, too; such an error
+            is raised.
     """
-    kept: dict[Any, Recording] = {}
+    recordings: dict[Any, Recording] = {}
     failed = False
 
     def run(x: Tensor, sigma: Tensor) -> Tensor:
         nonlocal failed
         key = (x.shape, x.dtype, sigma.shape, sigma.dtype)
-        if not failed and key not in kept:
-            if len(kept) >= KEPT:
-                del kept[next(iter(kept))]
+        if not failed and key not in recordings:
+            if len(recordings) >= MAX_RECORDINGS:
+                del recordings[next(iter(recordings))]
             try:
-                kept[key] = Recording(call, x, sigma, recorder(x))
+                recordings[key] = Recording(call, x, sigma, recorder(x))
             except RuntimeError as error:
-                if is_out_of_memory(error) and kept:
-                    kept.clear()
+                if is_out_of_memory(error) and recordings:
+                    recordings.clear()
                     return run(x, sigma)
-                if is_out_of_memory(error) or of_call(error):
+                if is_out_of_memory(error) or is_call_error(error):
                     raise
                 failed = True
-                kept.clear()
-                say(
-                    f"passes with a gradient run without CUDA graphs: {type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+                recordings.clear()
+                reason = (str(error).splitlines() or ["no reason given"])[0]
+                warn(
+                    "passes with a gradient run without CUDA graphs: "
+                    f"{type(error).__name__}: {reason}"
                 )
-        return call(x, sigma) if failed else _Replay.apply(x, sigma, kept[key])
+        return call(x, sigma) if failed else _Replay.apply(x, sigma, recordings[key])
 
     return run
 
 
 class Recording:
-    """The forward and the gradient of a call at one shape.
+    """The recorded forward and gradient of a call for a fixed shape.
+
+    Args:
+        x: (B, *shape).
+        sigma: (B,).
+        record: records a piece of work.
 
     Attributes:
-        version: counts the forwards; a gradient that is asked for belongs to one of them.
+        version: number of forwards; it identifies the forward that a gradient belongs to.
     """
 
     def __init__(self, call: Call, x: Tensor, sigma: Tensor, record: Record):
@@ -90,7 +103,7 @@ class Recording:
         )
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """call(x, sigma), in memory of its own."""
+        """call(x, sigma) as a new tensor: x (B, *shape), sigma (B,) -> (B, *shape)."""
         with torch.no_grad():
             self.x.copy_(x)
             self.sigma.copy_(sigma)
@@ -99,12 +112,12 @@ class Recording:
         return self._out.detach().clone()
 
     def pull(self, v: Tensor) -> Tensor:
-        """The VJP at the x of the last forward, in memory of its own."""
+        """The VJP at the x of the last forward, as a new tensor: v (B, *shape) -> same."""
         self._v.copy_(v)
         return self._gradient().clone()
 
     def _run(self) -> Tensor:
-        """What is saved for the gradient stays here, even where a caller's checkpoint would throw it away and ask for it again."""
+        """The call, whose saved tensors are kept even inside a checkpoint (it discards them)."""
         with (
             torch.enable_grad(),
             torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
@@ -131,13 +144,9 @@ class _Replay(torch.autograd.Function):
 
 
 def cuda_graphs(x: Tensor) -> Record:
-    """Recording by stream capture on the device of x, all in one pool of memory and on one stream."""
-    stream, pool, half = (
-        torch.cuda.Stream(x.device),
-        torch.cuda.graph_pool_handle(),
-        torch.get_autocast_dtype("cuda"),
-    )
-    autocast = torch.is_autocast_enabled("cuda")
+    """Recording by stream capture on the device of x, with a shared memory pool and stream."""
+    stream, pool = torch.cuda.Stream(x.device), torch.cuda.graph_pool_handle()
+    autocast, half = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
     def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         current, graph = torch.cuda.current_stream(x.device), torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""Weights kept in half precision: what autocast would make of them at every evaluation, made once."""
+"""Weights in half precision, cast once rather than by autocast at every evaluation."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ CAST = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
-"""Layers that autocast runs in half precision whatever the dtype of their weights."""
+"""Layers that autocast runs in half precision for any dtype of their weights."""
 
 
 def half_precision_copy(prior: Prior, dtype: torch.dtype) -> Prior:
-    """The prior with the weights of its convolutions and linear layers in `dtype`, for use under autocast, where it computes the same bits.
+    """The prior with the weights of its convolutions and linear layers in `dtype`.
 
-    Everything else is shared with it. A subclass of a layer, which may look at its weights, keeps them as they are, and so does what a
+    Under autocast it computes the same bits as the prior. All other tensors are shared with the
+    prior. Two kinds of layers keep their weights: subclasses, which may read them, and those that a
     module names in `full_precision`.
     """
     shared = {id(t): t for t in chain(prior.parameters(), prior.buffers())}
     half = copy.deepcopy(prior, shared)
-    full = {
+    full_precision = {
         part
         for module in half.modules()
         for name in getattr(module, "full_precision", ())
         for part in getattr(module, name).modules()
     }
     for layer in half.modules():
-        if type(layer) in CAST and layer not in full:
+        if type(layer) in CAST and layer not in full_precision:
             for name, weight in list(layer.named_parameters(recurse=False)):
                 setattr(layer, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
     return half
 
 
 def fingerprint(prior: Prior) -> tuple[int, ...] | None:
-    """Changes when a weight is written or moved; None for a prior that has weights to train, or none."""
+    """A value that changes when a weight is written or moved.
+
+    Returns: None for a prior with trainable weights, or without weights.
+    """
     weights = list(prior.parameters())
     if not weights or any(weight.requires_grad for weight in weights):
         return None

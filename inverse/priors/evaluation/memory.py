@@ -1,4 +1,4 @@
-"""What a prior's evaluation takes and what there is: measured, never guessed from a table."""
+"""Memory that the evaluation of a prior takes, and memory that is free; both are measured."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from inverse.priors.prior import Prior
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is an allocator's, of a GPU or of the CPU (which has no class of its own)."""
+    """Whether an error is an allocation failure on a GPU or the CPU (which has no error class)."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had: of a GPU what the driver has and what the allocator keeps; of the host what the kernel says is available."""
+    """Bytes that can still be allocated; None if unknown.
+
+    On a GPU it is the driver's free memory and the cache of torch's allocator. On the host it is
+    what the kernel reports as available, at most the limit of the control group.
+    """
     if device.type == "cuda":
         return (
             torch.cuda.mem_get_info(device)[0]
@@ -32,8 +36,8 @@ def free_memory(device: torch.device) -> int | None:
             - torch.cuda.memory_allocated(device)
         )
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        available = int(found[1]) * 1024  # type: ignore[index]
+        line = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        available = int(line[1]) * 1024  # type: ignore[index]
         group = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current")]
         limit, used = (
             [path.read_text().strip() for path in group] if group[0].exists() else ("max", "0")
@@ -44,13 +48,13 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def usable_memory(device: torch.device) -> float | None:
-    """Bytes that evaluations of a prior may take unless told otherwise: four fifths of what is free."""
+    """Bytes that evaluations of a prior may take by default: four fifths of the free memory."""
     free = free_memory(device)
     return None if free is None else 0.8 * free
 
 
 class _Live(TorchDispatchMode):
-    """Bytes of the storages that operations made and that somebody still holds, and their peak."""
+    """Bytes of the live storages that operations allocated, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,16 +88,22 @@ class _Live(TorchDispatchMode):
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most that a call held at once, of what it made itself, on any device; work space inside an operation is not seen."""
+    """Peak bytes that a call allocates on any device, without work space inside an operation."""
     with _Live() as live:
         call()
     return live.peak
 
 
 def bytes_needed(prior: Prior, x: Tensor, level: Tensor, gradient: bool) -> tuple[float, float]:
-    """Bytes of one evaluation as fixed + each * pixels, measured on small noise in the manner of x; with the graph and its VJP if asked.
+    """Bytes of an evaluation as fixed + per_pixel * pixels: (fixed, per_pixel).
 
-    A prior of one size is measured at that size alone, as each * pixels.
+    They are measured on two small images; a prior of a fixed size is measured at that size, with
+    fixed = 0.
+
+    Args:
+        x: (B, *shape), for its shape, dtype and device.
+        level: noise levels (B,).
+        gradient: whether to include the graph and a VJP.
     """
     sides = [(64, 64), (64, 128)] if prior.shape[-2:] == (None, None) else [tuple(x.shape[-2:])]
 
@@ -114,5 +124,5 @@ def bytes_needed(prior: Prior, x: Tensor, level: Tensor, gradient: bool) -> tupl
     pixels, peaks = [h * w for h, w in sides], [peak(side) for side in sides]
     if len(sides) == 1:
         return 0.0, peaks[0] / pixels[0]
-    each = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
-    return max(0.0, peaks[0] - each * pixels[0]), each
+    per_pixel = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
+    return max(0.0, peaks[0] - per_pixel * pixels[0]), per_pixel

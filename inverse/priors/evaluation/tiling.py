@@ -1,12 +1,13 @@
-"""Denoise an image larger than memory allows, tile by tile, exactly.
+"""Exact denoising in tiles, for images larger than memory allows.
 
-A local denoiser's output pixel depends on inputs within `halo` pixels. A tile read with that margin is therefore denoised
-as it would be inside the whole image: there are no seams to blend.
+An output pixel of a local denoiser depends on inputs within `halo` pixels. A tile with that margin
+is therefore denoised as inside the whole image, and there are no seams to blend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +17,22 @@ from torch.utils.checkpoint import checkpoint
 def tiled(
     denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, tile: int, halo: int
 ) -> Tensor:
-    """denoise(x, sigma), one tile at a time: x (B, C, H, W) -> (B, C, H, W).
+    """denoise(x, sigma), tile by tile: x (B, C, H, W), sigma (B,) -> (B, C, H, W).
+
+    Under autograd, every tile is recomputed in the backward pass, so that the activations of a
+    single tile are the peak of the memory.
 
     Args:
-        tile: side of the part of a tile that is kept (pixels), a multiple of the denoiser's stride.
-        halo: margin read around it (pixels), a multiple of the stride, at least the reach of the denoiser for an exact result.
-
-    Under autograd every tile is recomputed in the backward pass, so that one tile's activations are the peak.
+        tile: side of a tile without its margin (pixels), a multiple of the denoiser's stride.
+        halo: margin around a tile (pixels), a multiple of the stride; exact if at least the reach
+            of the denoiser.
     """
     run = denoise
     if torch.is_grad_enabled() and x.requires_grad:
 
         def run(patch: Tensor, level: Tensor) -> Tensor:
-            return checkpoint(denoise, patch, level, use_reentrant=False)  # type: ignore[return-value]
+            out: Any = checkpoint(denoise, patch, level, use_reentrant=False)
+            return out
 
     rows = []
     for top, bottom in spans(x.shape[-2], tile):
@@ -43,5 +47,5 @@ def tiled(
 
 
 def spans(length: int, tile: int) -> list[tuple[int, int]]:
-    """Consecutive intervals of `tile` covering range(length); the last may be shorter."""
+    """Consecutive intervals of length `tile` that cover range(length); the last may be shorter."""
     return [(start, min(start + tile, length)) for start in range(0, length, tile)]

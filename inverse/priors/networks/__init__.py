@@ -1,1 +1,1 @@
-"""Networks that are priors: ours, those of other libraries, and their conversion and quantisation."""
+"""Networks as priors: the U-Net, networks of other libraries, conversion and quantisation."""

@@ -1,6 +1,8 @@
-"""Weights from elsewhere into one .safetensors file and a card: a state dict of our U-Net or of a network of diffusers, or a folder it saved.
+"""Convert weights to a .safetensors file and a card.
 
-A pickle goes through torch's restricted reader, which makes tensors and containers and runs nothing; one that asks for more is refused.
+The source is a state dict of a `UNet` or of a diffusers network, or a folder that diffusers saved.
+torch's restricted reader opens a pickle: it builds tensors and containers and runs no code. A
+pickle that needs more is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import pickle
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +30,15 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 @dataclass(frozen=True)
 class ForeignWeights:
-    """What there is to convert.
+    """Weights to convert.
 
     Args:
-        source: a file of weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers.
-        network: JSON of a file's architecture: the fields of `UNetConfig` (or a card), or a config of diffusers with its `_class_name`.
-        scheduler: JSON of the diffusers scheduler of a file's network; by default it is an EDM network.
-        key: entry of a checkpoint that holds the weights, where it holds several things.
-        sigma_data: of an EDM network.
+        source: a file of weights (.safetensors, .pt, .pth, .ckpt, .bin) or a diffusers folder.
+        network: JSON file of the architecture: the fields of `UNetConfig`, a card, or a diffusers
+            config with its `_class_name`.
+        scheduler: JSON file of the diffusers scheduler; an EDM scheduler by default.
+        key: the entry of a checkpoint that holds the weights, if there are several.
+        sigma_data: standard deviation of the training data of an EDM network, model units.
     """
 
     source: Path
@@ -44,11 +48,17 @@ class ForeignWeights:
     sigma_data: float = 0.5
 
 
-def convert(foreign: ForeignWeights, out: Path, about: dict[str, Any]) -> PriorCard:
-    """Write `out` and its card; nothing is written unless the weights fit the network.
+def convert(foreign: ForeignWeights, out: Path, description: dict[str, Any]) -> PriorCard:
+    """Write the weights to `out` (.safetensors) and the card beside it.
+
+    Nothing is written unless the weights fit the network.
 
     Args:
-        about: `licence`, `limits` and `training` of the card.
+        description: `licence`, `limits` and `training` of the card.
+
+    Returns: the card.
+    Raises: PriorError for unreadable weights or weights of another network, OptionError for a
+        missing or invalid option.
     """
     check_suffix("prior", out)
     if not foreign.sigma_data > 0:
@@ -58,21 +68,19 @@ def convert(foreign: ForeignWeights, out: Path, about: dict[str, Any]) -> PriorC
     )
     prior: Prior
     if scheduler:
-        prior, pipeline, network = (
-            from_configs(unet, scheduler, weights, foreign.source, {}),
-            {"unet": unet, "scheduler": scheduler},
-            {},
-        )
+        prior = from_configs(unet, scheduler, weights, foreign.source, {})
+        described = {"network": {}, "pipeline": {"unet": unet, "scheduler": scheduler}}
     else:
-        prior, pipeline, network = _own(foreign, unet, weights), {}, unet
+        prior = _unet_prior(foreign, unet, weights)
+        described = {"network": unet, "pipeline": {}}
         weights = prior.state_dict()
     units = {name: getattr(prior, name) for name in ("shift", "scale", "sigma_min", "sigma_max")}
     sigma_data = getattr(prior, "sigma_data", 0.0)
-    fields = {"sigma_data": sigma_data, "network": network, "pipeline": pipeline, **units, **about}
+    fields = {"sigma_data": sigma_data, **described, **units, **description}
     return PriorCard.save(out, weights, units="intensity in [0, 1]", **fields)
 
 
-def _own(
+def _unet_prior(
     foreign: ForeignWeights, network: dict[str, Any], weights: dict[str, Tensor]
 ) -> NetworkPrior:
     try:
@@ -92,63 +100,62 @@ def _own(
 def _folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     if latent := next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None):
         raise PriorError(
-            f"convert: {folder} is latent ({latent}/): --prior takes such a folder as it is, with safetensors in every part"
+            f"convert: {folder} is latent ({latent}/): pass the folder itself to --prior, "
+            "with safetensors in every part"
         )
     unet, scheduler = read_config(folder, "unet"), read_config(folder, "scheduler")
-    files = sorted((folder / "unet").glob("*.safetensors")) or sorted(
-        (folder / "unet").glob("*.bin")
-    )
+    part = folder / "unet"
+    files = sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
     if not files:
-        raise PriorError(f"convert: {folder / 'unet'} holds neither .safetensors nor .bin weights")
-    return (
-        _public(unet),
-        _public(scheduler),
-        {name: value for file in files for name, value in read_tensors(file).items()},
-    )
+        raise PriorError(f"convert: {part} holds neither .safetensors nor .bin weights")
+    weights = {name: value for file in files for name, value in read_tensors(file).items()}
+    return _without_notes(unet), _without_notes(scheduler), weights
 
 
 def _file(foreign: ForeignWeights) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     _check_weights(foreign.source)
     if foreign.network is None:
-        what = "fields of inverse's UNetConfig, or a config of diffusers with its _class_name"
-        raise OptionError(f"convert: {foreign.source} needs --network CONFIG.json ({what})")
+        contents = "fields of inverse's UNetConfig, or a diffusers config with its _class_name"
+        raise OptionError(f"convert: {foreign.source} needs --network CONFIG.json ({contents})")
     config = _json(foreign.network)
-    config = config.get("network") or config  # a card's
-    scheduler = (
-        _json(foreign.scheduler) if foreign.scheduler else EDM | {"sigma_data": foreign.sigma_data}
-    )
+    config = config.get("network") or config  # the file may be a card
+    scheduler: dict[str, Any] = EDM | {"sigma_data": foreign.sigma_data}
+    if foreign.scheduler:
+        scheduler = _json(foreign.scheduler)
     weights = read_tensors(foreign.source, foreign.key)
-    return _public(config), _public(scheduler) if "_class_name" in config else {}, weights
+    if "_class_name" not in config:
+        scheduler = {}
+    return _without_notes(config), _without_notes(scheduler), weights
 
 
 def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file of weights, without the prefix that parallel training leaves.
+    """The state dict in a file of weights, without the prefix "module." of parallel training.
 
-    Raises: PriorError for a file that is missing, holds more than tensors, or holds several state dicts and no `key` says which.
+    Args:
+        key: the entry that holds the state dict, if there are several.
+
+    Raises: PriorError if the file is missing, holds more than tensors, or holds several state dicts
+        and no `key` is given.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     _check_weights(path)
+    read_pickle = partial(torch.load, map_location="cpu", weights_only=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of other pickle protocols, which are read or refused below
-            found = (
-                load_file(path)
-                if path.suffix == ".safetensors"
-                else torch.load(path, map_location="cpu", weights_only=True)
-            )
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it still reads
+            read: Any = load_file if path.suffix == ".safetensors" else read_pickle
+            contents = read(path)
     except pickle.UnpicklingError as error:
         raise PriorError(
-            f"convert: {path} holds more than tensors, so it is not read ({_asked(error)}); save its state_dict() alone"
+            f"convert: {path} holds more than tensors, so it is not read ({_refused(error)}); "
+            "save its state_dict() alone"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise PriorError(
-            f"convert: {path}: not a readable file of weights ({(str(error).splitlines() or [type(error).__name__])[0]})"
-        ) from error
-    tensors = _state_dict(found, path, key)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PriorError(f"convert: {path}: not a readable file of weights ({reason})") from error
+    tensors = _state_dict(contents, path, key)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
@@ -157,12 +164,12 @@ def _check_weights(path: Path) -> None:
         raise PriorError(f"convert: {path}: no such file")
     if path.suffix not in (".safetensors", *PICKLES):
         raise PriorError(
-            f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a folder saved by diffusers"
+            f"convert: {path}: expected .safetensors, {', '.join(PICKLES)} or a diffusers folder"
         )
 
 
-def _state_dict(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
-    entries = found if isinstance(found, dict) else {}
+def _state_dict(contents: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    entries = contents if isinstance(contents, dict) else {}
     if key is None and _is_state(entries):
         return entries
     states = {name: value for name, value in entries.items() if _is_state(value)}
@@ -170,10 +177,11 @@ def _state_dict(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
         return next(iter(states.values()))
     if key in states:
         return states[key]
-    asked = f"no state dict '{key}'" if key else "no single state dict"
-    raise PriorError(
-        f"convert: {path} holds {asked}; {'choose one with --key: ' + ', '.join(map(str, states)) if states else 'expected names and tensors'}"
-    )
+    missing = f"no state dict '{key}'" if key else "no single state dict"
+    advice = "expected names and tensors"
+    if states:
+        advice = f"choose one with --key: {', '.join(map(str, states))}"
+    raise PriorError(f"convert: {path} holds {missing}; {advice}")
 
 
 def _is_state(value: Any) -> bool:
@@ -184,18 +192,16 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _asked(error: Exception) -> str:
-    """What the restricted reader was asked for: "GLOBAL os.system", where its message says so."""
+def _refused(error: Exception) -> str:
+    """The name that the restricted reader refused, "GLOBAL os.system", if its message says so."""
     words = str(error).replace("`", " ").split()
-    return (
-        f"GLOBAL {words[words.index('GLOBAL') + 1]}"
-        if "GLOBAL" in words[:-1]
-        else "no weights_only checkpoint"
-    )
+    if "GLOBAL" in words[:-1]:
+        return f"GLOBAL {words[words.index('GLOBAL') + 1]}"
+    return "no weights_only checkpoint"
 
 
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what diffusers notes about the place it came from."""
+def _without_notes(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the notes of diffusers on its origin."""
     return {k: v for k, v in config.items() if k not in ("_name_or_path", "_diffusers_version")}
 
 

@@ -1,10 +1,13 @@
-"""Networks of other libraries as priors: each is brought to x0_hat = E[x0 | x0 + sigma n = x] at this door.
+"""Networks of other libraries as priors, each turned into x0_hat = E[x0 | x0 + sigma n = x].
 
-    VP       x_t = sqrt(abar_t) (x0 + sigma_t n),  sigma_t = sqrt(1 / abar_t - 1);   eps: x0 = x - sigma eps;   v = sqrt(abar) eps - sqrt(1 - abar) x0
-    flow     x_t = (1 - t) x0 + t n,  t = sigma / (1 + sigma);                       v = n - x0:  x0 = x_t - t v
-    denoiser D(x, sigma), in units of its own
+    VP        x_t = sqrt(abar_t) (x0 + sigma_t n),  sigma_t = sqrt(1 / abar_t - 1)
+              eps network: x0 = x - sigma eps
+              v network: v = sqrt(abar) eps - sqrt(1 - abar) x0
+    flow      x_t = (1 - t) x0 + t n,  t = sigma / (1 + sigma),  v = n - x0,  x0 = x_t - t v
+    denoiser  D(x, sigma), in its own units
 
-Nothing is downloaded, and pickled weights are refused. `inverse.priors.networks.pipelines` reads the folders that diffusers saves.
+Nothing is downloaded, and pickled weights are refused. `inverse.priors.networks.pipelines` reads
+diffusers folders.
 """
 
 from __future__ import annotations
@@ -26,16 +29,18 @@ IMAGES = {"shift": 0.5, "scale": 0.5}
 
 
 class VPPrior(Prior):
-    """A network of a variance-preserving process with discrete times, called with (x_t, t) as DDPM and its descendants are.
+    """A network of a variance-preserving process with discrete times, such as DDPM.
 
-    Between two trained times the network is asked at the fraction in between, linear in log sigma.
+    Between two trained times, the network is evaluated at a fractional time, linear in log sigma.
 
     Args:
-        network: (B, C, H, W) and (B,) times -> its prediction, or an object with a `.sample` of it; more than C channels (a
-            learned variance) are cut.
+        network: (B, C, H, W) and times (B,) -> its prediction, or an object with the prediction as
+            `.sample`. Channels beyond C (a learned variance) are dropped.
         alphas_cumprod: abar_t (T,), decreasing.
         prediction: epsilon, v_prediction or sample.
-        shape: of one sample.
+        shape: shape of one sample.
+
+    Raises: PriorError for an unknown prediction, or abar that does not decrease from below 1.
     """
 
     def __init__(
@@ -48,11 +53,12 @@ class VPPrior(Prior):
     ):
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise PriorError(
-                f"VP network: prediction must be epsilon, v_prediction or sample, got '{prediction}'"
+                "VP network: prediction must be epsilon, v_prediction or sample, "
+                f"got '{prediction}'"
             )
         sigmas = (1 / alphas_cumprod.double() - 1).sqrt()
         if not bool((sigmas.diff() > 0).all() and sigmas[0] > 0):
-            raise PriorError("VP network: alphas_cumprod must fall strictly from below 1")
+            raise PriorError("VP network: alphas_cumprod must decrease strictly from below 1")
         super().__init__(
             shape, sigma_min=float(sigmas[0]), sigma_max=float(sigmas[-1]), **(IMAGES | units)
         )
@@ -62,7 +68,7 @@ class VPPrior(Prior):
     log_sigmas: Tensor
 
     def time(self, sigma: Tensor) -> Tensor:
-        """The (fractional) time of a noise level, clamped to the trained ones: (B,) -> (B,)."""
+        """The fractional time of a noise level, clamped to the trained times: (B,) -> (B,)."""
         log = sigma.log().to(self.log_sigmas)
         right = torch.searchsorted(self.log_sigmas, log).clamp(1, len(self.log_sigmas) - 1)
         low, high = self.log_sigmas[right - 1], self.log_sigmas[right]
@@ -82,12 +88,17 @@ class VPPrior(Prior):
 
 
 class FlowPrior(Prior):
-    """A velocity network of straight paths between data and noise (rectified flow, stochastic interpolants, flow matching).
+    """A velocity network of straight paths between data and noise.
+
+    Examples are rectified flow, stochastic interpolants and flow matching.
 
     Args:
-        velocity: (B, *shape) and (B,) times -> (B, *shape).
-        shape: of one sample.
-        noise_at: the time of pure noise: 1 (x_t = (1 - t) x0 + t n, v = n - x0) or 0 (x_t = t x0 + (1 - t) n, v = x0 - n).
+        velocity: (B, *shape) and times (B,) -> (B, *shape).
+        shape: shape of one sample.
+        noise_at: the time of pure noise, 1 for x_t = (1 - t) x0 + t n and v = n - x0, or 0 for
+            x_t = t x0 + (1 - t) n and v = x0 - n.
+
+    Raises: PriorError for another `noise_at`.
     """
 
     def __init__(
@@ -112,11 +123,11 @@ class FlowPrior(Prior):
 
 
 class DenoiserPrior(Prior):
-    """Any function (x, sigma) -> x0_hat in its own units: a deepinv denoiser, a network that carries its preconditioning.
+    """Any function (x, sigma) -> x0_hat in its own units, e.g. a deepinv denoiser.
 
     Args:
-        denoiser: (B, *shape) and (B,) noise levels -> (B, *shape).
-        shape: of one sample.
+        denoiser: (B, *shape) and noise levels (B,) -> (B, *shape).
+        shape: shape of one sample.
     """
 
     def __init__(
@@ -135,18 +146,22 @@ class DenoiserPrior(Prior):
 
 
 class ConsistencyPrior(Prior):
-    """The network of a consistency model under its boundary condition: at sigma_min it returns its input.
+    """The network of a consistency model, which returns its input at sigma_min:
 
-        x0 = c_skip x + c_out F(x / sqrt(sigma^2 + d^2), 250 log sigma),  c_skip = d^2 / (m^2 + d^2),  c_out = m d / sqrt(sigma^2 + d^2),
-        m = sigma - sigma_min,  d = sigma_data
+        x0 = c_skip x + c_out F(x / sqrt(sigma^2 + d^2), 250 log sigma)
+        c_skip = d^2 / (m^2 + d^2),    c_out = m d / sqrt(sigma^2 + d^2)
+        m = sigma - sigma_min,    d = sigma_data
 
-    It returns a sample of x0 rather than its mean; methods that need the mean are then approximate.
-
-    Source: Song et al., Consistency Models, ICML 2023, https://arxiv.org/abs/2303.01469, appendix C.
+    It returns a sample of x0 rather than the mean, so that methods that need the mean are
+    approximate.
 
     Args:
         network: F, called with (B, C, H, W) and (B,).
-        shape: of one sample.
+        shape: shape of one sample.
+        sigma_data: standard deviation of the training data, model units.
+
+    Source: Song et al., Consistency Models, ICML 2023, https://arxiv.org/abs/2303.01469,
+        appendix C.
     """
 
     def __init__(
@@ -168,11 +183,12 @@ class ConsistencyPrior(Prior):
 
 
 class LatentPrior(Prior):
-    """A prior over the codes of an autoencoder: methods move codes, operators see decoded images.
+    """A prior of the codes of an autoencoder: methods sample codes, operators act on images.
 
     Args:
-        codes: the prior over codes.
-        decode: codes (B, *codes.shape) -> images (B, C, H, W), intensities in [0, 1]; differentiable.
+        codes: the prior of the codes.
+        decode: the decoder, differentiable: codes (B, *codes.shape) -> images (B, C, H, W),
+            intensities in [0, 1].
     """
 
     affine = False
@@ -185,6 +201,7 @@ class LatentPrior(Prior):
         return self.codes(x, sigma)
 
     def decode(self, x: Tensor) -> Tensor:
+        """Codes -> images: (B, *codes.shape) -> (B, C, H, W), intensities in [0, 1]."""
         return self._decode(x)
 
 
@@ -194,10 +211,14 @@ def from_deepinv(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
 ) -> Prior:
-    """A deepinv denoiser (DRUNet, a `ScoreModelWrapper`, ...), which works on intensities in [0, 1], as a prior in model units [-1, 1].
+    """A deepinv denoiser (DRUNet, `ScoreModelWrapper`, ...) as a prior.
+
+    The denoiser works on intensities in [0, 1]; the model units are [-1, 1].
 
     Args:
-        sigma_min, sigma_max: trusted noise levels, model units; twice deepinv's.
+        shape: shape of one sample.
+        sigma_min, sigma_max: smallest and largest trusted noise level, model units (twice
+            deepinv's).
     """
     native = DenoiserPrior(
         lambda x, sigma: denoiser(x, like(sigma, x)),
@@ -206,7 +227,7 @@ def from_deepinv(
         sigma_max=sigma_max / 2,
     )
     if isinstance(denoiser, nn.Module):
-        native.network = denoiser  # so that it moves with the prior
+        native.network = denoiser  # a submodule moves with the prior
     return RescaledPrior(native, 0.5, 0.5)
 
 
@@ -217,9 +238,16 @@ def edm(
     weights: Path | None = None,
     **units: float,
 ) -> Prior:
-    """An EDM-preconditioned network F(c_in x, log(sigma) / 4), its weights from a .safetensors file if one is given.
+    """A network F(c_in x, log(sigma) / 4) under the preconditioning of EDM.
 
-    Raises: PriorError if the file is no safetensors file or does not fit the network.
+    Args:
+        network: F, called with (B, C, H, W) and (B,).
+        shape: shape of one sample.
+        sigma_data: standard deviation of the training data, model units, > 0.
+        weights: a .safetensors file with the weights; None to keep those of `network`.
+
+    Raises: PriorError if the file is no safetensors file or does not fit the network, OptionError
+        for a `sigma_data` that is not positive.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -232,7 +260,8 @@ def edm(
         try:
             network.load_state_dict(load_file(weights))
         except (SafetensorError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
             raise PriorError(
-                f"prior weights {weights}: not safetensors that fit the network ({str(error).splitlines()[0]})"
+                f"prior weights {weights}: not safetensors that fit the network ({reason})"
             ) from error
     return NetworkPrior(network, shape, sigma_data, **(IMAGES | units)).eval().requires_grad_(False)

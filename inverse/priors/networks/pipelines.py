@@ -1,10 +1,10 @@
-"""Pipelines saved by diffusers as priors: the network's config and its scheduler's say which process it was trained on.
+"""Diffusers pipelines as priors; the configs of network and scheduler define the process.
 
-    scheduler                                    prediction                                  prior
-    DDPM, DDIM, PNDM, ... (beta_start, ...)      eps, v or x0 at time t of T                 VPPrior
-    EDMEuler, EDMDPMSolverMultistep              F under the preconditioning of EDM          NetworkPrior
-    FlowMatchEulerDiscrete, ...HeunDiscrete      v = n - x0 at T t                           FlowPrior
-    CMStochasticIterative                        F under a consistency model's boundary      ConsistencyPrior
+    scheduler                                 prediction                         prior
+    DDPM, DDIM, PNDM, ... (beta_start, ...)   eps, v or x0 at time t of T        VPPrior
+    EDMEuler, EDMDPMSolverMultistep           F under EDM's preconditioning      NetworkPrior
+    FlowMatchEulerDiscrete, ...HeunDiscrete   v = n - x0 at time T t             FlowPrior
+    CMStochasticIterative                     F of a consistency model           ConsistencyPrior
 
 Nothing is downloaded, and pickled weights are refused.
 """
@@ -37,11 +37,19 @@ EDM = {
     "sigma_max": 80.0,
     "sigma_data": 0.5,
 }
-"""The scheduler's config of a network that Karras et al. trained as EDM."""
+"""The scheduler config of an EDM network of Karras et al."""
 
 
-class Plain(nn.Module):
-    """A network of diffusers as a plain function (x, t) -> gain * prediction, t in units of `unit`, without a learned variance."""
+class DiffusersNetwork(nn.Module):
+    """A diffusers network as a function (x, t) -> gain * prediction.
+
+    A learned variance is dropped. x (B, C, H, W), t (B,) -> (B, C, H, W).
+
+    Args:
+        network: the diffusers network.
+        gain: factor of the prediction.
+        unit: factor of the time.
+    """
 
     def __init__(self, network: nn.Module, gain: float = 1.0, unit: float = 1.0):
         super().__init__()
@@ -52,7 +60,10 @@ class Plain(nn.Module):
 
 
 def from_diffusers(folder: Path) -> Prior:
-    """A pipeline saved by diffusers: `scheduler/`, `unet/` and, for latent models, `vae/` (or `vqvae/`) in safetensors.
+    """The prior of a diffusers folder, with safetensors weights.
+
+    Args:
+        folder: it holds `scheduler/`, `unet/` and, for latent models, `vae/` or `vqvae/`.
 
     Raises: PriorError if diffusers is not installed, a part is missing, or the weights are pickled.
     """
@@ -62,14 +73,9 @@ def from_diffusers(folder: Path) -> Prior:
         (_part(diffusers, folder, name) for name in ("vae", "vqvae") if (folder / name).is_dir()),
         None,
     )
-    prior = from_configs(
-        config,
-        schedule,
-        None,
-        folder,
-        {"shift": 0.0, "scale": 1.0} if vae else {},
-        _part(diffusers, folder, "unet"),
-    )
+    units = {"shift": 0.0, "scale": 1.0} if vae else {}
+    network = _part(diffusers, folder, "unet")
+    prior = from_configs(config, schedule, None, folder, units, network)
     if vae is None:
         return prior
     scaling, shift = (
@@ -85,72 +91,69 @@ def from_configs(
     unet: dict[str, Any],
     scheduler: dict[str, Any],
     weights: dict[str, Tensor] | None,
-    where: Path,
+    source: Path,
     units: dict[str, float],
     network: nn.Module | None = None,
 ) -> Prior:
-    """The prior of a network's config and its scheduler's.
+    """The prior of the configs of a diffusers network and its scheduler.
 
     Args:
-        weights: of the network, unless it is given.
-        where: the file or folder, for error messages.
-        units: shift and scale, by default those of [-1, 1] for intensities.
+        unet: config of the network.
+        scheduler: config of the scheduler.
+        weights: weights of the network; None if `network` has them.
+        source: the file or folder, for error messages.
+        units: shift and scale; by default those of [-1, 1] for intensities.
+        network: the network; by default it is built from `unet`.
 
-    Raises: PriorError if diffusers is not installed, the scheduler is of no known process, or the weights do not fit.
+    Raises: PriorError if diffusers is not installed, the process of the scheduler is unknown, or
+        the weights do not fit.
     """
-    diffusers = _diffusers(where)
+    diffusers = _diffusers(source)
     if network is None:
-        network = _kind(diffusers, unet, where).from_config(unet).eval().requires_grad_(False)
+        network = _class(diffusers, unet, source).from_config(unet).eval().requires_grad_(False)
         try:
             network.load_state_dict(weights)  # type: ignore[union-attr, arg-type]
         except RuntimeError as error:
+            reason = str(error).splitlines()[:2][-1].strip()
             raise PriorError(
-                f"prior {where}: the weights do not fit the network ({str(error).splitlines()[:2][-1].strip()})"
+                f"prior {source}: the weights do not fit the network ({reason})"
             ) from error
     side = unet.get("sample_size")
-    shape = (
-        unet.get("in_channels", 3),
-        *((side, side) if side is None or isinstance(side, int) else side),
-    )
-    return _of_process(diffusers, network, scheduler, shape, IMAGES | units, where)
+    sides = (side, side) if side is None or isinstance(side, int) else side
+    shape = (unet.get("in_channels", 3), *sides)
+    return _prior_of_process(diffusers, network, scheduler, shape, IMAGES | units, source)
 
 
-def _of_process(
+def _prior_of_process(
     diffusers: ModuleType,
     network: nn.Module,
     scheduler: dict[str, Any],
     shape: tuple,
     units: dict[str, float],
-    where: Path,
+    source: Path,
 ) -> Prior:
-    name, prediction = (
-        str(scheduler.get("_class_name")),
-        scheduler.get("prediction_type", "epsilon"),
-    )
+    name = str(scheduler.get("_class_name"))
+    prediction = scheduler.get("prediction_type", "epsilon")
+    sigma_data = scheduler.get("sigma_data", 0.5)
     sigmas = {key: scheduler[key] for key in ("sigma_min", "sigma_max") if key in scheduler}
     if name.startswith("EDM"):
         if prediction not in ("epsilon", "v_prediction"):
             raise PriorError(
-                f"prior {where}: under {name} a network predicts epsilon or v_prediction, got '{prediction}'"
+                f"prior {source}: a network under {name} predicts epsilon or v_prediction, "
+                f"got '{prediction}'"
             )
-        return NetworkPrior(
-            Plain(network, 1.0 if prediction == "epsilon" else -1.0),
-            shape,
-            scheduler.get("sigma_data", 0.5),
-            **units,
-            **sigmas,
-        )
+        network = DiffusersNetwork(network, gain=1.0 if prediction == "epsilon" else -1.0)
+        return NetworkPrior(network, shape, sigma_data, **units, **sigmas)
     if name.startswith("CM"):
-        return ConsistencyPrior(
-            Plain(network), shape, scheduler.get("sigma_data", 0.5), **units, **sigmas
-        )
+        network = DiffusersNetwork(network)
+        return ConsistencyPrior(network, shape, sigma_data, **units, **sigmas)
     if name.startswith("FlowMatch"):
-        return FlowPrior(
-            Plain(network, unit=scheduler.get("num_train_timesteps", 1000)), shape, 1, **units
-        )
+        network = DiffusersNetwork(network, unit=scheduler.get("num_train_timesteps", 1000))
+        return FlowPrior(network, shape, 1, **units)
     if "beta_start" not in scheduler and not scheduler.get("trained_betas"):
         raise PriorError(
-            f"prior {where}: scheduler {name} is neither VP (beta_start, beta_end) nor one of EDM, FlowMatch, CM"
+            f"prior {source}: scheduler {name} is neither VP (beta_start, beta_end) nor "
+            "EDM, FlowMatch or CM"
         )
     known = {
         k: v
@@ -162,7 +165,7 @@ def _of_process(
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The JSON that describes a part of a pipeline.
+    """The config of a part of a pipeline: scheduler, unet, vae or vqvae.
 
     Raises: PriorError if it is missing or not JSON.
     """
@@ -171,45 +174,45 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise PriorError(
-            f"prior {folder}: a diffusers folder has a readable {path.relative_to(folder)} ({error})"
+            f"prior {folder}: a diffusers folder needs a readable {path.relative_to(folder)} "
+            f"({error})"
         ) from error
 
 
-def _diffusers(where: Path) -> ModuleType:
+def _diffusers(source: Path) -> ModuleType:
     with suppress(ImportError):
-        import_beside_torchvision("torchvision")  # diffusers imports it, later, if it is there
+        import_beside_torchvision(
+            "torchvision"
+        )  # diffusers imports torchvision later, if installed
     try:
         import diffusers
     except ImportError as error:
         raise PriorError(
-            f"prior {where}: a network of diffusers needs diffusers; `pip install diffusers`"
+            f"prior {source}: a diffusers network needs diffusers; `pip install diffusers`"
         ) from error
     return diffusers
 
 
-def _kind(diffusers: ModuleType, config: dict[str, Any], where: Path) -> Any:
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
-    if kind is None:
-        raise PriorError(
-            f"prior {where}: the config names no class of diffusers ('{config.get('_class_name')}')"
-        )
-    return kind
+def _class(diffusers: ModuleType, config: dict[str, Any], source: Path) -> Any:
+    name = config.get("_class_name")
+    network_class = getattr(diffusers, str(name), None)
+    if network_class is None:
+        raise PriorError(f"prior {source}: the config names no class of diffusers ('{name}')")
+    return network_class
 
 
 def _part(diffusers: ModuleType, folder: Path, name: str) -> Any:
-    kind = _kind(diffusers, read_config(folder, name), folder)
+    network_class = _class(diffusers, read_config(folder, name), folder)
     if not list((folder / name).glob("*.safetensors")):
-        how = f"inverse prior convert {folder} --out {folder.name}.safetensors"
+        command = f"inverse prior convert {folder} --out {folder.name}.safetensors"
         raise PriorError(
-            f"prior {folder}: {name} has no .safetensors weights, and pickles are refused; convert it once: {how}"
+            f"prior {folder}: {name} has no .safetensors weights, and pickles are refused; "
+            f"convert it once: {command}"
         )
+    options = {"use_safetensors": True, "local_files_only": True}
     try:
-        return (
-            kind.from_pretrained(folder / name, use_safetensors=True, local_files_only=True)
-            .eval()
-            .requires_grad_(False)
-        )
+        network = network_class.from_pretrained(folder / name, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(
-            f"prior {folder}: {name} cannot be loaded ({str(error).splitlines()[0]})"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise PriorError(f"prior {folder}: {name} cannot be loaded ({reason})") from error
+    return network.eval().requires_grad_(False)

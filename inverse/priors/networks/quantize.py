@@ -1,14 +1,16 @@
-"""Eight-bit priors: convolutions and linear maps with int8 weights, and uint8 inputs to the convolutions where the processor multiplies them.
+"""Eight-bit priors: int8 weights of convolutions and linear maps, uint8 inputs of convolutions.
 
     Q(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)
 
-Weights are rounded symmetrically, with a scale for each output channel; inputs with one scale and zero point for each convolution. A scale
-is the fraction of the full range with the least |x - Q(x)|^2.4 (`scan`). Inputs are calibrated on pairs (x, sigma) of the full-precision
-reverse process at times t ~ N(0.4 T, (0.4 T)^2), cut to [0, T]: mostly at little noise, as published. The image itself and what transposed
-convolutions and linear maps take stay as they are.
+Weights are rounded symmetrically, with a scale s for each output channel. Inputs have a scale s and
+a zero point z for each convolution. A scale is the fraction of the full range with the least
+|x - Q(x)|^2.4 (`fit_scale`). Inputs are calibrated on pairs (x, sigma) of the full-precision
+reverse process at times t ~ N(0.4 T, (0.4 T)^2), truncated to [0, T]: mostly at low noise, as
+published. The image and the inputs of transposed convolutions and linear maps are not rounded.
 
-Source: Shang et al., Post-training Quantization on Diffusion Models, CVPR 2023, https://arxiv.org/abs/2211.15736. There T counts the
-steps of DDPM; here time is log sigma between the prior's limits. Their rounding is refined block by block; ours is not.
+Source: Shang et al., Post-training Quantization on Diffusion Models, CVPR 2023,
+https://arxiv.org/abs/2211.15736. Their T is the number of DDPM steps; time is log sigma between the
+prior's limits here. They also refine the rounding block by block.
 """
 
 from __future__ import annotations
@@ -26,22 +28,28 @@ from inverse.sampling.samplers import heun
 from inverse.seeding import Generators, seeded
 
 POWER = 2.4
+"""Exponent of the rounding error that a scale minimises."""
+
 FRACTIONS = torch.linspace(0.4, 1.0, 31).tolist()
-KEPT = 50_000
-"""Inputs of a convolution that are kept for its scan."""
+"""Candidate scales, as fractions of the full range."""
+
+CALIBRATION_INPUTS = 50_000
+"""Number of input values of a convolution that calibrate its scale."""
 
 
 def rounded(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
-    """The integers nearest to x / scale in -(2^(b-1) - 1) .. 2^(b-1) - 1."""
+    """The integers nearest to x / scale from -(2^(bits-1) - 1) to 2^(bits-1) - 1; shape of x."""
     limit = 2 ** (bits - 1) - 1
     return (x / scale).round().clamp(-limit, limit)
 
 
-def scan(x: Tensor, bits: int = 8) -> Tensor:
-    """The scale of each row of x (n, m) that minimises the sum of |x - Q(x)|^2.4 over fractions of its largest value: (n, 1)."""
-    full = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny * 1e3) / (
-        2 ** (bits - 1) - 1
-    )
+def fit_scale(x: Tensor, bits: int = 8) -> Tensor:
+    """The scale of each row that minimises the sum of |x - Q(x)|^2.4: x (n, m) -> (n, 1).
+
+    The candidates are fractions of the row's largest value.
+    """
+    largest = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny * 1e3)
+    full = largest / (2 ** (bits - 1) - 1)
     scales = torch.stack([fraction * full for fraction in FRACTIONS])
     errors = torch.stack(
         [(x - s * rounded(x, s, bits)).abs().pow(POWER).sum(1, keepdim=True) for s in scales]
@@ -50,60 +58,66 @@ def scan(x: Tensor, bits: int = 8) -> Tensor:
 
 
 def fit_range(x: Tensor) -> tuple[float, int]:
-    """Scale and zero point of uint8 inputs x (n,) by the same measure; zero is always one of the values."""
+    """Scale and zero point of uint8 inputs x (n,), by the same error; zero is representable."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 1e-6)
     best = (float("inf"), 1.0, 0)
     for fraction in FRACTIONS:
         scale = fraction * (high - low) / 255
         zero = round(-fraction * low / scale)
-        error = float(
-            (x - scale * ((x / scale).round() + zero).clamp(0, 255).sub(zero))
-            .abs()
-            .pow(POWER)
-            .sum()
-        )
+        quantized = scale * ((x / scale).round() + zero).clamp(0, 255).sub(zero)
+        error = float((x - quantized).abs().pow(POWER).sum())
         best = min(best, (error, scale, zero))
     return best[1], best[2]
 
 
 class Int8(nn.Module):
-    """What the three kinds of layers share: an int8 weight, a scale for each of its output channels, a bias."""
+    """Base of the int8 layers: an int8 weight, a scale for each output channel, a bias.
+
+    Args:
+        layer: the float layer.
+        axis: dimension of the output channels in its weight.
+        fit: whether to fit the scales; otherwise they are 1 until loaded.
+    """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Module, axis: int, fit: bool):
+    def __init__(self, layer: Any, axis: int, fit: bool):
         super().__init__()
-        weight: Tensor = layer.weight.detach()  # type: ignore[assignment, operator]
+        weight: Tensor = layer.weight.detach()
         rows = weight.float().transpose(0, axis).flatten(1)
         shape = [1] * weight.ndim
         shape[axis] = -1
-        self.register_buffer("scale", (scan(rows) if fit else torch.ones(len(rows))).reshape(shape))
+        scale = fit_scale(rows) if fit else torch.ones(len(rows))
+        self.register_buffer("scale", scale.reshape(shape))
         self.register_buffer("weight", rounded(weight.float(), self.scale).to(torch.int8))
-        self.register_buffer("bias", layer.bias.detach().float())  # type: ignore[operator, union-attr]
+        self.register_buffer("bias", layer.bias.detach().float())
 
     def dequantized(self, like: Tensor) -> Tensor:
+        """The weight in floating point, in the dtype and on the device of `like`."""
         return self.weight.to(like) * self.scale.to(like)
 
 
 class Int8Linear(Int8):
+    """A linear map."""
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dequantized(x), self.bias.to(x))
 
 
 class Int8ConvTranspose(Int8):
-    """A transposed convolution of stride two."""
+    """A transposed convolution of stride 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.dequantized(x), self.bias.to(x), stride=2)
 
 
 class Int8Conv(Int8):
-    """A convolution; its inputs are rounded where `step` is positive.
+    """A convolution; its inputs are rounded if `step` is positive.
 
-    On a CPU without gradients oneDNN multiplies the integers. Elsewhere the same rounded numbers are multiplied as floats, and gradients pass
-    the rounding as if it were not there.
+    On a CPU without gradients, oneDNN multiplies the integers. Otherwise, the same rounded numbers
+    are multiplied as floats, and gradients ignore the rounding (straight-through).
     """
 
     step: Tensor
@@ -120,79 +134,55 @@ class Int8Conv(Int8):
     def forward(self, x: Tensor) -> Tensor:
         step, zero = float(self.step), int(self.zero)
         differentiated = torch.is_grad_enabled() and x.requires_grad
-        if (
-            step > 0
-            and not differentiated
-            and x.device.type == "cpu"
-            and x.dtype in (torch.float32, torch.bfloat16)
-        ):
+        supported = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+        if step > 0 and supported and not differentiated:
             return self._integers(x, step, zero)
         if step > 0:
             x = x + (step * ((x / step).round() + zero).clamp(0, 255).sub(zero) - x).detach()
         return F.conv2d(x, self.dequantized(x), self.bias.to(x), self.stride, self.padding)
 
     def _integers(self, x: Tensor, step: float, zero: int) -> Tensor:
-        op = torch.ops.onednn
+        onednn = torch.ops.onednn
         scale = self.scale.flatten().float()
-        if self.packed is None:
-            self.packed = op.qconv_prepack(
-                self.weight.contiguous(),
-                scale,
-                step,
-                zero,
-                self.stride,
-                self.padding,
-                [1, 1],
-                1,
-                None,
-            )
-        q = (x.float() * (1 / step)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
-        no_zeros = torch.zeros(len(scale), dtype=torch.int64)
         geometry = (self.stride, self.padding, [1, 1], 1)
-        return op.qconv_pointwise(
-            q,
-            step,
-            zero,
-            self.packed,
-            scale,
-            no_zeros,
-            self.bias.float(),
-            *geometry,
-            1.0,
-            0,
-            x.dtype,
-            "none",
-            [],
-            "",
-        )
+        if self.packed is None:
+            weight = self.weight.contiguous()
+            self.packed = onednn.qconv_prepack(weight, scale, step, zero, *geometry, None)
+        q = (x.float() * (1 / step)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+        zero_points = torch.zeros(len(scale), dtype=torch.int64)
+        weights = (self.packed, scale, zero_points, self.bias.float())
+        output: tuple[Any, ...] = (1.0, 0, x.dtype, "none", [], "")
+        return onednn.qconv_pointwise(q, step, zero, *weights, *geometry, *output)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"packed": None}  # a packed weight can be neither copied nor pickled
 
 
-KINDS: dict[type, tuple[Any, int]] = {
+INT8_LAYERS: dict[type, tuple[Any, int]] = {
     nn.Conv2d: (Int8Conv, 0),
     nn.ConvTranspose2d: (Int8ConvTranspose, 1),
     nn.Linear: (Int8Linear, 0),
 }
-"""What replaces each kind of layer, and where its weight has its output channels."""
+"""The int8 layer of each float layer, and the dimension of the output channels in its weight."""
 
 
 def replace_with_int8(network: nn.Module, fit: bool = True) -> nn.Module:
-    """Replace every convolution, transposed convolution and linear map, in place; weights are rounded, inputs not yet.
+    """Replace convolutions, transposed convolutions and linear maps by int8 layers, in place.
+
+    Weights are rounded; inputs are rounded after calibration.
 
     Args:
-        fit: scan for the scales; otherwise they are one, to be loaded.
+        fit: whether to fit the scales; otherwise they are 1 until loaded.
     """
     for name, layer in list(network.named_modules()):
-        if type(layer) in KINDS:
-            kind, axis = KINDS[type(layer)]
+        if type(layer) in INT8_LAYERS:
+            int8_layer, axis = INT8_LAYERS[type(layer)]
             parent, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(parent), leaf, kind(layer, axis, fit))
+            setattr(network.get_submodule(parent), leaf, int8_layer(layer, axis, fit))
     return network
 
 
-def calibration(
+def calibration_pairs(
     prior: NetworkPrior,
     count: int,
     side: int,
@@ -200,10 +190,16 @@ def calibration(
     seed: int = 0,
     times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of the full-precision reverse process, x (count, C, side, side) and its sigma (count,).
+    """Pairs (x, sigma) of the full-precision reverse process, in model units.
 
     Args:
-        times: in [0, 1], from little noise to much; by default `calibration_times`.
+        count: number of pairs.
+        side: side of the images (pixels).
+        steps: number of steps of the sampler (Heun).
+        seed: random seed of the draws and the times.
+        times: (count,) in [0, 1], from low to high noise; by default `calibration_times`.
+
+    Returns: x (count, C, side, side) and sigma (count,).
     """
     assert prior.shape[0] is not None
     low, high = max(prior.sigma_min, 0.01), min(prior.sigma_max, 80.0)
@@ -212,21 +208,23 @@ def calibration(
     x = sigmas[0] * generator.randn_like(torch.empty(count, prior.shape[0], side, side))
     with torch.no_grad():
         path = torch.stack([x, *heun(prior, x, sigmas, generator)])
-    at = (
-        steps
-        - ((calibration_times(count, seed) if times is None else times) * steps).round().long()
-    )
-    return path[at, torch.arange(count)], sigmas[at]
+    if times is None:
+        times = calibration_times(count, seed)
+    index = steps - (times * steps).round().long()
+    return path[index, torch.arange(count)], sigmas[index]
 
 
 def calibration_times(count: int, seed: int = 0) -> Tensor:
-    """Times in [0, 1], N(0.4, 0.4^2) where it lies there: (count,)."""
-    drawn = 0.4 + 0.4 * torch.randn(20 * count, generator=seeded(seed, "calibration times"))
-    return drawn[(drawn >= 0) & (drawn <= 1)][:count]
+    """Draws of N(0.4, 0.4^2) truncated to [0, 1]: (count,)."""
+    draws = 0.4 + 0.4 * torch.randn(20 * count, generator=seeded(seed, "calibration times"))
+    return draws[(draws >= 0) & (draws <= 1)][:count]
 
 
 def check_quantizable(prior: Prior) -> None:
-    """Raises OptionError for a prior that is no network of ours, or is quantised already."""
+    """Check that a prior has a float `UNet` on a flat grid.
+
+    Raises: OptionError otherwise, also for a prior that is already quantised.
+    """
     network = getattr(prior, "network", None)
     if (
         type(prior) is not NetworkPrior
@@ -234,16 +232,25 @@ def check_quantizable(prior: Prior) -> None:
         or type(network.head) is not nn.Conv2d
     ):
         raise OptionError(
-            f"prior quantize: needs a float network of `inverse train` on the plane; {getattr(prior, 'name', type(prior).__name__)} is none"
+            "prior quantize: needs a float network of `inverse train` for flat images, "
+            f"got {getattr(prior, 'name', type(prior).__name__)}"
         )
 
 
 def quantize(
     prior: NetworkPrior, pairs: tuple[Tensor, Tensor] | None, batch: int = 8
 ) -> NetworkPrior:
-    """The prior with int8 weights, in place, and inputs rounded by what they are on `pairs` (x, sigma); None leaves inputs as they are."""
+    """The prior with int8 weights, changed in place.
+
+    Args:
+        pairs: x (n, C, H, W) and sigma (n,) that calibrate the rounding of inputs; None to leave
+            inputs unrounded.
+        batch: number of pairs per evaluation.
+
+    Raises: OptionError for a prior without a float `UNet` on a flat grid.
+    """
     check_quantizable(prior)
-    seen: dict[str, list[Tensor]] = {}
+    inputs_of: dict[str, list[Tensor]] = {}
     if pairs is not None:
         convolutions = [
             (name, m)
@@ -251,7 +258,7 @@ def quantize(
             if type(m) is nn.Conv2d and name != "head"
         ]
         hooks = [
-            m.register_forward_pre_hook(_keep(seen.setdefault(name, []), len(pairs[0])))
+            m.register_forward_pre_hook(_subsample(inputs_of.setdefault(name, []), len(pairs[0])))
             for name, m in convolutions
         ]
         with torch.no_grad():
@@ -260,7 +267,7 @@ def quantize(
         for hook in hooks:
             hook.remove()
     replace_with_int8(prior.network)
-    for name, inputs in seen.items():
+    for name, inputs in inputs_of.items():
         layer: Any = prior.network.get_submodule(name)
         step, zero = fit_range(torch.cat(inputs))
         layer.step.fill_(step)
@@ -268,11 +275,12 @@ def quantize(
     return prior
 
 
-def _keep(into: list[Tensor], count: int) -> Any:
-    """A hook that keeps evenly spaced inputs."""
+def _subsample(kept: list[Tensor], count: int) -> Any:
+    """A hook that appends evenly spaced input values of a layer to `kept`."""
 
     def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].flatten()
-        into.append(x[:: max(1, x.numel() * count // (KEPT * len(inputs[0])))].clone())
+        stride = max(1, x.numel() * count // (CALIBRATION_INPUTS * len(inputs[0])))
+        kept.append(x[::stride].clone())
 
     return hook

@@ -1,7 +1,8 @@
-"""The U-Net behind a trained prior: local, fully convolutional, noise-conditioned.
+"""The U-Net of a trained prior: local, fully convolutional, conditioned on the noise level.
 
-Everything in it is translation-equivariant on the stride grid (normalisation is per pixel, over channels only), so a
-denoised tile equals the same region of the denoised whole once the overlap covers the receptive field.
+Every layer is translation-equivariant on the grid of the stride; normalisation is over the channels
+of each pixel. A denoised tile therefore equals the same region of the denoised image if its margin
+covers the receptive field.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ class UNetConfig:
 
     Args:
         channels: image channels in and out.
-        widths: feature channels of each level, finest first; the finest works at half resolution.
-        blocks: residual blocks of each level on the way down (the last level has these alone), mirrored on the way up.
+        widths: feature channels of each level, finest first; the finest has half the resolution.
+        blocks: residual blocks of each level in the encoder; the decoder mirrors them, without the
+            last level.
         embedding: width of the noise-level embedding.
-        extra: input channels beyond those that come out, such as maps of what stays the same.
-        circular: whether the last column's neighbour is the first, as on a globe; the width must then be a multiple of the stride.
+        extra: further input channels, e.g. maps of static quantities.
+        circular: whether the last column adjoins the first, as on a globe; the image width must
+            then be a multiple of the stride.
+
+    Raises: OptionError if widths and blocks are not equally many positive numbers.
     """
 
     channels: int = 3
@@ -46,17 +51,18 @@ class UNetConfig:
             or min(*self.widths, *self.blocks) < 1
         ):
             raise OptionError(
-                f"network: widths and blocks must be as many positive numbers, got {self.widths} and {self.blocks}"
+                "network: widths and blocks must be equally many positive numbers, "
+                f"got {self.widths} and {self.blocks}"
             )
 
     @property
     def stride(self) -> int:
-        """Side lengths must be a multiple of this; `UNet` pads by reflection to reach it."""
+        """Sides must be a multiple of it (pixels); `UNet` pads by reflection."""
         return 2 ** len(self.widths)
 
     @property
     def halo(self) -> int:
-        """Pixels around a region beyond which nothing can change its output: half the receptive field, rounded up."""
+        """Reach of an output pixel (pixels): half the receptive field, rounded up to the stride."""
         deepest = len(self.widths) - 1
         passes = [n if level == deepest else 2 * n for level, n in enumerate(self.blocks)]
         reach = sum(n * 2 * 2 ** (level + 1) for level, n in enumerate(passes))
@@ -64,11 +70,12 @@ class UNetConfig:
         return math.ceil((reach + head_and_tail + alignment) / self.stride) * self.stride
 
     def to_dict(self) -> dict:
+        """The fields, for a card."""
         return asdict(self)
 
 
 class NoiseEmbedding(nn.Module):
-    """Sinusoidal features of log sigma, then a two-layer perceptron: (B,) -> (B, width)."""
+    """Sinusoidal features of scaled log sigma and a two-layer perceptron: (B,) -> (B, width)."""
 
     def __init__(self, width: int, features: int = 64):
         super().__init__()
@@ -90,7 +97,11 @@ def pixel_norm(x: Tensor) -> Tensor:
 
 
 def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x) outside of autocast, for layers whose rounding would be the same at every pixel or reach every pixel, and that take no time that shows."""
+    """layer(x) outside of autocast.
+
+    It serves layers whose rounding error would be shared by all pixels, and whose time is
+    negligible.
+    """
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -98,7 +109,10 @@ def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Pre-normalised residual block, modulated by the noise embedding: x + conv(silu(a(e) conv(silu(norm(x))) + b(e)))."""
+    """Pre-normalised residual block x + conv(silu(a(e) conv(silu(norm(x))) + b(e))).
+
+    e is the noise embedding. forward: x (B, width, H, W), e (B, embedding) -> like x.
+    """
 
     full_precision = ("modulation",)
 
@@ -111,7 +125,7 @@ class Block(nn.Module):
         _zero(self.second)
 
     def forward(self, x: Tensor, embedding: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """guidance (B, width, H, W) is added before the modulation, where there is any."""
+        """The block's output; `guidance` (B, width, H, W) is added before the modulation."""
         scale, shift = in_full_precision(self.modulation, embedding)[:, :, None, None].chunk(
             2, dim=1
         )
@@ -122,31 +136,31 @@ class Block(nn.Module):
 
 
 class LongitudeConv2d(nn.Conv2d):
-    """A 3x3 convolution that pads columns around the globe and rows with zeros."""
+    """A 3x3 convolution with circular padding of the columns and zero padding of the rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(
-            F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), self.weight, self.bias
-        )
+        padded = F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
+        return self._conv_forward(padded, self.weight, self.bias)
 
 
 def _conv(inputs: int, outputs: int, circular: bool) -> nn.Conv2d:
-    return (
-        LongitudeConv2d(inputs, outputs, 3)
-        if circular
-        else nn.Conv2d(inputs, outputs, 3, padding=1)
-    )
+    if circular:
+        return LongitudeConv2d(inputs, outputs, 3)
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 class UNet(nn.Module):
-    """Residual U-Net with additive skips. forward: x (B, C + extra, H, W) any H, W; log_sigma (B,) -> (B, C, H, W).
+    """Residual U-Net with additive skip connections.
 
-    What guides it is added inside its blocks on the way down: a tensor (B, width, h, w) or None for each block of each level, of the
-    padded size, which is a multiple of `stride`, divided by 2, 4, ...
+    forward: x (B, C + extra, H, W) of any size, log_sigma (B,) -> (B, C, H, W). The optional
+    `guidance` has a tensor (B, width, h, w) or None for each encoder block of each level, which the
+    block adds; h and w are the padded size (a multiple of `stride`) divided by 2, 4, ...
+
+    Raises: OptionError if a circular network gets a width that is no multiple of the stride.
     """
 
     full_precision = ("head", "tail", "embedding")
-    """Layers that stay in the precision of their weights under autocast."""
+    """Layers that keep the precision of their weights under autocast."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -179,7 +193,8 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         if self.config.circular and width % self.config.stride:
             raise OptionError(
-                f"network: around the globe it needs a multiple of {self.config.stride} columns, got {width}"
+                f"network: a circular network needs a multiple of {self.config.stride} columns, "
+                f"got {width}"
             )
         x = pad_to_multiple(x, self.config.stride)
         embedding = in_full_precision(self.embedding, log_sigma)
@@ -190,9 +205,7 @@ class UNet(nn.Module):
                 h = block(h, embedding, guidance[level][i] if guidance else None)
             if level < len(self.shrink):
                 skips.append(h)
-                h = self.shrink[level](h).to(
-                    x.dtype
-                )  # sums of blocks stay in full precision under autocast
+                h = self.shrink[level](h).to(x.dtype)  # block sums keep full precision in autocast
         for level in reversed(range(len(self.grow))):
             h = self.grow[level](h) + skips[level]
             for block in cast(nn.ModuleList, self.up[level]):
@@ -202,13 +215,16 @@ class UNet(nn.Module):
 
 
 def _zero(layer: nn.Module) -> None:
-    """Start a layer at zero, so that its block starts as the identity."""
+    """Initialise a layer with zeros, so that its block is initially the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Extend right and bottom by reflection (edge repetition where the image is smaller than the pad) to a multiple."""
+    """Pad x (B, C, H, W) on the right and at the bottom to multiples of a number of pixels.
+
+    It reflects the image, or repeats its edge if the image is smaller than the padding.
+    """
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     if not (bottom or right):
         return x

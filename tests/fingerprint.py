@@ -266,6 +266,13 @@ def problem_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
 
         yield f"prior {prior}", weather
 
+    def fitted_amplitude() -> dict[str, str]:
+        posterior = inverse.get_problem("atmosphere").posterior(0)
+        method = inverse.get_method("multimodal", steps=3, amplitude="evidence")
+        return of_result(inverse.solve(posterior, method, samples=2, seed=5))
+
+    yield "option amplitude", fitted_amplitude
+
     def bf16() -> dict[str, str]:
         truth = inverse.get_problem("deblur").truths()[0][:, :64, :64]
         posterior = inverse.get_problem("deblur").posterior(

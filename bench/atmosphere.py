@@ -92,7 +92,7 @@ class Case:
 
     def part(self, name: str) -> slice:
         """Entries of y that belong to a modality."""
-        return self.posterior.modalities[name]
+        return self.posterior.operator.modalities[name]
 
     def posterior_under(self, prior: inverse.Prior) -> inverse.Posterior:
         """The posterior of the same measurements under another prior, in its precision."""

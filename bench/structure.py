@@ -33,12 +33,12 @@ from inverse.io.image_sets import load_images
 from inverse.io.images import grid, write_png
 from inverse.measurement.kernels import disk_kernel
 from inverse.measurement.operators import motion_kernel
+from inverse.per_image import image_by_image
 from inverse_plugins.optimal_bc.search import loss_by
 from inverse_plugins.structure.blurs import MAKERS, MARGIN, BlurCorpus, embedded
 from inverse_plugins.structure.card import StructureCard, load_structure
 from inverse_plugins.structure.measurements import guided
 from inverse_plugins.structure.network import averaged, grey_of
-from inverse_plugins.structure.per_image import one_by_one
 
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")
@@ -204,7 +204,7 @@ class Shuffled(inverse.Method):
     def run(self, posterior, samples, generator):
         method = inverse.get_method("structure-prior", base="diffpir", steps=25)
         estimates = load_structure(method.net)(self.other)
-        yield from one_by_one(
+        yield from image_by_image(
             posterior,
             samples,
             generator,

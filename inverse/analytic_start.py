@@ -25,6 +25,7 @@ from inverse.errors import UnsupportedError
 from inverse.measurement.linalg import conjugate_gradient
 from inverse.measurement.noise import GaussianNoise
 from inverse.posterior import Posterior
+from inverse.priors.amplified import AmplifiedPrior
 from inverse.priors.analytic import AnalyticPrior, GaussianPrior
 from inverse.priors.field import FieldPrior, power_law_field
 from inverse.priors.networks.corrected import CorrectedPrior
@@ -51,11 +52,9 @@ def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
     An exact law knows its own, a network that corrects a Gaussian has that; another network has those of its training photographs,
     as a stationary field, if its card says them.
     """
-    if isinstance(prior, RescaledPrior):
-        native, a, b = gaussian_of(prior.native, shape), prior.a, prior.b
-        return native and Gaussian(
-            (native.mean - b) / a, lambda x, f: native.spectral(x, lambda v: f(v / a**2))
-        )
+    if isinstance(prior, RescaledPrior | AmplifiedPrior):
+        native = gaussian_of(prior.native, shape)
+        return None if native is None else _wrapped(prior, native)
     law: Any = prior.law if isinstance(prior, CorrectedPrior) else prior
     if power_law := getattr(prior, "power_law", None):
         device = next((t.device for t in (*prior.parameters(), *prior.buffers())), None)
@@ -67,6 +66,15 @@ def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
     if isinstance(law, FieldPrior):
         law = law.sized(*shape[-2:])
     return Gaussian(law.mean, lambda x, f: law.spectral(x.to(law.mean), f).to(x))
+
+
+def _wrapped(prior: RescaledPrior | AmplifiedPrior, native: Gaussian) -> Gaussian:
+    """The Gaussian of a prior that wraps another."""
+    if isinstance(prior, RescaledPrior):
+        mean, inverse_gain = (native.mean - prior.b) / prior.a, prior.a**2
+        return Gaussian(mean, lambda x, f: native.spectral(x, lambda v: f(v / inverse_gain)))
+    gain = float(prior.amplitude) ** 2
+    return Gaussian(native.mean, lambda x, f: native.spectral(x, lambda v: f(gain * v)))
 
 
 def unstartable(posterior: Posterior) -> str | None:
@@ -94,10 +102,9 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
     assert isinstance(posterior.noise, GaussianNoise)
-    scale = 1.0 if posterior.amplitude is None else posterior.amplitude[0]
 
     def root(v: Tensor) -> Tensor:
-        return scale * law.spectral(v, torch.sqrt)
+        return law.spectral(v, torch.sqrt)
 
     white = generator.randn_like(
         torch.empty(
@@ -120,11 +127,13 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
 
 
 def amplified(posterior: Posterior) -> Posterior:
-    """The posterior under the prior of anomalies as large, in each row, as its measurement says; see `fitted_amplitude`."""
-    scale = fitted_amplitude(posterior)
+    """The posterior of one image under the prior of anomalies as large as its measurement says; see `fitted_amplitude`."""
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
-    return posterior.amplified(scale, law.mean)
+    amplitude = fitted_amplitude(posterior)[0]
+    return posterior.replaced(
+        prior=AmplifiedPrior(posterior.prior, amplitude, law.mean.to(posterior.y))
+    )
 
 
 def fitted_amplitude(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Tensor:

@@ -5,13 +5,15 @@ y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x)).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError, OptionError, UnsupportedError
+from inverse.errors import InputError, UnsupportedError
 from inverse.execution import Cost, Execution, check_precision
 from inverse.measurement import operators
 from inverse.measurement.noise import GaussianNoise, Noise
@@ -19,6 +21,40 @@ from inverse.measurement.solves import LinearSolves
 from inverse.priors.evaluation.evaluator import Evaluator, evaluator
 from inverse.priors.evaluation.transfer import to_device
 from inverse.priors.prior import Prior
+
+Denoise = Callable[[Tensor, Tensor | float], Tensor]
+
+
+@dataclass
+class Account:
+    """What was evaluated: the cost, and the noise levels that the prior was asked for.
+
+    Levels are looked at by `range` alone, so that no step waits for a device.
+    """
+
+    cost: Cost
+    levels: list[Tensor | float] = field(default_factory=list)
+
+    def asked(self, x: Tensor, sigma: Tensor | float) -> None:
+        """Count one evaluation of the prior for each row of x, at these noise levels."""
+        self.cost.prior_rows += x.shape[0]
+        self.levels.append(sigma)
+
+    def range(self, device: torch.device) -> tuple[float, float] | None:
+        """Least and largest level, None where there is none."""
+        if not self.levels:
+            return None
+        flat = (
+            torch.as_tensor(s, dtype=torch.float64, device=device).reshape(-1) for s in self.levels
+        )
+        levels = torch.cat(list(flat))
+        return float(levels.min()), float(levels.max())
+
+
+def _no_jacobian(x: Tensor, sigma: Tensor | float) -> Any:
+    raise UnsupportedError(
+        "a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it"
+    )
 
 
 class Posterior(LinearSolves):
@@ -71,86 +107,63 @@ class Posterior(LinearSolves):
         self.gaussian = isinstance(self.noise, GaussianNoise)
         self.shape = tuple(shape) if shape is not None else self._infer_shape()
         self.truth, self.provenance = truth, provenance or {}
-        self.amplitude: tuple[Tensor, Tensor] | None = None
-        self.cost = Cost(rows=len(self.y))
-        self._levels: list[Tensor | float] = []
+        self.account = Account(Cost(rows=len(self.y)))
         self._check_shapes()
 
+    @property
+    def cost(self) -> Cost:
+        """What this posterior and every one that `replaced` derived from it evaluated."""
+        return self.account.cost
+
+    def replaced(self, *, denoise: Denoise | None = None, **parts: Any) -> Posterior:
+        """This posterior with other parts; what the new one evaluates is counted here, costs and noise levels alike.
+
+        Args:
+            denoise: (x (B, *shape), sigma) -> (B, *shape), in place of the denoiser; its own evaluations
+                of this posterior are counted, and it has no Jacobian.
+            parts: y (B, *out_shape), noise, operator, prior (in the same model units), truth, or
+                `account`, to be counted on another one.
+        """
+        if parts.keys() & {"prior", "operator"}:
+            other = Posterior(
+                parts.pop("prior", self.prior),
+                parts.pop("operator", self.operator),
+                parts.pop("y", self.y),
+                parts.pop("noise", self.noise),
+                shape=self.shape,
+                dtype=self.dtype,
+                truth=self.truth,
+                execution=self.execution,
+                provenance=self.provenance,
+            )
+            other.account = self.account
+        else:
+            other = copy.copy(self)
+        if denoise is not None:
+            other.denoise = denoise  # type: ignore[assignment, method-assign]
+            other.tweedie = _no_jacobian  # type: ignore[method-assign]
+        other.__dict__.update(parts)
+        return other
+
     def rows(self, samples: int) -> Posterior:
-        """The posterior a method receives: each measurement repeated `samples` times in a row, a fresh count, no truth."""
-        copy = object.__new__(Posterior)
-        copy.__dict__.update(self.__dict__)
-        copy.y = self.y.repeat_interleave(samples, dim=0)
-        copy.truth, copy.cost, copy._levels = None, Cost(rows=len(copy.y)), []
-        if self.amplitude is not None:
-            copy.amplitude = self.amplitude[0].repeat_interleave(samples, dim=0), self.amplitude[1]
-        return copy
+        """The posterior a method receives: each measurement repeated `samples` times in a row, a fresh account, no truth."""
+        y = self.y.repeat_interleave(samples, dim=0)
+        return self.replaced(y=y, truth=None, account=Account(Cost(rows=len(y))))
 
     def tempered(self, weights: Tensor) -> Posterior:
-        """p(x) times the likelihood of each entry of y to a power, for Gaussian noise: its variance is R / weights; the count is shared.
+        """p(x) times the likelihood of each entry of y to a power, for Gaussian noise: its variance is R / weights.
 
         Args:
             weights: (*out_shape), positive.
+
+        Raises: UnsupportedError for noise that is not Gaussian.
         """
         if not isinstance(self.noise, GaussianNoise):
             raise UnsupportedError(
                 f"tempered needs Gaussian noise, this posterior has {self.noise!r}"
             )
-        copy = object.__new__(Posterior)
-        copy.__dict__.update(self.__dict__)
-        copy.noise = GaussianNoise(
-            self.noise.sigma.cpu() / weights.cpu().double().sqrt(), self.noise.observed
-        )
-        return copy
-
-    def amplified(self, scale: Tensor, mean: Tensor) -> Posterior:
-        """p(x) replaced by the law of mean + scale (x - mean), whose denoiser is mean + scale (D(mean + (x - mean) / scale, sigma / scale) - mean).
-
-        Args:
-            scale: (B,), positive.
-            mean: broadcasts to one x, model units.
-        """
-        copy = object.__new__(Posterior)
-        rows = scale.reshape(-1, *[1] * len(self.shape))
-        copy.__dict__.update(self.__dict__, amplitude=(rows.to(self.y), mean.to(self.y)))
-        return copy
-
-    def denoised_by(self, denoise: Callable[[Tensor, Tensor | float], Tensor]) -> Posterior:
-        """This posterior with another denoiser, for a method that asks for `denoise` alone; what that evaluates of this one is counted here.
-
-        Args:
-            denoise: x (B, *shape), sigma () or (B,) -> (B, *shape).
-        """
-
-        def tweedie(x: Tensor, sigma: Tensor | float) -> Any:
-            raise UnsupportedError(
-                "a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it"
-            )
-
-        copy = object.__new__(Posterior)
-        copy.__dict__.update(self.__dict__, denoise=denoise, tweedie=tweedie)
-        return copy
-
-    @property
-    def modalities(self) -> dict[str, slice]:
-        """Which entries of the last dimension of y each instrument measured, by the names given to `inverse.stack`; otherwise all are y's."""
-        return getattr(self.operator, "modalities", {"y": slice(None)})
-
-    def per_modality(self, values: dict[str, float], default: float = 1.0) -> Tensor:
-        """A number for each modality, laid out on the entries of y: (*out_shape).
-
-        Raises: OptionError for a name that is no modality.
-        """
-        entries = torch.full(
-            tuple(self.y.shape[1:]), default, dtype=self.y.dtype, device=self.y.device
-        )
-        for name, value in values.items():
-            if name not in self.modalities:
-                raise OptionError(
-                    f"modality '{name}' is not measured here; measured: {', '.join(self.modalities)}"
-                )
-            entries[..., self.modalities[name]] = value
-        return entries
+        sigma = self.noise.sigma.cpu() / weights.cpu().double().sqrt()
+        return self.replaced(noise=GaussianNoise(sigma, self.noise.observed))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -159,50 +172,26 @@ class Posterior(LinearSolves):
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
-        self.cost.prior_rows += x.shape[0]
-        x, level, back = self._at_prior(x, sigma)
-        return back(self._evaluator.denoise(x, level))
+        self.account.asked(x, self.prior.asked_levels(sigma))
+        return self._evaluator.denoise(x, sigma)
 
     def tweedie(
         self, x: Tensor, sigma: Tensor | float
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
-        self.cost.prior_rows += x.shape[0]
-        x, level, back = self._at_prior(x, sigma)
-        x0_hat, pull = self._evaluator.tweedie(x, level)
+        self.account.asked(x, self.prior.asked_levels(sigma))
+        x0_hat, pull = self._evaluator.tweedie(x, sigma)
 
         def vjp(v: Tensor) -> Tensor:
             self.cost.vjp_rows += v.shape[0]
             return pull(v)
 
-        return back(x0_hat), vjp
-
-    def _at_prior(
-        self, x: Tensor, sigma: Tensor | float
-    ) -> tuple[Tensor, Tensor | float, Callable[[Tensor], Tensor]]:
-        """What the prior is asked, and how its answer comes back; where there is an amplitude the Jacobian is the same, its scale cancels."""
-        if self.amplitude is None:
-            self._levels.append(sigma)
-            return x, sigma, lambda x0_hat: x0_hat
-        scale, mean = self.amplitude
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1) / scale.reshape(
-            -1
-        )
-        self._levels.append(level)
-        return mean + (x - mean) / scale, level, lambda x0_hat: mean + scale * (x0_hat - mean)
+        return x0_hat, vjp
 
     @property
     def levels_asked(self) -> tuple[float, float] | None:
-        """Least and largest noise level that the prior was asked for, None before it was; they are looked at here alone, so that no step waits."""
-        if not self._levels:
-            return None
-        levels = torch.cat(
-            [
-                torch.as_tensor(level, dtype=torch.float64, device=self.device).reshape(-1)
-                for level in self._levels
-            ]
-        )
-        return float(levels.min()), float(levels.max())
+        """Least and largest noise level that the prior was asked for; None before it was asked."""
+        return self.account.range(self.device)
 
     @property
     def _evaluator(self) -> Evaluator:

@@ -6,7 +6,6 @@ https://openreview.net/forum?id=tplXNcHZs1 (algorithm 2), in the VE coordinate.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,9 +64,8 @@ class FPSSMC(inverse.ParticleMethod):
         sigmas = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
         )
-        first = float(sigmas[0])
-        images, step = copy.copy(posterior), copy.copy(posterior)
-        images.y = posterior.y[:: len(posterior) // len(cloud.generator)]
+        first, every = float(sigmas[0]), len(posterior) // len(cloud.generator)
+        images, step = posterior.replaced(y=posterior.y[::every]), posterior.replaced()
         noise, tilt = self._noise(images, first, cloud), Tilt(posterior)
         tilt.posterior = step
 

@@ -18,6 +18,8 @@ from torch import Tensor
 import inverse
 from inverse.analytic_start import amplified, fitted_amplitude, unstartable
 from inverse.errors import OptionError
+from inverse.measurement.modalities import per_modality
+from inverse.per_image import image_by_image
 from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
 
 PUBLISHED = {
@@ -132,7 +134,7 @@ class Multimodal(inverse.Guidance):
         weights = self._entries(posterior, "weights", 1.0)
         found = {
             f"weight_{name}": float(weights[..., part].flatten()[0])
-            for name, part in posterior.modalities.items()
+            for name, part in posterior.operator.modalities.items()
         }
         return found | (
             {"amplitude": float(fitted_amplitude(posterior).mean())}
@@ -143,7 +145,15 @@ class Multimodal(inverse.Guidance):
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor | inverse.Weighted]:
-        posterior = amplified(posterior) if self.amplitude == "evidence" else posterior
+        if self.amplitude == "prior":
+            return self._run(posterior, samples, generator)
+        return image_by_image(
+            posterior, samples, generator, lambda one, n, g: self._run(amplified(one), n, g)
+        )
+
+    def _run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor | inverse.Weighted]:
         x, sigmas = self.begin(posterior, generator)
         trace: list[dict[str, float]] = []
         if self.corrected:
@@ -219,7 +229,7 @@ class Multimodal(inverse.Guidance):
 
     def _dps(self, posterior, r, sigma, vjp):
         R, v = posterior.noise.variance(r), torch.zeros_like(r)
-        for part in posterior.modalities.values():
+        for part in posterior.operator.modalities.values():
             white = (r / R.sqrt() * posterior.noise.weights(r))[..., part]
             norm = white.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, *[1] * (r.ndim - 1))
             v[..., part] = white * (white[0].numel() ** 0.5 / norm)
@@ -254,11 +264,18 @@ class Multimodal(inverse.Guidance):
         )
         if published:
             values = {
-                name: value for name, value in values.items() if name in ("", *posterior.modalities)
+                name: value
+                for name, value in values.items()
+                if name in ("", *posterior.operator.modalities)
             }
-            values = {} if field == "weights" and len(posterior.modalities) == 1 else values
-        return posterior.per_modality(
-            {name: value for name, value in values.items() if name}, values.get("", default)
+            values = (
+                {} if field == "weights" and len(posterior.operator.modalities) == 1 else values
+            )
+        return per_modality(
+            posterior.operator,
+            posterior.y,
+            {name: value for name, value in values.items() if name},
+            values.get("", default),
         )
 
 
@@ -279,9 +296,10 @@ def _values(field, texts):
 def _sizes(posterior):
     """How many entries the modality of each entry of y has: (*out_shape)."""
     counts = {
-        name: posterior.y[0][..., part].numel() for name, part in posterior.modalities.items()
+        name: posterior.y[0][..., part].numel()
+        for name, part in posterior.operator.modalities.items()
     }
-    return posterior.per_modality(counts)
+    return per_modality(posterior.operator, posterior.y, counts)
 
 
 @inverse.hookimpl

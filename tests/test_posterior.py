@@ -465,6 +465,44 @@ def test_micro_batches_are_counted_once(gaussian_prior, network_prior):
     assert posterior.cost.nfe == 1
 
 
+# --- posteriors derived from another ---------------------------------------------------------------------------------------
+
+
+def test_whatever_is_replaced_is_counted_on_one_account(gaussian_posterior, gaussian_prior):
+    """Costs and noise levels: the note about levels outside the prior's range must see them all."""
+    posterior = gaussian_posterior("blur", images=2).rows(1)
+    x = normal(2, *SHAPE)
+    parts = [
+        {"y": posterior.y},
+        {"noise": inverse.GaussianNoise(0.3)},
+        {"operator": inverse.physics.Denoising()},
+        {"prior": inverse.RescaledPrior(gaussian_prior, 1.0, 0.0)},
+    ]
+    for count, given in enumerate(parts, 1):
+        posterior.replaced(**given).denoise(x, 10.0**count)
+        assert posterior.cost.prior_rows == 2 * count
+        assert posterior.levels_asked == (10.0, 10.0**count)
+
+
+def test_a_replaced_denoiser_has_no_jacobian(gaussian_posterior):
+    posterior = gaussian_posterior().replaced(denoise=lambda x, sigma: 0 * x)
+    assert not posterior.denoise(normal(2, *SHAPE), 1.0).any()
+    with pytest.raises(UnsupportedError, match="no Jacobian"):
+        posterior.tweedie(normal(2, *SHAPE), 1.0)
+
+
+def test_replacing_the_operator_leaves_no_spectrum_of_the_old_one(gaussian_posterior):
+    """Closed-form solves cache singular values; the new operator's are those of a fresh posterior."""
+    posterior = gaussian_posterior("blur-circular")
+    posterior.solve_normal(posterior.y)
+    operator = gaussian_posterior("denoise").operator
+    replaced = posterior.replaced(operator=operator)
+    fresh = inverse.Posterior(
+        posterior.prior, operator, posterior.y, posterior.noise, dtype=torch.float64
+    )
+    assert torch.equal(replaced.solve_normal(posterior.y), fresh.solve_normal(posterior.y))
+
+
 # --- a caller left in peace -------------------------------------------------------------------------------------------
 
 

@@ -91,3 +91,23 @@ def stacked_noise(operator: Any, sigma: dict[str, float | Tensor]) -> GaussianNo
     for name, part in operator.modalities.items():
         levels[part] = torch.as_tensor(sigma[name], dtype=torch.float64).flatten()
     return GaussianNoise(levels.reshape(*operator.flat))
+
+
+def per_modality(
+    operator: Any, y: Tensor, values: dict[str, float], default: float = 1.0
+) -> Tensor:
+    """A number for each modality of an operator, laid out on the entries of y (B, *out_shape): (*out_shape).
+
+    Args:
+        values: by the name of the modality.
+        default: for the modalities that are not named.
+
+    Raises: OptionError for a name that is not a modality.
+    """
+    entries = torch.full(tuple(y.shape[1:]), default, dtype=y.dtype, device=y.device)
+    for name, value in values.items():
+        if name not in operator.modalities:
+            measured = ", ".join(operator.modalities)
+            raise OptionError(f"modality '{name}' is not measured here; measured: {measured}")
+        entries[..., operator.modalities[name]] = value
+    return entries

@@ -97,7 +97,11 @@ def adjoint_error(
 
 
 def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """A copy of an operator on `device`, with real parameters in `dtype`."""
+    """A copy of an operator on `device`, with real parameters in `dtype`.
+
+    The copy has `modalities`: which entries of the last dimension of y each instrument measured,
+    by the names given to `inverse.stack`. All entries belong to "y" for other operators.
+    """
     duplicate = _deepcopy(physics)
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
 
@@ -106,7 +110,10 @@ def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
             return t.to(device, complex_dtype)
         return t.to(device, dtype) if t.is_floating_point() else t.to(device)
 
-    return duplicate._apply(convert)
+    duplicate = duplicate._apply(convert)
+    if not hasattr(duplicate, "modalities"):
+        duplicate.modalities = {"y": slice(None)}
+    return duplicate
 
 
 def _deepcopy(physics: Any) -> Any:

@@ -56,7 +56,11 @@ class LinearSolves(ABC):
     linear: bool
     decomposable: bool
     gaussian: bool
-    cost: Cost
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """What was evaluated so far."""
 
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ Sequential Monte Carlo, 2020.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -347,8 +346,7 @@ class ParticleMethod(Method):
             raise OptionError(
                 f"{self.name}: islands must divide the {particles} particles into clouds of at least 2, got {self.islands}"
             )
-        rows = copy.copy(posterior)
-        rows.y = posterior.y[::samples].repeat_interleave(particles, dim=0)
+        rows = posterior.replaced(y=posterior.y[::samples].repeat_interleave(particles, dim=0))
         streams = CloudGenerators(generator.rows[::samples])
         x = streams.randn_like(
             torch.empty(len(rows), *rows.shape, dtype=rows.dtype, device=rows.device)
@@ -370,7 +368,6 @@ def in_parts(
     step = max(1, posterior.execution.max_pixels // 8 // torch.Size(posterior.shape[-2:]).numel())
     found = []
     for start in range(0, len(posterior), step):
-        part = copy.copy(posterior)
-        part.y = posterior.y[start : start + step]
+        part = posterior.replaced(y=posterior.y[start : start + step])
         found.append(evaluate(part, *(t[start : start + step] for t in tensors)))
     return tuple(torch.cat(columns) for columns in zip(*found, strict=True))

@@ -59,6 +59,10 @@ class Prior(nn.Module):
         """The device of the weights; None for a prior without weights."""
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
 
+    def asked_levels(self, sigma: Tensor | float) -> Tensor | float:
+        """The levels to hold against `sigma_min` and `sigma_max` when this prior is asked for sigma; sigma itself, unless it wraps another."""
+        return sigma
+
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x]: x (B, *shape), sigma () or (B,), model units -> (B, *shape)."""

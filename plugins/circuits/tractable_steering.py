@@ -139,7 +139,7 @@ class TractableSteering(inverse.Method):
             w1, w2 = a / v1, (1 - a) / v2
             return (w1 * x0_hat + w2 * m) / (w1 + w2)
 
-        yield from self.steered.run(posterior.denoised_by(denoise), samples, generator)
+        yield from self.steered.run(posterior.replaced(denoise=denoise), samples, generator)
 
     def _denoiser(self, posterior, x, s, t, generator):
         """Mean and variance of x0 as the denoiser has them at level s, t being the next."""

@@ -20,7 +20,6 @@ from inverse_plugins.structure.network import (
     coarse_grey,
     colour_of,
 )
-from inverse_plugins.structure.per_image import rows_of
 
 
 def guided(
@@ -57,9 +56,7 @@ def guided(
         .reshape(operator.flat)
         .expand(len(posterior), *[-1] * len(shape))
     )
-    return rows_of(
-        posterior,
-        slice(None),
+    return posterior.replaced(
         operator=operator,
         y=stacked,
         noise=stacked_noise(operator, {name: s for name, (_, _, s) in parts.items()}),

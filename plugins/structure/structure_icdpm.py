@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import inverse
+from inverse.per_image import image_by_image
 from inverse_plugins.structure.card import StructureCard, load_conditional
 from inverse_plugins.structure.conditional import ConditionalPrior
-from inverse_plugins.structure.per_image import one_by_one, rows_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class StructureICDPM(inverse.Method):
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
         network = load_conditional(self.net).to(posterior.device)
-        yield from one_by_one(
+        yield from image_by_image(
             posterior, samples, generator, lambda one, n, g: self._one(network, one, g)
         )
 
@@ -93,8 +93,6 @@ class StructureICDPM(inverse.Method):
         """The posterior with the network's denoiser in place of the prior's, in the prior's units."""
         native = ConditionalPrior(network, one.y[:1].to(next(network.parameters()).dtype), guided)
         a = one.prior.scale / native.scale
-        return rows_of(
-            one,
-            slice(None),
+        return one.replaced(
             prior=inverse.RescaledPrior(native, a, (one.prior.shift - native.shift) / native.scale),
         )

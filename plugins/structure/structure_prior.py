@@ -13,10 +13,10 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.per_image import image_by_image
 from inverse.registry.discovery import with_settings
 from inverse_plugins.structure.card import StructureCard, load_structure
 from inverse_plugins.structure.measurements import guided
-from inverse_plugins.structure.per_image import one_by_one
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class StructurePrior(inverse.Method):
                 guided(one, estimates, self.tempering(), colour), samples, generator
             )
 
-        yield from one_by_one(posterior, samples, generator, run)
+        yield from image_by_image(posterior, samples, generator, run)
 
 
 def _sizes(shape):

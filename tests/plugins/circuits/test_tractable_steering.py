@@ -249,7 +249,7 @@ def test_a_base_that_differentiates_is_no_choice():
 
 
 def test_a_replaced_denoiser_has_no_jacobian():
-    posterior = eight_by_eight().denoised_by(lambda x, sigma: x)
+    posterior = eight_by_eight().replaced(denoise=lambda x, sigma: x)
     assert torch.equal(posterior.denoise(normal(2, 3, 8, 8), 1.0), normal(2, 3, 8, 8))
     with pytest.raises(UnsupportedError, match="no Jacobian"):
         posterior.tweedie(normal(2, 3, 8, 8), 1.0)

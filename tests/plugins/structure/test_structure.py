@@ -12,6 +12,7 @@ from conftest import dense, draws, image_prior, matrix_operator, normal, problem
 import inverse
 from inverse.errors import InverseError, OptionError, PriorError, UnsupportedError
 from inverse.io.images import write_png
+from inverse.per_image import image_by_image
 from inverse.priors.cards import shipped_cards
 from inverse.priors.networks.unet import UNetConfig
 from inverse_plugins.structure.blurs import MAKERS, BlurCorpus, blurred
@@ -34,7 +35,6 @@ from inverse_plugins.structure.network import (
     colour_of,
     grey_of,
 )
-from inverse_plugins.structure.per_image import one_by_one
 from inverse_plugins.structure.training import (
     ConditionalTraining,
     StructureTrainConfig,
@@ -250,7 +250,7 @@ def test_gaussian_prior_with_an_exact_linear_guide_has_the_exact_stacked_posteri
     posterior = gaussian_posterior("blur", images=1)
     prior, estimates = posterior.prior, linear_guide(posterior)
     stacked = guided(posterior, estimates, BETA)
-    assert list(stacked.modalities) == ["y", "structure-2", "structure-4"]
+    assert list(stacked.operator.modalities) == ["y", "structure-2", "structure-4"]
     mmps = inverse.get_method("mmps", iterations=200, tolerance=1e-10)
     for sigma in (0.02, 0.1, 0.5, 2.0, 20.0):
         x = prior.mean + (
@@ -313,9 +313,10 @@ def test_tempering_divides_the_precision(gaussian_posterior):
 def test_blind_knows_the_picture_and_not_the_operator(gaussian_posterior):
     posterior = gaussian_posterior("blur", images=1)
     blind = guided(posterior, linear_guide(posterior), BETA, colour=0.01)
-    assert list(blind.modalities) == ["colour", "structure-2", "structure-4"]
+    assert list(blind.operator.modalities) == ["colour", "structure-2", "structure-4"]
     torch.testing.assert_close(
-        blind.y.flatten()[blind.modalities["colour"]], averaged(colour_of(posterior.y), 4).flatten()
+        blind.y.flatten()[blind.operator.modalities["colour"]],
+        averaged(colour_of(posterior.y), 4).flatten(),
     )
 
 
@@ -342,7 +343,7 @@ def test_images_that_end_early_wait(gaussian_posterior):
     def run(one, samples, generator):
         yield from (one.y + i for i in range(1 + int(one.y[0, 0, 0, 0] == posterior.y[1, 0, 0, 0])))
 
-    iterates = list(one_by_one(posterior, 1, inverse.Generators.for_samples(0, 2, 1), run))
+    iterates = list(image_by_image(posterior, 1, inverse.Generators.for_samples(0, 2, 1), run))
     assert len(iterates) == 2
     torch.testing.assert_close(
         iterates[1] - posterior.y,

@@ -405,28 +405,40 @@ def test_the_amplitude_of_many_days_is_theirs():
     assert float(fitted_amplitude(many).log().mean().exp()) == pytest.approx(1.5, rel=0.08)
 
 
-def test_amplified_is_the_posterior_of_the_wider_law():
-    """Its denoiser, its analytic start and what mmps makes of it, each row with an amplitude of its own."""
-    law = field()
-    y = torch.cat([measured(truth=draws(scaled(law, factor), 1)).y for factor in (0.5, 2.0)])
-    both = inverse.Posterior(law, measured().operator, y, measured().noise, dtype=torch.float64)
-    wide = amplified(both)
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_amplified_is_the_posterior_of_the_wider_law(factor):
+    """Its denoiser and Jacobian, its analytic start and what mmps makes of it."""
+    law, one = field(), measured(truth=draws(scaled(field(), factor), 1))
+    wide = amplified(one)
+    own = scaled(law, float(fitted_amplitude(one)))
     x, sigma = draws(law, 2, seed=3), torch.tensor([0.4, 3.0], dtype=torch.float64)
+    x0_hat, vjp = wide.tweedie(x, sigma)
+    torch.testing.assert_close(x0_hat, own(x, sigma))
+    given = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(own(given, sigma), given, torch.ones_like(x))
+    torch.testing.assert_close(vjp(torch.ones_like(x)), gradient)
     method = inverse.get_method("multimodal", amplitude="evidence", tolerance=1e-12, iterations=200)
-    seen = method.denoise(
-        wide, law.mean.expand(2, *SHAPE), torch.tensor(300.0, dtype=torch.float64)
-    )
-    starts = analytic_start(wide.rows(1), 0.0, Generators.for_samples(0, 2, 1))
-    assert not bool(torch.isclose(*wide.amplitude[0].flatten()))
-    for i, scale in enumerate(wide.amplitude[0].flatten().tolist()):
-        own = scaled(law, scale)
-        torch.testing.assert_close(wide.denoise(x, sigma)[i], own(x[i : i + 1], sigma[i])[0])
-        one = inverse.Posterior(own, both.operator, y[i : i + 1], both.noise, dtype=torch.float64)
-        torch.testing.assert_close(seen[i], exact(one).mean, rtol=0, atol=1e-3)
-        draw = analytic_start(one.rows(1), 0.0, Generators.for_samples(0, 1, 1, first_image=i))
-        torch.testing.assert_close(
-            starts[i], draw[0], rtol=0, atol=1e-4
-        )  # conjugate gradients stop at 1e-5
+    far = torch.tensor(300.0, dtype=torch.float64)
+    exactly = inverse.Posterior(own, one.operator, one.y, one.noise, dtype=torch.float64)
+    seen = method.denoise(wide, law.mean.expand(1, *SHAPE), far)
+    torch.testing.assert_close(seen[0], exact(exactly).mean, rtol=0, atol=1e-3)
+    starts = [
+        analytic_start(p.rows(1), 0.0, Generators.for_samples(0, 1, 1)) for p in (wide, exactly)
+    ]
+    # conjugate gradients stop at 1e-5
+    torch.testing.assert_close(*starts, rtol=0, atol=1e-4)
+
+
+def test_every_image_of_a_batch_has_an_amplitude_of_its_own():
+    law, truths = field(), [draws(scaled(field(), factor), 1) for factor in (0.5, 2.0)]
+    method = inverse.get_method("multimodal", amplitude="evidence", steps=3)
+    parts = [measured(truth=truth) for truth in truths]
+    y = torch.cat([part.y for part in parts])
+    both = inverse.Posterior(law, parts[0].operator, y, parts[0].noise, dtype=torch.float64)
+    together = inverse.solve(both, method, 2)
+    for i, part in enumerate(parts):
+        alone = inverse.solve(part, method, 2, first_image=i)
+        torch.testing.assert_close(together.samples[i], alone.samples[0], rtol=0, atol=1e-9)
 
 
 def test_the_amplitude_is_kept_with_the_result():

@@ -94,7 +94,7 @@ def test_what_is_measured(law, hour):
     """Area means of cells and interpolated stations, with 0.5 K of noise: every residual in units of it is standard normal."""
     problem = inverse.get_problem("atmosphere")
     posterior = problem.posterior(torch.stack([hour] * 40), prior=law.double(), dtype=F64)
-    assert posterior.modalities == {"coarse": slice(0, 117), "stations": slice(117, 142)}
+    assert posterior.operator.modalities == {"coarse": slice(0, 117), "stations": slice(117, 142)}
     residual = (posterior.y - problem.operator((1, 33, 49)).A(hour[None])) / 0.5
     assert float(residual.square().mean()) == pytest.approx(1, abs=0.06)
     assert {

@@ -79,7 +79,7 @@ def test_each_hour_is_seen_by_both(law, hours):
     """Area means and stations of hour i are those of its field, with 0.5 K of noise."""
     problem = inverse.get_problem("atmosphere", window=4, count=10)
     posterior = problem.posterior(torch.stack([hours] * 8), prior=law.double(), dtype=F64)
-    assert posterior.modalities == {
+    assert posterior.operator.modalities == {
         "coarse": slice(0, 4 * 117),
         "stations": slice(4 * 117, 4 * 127),
     }

@@ -68,7 +68,7 @@ class StructureICDPM(inverse.Method):
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Tensor | inverse.Weighted]:
         network = load_conditional(self.net).to(posterior.device)
         yield from image_by_image(
             posterior, samples, generator, lambda one, n, g: self._one(network, one, g)

@@ -98,7 +98,7 @@ class StructurePrior(inverse.Method):
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Tensor | inverse.Weighted]:
         net, colour = (
             load_structure(self.net).to(posterior.device),
             StructureCard.read(self.net).colour if self.blind else None,

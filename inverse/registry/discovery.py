@@ -84,12 +84,14 @@ class Registry:
                 self._load(functools.partial(importlib.import_module, name), name, origin)
 
     def load_file(self, path: Path) -> None:
-        """Import one file as a plug-in.
+        """Import one file as a plug-in; a file that was imported before is not imported again.
 
         Raises: PluginError if the file does not exist or cannot be imported.
         """
         if not path.is_file():
             raise PluginError(f"plug-in {path}: no such file")
+        if self.manager.has_plugin(str(path)):
+            return
         self._load(functools.partial(_import_file, path), str(path), "file")
         if error := self.loaded[-1].error:
             raise PluginError(f"plug-in {path}: {error}")

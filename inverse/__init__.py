@@ -1,6 +1,6 @@
-"""Posterior sampling for inverse problems: a diffusion prior, a forward operator, methods that compete and are checked.
+"""Posterior sampling for inverse problems with a diffusion prior and a forward operator.
 
-Everything public hangs on this name and is imported on first use.
+Every public name is an attribute of this package, imported on first use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from inverse.errors import InverseError
 
 __version__ = "0.1.0"
 
-_HOME = {
+MODULES = {
     "operator": "measurement.operators",
     "adjoint_error": "measurement.operators",
     "stack": "measurement.modalities",
@@ -58,8 +58,9 @@ _HOME = {
     "as_reconstructor": "deepinv_reconstructors",
     "from_reconstructor": "deepinv_reconstructors",
 }
+"""The module that defines each public name."""
 
-__all__ = ["InverseError", "__version__", "physics", *_HOME]
+__all__ = ["InverseError", "__version__", "physics", *MODULES]
 
 if TYPE_CHECKING:
     from inverse.checks.calibration import diagnose
@@ -94,8 +95,8 @@ def __getattr__(name: str) -> Any:
         from inverse.measurement.deepinv_import import deepinv
 
         return deepinv("physics")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"inverse.{_HOME[name]}"), name)
+    if name in MODULES:
+        value = getattr(importlib.import_module(f"inverse.{MODULES[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'inverse' has no attribute '{name}'")

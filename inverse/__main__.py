@@ -1,4 +1,4 @@
-"""python -m inverse"""
+"""The `inverse` command as `python -m inverse`."""
 
 from inverse.command.app import main
 

@@ -1,6 +1,7 @@
-"""The command as a test meets it: run in this process, or as a real one; a tiny prior, pictures, fake distributions.
+"""Fixtures and helpers for tests of the command: runs, a tiny prior, pictures, distributions.
 
-A test module that wants the fixtures says `pytest_plugins = "cli_fixtures"`. PYTEST_DONT_REWRITE: it imports the helpers too.
+A test module gets the fixtures by `pytest_plugins = "cli_fixtures"`. It also imports the helpers,
+hence PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONFIG = UNetConfig(channels=3, widths=(8, 16), blocks=(1, 1), embedding=16)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the command left: exit code, standard output, standard error."""
+    """The result of a command: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -43,7 +44,7 @@ class Outcome:
         return Path(self.out.splitlines()[-1])
 
     def refused(self, *words: str) -> str:
-        """The error line, after checking that it is one clear line, that the exit code is 2 and that it holds these words."""
+        """Check that the command failed with code 2 and one line with these words."""
         assert self.code == 2, self
         assert self.out == "", self.out
         lines = self.err.splitlines()
@@ -55,7 +56,7 @@ class Outcome:
 
 
 def tiny_network(config: UNetConfig = CONFIG) -> NetworkPrior:
-    """An untrained prior whose output layers are not zero, so that everything in it matters."""
+    """An untrained prior whose output layers are not zero, so that every weight matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prior = NetworkPrior.unet(config, sigma_data=0.5, shift=0.5, scale=0.5)
@@ -67,7 +68,7 @@ def tiny_network(config: UNetConfig = CONFIG) -> NetworkPrior:
 
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prior on disk, 3 x any x any."""
+    """A prior on disk for colour images of any size."""
     path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
     save_prior(tiny_network(), path, training={"data": "none"}, licence="none", limits="untrained")
     return path
@@ -75,7 +76,7 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_registry() -> Iterator[None]:
-    """Plug-ins loaded by a test are forgotten after it, and those of others before it."""
+    """A new registry of plug-ins before and after the test."""
     plugins.registry.cache_clear()
     yield
     plugins.registry.cache_clear()
@@ -88,7 +89,7 @@ def command(
     capsys: pytest.CaptureFixture[str],
     fresh_registry: None,
 ) -> Callable[..., Outcome]:
-    """Run `inverse ARGUMENTS` in this process, in an empty folder."""
+    """Run `inverse ARGUMENTS` in this process and in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -107,7 +108,7 @@ def command(
 
 @pytest.fixture
 def solve(command: Callable[..., Outcome], tiny_prior: Path) -> Callable[..., Outcome]:
-    """`inverse solve` with the tiny prior, denoising by the pseudo-inverse unless the arguments say otherwise: milliseconds on a small picture."""
+    """Run `inverse solve`, by default with the tiny prior, denoise and pseudo-inverse."""
 
     def run(*arguments: object) -> Outcome:
         defaults = {"--prior": tiny_prior, "--problem": "denoise", "--method": "pseudo-inverse"}
@@ -125,7 +126,7 @@ def solve(command: Callable[..., Outcome], tiny_prior: Path) -> Callable[..., Ou
 def process(
     *arguments: object, interrupt_when: Callable[[], bool] | None = None, **environment: str
 ) -> Outcome:
-    """Run `inverse ARGUMENTS` as a real process; SIGINT it as soon as `interrupt_when` says so."""
+    """Run `inverse ARGUMENTS` as a process; send SIGINT once `interrupt_when()` is true."""
     child = subprocess.Popen(
         [
             sys.executable,
@@ -137,9 +138,8 @@ def process(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a suite run in the background inherits that it is ignored
+        # a suite that runs in the background would inherit an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while interrupt_when is not None and child.poll() is None:
         if interrupt_when():
@@ -166,7 +166,7 @@ def write_picture(path: Path, array: np.ndarray | None = None, **settings: objec
 
 
 def write_png16(path: Path, array: np.ndarray) -> Path:
-    """Save 16-bit pixels (H, W, 1 to 4) as PNG, which Pillow cannot in colour."""
+    """Save 16-bit pixels (H, W, 1 to 4) as PNG; Pillow cannot save them in colour."""
     height, width, channels = array.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -192,7 +192,7 @@ def write_distribution(
     entry_points: dict[str, str],
     version: str = "1.0",
 ) -> Path:
-    """An installed distribution in `folder`: its modules and the metadata that names its entry points."""
+    """Write a distribution to `folder`: its modules and the metadata with its entry points."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -232,5 +232,5 @@ def inverse_methods():
 
 
 def method_source(name: str, needs: tuple[str, ...] = ()) -> str:
-    """A plug-in module that registers one method, which answers zero in model units."""
+    """Source of a plug-in with one method, which returns zero in model units."""
     return METHOD.format(cls=name.title().replace("-", ""), name=name, needs=needs)

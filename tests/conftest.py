@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def smooth_covariance(channels: int, height: int, width: int, variance: float = 0.1) -> Tensor:
-    """Covariance (n, n) of a smooth image: neighbours correlate by 0.7, channels by 0.5; full rank."""
+    """Covariance (n, n) of a smooth image: neighbours correlate by 0.7, channels by 0.5."""
     distance = [
         (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (height, width)
     ]

@@ -83,11 +83,11 @@ def module_graph() -> Graph:
 
 
 def _public_homes(path: Path) -> dict[str, str]:
-    """`inverse._HOME`, read from the source."""
+    """`inverse.MODULES`, read from the source."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_HOME":
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MODULES":
             return ast.literal_eval(node.value)
-    raise AssertionError("inverse/__init__.py has no table _HOME")
+    raise AssertionError("inverse/__init__.py has no table MODULES")
 
 
 def _attributes_of_inverse(tree: ast.AST) -> set[str]:

@@ -231,4 +231,4 @@ def test_public_names_are_declared_for_type_checkers_too():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert declared == {name: f"inverse.{home}" for name, home in inverse._HOME.items()}
+    assert declared == {name: f"inverse.{home}" for name, home in inverse.MODULES.items()}

@@ -1,4 +1,4 @@
-"""What is installed: the wheel and the sdist carry everything, and an outside distribution becomes a method."""
+"""Packaging: the contents of wheel and sdist, and a third-party distribution with a method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ IMPORTED_AS = {
     "problems": "inverse_problems",
     "data": "inverse_data",
 }
-BUILD = "import sys, setuptools.build_meta as backend; print(getattr(backend, 'build_' + sys.argv[1])(sys.argv[2]))"
+BUILD = (
+    "import sys, setuptools.build_meta as backend; "
+    "print(getattr(backend, 'build_' + sys.argv[1])(sys.argv[2]))"
+)
 
 needs_git = pytest.mark.skipif(
     not (ROOT / ".git").exists() or shutil.which("git") is None,
@@ -38,7 +41,7 @@ needs_demo = pytest.mark.skipif(not DEMO.is_dir(), reason="the examples are not 
 
 
 def committed() -> list[str]:
-    """Paths of the files that git tracks and that are here."""
+    """Paths of the files that git tracks and that exist."""
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -75,7 +78,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[st
 
 
 def wanted() -> list[str]:
-    """Committed files of the four packages that must be installed: code, the marker of types, cards, weights, images and their sources."""
+    """Committed files that must be installed: code, types marker, cards, weights and images."""
     suffixes = {".py", ".json", ".safetensors", ".png", ".md", ".typed"}
     return [
         path
@@ -126,11 +129,11 @@ def test_this_installation_registers_the_first_party():
     assert values == {"inverse.builtin", "inverse_plugins", "inverse_problems"}
 
 
-# --- the outside distribution ------------------------------------------------------------------------------------------------
+# --- the third-party distribution -----------------------------------------------------------------
 
 
 @needs_demo
-def test_demo_is_a_whole_distribution_under_sixty_lines():
+def test_demo_is_a_complete_distribution_under_sixty_lines():
     files = [path for path in DEMO.iterdir() if path.is_file()]
     assert sorted(path.name for path in files) == ["inverse_langevin_demo.py", "pyproject.toml"]
     assert sum(len(path.read_text().splitlines()) for path in files) < 60
@@ -196,7 +199,7 @@ def test_installed_demo_is_listed_and_runs(site, tmp_path, tiny_prior):
 
 
 class PixelwiseGaussian(inverse.Prior):
-    """Two channels, N(mean, covariance) at every pixel on its own."""
+    """Two channels; each pixel is independent with law N(mean, covariance)."""
 
     mean = torch.tensor([0.3, -0.2], dtype=torch.float64)[:, None]
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
@@ -208,7 +211,7 @@ class PixelwiseGaussian(inverse.Prior):
 
 @needs_demo
 def test_demo_draws_from_the_exact_posterior(monkeypatch):
-    """Pixels are independent draws: 5 000 of them leave 2 % of Monte Carlo error in a variance, the finite number of steps 3 % more."""
+    """A variance of 5 000 pixels has 2 % Monte Carlo error; the finite steps add 3 %."""
     monkeypatch.syspath_prepend(str(DEMO))
     from inverse_langevin_demo import LangevinDemo
 

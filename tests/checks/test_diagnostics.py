@@ -1,4 +1,4 @@
-"""Diagnostics against closed forms: a Gaussian's scores, uniform p-values and bands, and the defects they are for."""
+"""Diagnostics: scores of Gaussians, uniform p-values and bands, power against planted defects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=inverse.seeded("diagnostics", seed), dtype=torch.float64)
 
 
-# --- scores -------------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("m", [2, 5])
@@ -94,7 +94,7 @@ def test_shapes_that_do_not_fit_are_refused():
         scores.fair_crps(normal(3, 1, 2), normal(3, 2))
 
 
-# --- exchangeability ----------------------------------------------------------------------------------------------------
+# --- exchangeability ------------------------------------------------------------------------------
 
 
 def test_rank_counts_the_samples_below():
@@ -172,11 +172,11 @@ def test_randomisation_is_exact_for_heavy_tails():
         assert abs(sum(x <= a + 1e-9 for x in p) - 1000 * a) < 3.3 * math.sqrt(1000 * a * (1 - a))
 
 
-# --- uniform laws -------------------------------------------------------------------------------------------------------
+# --- uniform laws ---------------------------------------------------------------------------------
 
 
 def test_ecdf_p_value_is_that_of_enumeration():
-    """Every set of 4 ranks in 0, 1, 2: the p-value is the probability of a departure at least as large."""
+    """Over all sets of 4 ranks in 0, 1, 2, the p-value is the probability of a larger departure."""
     n, m = 4, 2
     tail = {k: scipy.stats.binom(n, (k + 1) / (m + 1)) for k in range(m)}
 
@@ -203,7 +203,7 @@ def test_band_holds_the_whole_ecdf_with_its_probability(n, m, level):
     deviation = math.sqrt(level * (1 - level) / 4000)
     assert (
         level - 3.5 * deviation < float(inside.double().mean()) < level + 0.02 + 3.5 * deviation
-    )  # counts are whole: a little above is right
+    )  # counts are integers, so the probability lies slightly above the level
     assert [exchangeability.ecdf_p_value(one, m) > 1 - level for one in r[:100]] == inside[
         :100
     ].tolist()
@@ -245,7 +245,7 @@ def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
     )
 
 
-# --- the report ---------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def test_holm_steps_down():
@@ -291,9 +291,7 @@ def test_report_is_plain_data():
     }
     assert sum(data["curves"]["sbc"]["|x|^2"]) == 20
     coverage = next(c for c in data["checks"] if c["name"] == "coverage 90%")
-    assert coverage["expected"] == pytest.approx(
-        4 / 6
-    )  # five samples have no wider interval, and the report says so
+    assert coverage["expected"] == pytest.approx(4 / 6)  # the widest interval of five samples
 
 
 def test_report_refuses_what_it_cannot_test():
@@ -303,12 +301,12 @@ def test_report_refuses_what_it_cannot_test():
         diagnostics.report(diagnostics.Simulations(normal(10, 5, 2) / 0, normal(10, 2)))
 
 
-# --- power --------------------------------------------------------------------------------------------------------------
+# --- power ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [case for case in power.CASES if not case.startswith("none")])
 def test_planted_defect_is_found(case):
-    """Five of five: a verdict of power 0.5 would pass one time in 32; the full study stands in docs/diagnostics.md."""
+    """All of five runs: a test of power 0.5 would pass one time in 32."""
     assert power.study(case, 5)["verdict"] == 1
 
 
@@ -348,12 +346,12 @@ def test_vectorised_exact_sampler_is_the_problems_exact_posterior(problem):
         )
 
 
-# --- the driver ---------------------------------------------------------------------------------------------------------
+# --- diagnose -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scales(inverse.Problem):
-    """White x seen entry by entry, half of it with noise that differs from pixel to pixel, the rest not at all."""
+    """White x, half of whose entries are observed with noise of different levels."""
 
     name = "scales"
 
@@ -427,7 +425,7 @@ def test_same_seed_same_diagnosis():
 
 @dataclass(frozen=True)
 class Counts(inverse.Problem):
-    """Photon counts of a positive x; no law of x is known."""
+    """Photon counts of a positive x with an unknown law."""
 
     name = "counts"
 
@@ -446,7 +444,7 @@ class Counts(inverse.Problem):
 
 @dataclass(frozen=True)
 class Jitter(inverse.Method):
-    """y with a little noise."""
+    """The measurement plus noise."""
 
     name = "jitter"
 
@@ -478,7 +476,7 @@ def test_noiseless_measurements_have_no_likelihood():
     assert "log-likelihood" not in found.report.curves["sbc"]
 
 
-def test_truths_that_will_not_do_are_refused():
+def test_unusable_ground_truths_are_refused():
     with pytest.raises(InputError, match="20 ground truths are needed, 10 were given"):
         inverse.diagnose("denoise", Jitter, 20, truths=[normal(1, 8, 8, seed=i) for i in range(10)])
     with pytest.raises(InputError, match="share one shape"):

@@ -36,7 +36,7 @@ def test_w2_of_gaussians_is_symmetric_and_invariant_to_rotation():
 
 
 def test_w2_of_large_samples_approaches_that_of_their_gaussians():
-    """In one dimension, where the optimal assignment is the order."""
+    """In one dimension, where sorting gives the optimal assignment."""
     x, y = normal(20000, 1, seed=1), 1 + 2 * normal(20000, 1, seed=2)
     exact = distances.gaussian_w2(
         torch.zeros(1).double(),
@@ -49,7 +49,7 @@ def test_w2_of_large_samples_approaches_that_of_their_gaussians():
 
 
 def test_sliced_distance_of_a_shift():
-    """|<u, shift>| of a random direction: mean 1/2 in three dimensions, at most 1; a shift moves every quantile alike, for any p."""
+    """|<u, shift>| of a random direction in three dimensions has mean 1/2 and maximum 1."""
     x = normal(50, 3, seed=1)
     y = x + torch.tensor([0.0, 0.0, 1.0]).double()
     for p in (1, 2):

@@ -1,4 +1,4 @@
-"""The referee on trial: an exact sampler passes, planted defects fail for the reason they were planted for."""
+"""The referee: an exact sampler passes, and planted defects fail for their own reason."""
 
 import json
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ GAUSSIAN = ("inpainting", "random")
 
 
 def exact_law(posterior, y):
-    """The posterior of one row, by the closed form; what no real method can do."""
+    """The exact posterior of one row."""
     n = torch.Size(posterior.shape).numel()
     A = (
         posterior.operator.A(torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape))
@@ -73,12 +73,12 @@ class Planted(inverse.Method):
 
 
 def judge(defect, claim="exact", **options):
-    kind = type(
+    method = type(
         "Planted",
         (Planted,),
         {"claim": claim, **{k: options.pop(k) for k in ("limit", "any_prior") if k in options}},
     )
-    return inverse.verify(kind(defect=defect, **options), samples=SAMPLES, cases=GAUSSIAN)
+    return inverse.verify(method(defect=defect, **options), samples=SAMPLES, cases=GAUSSIAN)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_defect_fails_the_claim_it_breaks(defect, claim, words):
     assert any(words in failure for failure in verdict.failures)
 
 
-def test_a_limit_is_held_where_the_error_falls_and_not_where_it_stays():
-    """A spread 5 / steps too wide has order 1; one that halving leaves alone has order 0."""
+def test_a_limit_holds_if_the_error_falls_and_fails_if_it_stays():
+    """A spread that is too wide by 5 / steps has order 1; a constant error has order 0."""
     falling, staying = (
         judge("slow", "exact in the limit", limit={"steps": 1}),
         judge("narrow", "exact in the limit", limit={"steps": 1}),
@@ -188,7 +188,7 @@ import inverse
 
 @dataclass(frozen=True)
 class Guess(inverse.Method):
-    """Draws from nowhere."""
+    """Draws that ignore the posterior."""
     name, reference, equation, claim, limit = "guess", "nobody", "x = z", "{claim}", {{}}
     def run(self, posterior, samples, generator):
         yield inverse.standard_normal(posterior, generator)
@@ -211,7 +211,7 @@ def test_the_command_fails_a_third_partys_false_claim_with_exit_1_and_stores_why
     assert record["cases"][0]["figures"]["W2"]["score"] >= 1
 
 
-def test_the_command_holds_a_method_that_claims_nothing_and_prints_one_record(command, tmp_path):
+def test_the_command_passes_a_method_without_claim_and_prints_one_record(command, tmp_path):
     (tmp_path / "guess.py").write_text(PLUGIN.format(claim="none"))
     done = command(
         "verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random", "--json"
@@ -253,8 +253,11 @@ def test_a_verdict_is_replaced_not_changed():
     assert verdict.held
 
 
-def test_several_measurements_are_sampled_together_each_from_its_own_posterior():
-    """Means of 4000 draws of an exact sampler within 4.5 standard errors (16 coordinates of each of three), weights resampled within each measurement."""
+def test_several_measurements_are_sampled_from_their_own_posteriors():
+    """Means of 4000 exact draws lie within 4.5 standard errors (48 coordinates).
+
+    Weights are resampled within each measurement.
+    """
     problem = inverse.get_problem("gaussian", side=4, view="random")
     posterior = problem.posterior(torch.stack(problem.truths()[:3]), dtype=torch.float64)
     x, cost, _ = claims.sample(inverse.get_method("mmps", steps=40), posterior, 4000)

@@ -1,4 +1,4 @@
-"""Everything a user can get wrong: one clear line on standard error, exit code 2, no traceback, nothing half-written."""
+"""Bad input: one clear line on standard error, exit code 2, no traceback, no partial files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def picture(tmp_path) -> Path:
 
 @pytest.fixture
 def refuse(solve, tmp_path):
-    """Run `inverse solve`, check that it is refused with these words and that it changed nothing on disk."""
+    """Check that `inverse solve` is refused with these words and writes nothing."""
 
     def run(*arguments: object, says: tuple[str, ...] | str) -> str:
         before = sorted(tmp_path.rglob("*"))
@@ -50,7 +50,7 @@ def save(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["--input", "--measurement"])
@@ -91,12 +91,12 @@ def test_truncated_png(refuse, picture):
 
 
 @pytest.mark.parametrize("text", ["hello", "\x93NUMPY"])
-def test_array_that_is_none(refuse, tmp_path, text):
+def test_file_that_is_not_an_array(refuse, tmp_path, text):
     (tmp_path / "a.npy").write_text(text)
     refuse("--measurement", tmp_path / "a.npy", says=("a.npy", "not a readable array"))
 
 
-def test_hdf5_that_is_none(refuse, tmp_path):
+def test_file_that_is_not_hdf5(refuse, tmp_path):
     (tmp_path / "a.h5").write_text("hello")
     refuse("--measurement", tmp_path / "a.h5", says=("a.h5", "not a readable array"))
 
@@ -107,7 +107,7 @@ def test_pickled_array_is_not_loaded(refuse, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_files_of_a_folder_that_are_no_images_are_named_once(solve, tmp_path):
+def test_other_files_of_a_folder_are_named_once(solve, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("photo.png", "b.png", "moving.gif"):
         write_picture(tmp_path / "photos" / name)
@@ -133,7 +133,7 @@ def test_input_and_measurement_together(refuse, picture):
     )
 
 
-# --- measurements ---------------------------------------------------------------------------------------------------------
+# --- measurements ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -214,7 +214,8 @@ def test_operator_that_cannot_take_the_measurement_is_one_line_in_python():
     camera = inverse.operator(lambda x: x.flatten(1) @ torch.ones(192, 5), shape=(3, 8, 8))
     with pytest.raises(
         InverseError,
-        match=r"measurement: its shape is \(7,\), the operator expects \(5,\) for an image of shape \(3, 8, 8\)",
+        match=r"measurement: its shape is \(7,\), the operator expects \(5,\) "
+        r"for an image of shape \(3, 8, 8\)",
     ):
         Posterior(inverse.FlatPrior((3, None, None)), camera, torch.zeros(1, 7))
 
@@ -241,7 +242,7 @@ def test_measurement_too_small_for_super_resolution(refuse, tmp_path, size):
     )
 
 
-# --- kernels and masks --------------------------------------------------------------------------------------------------
+# --- kernels and masks ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -369,7 +370,7 @@ def test_unknown_mask(refuse, picture):
     )
 
 
-# --- noise ----------------------------------------------------------------------------------------------------------------
+# --- noise ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", ["deblur", "denoise", "inpainting", "super-resolution"])
@@ -384,7 +385,7 @@ def test_negative_sigma_y(refuse, problem):
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])
-def test_sigma_y_that_is_no_number(refuse, value):
+def test_sigma_y_that_is_not_finite(refuse, value):
     refuse("--problem-option", f"sigma_y={value}", says=("sigma_y must be", value))
 
 
@@ -410,7 +411,7 @@ def test_zero_sigma_y_has_no_likelihood():
         posterior.log_likelihood(truth)
 
 
-# --- names and options ------------------------------------------------------------------------------------------------------
+# --- names and options ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -473,7 +474,6 @@ def test_no_steps(refuse, method):
     refuse("--method", method, "--steps", 0, says=(f"{method}: steps must be at least 1, got 0",))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_steps_given_twice(refuse):
     refuse(
         "--method",
@@ -493,6 +493,7 @@ def test_a_refused_verification_leaves_no_folder(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu(refuse):
     refuse("--device", "cuda", says=("device 'cuda' is not available", "this machine has cpu"))
 
@@ -516,7 +517,7 @@ def test_usage_errors_are_boxed_and_exit_with_two(solve, arguments, said):
 
 
 @pytest.mark.parametrize("listing", ["methods", "problems"])
-def test_explaining_what_is_not_there(command, listing):
+def test_explaining_an_unknown_name(command, listing):
     command(listing, "zzz").refused("'zzz' is not known", "known: ")
 
 
@@ -556,7 +557,7 @@ def test_a_negative_seed_is_refused(command, tmp_path, arguments):
 
 
 @pytest.mark.parametrize("name", ["train", "train-codec"])
-def test_a_seed_that_torch_does_not_take_is_refused(command, name):
+def test_a_seed_beyond_63_bits_is_refused(command, name):
     command(name, "--images", "photos", "--out", "t.safetensors", "--seed", 2**63).refused(
         f"seed must be at least 0 and below 2**63, got {2**63}"
     )
@@ -574,7 +575,7 @@ def test_a_negative_seed_is_refused_in_python():
         inverse.solve(posterior, "pseudo-inverse", seed=-1)
 
 
-# --- output -------------------------------------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def test_output_below_a_file(refuse, picture):
@@ -604,7 +605,7 @@ def test_output_that_is_a_file(refuse, picture):
 @pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="needs /proc, where not even root may create a folder"
 )
-def test_output_where_nobody_may_write(refuse, picture):
+def test_output_folder_that_cannot_be_written(refuse, picture):
     refuse(
         "--input",
         picture,
@@ -625,7 +626,7 @@ def test_diverging_method_is_one_line(solve, picture, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# --- real processes -------------------------------------------------------------------------------------------------------------
+# --- real processes -------------------------------------------------------------------------------
 
 
 def test_error_reaches_the_shell_as_one_line():
@@ -649,7 +650,7 @@ def test_third_party_plugin_that_raises_on_import(tmp_path):
 
 @pytest.fixture
 def interrupted(tmp_path, tiny_prior) -> Outcome:
-    """A solve of thousands of steps, stopped by Ctrl-C as soon as its third iterate is there."""
+    """A solve of thousands of steps, interrupted after its third iterate."""
     (tmp_path / "slow.py").write_text(SLOW.format(mark=str(tmp_path / "mark")))
     write_picture(tmp_path / "photo.png", pixels(16, 16))
     return process(
@@ -701,14 +702,14 @@ def inverse_methods():
 '''
 
 
-def test_options_of_fields_are_not_ignored_where_images_are_given(command, picture):
+def test_options_of_fields_are_refused_with_images(command, picture):
     refused = command(
         "train", "--images", picture.parent, "--out", "mine.safetensors", "--variable", "t2m"
     )
     refused.refused("--variable applies to a .nc or .zarr file", "got --images")
 
 
-def test_interruption_before_there_is_anything_to_save_is_one_line(command, tmp_path, monkeypatch):
+def test_interruption_before_the_first_save_is_one_line(command, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -729,7 +730,7 @@ def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
     assert result.interrupted
     level = result.samples.unique()
     assert len(level) == 1
-    assert float(level) >= 0.5 + 3 * 0.5  # the third iterate at least, in physical units
+    assert float(level) >= 0.5 + 3 * 0.5  # the third iterate or a later one, physical units
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "panel.png",
         "reconstruction.png",
@@ -739,7 +740,7 @@ def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
         assert bool(file.attrs["interrupted"])
 
 
-# --- particles ----------------------------------------------------------------------------------------------------------
+# --- particles ------------------------------------------------------------------------------------
 
 HOLES = '''
 import math
@@ -751,11 +752,11 @@ from inverse.measurement.noise import likelihood_of
 
 @dataclass(frozen=True)
 class Holes(inverse.Problem):
-    """Two numbers, NaN where one exceeds the limit.
+    """Two numbers; A is NaN if one exceeds the limit.
 
     Args:
-        limit: beyond it A is NaN.
-        uniform: uniform noise.
+        limit: largest magnitude at which A is finite.
+        uniform: whether the noise is uniform instead of Gaussian.
     """
     name = "holes"
     prior = ""
@@ -766,13 +767,16 @@ class Holes(inverse.Problem):
         return inverse.GaussianPrior(torch.zeros(2), torch.tensor(1.0))
 
     def operator(self, shape):
-        return inverse.operator(lambda x: torch.where(x.abs() > self.limit, math.nan, x), shape=shape, linear=False)
+        A = lambda x: torch.where(x.abs() > self.limit, math.nan, x)
+        return inverse.operator(A, shape=shape, linear=False)
 
     def truths(self):
         return [torch.zeros(2)]
 
     def noise(self, shape):
-        return likelihood_of(deepinv("physics").UniformNoise(0.1)) if self.uniform else inverse.GaussianNoise(1.0)
+        if self.uniform:
+            return likelihood_of(deepinv("physics").UniformNoise(0.1))
+        return inverse.GaussianNoise(1.0)
 
 @inverse.hookimpl
 def inverse_problems():
@@ -782,7 +786,7 @@ def inverse_problems():
 
 @pytest.fixture
 def holes(command, tmp_path):
-    """Run `inverse solve` on a problem whose operator has holes, with these arguments."""
+    """Run `inverse solve` on a problem whose operator returns NaN for large x."""
     (tmp_path / "holes.py").write_text(HOLES)
     return lambda *arguments: command(
         "solve", "--plugin", "holes.py", "--problem", "holes", *arguments
@@ -790,7 +794,7 @@ def holes(command, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_particles_where_the_operator_is_nan_are_told_in_one_line_and_counted(holes):
+def test_particles_with_nan_are_reported_in_one_line_and_counted(holes):
     found = holes("--method", "afdps", "--set", "particles=64", "steps=20")
     (line,) = found.err.splitlines()
     assert found.code == 0

@@ -1,4 +1,4 @@
-"""Folders: images of one size solved together, as each would have been alone; what one of them, a device or the user does to the others."""
+"""Folders of images: batches, unusable inputs, failing devices and disks, resuming."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ pytest_plugins = "cli_fixtures"
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Five of 12 x 14 pixels, and among them one of 9 x 11."""
+    """Six pictures: five of 12 x 14 pixels, and c.png of 9 x 11."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, name in enumerate("abcdef"):
@@ -34,7 +34,7 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def own(tmp_path):
-    """Write a plug-in with the method `own`, whose iterates are what the body yields, and return the arguments that name it."""
+    """Write a plug-in with the method `own`, whose `run` has this body; return its arguments."""
 
     def make(body: str) -> tuple:
         lines = "\n".join(f"        {line}" for line in body.splitlines())
@@ -64,7 +64,7 @@ def inverse_methods():
 
 @pytest.fixture
 def anew(solve):
-    """`solve` as a new process would, which loads its plug-in again."""
+    """Run `solve` as a new process would: the plug-in is loaded again."""
 
     def run(*arguments):
         plugins.registry.cache_clear()
@@ -81,7 +81,7 @@ def rows(outcome) -> list[dict]:
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
-# --- as alone ---------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def rows(outcome) -> list[dict]:
     ],
 )
 def test_images_of_a_batch_are_solved_as_each_alone(solve, photos, method, options):
-    """Measurements bit for bit; samples to rounding in float64, since convolutions of a batch add in another order."""
+    """Measurements agree bit for bit; samples agree to rounding of batched convolutions."""
     settings = (
         "--problem",
         "deblur",
@@ -144,7 +144,7 @@ def test_images_of_a_batch_are_solved_as_each_alone(solve, photos, method, optio
     assert not any("batch" in load(f"alone/{name}").provenance for name in "abcdef")
 
 
-def test_measurements_go_through_together_too(solve, photos):
+def test_measurements_are_solved_in_batches(solve, photos):
     for out, batch in (("together", 8), ("alone", 1)):
         assert (
             solve(
@@ -170,7 +170,7 @@ def test_measurements_go_through_together_too(solve, photos):
         torch.testing.assert_close(a.samples, b.samples, rtol=0, atol=1e-9)
 
 
-def test_seconds_of_an_image_are_its_share(solve, photos):
+def test_seconds_of_an_image_are_its_share_of_the_batch(solve, photos):
     solve("--input", photos, "--method", "red-diff", "--steps", 2, "--batch", 5)
     found = load("out/a")
     assert found.provenance["batch"]["images"] == 5
@@ -178,8 +178,8 @@ def test_seconds_of_an_image_are_its_share(solve, photos):
     assert found.cost.rows == 5
 
 
-def test_a_batch_is_as_large_as_pays_and_fits(solve, photos):
-    """Small images all together; of 16 samples of 64 pixels two images on a CPU would be too many; within little memory one at a time."""
+def test_batch_size_follows_speed_and_memory(solve, photos):
+    """Small images form one batch; many samples or little memory allow one at a time."""
     solve("--input", photos, "--method", "red-diff", "--steps", 1)
     assert load("out/a").provenance["batch"]["images"] == 5
     for i in range(3):
@@ -212,37 +212,37 @@ def test_a_batch_is_as_large_as_pays_and_fits(solve, photos):
     assert "batch" not in load("memory/large0").provenance
 
 
-def test_an_input_that_poses_a_problem_of_its_own_is_of_no_kind():
+def test_an_input_with_its_own_problem_has_no_batch_key():
     problem, prior, values = (
         inverse.get_problem("denoise"),
         inverse.FlatPrior((3, None, None)),
         torch.zeros(3, 8, 9),
     )
-    one = Input(0, Path("a.png"), Path("out"), problem, values)
-    assert batch_key(one, problem, prior) == (3, 8, 9)
-    assert batch_key(replace(one, problem=inverse.get_problem("denoise")), problem, prior) is None
-    assert batch_key(replace(one, values=values[None]), problem, prior) is None
-    assert batch_key(replace(one, values=None), problem, prior) is None
+    item = Input(0, Path("a.png"), Path("out"), problem, values)
+    assert batch_key(item, problem, prior) == (3, 8, 9)
+    assert batch_key(replace(item, problem=inverse.get_problem("denoise")), problem, prior) is None
+    assert batch_key(replace(item, values=values[None]), problem, prior) is None
+    assert batch_key(replace(item, values=None), problem, prior) is None
     weather = inverse.get_problem("atmosphere")
-    assert batch_key(replace(one, problem=weather), weather, prior) is None
+    assert batch_key(replace(item, problem=weather), weather, prior) is None
 
 
-def test_inputs_of_one_kind_are_gathered_and_none_waits_too_long():
-    kinds = "aabab" + "".join(chr(200 + i) for i in range(80))
-    inputs = [Input(i, Path(kind), Path(), None) for i, kind in enumerate(kinds)]
-    found = list(batches(inputs, lambda one: one.file.name, lambda _: 3))
-    assert [[one.index for one in batch] for batch in found][:2] == [[0, 1, 3], [2, 4]]
-    assert sorted(one.index for batch in found for one in batch) == list(range(len(kinds)))
+def test_inputs_with_one_key_form_batches_and_none_waits_too_long():
+    keys = "aabab" + "".join(chr(200 + i) for i in range(80))
+    inputs = [Input(i, Path(key), Path(), None) for i, key in enumerate(keys)]
+    formed = list(batches(inputs, lambda item: item.file.name, lambda _: 3))
+    assert [[item.index for item in batch] for batch in formed][:2] == [[0, 1, 3], [2, 4]]
+    assert sorted(item.index for batch in formed for item in batch) == list(range(len(keys)))
 
 
 def test_a_batch_below_one_is_refused(solve, photos):
     solve("--input", photos, "--batch", 0).refused("batch must be at least 1, got 0")
 
 
-# --- one that cannot be used ------------------------------------------------------------------------------------------
+# --- inputs that fail -----------------------------------------------------------------------------
 
 
-def test_a_bad_file_is_said_and_left_out(solve, photos):
+def test_a_bad_file_is_reported_and_skipped(solve, photos):
     (photos / "b.png").write_text("hello")
     outcome = solve("--input", photos)
     assert outcome.code == 2
@@ -253,19 +253,21 @@ def test_a_bad_file_is_said_and_left_out(solve, photos):
     assert sorted(path.name for path in Path("out").iterdir()) == list("acdef")
 
 
-def test_one_reason_for_all_is_said_once(solve, photos):
+def test_a_reason_that_applies_to_all_inputs_is_printed_once(solve, photos):
     outcome = solve("--input", photos, "--problem", "deblur", "--problem-option", "width=5")
     assert outcome.code == 2
     assert outcome.out == ""
-    assert len(outcome.err.splitlines()) == 3  # for either size, and the sum
+    assert len(outcome.err.splitlines()) == 3  # one for each size, and the count
     assert outcome.err.endswith("inverse: 6 of 6 inputs skipped\n")
     assert not Path("out").exists()
 
 
-def test_an_image_that_diverges_does_not_take_its_batch_along(solve, photos, own):
+def test_an_image_that_diverges_does_not_affect_its_batch(solve, photos, own):
     write_picture(photos / "d.png", np.full((12, 14, 3), 255, np.uint8))
     method = own(
-        "x = posterior.A_adjoint(posterior.y)\nx[posterior.y.flatten(1).mean(1) > 0.9] = float('nan')\nyield x"
+        "x = posterior.A_adjoint(posterior.y)\n"
+        "x[posterior.y.flatten(1).mean(1) > 0.9] = float('nan')\n"
+        "yield x"
     )
     outcome = solve(*method, "--input", photos)
     assert outcome.code == 2
@@ -276,8 +278,8 @@ def test_an_image_that_diverges_does_not_take_its_batch_along(solve, photos, own
 TOO_MUCH = "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 TiB.')"
 
 
-def test_a_batch_that_is_too_much_for_the_memory_is_halved(solve, photos, own):
-    """Outside the prior, where nobody measures what a method takes."""
+def test_a_batch_that_exceeds_the_memory_is_halved(solve, photos, own):
+    """The method runs out of memory outside the prior, where memory use is not predicted."""
     method = own(f"if len(posterior) > 2:\n    {TOO_MUCH}\nyield posterior.A_adjoint(posterior.y)")
     outcome = solve(*method, "--input", photos)
     assert (outcome.code, outcome.err) == (0, "")
@@ -286,7 +288,7 @@ def test_a_batch_that_is_too_much_for_the_memory_is_halved(solve, photos, own):
     ] == [2, 2, 1, 1, 2, 2]
 
 
-def test_one_image_that_is_too_much_for_the_memory_is_one_line(solve, photos, own):
+def test_one_image_that_exceeds_the_memory_is_refused_in_one_line(solve, photos, own):
     method = own(f"{TOO_MUCH}\nyield")
     solve(*method, "--input", photos / "a.png").refused(
         "cpu ran out of memory in step 1 of own (CUDA out of memory. Tried to allocate 1 TiB.)",
@@ -294,23 +296,25 @@ def test_one_image_that_is_too_much_for_the_memory_is_one_line(solve, photos, ow
     )
 
 
-# --- a device, a disk, a user -------------------------------------------------------------------------------------------
+# --- devices, disks and interruptions -------------------------------------------------------------
 
 
-def test_a_device_that_disappears_between_batches(solve, photos, own):
+def test_a_device_failure_keeps_earlier_batches(solve, photos, own):
     method = own(
-        "yield posterior.A_adjoint(posterior.y)\nif posterior.shape[-1] == 11:\n    raise RuntimeError('CUDA error: device lost\\nCompile with ...')"
+        "yield posterior.A_adjoint(posterior.y)\n"
+        "if posterior.shape[-1] == 11:\n"
+        "    raise RuntimeError('CUDA error: device lost\\nCompile with ...')"
     )
     outcome = solve(*method, "--input", photos, "--batch", 2)
     assert (outcome.code, outcome.out) == (2, "")
-    assert (
-        outcome.err
-        == "inverse: cpu failed in step 2 of own (CUDA error: device lost); files saved earlier are unchanged; try --device cpu\n"
+    assert outcome.err == (
+        "inverse: cpu failed in step 2 of own (CUDA error: device lost); "
+        "files saved earlier are unchanged; try --device cpu\n"
     )
     assert sorted(path.name for path in Path("out").iterdir()) == list("abde")
 
 
-def test_a_disk_that_is_full_is_one_line_and_nothing_is_half_written(solve, photos, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(solve, photos, monkeypatch):
     whole = Path.write_bytes
 
     def crowded(self, data):
@@ -334,7 +338,7 @@ INTERRUPTED = """for i in range(self.steps):
 
 
 def test_an_interrupted_folder_is_resumed(anew, photos, own):
-    """Ctrl-C in the middle of the second batch: what is finished is kept, what is not is solved again, and nothing else."""
+    """After Ctrl-C in the second batch, --resume solves only the unfinished images."""
     method = own(INTERRUPTED)
     arguments = (*method, "--input", photos, "--batch", 2, "--json")
     anew(*arguments, "--out", "whole")
@@ -389,7 +393,7 @@ def test_a_file_that_changed_is_solved_again(anew, photos, own):
     assert Path("solved").read_text().split() == ["1"] * 6
 
 
-def test_what_is_written_behind_is_written_in_order_and_its_error_comes_with_the_next():
+def test_write_behind_keeps_the_order_and_raises_an_error_in_the_next_put():
     done = []
 
     def write(number):
@@ -411,7 +415,7 @@ def test_what_is_written_behind_is_written_in_order_and_its_error_comes_with_the
         put_all(2)
 
 
-def test_images_of_any_indices_have_the_streams_of_their_own():
+def test_the_streams_of_an_image_follow_from_its_index():
     like = torch.zeros(2, 4)
     whole = inverse.Generators.for_samples(5, 4, 1).randn_like(torch.zeros(4, 4))
     assert torch.equal(

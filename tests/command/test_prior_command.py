@@ -1,4 +1,4 @@
-"""`inverse prior`: what it prints, the denoisers it tells apart, and what becomes of weights from elsewhere."""
+"""`inverse prior`: info, verify, convert and quantize."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest_plugins = "cli_fixtures"
 
 X, SIGMA = normal(2, 3, 16, 16).float(), torch.tensor(0.4)
 
-# --- info ---------------------------------------------------------------------------------------------------------------
+# --- info -----------------------------------------------------------------------------------------
 
 
 def test_info_prints_the_card(command, tiny_prior):
@@ -46,11 +46,11 @@ def test_an_unknown_prior_is_refused_with_the_known_ones(command):
     command("prior", "info", "foto-64").refused("did you mean 'photo-64'?")
 
 
-# --- verify -------------------------------------------------------------------------------------------------------------
+# --- verify ---------------------------------------------------------------------------------------
 
 
-class Off(Prior):
-    """A Gaussian prior whose noise level, input or output is off by a factor, or that does nothing."""
+class Faulty(Prior):
+    """A Gaussian prior with a wrong factor on its noise level or output, or the identity."""
 
     def __init__(
         self, right: Prior, noise: float = 1.0, output: float = 1.0, nothing: bool = False
@@ -82,29 +82,31 @@ def test_an_exact_denoiser_satisfies_every_identity(draws):
         ({"nothing": True}, "above that of a constant"),
     ],
 )
-def test_a_denoiser_that_is_off_fails(draws, fault, words):
-    assert any(words in failure for failure in check(Off(image_prior(), **fault), draws).failures)
+def test_a_faulty_denoiser_fails(draws, fault, words):
+    assert any(
+        words in failure for failure in check(Faulty(image_prior(), **fault), draws).failures
+    )
 
 
 def test_tweedies_identity_is_that_of_a_conditional_mean():
-    """error^2 and sigma^2 trace of a Gaussian prior agree to four standard errors of both, at every level."""
+    """Both sides agree within four standard errors for a Gaussian prior at every level."""
     prior = image_prior()
-    for at in check(prior, prior.sample(400, inverse.seeded("many"))).levels:
-        assert abs(at.error**2 - at.tweedie**2) < 4 * at.standard_error
+    for level in check(prior, prior.sample(400, inverse.seeded("many"))).levels:
+        assert abs(level.error**2 - level.tweedie**2) < 4 * level.standard_error
 
 
 def test_own_draws_have_the_priors_law():
-    """Mean and variance of a smooth Gaussian image to the error of 18 Heun steps and of 200 draws."""
+    """Mean and variance of a Gaussian image, up to the errors of 18 steps and 200 draws."""
     prior = image_prior()
     x = own_draws(prior, 200, steps=18)
     assert float((x.mean(0) - prior.mean).abs().max()) < 4 * float(x.std(0).max()) / 200**0.5
     assert float(x.var(0).mean()) == pytest.approx(0.1, rel=0.1)
 
 
-def test_verify_exits_with_1_for_a_network_of_random_weights_and_with_0_for_one_that_is_a_gaussians(
+def test_verify_exits_with_0_for_a_gaussian_denoiser_and_with_1_for_random_weights(
     command, tmp_path, tiny_prior
 ):
-    """With a tail of nearly zero, EDM's preconditioning alone is the denoiser of a Gaussian."""
+    """With a nearly zero last layer, EDM's preconditioning alone denoises a Gaussian."""
     fine = command("prior", "verify", tiny_prior, "--side", 16)
     assert (fine.code, fine.out.splitlines()[-1]) == (0, "the hash matches the card")
     prior = tiny_network()
@@ -188,7 +190,7 @@ def test_verify_refuses_weights_of_another_hash(command, tmp_path):
     command("prior", "verify", path).refused("sha256 is", "the card says")
 
 
-# --- convert ------------------------------------------------------------------------------------------------------------
+# --- convert --------------------------------------------------------------------------------------
 
 
 def own_file(folder: Path) -> Path:
@@ -254,7 +256,7 @@ def test_the_refusal_of_a_pickle_names_the_command_that_mends_it(
 
 
 class Harm:
-    """What a hostile pickle does: it asks for a function to be called when it is read."""
+    """A hostile pickle: it makes the reader call a function."""
 
     def __reduce__(self):
         return (Path.touch, (Path("harm-was-done"),))
@@ -276,7 +278,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(
     nothing_written(tmp_path)
 
 
-def test_what_cannot_be_converted_is_refused_in_a_line(command, tmp_path, architecture):
+def test_weights_that_cannot_be_converted_are_refused_in_one_line(command, tmp_path, architecture):
     state = tiny_network().network.state_dict()
     torch.save({"a": state, "b": state}, tmp_path / "two.pt")
     torch.save([1, 2], tmp_path / "list.pt")
@@ -304,10 +306,7 @@ def test_what_cannot_be_converted_is_refused_in_a_line(command, tmp_path, archit
     command("prior", "convert", "other.safetensors", *given).refused("does not fit the network")
     command("prior", "convert", "other.safetensors", *out).refused("needs --network CONFIG.json")
     command("prior", "convert", "cut.safetensors", *given).refused("not a readable file of weights")
-    for options in (
-        given,
-        out,
-    ):  # what is wrong with the source is said before what is missing beside it
+    for options in (given, out):  # an unusable source is reported before a missing --network
         command("prior", "convert", "none.pt", *options).refused("no such file")
         command("prior", "convert", "network.json", *options).refused("expected .safetensors")
     command("prior", "convert", "two.pt", "--network", "bad.json", *out).refused(
@@ -363,7 +362,7 @@ def test_a_diffusers_folder_becomes_one_file_that_denoises_the_same(command, tmp
 def test_an_edm_network_of_diffusers_is_converted_from_safetensors_and_its_config(
     command, tmp_path
 ):
-    """By default the process is EDM's, of the sigma_data that was given: against `adapters.edm` around the same network."""
+    """The default parametrisation is EDM's with the given sigma_data, as `parametrisations.edm`."""
     from test_parametrisations import save_pipeline
 
     from inverse.priors.networks.parametrisations import edm

@@ -1,4 +1,4 @@
-"""The command as a user meets it: what it lists, what it reads, what it writes, what it prints."""
+"""The `inverse` command: the files it reads and writes, its tables, its listings, its parsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def picture(tmp_path) -> Path:
     return write_picture(tmp_path / "photo.png")
 
 
-# --- solve: what goes in -------------------------------------------------------------------------------------------------
+# --- solve: input ---------------------------------------------------------------------------------
 
 
 def test_shipped_photograph_needs_no_input(solve):
@@ -102,13 +102,13 @@ READABLE = {
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_picture_files_are_solved_and_conversions_said(solve, tmp_path, name):
+def test_picture_files_are_solved_and_conversions_noted(solve, tmp_path, name):
     write, note = READABLE[name]
     write(tmp_path / name)
     outcome = solve("--input", tmp_path / name)
     assert outcome.code == 0, outcome.err
-    said = [line for line in outcome.out.splitlines() if line.startswith(f"{tmp_path / name}: ")]
-    assert (note is None and said == []) or any(note in line for line in said), outcome.out
+    notes = [line for line in outcome.out.splitlines() if line.startswith(f"{tmp_path / name}: ")]
+    assert (note is None and notes == []) or any(note in line for line in notes), outcome.out
     result = load(outcome.path)
     assert torch.equal(result.truth[0], read_image(tmp_path / name).pixels)
     assert note is None or note in result.provenance["notes"]
@@ -141,10 +141,10 @@ def test_any_size_is_denoised(solve, tmp_path, height, width):
     )
     assert outcome.code == 0, outcome.err
     assert load(Path("out")).samples.shape == (1, 1, 3, height, width)
-    assert json.loads(outcome.out)["ssim"] is None or min(height, width) >= 11
+    assert (json.loads(outcome.out)["ssim"] is None) == (min(height, width) < 11)
 
 
-def test_size_that_the_operator_cannot_take_is_cropped_and_said(solve, tmp_path):
+def test_size_that_the_operator_cannot_take_is_cropped_and_noted(solve, tmp_path):
     outcome = solve(
         "--problem",
         "super-resolution",
@@ -179,7 +179,7 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(solve, tmp_path):
     assert found == [str(path) for path in paths]
 
 
-def test_inputs_have_noise_of_their_own(solve, tmp_path):
+def test_inputs_have_independent_noise(solve, tmp_path):
     paths = [
         write_picture(tmp_path / f"{name}.png", np.full((12, 14, 3), 128, np.uint8))
         for name in "ab"
@@ -224,8 +224,8 @@ def test_measurement_of_another_size_than_its_image(solve, picture):
     assert load(Path("out")).samples.shape == (1, 1, 3, 40, 52)
 
 
-def test_result_is_a_measurement_again(solve, picture):
-    """The y that a solve stored can be solved by another method."""
+def test_result_is_read_as_a_measurement(solve, picture):
+    """Another method can solve the measurement that a result stores."""
     first = solve("--input", picture)
     assert (
         solve(
@@ -246,7 +246,7 @@ def test_dtype_of_the_state(solve, picture, dtype, stored):
     assert load(Path("out")).samples.dtype == stored
 
 
-# --- solve: what comes out -------------------------------------------------------------------------------------------------
+# --- solve: output --------------------------------------------------------------------------------
 
 
 def test_table_has_the_scores_and_the_last_line_is_the_path(solve, picture):
@@ -321,7 +321,7 @@ def test_json_has_neither_infinity_nor_not_a_number():
 @pytest.mark.parametrize(
     ("samples", "truth", "tiles"), [(1, True, 4), (3, True, 5), (1, False, 2), (3, False, 3)]
 )
-def test_panel_has_a_tile_for_what_is_known(solve, tmp_path, samples, truth, tiles):
+def test_panel_has_one_tile_for_each_picture(solve, tmp_path, samples, truth, tiles):
     path = write_picture(tmp_path / "a.png", pixels(24, 60))
     outcome = solve(
         "--method",
@@ -382,7 +382,7 @@ def test_solving_again_replaces_the_files_and_leaves_others(solve, picture):
     assert load(Path("out")).provenance["seed"] == 1
 
 
-# --- listings ---------------------------------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -456,12 +456,15 @@ def test_every_command_has_help(command, name):
     assert "Usage: inverse" in outcome.out
 
 
-# --- parsing ------------------------------------------------------------------------------------------------------------------
+# --- parsing --------------------------------------------------------------------------------------
 
 
-def test_values_after_a_greedy_option_are_spread():
+def test_a_repeatable_option_is_repeated_for_each_value():
     given = "solve --set a=1 b=2 --seed 3 --input x.png y.png z.png --json --problem-option=c=4"
-    expected = "solve --set a=1 --set b=2 --seed 3 --input x.png --input y.png --input z.png --json --problem-option=c=4"
+    expected = (
+        "solve --set a=1 --set b=2 --seed 3 --input x.png --input y.png --input z.png "
+        "--json --problem-option=c=4"
+    )
     assert repeat_options(given.split()) == expected.split()
 
 
@@ -469,7 +472,7 @@ def test_assignment_keeps_later_equal_signs_and_the_last_value():
     assert assignments(["a=x=y", "b=", "b=2"], "--set") == {"a": "x=y", "b": "2"}
 
 
-# --- real processes --------------------------------------------------------------------------------------------------------------
+# --- real processes -------------------------------------------------------------------------------
 
 
 def test_output_is_quiet_when_it_is_not_a_terminal(tmp_path, picture, tiny_prior):
@@ -506,8 +509,11 @@ HEAVY = ("torch", "deepinv", "kornia", "skimage", "xarray", "numpy", "h5py")
         (["methods"], ("deepinv", "kornia", "skimage", "xarray", "matplotlib")),
     ],
 )
-def test_what_is_not_needed_is_not_imported(arguments, forbidden):
-    report = f"import sys, inverse.command.app as c; sys.argv = ['inverse', *{arguments!r}]\ntry: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+def test_commands_import_only_what_they_need(arguments, forbidden):
+    report = (
+        f"import sys, inverse.command.app as c; sys.argv = ['inverse', *{arguments!r}]\n"
+        "try: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True
     )

@@ -1,4 +1,4 @@
-"""What goes wrong with memory, precision, devices and noise levels, as the user of the command meets it; and folders that are read ahead."""
+"""Memory, precision, devices, noise levels and reading ahead in the command."""
 
 import threading
 import time
@@ -31,28 +31,37 @@ def test_a_precision_that_the_device_lacks(solve, tmp_path, monkeypatch):
     )
 
 
-def test_memory_that_is_none(solve, tmp_path):
+def test_negative_memory_is_refused(solve, tmp_path):
     refused(
         solve, tmp_path, "--memory", "-1", says=("memory must be a positive number of GiB, got -1",)
     )
 
 
-def test_little_memory_says_nothing_and_solves(solve, tmp_path):
-    outcome = solve(
-        "--input",
-        write_picture(tmp_path / "a.png"),
-        "--method",
-        "red-diff",
-        "--steps",
-        2,
-        "--memory",
-        "0.001",
-    )
-    assert (outcome.code, outcome.err) == (0, "")
+def test_little_memory_gives_the_same_samples(solve, tmp_path):
+    """Three samples fit only one by one; batched convolutions round differently in float64."""
+    picture = write_picture(tmp_path / "a.png")
+    request = ("--input", picture, "--method", "dps", "--steps", 2, "--samples", 3)
+    samples = []
+    for out, memory in (("little", ("--memory", "0.001")), ("free", ())):
+        outcome = solve(*request, "--dtype", "float64", "--out", out, *memory)
+        assert (outcome.code, outcome.err) == (0, "")
+        samples.append(inverse.Result.load(f"{out}/result.h5").samples)
+    torch.testing.assert_close(*samples, rtol=0, atol=1e-9)
+
+
+def test_bf16_rounds_the_prior_alone(solve, tmp_path):
+    """bf16 has 8 bits, so that samples move by less than a few percent but not by nothing."""
+    request = ("--input", write_picture(tmp_path / "a.png"), "--method", "dps", "--steps", 2)
+    assert solve(*request, "--out", "full").code == 0
+    assert solve(*request, "--dtype", "bf16", "--out", "half").code == 0
+    full, half = (inverse.Result.load(f"{out}/result.h5") for out in ("full", "half"))
+    assert half.provenance["autocast"] == "bf16"
+    assert torch.equal(full.y, half.y)
+    assert 0 < (full.samples - half.samples).norm() < 0.05 * full.samples.norm()
 
 
 def test_one_row_that_does_not_fit(solve, tmp_path, monkeypatch):
-    """Said once, then refused with a size that would fit: tiles of this prior cannot be smaller than their margin."""
+    """The refusal names a size that would fit; a tile cannot be smaller than its halo."""
 
     def crowded(self, x, sigma):
         if x.shape[-1] * x.shape[-2] > 400:
@@ -78,7 +87,7 @@ def test_one_row_that_does_not_fit(solve, tmp_path, monkeypatch):
     ("option", "range_"),
     [("sigma_max=1000", "0.002 to 1000"), ("sigma_min=0.0001", "0.0001 to 80")],
 )
-def test_noise_levels_beyond_those_of_the_prior(solve, tmp_path, option, range_):
+def test_noise_levels_beyond_the_range_of_the_prior_are_refused(solve, tmp_path, option, range_):
     refused(
         solve,
         tmp_path,
@@ -90,13 +99,13 @@ def test_noise_levels_beyond_those_of_the_prior(solve, tmp_path, option, range_)
     )
 
 
-def test_noise_levels_that_an_exact_prior_need_not_fear(gaussian_posterior):
+def test_an_exact_prior_has_no_limit_on_noise_levels(gaussian_posterior):
     assert inverse.noise_levels(gaussian_posterior(), "karras", 5, sigma_max=1e4)[
         0
     ] == pytest.approx(1e4)
 
 
-def test_a_method_that_strays_from_the_noise_levels_of_the_prior_is_noted(solve, tmp_path):
+def test_a_note_reports_noise_levels_beyond_the_range_of_the_prior(solve, tmp_path):
     asks = "yield posterior.denoise(inverse.standard_normal(posterior, generator), 200.0) + 0 *"
     (tmp_path / "stray.py").write_text(
         METHOD.format(cls="Stray", name="stray", needs="()").replace("yield 0 *", asks)
@@ -117,14 +126,15 @@ def test_a_method_that_strays_from_the_noise_levels_of_the_prior_is_noted(solve,
 
 
 @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="this torch has no class for it")
-def test_a_device_that_disappears(flat_prior):
-    """What torch raises after a GPU has fallen off the bus, in the second step."""
+def test_a_device_failure_names_the_step(flat_prior):
+    """The prior raises the error of torch for a lost GPU."""
 
     class Lost(inverse.FlatPrior):
         def forward(self, x, sigma):
             if sigma.max() < 10:
                 raise torch.AcceleratorError(
-                    "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+                    "CUDA error: unspecified launch failure\n"
+                    "CUDA kernel errors might be asynchronously reported"
                 )
             return x
 
@@ -133,12 +143,13 @@ def test_a_device_that_disappears(flat_prior):
     )
     with pytest.raises(
         DeviceError,
-        match=r"cpu failed in step \d+ of diffpir \(CUDA error: unspecified launch failure\); files saved",
+        match=r"cpu failed in step \d+ of diffpir "
+        r"\(CUDA error: unspecified launch failure\); files saved",
     ):
         inverse.solve(posterior, inverse.get_method("diffpir", steps=10))
 
 
-def test_a_prior_of_other_channels_than_the_image():
+def test_a_prior_with_other_channels_than_the_image_is_refused():
     grey = inverse.FlatPrior((1, None, None))
     with pytest.raises(
         inverse.InverseError,
@@ -147,24 +158,24 @@ def test_a_prior_of_other_channels_than_the_image():
         inverse.get_problem("denoise").posterior(torch.full((3, 8, 8), 0.5), prior=grey)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- reading ahead --------------------------------------------------------------------------------
 
 
-def test_the_next_file_is_read_while_this_one_is_used():
-    begun = threading.Event()
+def test_the_next_file_is_read_while_the_caller_uses_the_current_file():
+    second_started = threading.Event()
 
     def read(name):
         if name == "second":
-            begun.set()
+            second_started.set()
         return name.upper()
 
     files = read_ahead(read, ["first", "second"])
     assert next(files) == "FIRST"
-    assert begun.wait(10)
+    assert second_started.wait(10)
     assert list(files) == ["SECOND"]
 
 
-def test_a_file_that_cannot_be_read_stops_at_its_turn():
+def test_an_unreadable_file_raises_when_the_caller_reaches_it():
     def read(name):
         if name == "bad":
             raise OptionError("cannot be read")
@@ -177,7 +188,7 @@ def test_a_file_that_cannot_be_read_stops_at_its_turn():
         next(files)
 
 
-# --- the limit --------------------------------------------------------------------------------------------------------
+# --- the limit ------------------------------------------------------------------------------------
 
 
 def test_bench_limit_prints_efficiencies_and_why_not(command):
@@ -205,7 +216,7 @@ def test_bench_limit_refuses(command, arguments, says):
 
 
 def test_an_efficiency_is_the_floor_over_the_time():
-    """A prior that sleeps is nearly all of the time, and one that costs nothing nearly none."""
+    """A prior that sleeps takes nearly all of the time; a free prior takes nearly none."""
     from inverse.arena.limit import Bench, Setting
 
     class Slow(inverse.FlatPrior):
@@ -217,14 +228,12 @@ def test_an_efficiency_is_the_floor_over_the_time():
         def forward(self, x, sigma):
             return x
 
-    found = []
-    for kind, clock in (
-        (Slow, "wall"),
-        (Free, "cpu"),
-    ):  # sleep shows on the wall alone, and a busy machine does not show on the processor
+    efficiencies = []
+    # sleep counts on the wall clock alone; a busy machine does not count on the processor's
+    for prior_class, clock in ((Slow, "wall"), (Free, "cpu")):
         bench = Bench(
             inverse.get_problem("denoise"),
-            prior=kind((3, None, None)),
+            prior=prior_class((3, None, None)),
             size=16,
             repeats=5,
             clock=clock,
@@ -232,5 +241,5 @@ def test_an_efficiency_is_the_floor_over_the_time():
         (row,) = bench.efficiencies(
             [inverse.get_method("red-diff", steps=8)], Setting(1, "float32")
         )
-        found.append(row.efficiency)
-    assert found[0] > 0.7 > found[1]
+        efficiencies.append(row.efficiency)
+    assert efficiencies[0] > 0.7 > efficiencies[1]

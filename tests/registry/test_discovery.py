@@ -1,4 +1,4 @@
-"""The three doors for third parties, and what happens when something behind them is broken."""
+"""Plug-ins from distributions, files and classes, and plug-ins that fail."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ pytest_plugins = "cli_fixtures"
 BROKEN = "raise ValueError('no licence found\\nsecond line')\n"
 
 
+def hook(signature: str, body: str) -> str:
+    """Source of a plug-in that implements one hook."""
+    return f"import inverse\n\n@inverse.hookimpl\ndef {signature}:\n    {body}\n"
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch, fresh_registry):
-    """Install a fake distribution for this test: install("name", {file: text}, entry point value)."""
+    """Install a fake distribution: install("name", {file: text}, entry point value)."""
     before = set(sys.modules)
 
     def put(name: str, files: dict[str, str], value: str, version: str = "1.0") -> Path:
@@ -51,12 +56,12 @@ def plugin_file(tmp_path):
 
 
 def state(module: str) -> plugins.Loaded:
-    """The row of `inverse plugins` of a module."""
+    """The entry of a module in `inverse plugins`."""
     (row,) = [item for item in plugins.registry().loaded if item.module == module]
     return row
 
 
-# --- an installed distribution ----------------------------------------------------------------------------------------
+# --- an installed distribution --------------------------------------------------------------------
 
 
 def test_entry_point_that_names_a_module_contributes_it(install):
@@ -126,7 +131,7 @@ def test_plugin_that_fails_to_import_leaves_the_first_party_ones(install, comman
     )
 
 
-def test_entry_point_of_a_module_that_is_not_there_is_shown(install):
+def test_entry_point_of_a_missing_module_is_shown(install):
     install("outside-gone", {}, "outside_gone.inner")
     assert "ModuleNotFoundError" in state("outside_gone.inner").error
 
@@ -150,9 +155,7 @@ def test_unknown_name_mentions_plugins_that_failed(install):
 def test_hook_that_fails_does_not_hide_its_neighbours(install, command, body, reason):
     install(
         "outside-hook",
-        {
-            "outside_hook.py": f"import inverse\n\n@inverse.hookimpl\ndef inverse_methods():\n    {body}\n"
-        },
+        {"outside_hook.py": hook("inverse_methods()", body)},
         "outside_hook",
     )
     assert "red-diff" in command("methods").out
@@ -162,9 +165,7 @@ def test_hook_that_fails_does_not_hide_its_neighbours(install, command, body, re
 def test_hook_with_arguments_that_do_not_exist_is_shown(install):
     install(
         "outside-takes",
-        {
-            "outside_takes.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_methods(colour):\n    return []\n"
-        },
+        {"outside_takes.py": hook("inverse_methods(colour)", "return []")},
         "outside_takes",
     )
     assert (
@@ -176,9 +177,7 @@ def test_hook_with_arguments_that_do_not_exist_is_shown(install):
 def test_misspelt_hook_is_shown_with_the_closest(install, command):
     install(
         "outside-typo",
-        {
-            "outside_typo.py": "import inverse\n\n@inverse.hookimpl\ndef inverse_method():\n    return []\n"
-        },
+        {"outside_typo.py": hook("inverse_method()", "return []")},
         "outside_typo",
     )
     assert "no hook is called inverse_method; did you mean 'inverse_methods'?" in " ".join(
@@ -198,7 +197,7 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both(install, command
     command("methods").refused("outside_twin", "inverse_plugins.red_diff")
 
 
-def test_listing_plugins_shows_them_all_before_it_refuses_a_duplicate(install, command):
+def test_plugins_lists_all_before_it_refuses_a_duplicate(install, command):
     install("outside-twin", {"outside_twin.py": method_source("red-diff")}, "outside_twin")
     outcome = command("plugins")
     assert outcome.code == 2
@@ -206,8 +205,9 @@ def test_listing_plugins_shows_them_all_before_it_refuses_a_duplicate(install, c
     assert "registered twice" in outcome.err
 
 
-def test_one_thing_registered_by_two_modules_is_no_duplicate(install):
-    text = "import inverse\nfrom outside_shared import OutsideShared\n\n@inverse.hookimpl\ndef inverse_methods():\n    return [OutsideShared]\n"
+def test_a_class_registered_by_two_modules_is_not_a_duplicate(install):
+    text = "from outside_shared import OutsideShared\n"
+    text += hook("inverse_methods()", "return [OutsideShared]")
     install(
         "outside-shared", {"outside_shared.py": method_source("outside-shared")}, "outside_shared"
     )
@@ -232,7 +232,7 @@ def inverse_commands(app):
 
 
 def test_commands_hook_that_fails_leaves_the_others(install, command):
-    text = "import inverse\n\n@inverse.hookimpl\ndef inverse_commands(app):\n    raise RuntimeError('no')\n"
+    text = hook("inverse_commands(app)", "raise RuntimeError('no')")
     install("outside-fails", {"outside_fails.py": text}, "outside_fails")
     unknown = command("goodbye")
     assert unknown.code == 2
@@ -274,7 +274,7 @@ def inverse_metrics():
     assert "darkest" in record
 
 
-# --- a file -------------------------------------------------------------------------------------------------------------
+# --- a file ---------------------------------------------------------------------------------------
 
 
 def test_method_in_a_file_is_listed_explained_and_run(command, solve, plugin_file, tmp_path):
@@ -360,7 +360,7 @@ def inverse_result(result):
     log.close()
 """
     picture = write_picture(tmp_path / "a.png", pixels(16, 16))
-    watched = solve(
+    observed = solve(
         "--method",
         "red-diff",
         "--steps",
@@ -371,7 +371,7 @@ def inverse_result(result):
         picture,
         "--json",
     )
-    assert watched.code == 0, watched.err
+    assert observed.code == 0, observed.err
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines == [f"step {i} 3 (1, 3, 16, 16) True" for i in (1, 2, 3)] + [
         "result (1, 1, 3, 16, 16)"
@@ -380,31 +380,31 @@ def inverse_result(result):
     alone = solve("--method", "red-diff", "--steps", 3, "--input", picture, "--json")
     costs = [
         {key: json.loads(outcome.out)[key] for key in ("nfe", "vjp", "A", "A_adjoint")}
-        for outcome in (watched, alone)
+        for outcome in (observed, alone)
     ]
-    assert costs[0] == costs[1]  # watching is not counted
+    assert costs[0] == costs[1]  # observers do not count
 
 
-def test_observer_may_take_what_it_needs_alone(solve, plugin_file, tmp_path):
-    text = f"import inverse\n\n@inverse.hookimpl\ndef inverse_step(index):\n    open({str(tmp_path / 'log')!r}, 'a').close()\n"
+def test_observer_may_omit_arguments(solve, plugin_file, tmp_path):
+    text = hook("inverse_step(index)", f"open({str(tmp_path / 'log')!r}, 'a').close()")
     assert (
         solve("--plugin", plugin_file(text), "--input", write_picture(tmp_path / "a.png")).code == 0
     )
     assert (tmp_path / "log").exists()
 
 
-def test_nobody_listening_costs_nothing(fresh_registry):
+def test_without_observers_there_is_no_step_hook(fresh_registry):
     from inverse.command.solve import step_hook
 
     assert step_hook() is None
 
 
-# --- a class ------------------------------------------------------------------------------------------------------------
+# --- a class --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def posterior():
-    """Two pictures behind noise, under a prior that costs nothing."""
+    """Two noisy pictures under a flat prior."""
     truth = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return inverse.get_problem("denoise").posterior(
         truth, prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5)
@@ -436,7 +436,7 @@ def test_registered_name_is_solved(posterior):
     )
 
 
-def test_abstract_things_are_refused_by_python():
+def test_an_abstract_method_is_refused_by_python():
     with pytest.raises(TypeError, match="abstract"):
         inverse.Method()
 

@@ -1,4 +1,4 @@
-"""Dataclass fields as options: every type parses, every mistake is one line that says what would work."""
+"""Dataclass fields as options: every type parses, and every mistake has a one-line message."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_wrong_value_says_what_was_wanted_and_got(name, given, wanted):
 def test_unknown_name_offers_the_closest_then_the_list():
     with pytest.raises(
         UnknownNameError,
-        match=r"everything has no option 'hole'; did you mean 'whole'\? known: choice, either, .*lambda, .*whole",
+        match=r"everything has no option 'hole'; did you mean 'whole'\? "
+        r"known: choice, either, .*lambda, .*whole",
     ):
         build(Everything, {"hole": "1"})
 

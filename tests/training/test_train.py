@@ -1,4 +1,4 @@
-"""Training: the data it reads, the run that survives a kill, the prior it writes."""
+"""Training: image sources, checkpoints that survive a kill, and the prior that it writes."""
 
 import io
 import json
@@ -43,10 +43,7 @@ def test_resumed_run_is_the_uninterrupted_run(images, tmp_path):
     whole = Training([images], TINY, tmp_path / "whole.safetensors")
     for _ in whole.run():
         pass
-    for steps in (
-        3,
-        6,
-    ):  # the second object starts from the first one's file alone, as after a kill
+    for steps in (3, 6):  # the second object starts from the first object's file, as after a kill
         part = Training(
             [images], replace(TINY, steps=steps, cooldown=0.0), tmp_path / "part.safetensors"
         )
@@ -70,7 +67,7 @@ def test_training_lowers_the_loss(images, tmp_path):
     after = training.prior.loss(x0, sigma, noise).item()
     assert (
         after < 0.85 * before
-    )  # it fell by a quarter when this was written; a wrong sign or a frozen layer leaves it at 1
+    )  # it falls by a quarter; with a wrong sign or frozen layers it stays
 
 
 def advance(training, steps):
@@ -93,7 +90,7 @@ def test_learning_rate_warms_up_and_cools_down():
 
 
 def test_a_share_of_the_levels_is_log_uniform(images, tmp_path):
-    """Of n levels, those in the highest tenth of the logarithms: a tenth of the wide share, up to five standard deviations; without it, hardly any."""
+    """The highest tenth of the log range holds a tenth of the wide share, within 5 deviations."""
     n, share = 20_000, {}
     for wide in (0.0, 0.5, 1.0):
         training = Training(
@@ -108,8 +105,8 @@ def test_a_share_of_the_levels_is_log_uniform(images, tmp_path):
     assert share[1.0] == pytest.approx(0.1, abs=5 * (0.1 / n) ** 0.5)
 
 
-def test_training_goes_on_from_a_prior(images, tmp_path, command):
-    """With no step taken, what starts is what was given; its network and its scale are kept, and another start is another run."""
+def test_training_continues_from_a_prior(images, tmp_path, command):
+    """A training takes weights, network and scale from its start; its checkpoint names it."""
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     train_prior([tmp_path / "a.npz"], tmp_path / "first.safetensors", TINY.network, TINY, "cpu", {})
     start, digest = load_start(str(tmp_path / "first.safetensors"))
@@ -142,7 +139,7 @@ def test_training_goes_on_from_a_prior(images, tmp_path, command):
     assert card["network"]["widths"] == [8, 16]  # not the command's default
 
 
-def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
+def test_a_start_that_is_not_a_trained_network_is_refused(images, tmp_path, command):
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     options = (
         "--images",
@@ -157,7 +154,7 @@ def test_what_no_training_can_start_from_is_refused(images, tmp_path, command):
     )
 
 
-def test_fields_start_from_no_prior(tmp_path, command):
+def test_fields_refuse_the_options_of_images(tmp_path, command):
     fields = (
         "--images",
         tmp_path / "era5.nc",
@@ -191,9 +188,7 @@ def test_sources_read_alike_from_folder_npz_jpeg_pack_and_hdf5(images, tmp_path)
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"] = np.stack(images)
-    files = [
-        png_bytes(image) for image in images
-    ]  # the pack stores encoded files; PNG makes the comparison exact
+    files = [png_bytes(image) for image in images]  # the pack stores files; PNG is lossless
     offsets = np.cumsum([0, *map(len, files)])
     np.savez(
         tmp_path / "pack.npz",
@@ -233,7 +228,7 @@ def test_crops_are_pieces_of_the_images_and_sources_come_equally_often(images):
 
 
 def test_crops_are_mirrored_on_demand_only():
-    """A ramp falls in half of the crops, within four standard errors, or in none; the same places are drawn either way."""
+    """A ramp falls in half of the crops (four standard errors), or in none."""
     ramp = [np.arange(20, dtype=np.uint8)[None, :, None].repeat(20, 0)]
     flipped, kept = (
         random_crops([ramp], 16, 400, inverse.seeded(0), mirror) for mirror in (True, False)
@@ -256,7 +251,7 @@ def test_crops_are_mirrored_on_demand_only():
 def test_colour_is_mirrored_by_default_and_grey_is_not(
     command, tmp_path, monkeypatch, options, expected
 ):
-    """Digits must not be; photographs may."""
+    """Mirrored digits are wrong; mirrored photographs are not."""
     seen = []
     monkeypatch.setattr(
         "inverse.training.prior.train_prior",

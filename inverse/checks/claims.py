@@ -258,19 +258,14 @@ def verify(
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
     rotation = batch = None
-    ran = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
+    on_probe = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
         method, probe, samples, seed
     )
-    if ran.figures:
-        if method.limit and set(method.limit) & set(values(method)):
-            for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
-                scaled = with_effort(method, factor, samples)
-                point = ran if factor == 1 else measure(scaled, probe, samples, seed)
-                if point.figures:
-                    curve[factor] = point.figures[name].value
+    if on_probe.figures:
+        curve = _effort_curve(method, on_probe, probe, samples, seed)
         batch = batch_dependence(method, probe)
         x, _, _ = sample(method, rotated(probe, method), samples, seed)
-        rotation = (ran.figures[name].value, figures(probe, x)[name])
+        rotation = (on_probe.figures[name].value, figures(probe, x)[name])
     verdict = Verdict(
         method.name,
         values(method),
@@ -284,6 +279,21 @@ def verify(
         versions(),
     )
     return replace(verdict, failures=list(_failures(method, verdict, samples)))
+
+
+def _effort_curve(
+    method: Method, on_probe: Measured, probe: Reference, samples: int, seed: int
+) -> dict[float, float]:
+    """Main figure on the probe case by factor on the effort; empty for a method without limit."""
+    if not set(method.limit) & set(values(method)):
+        return {}
+    curve, name = {}, main_figure(probe.case)
+    for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
+        scaled = with_effort(method, factor, samples)
+        point = on_probe if factor == 1 else measure(scaled, probe, samples, seed)
+        if point.figures:
+            curve[factor] = point.figures[name].value
+    return curve
 
 
 def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:

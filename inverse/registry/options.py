@@ -168,7 +168,7 @@ def _argument_docs(cls: type) -> dict[str, str]:
 
     An entry `a, b: text` describes both fields.
     """
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = re.search(r"Args:\n(.*?)(?:\n\s*\n|\Z)", base.__doc__ or "", re.S)
         if section is None:
@@ -178,5 +178,5 @@ def _argument_docs(cls: type) -> dict[str, str]:
             section[1] + "\n",
             re.S | re.M,
         ):
-            found |= {name: " ".join(text.split()) for name in names.split(", ")}
-    return found
+            descriptions |= {name: " ".join(text.split()) for name in names.split(", ")}
+    return descriptions

@@ -20,23 +20,17 @@ from typer.core import TyperGroup
 from inverse import __version__
 from inverse.arena import commands as arena
 from inverse.command import prior as prior_command
-from inverse.command.request import Request, options_from
+from inverse.command.request import DiagnosisRequest, Request, options_from
 from inverse.errors import InverseError, OptionError
 from inverse.io.command_line import (
-    Device,
-    MethodName,
     MethodOptions,
     PluginFiles,
-    PriorName,
-    ProblemName,
-    ProblemOptions,
     assignments,
     columns,
     registry,
     show,
 )
 from inverse.registry.commands import commands
-from inverse.registry.defaults import default
 from inverse.training import commands as training
 
 REPEATABLE = {"--input", "--measurement", "--set", "--problem-option", "--images"}
@@ -143,70 +137,13 @@ def solve(request: Request) -> None:
 
 
 @app.command()
-def diagnose(
-    problem: ProblemName = default("diagnose", "problem"),
-    method: MethodName = default("diagnose", "method"),
-    input: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            help="Held-out ground truths; by default draws from the prior or shipped images.",
-            show_default=False,
-        ),
-    ] = [],
-    problem_option: ProblemOptions = [],
-    set_: MethodOptions = [],
-    prior: PriorName = None,
-    simulations: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of ground truths.",
-            show_default="200 draws from the prior, or all held-out ground truths",
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19,
-    level: Annotated[
-        float,
-        typer.Option(help="Largest probability of calling an exact sampler not calibrated."),
-    ] = 0.05,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Random seed for the ground truths, the noise, the method and the tests."
-        ),
-    ] = 0,
-    device: Device = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out"),
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
-    ] = False,
-    plugin: PluginFiles = [],
-) -> None:
+@options_from(DiagnosisRequest)
+def diagnose(request: DiagnosisRequest) -> None:
     """Check a method's calibration from known ground truths; exit with code 1 if it fails."""
-    from inverse.command import diagnose as command
-    from inverse.registry.discovery import get_method, get_problem
+    from inverse.command.diagnose import run
 
-    registry(plugin)
-    diagnosis, path = command.run(
-        get_problem(problem, **assignments(problem_option, "--problem-option")),
-        get_method(method, **assignments(set_, "--set")),
-        input,
-        device,
-        dtype,
-        out,
-        simulations=simulations,
-        samples=samples,
-        seed=seed,
-        prior=prior,
-        level=level,
-    )
-    if json_:
-        print(diagnosis.json())
-    else:
-        show(command.table(diagnosis))
-        print("\n".join([command.verdict(diagnosis), *diagnosis.notes, str(path)]))
-    if not diagnosis.calibrated:
+    registry(request.plugin)
+    if not run(request).calibrated:
         raise typer.Exit(1)
 
 

@@ -1,79 +1,77 @@
-"""One run of `inverse diagnose`: read files, diagnose a method, write and format the report."""
+"""One run of `inverse diagnose`: read files, diagnose a method, write and print the report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from inverse.checks.calibration import Diagnosis, diagnose
+from inverse.command.request import DiagnosisRequest
 from inverse.errors import InputError, OptionError
+from inverse.io.command_line import show
 from inverse.io.devices import check_device
 from inverse.io.files import check_writable
 from inverse.io.images import input_files
-from inverse.method import Method
 from inverse.priors.prior import Prior
 from inverse.problem import Problem
+from inverse.registry.discovery import get_method, get_problem
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def run(
-    problem: Problem,
-    method: Method,
-    files: list[Path],
-    device: str,
-    dtype: str,
-    out: Path,
-    **settings: Any,
-) -> tuple[Diagnosis, Path]:
-    """Read held-out ground truths, diagnose a method, and write `diagnosis.json`.
-
-    Args:
-        files: held-out ground truths; empty for draws from the prior or shipped images.
-        device, dtype: names, such as "cuda" and "float64".
-        out: output folder.
-        settings: further arguments of `inverse.diagnose`.
-
-    Returns: the diagnosis and the path of its file.
+def run(request: DiagnosisRequest) -> Diagnosis:
+    """Diagnose a method, write `diagnosis.json`, and print the report.
 
     Raises: OptionError for a device or dtype that is not available; InputError for files that
         cannot be used; and the errors of `inverse.diagnose`.
     """
+    diagnosis = _diagnosis(request)
+    path = request.out / "diagnosis.json"
+    diagnosis.save(path)
+    if request.as_json:
+        print(diagnosis.json())
+    else:
+        show(table(diagnosis))
+        print("\n".join([verdict(diagnosis), *diagnosis.notes, str(path)]))
+    return diagnosis
+
+
+def _diagnosis(request: DiagnosisRequest) -> Diagnosis:
+    """Read held-out ground truths and diagnose with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    if dtype not in ("float32", "float64"):
-        raise OptionError(f"dtype must be float32 or float64, got '{dtype}'")
-    torch_device = check_device(device)
-    check_writable(out)
+    problem: Problem = get_problem(request.problem, **request.problem_options)
+    method = get_method(request.method, **request.method_options)
+    if request.dtype not in ("float32", "float64"):
+        raise OptionError(f"dtype must be float32 or float64, got '{request.dtype}'")
+    device = check_device(request.device)
+    check_writable(request.out)
     truths = None
-    if files:
-        prior = problem.resolve_prior(settings.get("prior"))
-        posed = [_read(problem, file, prior) for file in input_files(files)]
+    if request.input:
+        prior = problem.resolve_prior(request.prior)
+        posed = [_read(problem, file, prior) for file in input_files(request.input)]
         problem, truths = posed[0][0], [truth for _, truth in posed]
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("diagnosing", total=None)
-
-        def observe(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        diagnosis = diagnose(
+        return diagnose(
             problem,
             method,
+            request.simulations,
+            request.samples,
+            request.seed,
             truths=truths,
-            device=torch_device,
-            dtype=getattr(torch, dtype),
-            observe=observe,
-            **settings,
+            prior=request.prior,
+            level=request.level,
+            device=device,
+            dtype=getattr(torch, request.dtype),
+            observe=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    path = out / "diagnosis.json"
-    diagnosis.save(path)
-    return diagnosis, path
 
 
 def _read(problem: Problem, file: Path, prior: Prior) -> tuple[Problem, Tensor]:

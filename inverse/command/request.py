@@ -1,4 +1,4 @@
-"""The request of `inverse solve`: every option of the command, declared once.
+"""The requests of `inverse solve` and `inverse diagnose`: every option, declared once.
 
 Nothing in this module imports torch.
 """
@@ -147,6 +147,65 @@ class Request:
                 "not both"
             )
         return options | {"steps": self.steps}
+
+
+@dataclass(frozen=True)
+class DiagnosisRequest:
+    """What the user asks of `inverse diagnose`; a field is an option, as in `Request`."""
+
+    problem: ProblemName = default("diagnose", "problem")
+    method: MethodName = default("diagnose", "method")
+    input: Annotated[
+        list[Path],
+        typer.Option(
+            help="Held-out ground truths; by default draws from the prior or shipped images.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
+    problem_option: ProblemOptions = field(default_factory=list)
+    method_option: MethodOptions = field(default_factory=list)
+    prior: PriorName = None
+    simulations: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of ground truths.",
+            show_default="200 draws from the prior, or all held-out ground truths",
+        ),
+    ] = None
+    samples: Annotated[int, typer.Option(help="Posterior samples for each measurement.")] = 19
+    level: Annotated[
+        float,
+        typer.Option(help="Largest probability of calling an exact sampler not calibrated."),
+    ] = 0.05
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Random seed for the ground truths, the noise, the method and the tests."
+        ),
+    ] = 0
+    device: Device = "cpu"
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32"
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
+    ] = False
+    plugin: PluginFiles = field(default_factory=list)
+
+    @property
+    def problem_options(self) -> dict[str, str]:
+        """The options of the problem by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return assignments(self.problem_option, "--problem-option")
+
+    @property
+    def method_options(self) -> dict[str, str]:
+        """The options of the method by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return assignments(self.method_option, "--set")
 
 
 def options_from(request: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:

@@ -1,4 +1,4 @@
-"""The request of `inverse solve`: one declaration for the command line, Python and the help."""
+"""Requests: one declaration of options for the command line, Python and the help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from inverse.command.request import Request, options_from
+from inverse.command.request import DiagnosisRequest, Request, options_from
 from inverse.errors import OptionError
 
 pytest_plugins = "cli_fixtures"
@@ -74,10 +74,12 @@ def test_ground_truths_and_measurements_exclude_each_other():
         Request(input=[Path("x.npy")], measurement=[Path("y.npy")])
 
 
-def test_the_help_lists_the_fields_in_order(command):
-    words = [word for word in command("solve", "--help").out.split() if word.startswith("--")]
+@pytest.mark.parametrize(("name", "request_"), [("solve", Request), ("diagnose", DiagnosisRequest)])
+def test_the_help_lists_the_fields_in_order(command, name, request_):
+    words = [word for word in command(name, "--help").out.split() if word.startswith("--")]
     renamed = {"method_option": "--set", "as_json": "--json"}
-    names = [f"--{field.name.replace('_', '-')}" for field in fields(Request)]
-    expected = [renamed.get(f.name, name) for f, name in zip(fields(Request), names, strict=True)]
+    expected = [
+        renamed.get(field.name, f"--{field.name.replace('_', '-')}") for field in fields(request_)
+    ]
     listed = list(dict.fromkeys(word for word in words if word in expected))
     assert listed == expected

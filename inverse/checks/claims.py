@@ -298,60 +298,64 @@ def _effort_curve(
 
 def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
     """What does not hold, in words; docs/verify.md states the rules."""
-    ran = [m for m in verdict.cases if m.figures]
+    references = [(reference(m.case, samples), m.figures) for m in verdict.cases if m.figures]
     judged = [
-        (reference(m.case, samples), m.figures)
-        for m in ran
-        if method.any_prior or reference(m.case, samples).case.gaussian
+        (case, measured) for case, measured in references if method.any_prior or case.case.gaussian
     ]
-    if not judged and verdict.claim == "none":
-        return
-    if not judged:
+    if judged:
+        probe = reference(PROBE, samples)
+        yield from _obligation_failures(verdict, probe)
+        for case, measured in judged:
+            yield from _claim_failures(verdict.claim, case, measured)
+        if verdict.claim == "exact in the limit" and verdict.effort:
+            yield from _limit_failures(verdict, probe)
+    elif verdict.claim != "none":
         reasons = "; ".join({m.skipped for m in verdict.cases if m.skipped})
         yield f"ran on none of the cases that its claim covers ({reasons})"
-        return
+
+
+def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
+    """Failures of what every method must satisfy: independence of the batch and of rotations."""
     if verdict.batch is not None and verdict.batch > 1e-3:
         yield (
             f"a sample changes by {verdict.batch:.2g} standard deviations "
             "with the other images of its batch"
         )
-    probe = reference(PROBE, samples)
-    name = main_figure(probe.case)
     if verdict.rotation is not None:
-        before, after = (loss(name, v) for v in verdict.rotation)
+        name = main_figure(probe.case)
+        before, after = (loss(name, value) for value in verdict.rotation)
         if abs(after - before) > 0.1 * before + 5 * probe.floors[name][1]:
             yield (
                 f"{name} is {before:.3g}, but {after:.3g} after y and A are rotated, which leaves "
                 "the posterior unchanged: check the adjoint"
             )
-    for case, measured_figures in judged:
-        name = main_figure(case.case)
-        figure = measured_figures[name]
-        if verdict.claim == "exact" and case.excess(name, figure.value) > 5:
-            yield (
-                f"{case.name}: claims to be exact, but {name} is {figure.value:.3g}, "
-                f"and {figure.floor:.3g} for exact draws"
-            )
-        if (
-            verdict.claim in ("biased", "exact in the limit")
-            and figure.score is not None
-            and figure.score >= 1
-        ):
-            yield f"{case.name}: score {figure.score:.2f}, no better than ignoring the data"
-        mean = measured_figures["mean"]
-        if verdict.claim == "point estimate" and mean.score is not None and mean.score >= 1:
-            yield (
-                f"{case.name}: the estimate is no nearer to the posterior mean "
-                "than the prior's mean"
-            )
-    if verdict.claim == "exact in the limit" and verdict.effort:
-        late = {k: v for k, v in verdict.effort.items() if k >= 1}
-        late_order = convergence_order(probe, late)
-        if probe.excess(name := main_figure(probe.case), late[max(late)]) > 5 and (
-            late_order is None or late_order < 0.25
-        ):
-            points = ", ".join(f"x{k:g} {v:.3g}" for k, v in late.items())
-            yield (
-                f"{PROBE}: claims to be exact in the limit, "
-                f"but {name} does not fall with effort: {points}"
-            )
+
+
+def _claim_failures(claim: str, case: Reference, measured: dict[str, Figure]) -> Iterator[str]:
+    name = main_figure(case.case)
+    figure, mean = measured[name], measured["mean"]
+    if claim == "exact" and case.excess(name, figure.value) > 5:
+        yield (
+            f"{case.name}: claims to be exact, but {name} is {figure.value:.3g}, "
+            f"and {figure.floor:.3g} for exact draws"
+        )
+    if claim in ("biased", "exact in the limit") and _ignores_data(figure):
+        yield f"{case.name}: score {figure.score:.2f}, no better than ignoring the data"
+    if claim == "point estimate" and _ignores_data(mean):
+        yield f"{case.name}: the estimate is no nearer to the posterior mean than the prior's mean"
+
+
+def _ignores_data(figure: Figure) -> bool:
+    return figure.score is not None and figure.score >= 1
+
+
+def _limit_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
+    name = main_figure(probe.case)
+    late = {factor: value for factor, value in verdict.effort.items() if factor >= 1}
+    order = convergence_order(probe, late)
+    if probe.excess(name, late[max(late)]) > 5 and (order is None or order < 0.25):
+        points = ", ".join(f"x{factor:g} {value:.3g}" for factor, value in late.items())
+        yield (
+            f"{PROBE}: claims to be exact in the limit, "
+            f"but {name} does not fall with effort: {points}"
+        )

@@ -1,11 +1,13 @@
-"""The Gaussian of a field's climate: mean and covariance of a few weeks, with the sample covariance made fit for use.
+"""The Gaussian of a field's climate: mean and covariance of the fields of a few weeks.
 
-A month of hours is many fields and few independent ones, so that the sample covariance is singular and its distant
-correlations are noise. As in ensemble data assimilation it is tapered with distance and inflated, by as much as makes held-out
-days most probable, and kept as a low rank and a floor.
+The fields of a month of hours are many, but few of them are independent. The sample covariance is
+therefore singular, and its distant correlations are noise. As in ensemble data assimilation it is
+tapered with distance and inflated; taper and inflation maximise the density of held-out days. The
+result is stored as a low rank and a floor.
 
-Sources: Gaspari, Cohn, Construction of correlation functions in two and three dimensions, QJRMS 1999, eq. 4.10 (the taper);
-Hamill, Whitaker, Snyder, Distance-dependent filtering of background error covariance estimates, Monthly Weather Review 2001.
+Sources: Gaspari, Cohn, Construction of correlation functions in two and three dimensions, Quarterly
+Journal of the Royal Meteorological Society 1999, eq. 4.10 (the taper); Hamill, Whitaker, Snyder,
+Distance-dependent filtering of background error covariance estimates, Monthly Weather Review 2001.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from inverse.priors.analytic import LowRankPrior
 from inverse_problems.atmosphere.grid import Grid, distance
 
 TAPERS = (200.0, 300.0, 400.0, 500.0, 700.0, 1000.0)
+"""Half-widths of the taper to choose from, km."""
 INFLATIONS = (1.0, 1.25, 1.5, 2.0)
+"""Factors on the covariance to choose from."""
 
 
 @dataclass(frozen=True)
 class Climatology:
-    """A fitted Gaussian and how it was chosen.
+    """A fitted Gaussian, and its taper and inflation.
 
     Args:
-        law: model units.
+        law: the Gaussian, model units.
         taper: half-width of the taper, km; correlations vanish at twice that distance.
         inflation: factor on the covariance.
-        held_out: log density of the held-out fields, nats per grid point.
+        held_out: log density of the held-out fields, nats per entry of a field.
     """
 
     law: LowRankPrior
@@ -39,7 +43,7 @@ class Climatology:
     held_out: float
 
     def card_fields(self) -> dict[str, float]:
-        """For the card."""
+        """Entries of the card of the prior."""
         return {
             "taper_km": self.taper,
             "inflation": self.inflation,
@@ -56,11 +60,18 @@ def fit_gaussian(
     inflations: tuple[float, ...] = INFLATIONS,
     **units: float,
 ) -> Climatology:
-    """The Gaussian of fields (N, C, H, W), its taper and inflation chosen on others; the taper is the same between channels as within.
+    """The Gaussian of fields; held-out fields determine its taper and inflation.
+
+    The taper is the same within a channel and between channels.
 
     Args:
-        fields, held_out: physical units; days apart, or else the choice means nothing.
-        rank: of what is kept above the floor.
+        fields: (N, C, H, W), physical units.
+        held_out: (M, C, H, W), physical units; separated from `fields` by days, because nearby
+            hours are nearly equal.
+        grid: grid of the fields.
+        rank: number of directions above the floor.
+        tapers: half-widths of the taper to choose from, km.
+        inflations: factors on the covariance to choose from.
         units: shift and scale of the law's model units, and its trusted noise levels.
     """
     shape = tuple(fields.shape[1:])
@@ -97,10 +108,18 @@ def fit_gaussian(
 
 
 def gaspari_cohn(distance: Tensor, half_width: float) -> Tensor:
-    """The fifth-order piecewise rational correlation, 1 at distance 0 and 0 beyond twice the half-width; positive definite in space."""
+    """The fifth-order piecewise rational correlation: any shape -> same shape.
+
+    It is 1 at distance 0, 0 beyond twice the half-width, and positive definite in space.
+
+    Args:
+        distance: km.
+        half_width: km.
+
+    Source: Gaspari, Cohn, 1999, eq. 4.10.
+    """
     z = distance / half_width
     near = -0.25 * z**5 + 0.5 * z**4 + 0.625 * z**3 - 5 / 3 * z**2 + 1
-    far = (
-        z**5 / 12 - 0.5 * z**4 + 0.625 * z**3 + 5 / 3 * z**2 - 5 * z + 4 - 2 / (3 * z.clamp_min(1))
-    )
+    far = z**5 / 12 - 0.5 * z**4 + 0.625 * z**3 + 5 / 3 * z**2 - 5 * z + 4
+    far = far - 2 / (3 * z.clamp_min(1))
     return torch.where(z <= 1, near, torch.where(z < 2, far, torch.zeros_like(z)))

@@ -1,4 +1,4 @@
-"""`inverse train` on fields. Nothing imports torch before it must."""
+"""The command `inverse train` on weather fields; torch is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def train_fields(
     ],
     out: Weights,
     variable: Annotated[
-        list[str], typer.Option(help="A variable; may be repeated.", show_default=False)
+        list[str], typer.Option(help="Variable to train on; may be repeated.", show_default=False)
     ] = [],
     period: Annotated[
         str,
         typer.Option(
-            help="FIRST/LAST time to train on, both included, e.g. 2019-03-01/2019-03-21."
+            help="FIRST/LAST time of the training fields, inclusive, e.g. 2019-03-01/2019-03-21."
         ),
     ] = "",
     validation_period: Annotated[
-        str, typer.Option(help="Times by which the Gaussian is chosen.")
+        str, typer.Option(help="FIRST/LAST time of the fields that select the Gaussian.")
     ] = "",
-    test_period: Annotated[str, typer.Option(help="Times for the card's denoising table.")] = "",
-    mix: Annotated[
-        float, typer.Option(help="Share of the batches that is blended from two.")
-    ] = 0.5,
-    hours: Annotated[int, typer.Option(help="Hours that follow one another in one sample.")] = 1,
+    test_period: Annotated[
+        str, typer.Option(help="FIRST/LAST time of the fields of the card's table.")
+    ] = "",
+    mix: Annotated[float, typer.Option(help="Fraction of the batch that blends two fields.")] = 0.5,
+    hours: Annotated[int, typer.Option(help="Consecutive hours in a sample.")] = 1,
     rank: Annotated[
         int,
         typer.Option(
-            help="Rank of the Gaussian that the network corrects; --steps 0 keeps it alone."
+            help="Rank of the Gaussian that the network corrects; --steps 0 trains no network."
         ),
     ] = 400,
     steps: Steps = 100_000,
@@ -75,7 +75,8 @@ def train_fields(
 
     if len(images) > 1 or not variable or not (period and validation_period and test_period):
         raise OptionError(
-            "train: fields need one file, and --variable, --period, --validation-period and --test-period"
+            "train: fields need one file, and --variable, --period, --validation-period "
+            "and --test-period"
         )
     network = UNetConfig(1, integers(widths, "--widths"), integers(blocks, "--blocks"))
     settings = TrainConfig(
@@ -91,8 +92,7 @@ def train_fields(
         mix=mix,
     )
     periods = (period, validation_period, test_period)
-    about = {"licence": licence, "limits": limits}
-    if not train_field_prior(
-        images[0], variable, periods, out, rank, settings if steps else None, device, about, hours
-    ):
+    terms = {"licence": licence, "limits": limits}
+    config = settings if steps else None
+    if not train_field_prior(images[0], variable, periods, out, rank, config, device, terms, hours):
         raise typer.Exit(130)

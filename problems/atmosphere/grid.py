@@ -1,4 +1,4 @@
-"""A latitude-longitude grid: areas, places between its points, and the coarser grids over it. Angles in degrees."""
+"""Latitude-longitude grids: areas, interpolation, coarser grids. Angles are in degrees."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ EARTH_RADIUS = 6371.0
 
 @dataclass(frozen=True)
 class Grid:
-    """Points of a regular grid, which stand for the cells around them.
+    """Points of a rectangular grid; each represents the cell around it.
 
     Args:
         latitudes: strictly monotonic, in either direction, within -90 to 90.
-        longitudes: strictly increasing over less than 360 degrees, from any origin: 0 to 360, -180 to 180, or 350 to 370.
+        longitudes: strictly increasing, spanning less than 360 degrees, from any origin: 0 to 360,
+            -180 to 180, or 350 to 370.
 
-    Raises: InputError if they are not.
+    Raises: InputError for other coordinates, or fewer than 2 x 2 points.
     """
 
     latitudes: tuple[float, ...]
@@ -35,7 +36,8 @@ class Grid:
         lat, lon = np.diff(self.latitudes), np.diff(self.longitudes)
         if len(lat) == 0 or len(lon) == 0:
             raise InputError(
-                f"grid: {len(self.latitudes)} x {len(self.longitudes)} points; at least 2 x 2 are needed"
+                f"grid: {len(self.latitudes)} x {len(self.longitudes)} points; "
+                "at least 2 x 2 are needed"
             )
         if not (np.all(lat > 0) or np.all(lat < 0)) or max(map(abs, self.latitudes)) > 90 + 1e-6:
             raise InputError("grid: latitudes must increase or decrease strictly within -90 to 90")
@@ -48,13 +50,14 @@ class Grid:
     def of(
         cls, latitudes: Sequence[float] | np.ndarray, longitudes: Sequence[float] | np.ndarray
     ) -> Grid:
-        """From coordinates as a file has them: the jump from 360 to 0, or from 180 to -180, is taken out."""
-        lon = np.asarray(longitudes, dtype=np.float64)
-        if not (
-            np.isfinite(lon).all() and np.isfinite(np.asarray(latitudes, dtype=np.float64)).all()
-        ):
+        """The grid of a file's coordinates, with a jump from 360 to 0 or 180 to -180 removed.
+
+        Raises: InputError if a coordinate is NaN, or as the class.
+        """
+        lat, lon = (np.asarray(c, dtype=np.float64) for c in (latitudes, longitudes))
+        if not (np.isfinite(lat).all() and np.isfinite(lon).all()):
             raise InputError(
-                "grid: a coordinate is missing (NaN); latitudes and longitudes must all be there"
+                "grid: a coordinate is missing (NaN); give all latitudes and longitudes"
             )
         jump = np.flatnonzero(np.diff(lon) < -180)
         if len(jump) == 1:
@@ -63,17 +66,21 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(H, W)."""
         return len(self.latitudes), len(self.longitudes)
 
     @cached_property
     def periodic(self) -> bool:
-        """Whether the last longitude's neighbour is the first."""
+        """Whether the first column is the eastern neighbour of the last."""
         step = (self.longitudes[-1] - self.longitudes[0]) / (len(self.longitudes) - 1)
         return abs(self.longitudes[0] + 360 - self.longitudes[-1] - step) < 0.01 * step
 
     def row_areas(self) -> Tensor:
-        """Area of one cell in each row, (H,), float64: sin(north edge) - sin(south edge), which is cos(latitude) to a factor where
-        rows are evenly spaced, and what is left of a cell cut off by a pole."""
+        """Area of a cell of each row, up to a common factor: (H,), float64.
+
+        It is sin(north edge) - sin(south edge), which is proportional to cos(latitude) for evenly
+        spaced rows. The poles cut off the cells that would extend beyond them.
+        """
         lat = torch.tensor(self.latitudes, dtype=torch.float64)
         middle = (lat[1:] + lat[:-1]) / 2
         first, last = 2 * lat[0] - middle[0], 2 * lat[-1] - middle[-1]
@@ -81,24 +88,24 @@ class Grid:
         return (edges[1:] - edges[:-1]).abs()
 
     def locate(self, latitude: Tensor, longitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The four points around each place, what bilinear interpolation gives them, and which places are on the grid.
+        """The four grid points around each place, their bilinear weights, and whether it is inside.
+
+        On a periodic grid the last and the first column are neighbours.
 
         Args:
-            latitude, longitude: (n,), any longitude modulo 360; on a periodic grid the last and the first column are neighbours.
+            latitude: (n,).
+            longitude: (n,), modulo 360.
 
-        Returns: indices (n, 4) into the flattened grid, weights (n, 4) float64, inside (n,) boolean; outside, the weights mean nothing.
+        Returns: indices (n, 4) into the flattened grid, weights (n, 4) float64, and inside (n,)
+        boolean; the weights of a place outside are undefined.
         """
-        i, u, in_lat = _between(
-            torch.tensor(self.latitudes, dtype=torch.float64), latitude.double()
-        )
-        lon = torch.tensor(
-            [*self.longitudes, *([self.longitudes[0] + 360] if self.periodic else [])],
-            dtype=torch.float64,
-        )
+        lat = torch.tensor(self.latitudes, dtype=torch.float64)
+        i, u, in_lat = _between(lat, latitude.double())
+        wrapped = [self.longitudes[0] + 360] if self.periodic else []
+        lon = torch.tensor([*self.longitudes, *wrapped], dtype=torch.float64)
         turned = lon[0] + (longitude.double() - lon[0]).remainder(360)
-        turned = torch.where(
-            360 - (turned - lon[0]) < 1e-9, lon[0], turned
-        )  # a rounding error west of the first column
+        # a place that rounding puts just west of the first column is on it
+        turned = torch.where(360 - (turned - lon[0]) < 1e-9, lon[0], turned)
         j, v, in_lon = _between(lon, turned)
         width = self.shape[1]
         corners = [(i + di) * width + (j + dj) % width for di in (0, 1) for dj in (0, 1)]
@@ -110,17 +117,19 @@ class Grid:
         )
 
     def coarsened(self, factor: int) -> Grid:
-        """The grid of blocks of factor x factor cells, each at the mean latitude and longitude of its cells; the last blocks may be smaller."""
-        lat, lon = (np.asarray(c) for c in (self.latitudes, self.longitudes))
-        return Grid(
-            *(
-                tuple(float(c[k : k + factor].mean()) for k in range(0, len(c), factor))
-                for c in (lat, lon)
-            )
-        )
+        """The grid of blocks of factor x factor cells, each at the mean position of its cells.
+
+        If the factor does not divide the grid, the last blocks are smaller.
+        """
+
+        def block_means(coordinates: tuple[float, ...]) -> tuple[float, ...]:
+            c = np.asarray(coordinates)
+            return tuple(float(c[k : k + factor].mean()) for k in range(0, len(c), factor))
+
+        return Grid(block_means(self.latitudes), block_means(self.longitudes))
 
     def matches(self, other: Grid) -> bool:
-        """Whether the points are the same, in the same order, longitudes modulo 360."""
+        """Whether another grid has the same points in the same order, longitudes modulo 360."""
         if self.shape != other.shape:
             return False
         turn = 360 * round((other.longitudes[0] - self.longitudes[0]) / 360)
@@ -132,7 +141,7 @@ class Grid:
         return all(abs(a - b) < 1e-3 for a, b in same)
 
     def holds(self, grid: Grid) -> bool:
-        """Whether another grid has the same points, in whatever order of rows and origin of longitude."""
+        """Whether another grid has the same points, in any row order and from any longitude."""
         try:
             self.conform(np.zeros(grid.shape), grid)
         except InputError:
@@ -140,16 +149,17 @@ class Grid:
         return True
 
     def conform(self, values: np.ndarray, grid: Grid) -> np.ndarray:
-        """Values (..., H, W) on another grid of the same points, in the order of this one: rows reversed, columns rolled.
+        """Values (..., H, W) on another grid of the same points, in the order of this grid.
+
+        Rows are reversed and columns rolled as needed.
 
         Raises: InputError if the points are not the same.
         """
         rows, columns = np.asarray(grid.latitudes), np.asarray(grid.longitudes)
-        if rows.shape == np.shape(self.latitudes) and np.sign(rows[1] - rows[0]) != np.sign(
-            self.latitudes[1] - self.latitudes[0]
-        ):
+        opposite = (rows[1] > rows[0]) != (self.latitudes[1] > self.latitudes[0])
+        if len(rows) == len(self.latitudes) and opposite:
             values, rows = values[..., ::-1, :], rows[::-1]
-        if columns.shape == np.shape(self.longitudes) and grid.periodic:
+        if len(columns) == len(self.longitudes) and grid.periodic:
             start = int(np.abs((columns - self.longitudes[0] + 180) % 360 - 180).argmin())
             values, columns = np.roll(values, -start, axis=-1), np.roll(columns, -start)
         if not self.matches(Grid.of(rows, columns)):
@@ -157,29 +167,35 @@ class Grid:
         return values
 
     def __str__(self) -> str:
-        a, b, c, d = self.latitudes[0], self.latitudes[-1], self.longitudes[0], self.longitudes[-1]
-        return f"{len(self.latitudes)} x {len(self.longitudes)} points, latitude {a:g} to {b:g}, longitude {c:g} to {d:g}"
+        lat, lon = self.latitudes, self.longitudes
+        ranges = f"latitude {lat[0]:g} to {lat[-1]:g}, longitude {lon[0]:g} to {lon[-1]:g}"
+        return f"{len(lat)} x {len(lon)} points, {ranges}"
 
 
 def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-    """Great-circle distance in km between places (latitude (n,), longitude (n,)) and (latitude (m,), longitude (m,)): (n, m)."""
-    unit = [
-        torch.stack([t.cos() * p.cos(), t.cos() * p.sin(), t.sin()], 1)
-        for t, p in ((x[0].double().deg2rad(), x[1].double().deg2rad()) for x in (a, b))
-    ]
-    return (
-        2
-        * EARTH_RADIUS
-        * torch.asin(
-            (torch.cdist(unit[0], unit[1], compute_mode="donot_use_mm_for_euclid_dist") / 2).clamp(
-                max=1
-            )
-        )
-    )
+    """Great-circle distances in km: (n, m).
+
+    Args:
+        a: latitudes (n,) and longitudes (n,).
+        b: latitudes (m,) and longitudes (m,).
+    """
+
+    def unit_vectors(latitude: Tensor, longitude: Tensor) -> Tensor:
+        t, p = latitude.double().deg2rad(), longitude.double().deg2rad()
+        return torch.stack([t.cos() * p.cos(), t.cos() * p.sin(), t.sin()], 1)
+
+    exact = "donot_use_mm_for_euclid_dist"
+    chord = torch.cdist(unit_vectors(*a), unit_vectors(*b), compute_mode=exact)
+    return 2 * EARTH_RADIUS * torch.asin((chord / 2).clamp(max=1))
 
 
 def block_matrix(areas: Tensor, factor: int) -> Tensor:
-    """Area-weighted means over consecutive blocks of `factor` cells, the last one of what is left: (ceil(n / factor), n), float64."""
+    """Matrix of area-weighted means over blocks of cells: (ceil(n / factor), n), float64.
+
+    Args:
+        areas: (n,), up to a common factor.
+        factor: cells of a block; the last block may have fewer.
+    """
     n = len(areas)
     block = torch.arange(n) // factor
     matrix = torch.zeros(math.ceil(n / factor), n, dtype=torch.float64)
@@ -187,10 +203,13 @@ def block_matrix(areas: Tensor, factor: int) -> Tensor:
     return matrix / matrix.sum(1, keepdim=True)
 
 
-def _between(points: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of the interval of monotonic points that holds each value, the place within it from 0 to 1, and whether there is one."""
+def _between(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The interval of monotonic points that holds each value (n,).
+
+    Returns: its index (n,), the position in it from 0 to 1 (n,), and whether it exists (n,).
+    """
     descending = bool(points[0] > points[-1])
-    line, x = (-points, -at) if descending else (points, at)
+    line, x = (-points, -values) if descending else (points, values)
     inside = (x >= line[0] - 1e-9) & (x <= line[-1] + 1e-9)
     k = (torch.searchsorted(line, x.contiguous(), right=True) - 1).clamp(0, len(line) - 2)
     return k, ((x - line[k]) / (line[k + 1] - line[k])).clamp(0, 1), inside

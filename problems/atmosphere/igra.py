@@ -38,8 +38,10 @@ UNITS = {
     "wind_speed": "m s-1",
 }
 FLAGS = {"pressure": 15, "height": 21, "temperature": 27}
-"""Column of the flag of climatological checks: blank for none passed, A for those of all days, B for
-those of all days and of the season."""
+"""Column of the flag of a value's climatological checks.
+
+Blank: it passed none; A: it passed the check of all days; B: also that of the time of year.
+"""
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,7 @@ def _axis(data: Any, axis: dict[str, tuple[str, ...]], path: Path) -> str:
 def _layers(
     name: str, item: Any, lat: str, lon: str, path: Path
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(label, values (times, H, W)) of each pressure level of a variable, or of its single level."""
+    """(label, values (times, H, W)) of each pressure level of a variable, or of the variable."""
     level = next((dim for dim in item.dims if dim in LEVELS), None)
     rest = [dim for dim in item.dims if dim not in (lat, lon, level, "time")]
     if long := [dim for dim in rest if item.sizes[dim] > 1]:

@@ -52,7 +52,8 @@ class Atmosphere(inverse.Problem):
         modalities: kinds of observations to simulate from a truth.
         factor: coarsening factor in both directions.
         count: number of simulated stations: those of the IGRA list on the grid, then random places.
-        withhold: fraction of the stations withheld for the score; simulated ones are added to count.
+        withhold: fraction of the stations withheld for the score; simulated withheld stations are
+            in addition to count.
         network: random seed of the choice of stations.
         thin: radius (km) within which stations are averaged.
         stations: file of real observations to use with a measurement (.csv, .nc or IGRA soundings).

@@ -1,4 +1,4 @@
-"""One `inverse train` on fields: a NetCDF file in, a Gaussian, the network that corrects it and their card out."""
+"""Training of a prior of weather fields: a Gaussian, and a network that corrects it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from inverse_problems.atmosphere.training_fields import TrainingFields, load_fie
 from inverse_problems.atmosphere.units import GRAVITY
 
 FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
-"""Noise levels of a field prior's denoising table, model units."""
+"""Noise levels of the denoising table of a field prior, model units."""
 
 ZONAL_TAPERS = (500.0, 700.0, 1000.0, 1500.0, 2000.0, 4000.0)
-"""Half-widths in km of the taper between latitudes that are tried."""
+"""Half-widths (km) of the taper between latitudes to choose from."""
 
 
 class FieldTraining(Training):
     """Training of a network that corrects the Gaussian of fields.
 
     Args:
-        fields: to train on.
-        law: their Gaussian.
+        fields: training fields.
+        law: Gaussian of the fields.
         config, checkpoint, device: see `Training`.
     """
 
@@ -67,69 +67,80 @@ def train_field_prior(
     rank: int,
     config: TrainConfig | None,
     device: str,
-    about: dict[str, str],
+    terms: dict[str, str],
     hours: int = 1,
 ) -> bool:
-    """Fit a Gaussian to the fields of a NetCDF file, train a network that corrects it, and write `out` and its card; false if interrupted.
+    """Fit a Gaussian to weather fields, train a network that corrects it, and write both to `out`.
 
-    The Gaussian's taper and inflation are chosen on the second period, and so are the weights: `out` is written whenever they have
-    become better there. The third period is for the card's table alone.
+    The validation period selects the taper and inflation of the Gaussian, and the weights: `out`
+    and its card are written whenever the validation error improves. The test period is used only
+    for the card's table.
 
     Args:
-        variables: channels, see `load_fields`.
-        periods: of training, validation and test, apart from one another.
-        rank: of the Gaussian.
-        config: of the network's training; None for the Gaussian alone.
-        hours: that follow one another, in one sample.
+        source: NetCDF file or Zarr store.
+        variables: variables of the channels, see `load_fields`.
+        periods: training, validation and test period, disjoint.
+        out: file of the weights (.safetensors).
+        rank: rank of the Gaussian.
+        config: training of the network; None to write the Gaussian without a network.
+        device: device of the training.
+        terms: licence and limits for the card.
+        hours: consecutive hours in a sample.
+
+    Returns: whether the training finished; false if it was interrupted.
+
+    Raises: InputError or OptionError if a file or option cannot be used, or the network does not
+        improve on the Gaussian.
     """
     check_weights_path("train", out)
-    where = check_device(device)
-    fields, validation, test = (load_fields(source, variables, period) for period in periods)
-    check_disjoint([fields, validation, test])
-    missing = fields.skipped + validation.skipped + test.skipped
+    training_device = check_device(device)
+    parts = [load_fields(source, variables, period) for period in periods]
+    check_disjoint(parts)
+    missing = sum(part.skipped for part in parts)
     skipped = f", {missing} skipped because values are missing" if missing else ""
-    print(
-        f"{len(fields)} fields to train on, {len(validation)} to choose by, {len(test)} to test on{skipped}",
-        file=sys.stderr,
+    training_count, validation_count, test_count = map(len, parts)
+    _report(
+        f"{training_count} training fields, {validation_count} validation fields, "
+        f"{test_count} test fields{skipped}"
     )
-    if fields.grid.periodic:
-        fields, validation, test = map(in_decametres, (fields, validation, test))
-    law, fitted = fit_law(fields, validation, rank, hours)
-    fields, validation, test = (part.windows(hours) for part in (fields, validation, test))
-    about = about | {"units": ", ".join(fields.units)}
-    described = {
-        "law": fitted,
-        "extra": fields.card_fields()
-        | {"validation": list(validation.period), "test": list(test.period), "skipped": missing},
+    if parts[0].grid.periodic:
+        parts = [in_decametres(part) for part in parts]
+    law, law_entry = fit_law(parts[0], parts[1], rank, hours)
+    fields, validation, test = (part.windows(hours) for part in parts)
+    periods_of_card = {"validation": list(validation.period), "test": list(test.period)}
+    entries = {
+        "law": law_entry,
+        "extra": fields.card_fields() | periods_of_card | {"skipped": missing},
+        **terms,
+        "units": ", ".join(fields.units),
     }
     if config is None:
-        tables: dict[str, object] = {"fields": "test", "rmse": field_table(law, law, test)}
+        table: dict[str, object] = {"fields": "test", "rmse": field_table(law, law, test)}
         facts: dict[str, object] = {
             "data": source.name,
             "command": " ".join(["inverse", *sys.argv[1:]]),
             "torch": torch.__version__,
         }
-        card = save_prior(law, out, training=facts, denoising=tables, **described, **about)
-        print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": tables}))
+        _print_card(out, save_prior(law, out, training=facts, denoising=table, **entries))
         return True
-    training = FieldTraining(
-        fields, law := law.float(), config, out.with_suffix(".checkpoint.safetensors"), where
-    )
+    law = law.float()
+    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    training = FieldTraining(fields, law, config, checkpoint, training_device)
     if training.step:
-        print(f"resuming at step {training.step} of {config.steps}", file=sys.stderr)
-    start, best = time.monotonic(), _best_so_far(out) if training.step else 1.0
-    every = 20 * max(1, config.steps // 300)
+        _report(f"resuming at step {training.step} of {config.steps}")
+    started_at, best = time.monotonic(), _best_ratio(out) if training.step else 1.0
+    interval = 20 * max(1, config.steps // 300)
 
-    def keep_the_best(progress: Progress) -> None:
+    def save_if_better(progress: Progress) -> None:
         nonlocal best
-        if progress.step % every and progress.step < config.steps:
+        if progress.step % interval and progress.step < config.steps:
             return
         prior = training.averaged()
-        ratio = error_ratio(table := field_table(prior, law, validation, 24))
-        print(
-            f"step {progress.step}: {ratio:.4f} of the Gaussian's mean square error on the validation fields",
-            file=sys.stderr,
-            flush=True,
+        table = field_table(prior, law, validation, 24)
+        ratio = error_ratio(table)
+        _report(
+            f"step {progress.step}: mean square error on the validation fields is "
+            f"{ratio:.4f} of the Gaussian's"
         )
         if ratio < best:
             best = ratio
@@ -139,30 +150,49 @@ def train_field_prior(
                 "validation": table,
                 "validation_ratio": round(ratio, 5),
             }
+            seconds = time.monotonic() - started_at
             facts = {
                 "data": source.name,
                 "kept_step": progress.step,
-                **training_facts(config, progress.loss, time.monotonic() - start, where),
+                **training_facts(config, progress.loss, seconds, training_device),
             }
-            save_prior(prior, out, training=facts, denoising=tables, **described, **about)
+            save_prior(prior, out, training=facts, denoising=tables, **entries)
 
-    if train_to_end(training, keep_the_best) is None:
+    if train_to_end(training, save_if_better) is None:
         return False
     if best == 1.0:
         raise InputError(
-            f"train: after {config.steps} steps the network denoises the validation fields no better than the Gaussian; keep that (--steps 0)"
+            f"train: after {config.steps} steps the network denoises the validation fields "
+            "no better than the Gaussian; write the Gaussian alone (--steps 0)"
         )
-    card = PriorCard.read(out.with_suffix(".json"))
-    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}))
+    _print_card(out, PriorCard.read(out.with_suffix(".json")))
     return True
+
+
+def _report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print_card(out: Path, card: PriorCard) -> None:
+    summary = {"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}
+    print(json.dumps(summary))
 
 
 def fit_law(
     fields: TrainingFields, validation: TrainingFields, rank: int, hours: int = 1
 ) -> tuple[FieldLaw, dict[str, float]]:
-    """The Gaussian of fields, global or regional, of one hour or several, and how it was chosen, for the card.
+    """The Gaussian of fields, and the entries of its card that describe the fit.
 
-    Raises: OptionError for trajectories of global fields.
+    It is a `ZonalPrior` for global fields, a `TrajectoryPrior` for several hours, and otherwise a
+    `LowRankPrior`.
+
+    Args:
+        fields: training fields of single hours.
+        validation: fields that select taper and inflation.
+        rank: rank of the Gaussian.
+        hours: consecutive hours in a sample.
+
+    Raises: OptionError for several hours of global fields.
     """
     from inverse_problems.atmosphere.climatology import fit_gaussian
     from inverse_problems.atmosphere.trajectory import TrajectoryPrior, fit_persistence
@@ -170,7 +200,7 @@ def fit_law(
 
     if fields.grid.periodic and hours > 1:
         raise OptionError(
-            f"train: of global fields there are priors of single hours alone, asked for --hours {hours}"
+            f"train: a prior of global fields has single hours, got --hours {hours}; use --hours 1"
         )
     if fields.grid.periodic:
         scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
@@ -195,51 +225,65 @@ def fit_law(
     if hours == 1:
         return climate.law, climate.card_fields()
     before, after = fields.windows(2).values.chunk(2, 1)
-    return TrajectoryPrior(
-        climate.law, fit_persistence(climate.law, before, after), hours
-    ), climate.card_fields()
+    persistence = fit_persistence(climate.law, before, after)
+    return TrajectoryPrior(climate.law, persistence, hours), climate.card_fields()
 
 
-def _best_so_far(out: Path) -> float:
-    """The validation ratio of an interrupted run, 1 where it wrote no weights."""
+def _best_ratio(out: Path) -> float:
+    """The validation ratio of an interrupted training, 1 if it wrote no weights."""
     card = out.with_suffix(".json")
     return PriorCard.read(card).denoising.get("validation_ratio", 1.0) if card.is_file() else 1.0
 
 
 def error_ratio(table: dict[str, list[float]]) -> float:
-    """Geometric mean over noise levels of the prior's mean square error over the Gaussian's."""
+    """Ratio of the prior's mean square error to the Gaussian's, geometric mean over noise levels.
+
+    Args:
+        table: see `field_table`.
+    """
     ratios = [2 * math.log(a / b) for a, b in zip(table["prior"], table["gaussian"], strict=True)]
     return math.exp(sum(ratios) / len(ratios))
 
 
 def in_decametres(fields: TrainingFields) -> TrainingFields:
-    """Geopotential (m2 s-2) as geopotential height (dam), which varies about as much as temperature in K; other channels as they are."""
-    gain = torch.tensor([1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units])[
-        :, None, None
-    ]
-    return replace(
-        fields,
-        values=fields.values * gain,
-        units=tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units),
-    )
+    """Fields with geopotential (m2 s-2) converted to geopotential height (dam).
+
+    In dam the height varies about as much as temperature in K. Other channels are unchanged.
+    """
+    gains = [1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units]
+    values = fields.values * torch.tensor(gains)[:, None, None]
+    units = tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units)
+    return replace(fields, values=values, units=units)
 
 
 def check_disjoint(parts: list[TrainingFields]) -> None:
-    """Raises OptionError where the period of one set of fields reaches into another's: neighbouring hours are nearly the same field."""
+    """Check that the periods of sets of fields are disjoint; nearby hours are nearly equal fields.
+
+    Raises: OptionError if two periods overlap.
+    """
     spans = sorted(part.period for part in parts)
     for before, after in itertools.pairwise(spans):
         if not after[0] > before[1]:
             raise OptionError(
-                f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; training, validation and test must lie apart in time"
+                f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; "
+                "training, validation and test periods must be disjoint"
             )
 
 
 def field_table(
     prior: Prior, law: FieldLaw, fields: TrainingFields, count: int = 168
 ) -> dict[str, list[float]]:
-    """Noise level, and the root mean square errors there of the prior and of the Gaussian, all in physical units, on at most `count` fields."""
-    chosen = fields.values[:: max(1, len(fields) // count)]
-    x0 = prior.encode(chosen)
+    """Root mean square errors of denoising, for a prior and the Gaussian, physical units.
+
+    Args:
+        prior: prior to evaluate.
+        law: Gaussian to compare with.
+        fields: fields to denoise.
+        count: approximate largest number of fields to use, equally spaced.
+
+    Returns: "sigma", "prior" and "gaussian" -> a number for each of `FIELD_LEVELS`.
+    """
+    x0 = prior.encode(fields.values[:: max(1, len(fields) // count)])
     table: dict[str, list[float]] = {"sigma": [], "prior": [], "gaussian": []}
     for i, level in enumerate(FIELD_LEVELS):
         sigma = torch.full((len(x0),), level)
@@ -247,7 +291,6 @@ def field_table(
         table["sigma"].append(level * prior.scale)
         for name, denoiser in (("prior", prior), ("gaussian", law)):
             with torch.no_grad():
-                table[name].append(
-                    float((denoiser(noisy, sigma) - x0).square().mean().sqrt()) * prior.scale
-                )
+                error = float((denoiser(noisy, sigma) - x0).square().mean().sqrt())
+            table[name].append(error * prior.scale)
     return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}

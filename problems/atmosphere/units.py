@@ -1,4 +1,7 @@
-"""Units of meteorological variables, as CF conventions and their careless relatives spell them. Angles and times are not converted."""
+"""Units of meteorological variables, in the spelling of the CF conventions and common variants.
+
+Angles and times are not converted.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ _KNOWN: dict[str, tuple[str, float, float]] = {
     "%": ("1", 0.01, 0),
     "1": ("1", 1, 0),
 }
-"""Unit -> (base, a, b): base = a * value + b. Heights count as geopotential over standard gravity."""
+"""Unit -> (base unit, a, b), with base = a * value + b.
+
+Heights are geopotential divided by standard gravity.
+"""
 
 _SPELLINGS = {
     "kelvin": "K",
@@ -71,40 +77,49 @@ _SPELLINGS = {
 }
 
 PLAUSIBLE = {"K": (140.0, 350.0)}
-"""Values that a quantity can have on Earth, by base unit, where a wrong unit shows."""
+"""Base unit -> range of values on Earth, for units whose confusion shows in the values."""
 
 
-def conversion(unit: str | None, to: str, what: str) -> tuple[float, float]:
-    """(a, b) such that a * value + b has the unit `to`.
+def conversion(unit: str | None, target: str, source: str) -> tuple[float, float]:
+    """(a, b) such that a * value + b converts a value in `unit` to `target`.
 
-    Raises: InputError that begins with `what` for a unit that is missing, unknown or of another quantity.
+    Args:
+        source: beginning of the error message.
+
+    Raises: InputError if the unit is missing, unknown or of another quantity.
     """
     if unit is None or not str(unit).strip():
         raise InputError(
-            f"{what}: has no units; expected {to} or what converts to it ({', '.join(_alike(to))})"
+            f"{source}: has no units; expected {target} or a unit that converts to it "
+            f"({', '.join(_alike(target))})"
         )
-    found, wanted = _KNOWN.get(_canonical(unit)), _KNOWN.get(_canonical(to))
+    known, wanted = _KNOWN.get(_canonical(unit)), _KNOWN.get(_canonical(target))
     if wanted is None:
-        raise InputError(f"{what}: the prior's unit '{to}' is unknown; known: {', '.join(_KNOWN)}")
-    if found is None or found[0] != wanted[0]:
         raise InputError(
-            f"{what}: units '{unit}' do not convert to {to}; expected one of {', '.join(_alike(to))}"
+            f"{source}: the prior's unit '{target}' is unknown; known: {', '.join(_KNOWN)}"
         )
-    return found[1] / wanted[1], (found[2] - wanted[2]) / wanted[1]
+    if known is None or known[0] != wanted[0]:
+        raise InputError(
+            f"{source}: units '{unit}' do not convert to {target}; "
+            f"expected one of {', '.join(_alike(target))}"
+        )
+    return known[1] / wanted[1], (known[2] - wanted[2]) / wanted[1]
 
 
 def plausible(unit: str) -> tuple[float, float]:
-    """Bounds of what is believed in this unit, infinite where nothing is known."""
+    """Range of plausible values in a known unit, infinite for quantities without a known range."""
     base, a, b = _KNOWN[_canonical(unit)]
     low, high = PLAUSIBLE.get(base, (-float("inf"), float("inf")))
     return (low - b) / a, (high - b) / a
 
 
 def _canonical(unit: str) -> str:
+    """The spelling of a unit in `_KNOWN`, or the unit itself."""
     text = str(unit).strip()
     return text if text in _KNOWN else _SPELLINGS.get(text.lower(), text)
 
 
 def _alike(unit: str) -> list[str]:
+    """The known units that convert to a unit."""
     base = _KNOWN.get(_canonical(unit), (unit,))[0]
     return [name for name, (other, *_) in _KNOWN.items() if other == base] or [unit]

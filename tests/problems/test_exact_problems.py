@@ -1,4 +1,4 @@
-"""The problems with closed-form posteriors: the operator is the matrix, the answer is Bayes' rule, the command runs them."""
+"""Problems with closed-form posteriors: operators, Bayes' rule, published settings, the command."""
 
 from __future__ import annotations
 
@@ -57,24 +57,23 @@ def test_operator_has_its_adjoint_and_singular_values(problem):
     )
 
 
-def test_exact_answer_obeys_bayes_rule(problem):
-    """log p(x | y) - log p(x) - log p(y | x) is -log p(y) at every x, through the Posterior that methods see."""
+def test_exact_posterior_obeys_bayes_rule(problem):
+    """log p(x) + log p(y | x) - log p(x | y) = log p(y) at every x, in units of the Posterior."""
     posterior = problem.posterior(1, dtype=F64)
     exact, prior = problem.exact(posterior.y), posterior.prior
     law = prior if len(prior.shape) == 1 or prior.shape[-1] else prior.sized(*posterior.shape[-2:])
     x = law.sample(5, inverse.seeded(2))
     likelihood = problem.noise(posterior.shape).log_prob(posterior.y, posterior.A(x))
-    if (
-        getattr(problem, "view", "") != "inpainting"
-    ):  # where C is singular to rounding, densities need a little noise
+    # with inpainting C is singular to rounding, and densities do not exist
+    if getattr(problem, "view", "") != "inpainting":
         assert (law.log_density(x) + likelihood - exact.law.log_density(x)).allclose(
             torch.tensor(exact.log_evidence, dtype=F64), rtol=1e-7, atol=1e-5
         )
     assert exact.mean.shape == posterior.shape
 
 
-def test_truth_is_one_of_the_exact_samples_in_law(problem):
-    """The truth's rank-free score (x - mean)^T C^-1 (x - mean) is chi-square for the Gaussian problems."""
+def test_truths_are_distributed_as_posterior_samples(problem):
+    """The score (x - mean)^T C^-1 (x - mean) of the truth is chi-square for Gaussian posteriors."""
     if problem.name in ("mixture", "bimodal"):
         return  # not Gaussian
     scores = []
@@ -88,7 +87,7 @@ def test_truth_is_one_of_the_exact_samples_in_law(problem):
     assert abs(float(torch.stack(scores).mean()) - 1) < 4 * math.sqrt(2 / n)
 
 
-def test_a_fine_sampler_on_the_exact_denoiser_draws_from_the_posterior():
+def test_a_sampler_with_many_steps_draws_from_the_posterior():
     problem = inverse.get_problem("bimodal", mass=0.3)
     exact = problem.exact(torch.tensor([0.2]))
     x = 40 * torch.randn(4000, 2, generator=inverse.seeded(3), dtype=F64)
@@ -100,7 +99,7 @@ def test_a_fine_sampler_on_the_exact_denoiser_draws_from_the_posterior():
 
 
 @pytest.mark.parametrize("y", [-0.5, 0.0, 0.9])
-def test_no_measurement_tells_the_two_modes_apart_and_each_moves_them(y):
+def test_a_measurement_moves_the_modes_and_keeps_their_masses(y):
     problem = inverse.get_problem("bimodal", mass=0.3)
     law = problem.exact(torch.tensor([y])).law
     gain = problem.correlation * problem.std**2 / (problem.std**2 + problem.sigma_y**2)
@@ -145,7 +144,7 @@ def test_impossible_options_are_refused(name, options):
         inverse.get_problem(name, **options)
 
 
-def test_prior_follows_the_precision_asked_for():
+def test_prior_has_the_requested_precision():
     problem = inverse.get_problem("bimodal")
     for dtype in (torch.float32, F64):
         posterior = problem.posterior(0, dtype=dtype)

@@ -1,6 +1,6 @@
-"""Accelerated MRI: the transform is deepinv's, its decomposition is one, the lines are as many as asked, and what is no measurement is refused.
+"""Accelerated MRI: the operator, its decomposition, the masks and refusals.
 
-The adjoint, batches and states of the operator are tested with those of every problem in test_operators.py.
+test_operators.py tests the adjoint, batches and states of the operator for every problem.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def operator(shape, **options):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_operator_is_deepinvs_mri_of_a_real_image(shape):
+def test_the_operator_matches_deepinv_on_a_real_image(shape):
     problem, ours = operator(shape)
     theirs = inverse.physics.MRI(mask=problem.sampled(*shape[-2:]).float())
     x = normal(2, *shape)
@@ -38,7 +38,7 @@ def test_the_operator_is_deepinvs_mri_of_a_real_image(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_decomposition_is_a_singular_value_decomposition(shape):
-    """A = U s V^T, V orthonormal, U orthonormal where s is not zero; against the singular values of the matrix."""
+    """A = U s V^T, V orthonormal, U orthonormal for non-zero s; s is that of the dense matrix."""
     _, ours = operator(shape)
     x = normal(2, *shape)
     torch.testing.assert_close(ours.V(ours.V_adjoint(x)), x)
@@ -55,7 +55,7 @@ def test_the_decomposition_is_a_singular_value_decomposition(shape):
 
 
 @pytest.mark.parametrize("signal", [0.3, 5.0])
-def test_solves_in_the_basis_are_those_of_the_matrix(signal):
+def test_linear_solves_match_the_dense_matrix(signal):
     shape = (1, 6, 7)
     problem, _ = operator(shape, sigma_y=0.2)
     prior = inverse.FlatPrior((1, None, None), shift=0.5, scale=0.5)
@@ -70,7 +70,7 @@ def test_solves_in_the_basis_are_those_of_the_matrix(signal):
 
 @pytest.mark.parametrize("mask", ["random", "equispaced"])
 @pytest.mark.parametrize(("acceleration", "centre"), [(4, 0.08), (8, 0.04)])
-def test_lines_are_as_many_as_the_acceleration_says_and_hold_the_centre(mask, acceleration, centre):
+def test_the_mask_has_the_accelerations_number_of_lines_and_the_centre(mask, acceleration, centre):
     sampled = inverse.get_problem("mri", mask=mask, acceleration=acceleration).sampled(96, 96)
     lines = sampled[0]
     assert bool((sampled == lines).all())  # whole columns
@@ -82,13 +82,12 @@ def test_lines_are_as_many_as_the_acceleration_says_and_hold_the_centre(mask, ac
     )
     assert not torch.equal(sampled, other)
     gaps = torch.nonzero(lines).flatten().diff()
-    widest = -(
-        -(96 - middle) // (96 // acceleration - middle)
-    )  # of what is spread evenly over the columns outside the centre
+    # the widest gap of equispaced lines outside the centre, rounded up
+    widest = -(-(96 - middle) // (96 // acceleration - middle))
     assert (int(gaps.max()) <= widest) == (mask == "equispaced")
 
 
-def test_all_lines_measured_without_noise_are_the_slice():
+def test_all_lines_without_noise_recover_the_slice():
     problem = inverse.get_problem("mri", acceleration=1, sigma_y=0.0)
     truth = problem.truths()[0]
     assert truth.shape == (1, 96, 96)
@@ -98,15 +97,14 @@ def test_all_lines_measured_without_noise_are_the_slice():
     )
 
 
-def test_noise_is_in_the_units_of_the_measurement_and_on_measured_entries_alone():
+def test_only_measured_entries_have_noise_of_sigma_y():
     problem = inverse.get_problem("mri", sigma_y=0.3)
     truth = torch.zeros(4, 1, 96, 96)
-    y, seen = problem.measure(truth, inverse.seeded(0)), problem.sampled(96, 96)
-    assert not bool(y[:, :, ~seen].any())
-    count = y[:, :, seen].numel()
-    assert float(y[:, :, seen].std()) == pytest.approx(
-        0.3, abs=4 * 0.3 / (2 * count) ** 0.5
-    )  # four standard errors
+    y, measured = problem.measure(truth, inverse.seeded(0)), problem.sampled(96, 96)
+    assert not bool(y[:, :, ~measured].any())
+    count = y[:, :, measured].numel()
+    standard_error = 0.3 / (2 * count) ** 0.5
+    assert float(y[:, :, measured].std()) == pytest.approx(0.3, abs=4 * standard_error)
 
 
 @pytest.fixture
@@ -134,7 +132,7 @@ def test_the_command_takes_a_picture_and_a_complex_measurement(command, grey, tm
     assert torch.equal(a, b)
 
 
-def test_what_is_no_mri_is_refused_in_a_line(command, grey, tiny_prior, tmp_path):
+def test_bad_masks_priors_and_measurements_are_refused(command, grey, tiny_prior, tmp_path):
     write_picture(tmp_path / "slice.png", pixels(20, 24, 1))
     write_picture(tmp_path / "black.png", 0 * pixels(20, 24, 1))
     write_picture(tmp_path / "small.png", pixels(8, 8, 1))

@@ -1,4 +1,7 @@
-"""Fusing a coarse field with stations, where the posterior of both is known in closed form; float64, a periodic Gaussian field."""
+"""Fusion of a coarse field with stations, compared with the closed-form posterior.
+
+The field is Gaussian and periodic; computations are in float64.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ SIGMA = {"coarse": 0.7, "stations": 0.5}
 
 
 def field() -> inverse.GaussianPrior:
-    """Temperature in K around 280, standardised: stationary in longitude, correlated over about two points."""
+    """Standardised temperature around 280 K, stationary in longitude.
+
+    Its correlation length is about two grid points.
+    """
     rows = 0.7 ** (torch.arange(6)[:, None] - torch.arange(6)).abs().double()
     gap = torch.arange(12)
     columns = torch.stack([0.7 ** torch.minimum(gap, 12 - gap).double().roll(i) for i in range(12)])
@@ -49,7 +55,7 @@ def parts(turn: float = 0.0) -> dict:
 
 
 def measured(sigma=SIGMA, order=("coarse", "stations"), prior=None, truth=None):
-    """A posterior of these modalities, the noise of each its own whatever the order."""
+    """A posterior of these modalities; the noise of each does not depend on their order."""
     prior = prior or field()
     truth = draws(prior, 1) if truth is None else truth
     each = {name: part for name, part in parts().items() if name in order}
@@ -82,11 +88,15 @@ def fused(posterior, samples=1, seed=0, **options):
     )
 
 
-# --- against the closed form ----------------------------------------------------------------------------------------------
+# --- the closed form ---------------------------------------------------------------------
 
 
 def test_mmps_draws_from_the_joint_posterior():
-    """400 draws: 5 % in a standard deviation; the squared errors of the mean, in units of their own, have mean 1."""
+    """Mean, variance and covariance of 400 draws.
+
+    Tolerances: 5 % for a standard deviation; in units of its variance, the squared error of the mean
+    is 1 on average.
+    """
     posterior, n = measured(), 400
     law, x = exact(posterior), fused(posterior, n, steps=30, tolerance=1e-4)
     variance = law.covariance.diagonal()
@@ -97,8 +107,8 @@ def test_mmps_draws_from_the_joint_posterior():
     assert float((torch.cov(x.flatten(1).T) - law.covariance).norm() / law.covariance.norm()) < 0.3
 
 
-def test_both_modalities_say_more_than_either():
-    """Total variance in closed form, and that what each adds is seen in the samples."""
+def test_two_modalities_reduce_the_variance_of_either():
+    """The closed-form total variance falls with each modality, and so does that of the samples."""
     total = {
         order: float(exact(measured(order=order)).covariance.trace())
         for order in (("coarse",), ("stations",), ("coarse", "stations"))
@@ -113,7 +123,10 @@ def test_both_modalities_say_more_than_either():
 def scalar_law(
     gamma: float, c: float, R: float, y: float, sigmas: np.ndarray
 ) -> tuple[float, float]:
-    """Mean and variance that the probability-flow ODE of sda ends at for x ~ N(0, c), y = x + N(0, R): a linear equation, solved by midpoints."""
+    """Mean and variance at the end of the probability-flow ODE of sda, for scalars.
+
+    x ~ N(0, c) and y = x + N(0, R). The ODE is linear; it is solved with the midpoint rule.
+    """
     a, b = 1.0, 0.0
     for u, v in pairwise(np.geomspace(*sigmas, 20_001)):
         m = (u + v) / 2
@@ -130,8 +143,11 @@ def scalar_law(
 
 
 @pytest.mark.parametrize(("gamma", "shift", "share"), [(0.01, 0.346, 0.135), (0.3, -0.045, 0.764)])
-def test_the_bias_of_sda_is_that_of_its_equation(gamma, shift, share):
-    """x ~ N(0, 1), R = 0.25, y = 1, the posterior is N(0.8, 0.2): gamma would have to be 1 / (1 + sigma^2), a constant one is wrong at all levels but one."""
+def test_sda_has_the_bias_of_its_ode(gamma, shift, share):
+    """x ~ N(0, 1), R = 0.25 and y = 1, so that the posterior is N(0.8, 0.2).
+
+    The exact gamma is 1 / (1 + sigma^2); a constant gamma is exact at a single noise level.
+    """
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 4000, dtype=torch.float64),
         torch.tensor([1.0], dtype=torch.float64),
@@ -155,7 +171,7 @@ def test_the_bias_of_sda_is_that_of_its_equation(gamma, shift, share):
     )
 
 
-def test_mmps_has_no_such_bias():
+def test_mmps_is_unbiased():
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 4000, dtype=torch.float64),
         torch.tensor([1.0], dtype=torch.float64),
@@ -175,11 +191,11 @@ def test_mmps_has_no_such_bias():
     assert float(x.var()) == pytest.approx(0.2, rel=0.07)
 
 
-# --- what must not matter -------------------------------------------------------------------------------------------------
+# --- invariances ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm"])
-def test_one_modality_is_the_linear_method_to_the_bit(guidance):
+def test_one_modality_equals_the_linear_method_bit_by_bit(guidance):
     posterior = measured(order=("coarse",))
     alone = inverse.get_method(guidance, steps=12)
     settings = {"steps": 12, "sampler": alone.sampler, "schedule": alone.schedule}
@@ -192,8 +208,8 @@ def test_one_modality_is_the_linear_method_to_the_bit(guidance):
     )
 
 
-def test_one_modality_under_dps_is_dps_stepping_as_a_score():
-    """On the same levels with the same noise; the two add up in another order."""
+def test_one_modality_with_dps_equals_dps_with_score_steps():
+    """Levels and noise are equal; the order of the additions differs."""
     posterior = measured(order=("stations",))
     zeta = posterior.y.numel() ** 0.5 * posterior.prior.scale / SIGMA["stations"]
     expected = inverse.solve(
@@ -212,8 +228,8 @@ def test_one_modality_under_dps_is_dps_stepping_as_a_score():
 GUIDANCES = {"mmps": {"tolerance": 1e-10, "iterations": 60}, "pigdm": {}, "sda": {}, "dps": {}}
 
 
-def tight(posterior):
-    """With pigdm's solve to the end as well."""
+def with_tight_tolerance(posterior):
+    """The posterior with a with_tight_tolerance tolerance for the linear solve of pigdm."""
     posterior.execution = dataclasses.replace(posterior.execution, solver=inverse.CG(1e-12, 200))
     return posterior
 
@@ -221,17 +237,18 @@ def tight(posterior):
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_the_order_of_modalities_does_not_matter(guidance):
     a, b = (
-        tight(measured(order=order)) for order in (("coarse", "stations"), ("stations", "coarse"))
+        with_tight_tolerance(measured(order=order))
+        for order in (("coarse", "stations"), ("stations", "coarse"))
     )
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     torch.testing.assert_close(fused(a, 2, **options), fused(b, 2, **options), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm", "sda"])
-def test_a_modality_of_infinite_noise_is_as_good_as_none(guidance):
+def test_a_modality_with_infinite_noise_has_no_effect(guidance):
     vague, without = (
-        tight(measured({"coarse": 0.7, "stations": 1e8})),
-        tight(measured(order=("coarse",))),
+        with_tight_tolerance(measured({"coarse": 0.7, "stations": 1e8})),
+        with_tight_tolerance(measured(order=("coarse",))),
     )
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     torch.testing.assert_close(
@@ -241,20 +258,26 @@ def test_a_modality_of_infinite_noise_is_as_good_as_none(guidance):
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm", "sda"])
 def test_a_weight_is_a_power_of_the_likelihood(guidance):
-    """lambda = 1/4 is twice the noise; of sda, whose variance has another term, gamma four times as large with it."""
+    """A weight of 1/4 equals twice the noise.
+
+    The variance of sda has another term, so its gamma is four times as large.
+    """
     half = {name: 2 * sigma if name == "stations" else sigma for name, sigma in SIGMA.items()}
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     with_noise = options | ({"gamma": "coarse:0.01,stations:0.04"} if guidance == "sda" else {})
     tempered, noisier = (
-        fused(tight(measured()), 2, weights="stations:0.25", **options),
-        fused(tight(measured(half)), 2, **with_noise),
+        fused(with_tight_tolerance(measured()), 2, weights="stations:0.25", **options),
+        fused(with_tight_tolerance(measured(half)), 2, **with_noise),
     )
     torch.testing.assert_close(tempered, noisier, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_rolling_longitude_rolls_the_output(guidance):
-    """Field, stations and noise turned by 90 degrees: the samples turn with them, the denoiser being the same at every longitude."""
+    """Field, stations and noise rotated by 90 degrees rotate the samples.
+
+    The denoiser is the same at every longitude.
+    """
     flat = inverse.GaussianPrior(
         torch.zeros(SHAPE, dtype=torch.float64),
         field().covariance,
@@ -275,7 +298,9 @@ def test_rolling_longitude_rolls_the_output(guidance):
         [],
     )
     for operator, observed, shift in zip(turned, (y, rolled), (0, 3), strict=True):
-        posterior = tight(inverse.Posterior(flat, operator, observed, noise, dtype=torch.float64))
+        posterior = with_tight_tolerance(
+            inverse.Posterior(flat, operator, observed, noise, dtype=torch.float64)
+        )
         generator = inverse.Generators.for_samples(0, 1, 1)
         with torch.no_grad():
             x, sigmas = method.begin(posterior, generator)
@@ -289,10 +314,10 @@ def test_rolling_longitude_rolls_the_output(guidance):
     torch.testing.assert_close(answers[1], answers[0].roll(3, -1), rtol=0, atol=1e-6)
 
 
-# --- the published settings -----------------------------------------------------------------------------------------------
+# --- the published settings ----------------------------------------------------------------------
 
 
-def test_the_preset_sets_what_is_left_at_its_default():
+def test_the_preset_sets_options_left_at_their_defaults():
     method = inverse.get_method("multimodal", preset="published", steps=10)
     assert (
         method.guidance,
@@ -306,8 +331,8 @@ def test_the_preset_sets_what_is_left_at_its_default():
     assert method.derived(measured(order=("stations",))) == {"weight_stations": 1.0}
 
 
-def test_the_published_slope_by_hand():
-    """At one level, from the formulas: residuals of the stations averaged, those of the coarse field summed."""
+def test_the_published_slope_follows_its_formula():
+    """Residuals are averaged over the stations and summed over the coarse field."""
     posterior, sigma = measured(), torch.tensor(0.8, dtype=torch.float64)
     x, law = normal(1, *SHAPE, seed=3), posterior.prior
     x0_hat, score = inverse.get_method("multimodal", preset="published").likelihood(
@@ -340,7 +365,7 @@ def test_the_published_step_costs_two_evaluations_and_one_gradient():
 
 
 def test_without_a_likelihood_the_published_step_is_heun():
-    """The slope vanishes as the weights do."""
+    """The slope of the likelihood vanishes with the weights."""
     posterior = measured()
     free = fused(posterior, guidance="sda", corrected=True, weights="1e-14", steps=15)
     plain = fused(posterior, guidance="sda", sampler="heun", weights="1e-14", steps=15)
@@ -359,7 +384,7 @@ def test_the_clamp_bounds_the_slope_and_counts():
     assert trace == [{"sigma": 2.0, "saturated": 0.5}]
 
 
-def test_the_saturated_fraction_is_kept_with_the_result():
+def test_the_result_records_the_saturated_fraction():
     result = inverse.solve(
         measured(), inverse.get_method("multimodal", preset="published", clamp=1.0, steps=10)
     )
@@ -368,7 +393,7 @@ def test_the_saturated_fraction_is_kept_with_the_result():
     assert result.log_weights is None
 
 
-# --- anomalies and ensembles of the right size -----------------------------------------------------------------------------
+# --- amplitude and inflation ---------------------------------------------------
 
 
 def scaled(law, scale):
@@ -376,7 +401,7 @@ def scaled(law, scale):
 
 
 def test_the_amplitude_is_the_most_probable_one_for_each_measurement():
-    """Of truths with anomalies half and twice as large; to the 1.2 % of the grid."""
+    """Truths have anomalies half and twice as large; the grid of amplitudes has a step of 1.2 %."""
     law = field()
     for factor in (0.5, 2.0):
         posterior = measured(truth=draws(scaled(law, factor), 1))
@@ -395,8 +420,11 @@ def test_the_amplitude_is_the_most_probable_one_for_each_measurement():
         assert float(fitted_amplitude(posterior)) == pytest.approx(float(best), rel=0.02)
 
 
-def test_the_amplitude_of_many_days_is_theirs():
-    """Geometric mean over 300 truths with anomalies 1.5 times as large: 13 numbers each leave 0.2 of the logarithm, and their number a bias of -0.04."""
+def test_the_amplitude_is_recovered_from_many_truths():
+    """Geometric mean over 300 truths with anomalies 1.5 times as large.
+
+    The 13 measurements of a truth determine the logarithm to 0.2, with a bias of -0.04.
+    """
     law = field()
     truth = draws(scaled(law, 1.5), 300)
     one = measured(truth=truth[:1])
@@ -407,7 +435,7 @@ def test_the_amplitude_of_many_days_is_theirs():
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_amplified_is_the_posterior_of_the_wider_law(factor):
-    """Its denoiser and Jacobian, its analytic start and what mmps makes of it."""
+    """Denoiser, Jacobian, analytic start and mmps mean equal those of the wider law."""
     law, one = field(), measured(truth=draws(scaled(field(), factor), 1))
     wide = amplified(one)
     own = scaled(law, float(fitted_amplitude(one)))
@@ -429,7 +457,7 @@ def test_amplified_is_the_posterior_of_the_wider_law(factor):
     torch.testing.assert_close(*starts, rtol=0, atol=1e-4)
 
 
-def test_every_image_of_a_batch_has_an_amplitude_of_its_own():
+def test_each_image_of_a_batch_has_its_own_amplitude():
     law, truths = field(), [draws(scaled(field(), factor), 1) for factor in (0.5, 2.0)]
     method = inverse.get_method("multimodal", amplitude="evidence", steps=3)
     parts = [measured(truth=truth) for truth in truths]
@@ -441,7 +469,7 @@ def test_every_image_of_a_batch_has_an_amplitude_of_its_own():
         torch.testing.assert_close(together.samples[i], alone.samples[0], rtol=0, atol=1e-9)
 
 
-def test_the_amplitude_is_kept_with_the_result():
+def test_the_result_records_the_amplitude():
     posterior = measured(truth=draws(scaled(field(), 2.0), 1))
     result = inverse.solve(
         posterior, inverse.get_method("multimodal", amplitude="evidence", steps=2), 2
@@ -457,7 +485,7 @@ def test_inflation_moves_members_away_from_their_mean():
     torch.testing.assert_close(inflated - inflated.mean(0), 1.3 * (plain - plain.mean(0)))
 
 
-# --- options and other posteriors -----------------------------------------------------------------------------------------
+# --- options and other posteriors ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -476,7 +504,7 @@ def test_impossible_options_are_refused(options, words):
         inverse.get_method("multimodal", **options)
 
 
-def test_a_stranger_among_the_weights_is_named():
+def test_an_unknown_modality_in_the_weights_is_named():
     with pytest.raises(
         OptionError, match="'satellite' is not measured here; measured: coarse, stations"
     ):
@@ -492,8 +520,11 @@ def test_other_methods_run_on_stacked_modalities(name):
     assert torch.isfinite(inverse.solve(measured(), short, 2).samples).all()
 
 
-def test_unequal_noise_is_solved_in_units_of_it():
-    """(A S A^T + R)^-1 v against the matrix, R over eight decades: unscaled conjugate gradients stop in the large entries."""
+def test_linear_solves_are_scaled_by_unequal_noise():
+    """(A S A^T + R)^-1 v compared with the dense matrix, with R over eight decades.
+
+    Unscaled conjugate gradients would converge only in the largest entries.
+    """
     prior, matrix = image_prior(2, 2), normal(9, 12, seed=4)
     sigma = torch.logspace(-4, 4, 9, dtype=torch.float64).reshape(1, 1, 9)
     operator = matrix_operator(matrix, (3, 2, 2))

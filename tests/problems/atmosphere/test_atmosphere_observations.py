@@ -1,4 +1,4 @@
-"""Reading and checking observations: IGRA, CSV, NetCDF points, units; thinning, withholding, simulation, the size of the noise."""
+"""Observations: files, units, quality control, thinning, withholding, simulation, noise."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def table(path: Path, text: str) -> Path:
     return path
 
 
-# --- IGRA ---------------------------------------------------------------------------------------------------------------
+# --- IGRA ----------------------------------------------------------------------------------------
 
 
-def test_a_sounding_is_what_stands_in_the_file():
-    """The first ascent of the excerpt, Vienna, 23 January 2015, 12 UTC, read off by eye."""
+def test_a_sounding_has_the_values_of_the_file():
+    """The first sounding of the excerpt (Vienna, 23 January 2015, 12 UTC), read by eye."""
     first, second = read_soundings(DATA / "AUM00011035-excerpt.txt")
     assert (first.station, first.latitude, first.longitude, str(first.time)) == (
         "AUM00011035",
@@ -68,7 +68,7 @@ def test_a_sounding_is_what_stands_in_the_file():
 
 
 def test_flags_and_special_values(tmp_path):
-    """-8888 was removed by quality assurance, -9999 never was; a value without both checks is left out on request."""
+    """-8888 is a removed value, -9999 a missing one; `checked` requires both checks."""
     text = (
         "#AUM00011035 2015 01 23 99 1134    3 ncdc-gts           482333   163500\n"
         "10 -9999  85000  1441A  -15 -9999    22   340   120 \n"
@@ -93,7 +93,7 @@ def test_flags_and_special_values(tmp_path):
         (lambda t: "", "is empty"),
     ],
 )
-def test_damaged_soundings_are_refused_with_their_line(tmp_path, cut, words):
+def test_damaged_soundings_are_refused_with_the_line_number(tmp_path, cut, words):
     whole = (DATA / "AUM00011035-excerpt.txt").read_text()
     with pytest.raises(InputError, match=words):
         read_soundings(table(tmp_path / "bad.txt", cut(whole)))
@@ -106,8 +106,8 @@ def test_a_truncated_archive_is_refused(tmp_path):
         read_soundings(path)
 
 
-@pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not here")
-def test_the_whole_vienna_file():
+@pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not available")
+def test_the_full_vienna_file_is_read():
     soundings = read_soundings(VIENNA)
     assert len(soundings) == 321
     assert all(s.station == "AUM00011035" for s in soundings)
@@ -120,12 +120,14 @@ def test_the_whole_vienna_file():
 RAOB = "station,valid,pres,hght,tmpc,dwpc,drct,sknt\n"
 
 
-def test_a_table_of_soundings(tmp_path):
-    """Norman, Oklahoma: two of four values are there; a station nobody knows has no place."""
+def test_a_table_of_soundings_is_read(tmp_path):
+    """Norman, Oklahoma, reports two of four values; an unknown station has no place."""
     path = table(
         tmp_path / "raob.csv",
         RAOB
-        + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\nKOUN,1999-05-04,500.0,,-12.5,,,\nXXXX,1999-05-04,850.0,1430.0,16.2,,,\n",
+        + "KOUN,1999-05-04,850.0,1430.0,16.2,,,\n"
+        + "KOUN,1999-05-04,500.0,,-12.5,,,\n"
+        + "XXXX,1999-05-04,850.0,1430.0,16.2,,,\n",
     )
     seen, notes = observations.admitted(observation_files.read_observations(path), LEVELS, "raob")
     assert dict(zip(seen.variable, seen.value, strict=True)) == {
@@ -139,9 +141,12 @@ def test_a_table_of_soundings(tmp_path):
     ]
 
 
-@pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not here")
-def test_each_table_station_is_the_listed_one_by_its_height():
-    """Of 116 ascents, 113 begin within 40 m of the listed elevation; two others lack the lowest levels, Mexico City's station has moved."""
+@pytest.mark.skipif(not VIENNA.exists(), reason="the shared data are not available")
+def test_stations_of_tables_match_the_list_by_elevation():
+    """113 of 116 soundings begin within 40 m of the listed elevation.
+
+    Two others lack the lowest levels; the station of Mexico City has moved.
+    """
     rows = list(csv.DictReader(lines(VIENNA.parent / "raob_1999-05-04T00.csv.gz")))
     ground = {}
     for row in rows:
@@ -155,7 +160,7 @@ def test_each_table_station_is_the_listed_one_by_its_height():
     assert np.median(list(apart.values())) < 2
 
 
-def test_the_station_list():
+def test_the_station_list_has_fixed_stations():
     stations = read_station_list(DATA / "igra2-station-list.txt.gz")
     camborne = next(s for s in stations if s.id == "UKM00003808")
     assert (camborne.latitude, camborne.longitude, camborne.name, camborne.first_year) == (
@@ -168,7 +173,7 @@ def test_the_station_list():
     assert not [s for s in stations if s.id.startswith("ZZV0000DBBH")]
 
 
-def test_soundings_as_observations():
+def test_soundings_become_observations():
     seen, _ = observations.admitted(
         observation_files.from_soundings(
             read_soundings(DATA / "AUM00011035-excerpt.txt")[:1], (850.0, 500.0)
@@ -182,7 +187,7 @@ def test_soundings_as_observations():
     }
 
 
-# --- tables and points --------------------------------------------------------------------------------------------------
+# --- tables and points ---------------------------------------------------------------------------
 
 CSV = """station,latitude,longitude,t2m [degC],t2m_sigma [K]
 A,51.5,-0.1,10.0,0.3
@@ -225,7 +230,7 @@ def test_a_table_is_read_checked_and_counted(tmp_path):
         ),
         (
             "station,latitude,longitude,wind [m s-1]\nA,51,0,12\n",
-            "no observation is left; 1 of 1 observations left out: not one of the prior's variables",
+            "no observation is left; 1 of 1 observations left out: not one of the prior's",
         ),
         (
             "station,latitude,longitude,t2m [K]\nA,10,0,280\nB,11,0,280\n",
@@ -260,7 +265,7 @@ def points(path: Path, **attributes) -> Path:
     return path
 
 
-def test_points_in_netcdf(tmp_path):
+def test_netcdf_points_are_read(tmp_path):
     path = points(tmp_path / "p.nc")
     assert observation_files.holds_points(path)
     seen, notes = observations.admitted(observation_files.read_observations(path), UK, "p.nc")
@@ -291,15 +296,15 @@ def test_points_without_units_are_refused(tmp_path):
         ("m2 s-2", "m", 9.80665, 1.0),
     ],
 )
-def test_units(unit, to, value, expected):
+def test_units_are_converted(unit, to, value, expected):
     a, b = conversion(unit, to, "x")
     assert a * value + b == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-# --- thinning, withholding, simulation ----------------------------------------------------------------------------------
+# --- thinning, withholding, simulation -----------------------------------------------------------
 
 
-def seen_at(places, values=None, sigma=0.6):
+def observed_at(places, values=None, sigma=0.6):
     values = np.arange(len(places), dtype=float) + 280 if values is None else values
     return observations.observations(
         [
@@ -310,8 +315,8 @@ def seen_at(places, values=None, sigma=0.6):
 
 
 def test_thinning_averages_clusters():
-    """Three within 30 km and one far away; across the meridian too."""
-    seen = seen_at([(51.0, 0.1), (51.0, 359.9), (51.1, 0.0), (55.0, -3.0)])
+    """Three stations within 30 km, on both sides of the meridian, and a distant one."""
+    seen = observed_at([(51.0, 0.1), (51.0, 359.9), (51.1, 0.0), (55.0, -3.0)])
     thin = observations.thinned(seen, 30.0)
     assert thin.value.tolist() == [pytest.approx(281.0), 283.0]
     assert thin.sigma.tolist() == [pytest.approx(0.6 / 3**0.5), pytest.approx(0.6)]
@@ -320,8 +325,8 @@ def test_thinning_averages_clusters():
     assert len(observations.thinned(seen, 0.0)) == 4
 
 
-def test_thinning_leaves_no_leader_near_another():
-    seen = seen_at(
+def test_thinning_keeps_the_number_of_observations():
+    seen = observed_at(
         torch.rand(60, 2, generator=inverse.seeded("thin"), dtype=torch.float64)
         .mul(8)
         .add(torch.tensor([50.0, -10.0]))
@@ -334,9 +339,9 @@ def test_thinning_leaves_no_leader_near_another():
     )
 
 
-def test_withheld_stations_are_others():
+def test_withheld_stations_are_not_used():
     seen = replace(
-        seen_at([(51.0 + i / 10, 0.0) for i in range(20)]),
+        observed_at([(51.0 + i / 10, 0.0) for i in range(20)]),
         station=np.array([f"S{i // 2}" for i in range(20)], dtype=object),
     )
     used, back = observations.withheld(seen, 0.3)
@@ -346,13 +351,13 @@ def test_withheld_stations_are_others():
     assert observations.withheld(seen, 0.3, seed=1)[1].sha256 != back.sha256
 
 
-def test_the_network_is_that_of_the_list():
+def test_stations_are_chosen_from_the_list_first():
     stations = read_station_list(DATA / "igra2-station-list.txt.gz")
-    here = station_network.choose_stations(stations, UK, 25)
+    network = station_network.choose_stations(stations, UK, 25)
     listed = {s.id for s in stations}
-    assert all(s.id in listed for s in here)
+    assert all(s.id in listed for s in network)
     more = station_network.choose_stations(stations, UK, 50)
-    assert [s.id for s in more[:25]] == [s.id for s in here]
+    assert [s.id for s in more[:25]] == [s.id for s in network]
     assert sum(s.id not in listed for s in more) == 50 - 29
     seen = station_network.observations_at(more, UK)
     assert bool(UK.grid.locate(*seen.places)[2].all())
@@ -364,8 +369,8 @@ def test_the_network_is_that_of_the_list():
     )
 
 
-def test_desroziers_finds_the_noise():
-    """Departures drawn with noise 0.7 K on a correlated background: from a first guess of 2 K, within 5 %."""
+def test_desroziers_estimates_the_noise():
+    """Departures have noise of 0.7 K; the estimate starts at 2 K and is within 5 %."""
     lat, lon = torch.linspace(50, 58, 20), torch.linspace(-10, 2, 20)
     background = 4 * torch.exp(-0.5 * (distance((lat, lon), (lat, lon)) / 300) ** 2)
     root = torch.linalg.cholesky(background + 1e-9 * torch.eye(20, dtype=torch.float64))

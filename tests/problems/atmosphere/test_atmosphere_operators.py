@@ -1,4 +1,4 @@
-"""Grids and operators of weather fields: adjoints, areas, the meridian and the poles, in float64."""
+"""Grids and operators of weather fields: adjoints, areas, the meridian, the poles; float64."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPERATORS = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_adjoint(name):
+def test_adjoint_matches_the_dot_test(name):
     make, shape = OPERATORS[name]
     assert adjoint_error(clone(make(), "cpu", torch.float64), shape) < 1e-14
 
@@ -63,7 +63,7 @@ def test_float32_and_gradients_pass_through(name):
     torch.testing.assert_close(gradient, operator.A_adjoint(v), rtol=1e-5, atol=1e-5)
 
 
-# --- coarsening ---------------------------------------------------------------------------------------------------------
+# --- coarsening ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 9])
@@ -78,7 +78,7 @@ def test_coarsening_is_the_area_weighted_mean_of_each_block(factor):
 
 
 def test_coarsening_keeps_the_global_mean():
-    """Block means weighted by the area of the blocks: where the factor divides the grid, the poles' half cells included."""
+    """The factor divides the grid, including the half cells at the poles."""
     areas, field = GLOBE.row_areas(), normal(1, 1, *GLOBE.shape)
     coarse = coarsen(GLOBE, 3).A(field)[0, 0]
     blocks = torch.stack([part.sum() for part in areas.split(3)])
@@ -87,12 +87,12 @@ def test_coarsening_keeps_the_global_mean():
     )
 
 
-def test_areas_add_up_to_the_sphere():
+def test_areas_sum_to_the_sphere():
     assert float(GLOBE.row_areas().sum()) == pytest.approx(2.0, abs=1e-14)
     assert float(GLOBE.row_areas()[0]) > 0
 
 
-def test_partly_seen_blocks_are_those_of_the_whole():
+def test_observed_blocks_equal_those_of_the_whole_field():
     seen = torch.rand(1, 3, 4, generator=inverse.seeded("seen")) > 0.4
     field = normal(2, 1, *REGION.shape)
     assert torch.equal(
@@ -106,10 +106,10 @@ def test_impossible_factors_are_refused(factor):
         coarsen(REGION, factor)
 
 
-# --- sampling -----------------------------------------------------------------------------------------------------------
+# --- sampling ------------------------------------------------------------------------------------
 
 
-def test_sampling_is_exact_for_what_is_bilinear():
+def test_sampling_is_exact_for_bilinear_fields():
     lat, lon = (torch.tensor(c, dtype=torch.float64) for c in (REGION.latitudes, REGION.longitudes))
     field = (1 + lat[:, None]) * (2 - 0.3 * lon)
     at, on = (p.double() for p in PLACES)
@@ -142,8 +142,8 @@ def test_longitude_is_modulo_360(turn):
     )
 
 
-def test_the_meridian_is_no_border():
-    """Between 345 and 360 degrees the right neighbour is the first column."""
+def test_sampling_crosses_the_first_meridian():
+    """East of 345 degrees the next column is the first one."""
     field = torch.zeros(1, 1, *GLOBE.shape, dtype=torch.float64)
     field[..., 0], field[..., -1] = 4.0, 1.0
     assert float(
@@ -151,7 +151,7 @@ def test_the_meridian_is_no_border():
     ) == pytest.approx(1 + 2 / 3 * 3)
 
 
-def test_rolling_longitude_rolls_what_is_seen():
+def test_rolling_longitude_rolls_the_measurement():
     field, (lat, lon) = normal(1, 1, *GLOBE.shape), GLOBAL_PLACES
     moved = sample(GLOBE, lat, lon.double() + 45).A(field.roll(3, -1))
     torch.testing.assert_close(moved, sample(GLOBE, lat, lon.double()).A(field), rtol=0, atol=1e-9)
@@ -163,7 +163,7 @@ def test_rolling_longitude_rolls_what_is_seen():
     )
 
 
-def test_descending_and_ascending_latitudes_see_the_same():
+def test_the_order_of_latitudes_does_not_matter():
     field, up = normal(1, 1, *REGION.shape), Grid(REGION.latitudes[::-1], REGION.longitudes)
     torch.testing.assert_close(
         sample(up, *PLACES).A(field.flip(-2)), sample(REGION, *PLACES).A(field), rtol=0, atol=1e-12
@@ -175,7 +175,7 @@ def test_places_outside_are_counted():
         sample(REGION, torch.tensor([49.9, 55.0, 55.0]), torch.tensor([0.0, 0.0, 2.1]))
 
 
-# --- grids --------------------------------------------------------------------------------------------------------------
+# --- grids ---------------------------------------------------------------------------------------
 
 
 def test_longitudes_that_jump_are_unrolled():
@@ -198,10 +198,10 @@ def test_impossible_grids_are_refused(lat):
 def test_conform_reverses_rows_and_rolls_columns():
     values = normal(2, *GLOBE.shape).numpy()
     west = Grid.of(GLOBE.latitudes[::-1], np.arange(-180, 180, 15.0))
-    there = np.roll(values[..., ::-1, :], 12, axis=-1)
-    assert np.array_equal(GLOBE.conform(there, west), values)
+    rolled = np.roll(values[..., ::-1, :], 12, axis=-1)
+    assert np.array_equal(GLOBE.conform(rolled, west), values)
     with pytest.raises(InputError, match="its grid is"):
-        GLOBE.conform(there, Grid.of(GLOBE.latitudes[::-1], np.arange(-179, 181, 15.0)))
+        GLOBE.conform(rolled, Grid.of(GLOBE.latitudes[::-1], np.arange(-179, 181, 15.0)))
 
 
 def test_distance_on_the_sphere():
@@ -214,10 +214,10 @@ def test_distance_on_the_sphere():
     )
 
 
-# --- stacking -----------------------------------------------------------------------------------------------------------
+# --- stacking ------------------------------------------------------------------------------------
 
 
-def test_a_stack_is_its_parts_one_after_the_other():
+def test_a_stack_concatenates_its_parts():
     parts = {"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}
     shape = (1, *REGION.shape)
     stacked = inverse.stack(parts, shape)
@@ -230,7 +230,7 @@ def test_a_stack_is_its_parts_one_after_the_other():
     )
 
 
-def test_stacked_noise_lays_levels_out():
+def test_stacked_noise_concatenates_levels():
     stacked = inverse.stack(
         {"coarse": coarsen(REGION, 4), "stations": sample(REGION, *PLACES)}, (1, *REGION.shape)
     )

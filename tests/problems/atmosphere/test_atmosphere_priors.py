@@ -1,4 +1,4 @@
-"""Priors of weather fields: their data split in time, their Gaussian, the network that corrects it, and the shipped ones."""
+"""Priors of weather fields: data, Gaussians, networks that correct them, shipped priors."""
 
 import json
 
@@ -50,7 +50,7 @@ def smooth(count, seed=0):
 
 @pytest.fixture
 def file(tmp_path):
-    """Six days of three fields each; the fifth field has a gap."""
+    """Six days of three fields each; the fifth field has a missing value."""
     values = smooth(18)[:, 0].numpy().astype(np.float32)
     values[4, 2, 3] = np.nan
     times = np.datetime64("2019-03-01T00", "ns") + np.arange(18) * np.timedelta64(8, "h")
@@ -78,7 +78,7 @@ def law():
     ).law
 
 
-def test_a_period_takes_whole_days_and_periods_that_touch_in_time_are_refused(file):
+def test_periods_include_whole_days_and_must_not_overlap(file):
     parts = [
         load_fields(file, ["t2m"], period)
         for period in ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06")
@@ -124,16 +124,16 @@ def test_levels_become_channels_and_members_become_samples(tmp_path):
     [
         (["sst"], "", "no variable 'sst'"),
         (["bare"], "", "no units"),
-        (["t2m"], "2020-01-01/2020-01-02", "no whole field"),
+        (["t2m"], "2020-01-01/2020-01-02", "no complete field"),
         (["t2m"], "2019-03-01", "FIRST/LAST"),
     ],
 )
-def test_fields_that_are_not_there_are_named(file, variables, period, message):
+def test_missing_fields_are_named(file, variables, period, message):
     with pytest.raises((InputError, OptionError), match=message):
         load_fields(file, variables, period)
 
 
-def test_the_taper_is_a_correlation():
+def test_the_taper_is_a_correlation_function():
     assert float(gaspari_cohn(torch.zeros(()), 100.0)) == 1
     near, far = (float(gaspari_cohn(torch.tensor(100.0 + e), 100.0)) for e in (-1e-4, 1e-4))
     assert near == pytest.approx(5 / 24, abs=1e-4)  # 1 - 5/3 + 5/8 + 1/2 - 1/4
@@ -146,7 +146,7 @@ def test_the_taper_is_a_correlation():
     assert float(torch.linalg.eigvalsh(gaspari_cohn(km, 150.0))[0]) > -1e-10
 
 
-def test_the_gaussian_is_the_tapered_sample_covariance_and_its_denoiser_the_dense_one():
+def test_the_gaussian_has_the_tapered_sample_covariance():
     fields = smooth(40)
     fitted = fit_gaussian(
         fields,
@@ -175,7 +175,7 @@ def test_the_gaussian_is_the_tapered_sample_covariance_and_its_denoiser_the_dens
     assert fitted.held_out == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_taper_and_inflation_are_those_of_the_most_probable_held_out_fields():
+def test_taper_and_inflation_maximise_the_held_out_density():
     fields, other = smooth(40), smooth(30, 1)
     best = fit_gaussian(
         fields,
@@ -194,12 +194,11 @@ def test_the_taper_and_inflation_are_those_of_the_most_probable_held_out_fields(
         for i in (0.5, 1.0, 2.0)
     }
     assert each[best.taper, best.inflation] == max(each.values()) == pytest.approx(best.held_out)
-    assert (
-        best.taper == 150.0
-    )  # 40 fields do not say what is 5000 km apart, and 50 km forgets the correlation that is there
+    # 40 fields do not determine correlations at 5000 km; 50 km removes true correlations
+    assert best.taper == 150.0
 
 
-def test_standardisation_goes_there_and_back(law):
+def test_decoding_inverts_encoding(law):
     u = smooth(4, 2)
     torch.testing.assert_close(law.decode(law.encode(u)), u)
     x = law.encode(smooth(2000, 3))
@@ -207,7 +206,7 @@ def test_standardisation_goes_there_and_back(law):
     assert float(x.std()) == pytest.approx(1.0, abs=0.1)
 
 
-def test_an_untrained_correction_is_the_gaussian_and_its_scales_are_traces(law):
+def test_an_untrained_correction_is_the_gaussian_with_traces_as_scales(law):
     prior = CorrectedPrior(law, TINY).double()
     x, sigma = law.encode(smooth(3, 4)), torch.tensor([0.05, 0.5, 5.0], dtype=torch.float64)
     torch.testing.assert_close(prior(x, sigma), prior.law(x, sigma))
@@ -225,8 +224,8 @@ def test_an_untrained_correction_is_the_gaussian_and_its_scales_are_traces(law):
     torch.testing.assert_close(start.spectral(x, lambda v: v), prior.law.spectral(x, lambda v: v))
 
 
-def test_the_loss_is_the_error_in_units_of_the_gaussians_own(law):
-    """On draws of the Gaussian itself the untrained loss is 1."""
+def test_the_loss_is_relative_to_the_error_of_the_gaussian(law):
+    """The loss of an untrained network is 1 on draws of the Gaussian."""
     prior, draw = CorrectedPrior(law, TINY).double(), inverse.seeded("draw")
     x0 = law.sample(1000, draw)
     noise = torch.randn(x0.shape, generator=draw, dtype=torch.float64)
@@ -235,7 +234,7 @@ def test_the_loss_is_the_error_in_units_of_the_gaussians_own(law):
         assert loss == pytest.approx(1.0, abs=0.04)
 
 
-def test_a_network_around_the_globe_turns_with_its_input():
+def test_a_circular_network_is_equivariant_to_rotation():
     config = UNetConfig(2, (8, 16), (1, 1), 16, circular=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -246,12 +245,11 @@ def test_a_network_around_the_globe_turns_with_its_input():
         torch.randn(2, 2, 11, 24, generator=inverse.seeded(0), dtype=torch.float64),
         torch.zeros(2, dtype=torch.float64),
     )
-    there = network(x, level).detach()
+    output = network(x, level).detach()
     for turn in (4, 12):
-        torch.testing.assert_close(network(x.roll(turn, -1), level), there.roll(turn, -1))
-    assert (
-        float((network(x.roll(4, -2), level).detach() - there.roll(4, -2)).abs().max()) > 1e-3
-    )  # but not over the poles
+        torch.testing.assert_close(network(x.roll(turn, -1), level), output.roll(turn, -1))
+    over_poles = network(x.roll(4, -2), level).detach() - output.roll(4, -2)
+    assert float(over_poles.abs().max()) > 1e-3  # not equivariant in latitude
     with pytest.raises(OptionError, match="multiple of 4 columns"):
         network(x[..., :22], level)
 
@@ -280,7 +278,10 @@ def test_blended_fields_keep_mean_and_covariance():
 
 @pytest.mark.parametrize("steps", [0, 60])
 def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
-    """The fields have two climates, so that there is something to learn beyond their Gaussian; what is kept has learnt it."""
+    """The fields have two climates, which a Gaussian does not represent.
+
+    The saved weights improve on the Gaussian.
+    """
     with xarray.open_dataset(file) as data:
         two = data.load()
     two["t2m"] += 8.0 * (two.time.dt.hour > 0)
@@ -323,7 +324,10 @@ def test_train_writes_a_field_prior_that_loads(file, tmp_path, steps):
 
 @pytest.mark.parametrize("steps", [0, 40])
 def test_train_writes_a_prior_of_trajectories_that_loads(tmp_path, steps):
-    """Six hours of each of six days; windows reach over no gap. Each hour leans on the one before, which the persistence says."""
+    """Six hours of each of six days; no window crosses a gap.
+
+    Each hour depends on the hour before, which the persistence measures.
+    """
     noise, fields = smooth(36, 7)[:, 0].numpy() - 280, []
     for i in range(36):
         fields.append(noise[i] if i % 6 == 0 else 0.8 * fields[-1] + 0.6 * noise[i])
@@ -376,7 +380,7 @@ def test_train_writes_a_prior_of_trajectories_that_loads(tmp_path, steps):
     assert 0.5 < float(law.persistence[0]) < 0.95
     x = prior.encode(280 + torch.tensor(np.float32(fields[3:6]))[None])
     assert float((prior(x, torch.tensor(0.05)) - x).abs().max()) < 1
-    with pytest.raises(InputError, match="an hour apart"):
+    with pytest.raises(InputError, match="at consecutive hours"):
         load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(7)
 
 
@@ -384,7 +388,10 @@ GLOBE = Grid(tuple(np.linspace(90, -90, 7)), tuple(np.arange(0, 360, 45.0)))
 
 
 def globe(count, seed=0):
-    """Fields (count, 2, 7, 8) that do not know where longitudes begin, the channels correlated, constant along the pole rows."""
+    """Fields (count, 2, 7, 8), stationary in longitude and constant along the pole rows.
+
+    The channels are correlated.
+    """
     waves = torch.randn(
         count, 2, 7, 8, generator=inverse.seeded("globe", seed), dtype=torch.float64
     )
@@ -394,26 +401,24 @@ def globe(count, seed=0):
     return waves + torch.tensor([550.0, 260.0])[:, None, None] + torch.linspace(-5, 5, 7)[:, None]
 
 
-def test_the_zonal_covariance_is_that_of_all_turns_of_the_fields():
+def test_the_zonal_covariance_averages_all_rotations_of_the_fields():
     fields = globe(60)
-    law = fit_zonal(
-        fields, GLOBE, rank=10, taper=1e9, smooth=0.0, scale=2.0
-    )  # of 14, or 10 where the poles do not vary
+    # the full rank is 14, or 10 for k > 0, where the poles do not vary
+    law = fit_zonal(fields, GLOBE, rank=10, taper=1e9, smooth=0.0, scale=2.0)
     turned = torch.cat([fields.roll(k, -1) for k in range(8)])
     anomaly = ((turned - fields.mean((0, 3))[..., None]) / 2).flatten(1)
     dense = anomaly.T @ anomaly / len(anomaly)
     assert float(law.covariance.trace()) == pytest.approx(float(dense.trace()), rel=1e-9)
     assert law.deviation**2 == pytest.approx(float(dense.trace()) / 112, rel=1e-9)
-    keep = torch.fft.rfft(torch.eye(8, dtype=torch.float64), norm="ortho")[
-        :, 1:
-    ]  # waves 1 to 4 are kept whole, of the zonal mean 10 in 14
-    turn = torch.kron(torch.eye(14, dtype=torch.complex128), keep)
+    # wavenumbers 1 to 4 have full rank; the zonal mean has rank 10 of 14
+    waves = torch.fft.rfft(torch.eye(8, dtype=torch.float64), norm="ortho")[:, 1:]
+    turn = torch.kron(torch.eye(14, dtype=torch.complex128), waves)
     torch.testing.assert_close(
         turn.mH @ law.covariance.to(turn.dtype) @ turn, turn.mH @ dense.to(turn.dtype) @ turn
     )
 
 
-def test_the_zonal_law_is_the_dense_one_turns_with_the_globe_and_is_constant_at_the_poles():
+def test_the_zonal_law_matches_its_dense_form_and_is_equivariant():
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     dense = GaussianPrior(law.mean, law.covariance)
     x, sigma = (
@@ -445,7 +450,7 @@ def test_a_zonal_prior_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_cards_say_what_where_when_and_whose(name):
+def test_shipped_cards_state_domain_periods_and_licence(name):
     card = PriorCard.read(cards()[name])
     assert (cards()[name].with_name(card.file)).stat().st_size < 5 * 2**20
     assert "Copernicus" in card.licence
@@ -477,8 +482,12 @@ def test_shipped_priors_are_found():
     assert {"era5-uk-t2m-gaussian", "era5-zt"} <= set(SHIPPED)
 
 
-def test_a_correction_of_a_zonal_law(tmp_path):
-    """Untrained it is the Gaussian, its scales are traces, with any weights it keeps one value at a pole and turns by the stride; saved, it loads."""
+def test_a_zonal_law_can_be_corrected(tmp_path):
+    """An untrained correction is the Gaussian, and its scales are traces.
+
+    With any weights it is constant along pole rows and equivariant to rotations by the stride. A
+    saved prior loads.
+    """
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     prior = CorrectedPrior(law, UNetConfig(1, (8,), (1,), 16)).double()
     prior.law.double()
@@ -499,14 +508,14 @@ def test_a_correction_of_a_zonal_law(tmp_path):
         torch.manual_seed(0)
         for parameter in prior.network.parameters():
             parameter.data.normal_(0, 0.1)
-    there = prior(x, sigma).detach()
-    assert float((there - prior.law(x, sigma)).abs().max()) > 1e-3
-    assert float(there[..., [0, -1], :].std(-1).max()) < 1e-12
-    torch.testing.assert_close(prior(x.roll(4, -1), sigma).detach(), there.roll(4, -1))
+    output = prior(x, sigma).detach()
+    assert float((output - prior.law(x, sigma)).abs().max()) > 1e-3
+    assert float(output[..., [0, -1], :].std(-1).max()) < 1e-12
+    torch.testing.assert_close(prior(x.roll(4, -1), sigma).detach(), output.roll(4, -1))
     save_prior(prior.float(), tmp_path / "zt.safetensors")
     torch.testing.assert_close(
         load_prior(tmp_path / "zt.safetensors")(x.float(), sigma.float()),
-        there.float(),
+        output.float(),
         rtol=0,
         atol=2e-2,
     )

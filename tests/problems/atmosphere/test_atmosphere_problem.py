@@ -1,4 +1,4 @@
-"""The problem and the command: shipped hours, files in and out, every kind of bad file; the answer against its closed form."""
+"""The problem and its command: shipped fields, files, bad files, closed-form posterior."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ F64 = torch.float64
 
 @pytest.fixture(scope="module")
 def law():
-    """The climatological field, whatever else is installed."""
+    """The climatological Gaussian, whether or not the trained prior is installed."""
     return inverse.load_prior("era5-uk-t2m-gaussian")
 
 
@@ -42,7 +42,7 @@ def hour():
 
 @pytest.fixture
 def fuse(command):
-    """`inverse solve` on weather with the climatology and few steps."""
+    """`inverse solve` with the climatology and few steps."""
 
     def run(*arguments, samples=2):
         given = () if "--prior" in arguments else ("--prior", "era5-uk-t2m-gaussian")
@@ -80,18 +80,18 @@ def coarse_of(hour, domain, factor=4):
     return coarsen(domain.grid, factor).A(hour[None])[0, 0].numpy(), domain.grid.coarsened(factor)
 
 
-# --- the problem --------------------------------------------------------------------------------------------------------
+# --- the problem ---------------------------------------------------------------------------------
 
 
-def test_the_shipped_hours_are_weather(hour):
+def test_the_shipped_hours_are_plausible(hour):
     truths = inverse.get_problem("atmosphere").truths()
     assert len(truths) == 8
     assert all(t.shape == (1, 33, 49) and t.min() > 265 and t.max() < 295 for t in truths)
     assert len({float(t.sum()) for t in truths}) == 8
 
 
-def test_what_is_measured(law, hour):
-    """Area means of cells and interpolated stations, with 0.5 K of noise: every residual in units of it is standard normal."""
+def test_the_measurement_has_the_stated_noise(law, hour):
+    """Residuals of area means and stations are standard normal in units of the noise, 0.5 K."""
     problem = inverse.get_problem("atmosphere")
     posterior = problem.posterior(torch.stack([hour] * 40), prior=law.double(), dtype=F64)
     assert posterior.operator.modalities == {"coarse": slice(0, 117), "stations": slice(117, 142)}
@@ -103,7 +103,7 @@ def test_what_is_measured(law, hour):
 
 
 def test_the_closed_form_is_optimal_interpolation(hour):
-    """Mean and variance at 30 points from the Kalman gain of the dense covariance, and what mmps draws of the same y."""
+    """Mean and variance from the Kalman gain of the dense covariance."""
     law = inverse.load_prior("era5-uk-t2m-gaussian").double()
     problem = inverse.get_problem("atmosphere", factor=8, count=10)
     posterior = problem.posterior(hour, prior=law, dtype=F64)
@@ -128,7 +128,11 @@ def test_the_closed_form_is_optimal_interpolation(hour):
 
 
 def test_mmps_draws_the_joint_analysis(hour):
-    """64 members of the shipped problem: standard errors of the mean, and 9 % in each standard deviation, averaged over 1617 points."""
+    """64 members of the shipped problem.
+
+    Tolerances: standard errors of the mean, and 9 % in each standard deviation, averaged over 1617
+    points.
+    """
     law = inverse.load_prior("era5-uk-t2m-gaussian").double()
     posterior = inverse.get_problem("atmosphere", factor=8, count=10).posterior(
         hour, prior=law, dtype=F64
@@ -147,7 +151,7 @@ def test_mmps_draws_the_joint_analysis(hour):
     assert float((samples.var(0) / variance).mean()) == pytest.approx(1, abs=0.1)
 
 
-def test_diagnose_reads_weather(command, hour, domain, tmp_path):
+def test_diagnose_reads_weather_fields(command, hour, domain, tmp_path):
     files = [grid_file(tmp_path / f"{i}.nc", hour[0] + i, domain.grid) for i in range(10)]
     outcome = command(
         "diagnose",
@@ -169,8 +173,11 @@ def test_diagnose_reads_weather(command, hour, domain, tmp_path):
     assert json.loads(outcome.out)["exact_prior"] is False
 
 
-def test_noise_by_variable():
-    """Two variables on a globe: the level's own first, then the variable's, then sigma_y; of the coarse field and of the stations."""
+def test_noise_levels_by_variable():
+    """The level's own sigma takes precedence, then the variable's, then sigma_y.
+
+    This holds for the coarse field and for the stations.
+    """
     globe = Domain(
         ("t_850", "z_850", "z_500"),
         ("K", "m2 s-2", "m2 s-2"),
@@ -194,7 +201,7 @@ def test_noise_by_variable():
     assert problem.operator(globe.shape).A(torch.zeros(1, *globe.shape)).numel() == 3 * cells + 9
 
 
-def test_impossible_options(command):
+def test_impossible_options_are_refused(command):
     refusals = {
         "sigma_y=0": "must be positive",
         "count=0": "at least 1",
@@ -220,7 +227,7 @@ def test_a_prior_of_photographs_is_refused(fuse, tmp_path, hour, domain):
     )
 
 
-# --- the command --------------------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------
 
 
 def test_the_shipped_hour_is_solved_and_written(fuse, tmp_path):
@@ -251,11 +258,21 @@ def test_the_shipped_hour_is_solved_and_written(fuse, tmp_path):
     assert (tmp_path / "out" / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
-STATIONS = "station,latitude,longitude,t2m [degC]\nA,51.5,-0.1,8.0\nB,53.0,357.0,7.0\nC,55.0,-4.0,\nD,30.0,-4.0,12.0\nA,51.5,-0.1,8.0\nE,52.0,-2.0,7.5\n"
+STATIONS = """station,latitude,longitude,t2m [degC]
+A,51.5,-0.1,8.0
+B,53.0,357.0,7.0
+C,55.0,-4.0,
+D,30.0,-4.0,12.0
+A,51.5,-0.1,8.0
+E,52.0,-2.0,7.5
+"""
 
 
-def test_a_coarse_field_and_stations_of_ones_own(fuse, tmp_path, hour, domain):
-    """In degC, ascending, its missing cell filled: each station beside what is in the NetCDF, the counts printed, the truth unknown."""
+def test_a_coarse_field_and_stations_are_read_from_files(fuse, tmp_path, hour, domain):
+    """The field is in degC, has ascending latitudes and a missing cell.
+
+    The NetCDF file has the stations, the output the counts; there is no truth.
+    """
     values, grid = coarse_of(hour, domain)
     values[2, 3] = np.nan
     up = Grid(grid.latitudes[::-1], grid.longitudes)
@@ -284,7 +301,7 @@ def test_a_coarse_field_and_stations_of_ones_own(fuse, tmp_path, hour, domain):
         assert "t2m_truth" not in data
 
 
-def test_stations_alone(fuse, tmp_path):
+def test_stations_without_a_coarse_field(fuse, tmp_path):
     (tmp_path / "stations.csv").write_text(STATIONS)
     outcome = fuse("--measurement", "stations.csv", "--problem-option", "withhold=0")
     assert outcome.code == 0, outcome.err
@@ -294,22 +311,22 @@ def test_stations_alone(fuse, tmp_path):
         assert "withheld_value" not in data
 
 
-def test_a_truth_of_ones_own_is_found_in_any_order(fuse, tmp_path, hour, domain):
+def test_a_truth_is_read_in_any_order_of_rows_and_columns(fuse, tmp_path, hour, domain):
     flipped = Grid(domain.grid.latitudes[::-1], tuple(lon + 360 for lon in domain.grid.longitudes))
     outcome = fuse("--input", grid_file(tmp_path / "truth.nc", hour[0].flip(0), flipped))
     assert outcome.code == 0, outcome.err
     np.testing.assert_allclose(Result.load("out/result.h5").truth[0], hour, rtol=1e-6)
 
 
-def test_netcdf_3_is_read_too(hour, domain, tmp_path):
+def test_netcdf_3_is_read(hour, domain, tmp_path):
     path = grid_file(tmp_path / "x.nc", hour[0], domain.grid)
     with xarray.open_dataset(path) as data:
         data.load().to_netcdf(tmp_path / "classic.nc", engine="scipy")
     np.testing.assert_allclose(read_fields(tmp_path / "classic.nc").values[0], hour, rtol=1e-6)
 
 
-def test_zarr_is_read_too(fuse, hour, domain, tmp_path):
-    """As a measurement, as training data, and what is damaged or not there in one line."""
+def test_zarr_is_read(fuse, hour, domain, tmp_path):
+    """Zarr holds a measurement or training data; a damaged or missing store is refused."""
     pytest.importorskip("zarr")
     values, grid = coarse_of(hour, domain)
     with xarray.open_dataset(grid_file(tmp_path / "x.nc", values, grid)) as data:
@@ -325,7 +342,7 @@ def test_zarr_is_read_too(fuse, hour, domain, tmp_path):
     fuse("--measurement", tmp_path / "nothing.zarr").refused("nothing.zarr")
 
 
-def test_without_zarr_a_store_says_what_to_install(monkeypatch, tmp_path):
+def test_a_missing_zarr_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "zarr", None)
     (tmp_path / "coarse.zarr").mkdir()
     for read in (read_fields, lambda path: load_fields(path, ["t2m"])):
@@ -336,7 +353,7 @@ def test_without_zarr_a_store_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_soundings_of_two_variables_on_a_globe(tmp_path):
-    """Temperature and geopotential at two levels, two ascents, a prior of four channels: the analysis is the Kalman one."""
+    """Two soundings at two levels, a prior of four channels: the analysis is the Kalman mean."""
     globe = Grid.of(np.linspace(90, -90, 7), np.arange(0, 360, 30.0))
     names, units = ("t_850", "t_500", "z_850", "z_500"), ("K", "K", "m2 s-2", "m2 s-2")
     mean = torch.tensor([280.0, 255.0, 14000.0, 55000.0], dtype=F64)[:, None, None].expand(4, 7, 12)
@@ -374,8 +391,8 @@ def test_soundings_of_two_variables_on_a_globe(tmp_path):
     assert problem.scene().used.variable.tolist() == ["t_850", "z_850", "t_500", "z_500"] * 2
 
 
-def test_heights_in_dam_are_geopotential_heights(command, tmp_path):
-    """A sounding under era5-zt, whose card says dam: 1430 m is 143 dam, and CF's name goes with the unit."""
+def test_heights_in_dam_have_the_name_of_geopotential_heights(command, tmp_path):
+    """The card of era5-zt states dam: 1430 m is 143 dam, and the CF name matches the unit."""
     rows = (
         "KOUN,1999-05-04 00:00:00,850.0,1430,16.2,,,\nKOUN,1999-05-04 00:00:00,500.0,5640,-12.5,,,"
     )
@@ -409,7 +426,7 @@ def test_heights_in_dam_are_geopotential_heights(command, tmp_path):
         assert sorted(data.used_sigma.values.tolist()) == [1.0, 1.0, 1.5, 1.5]
 
 
-# --- bad files ----------------------------------------------------------------------------------------------------------
+# --- bad files -----------------------------------------------------------------------------------
 
 
 def truncated(tmp_path, hour, domain):
@@ -517,14 +534,14 @@ def test_bad_measurements_are_refused_in_one_line(name, fuse, tmp_path, hour, do
     assert not (tmp_path / "out").exists()
 
 
-def test_a_coarse_field_without_any_value(fuse, tmp_path, hour, domain):
+def test_a_coarse_field_without_values_is_refused(fuse, tmp_path, hour, domain):
     values, grid = coarse_of(hour, domain)
     fuse("--measurement", grid_file(tmp_path / "bad.nc", np.nan * values, grid)).refused(
         "all 117 values are missing"
     )
 
 
-def test_stations_all_outside(fuse, tmp_path):
+def test_stations_outside_the_grid_are_refused(fuse, tmp_path):
     (tmp_path / "stations.csv").write_text(
         "station,latitude,longitude,t2m [K]\nA,10,0,280\nB,11,0,281\n"
     )

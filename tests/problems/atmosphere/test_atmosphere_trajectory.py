@@ -1,4 +1,7 @@
-"""Trajectories: the Gaussian of consecutive hours against its dense form and a Kalman smoother, and what is composed of windows against both."""
+"""Trajectories: the Gaussian of consecutive hours, and compositions of windows.
+
+References are the dense Gaussian and a Kalman smoother.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ F64 = torch.float64
 
 
 def hour(n=12, r=4, seed=0):
-    """The law of one field (1, 3, 4)."""
+    """The law of a field (1, 3, 4)."""
     generator = inverse.seeded("hour", seed)
     basis, _ = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=F64))
     mean = torch.randn(1, 3, n // 3, generator=generator, dtype=F64)
@@ -35,7 +38,7 @@ RHO = torch.tensor([0.95, 0.9, 0.7, 0.5, 0.3], dtype=F64)
 
 
 def dense(law):
-    """Mean and covariance, written out."""
+    """The dense Gaussian of a trajectory."""
     one, hours = law.hour, law.hours
     lag = (torch.arange(hours)[:, None] - torch.arange(hours)).abs()
     projections = [
@@ -51,7 +54,7 @@ def dense(law):
 
 
 @pytest.mark.parametrize("hours", [1, 2, 5])
-def test_the_trajectory_is_the_dense_gaussian(hours):
+def test_a_trajectory_matches_the_dense_gaussian(hours):
     law = TrajectoryPrior(hour(), RHO, hours)
     other = dense(law)
     x = law.sample(3, inverse.seeded(0)) + 0.3
@@ -72,7 +75,7 @@ def test_the_trajectory_is_the_dense_gaussian(hours):
     torch.testing.assert_close(half @ half, other.covariance)
 
 
-def test_an_hour_knows_nothing_of_the_one_before_the_last():
+def test_a_trajectory_is_a_first_order_markov_chain():
     """The precision matrix of a Markov chain of first order is block tridiagonal."""
     precision = torch.linalg.inv(TrajectoryPrior(hour(), RHO, 4).covariance).reshape(4, 12, 4, 12)
     for i in range(4):
@@ -80,8 +83,8 @@ def test_an_hour_knows_nothing_of_the_one_before_the_last():
             assert (float(precision[i, :, j].abs().max()) < 1e-9) == (abs(i - j) > 1)
 
 
-def test_the_persistence_is_found():
-    """4000 pairs of hours: standard errors of a correlation, (1 - rho^2) / sqrt(n), four of them."""
+def test_the_persistence_is_estimated():
+    """4000 pairs of hours; the tolerance is four standard errors, 4 (1 - rho^2) / sqrt(n)."""
     pairs = TrajectoryPrior(hour(), RHO, 2)
     fields = pairs.decode(pairs.sample(4000, inverse.seeded(1)))
     found = fit_persistence(pairs.hour, fields[:, :1], fields[:, 1:])
@@ -89,7 +92,10 @@ def test_the_persistence_is_found():
 
 
 def smoothed(law, H, sigma, y):
-    """Mean and variance (hours, n) of a Kalman filter and the smoother of Rauch, Tung and Striebel: y (hours, m), model units."""
+    """Mean and variance (hours, n) of a Kalman filter and Rauch-Tung-Striebel smoother.
+
+    y is (hours, m), model units.
+    """
     one = law.hour
     n = one.mean.numel()
     Q, rest = one.basis, torch.eye(n, dtype=F64) - one.basis @ one.basis.T
@@ -114,7 +120,7 @@ def smoothed(law, H, sigma, y):
 
 
 def measured(law, sigma=0.4, seed=3):
-    """A posterior in which four places are seen every hour, and the Kalman answer."""
+    """A posterior with measurements of four places every hour, and the Kalman smoother's answer."""
     hours, H = law.shape[0], torch.zeros(4, 12, dtype=F64)
     H[torch.arange(4), torch.tensor([0, 3, 7, 10])] = 1
     truth = law.decode(law.sample(1, inverse.seeded("truth", seed)))
@@ -133,8 +139,8 @@ def measured(law, sigma=0.4, seed=3):
     return posterior, answer
 
 
-def test_draws_given_the_measurements_of_all_hours_are_the_kalman_smoothers():
-    """Four standard errors of 1000 draws: mean and variance of each entry, and no hour left out."""
+def test_posterior_draws_match_the_kalman_smoother():
+    """Mean and variance of each entry, within four standard errors of 1000 draws."""
     law = TrajectoryPrior(hour(), RHO, 6)
     posterior, (mean, variance) = measured(law)
     x = analytic_start(
@@ -145,8 +151,11 @@ def test_draws_given_the_measurements_of_all_hours_are_the_kalman_smoothers():
     assert float((x.var(0) / variance - 1).abs().max()) < 4 * (2 / 1000) ** 0.5
 
 
-def test_mmps_over_a_trajectory_is_the_kalman_smoother():
-    """E[x0 | x, y] at noise of 200, where x says next to nothing: the posterior mean to 1 / 200 of a standard deviation."""
+def test_mmps_over_a_trajectory_matches_the_kalman_smoother():
+    """At sigma = 200, x is nearly uninformative and E[x0 | x, y] is the posterior mean.
+
+    The tolerance is 1 / 200 of a standard deviation.
+    """
     law = TrajectoryPrior(hour(), RHO, 6)
     posterior, (mean, variance) = measured(law)
     method = inverse.get_method("multimodal", tolerance=1e-10, iterations=100)
@@ -154,7 +163,7 @@ def test_mmps_over_a_trajectory_is_the_kalman_smoother():
     assert float(((found[0].flatten(1) - mean).abs() / variance.sqrt()).max()) < 1 / 200
 
 
-def test_a_window_of_the_whole_trajectory_is_the_trajectory():
+def test_a_window_of_all_hours_is_the_trajectory():
     law = TrajectoryPrior(hour(), RHO, 5)
     x = law.sample(2, inverse.seeded(2))
     torch.testing.assert_close(
@@ -162,8 +171,8 @@ def test_a_window_of_the_whole_trajectory_is_the_trajectory():
     )
 
 
-def test_windows_compose_to_the_chain_and_the_better_the_wider():
-    """The score at little noise is exact (of order sigma^2), at moderate noise its error falls with each hour of the blanket."""
+def test_composed_windows_approach_the_chain_as_they_widen():
+    """The error of the score is of order sigma^2 for small noise, and falls with the window."""
     law = TrajectoryPrior(hour(), RHO, 11)
     x0, noise = (
         law.sample(64, inverse.seeded(3)),
@@ -183,8 +192,12 @@ def test_windows_compose_to_the_chain_and_the_better_the_wider():
 
 
 def test_the_posterior_of_composed_windows_approaches_the_exact_one():
-    """100 members of a deterministic sampler, of which an exact one leaves the mean 0.1 standard deviations from the Kalman smoother's:
-    with windows of one hour, which know nothing of their neighbours, three times that, with windows of seven of nine hours nothing more."""
+    """100 members of a deterministic sampler.
+
+    With an exact prior their mean is 0.1 standard deviations from the Kalman smoother's. The
+    distance is three times as large with windows of one hour, which ignore the neighbouring hours.
+    It is the same as with the exact prior for windows of seven of nine hours.
+    """
     law = TrajectoryPrior(hour(), RHO, 9)
     posterior, (mean, variance) = measured(law)
     method = inverse.get_method(

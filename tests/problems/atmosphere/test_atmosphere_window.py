@@ -1,4 +1,4 @@
-"""Several hours at once: what is observed of each, the answer against optimal interpolation, files in and out, bad ones."""
+"""Windows of several hours: measurements, optimal interpolation, files, bad files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def grid(law):
 
 @pytest.fixture(scope="module")
 def hours():
-    """Four shipped hours that follow one another, (4, 33, 49), K."""
+    """Four consecutive shipped hours, (4, 33, 49), K."""
     return inverse.get_problem("atmosphere", window=4).truths()[0]
 
 
@@ -60,7 +60,7 @@ def fuse(command):
 
 
 def series(path, values, grid, after, start=START):
-    """A file of fields (times, h, w) at some hours after a start; None without times."""
+    """A file of fields (times, h, w) at hours after a start; without times if `after` is None."""
     where = {"latitude": np.array(grid.latitudes), "longitude": np.array(grid.longitudes)}
     dims = ("time", "latitude", "longitude")
     if after is not None:
@@ -75,8 +75,8 @@ def coarse(hours, grid, factor=8):
     return coarsen(grid, factor).A(hours[None])[0].numpy(), grid.coarsened(factor)
 
 
-def test_each_hour_is_seen_by_both(law, hours):
-    """Area means and stations of hour i are those of its field, with 0.5 K of noise."""
+def test_each_hour_has_both_modalities(law, hours):
+    """Hour i of the measurement matches field i, with 0.5 K of noise."""
     problem = inverse.get_problem("atmosphere", window=4, count=10)
     posterior = problem.posterior(torch.stack([hours] * 8), prior=law.double(), dtype=F64)
     assert posterior.operator.modalities == {
@@ -92,8 +92,11 @@ def test_each_hour_is_seen_by_both(law, hours):
     assert float(((posterior.y - clean) / 0.5).square().mean()) == pytest.approx(1, abs=0.09)
 
 
-def test_the_analysis_of_a_window_is_optimal_interpolation_in_space_and_time(law, hours):
-    """mmps at a noise level where x says nothing, against C H^T (H C H^T + R)^-1 (y - H m); and it is nearer to the truth than hour by hour."""
+def test_the_analysis_of_a_window_is_optimal_interpolation(law, hours):
+    """At a noise level where x is uninformative, mmps is C H^T (H C H^T + R)^-1 (y - H m).
+
+    It is nearer to the truth than an analysis hour by hour.
+    """
     problem = inverse.get_problem("atmosphere", window=4, factor=8, count=10)
     wide = inverse.load_prior("era5-uk-t2m-hours").double()
     posterior = problem.posterior(hours, prior=wide, dtype=F64)
@@ -127,7 +130,7 @@ def test_the_analysis_of_a_window_is_optimal_interpolation_in_space_and_time(law
     assert float(together) < float(torch.stack(errors).mean())
 
 
-def test_a_trajectory_has_the_length_that_is_asked_for(law):
+def test_a_trajectory_gets_the_requested_length(law):
     assert law.shape == (6, 33, 49)
     assert over_hours(law, 6) is law
     shorter = over_hours(law, 2)
@@ -142,8 +145,8 @@ def test_a_trajectory_has_the_length_that_is_asked_for(law):
     assert float(dense[0, 0, 1]) < 0 < float(shorter(x, torch.tensor(0.1)).abs().max())
 
 
-def test_a_prior_of_windows_composes_to_what_is_asked_for(law):
-    """Any prior of an odd number of hours, such as a network: here one that cannot be told from it."""
+def test_a_prior_of_windows_composes_to_the_requested_length(law):
+    """A prior of an odd number of hours composes, e.g. a network."""
     window = over_hours(law, 3)
 
     class Anonymous(inverse.Prior):
@@ -195,8 +198,11 @@ STATIONS = "station,latitude,longitude,time,t2m [degC]\n" + "\n".join(
 )
 
 
-def test_a_series_with_gaps_and_stations_at_times_of_their_own(fuse, tmp_path, grid, hours):
-    """A coarse field every three hours, stations at odd minutes: each goes to its hour, the others are counted."""
+def test_a_series_with_gaps_and_stations_at_other_times(fuse, tmp_path, grid, hours):
+    """A coarse field every three hours, and stations at odd minutes.
+
+    Each observation belongs to the nearest hour; those out of the window are counted.
+    """
     values, over = coarse(hours[[0, 3]], grid)
     path = series(tmp_path / "coarse.nc", values, over, [0, 3])
     (tmp_path / "stations.csv").write_text(STATIONS)
@@ -231,7 +237,7 @@ def test_a_series_with_gaps_and_stations_at_times_of_their_own(fuse, tmp_path, g
         }
 
 
-def test_stations_alone_over_several_hours(fuse, tmp_path):
+def test_stations_over_several_hours_without_a_coarse_field(fuse, tmp_path):
     (tmp_path / "stations.csv").write_text(STATIONS)
     outcome = fuse("--measurement", "stations.csv", "--problem-option", "withhold=0")
     assert outcome.code == 0, outcome.err
@@ -239,7 +245,7 @@ def test_stations_alone_over_several_hours(fuse, tmp_path):
         assert sorted(data.used_hour.values.tolist()) == [0, 0, 1, 3]
 
 
-def test_one_hour_takes_the_observations_of_that_hour(fuse, tmp_path, grid, hours):
+def test_a_single_hour_uses_the_observations_of_that_hour(fuse, tmp_path, grid, hours):
     values, over = coarse(hours[:1], grid)
     (tmp_path / "stations.csv").write_text(STATIONS)
     outcome = fuse(
@@ -270,7 +276,7 @@ def test_impossible_windows_are_refused_in_one_line(fuse, tmp_path, grid, hours)
         fuse,
         "--prior",
         "era5-uk-t2m-gaussian",
-        words=["era5-uk-t2m-gaussian: knows single hours", "era5-uk-t2m-hours"],
+        words=["era5-uk-t2m-gaussian: is of single hours", "era5-uk-t2m-hours"],
     )
     refused(
         fuse,

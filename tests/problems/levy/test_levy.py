@@ -1,4 +1,4 @@
-"""Walks: the Gibbs sampler against the joint law, quadrature and closed forms; the denoiser against the sampler and quadrature."""
+"""Walks: the Gibbs sampler and the denoiser, against the joint law, quadrature and closed forms."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=inverse.seeded("levy tests", seed), dtype=F64)
 
 
-# --- the Gibbs sampler ------------------------------------------------------------------------------------------------
+# --- the Gibbs sampler ---------------------------------------------------------------------------
 
 
 def geweke(gibbs, law, sweeps=8, count=20000):
-    """Largest |z| between draws of (u, y) from the joint law and the same count of chains that alternate sweeps and y | u.
+    """Largest |z| between draws of the joint law of (u, y) and chains of sweeps and y | u.
 
-    The chains start in the joint law, so that a correct sweep leaves them there and all of them are independent: Geweke,
-    Getting It Right, JASA 2004, without the autocorrelation.
+    The chains start in the joint law. A correct sweep leaves them there, and all chains are
+    independent.
+
+    Source: Geweke, Getting It Right, JASA 2004, without the autocorrelation.
     """
     T, generator = gibbs.matrix.shape[1], inverse.seeded("geweke")
     empty = torch.empty(count, T, dtype=F64)
@@ -92,10 +94,9 @@ GEWEKE_VIEW = torch.tensor(
 
 
 @every_law
-def test_sweeps_leave_the_joint_law_as_it_is(law):
-    assert (
-        geweke(Gibbs(law, GEWEKE_VIEW, 0.7), law) < 4.2
-    )  # about 40 statistics: 0.1 % of correct samplers exceed it
+def test_sweeps_preserve_the_joint_law(law):
+    # 0.1 % of correct samplers exceed 4.2, for about 40 statistics
+    assert geweke(Gibbs(law, GEWEKE_VIEW, 0.7), law) < 4.2
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,18 @@ class WrongRate(BernoulliLaplaceIncrements):
 
 
 @pytest.mark.parametrize(
-    ("told", "true"),
+    ("wrong", "true"),
     [(WrongVariances(0.8), LAWS["laplace"]), (WrongRate(1.5, rate=0.3), LAWS["bernoulli-laplace"])],
 )
-def test_the_joint_law_finds_a_small_error(told, true):
-    assert geweke(Gibbs(told, GEWEKE_VIEW, 0.7), true) > 6
+def test_the_joint_law_detects_a_small_error(wrong, true):
+    assert geweke(Gibbs(wrong, GEWEKE_VIEW, 0.7), true) > 6
 
 
 def quadrature(law, view, sigma_y, y, reach=12.0, count=4001):
-    """Mean (2,) and second moments (2, 2) of x = (u_1, u_1 + u_2) given y, and P(u = 0) (2,), by brute force on a square of u.
+    """Mean (2,) and second moments (2, 2) of x given y, and P(u = 0) (2,), by quadrature.
 
-    One trapezoid rule for each set of increments that are not 0; u = scale sinh(v) reaches the heavy tails.
+    x = (u_1, u_1 + u_2). Each set of non-zero increments has a trapezoid rule; the nodes u = scale
+    sinh(v) reach the heavy tails.
     """
     top = math.asinh(reach / law.scale * 3)
     v = torch.linspace(-top, top, count, dtype=F64)
@@ -164,14 +166,14 @@ def test_two_steps_agree_with_quadrature(law, y):
     assert ((still.mean(0) - zero).abs() <= 4.5 * still.std(0) / 20).all()
 
 
-def test_gaussian_increments_have_the_closed_form():
+def test_gaussian_increments_match_the_closed_form():
     problem = inverse.get_problem("levy", increments="gaussian", view="convolution")
     y = problem.posterior(3, dtype=F64).y
     exact, chains = (
         problem.exact(y),
         problem.gibbs().run(y, inverse.seeded("closed form"), chains=8, burn_in=1, keep=500)[0],
     )
-    pooled = chains.flatten(0, 1)  # independent: nothing is carried from sweep to sweep
+    pooled = chains.flatten(0, 1)  # sweeps are independent
     z = (pooled.mean(0) - exact.mean) / (exact.covariance.diagonal() / len(pooled)).sqrt()
     assert z.abs().max() < 4.5
     white = torch.linalg.solve_triangular(
@@ -181,8 +183,8 @@ def test_gaussian_increments_have_the_closed_form():
 
 
 @pytest.mark.parametrize("increments", ["bernoulli-laplace", "student-1"])
-def test_chains_that_start_apart_agree(increments):
-    """Student-1 imputation has jumps in gaps: without exchanges its R-hat is 45."""
+def test_chains_from_different_starts_agree(increments):
+    """Student-1 walks have jumps in gaps; without exchanges the R-hat of imputation is 45."""
     problem = inverse.get_problem("levy", increments=increments, view="imputation")
     y = problem.posterior(1, dtype=F64).y
     chains = problem.exact(y, burn_in=60, keep=120).chains
@@ -205,11 +207,11 @@ def test_diagnostics_on_chains_of_known_correlation():
     assert split_rhat(shifted).allclose(torch.full((3,), expected, dtype=F64), rtol=0.05)
 
 
-# --- the denoiser -----------------------------------------------------------------------------------------------------
+# --- the denoiser --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [0.003, 0.1, 0.7, 4.0, 50.0])
-def test_gaussian_walks_are_denoised_as_in_closed_form(sigma):
+def test_denoising_gaussian_walks_matches_the_closed_form(sigma):
     T, std = 40, 0.17
     t = torch.arange(1.0, T + 1, dtype=F64)
     closed = GaussianPrior(torch.zeros_like(t), std**2 * torch.minimum(t[:, None], t))
@@ -226,7 +228,7 @@ def test_gaussian_walks_are_denoised_as_in_closed_form(sigma):
 
 @every_law
 @pytest.mark.parametrize("sigma", [0.05, 0.6, 3.0])
-def test_two_steps_are_denoised_as_by_quadrature(law, sigma):
+def test_denoising_two_steps_matches_quadrature(law, sigma):
     walk, eye = WalkPrior(law, 2), torch.eye(2, dtype=F64)
     for y in ([0.02, -0.03], [0.4, 1.5], [3.0, 2.9]):
         y = torch.tensor(y, dtype=F64)
@@ -238,7 +240,7 @@ def test_two_steps_are_denoised_as_by_quadrature(law, sigma):
 
 @pytest.mark.parametrize("name", ["laplace", "bernoulli-laplace", "student-1", "student-3"])
 def test_denoiser_and_sampler_agree(name):
-    """Two computations that share only the law; z-scores of the means over 12 times 3 entries."""
+    """Denoiser and sampler share only the law; z-scores of the means over 12 times 3 entries."""
     law, T, sigma = LAWS[name], 12, 0.8
     walk = WalkPrior(law, T)
     y = walk.sample(3, inverse.seeded("agree", name)) + sigma * normal(3, T)
@@ -257,7 +259,7 @@ def test_denoiser_and_sampler_agree(name):
 )
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 8.0])
 def test_jacobian_is_the_posterior_covariance(law, sigma):
-    """sigma^2 dD/dx = Cov[x0 | x]: symmetric, its diagonal the variances; in one batch with other levels."""
+    """sigma^2 dD/dx = Cov[x0 | x]: symmetric, with the variances as diagonal, in mixed batches."""
     walk = WalkPrior(law, 12)
     x = walk.sample(1, inverse.seeded("jacobian")) + sigma * normal(1, 12)
     J = (
@@ -275,8 +277,8 @@ def test_jacobian_is_the_posterior_covariance(law, sigma):
 
 @every_law
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 60.0])
-def test_walks_that_cannot_be_are_denoised_all_the_same(law, sigma):
-    """White noise of a thousand sigma, as a diverging method would ask for: finite, and so is the gradient."""
+def test_improbable_walks_are_denoised(law, sigma):
+    """Output and gradient are finite for white noise of 1000 sigma, as in a diverging method."""
     x = (1000 * sigma * normal(2, 64)).requires_grad_()
     x0_hat = WalkPrior(law, 64)(x, torch.tensor(sigma, dtype=F64))
     (gradient,) = torch.autograd.grad(x0_hat, x, torch.ones_like(x0_hat))
@@ -284,7 +286,7 @@ def test_walks_that_cannot_be_are_denoised_all_the_same(law, sigma):
     assert gradient.isfinite().all()
 
 
-# --- the problem ------------------------------------------------------------------------------------------------------
+# --- the problem ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,12 +294,12 @@ def test_walks_that_cannot_be_are_denoised_all_the_same(law, sigma):
     ["gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"],
 )
 @pytest.mark.parametrize("view", ["identity", "convolution", "imputation", "fourier"])
-def test_walks_have_the_asked_signal_to_noise_ratio(increments, view):
+def test_walks_have_the_requested_signal_to_noise_ratio(increments, view):
     problem = inverse.get_problem("levy", increments=increments, view=view)
     truths, A = torch.stack(problem.truths()), problem.matrix()
     snr = 10 * math.log10(float((truths @ A.T).square().mean(1).median()) / problem.sigma_y**2)
     assert truths.shape == (1000, 64)
-    assert abs(snr - 25) < 1.2  # of other walks than those that set it
+    assert abs(snr - 25) < 1.2  # different walks set the noise level
     assert abs(float(problem.make_prior().encode(truths).square().mean(1).median()) - 1) < 0.3
     posterior = problem.posterior(truths[:2], dtype=F64)
     assert posterior.decomposable
@@ -307,7 +309,7 @@ def test_walks_have_the_asked_signal_to_noise_ratio(increments, view):
     assert torch.linalg.matrix_rank(A) == len(A)
 
 
-def test_increments_of_the_truths_are_those_asked_for():
+def test_the_truths_have_the_requested_increments():
     def increments(name):
         return torch.stack(inverse.get_problem("levy", increments=name).truths()).diff(dim=1)
 
@@ -324,7 +326,7 @@ def test_increments_of_the_truths_are_those_asked_for():
         ) < 5 * math.sqrt(0.25 / n)
 
 
-def test_convolution_and_spectrum_are_the_textbook_ones():
+def test_convolution_and_spectrum_match_their_definitions():
     x = normal(64)
     taps = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=F64) / 2) ** 2)
     blurred = torch.nn.functional.conv1d(x[None, None], taps[None, None] / taps.sum(), padding=6)[
@@ -341,7 +343,7 @@ def test_convolution_and_spectrum_are_the_textbook_ones():
     assert part.shape[0] in (30, 31)
 
 
-def test_exact_answers_in_physical_units():
+def test_exact_posteriors_are_in_physical_units():
     problem = inverse.get_problem("levy", increments="laplace")
     posterior = problem.posterior(0, dtype=F64)
     exact, law = problem.exact(posterior.y, burn_in=50, keep=200), problem.make_prior()

@@ -94,8 +94,8 @@ def fused(posterior, samples=1, seed=0, **options):
 def test_mmps_draws_from_the_joint_posterior():
     """Mean, variance and covariance of 400 draws.
 
-    Tolerances: 5 % for a standard deviation; in units of its variance, the squared error of the mean
-    is 1 on average.
+    Tolerances: 5 % for a standard deviation; the squared error of the mean averages to 1 in units
+    of its variance.
     """
     posterior, n = measured(), 400
     law, x = exact(posterior), fused(posterior, n, steps=30, tolerance=1e-4)

@@ -83,9 +83,15 @@ def unstartable(posterior: Posterior) -> str | None:
         not (posterior.linear and isinstance(posterior.noise, GaussianNoise))
         or posterior.noise.noiseless
     ):
-        return f"a linear operator with Gaussian noise of positive sigma_y; this posterior has {type(posterior.operator).__name__} with {posterior.noise!r}"
+        return (
+            "a linear operator with Gaussian noise of positive sigma_y; "
+            f"this posterior has {type(posterior.operator).__name__} with {posterior.noise!r}"
+        )
     if gaussian_of(posterior.prior, posterior.shape) is None:
-        return f"a prior whose mean and covariance are known; {type(posterior.prior).__name__} does not say them"
+        return (
+            "a prior whose mean and covariance are known; "
+            f"{type(posterior.prior).__name__} does not say them"
+        )
     return None
 
 

@@ -176,7 +176,8 @@ class Guidance(Method):
         sigmas = sigmas[sigmas <= self.analytic_start]
         if len(sigmas) < 2:
             raise OptionError(
-                f"{self.name}: analytic_start must be at least the last level of the schedule, got {self.analytic_start:g}"
+                f"{self.name}: analytic_start must be at least the last level of the schedule, "
+                f"got {self.analytic_start:g}"
             )
         return analytic_start(posterior, float(sigmas[0]), generator), sigmas
 
@@ -209,6 +210,7 @@ def noise_levels(
     prior = posterior.prior
     if not prior.exact and not (0.999 * prior.sigma_min <= low and high <= 1.001 * prior.sigma_max):
         raise OptionError(
-            f"noise levels: {low:g} to {high:g} leave the range of the prior, {prior.sigma_min:g} to {prior.sigma_max:g}; stay within it"
+            f"noise levels: {low:g} to {high:g} leave the range of the prior, "
+            f"{prior.sigma_min:g} to {prior.sigma_max:g}; stay within it"
         )
     return schedule(name, steps, low, high).to(posterior.device, posterior.dtype)

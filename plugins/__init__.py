@@ -1,1 +1,1 @@
-"""First-party methods, one file each. A new file here is a new method; nothing else has to change."""
+"""First-party methods, one file each: adding a method is adding a file."""

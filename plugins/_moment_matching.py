@@ -1,7 +1,7 @@
-"""The solve of moment matching, which several methods share: V = sigma^2 J is the covariance of x0 given x.
+"""The linear solve of moment matching, with the covariance V = sigma^2 J of x0 given x.
 
-Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation Maximization,
-NeurIPS 2024, https://arxiv.org/abs/2405.13712.
+Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation
+Maximization, NeurIPS 2024, https://arxiv.org/abs/2405.13712.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def solve_moments(
 
 
 def check_solver(name: str, iterations: int, tolerance: float) -> None:
-    """Raises: OptionError if the settings of the solver are out of range; `name` is the method's."""
+    """Check the solver settings of the method called `name`.
+
+    Raises: OptionError if a setting is out of range.
+    """
     if iterations < 1 or not tolerance >= 0:
         raise OptionError(
             f"{name}: iterations must be at least 1 and tolerance at least 0, "

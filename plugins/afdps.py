@@ -1,9 +1,11 @@
-"""AFDPS: ensembles of weighted particles that follow the reverse diffusion, from a Fokker-Planck equation with a reaction term.
+"""AFDPS: weighted particles that follow the reverse diffusion of a tempered posterior.
 
-Chen, Ren, Min, Ying, Izzo, Solving Inverse Problems via Diffusion-Based Priors: An Approximation-Free Ensemble Sampling
-Approach, TMLR 2026, https://arxiv.org/abs/2506.03979 (algorithms 2 to 4).
+Chen, Ren, Min, Ying, Izzo, Solving Inverse Problems via Diffusion-Based Priors: An
+Approximation-Free Ensemble Sampling Approach, TMLR 2026, https://arxiv.org/abs/2506.03979
+(algorithms 2 to 4).
 
-    s -> t one step of the noise level, a -> b of the power, mu = -log p(y | x), phi the score of p_s.
+    s -> t is a step of the noise level, a -> b of the power;
+    mu = -log p(y | x), and phi is the score of p_s
 """
 
 from __future__ import annotations
@@ -25,36 +27,49 @@ from inverse.sampling.schedules import karras
 
 @dataclass(frozen=True)
 class AFDPS(inverse.ParticleMethod):
-    """Move a cloud through the laws q_s ~ p_s(x) p(y | x)^a(s), from wide noise to the posterior, and weigh what the moves get wrong.
+    """Move particles through q_s ~ p_s(x) p(y | x)^a(s) and weight them for the error of the moves.
 
-    `sde`: the reverse SDE, guided by a grad log p(y | x). `ode`: the probability flow without guidance, then Langevin steps on q_t.
-    Departures: weights by default compare the proposal simulated with the prior's step and the likelihood before and after it,
-    which leaves no error but the prior chain's own (`pde` is the paper's Euler step of the reaction term); the step of the prior
-    is exact for a fixed x0_hat; for a linear operator with Gaussian noise the guided step is drawn exactly from (step of the
-    prior) p(y | x)^b, the implicit form of the guided SDE, stable and of least variance at any step; resampling precedes the
-    Langevin steps; their size is in proportion to the step, so that their bias vanishes with it; MALA takes log p_t between
-    two points as the trapezoid of the score, exact for a Gaussian prior.
+    `sde` follows the reverse SDE, guided by a grad log p(y | x). `ode` follows the probability flow
+    without guidance and then takes Langevin steps on q_t.
+
+    Departures:
+    - By default the weights compare the simulated proposal with the prior's step and the
+      likelihoods before and after it. The only remaining error is that of the prior's chain. `pde`
+      is the paper's Euler step of the reaction term.
+    - The prior's step is exact for a fixed x0_hat.
+    - For a linear operator with Gaussian noise the guided step is drawn exactly from (step of the
+      prior) p(y | x)^b. This is the implicit form of the guided SDE: stable, and of least variance,
+      at any step size.
+    - Resampling precedes the Langevin steps. Their size is proportional to the step of the noise
+      level, so that their bias vanishes with it.
+    - MALA approximates the difference of log p_t between two points by the trapezoid of the score,
+      which is exact for a Gaussian prior.
 
     Args:
-        steps: of the noise level.
+        steps: number of noise levels.
         rho: exponent of the Karras schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        variant: ode, or sde, which is worse in few dimensions and better, at half the cost of a step, on images.
-        anneal: a(s), the likelihood's power: 1 (none: the paper's first version), 1 - s / sigma_max (linear: TMLR) or
-            sigma_y^2 / (sigma_y^2 + gamma^2 s^2) (noise-aware).
-        gamma: by default the norm of A, of 1 in physical units if it is not linear.
+        variant: ode, or sde, which is worse in few dimensions, and better on images at half the
+            cost of a step.
+        anneal: a(s), the power of the likelihood: 1 (none, the paper's first version),
+            1 - s / sigma_max (linear, TMLR) or sigma_y^2 / (sigma_y^2 + gamma^2 s^2) (noise-aware).
+        gamma: factor of s in noise-aware annealing; by default the norm of A, or for a nonlinear A
+            that of the map to physical units.
         weights: girsanov (exact for the discrete chain) or pde.
-        substep: of the guidance in `sde`: exact where it can be, or euler as in the paper.
+        substep: guidance of `sde`: exact where that is possible, or euler as in the paper.
         corrector: Langevin steps of `ode`: ula, mala or none.
-        corrector_steps: at each level.
-        corrector_rate: size of a Langevin step, times log(s / t) / (largest curvature of -log q_t).
-        mode: smc, or paper-shortcut: never resample and return the heaviest particle, as in the paper's image experiments.
+        corrector_steps: Langevin steps at each level.
+        corrector_rate: size of a Langevin step in units of log(s / t) / (largest curvature of
+            -log q_t).
+        mode: smc, or paper-shortcut, which never resamples and returns the heaviest particle, as in
+            the paper's experiments on images.
     """
 
     name = "afdps"
     reference = (
-        "Chen, Ren, Min, Ying, Izzo, Solving Inverse Problems via Diffusion-Based Priors: An Approximation-Free Ensemble Sampling Approach, "
+        "Chen, Ren, Min, Ying, Izzo, Solving Inverse Problems via Diffusion-Based Priors: An "
+        "Approximation-Free Ensemble Sampling Approach, "
         "TMLR 2026, https://arxiv.org/abs/2506.03979"
     )
     equation = (
@@ -107,11 +122,11 @@ class AFDPS(inverse.ParticleMethod):
     ) -> Iterator[Tensor | inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         cloud.ess_threshold *= self.mode == "smc"
-        levels = self._levels(posterior)
-        powers = [self._power(posterior, s, levels[0]) for s in levels]
+        sigmas = self._sigmas(posterior)
+        powers = [self._power(posterior, s, sigmas[0]) for s in sigmas]
         tilt = Tilt(posterior) if posterior.linear and posterior.gaussian else None
-        self._start(posterior, cloud, tilt, levels[0], powers[0])
-        for s, t, a, b in zip(levels, levels[1:], powers, powers[1:], strict=False):
+        self._initialise(posterior, cloud, tilt, sigmas[0], powers[0])
+        for s, t, a, b in zip(sigmas, sigmas[1:], powers, powers[1:], strict=False):
             cloud.x, log_increments = self._move(posterior, cloud, tilt, s, t, a, b)
             cloud.reweight(log_increments, t)
             if t > 0:
@@ -123,8 +138,8 @@ class AFDPS(inverse.ParticleMethod):
                 else cloud.best.repeat_interleave(samples, 0)
             )
 
-    def _start(self, posterior, cloud, tilt, s, a):
-        """q at the first level, with p_s = N(0, s^2 I): exactly, or draws of p_s and their weights."""
+    def _initialise(self, posterior, cloud, tilt, s, a):
+        """Draw from q at the first level, where p_s = N(0, s^2 I), or draw from p_s with weights."""
         z = 0 * cloud.x
         cloud.x = s * cloud.x if tilt is None else tilt.draw(z, s * s, a, cloud.generator)
         cloud.reweight(
@@ -133,7 +148,7 @@ class AFDPS(inverse.ParticleMethod):
         cloud.resample()
 
     def _move(self, posterior, cloud, tilt, s, t, a, b):
-        """x' and the log-increments of one step."""
+        """Return x' and the increments of the log-weights of one step."""
         x, x0_hat = cloud.x, posterior.denoise(cloud.x, s)
         sde = self.variant == "sde"
         mean, v2 = x0_hat + (t / s) ** (1 + sde) * (x - x0_hat), sde * t * t * (1 - (t / s) ** 2)
@@ -157,7 +172,10 @@ class AFDPS(inverse.ParticleMethod):
         return new, log_ratio + after - a * before
 
     def _reaction(self, posterior, cloud, tilt, x0_hat, log_likelihood, s, t, a, b):
-        """r dtau = (v^2/2)(a^2 |grad mu|^2 - a Lap mu) - a H . grad mu - (da/dtau) mu over the step, H = (g^2 + v^2) / 2 phi, g^2 = 2 s."""
+        """Integrate the reaction term over the step, with H = (g^2 + v^2) / 2 phi and g^2 = 2 s:
+
+        r dtau = (v^2/2)(a^2 |grad mu|^2 - a Lap mu) - a H . grad mu - (da/dtau) mu.
+        """
         x, dtau, sde = cloud.x, s - t, self.variant == "sde"
         grad, g2 = -posterior.likelihood_score(x), 2 * s
         v2, H = sde * g2, (1 + sde) * g2 / 2 * (x0_hat - x) / s**2
@@ -169,7 +187,10 @@ class AFDPS(inverse.ParticleMethod):
         return dtau * r + (b - a) * log_likelihood
 
     def _laplacian(self, posterior, cloud, tilt, eps=1e-3):
-        """Lap mu: a constant if A is linear, otherwise Hutchinson's estimate from the gradients at x +- eps z, z random signs."""
+        """Lap mu, a constant if A is linear.
+
+        Otherwise it is Hutchinson's estimate from the gradients at x +- eps z, with random signs z.
+        """
         if tilt is not None:
             return tilt.trace(lambda h: h)
         x, z = cloud.x, cloud.generator.randn_like(cloud.x).sign()
@@ -177,7 +198,7 @@ class AFDPS(inverse.ParticleMethod):
         return row_dot(z, change).double() / (2 * eps)
 
     def _correct(self, posterior, cloud, tilt, s, t, b):
-        """Langevin steps that leave q_t alone, after the resampling."""
+        """Take Langevin steps that leave q_t invariant."""
         if self.variant == "sde" or self.corrector == "none":
             return
         h = self.corrector_rate * math.log(s / t) / (1 / t**2 + b * _curvature(posterior, tilt))
@@ -201,8 +222,8 @@ class AFDPS(inverse.ParticleMethod):
                 cloud.generator,
             )
 
-    def _levels(self, posterior):
-        """Karras levels of exponent rho, then 0."""
+    def _sigmas(self, posterior):
+        """Noise levels: the Karras schedule of exponent rho, then 0."""
         *_, low, _ = sigmas = inverse.noise_levels(
             posterior, "karras", self.steps, self.sigma_min, self.sigma_max
         ).tolist()
@@ -221,7 +242,10 @@ class AFDPS(inverse.ParticleMethod):
 
 
 def _curvature(posterior, tilt):
-    """Largest of mu: known if A is linear, otherwise that of an operator of norm 1 (1e4 where the noise has no sigma_y)."""
+    """Largest curvature of mu: known if A is linear, otherwise that of an operator of norm 1.
+
+    It is 1e4 for noise without sigma_y.
+    """
     if tilt is not None:
         return tilt.curvature
     return (posterior.prior.scale / posterior.sigma_y) ** 2 if posterior.gaussian else 1e4

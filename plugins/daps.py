@@ -1,7 +1,7 @@
 """DAPS: decoupled annealing posterior sampling.
 
-Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing,
-CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
+Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with
+Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DAPS(inverse.Method):
-    """At each level: the ODE's end point x0_hat, a draw of x0 ~ N(x0_hat, sigma^2 I) given y, then the next level's noise, all new.
+    """Solve the ODE to x0_hat, draw x0 ~ N(x0_hat, sigma^2 I) given y, and add fresh noise.
 
-    Departures: the draw is exact (perturbation and a linear solve) for a linear operator with Gaussian noise, where the paper
-    runs Langevin; Langevin elsewhere has a step set by the curvature (the paper tunes it per task, against an assumed noise
-    of 0.01). The first level is cut to the prior's range.
+    Departures: for a linear operator with Gaussian noise the draw is exact (perturbation and a
+    linear solve), where the paper runs Langevin. For others the curvature sets the Langevin step;
+    the paper tunes it for each task, against an assumed noise of 0.01. The first level is cut to
+    the prior's range.
 
     Args:
         steps: annealing levels; the paper's 200.
         ode_steps: Euler steps from each level to 0; the paper's 5.
         sigma_max, sigma_min: first and last level, model units; the paper's 100 and 0.1.
         ode_sigma_min: last level of the ODE before 0, model units.
-        langevin_steps: for other operators and noises; the paper's 100.
-        langevin_rate: step relative to the inverse curvature.
+        langevin_steps: Langevin steps for other operators and noises; the paper's 100.
+        langevin_rate: Langevin step relative to the inverse curvature.
     """
 
     name = "daps"

@@ -1,7 +1,8 @@
 """DDNM and DDNM+: the range of A from the measurement, its null space from the prior.
 
 Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023,
-https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), written in the VE coordinate x / sqrt(alpha_bar).
+https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), in the VE coordinate
+x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DDNM(inverse.Method):
-    """Replace the range part of x0_hat by A^+ y, then an ancestral step. Made for sigma_y = 0: noise in y is copied.
+    """Replace the range part of x0_hat by A^+ y, then take an ancestral step.
 
-    Departure: no time travel (off in the paper's linear tasks).
+    The method is meant for sigma_y = 0: it copies the noise of y into the samples. Departure: no
+    time travel, which the paper does not use for linear tasks either.
 
     Args:
-        steps: of the VP schedule; the paper's 100.
-        eta: fresh noise, from 1 (ancestral, the paper's algorithm) to 0 (none: DDIM's step with the corrected x0).
+        steps: steps of the VP schedule; the paper's 100.
+        eta: fraction of fresh noise, from 1 (ancestral, the paper's algorithm) to 0 (DDIM's step
+            with the corrected x0).
     """
 
     name = "ddnm"
@@ -69,14 +72,14 @@ class DDNM(inverse.Method):
 
 @dataclass(frozen=True)
 class DDNMPlus(DDNM):
-    """DDNM whose correction is weakened where the noise in y exceeds that of the step, and whose fresh noise is lessened by it.
+    """Weaken the correction and the fresh noise of DDNM where y is noisier than the step.
 
-    In the singular basis, c the noise of the step: Lambda = min(1, c s_i / (a sigma_y)), and the fresh variance is
-    c^2 - (a Lambda sigma_y / s_i)^2, so that both together are c^2.
+    In the singular basis, with c the noise of the step: Lambda = min(1, c s_i / (a sigma_y)), and
+    the fresh variance is c^2 - (a Lambda sigma_y / s_i)^2, so that the total variance is c^2.
 
     Args:
-        steps: of the VP schedule; the paper's 100.
-        eta: fresh noise, from 1 (ancestral) to 0 (none, which leaves y no room: the prior alone).
+        steps: steps of the VP schedule; the paper's 100.
+        eta: fraction of fresh noise, from 1 (ancestral) to 0, where y has no influence.
     """
 
     name = "ddnm-plus"

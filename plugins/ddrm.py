@@ -1,7 +1,7 @@
 """DDRM: denoising diffusion restoration models.
 
-Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022, https://arxiv.org/abs/2201.11793
-(eq. 4-5 and 7-8), already in the VE coordinate of the paper.
+Kawar, Elad, Ermon, Song, Denoising Diffusion Restoration Models, NeurIPS 2022,
+https://arxiv.org/abs/2201.11793 (eq. 4-5 and 7-8), in the paper's VE coordinate.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DDRM(inverse.Method):
-    """Diffuse in the singular basis of A, where each coordinate is seen with noise tau = sigma_y / s of its own.
+    """Diffuse in the singular basis of A, where a coordinate has noise tau = sigma_y / s.
 
-    Going to level t a coordinate with t >= tau is drawn around what was seen (its noise completed from tau to t), one with
-    t < tau around the denoiser's estimate, pulled towards what was seen; an unseen one follows DDIM. All terms are
-    functions of A^T A applied to real images, so the noise is real and has its full variance for Fourier operators too.
-    Departure: the VP levels are cut to the prior's range.
+    On the way to level t a coordinate with t >= tau is drawn around its measured value, whose
+    noise is completed from tau to t. A coordinate with t < tau is drawn around the denoiser's
+    estimate, pulled towards its measured value. An unmeasured coordinate follows DDIM. All terms
+    are functions of A^T A applied to real images, so that the noise is real and has its full
+    variance for Fourier operators too. Departure: the VP levels are cut to the prior's range.
 
     Args:
-        steps: of the VP schedule; the paper's 20.
-        eta: fraction of fresh noise in unseen and noisier coordinates, in [0, 1].
-        eta_b: weight of what was seen in the others, in [0, 1].
+        steps: steps of the VP schedule; the paper's 20.
+        eta: fraction of fresh noise in unmeasured and noisier coordinates, in [0, 1].
+        eta_b: weight of the measured value in the other coordinates, in [0, 1].
     """
 
     name = "ddrm"
@@ -64,7 +65,7 @@ class DDRM(inverse.Method):
         x = inverse.standard_normal(posterior, generator)
         seen = posterior.A_dagger(posterior.residual(torch.zeros_like(x)))
 
-        @functools.cache  # lam is the same tensor in every step
+        @functools.cache  # every step passes the same tensor lam
         def tau(lam):
             return torch.where(lam > 0, posterior.sigma_y / lam.sqrt(), torch.inf)
 
@@ -97,7 +98,7 @@ class DDRM(inverse.Method):
 
     @staticmethod
     def _std(tau, t, eta, eta_b):
-        """Standard deviation of the fresh noise of a coordinate seen with noise tau, at level t."""
+        """Standard deviation of the fresh noise at level t, for a coordinate of noise tau."""
         return torch.where(tau <= t, (t * t - (eta_b * tau.clamp(max=t)) ** 2).sqrt(), eta * t)
 
 

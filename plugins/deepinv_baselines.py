@@ -247,7 +247,8 @@ class DiffPIR(Baseline):
             raise OptionError(f"{self.name}: steps must be at least 2, got {self.steps}")
         if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
             raise OptionError(
-                f"{self.name}: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}"
+                f"{self.name}: lambda must be positive and zeta in [0, 1], "
+                f"got {self.lambda_:g} and {self.zeta:g}"
             )
 
     def reconstruct(self, posterior, physics, y, generator):

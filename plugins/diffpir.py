@@ -1,7 +1,8 @@
 """DiffPIR: plug-and-play restoration with a diffusion denoiser.
 
-Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for Plug-and-Play Image Restoration, CVPRW 2023,
-https://arxiv.org/abs/2305.08995 (algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising Diffusion Models for Plug-and-Play Image
+Restoration, CVPRW 2023, https://arxiv.org/abs/2305.08995 (algorithm 1), in the VE coordinate
+x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DiffPIR(inverse.Method):
-    """Denoise, solve the proximal data problem exactly, put the noise of the next level back.
+    """Denoise, solve the proximal data problem exactly, and add the noise of the next level.
 
-    rho_t = lambda sigma_y^2 / sigma_t^2 in the paper's proximal problem |y - A x|^2 + rho_t |x - x0_hat|^2 makes it the mean
-    of a Gaussian of variance sigma_t^2 / lambda around x0_hat, given y.
+    With rho_t = lambda sigma_y^2 / sigma_t^2, the solution of the paper's proximal problem |y - A
+    x|^2 + rho_t |x - x0_hat|^2 is the mean of a Gaussian of variance sigma_t^2 / lambda around
+    x0_hat, given y.
 
     The defaults are the authors' for inpainting; docs/methods.md has the calibration.
 
     Args:
-        steps: of the VP schedule.
+        steps: steps of the VP schedule.
         lambda_: inverse prior variance in units of 1 / sigma_t^2.
         zeta: fraction of fresh noise in [0, 1]; the rest is the predicted noise.
     """
@@ -51,7 +53,8 @@ class DiffPIR(inverse.Method):
         super().__post_init__()
         if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
             raise OptionError(
-                f"diffpir: lambda must be positive and zeta in [0, 1], got {self.lambda_:g} and {self.zeta:g}"
+                "diffpir: lambda must be positive and zeta in [0, 1], "
+                f"got {self.lambda_:g} and {self.zeta:g}"
             )
 
     def run(

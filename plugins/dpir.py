@@ -1,7 +1,9 @@
 """DPIR: plug-and-play restoration with a deep denoiser prior, by half-quadratic splitting.
 
-Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep Denoiser Prior, IEEE TPAMI 2021,
-https://arxiv.org/abs/2008.13751 (algorithm 1). Letters: z_k denoised, x_k data-consistent, sigma_k the level of step k, lambda the trade-off.
+Zhang, Li, Zuo, Zhang, Van Gool, Timofte, Plug-and-Play Image Restoration with Deep Denoiser Prior,
+IEEE TPAMI 2021, https://arxiv.org/abs/2008.13751 (algorithm 1).
+
+    z_k denoised, x_k data-consistent, sigma_k the level of step k, lambda the trade-off
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DPIR(inverse.Method):
-    """Solve the data problem near the last denoised image, denoise the solution at a falling level; no noise is added anywhere.
+    """Solve the data problem near the last denoised image, then denoise at a falling noise level.
 
-    alpha_k = lambda sigma_y^2 / sigma_k^2 in the paper's |y - A x|^2 + alpha_k |x - z|^2 makes x_k the proximal point of variance sigma_k^2 / lambda.
+    With alpha_k = lambda sigma_y^2 / sigma_k^2 in the paper's |y - A x|^2 + alpha_k |x - z|^2, x_k
+    is the proximal point of variance sigma_k^2 / lambda. No step adds noise.
 
-    Departures: it starts from the pseudo-inverse damped at the noise level (the paper's y for deblurring, bicubic interpolation for
-    super-resolution), and images are not turned or flipped between the steps, which served denoisers that are not equivariant.
+    Departures: the iteration starts from the pseudo-inverse damped at the noise level (the paper
+    starts from y for deblurring and from bicubic interpolation for super-resolution). Images are
+    not rotated or flipped between the steps, which helps denoisers that are not equivariant.
 
     Args:
-        steps: the paper's 8 for deblurring, 24 for super-resolution.
+        steps: number of iterations; the paper's 8 for deblurring, 24 for super-resolution.
         sigma_max: first level, model units; the paper's 49 of 255.
-        sigma_min: last level, model units; auto is sigma_y / |A|, at least 0.255 of 255; for a blur the paper's sigma_y.
+        sigma_min: last level, model units; auto is sigma_y / |A|, at least 0.255 of 255, which for
+            a blur is the paper's sigma_y.
         lambda_: trade-off; the paper's 0.23.
     """
 
@@ -52,7 +57,8 @@ class DPIR(inverse.Method):
             raise OptionError(f"dpir: lambda must be positive, got {self.lambda_:g}")
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
             raise OptionError(
-                f"dpir: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+                "dpir: need 0 < sigma_min < sigma_max, "
+                f"got {self.sigma_min:g} and {self.sigma_max:g}"
             )
 
     def run(

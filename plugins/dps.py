@@ -1,7 +1,8 @@
 """DPS: diffusion posterior sampling.
 
-Chung, Kim, Mccann, Klasky, Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
-https://arxiv.org/abs/2209.14687 (algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+Chung, Kim, Mccann, Klasky, Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems,
+ICLR 2023, https://arxiv.org/abs/2209.14687 (algorithm 1), in the VE coordinate x /
+sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DPS(inverse.Method):
-    """An ancestral step, then a step of size zeta down the gradient of |y - A(x0_hat)| through the network.
+    """Take an ancestral step, then a gradient step of size zeta on |y - A(x0_hat)|.
 
-    The norm is each sample's own (the authors' code takes it over the batch). The residual is measured in model units,
-    so that zeta means what it means in the paper, where images are in [-1, 1].
+    The gradient passes through the network. Departure: each sample has its own norm; the authors'
+    code takes the norm over the batch. The residual is measured in model units, so that zeta has
+    the meaning that it has in the paper, where images are in [-1, 1].
 
     Args:
-        steps: of the VP schedule; the paper uses 1000.
-        zeta: step size of the likelihood gradient; auto is 5 sqrt(m) / steps for m measurements, since the norm it is divided by
-            grows as sqrt(m) and the steps add up. The paper's 1 for 1000 steps on 3x256x256 is 2.3 in the place of 5;
-            docs/methods.md has the calibration. For score, auto is sqrt(m) / (2 sigma_y): the gradient then stands for half of
-            the likelihood's where the residual is at the noise.
-        step: paper, zeta at every level; or score, zeta (s^2 - t^2) from level s to t, as a score enters the reverse diffusion:
-            nearer to the posterior in few dimensions, but an explicit step that overshoots on photographs.
+        steps: steps of the VP schedule; the paper uses 1000.
+        zeta: step size of the likelihood gradient. For the paper's step, auto is 5 sqrt(m) / steps
+            for m measurements, since the norm grows as sqrt(m) and the steps add up; the paper's 1
+            for 1000 steps on 3x256x256 corresponds to 2.3 instead of 5 (docs/methods.md has the
+            calibration). For the score step, auto is sqrt(m) / (2 sigma_y): the gradient then
+            equals half of the likelihood's where the residual is at the noise level.
+        step: paper, zeta at every level; or score, zeta (s^2 - t^2) from level s to t, as a score
+            enters the reverse diffusion: closer to the posterior in few dimensions, but an explicit
+            step that overshoots on photographs.
     """
 
     name = "dps"
@@ -68,16 +72,13 @@ class DPS(inverse.Method):
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:
                 x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
-            x = (
-                x
-                + zeta
-                * (s * s - t * t if self.step == "score" else ((1 + s * s) * (1 + t * t)) ** 0.5)
-                * ascent
-            )
+            score = s * s - t * t
+            paper = ((1 + s * s) * (1 + t * t)) ** 0.5
+            x = x + zeta * (score if self.step == "score" else paper) * ascent
             yield x
 
     def _tweedie_and_ascent(self, posterior, x, sigma):
-        """x0_hat and -grad_x |y - A(x0_hat)|; the graph of the network is gone when it returns."""
+        """x0_hat and -grad_x |y - A(x0_hat)|; the graph of the network is freed on return."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = posterior.residual(x0_hat)
         norm = row_dot(r, r).sqrt().clamp_min(1e-12) * posterior.prior.scale

@@ -1,7 +1,8 @@
-"""FK steering: particles of the plain sampler, resampled by what a reward says of their denoised means.
+"""FK steering: particles of the plain sampler, resampled by a reward of their denoised means.
 
-Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time Scaling and Steering of Diffusion Models,
-ICML 2025, https://arxiv.org/abs/2501.06848 (algorithm 1, section 3.2).
+Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time
+Scaling and Steering of Diffusion Models, ICML 2025, https://arxiv.org/abs/2501.06848 (algorithm 1,
+section 3.2).
 """
 
 from __future__ import annotations
@@ -23,31 +24,40 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class FKSteering(inverse.ParticleMethod):
-    """Sample prior(x) exp(lambda r(x)) with evaluations of r alone: no gradient, so that r and the operator may be anything.
+    """Sample prior(x) exp(lambda r(x)) from evaluations of the reward r, without its gradient.
 
-    The product of the potentials is exp(lambda r) whatever they are, which makes the weights right; how soon they tell good
-    particles from bad ones is the difference. Departures: weights are kept where there is no resampling (the authors' code drops
-    them); the last potential of `max` is exp(lambda r(x_0)) over the others' product, as in the paper (the code puts the running
-    maximum in its place); the default reward is log p(y | x) with lambda = 1, at every step, and before the last one times b,
-    1 / b = 1 + (|A| r / sigma_y)^2, since early on x0_hat is the mean of what will part, and a sharp likelihood of it chooses
-    too soon; tau = 0 leaves it as it is (the paper). Use many particles.
+    The reward and the operator may be any functions. The product of the potentials is exp(lambda r)
+    for every choice of potential, so that the weights are right; the potentials differ in how early
+    they separate good particles from bad ones. The method needs many particles.
+
+    Departures:
+    - Weights are kept where there is no resampling; the authors' code drops them.
+    - The last potential of `max` is exp(lambda r(x_0)) divided by the product of the others, as in
+      the paper; the code uses the running maximum.
+    - The default reward is log p(y | x) with lambda = 1. Before the last step it is multiplied by
+      b, 1 / b = 1 + (|A| r / sigma_y)^2, because early x0_hat is the mean of several modes, and a
+      sharp likelihood would select particles too soon. tau = 0 omits the factor, as in the paper.
 
     Args:
-        steps: of the noise level.
+        steps: number of noise levels.
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        potential: difference, lambda (r_t - r of the last time); max or sum, lambda times that of all r so far.
-        lambda_: the reward's weight.
-        interval: steps from one potential to the next; the paper's 20 of 100.
-        reward: FILE.py:FUNCTION or a function of x (B, *shape) in physical units that returns (B,); by default log p(y | x).
-            The file is run as a program: name only what you trust.
-        tau: standard deviation of the prior in 1 / r^2 = 1 / sigma^2 + 1 / tau^2, model units; of no effect with another reward.
+        potential: difference, lambda times the change of the reward; max or sum, lambda times the
+            maximum or the sum of all rewards so far.
+        lambda_: weight of the reward.
+        interval: steps between potentials; the paper's 20 of 100.
+        reward: FILE.py:FUNCTION or a function of x (B, *shape) in physical units that returns
+            (B,); by default log p(y | x). The file is run as a program: name only files that you
+            trust.
+        tau: standard deviation of the prior in 1 / r^2 = 1 / sigma^2 + 1 / tau^2, model units;
+            ignored for another reward.
     """
 
     name = "fk-steering"
     reference = (
-        "Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for Inference-time Scaling and Steering of Diffusion Models, "
+        "Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath, A General Framework for "
+        "Inference-time Scaling and Steering of Diffusion Models, "
         "ICML 2025, https://arxiv.org/abs/2501.06848"
     )
     equation = (
@@ -73,9 +83,9 @@ class FKSteering(inverse.ParticleMethod):
     def __post_init__(self):
         super().__post_init__()
         if self.interval < 1 or not math.isfinite(self.lambda_) or not self.tau >= 0:
-            found = f"{self.interval}, {self.lambda_:g} and {self.tau:g}"
             raise OptionError(
-                f"fk-steering: interval must be at least 1, lambda finite and tau at least 0, got {found}"
+                "fk-steering: interval must be at least 1, lambda finite and tau at least 0, "
+                f"got {self.interval}, {self.lambda_:g} and {self.tau:g}"
             )
         if isinstance(self.reward, str) and not all(self.reward.rpartition(":")[::2]):
             raise OptionError(f"fk-steering: reward must be FILE.py:FUNCTION, got '{self.reward}'")
@@ -102,7 +112,7 @@ class FKSteering(inverse.ParticleMethod):
             else:
                 if i % self.interval == 0:
                     history, log_G = self._potential(
-                        self._trust(posterior, s) * reward(x0_hat), history, product
+                        self._temper(posterior, s) * reward(x0_hat), history, product
                     )
                     cloud.reweight(log_G, s)
                     rows = cloud.resample()
@@ -111,15 +121,15 @@ class FKSteering(inverse.ParticleMethod):
                 cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + c * z
             yield cloud.weighted(samples)
 
-    def _trust(self, posterior, s):
-        """b."""
+    def _temper(self, posterior, s):
+        """b, the factor of the default reward at level s."""
         if self.tau == 0 or self.reward is not None or not posterior.gaussian:
             return 1.0
         gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
         return 1 / (1 + gain / (1 / s**2 + 1 / self.tau**2) / posterior.sigma_y**2)
 
     def _potential(self, r, history, product):
-        """What is remembered of the rewards so far, lambda included, and log G_t."""
+        """The history of the rewards, times lambda, and log G_t."""
         if self.potential == "difference":
             return r, r - product
         history = torch.maximum(history, r) if self.potential == "max" else history + r
@@ -135,7 +145,8 @@ class FKSteering(inverse.ParticleMethod):
             value = torch.as_tensor(r(posterior.prior.decode(x)), device=x.device)
             if value.shape != x.shape[:1]:
                 raise OptionError(
-                    f"fk-steering: reward must return one number for each of {len(x)} images, found shape {tuple(value.shape)}"
+                    f"fk-steering: reward must return one number for each of {len(x)} images, "
+                    f"found shape {tuple(value.shape)}"
                 )
             return self.lambda_ * value.double()
 
@@ -143,16 +154,16 @@ class FKSteering(inverse.ParticleMethod):
 
 
 def _load(source):
-    """The function of FILE.py:FUNCTION."""
+    """The function that FILE.py:FUNCTION names."""
     path, _, name = source.rpartition(":")
     if not Path(path).is_file():
         raise OptionError(
             f"fk-steering: reward {source}: no file {path}; reward must be FILE.py:FUNCTION"
         )
-    found = runpy.run_path(path)
-    if not callable(found.get(name)):
+    names = runpy.run_path(path)
+    if not callable(names.get(name)):
         raise OptionError(f"fk-steering: reward {source}: {path} has no function '{name}'")
-    return found[name]
+    return names[name]
 
 
 @inverse.hookimpl

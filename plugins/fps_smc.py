@@ -1,7 +1,8 @@
 """FPS-SMC: filtering posterior sampling.
 
-Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective, ICLR 2024,
-https://openreview.net/forum?id=tplXNcHZs1 (algorithm 2), in the VE coordinate.
+Dou, Song, Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering
+Perspective, ICLR 2024, https://openreview.net/forum?id=tplXNcHZs1 (algorithm 2), in the VE
+coordinate.
 """
 
 from __future__ import annotations
@@ -18,20 +19,24 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class FPSSMC(inverse.ParticleMethod):
-    """Diffuse the measurement along with the image, y_t = y + A n_t, and filter: x_t is seen through y_t = A x_t + noise at every level.
+    """Diffuse the measurement too, y_t = y + A n_t, and filter x_t through y_t = A x_t + noise.
 
-    The path of y_t is drawn first, one for each image; a step is an exact draw from (step of the sampler) p(y_t | x_t), weighed
-    by the likelihood of y_t before it. The noise in y_t is the same at all levels, and the filter takes it for new each time:
-    with sigma_y > 0 the answer is too narrow, the more so the more levels lie below sigma_y / s. Departures: levels are cut
-    to the prior's range; resampling only when it is due; the last step is a draw given y, too.
+    The path of y_t is drawn once for each image. A step is an exact draw from (step of the
+    sampler) p(y_t | x_t), weighted by the likelihood of y_t before it. The noise of y_t is the
+    same at all levels, but the filter treats it as new at each of them. With sigma_y > 0 the
+    answer is therefore too narrow, the more so the more levels lie below sigma_y / s.
+
+    Departures: the levels are cut to the prior's range; a cloud is resampled only when its
+    effective size is small; the last step, too, is a draw given y.
 
     Args:
-        steps: of the noise level.
+        steps: number of noise levels.
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        c: share of fresh noise in the variance at each level, in (0, 1]; by default that of DDPM, 1 - t^2 / s^2. A fixed number, as in the
-            authors' code, puts the mean in place of a draw at every step: many steps then make the prior itself too narrow.
+        c: share of fresh noise in the variance at each level, in (0, 1]; by default DDPM's, 1 -
+            t^2 / s^2. A fixed number, as in the authors' code, uses the mean instead of a draw in
+            every step, which makes the prior itself too narrow when there are many steps.
     """
 
     name = "fps-smc"
@@ -69,11 +74,11 @@ class FPSSMC(inverse.ParticleMethod):
         noise, tilt = self._noise(images, first, cloud), Tilt(posterior)
         tilt.posterior = step
 
-        def see(t):
-            """p(y_t | x_t) from here on."""
+        def observe(t):
+            """Make p(y_t | x_t) the likelihood of the tilt."""
             step.y = posterior.y + t * noise.repeat_interleave(len(posterior) // len(noise), 0)
 
-        see(first)
+        observe(first)
         cloud.x = tilt.draw(0 * cloud.x, first**2, 1.0, cloud.generator)
         for sigma, s, t in transitions(sigmas):
             x0_hat, c = (
@@ -82,7 +87,7 @@ class FPSSMC(inverse.ParticleMethod):
             )
             m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)
             noise = math.sqrt(1 - c) * noise + math.sqrt(c) * self._noise(images, t, cloud)
-            see(t)
+            observe(t)
             cloud.reweight(tilt.log_mass(m, c * t * t, 1.0), t)
             cloud.x = (
                 tilt.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
@@ -90,7 +95,7 @@ class FPSSMC(inverse.ParticleMethod):
             yield cloud.weighted(samples)
 
     def _noise(self, images, t, cloud):
-        """A z of each image, z standard normal from the stream of its cloud."""
+        """A z for each image, z standard normal from the stream of its cloud."""
         z = inverse.Generators(cloud.generator.rows).randn_like(
             cloud.x[:: len(cloud.x) // len(images)]
         )

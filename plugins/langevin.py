@@ -1,8 +1,9 @@
 """Annealed Langevin dynamics on the posterior.
 
-Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019, https://arxiv.org/abs/1907.05600
-(algorithm 1), with the annealed likelihood of Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust Compressed Sensing MRI with Deep
-Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368.
+Song, Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019,
+https://arxiv.org/abs/1907.05600 (algorithm 1), with the annealed likelihood of Jalal, Arvinte,
+Daras, Price, Dimakis, Tamir, Robust Compressed Sensing MRI with Deep Generative Priors, NeurIPS
+2021, https://arxiv.org/abs/2108.01368.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from inverse.sampling.langevin import langevin
 
 @dataclass(frozen=True)
 class AnnealedLangevin(inverse.Method):
-    """At each level a few Langevin steps on p_sigma(x) N(y; A x, R + gamma^2 I), with gamma = |A| sigma, so that a step of
-    epsilon sigma^2 is stable at every level.
+    """Take Langevin steps on p_sigma(x) N(y; A x, R + gamma^2 I) at each noise level.
 
-    Departures: gamma follows sigma (Jalal et al. tune it), and R may vary over the measurements. For an A that is not
-    linear |A| is taken as that of `decode`.
+    With gamma = |A| sigma a step of epsilon sigma^2 is stable at every level. Departures: gamma
+    follows sigma (Jalal et al. tune it), and R may vary over the measurements. For a nonlinear A,
+    |A| is that of the map to physical units.
 
     Args:
-        steps: levels, log-uniform.
+        steps: noise levels, log-uniform.
         inner_steps: Langevin steps at each level.
         epsilon: step in units of sigma^2; the chain is stable below 1.
         sigma_max: first level, model units; by default the prior's.
@@ -55,7 +56,8 @@ class AnnealedLangevin(inverse.Method):
         super().__post_init__()
         if self.inner_steps < 1 or not 0 < self.epsilon < 1:
             raise OptionError(
-                f"langevin: need inner_steps of at least 1 and epsilon in (0, 1), got {self.inner_steps} and {self.epsilon:g}"
+                "langevin: need inner_steps of at least 1 and epsilon in (0, 1), "
+                f"got {self.inner_steps} and {self.epsilon:g}"
             )
 
     def run(

@@ -1,7 +1,8 @@
 """LGD: loss-guided diffusion by Monte Carlo.
 
-Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation,
-ICML 2023, https://proceedings.mlr.press/v202/song23k.html (LGD-MC), written in the VE coordinate.
+Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, Loss-Guided Diffusion Models for Plug-and-Play
+Controllable Generation, ICML 2023, https://proceedings.mlr.press/v202/song23k.html (LGD-MC), in
+the VE coordinate.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from inverse.measurement.linalg import per_row
 
 @dataclass(frozen=True)
 class LGD(inverse.Guidance):
-    """Guide by log E[p(y | x0)] over x0 ~ N(x0_hat, r^2 I), r^2 = sigma^2 / (1 + sigma^2), the mean taken over a few draws.
+    """Guide by log E[p(y | x0)] over x0 ~ N(x0_hat, r^2 I), with the mean taken over a few draws.
 
-    With many draws, Gaussian noise and temper = 0 it is PiGDM. With few the best draw takes nearly all the weight, and the
-    gradient is as stiff as the likelihood itself. Departure: Gaussian noise of variance sigma_y^2 is therefore taken as
-    sigma_y^2 + temper r^2 |A|^2 (the likelihood to a power); temper = 0 is the paper's loss, which diverges on a 24x24
-    field with 1/f^2 spectrum and a 5x5 blur at 100 and 400 steps. One VJP of the prior a step.
+    r^2 = sigma^2 / (1 + sigma^2). With many draws, Gaussian noise and temper = 0 the method is
+    PiGDM. With few, the best draw takes nearly all the weight, and the gradient is as stiff as the
+    likelihood.
+
+    Departure: the variance of Gaussian noise is therefore sigma_y^2 + temper r^2 |A|^2, which
+    raises the likelihood to a power. temper = 0 is the paper's loss; it diverges on a 24x24 field
+    with a 1/f^2 spectrum and a 5x5 blur at 100 and at 400 steps. A step takes one VJP of the
+    prior.
 
     Args:
-        draws: Monte Carlo samples n.
+        draws: number of Monte Carlo samples n.
         temper: share of the spread of the draws that is added to the noise.
     """
 
@@ -47,7 +52,8 @@ class LGD(inverse.Guidance):
         super().__post_init__()
         if self.draws < 1 or not self.temper >= 0:
             raise OptionError(
-                f"lgd: draws must be at least 1 and temper at least 0, got {self.draws} and {self.temper:g}"
+                "lgd: draws must be at least 1 and temper at least 0, "
+                f"got {self.draws} and {self.temper:g}"
             )
 
     def guide(self, posterior, generator):
@@ -60,7 +66,7 @@ class LGD(inverse.Guidance):
         sigma: Tensor,
         generator: inverse.Generators | None = None,
     ) -> Tensor:
-        """Without a generator the only draw is x0_hat itself, which is the gradient of DPS before its normalisation."""
+        """Without a generator x0_hat is the only draw: the gradient of DPS, not normalised."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = sigma / (1 + sigma**2) ** 0.5
         points = (

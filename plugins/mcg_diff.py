@@ -65,7 +65,8 @@ class MCGDiff(inverse.ParticleMethod):
         super().__post_init__()
         if not (0 < self.eta <= 1 and self.kappa > 0):
             raise OptionError(
-                f"mcg-diff: eta must lie in (0, 1] and kappa above 0, got {self.eta:g} and {self.kappa:g}"
+                "mcg-diff: eta must lie in (0, 1] and kappa above 0, "
+                f"got {self.eta:g} and {self.kappa:g}"
             )
 
     def unsupported(self, posterior):

@@ -67,8 +67,11 @@ class Multimodal(inverse.Guidance):
 
     name = "multimodal"
     reference = (
-        "Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025, "
-        "https://arxiv.org/abs/2506.22780; sda: Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/abs/2306.10574"
+        "Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric "
+        "Super-Resolution With Deep Generative Models, 2025, "
+        "https://arxiv.org/abs/2506.22780; "
+        "sda: Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, "
+        "https://arxiv.org/abs/2306.10574"
     )
     equation = (
         "E[x0|x,y] = x0_hat + sigma^2 sum_k lambda_k grad_x log p(y_k | x),  "
@@ -113,7 +116,8 @@ class Multimodal(inverse.Guidance):
             for value in _values(field, getattr(self, field)).values():
                 if not (value > bound if bound is not None else value >= 0):
                     raise OptionError(
-                        f"multimodal: {field} must be {'positive' if bound is not None else 'at least 0'}, got {value:g}"
+                        f"multimodal: {field} must be "
+                        f"{'positive' if bound is not None else 'at least 0'}, got {value:g}"
                     )
 
     def unsupported(self, posterior):
@@ -121,7 +125,10 @@ class Multimodal(inverse.Guidance):
             return reason
         if self.guidance in ("mmps", "pigdm") and not posterior.linear:
             found = type(posterior.operator).__name__
-            return f"multimodal needs a linear operator for guidance={self.guidance}, this posterior has {found}; sda and dps do not"
+            return (
+                f"multimodal needs a linear operator for guidance={self.guidance}, this "
+                f"posterior has {found}; sda and dps do not"
+            )
         if self.guidance == "dps" and posterior.noise.noiseless:
             return "multimodal needs sigma_y > 0 for guidance=dps"
         if self.amplitude == "evidence" and (reason := unstartable(posterior)):

@@ -63,7 +63,8 @@ class REDMap(inverse.Method):
             )
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
             raise OptionError(
-                f"red-map: need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+                "red-map: need 0 < sigma_min < sigma_max, "
+                f"got {self.sigma_min:g} and {self.sigma_max:g}"
             )
 
     def run(

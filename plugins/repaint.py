@@ -49,7 +49,8 @@ class RePaint(inverse.Method):
         super().__post_init__()
         if self.jump_length < 1 or self.repeats < 1:
             raise OptionError(
-                f"repaint: jump_length and repeats must be at least 1, got {self.jump_length} and {self.repeats}"
+                "repaint: jump_length and repeats must be at least 1, "
+                f"got {self.jump_length} and {self.repeats}"
             )
 
     def unsupported(self, posterior):

@@ -55,7 +55,8 @@ class SITCOM(inverse.Method):
         super().__post_init__()
         if self.inner_steps < 1 or not self.lr > 0 or self.lambda_ < 0:
             raise OptionError(
-                f"sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}"
+                "sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, "
+                f"got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}"
             )
 
     def run(

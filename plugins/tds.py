@@ -47,7 +47,8 @@ class TDS(inverse.ParticleMethod):
 
     name = "tds"
     reference = (
-        "Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion Models, NeurIPS 2023, "
+        "Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional "
+        "Sampling in Diffusion Models, NeurIPS 2023, "
         "https://arxiv.org/abs/2306.17775"
     )
     equation = (
@@ -76,9 +77,15 @@ class TDS(inverse.ParticleMethod):
             f"{type(posterior.operator).__name__} with {posterior.noise!r}",
         )
         if self.twist in ("pigdm", "moment") and not (posterior.linear and posterior.gaussian):
-            return f"tds: twist={self.twist} needs a linear operator and Gaussian noise, found {found}; use twist=dps"
+            return (
+                f"tds: twist={self.twist} needs a linear operator and Gaussian noise, "
+                f"found {found}; use twist=dps"
+            )
         if self.twist == "moment" and entries > MOST:
-            return f"tds: twist=moment takes a VJP for each entry of y, at most {MOST}, found {entries}; use twist=pigdm"
+            return (
+                f"tds: twist=moment takes a VJP for each entry of y, at most {MOST}, "
+                f"found {entries}; use twist=pigdm"
+            )
         return super().unsupported(posterior)
 
     def derived(self, posterior):

@@ -266,7 +266,8 @@ class Cloud:
     def _quarantine(self, bad: Tensor, sigma: float) -> None:
         if not self.quarantined:
             warnings.warn(
-                f"{int(bad.sum())} of {bad.numel()} particles have NaN at noise level sigma = {sigma:.4g}: they get weight zero",
+                f"{int(bad.sum())} of {bad.numel()} particles have NaN at noise level sigma = "
+                f"{sigma:.4g}: they get weight zero",
                 stacklevel=3,
             )
         self.quarantined += int(bad.sum())
@@ -279,7 +280,8 @@ class Cloud:
         why = "have NaN or infinity" if bool(bad[cloud].all()) else "have probability zero or NaN"
         hint = "does the operator return NaN, or is sigma_y too small for the steps?"
         raise InputError(
-            f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise level sigma = {sigma:.4g}; {hint}"
+            f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise "
+            f"level sigma = {sigma:.4g}; {hint}"
         )
 
 
@@ -328,11 +330,13 @@ class ParticleMethod(Method):
         super().__post_init__()
         if self.particles < 2:
             raise OptionError(
-                f"{self.name}: particles must be at least 2, got {self.particles}: the weights of a single one are always 1; try 16"
+                f"{self.name}: particles must be at least 2, "
+                f"got {self.particles}: the weights of a single one are always 1; try 16"
             )
         if not 0 < self.ess_threshold <= 1:
             raise OptionError(
-                f"{self.name}: ess_threshold must lie in (0, 1], got {self.ess_threshold:g}; try 0.5"
+                f"{self.name}: ess_threshold must lie in (0, 1], got {self.ess_threshold:g}; "
+                "try 0.5"
             )
         if self.islands < 1:
             raise OptionError(f"{self.name}: islands must be at least 1, got {self.islands}")
@@ -344,7 +348,8 @@ class ParticleMethod(Method):
         particles = max(self.particles, samples)
         if particles % self.islands or particles == self.islands:
             raise OptionError(
-                f"{self.name}: islands must divide the {particles} particles into clouds of at least 2, got {self.islands}"
+                f"{self.name}: islands must divide the {particles} particles into clouds of at "
+                f"least 2, got {self.islands}"
             )
         rows = posterior.replaced(y=posterior.y[::samples].repeat_interleave(particles, dim=0))
         streams = CloudGenerators(generator.rows[::samples])

@@ -31,7 +31,8 @@ class Tilt:
     def __init__(self, posterior: Posterior):
         if not (posterior.linear and isinstance(posterior.noise, GaussianNoise)):
             raise UnsupportedError(
-                f"a tilt needs a linear operator with Gaussian noise, found {type(posterior.operator).__name__}, {posterior.noise!r}"
+                "a tilt needs a linear operator with Gaussian noise, "
+                f"found {type(posterior.operator).__name__}, {posterior.noise!r}"
             )
         self.posterior, self.variance_y = posterior, posterior.noise.variance(posterior.y)
 

@@ -93,7 +93,8 @@ def configured(name: str, sampler: Sampler, settings: str) -> Sampler:
         option, given, value = setting.strip().partition("=")
         if not given:
             raise OptionError(
-                f"sampler '{name}' takes name=value after the colon, separated by commas, got '{setting}'"
+                f"sampler '{name}' takes name=value after the colon, separated by commas, "
+                f"got '{setting}'"
             )
         key = option.replace("-", "_")
         if key not in known:

@@ -52,7 +52,8 @@ def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
     if len(levels) < 2:
         raise OptionError(
-            f"schedule vp has no two levels between {sigma_min:g} and {sigma_max:g}; its 1000 levels run from 0.01 to 157"
+            f"schedule vp has no two levels between {sigma_min:g} and {sigma_max:g}; "
+            "its 1000 levels run from 0.01 to 157"
         )
     t = torch.linspace(len(levels) - 1, 0, steps, dtype=torch.float64)
     if steps <= len(levels):

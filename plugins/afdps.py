@@ -139,7 +139,7 @@ class AFDPS(inverse.ParticleMethod):
             )
 
     def _initialise(self, posterior, cloud, tilt, s, a):
-        """Draw from q at the first level, where p_s = N(0, s^2 I), or draw from p_s with weights."""
+        """Draw from q at the first level, p_s = N(0, s^2 I), or from p_s with weights."""
         z = 0 * cloud.x
         cloud.x = s * cloud.x if tilt is None else tilt.draw(z, s * s, a, cloud.generator)
         cloud.reweight(

@@ -1,12 +1,14 @@
-"""deepinv's own samplers as competitors: `deepinv-dps`, `deepinv-ddrm`, `deepinv-diffpir`, `deepinv-pigdm`, `deepinv-moment-matching`.
+"""deepinv's own samplers as competitors: DPS, DDRM, DiffPIR, PiGDM and moment matching.
 
-Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep learning, 2025,
-https://github.com/deepinv/deepinv. Their arithmetic is theirs, faults included; what they are given and what they may touch is ours.
+Tachella et al., DeepInverse: a Python package for solving imaging inverse problems with deep
+learning, 2025, https://github.com/deepinv/deepinv. The arithmetic is deepinv's, faults included;
+this module controls only the inputs and the side effects.
 
-deepinv's images u live in [0, 1] and its diffusions in [-1, 1], which are our model units x: u = (x + 1) / 2, with noise sigma / 2.
-Each run builds its own deepinv objects around the posterior, so that nothing they change outlives it, y is a copy, the
-evaluations are counted, and every random number comes from its row's stream: torch's global generator is never moved, and a
-row does not depend on its batch. A noise level outside the prior's range is denoised at the nearest level within it.
+deepinv's images u live in [0, 1] and its diffusions in [-1, 1], which are our model units x: u =
+(x + 1) / 2, with noise sigma / 2. Each run builds new deepinv objects around the posterior, so
+that no change to them outlives the run. y is a copy, and the evaluations are counted. Every random
+number comes from its row's stream: torch's global generator never moves, and a row does not depend
+on its batch. A noise level outside the prior's range is denoised at the nearest level within it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ REFERENCE = (
 
 @dataclass(frozen=True)
 class Baseline(inverse.Method):
-    """Runs a deepinv reconstructor on a posterior; a subclass builds it and calls it."""
+    """A deepinv reconstructor that runs on a posterior; a subclass builds it and calls it."""
 
     reference = REFERENCE
     claim = "biased"
@@ -56,14 +58,19 @@ class Baseline(inverse.Method):
 
     @abstractmethod
     def reconstruct(self, posterior, physics, y, generator):
-        """u (B, *shape) in [0, 1], from deepinv's physics and a private y."""
+        """u (B, *shape) in [0, 1], from deepinv's physics and a copy of y."""
 
 
-# --- the prior and the randomness -------------------------------------------------------------------------------------
+# --- the prior and the randomness -----------------------------------------------------------------
 
 
 class Denoiser(torch.nn.Module):
-    """A posterior's prior under deepinv's convention, denoiser(u, sigma) with both in [0, 1] units; differentiable if asked to be."""
+    """A posterior's prior under deepinv's convention: denoiser(u, sigma), both in [0, 1] units.
+
+    Args:
+        posterior: the posterior whose prior denoises.
+        differentiable: whether autograd can differentiate the denoised image.
+    """
 
     def __init__(self, posterior, differentiable):
         super().__init__()
@@ -82,7 +89,7 @@ class Denoiser(torch.nn.Module):
 
 
 class Tweedie(torch.autograd.Function):
-    """`posterior.tweedie` as a node of autograd's and torch.func's graphs, so that their vjps are counted ones."""
+    """`posterior.tweedie` as a node of autograd's and torch.func's graphs; it counts the VJPs."""
 
     @staticmethod
     def forward(x, level, call):
@@ -99,7 +106,7 @@ class Tweedie(torch.autograd.Function):
 
 
 class RowStreams(TorchFunctionMode):
-    """torch.randn_like from the rows' own streams, within a `with`."""
+    """Context in which torch.randn_like draws from the rows' own streams."""
 
     def __init__(self, generator):
         super().__init__()
@@ -113,14 +120,15 @@ class RowStreams(TorchFunctionMode):
         )
 
 
-# --- the operator -----------------------------------------------------------------------------------------------------
+# --- the operator ---------------------------------------------------------------------------------
 
 
 def as_physics(posterior):
-    """A deepinv physics u -> y of a posterior, made for one run, and the measurement that fits it; an affine y loses its offset.
+    """A deepinv physics u -> y of a posterior, and the measurement that belongs to it.
 
-    deepinv's DDRM needs a complete V, ours may be economic: the singular basis is extended by what V leaves of an image, where
-    the singular value is zero. Through V such redundant coordinates have the law of orthonormal ones.
+    An affine y loses its offset. deepinv's DDRM needs a complete V, and ours may be economic: the
+    singular basis is then extended by the complement of V's range, where the singular value is
+    zero. Through V such redundant coordinates have the law of orthonormal ones.
     """
     physics = deepinv("physics")
     noise = physics.GaussianNoise(posterior.sigma_y) if posterior.gaussian else None
@@ -139,20 +147,20 @@ def as_physics(posterior):
 
     y = posterior.y - black
     if not posterior.decomposable:
-        bare = physics.LinearPhysics(
+        linear = physics.LinearPhysics(
             A=A, A_adjoint=A_adjoint, img_size=posterior.shape, noise_model=noise
         )
 
         def prox(z, y, gamma):
-            """Ours, because deepinv's conjugate gradients stop when every row of the batch has converged."""
+            """Our own solve: deepinv's stops only when every row of the batch has converged."""
             return conjugate_gradient(
                 lambda x: x + gamma * A_adjoint(A(x)),
                 z + gamma * A_adjoint(y),
                 settings=posterior.execution.solver,
             )
 
-        bare.prox_l2 = prox
-        return bare, y
+        linear.prox_l2 = prox
+        return linear, y
     operator, k = posterior.operator, posterior.operator.V_adjoint(zero).shape[1:]
     n = k.numel()
 
@@ -186,17 +194,20 @@ def as_physics(posterior):
     return complete, y
 
 
-# --- the methods ------------------------------------------------------------------------------------------------------
+# --- the methods ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DDRM(Baseline):
-    """deepinv's DDRM. Its noise is divided by sqrt(2), which is right for half a Fourier spectrum: in a real basis its variance is short by two.
+    """deepinv's DDRM.
+
+    deepinv divides the noise by sqrt(2), which is right for half a Fourier spectrum; in a real
+    basis the variance is too small by a factor of two.
 
     Args:
         steps: levels, evenly spaced from 1 to 0 in [0, 1] units; deepinv's 100.
-        eta: fraction of fresh noise in unseen and noisier coordinates.
-        eta_b: weight of what was seen in the others.
+        eta: fraction of fresh noise in unmeasured and noisier coordinates.
+        eta_b: weight of the measured value in the other coordinates.
     """
 
     name = "deepinv-ddrm"
@@ -221,10 +232,12 @@ class DDRM(Baseline):
 
 @dataclass(frozen=True)
 class DiffPIR(Baseline):
-    """deepinv's DiffPIR. It starts from A^T y, clamps to [0, 1], and returns the last iterate with its noise in it.
+    """deepinv's DiffPIR.
+
+    It starts from A^T y, clamps to [0, 1], and returns the last iterate with its noise.
 
     Args:
-        steps: of 1000 VP levels, spaced as square roots, at least 2; deepinv's 100.
+        steps: steps of 1000 VP levels, spaced as square roots, at least 2; deepinv's 100.
         lambda_: weight of the denoised image in the proximal step; deepinv's 7.
         zeta: fraction of fresh noise; deepinv's 0.1.
     """
@@ -268,10 +281,11 @@ class DiffPIR(Baseline):
 
 @dataclass(frozen=True)
 class GuidedDiffusion(Baseline):
-    """deepinv's reverse VP diffusion with a guided score; a subclass says which.
+    """deepinv's reverse VP diffusion with a guided score; a subclass defines the guidance.
 
-    deepinv counts time points, of which there is one more than steps. Its state is float64, the prior's input float32. Its
-    conjugate gradients run all their iterations here; deepinv stops them when every row of the batch has converged.
+    deepinv counts time points, one more than steps. Its state is float64, the input of the prior
+    float32. Its conjugate gradients run all their iterations, because deepinv would otherwise stop
+    them when every row of the batch has converged.
     """
 
     steps: int = 100
@@ -304,12 +318,15 @@ class GuidedDiffusion(Baseline):
 
 @dataclass(frozen=True)
 class DPS(GuidedDiffusion):
-    """deepinv's DPS. The gradient of weight |y - A(x0_hat)| enters as a score: at weight 1 it is too small to matter.
+    """deepinv's DPS.
+
+    The gradient of weight |y - A(x0_hat)| enters as a score; at weight 1 it is too small to matter.
 
     Args:
-        steps: of the DDPM solver; deepinv's 1000.
-        weight: of the likelihood's gradient; deepinv's 1.
-        guidance: norm, the residual's norm as in the paper; or annealed, the Gaussian likelihood with variance sigma_y^2 + sigma^2.
+        steps: steps of the DDPM solver; deepinv's 1000.
+        weight: weight of the likelihood's gradient; deepinv's 1.
+        guidance: norm, the norm of the residual as in the paper; or annealed, the Gaussian
+            likelihood with variance sigma_y^2 + sigma^2.
     """
 
     name = "deepinv-dps"
@@ -332,11 +349,11 @@ class DPS(GuidedDiffusion):
 
 @dataclass(frozen=True)
 class PiGDM(GuidedDiffusion):
-    """deepinv's PiGDM data term in its VP diffusion; closed form for a decomposable operator.
+    """deepinv's PiGDM data term in its VP diffusion, in closed form for a decomposable operator.
 
     Args:
-        steps: of the DDPM solver; deepinv leaves them to its user.
-        weight: of the likelihood's gradient; deepinv's 1.
+        steps: steps of the DDPM solver; deepinv has no default.
+        weight: weight of the likelihood's gradient; deepinv's 1.
         iterations: conjugate-gradient iterations for other operators; deepinv's 3.
     """
 
@@ -363,9 +380,9 @@ class MomentMatching(GuidedDiffusion):
     """deepinv's moment-matching data term (MMPS) in its VP diffusion.
 
     Args:
-        steps: of the DDPM solver; deepinv leaves them to its user.
-        weight: of the likelihood's gradient; deepinv's 1.
-        iterations: conjugate-gradient iterations, a vjp each; deepinv's 3.
+        steps: steps of the DDPM solver; deepinv has no default.
+        weight: weight of the likelihood's gradient; deepinv's 1.
+        iterations: conjugate-gradient iterations, one VJP each; deepinv's 3.
     """
 
     name = "deepinv-moment-matching"

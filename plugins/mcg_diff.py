@@ -1,7 +1,8 @@
 """MCG-diff: Monte Carlo guided diffusion.
 
-Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse problems, ICLR 2024,
-https://arxiv.org/abs/2308.07983 (algorithm 1, and section 3 for noisy measurements), in the VE coordinate.
+Cardoso, Janati, Le Corff, Moulines, Monte Carlo guided Diffusion for Bayesian linear inverse
+problems, ICLR 2024, https://arxiv.org/abs/2308.07983 (algorithm 1, and section 3 for noisy
+measurements), in the VE coordinate.
 """
 
 from __future__ import annotations
@@ -21,22 +22,29 @@ from inverse.particles.tempered_likelihood import Tilt
 
 @dataclass(frozen=True)
 class MCGDiff(inverse.ParticleMethod):
-    """In the singular basis of A a measurement with noise tau = sigma_y / s is the diffused coordinate of level tau, seen without noise.
+    """Take a coordinate measured with noise tau = sigma_y / s for its diffusion at level tau.
 
-    Above tau a coordinate is drawn from the product of the sampler's step and g_t = N(seen, t^2 - tau^2 + kappa (1 + tau^2)), the
-    forward process from what was seen; below, and where nothing is seen, by the sampler alone. Weights precede the draw.
-    All terms are functions of A^T A applied to real images. Departures: levels are those of a named schedule (the paper's are
-    uniform in sqrt(alpha_bar)); the first particles are drawn from N(0, sigma_max^2) g and their evidence counted, which
-    the division by g of the first step presumes; x at tau keeps its g, as in the paper (the authors' code divides it out and weighs by
-    p(y | x) at the end: weights of infinite variance as kappa goes to 0); resampling only when it is due.
+    In the singular basis of A, a step above tau draws a coordinate from the product of the
+    sampler's step and g_t = N(seen, t^2 - tau^2 + kappa (1 + tau^2)), the forward process from the
+    measured value. Below tau, and for unmeasured coordinates, the sampler alone draws. The weights
+    precede the draw. All terms are functions of A^T A applied to real images.
+
+    Departures:
+    - The levels are those of a named schedule; the paper's are uniform in sqrt(alpha_bar).
+    - The first particles are drawn from N(0, sigma_max^2) g and their evidence is counted, as the
+      division by g in the first step requires.
+    - x at tau keeps its g, as in the paper. The authors' code divides it out and weights by p(y |
+      x) at the end; the variance of those weights is infinite as kappa goes to 0.
+    - A cloud is resampled only when its effective size is small.
 
     Args:
-        steps: of the noise level, those at tau included.
-        schedule: name of a noise schedule, into which the levels tau are put if there are no more than a quarter of the steps; otherwise
-            each tau is the nearest level.
+        steps: number of noise levels, including those at tau.
+        schedule: name of a noise schedule. The levels tau are inserted if they are at most a
+            quarter of the steps; otherwise the nearest level represents each tau.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        eta: fraction of fresh noise in a step of the sampler, in (0, 1]; the paper's mixtures took 0.6 for 20 steps, 0.85 for 100.
+        eta: fraction of fresh noise in a step of the sampler, in (0, 1]; the paper's mixtures use
+            0.6 for 20 steps and 0.85 for 100.
         kappa: variance of g at tau in units of 1 + tau^2.
     """
 
@@ -88,7 +96,7 @@ class MCGDiff(inverse.ParticleMethod):
         )
 
         def variance(lam, s, t):
-            """v_s where a coordinate is seen at level t, infinity elsewhere; lam the eigenvalues of A^T A."""
+            """v_s of the coordinates seen at level t, else infinity; lam: eigenvalues of A^T A."""
             own = posterior.sigma_y / lam.sqrt()
             tau = torch.where(
                 own <= levels[0],
@@ -98,7 +106,7 @@ class MCGDiff(inverse.ParticleMethod):
             return torch.where(tau <= t, s * s - tau**2 + self.kappa * (1 + tau**2), math.inf)
 
         def log_g(x, s, t, extra=0.0):
-            """log of the product of N(x_i; seen_i, v_s + extra) over the coordinates that are seen at t."""
+            """log prod_i N(x_i; seen_i, v_s + extra) over the coordinates that are seen at t."""
 
             def log_2pi_v(h):
                 v = variance(posterior.sigma_y**2 * h, s, t) + extra
@@ -110,7 +118,7 @@ class MCGDiff(inverse.ParticleMethod):
             return -0.5 * (distance.double() + tilt.trace(log_2pi_v))
 
         def draw(m, c2, t, z):
-            """x' ~ N(m, c2) g_t from standard normal z."""
+            """x' ~ N(m, c2) g_t from a standard normal z."""
             fresh = (z, lambda lam: (c2 / (1 + c2 / variance(lam, t, t))).sqrt())
             return m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)), fresh)
 
@@ -136,7 +144,7 @@ class MCGDiff(inverse.ParticleMethod):
             yield cloud.weighted(samples)
 
     def _levels(self, posterior):
-        """Noise levels, ending in 0, and those that stand for a tau (k,)."""
+        """Noise levels, ending in 0, and the levels (k,) that represent a tau."""
         lam = (posterior.prior.scale * torch.as_tensor(posterior.operator.mask).abs().double()) ** 2
         *sigmas, low, _ = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max

@@ -1,7 +1,7 @@
 """MMPS: moment-matching posterior sampling.
 
-Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation Maximization, NeurIPS 2024,
-https://arxiv.org/abs/2405.13712 (moment matching posterior sampling).
+Rozet, Andry, Lanusse, Louppe, Learning Diffusion Priors from Observations by Expectation
+Maximization, NeurIPS 2024, https://arxiv.org/abs/2405.13712 (moment matching posterior sampling).
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
 
 @dataclass(frozen=True)
 class MMPS(inverse.Guidance):
-    """Take x0 given x to be N(x0_hat, V) with its true covariance V = sigma^2 J (Tweedie), and condition on y.
+    """Take x0 given x to be N(x0_hat, V), V = sigma^2 J its true covariance, and condition on y.
 
-    Exact for a Gaussian prior: what is left is the sampler's discretisation. Each solver iteration costs one VJP.
-    Departures: the solve stops by tolerance (the paper: after a fixed 1 to 5 iterations), and is by GMRES, since the
-    Jacobian of a network is not exactly symmetric; the sampler is second order.
+    The covariance is Tweedie's. For a Gaussian prior the method is exact up to the sampler's
+    discretisation. Each solver iteration costs one VJP. Departures: the solver stops by tolerance
+    (the paper stops after 1 to 5 iterations) and is GMRES, since the Jacobian of a network is not
+    exactly symmetric; the sampler is of second order.
 
     Args:
         solver: gmres, or cg as in the paper.
-        iterations: most solver iterations.
+        iterations: largest number of solver iterations.
         tolerance: relative residual at which the solver stops.
     """
 

@@ -1,8 +1,9 @@
-"""Multimodal guidance: several instruments at once, each with its own noise and tempering weight.
+"""Multimodal guidance: several instruments, each with its own noise and tempering weight.
 
-Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With Deep Generative Models, 2025,
-https://arxiv.org/abs/2506.22780 (sampler and guidance as in the authors' code), with the guidance of
-Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023, https://arxiv.org/abs/2306.10574 (sda).
+Chakraborty, Guan, Stock, Arcomano, Cervone, Maulik, Multimodal Atmospheric Super-Resolution With
+Deep Generative Models, 2025, https://arxiv.org/abs/2506.22780 (sampler and guidance as in the
+authors' code), with the guidance of Rozet, Louppe, Score-based Data Assimilation, NeurIPS 2023,
+https://arxiv.org/abs/2306.10574 (sda).
 """
 
 from __future__ import annotations
@@ -33,35 +34,43 @@ PUBLISHED = {
     "gamma": ("2e-6", "coarse:5e-3"),
     "average": ("1", "coarse:0"),
 }
-"""What the authors set: the coarse field on its own, and all else as their radiosondes."""
+"""The authors' settings: one for the coarse field; all other modalities use that of radiosondes."""
 
 
 @dataclass(frozen=True)
 class Multimodal(inverse.Guidance):
-    """The slope of every modality's likelihood, added up: prod_k p(y_k | x)^lambda_k.
+    """Add the likelihood scores of all modalities: prod_k p(y_k | x)^lambda_k.
 
-    `mmps` and `pigdm` condition on all modalities jointly, with noise R_k / lambda_k, and are the methods of those names where
-    there is one modality. `sda` adds the published slopes, with variance R_k + gamma_k sigma^2 (in model units). `dps` steps down
-    |R_k^-1/2 r_k|, scaled so that it is the likelihood's slope where the residual has the size that noise would give it.
+    `mmps` and `pigdm` condition on all modalities jointly, with noise R_k / lambda_k; for one
+    modality they equal the methods of those names. `sda` adds the published scores, with variance
+    R_k + gamma_k sigma^2 (in model units). `dps` descends |R_k^-1/2 r_k|, scaled to equal the
+    likelihood's score where the residual has the size that the noise predicts.
 
-    A value per modality is written "name:value"; without a name it goes for all that are not named.
-    preset=published takes the authors' settings for what is left at its default. Departures: their clamp is off unless asked for,
-    and the rows they leave out of the coarse residual are left to the operator.
+    A value per modality is written "name:value"; a value without a name applies to all others.
+    preset=published replaces every option left at its default by the authors' setting. Departures:
+    the authors' clamp is off by default, and the operator decides which rows of the coarse
+    residual count.
 
     Args:
-        guidance: what stands for log p(y | x) at a noise level.
-        weights: tempering weight lambda of each modality, positive, e.g. stations:0.25; by default 1.
-        gamma: of sda, share of sigma^2 that is added to the noise variance; 1e-2 is that of the paper.
-        std: of sda, noise of each modality in model units, instead of the problem's; by default the problem's.
-        average: of sda, 1 for modalities whose squared residuals are averaged, as the authors' code does, instead of summed.
-        sigma_data: of pigdm, standard deviation of the data, model units.
-        solver: of mmps, gmres or cg.
-        iterations: of mmps, most solver iterations.
-        tolerance: of mmps, relative residual at which the solver stops.
-        corrected: whether to step as the authors do: Heun on the prior alone, the likelihood's slope, at the start of the step, added in full.
-        clamp: bound on each entry of the likelihood's gradient, model units; auto is none, the authors have 1. The saturated fraction is kept.
-        amplitude: evidence for anomalies of the size that makes y most probable under the prior's Gaussian, see `inverse.analytic_start.fitted_amplitude`.
-        inflation: factor on the distance of members from the mean of their ensemble, after the last step; for a prior that is too sure of itself.
+        guidance: approximation of log p(y | x) at a noise level.
+        weights: tempering weight lambda of each modality, positive, e.g. stations:0.25; by default
+            1.
+        gamma: for sda, share of sigma^2 added to the noise variance; the paper's is 1e-2.
+        std: for sda, noise of each modality in model units; by default the problem's.
+        average: for sda, 1 for modalities whose squared residuals are averaged, as in the authors'
+            code, instead of summed.
+        sigma_data: for pigdm, standard deviation of the data, model units.
+        solver: for mmps, gmres or cg.
+        iterations: for mmps, largest number of solver iterations.
+        tolerance: for mmps, relative residual at which the solver stops.
+        corrected: whether to step as the authors do: Heun's step on the prior alone, plus the full
+            likelihood score at the start of the step.
+        clamp: bound on each entry of the likelihood's gradient, model units; auto is none, the
+            authors' is 1. The trace records the saturated fraction.
+        amplitude: evidence scales the prior's anomalies so that y is most probable under its
+            Gaussian; see `inverse.analytic_start.fitted_amplitude`.
+        inflation: factor on the distance of the members from their ensemble's mean after the last
+            step, for an overconfident prior.
         preset: published for the authors' settings.
     """
 
@@ -107,9 +116,9 @@ class Multimodal(inverse.Guidance):
         if not (self.sigma_data > 0 and self.inflation > 0) or not (
             self.clamp is None or self.clamp > 0
         ):
-            found = f"{self.sigma_data:g}, {self.inflation:g} and {self.clamp}"
             raise OptionError(
-                f"multimodal: sigma_data, inflation and clamp must be positive, got {found}"
+                "multimodal: sigma_data, inflation and clamp must be positive, "
+                f"got {self.sigma_data:g}, {self.inflation:g} and {self.clamp}"
             )
         bounds = {"weights": 0, "std": 0, "gamma": None, "average": None}
         for field, bound in bounds.items():
@@ -139,15 +148,13 @@ class Multimodal(inverse.Guidance):
 
     def derived(self, posterior):
         weights = self._entries(posterior, "weights", 1.0)
-        found = {
+        settings = {
             f"weight_{name}": float(weights[..., part].flatten()[0])
             for name, part in posterior.operator.modalities.items()
         }
-        return found | (
-            {"amplitude": float(fitted_amplitude(posterior).mean())}
-            if self.amplitude == "evidence"
-            else {}
-        )
+        if self.amplitude == "evidence":
+            settings["amplitude"] = float(fitted_amplitude(posterior).mean())
+        return settings
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
@@ -243,7 +250,10 @@ class Multimodal(inverse.Guidance):
         return self._entries(posterior, "weights", 1.0) * v / R.sqrt()
 
     def _corrected_heun(self, posterior, x, sigmas, trace):
-        """x' = x + (t - s) [(d + d') / 2 - s grad_x log p(y | x)], d and d' the prior's slopes; the last step, into 0, is the prior's."""
+        """x' = x + (t - s) [(d + d') / 2 - s grad_x log p(y | x)], d and d' the prior's slopes.
+
+        The last step, into 0, is the prior's alone.
+        """
         for s, t in pairwise(sigmas):
             if t == 0:
                 x = posterior.denoise(x, s)
@@ -264,7 +274,11 @@ class Multimodal(inverse.Guidance):
         )
 
     def _entries(self, posterior, field, default):
-        """The option's value for each entry of y. The authors weigh a modality where it is one of several, and name two, of which either may be absent."""
+        """The option's value for each entry of y.
+
+        The authors name two modalities, either of which may be absent, and weight a modality only
+        beside others.
+        """
         values, published = (
             _values(field, getattr(self, field)),
             getattr(self, field) == PUBLISHED.get(field),
@@ -288,20 +302,20 @@ class Multimodal(inverse.Guidance):
 
 def _values(field, texts):
     """("0.25", "coarse:1") as {"": 0.25, "coarse": 1.0}."""
-    found = {}
+    values = {}
     for text in texts:
         name, _, value = text.rpartition(":")
         try:
-            found[name] = float(value)
+            values[name] = float(value)
         except ValueError as error:
             raise OptionError(
                 f"multimodal: {field} takes numbers, or name:number for one modality, got '{text}'"
             ) from error
-    return found
+    return values
 
 
 def _sizes(posterior):
-    """How many entries the modality of each entry of y has: (*out_shape)."""
+    """Number of entries in the modality of each entry of y: (*out_shape)."""
     counts = {
         name: posterior.y[0][..., part].numel()
         for name, part in posterior.operator.modalities.items()

@@ -1,7 +1,8 @@
 """PiGDM: pseudo-inverse guidance with Gaussian noise.
 
 Song, Vahdat, Mardani, Kautz, Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023,
-https://openreview.net/forum?id=9_gsMA8MRKQ (eq. 7 and algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+https://openreview.net/forum?id=9_gsMA8MRKQ (eq. 7 and algorithm 1), in the VE coordinate
+x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from inverse.errors import OptionError
 
 @dataclass(frozen=True)
 class PiGDM(inverse.Guidance):
-    """Take x0 given x to be N(x0_hat, r^2 I), r^2 = sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2), and condition on y.
+    """Take x0 given x to be N(x0_hat, r^2 I), and condition on y.
 
-    sigma_data = 1 is the paper's r^2 = sigma^2 / (1 + sigma^2), exact for white data of unit variance. Departure: the
-    score of eq. 7 enters the denoiser, so that the sampler applies it consistently; the paper's algorithm 1 adds
+    r^2 = sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2). sigma_data = 1 is the paper's r^2 =
+    sigma^2 / (1 + sigma^2), exact for white data of unit variance. Departure: the score of eq. 7
+    enters the denoiser, so that the sampler applies it consistently; the paper's algorithm 1 adds
     sqrt(alpha_bar) r^2 times it after a DDIM step.
 
     Args:
         steps: sampler steps; the paper's 100.
-        sampler: ancestral is the paper's eta = 1.
+        sampler: name of a registered sampler; ancestral is the paper's eta = 1.
         schedule: name of a noise schedule; vp is the paper's.
         sigma_data: standard deviation of the data, model units.
     """

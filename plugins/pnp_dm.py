@@ -1,7 +1,8 @@
 """PnP-DM: plug-and-play diffusion models, a split Gibbs sampler.
 
-Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play Priors,
-NeurIPS 2024, https://arxiv.org/abs/2405.18782 (algorithm 1, prior step with EDM).
+Wu, Sun, Chen, Zhang, Bouman, Yue, Principled Probabilistic Imaging using Diffusion Models as
+Plug-and-Play Priors, NeurIPS 2024, https://arxiv.org/abs/2405.18782 (algorithm 1, prior step with
+EDM).
 """
 
 from __future__ import annotations
@@ -17,22 +18,28 @@ from inverse.errors import OptionError
 
 @dataclass(frozen=True)
 class PnPDM(inverse.Method):
-    """Alternate z ~ p(y | z) N(z; x, rho^2 I) and x ~ p(x | x + rho n = z), the latter by reverse diffusion from rho; rho falls.
+    """Alternate z ~ p(y | z) N(z; x, rho^2 I) and x ~ p(x | x + rho n = z) while rho falls.
 
-    The stationary law is the posterior with the noise covariance R + rho^2 A A^T, so it is exact as rho -> 0 with the
-    steps that this takes. Departures: rho_min is 0.1 (with the paper's 0.3 the distance to the posterior is 0.8 to 1.0
-    of its spread on the problem of docs/conjugate.md, with 0.1 about 0.2); the reverse diffusion has its own number of
-    steps at each rho, where the paper enters a fixed EDM schedule at rho; Langevin's step is set by the curvature.
+    The second draw is reverse diffusion from the level rho. The stationary law is the posterior
+    with the noise covariance R + rho^2 A A^T; it becomes exact as rho -> 0, which takes more
+    steps.
+
+    Departures: rho_min is 0.1. On the problem of docs/conjugate.md the distance to the posterior
+    is 0.8 to 1.0 of its spread with the paper's 0.3, and about 0.2 with 0.1. The reverse diffusion
+    has its own number of steps at each rho, where the paper enters a fixed EDM schedule at rho.
+    The curvature sets the Langevin step.
 
     Args:
         steps: Gibbs sweeps; the paper's 100.
         rho_max: first coupling, model units; the paper's 10.
-        decay: of rho per sweep; the paper's 0.9.
+        decay: factor on rho after each sweep; the paper's 0.9.
         rho_min: last coupling, model units.
         prior_steps: reverse-diffusion steps in a sweep.
-        sampler: of the reverse diffusion; it must be stochastic for the draws to be from the conditional law.
-        langevin_steps: of the likelihood step where the operator is not linear or the noise not Gaussian.
-        langevin_rate: its step relative to the inverse curvature.
+        sampler: sampler of the reverse diffusion; it must be stochastic to draw from the
+            conditional law.
+        langevin_steps: Langevin steps of the likelihood step for a nonlinear operator or
+            non-Gaussian noise.
+        langevin_rate: Langevin step relative to the inverse curvature.
     """
 
     name = "pnp-dm"

@@ -1,4 +1,4 @@
-"""The pseudo-inverse: what the operator alone gives back."""
+"""The pseudo-inverse: a reconstruction from the operator alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from inverse.measurement.linalg import conjugate_gradient
 
 @dataclass(frozen=True)
 class PseudoInverse(inverse.Method):
-    """A^+ y by conjugate gradients on the normal equations from zero, stopped at a relative residual.
+    """A^+ y by conjugate gradients on the normal equations, from zero to a relative residual.
 
     Args:
-        tolerance: relative residual at which to stop; earlier stopping is regularisation.
-        max_iter: most iterations.
+        tolerance: relative residual at which to stop; stopping earlier regularises.
+        max_iter: largest number of iterations.
     """
 
     name = "pseudo-inverse"

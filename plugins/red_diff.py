@@ -1,7 +1,9 @@
-"""RED-diff: variational posterior sampling by regularisation by denoising.
+"""RED-diff: variational posterior sampling with regularisation by denoising.
 
-Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models, ICLR 2024,
-https://arxiv.org/abs/2305.04391 (algorithm 1). Letters: s = sqrt((1 - alpha_bar) / alpha_bar), the noise level of x_t / sqrt(alpha_bar).
+Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion
+Models, ICLR 2024, https://arxiv.org/abs/2305.04391 (algorithm 1).
+
+    s = sqrt((1 - alpha_bar) / alpha_bar), the noise level of x_t / sqrt(alpha_bar)
 """
 
 from __future__ import annotations
@@ -30,24 +32,28 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class REDDiff(inverse.Method):
-    """A Dirac at mu, fitted by Adam: the data misfit plus the mismatch between injected and predicted noise, whose network
-    Jacobian is dropped. Seeds differ by optimiser noise; they are not posterior samples.
+    """Fit a Dirac at mu, by Adam, to the data misfit and the mismatch of the predicted noise.
 
-    Departures: the level t = 999 (s = 157) is clipped to the prior's range; mu starts from the pseudo-inverse damped at
-    the noise level, which equals A^+ y without noise.
+    The gradient drops the Jacobian of the network. Different seeds give the noise of the
+    optimiser, not posterior samples.
+
+    Departures: the level t = 999 (s = 157) is clipped to the prior's range; mu starts from the
+    pseudo-inverse damped at the noise level, which equals A^+ y without noise.
 
     Args:
-        steps: levels visited, evenly spaced in t of the 1000-step VP process; one prior evaluation each.
+        steps: levels visited, evenly spaced in t of the 1000-step VP process; one prior evaluation
+            each.
         lr: Adam's step, model units.
-        lambda_: weight of the prior term; auto is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in model units, which passes
-            through the authors' 0.25 without noise and 1 at 0.1; docs/methods.md has the calibration.
-        weight: of level s in the prior term.
-        order: in which the levels are visited.
-        normalise: mean divides the data term by the number of measurements and the prior term by that of pixels, as the
-            authors' code; sum divides neither.
+        lambda_: weight of the prior term; auto is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in
+            model units: the authors' 0.25 without noise, and 1 at sigma_y = 0.1; docs/methods.md
+            has the calibration.
+        weight: function of the level s that weights the prior term.
+        order: order in which the levels are visited.
+        normalise: mean divides the data term by the number of measurements and the prior term by
+            that of pixels, as the authors' code does; sum divides neither.
         sigma_x0: dispersion of x0 around mu.
         optimizer: adam, or sgd for analysis.
-        beta1, beta2: Adam's moments.
+        beta1, beta2: Adam's decay rates of the first and second moment.
     """
 
     name = "red-diff"
@@ -81,7 +87,7 @@ class REDDiff(inverse.Method):
             raise OptionError(f"red-diff: lr must be positive, got {self.lr:g}")
 
     def derived(self, posterior):
-        """lambda, and its value had neither term been normalised."""
+        """lambda, and the equivalent value without normalisation."""
         m, n = posterior.y[0].numel(), torch.Size(posterior.shape).numel()
         lam = self._lambda(posterior)
         return {"lambda": lam, "lambda_eff": lam * m / n if self.normalise == "mean" else lam}
@@ -111,7 +117,7 @@ class REDDiff(inverse.Method):
             yield mu
 
     def _order(self, generator):
-        """Level indices: a number per step, or one per row and step in random order."""
+        """Indices of the levels: a number for each step; in random order (B,) for each step."""
         if self.order == "random":
             return [
                 torch.cat(

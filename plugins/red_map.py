@@ -1,7 +1,8 @@
-"""RED-diff followed down to the posterior's mode: the prior's weight that Bayes' rule asks for, at falling levels.
+"""RED-diff continued to the posterior's mode: the weight of Bayes' rule at falling noise levels.
 
-The gradient, its dropped Jacobian and Adam are RED-diff's: Mardani, Song, Kautz, Vahdat, A Variational Perspective on Solving Inverse
-Problems with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391 (algorithm 1). The weight, the levels and the step are ours.
+The gradient, its dropped Jacobian and Adam are those of RED-diff: Mardani, Song, Kautz, Vahdat, A
+Variational Perspective on Solving Inverse Problems with Diffusion Models, ICLR 2024,
+https://arxiv.org/abs/2305.04391 (algorithm 1). The weight, the levels and the step are ours.
 """
 
 from __future__ import annotations
@@ -17,24 +18,30 @@ from inverse.errors import OptionError
 from inverse.sampling.schedules import transitions
 
 FLOOR = 0.02
-"""sigma_y / |A| counts as at least this fraction of s, so that a measurement without noise leaves what it does not see to the prior."""
+"""Smallest sigma_y / |A| in units of s.
+
+The prior then decides what a measurement without noise does not see.
+"""
 
 
 @dataclass(frozen=True)
 class REDMap(inverse.Method):
-    """RED-diff with the weight at which the fixed point of level s is the mode of p_s(x) p(y | x), while s falls: graduated MAP.
+    """RED-diff whose fixed point at level s is the mode of p_s(x) p(y | x), while s falls.
 
-    RED-diff weighs the prior by lambda s, which vanishes as s falls, so that its last steps fit the noise. The expected
-    mismatch of injected and predicted noise is -s grad log p_s, hence sigma_y^2 / s is the weight that balances |y - A mu|^2 / 2. For a
-    Gaussian prior the fixed point at s -> 0 is the posterior mean. A large s comes first, where p_s has one mode. Adam does not
-    see how large the gradient is, so that its step has to fall with s. Seeds differ by optimiser noise; they are not posterior samples.
+    RED-diff weights the prior by lambda s, which vanishes as s falls, so that its last steps fit
+    the noise. The expected mismatch of injected and predicted noise is -s grad log p_s; the weight
+    that balances |y - A mu|^2 / 2 is therefore sigma_y^2 / s. For a Gaussian prior the fixed point
+    at s -> 0 is the posterior mean. The iteration starts at a large s, where p_s has one mode
+    (graduated MAP). Adam ignores the size of the gradient, so that its step has to fall with s.
+    Different seeds give the noise of the optimiser, not posterior samples.
 
     Args:
         steps: levels, uniform in log s; one prior evaluation each.
-        sigma_max: the first level, model units; 1 is about the spread of an image.
-        sigma_min: the last level, model units; auto is sigma_y / |A|, at least 0.02: below it the mode sharpens what the mean would not.
+        sigma_max: first level, model units; 1 is about the spread of an image.
+        sigma_min: last level, model units; auto is sigma_y / |A|, at least 0.02: below it the mode
+            is sharper than the mean.
         lr: Adam's step in units of s.
-        strength: of the prior's weight, in units of the one that Bayes' rule asks for.
+        strength: weight of the prior, in units of the weight of Bayes' rule.
     """
 
     name = "red-map"

@@ -1,7 +1,8 @@
 """RePaint: inpainting by replacement and resampling.
 
-Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using Denoising Diffusion Probabilistic Models, CVPR 2022,
-https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump schedule of its appendix), written in the VE coordinate x / sqrt(alpha_bar).
+Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, RePaint: Inpainting using Denoising Diffusion
+Probabilistic Models, CVPR 2022, https://arxiv.org/abs/2201.09865 (algorithm 1 and the jump
+schedule of its appendix), in the VE coordinate x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class RePaint(inverse.Method):
-    """Ancestral steps in which the known pixels are replaced by noisy copies of y; time and again go back some steps and repeat.
+    """Take ancestral steps that replace the known pixels by noisy copies of y, with jumps back.
 
-    The known pixels are taken as exact: they come out as y, noise included. Departures: 50 levels where the paper has
-    250, for about 400 prior evaluations instead of 4500; the last jump point is a noisy level, not the clean image.
+    The known pixels are taken to be exact: the samples repeat y with its noise. Departures: 50
+    levels instead of the paper's 250, for about 400 prior evaluations instead of 4500; the last
+    jump point is a noisy level, not the clean image.
 
     Args:
         steps: levels of the VP schedule.
-        jump_length: levels between jump points, and levels that a jump goes back; the paper's 10.
-        repeats: times that each stretch is sampled; the paper's 10, 1 for none.
+        jump_length: levels between jump points, and levels of a jump back; the paper's 10.
+        repeats: number of times that each stretch is sampled; the paper's 10; 1 for no jumps.
     """
 
     name = "repaint"
@@ -64,7 +66,7 @@ class RePaint(inverse.Method):
         return len(self.walk()) - 1
 
     def walk(self):
-        """Levels visited, as noise levels left before the clean image: steps, ..., 0, with the jumps back."""
+        """Visited levels, counted from the clean image: steps, ..., 0, with the jumps back."""
         jumps = dict.fromkeys(
             range(self.jump_length, self.steps - self.jump_length + 1, self.jump_length),
             self.repeats - 1,

@@ -1,7 +1,8 @@
 """SITCOM: step-wise triple-consistent sampling.
 
-Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems,
-ICML 2025, https://arxiv.org/abs/2410.04479 (algorithm 1), written in the VE coordinate x / sqrt(alpha_bar).
+Alkhouri, Liang, Huang, Dai, Qu, Ravishankar, Wang, SITCOM: Step-wise Triple-Consistent Diffusion
+Sampling for Inverse Problems, ICML 2025, https://arxiv.org/abs/2410.04479 (algorithm 1), in the VE
+coordinate x / sqrt(alpha_bar).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class SITCOM(inverse.Method):
-    """At each level look near x for an input v whose denoised image explains y, by Adam; then put the next level's noise on that image.
+    """Find a v near x whose denoised image explains y, by Adam; add the next level's noise.
 
-    Each row stops alone once its residual is below stop sigma_y sqrt(m). Units are the paper's: Adam moves u = v / sqrt(1 + s^2),
-    and the residual is in model units.
+    Each row stops when its residual is below stop sigma_y sqrt(m). The units are the paper's: Adam
+    moves u = v / sqrt(1 + s^2), and the residual is in model units.
 
     Args:
-        steps: of the VP schedule; the paper's 20.
-        inner_steps: most Adam steps at a level; the paper's 20 to 30.
+        steps: steps of the VP schedule; the paper's 20.
+        inner_steps: largest number of Adam steps at a level; the paper's 20 to 30.
         lr: Adam's step in u; the paper's 0.01.
         lambda_: weight of |u - u_x|^2; the paper's 0 for most tasks.
         stop: residual per measurement at which a row stops, in units of sigma_y.
@@ -69,7 +70,7 @@ class SITCOM(inverse.Method):
             yield (x := x0 + t * generator.randn_like(x) if t > 0 else x0)
 
     def _consistent(self, posterior, x, s):
-        """v, near x, whose denoised image explains y."""
+        """The input v near x whose denoised image explains y."""
         unit = (1 + s * s).sqrt()
         v, first, second = x, torch.zeros_like(x), torch.zeros_like(x)
         moving = torch.ones(len(x), dtype=torch.bool, device=x.device)

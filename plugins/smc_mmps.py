@@ -1,8 +1,9 @@
 """SMC-MMPS: moment-matching posterior sampling inside sequential Monte Carlo.
 
-The twist is that of Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in
-Diffusion Models, NeurIPS 2023, https://arxiv.org/abs/2306.17775, with the covariance of Rozet, Andry, Lanusse, Louppe,
-NeurIPS 2024, https://arxiv.org/abs/2405.13712; the prior's chain is SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095.
+The twist is that of Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact
+Conditional Sampling in Diffusion Models, NeurIPS 2023, https://arxiv.org/abs/2306.17775, with the
+covariance of Rozet, Andry, Lanusse, Louppe, NeurIPS 2024, https://arxiv.org/abs/2405.13712; the
+prior's chain is SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from inverse_plugins._moment_matching import check_solver, solve_moments
 
 @dataclass(frozen=True)
 class SMCMMPS(ParticleMethod):
-    """Particles follow MMPS, and weights undo what its Gaussian approximation of x0 given x gets wrong.
+    """Move particles by MMPS, and weight the error of its Gaussian approximation of x0 given x.
 
-    The twist is psi_s(x) = N(y; A x0_hat, S), S = A V A^T + R, V = sigma^2 J the covariance of x0 given x: exact for a
-    Gaussian prior, whose weights are then equal. Prior and proposal are one second-order stochastic chain, with x0_hat and
-    with its guided counterpart in the place of D, so that the chain's own error falls as the square of the step.
-    Up to `explicit` measurements S is built, from as many VJPs a step; beyond, it is solved by GMRES and the twist goes
-    without its determinant, which no law forbids a twist.
+    The twist is psi_s(x) = N(y; A x0_hat, S), S = A V A^T + R, where V = sigma^2 J is the
+    covariance of x0 given x. It is exact for a Gaussian prior, whose weights are then equal. Prior
+    and proposal are the same second-order stochastic chain, with D = x0_hat and with its guided
+    counterpart, so that the error of the chain falls as the square of the step. S is built for at
+    most `explicit` measurements, which takes as many VJPs a step. For more it is solved by GMRES,
+    and the twist omits its determinant: any positive function is a valid twist.
 
     Args:
-        steps: levels.
+        steps: number of noise levels.
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level, model units; by default the prior's, at least 0.002.
-        explicit: most measurements for which S is built.
-        iterations: most solver iterations beyond that.
+        explicit: largest number of measurements for which S is built.
+        iterations: largest number of solver iterations for more measurements.
         tolerance: relative residual at which the solver stops.
         power: resample by W^power and keep the rest as weights, in (0, 1].
-        final: weights (the cloud with its weights) or metropolis (equal weights, by an independence Metropolis chain over the cloud).
+        final: weights (the cloud with its weights) or metropolis (equal weights, by an independence
+            Metropolis chain over the cloud).
     """
 
     name = "smc-mmps"
@@ -124,6 +127,7 @@ class SMCMMPS(ParticleMethod):
         )
 
     def iterative(self, posterior, x, sigma):
+        """x0_hat, its guided counterpart x0_y, and log psi without the determinant of S."""
         x0, vjp = posterior.tweedie(x, sigma)
         r = posterior.residual(x0)
         v = solve_moments(posterior, r, sigma, vjp, "gmres", self.iterations, self.tolerance)
@@ -135,7 +139,10 @@ class SMCMMPS(ParticleMethod):
 
 
 def explicit(posterior, x, sigma):
-    """The same with S in full, on the entries of y that are measurements."""
+    """x0_hat, its guided counterpart x0_y, and log psi, with S built in full.
+
+    S covers the entries of y that are measurements.
+    """
     x0, vjp = posterior.tweedie(x, sigma)
     measured = posterior.noise.weights(posterior.y).flatten().nonzero()[:, 0]
     unit = torch.eye(posterior.y[0].numel(), dtype=x.dtype, device=x.device)[measured]

@@ -1,9 +1,9 @@
 """TDS: the twisted diffusion sampler.
 
-Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion Models, NeurIPS 2023,
-https://arxiv.org/abs/2306.17775 (algorithm 1).
+Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in
+Diffusion Models, NeurIPS 2023, https://arxiv.org/abs/2306.17775 (algorithm 1).
 
-    p~_s(y | x) the twist, p(x' | x) the ancestral kernel of the prior, s -> t one step of the noise level.
+    p~_s(y | x) the twist, p(x' | x) the prior's ancestral kernel, s -> t a step of the noise level
 """
 
 from __future__ import annotations
@@ -21,28 +21,34 @@ from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import in_parts
 from inverse.particles.twisted_chain import twisted
 
-FEW, MOST = 16, 256
-"""Entries of y up to which the moment twist, which takes a VJP for each, is the default, and is allowed."""
+DEFAULT_ENTRIES, MAX_ENTRIES = 16, 256
+"""Largest y for which the moment twist is the default, and for which it is allowed.
+
+The twist takes a VJP for each entry of y.
+"""
 
 
 @dataclass(frozen=True)
 class TDS(inverse.ParticleMethod):
-    """Guide each particle by the gradient of a twist, an estimate of p(y | x), and weigh what the guess gets wrong.
+    """Guide particles by the gradient of a twist, an estimate of p(y | x), and weight its error.
 
-    The weights leave no error but the prior chain's own, whatever the twist; a good twist needs few particles. For an image whose
-    pixels are seen (A A^T = I) `pigdm` is the paper's twist of the same variance. Departures: sigma_y enters the twist's
-    covariance (the paper's y has no noise), x0_hat is not clipped, and the twist without the likelihood's covariance is a
-    power of the likelihood instead, so that it serves every operator and noise.
+    The only remaining error is that of the prior's chain, whatever the twist; a good twist needs
+    few particles. For an image whose pixels are measured (A A^T = I), `pigdm` is the paper's twist
+    of the same variance. Departures: sigma_y enters the covariance of the twist (the paper's y has
+    no noise); x0_hat is not clipped; the twist without the likelihood's covariance is a power of
+    the likelihood, so that it applies to every operator and noise.
 
     Args:
-        steps: of the noise level.
+        steps: number of noise levels.
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        twist: pigdm, N(y; A x0_hat, r^2 A A^T + R); moment, N(y; A x0_hat, A V A^T + R) with V = sigma^2 J, exact for a Gaussian
-            prior, one VJP for each entry of y; dps, p(y | x0_hat)^b with 1 / b = 1 + (|A| r / sigma_y)^2, for any operator and noise;
-            by default the first of moment (y of at most 16 entries), pigdm and dps that fits.
-        tau: standard deviation of the prior in 1 / r^2 = 1 / sigma^2 + 1 / tau^2, model units; 0 plugs in x0_hat as it is.
+        twist: pigdm, N(y; A x0_hat, r^2 A A^T + R); moment, N(y; A x0_hat, A V A^T + R) with
+            V = sigma^2 J, exact for a Gaussian prior, one VJP for each entry of y; dps,
+            p(y | x0_hat)^b with 1 / b = 1 + (|A| r / sigma_y)^2, for any operator and noise; by
+            default the first that fits of moment (y of at most 16 entries), pigdm and dps.
+        tau: standard deviation of the prior in 1 / r^2 = 1 / sigma^2 + 1 / tau^2, model units; 0
+            uses x0_hat without a spread.
     """
 
     name = "tds"
@@ -81,9 +87,9 @@ class TDS(inverse.ParticleMethod):
                 f"tds: twist={self.twist} needs a linear operator and Gaussian noise, "
                 f"found {found}; use twist=dps"
             )
-        if self.twist == "moment" and entries > MOST:
+        if self.twist == "moment" and entries > MAX_ENTRIES:
             return (
-                f"tds: twist=moment takes a VJP for each entry of y, at most {MOST}, "
+                f"tds: twist=moment takes a VJP for each entry of y, at most {MAX_ENTRIES}, "
                 f"found {entries}; use twist=pigdm"
             )
         return super().unsupported(posterior)
@@ -106,13 +112,13 @@ class TDS(inverse.ParticleMethod):
             "dps"
             if not (posterior.linear and posterior.gaussian)
             else "moment"
-            if posterior.y[0].numel() <= FEW
+            if posterior.y[0].numel() <= DEFAULT_ENTRIES
             else "pigdm"
         )
         return self.twist or fits
 
     def _twist(self, posterior, x, s):
-        """x0_hat, grad log p~_s(y | x) and log p~_s(y | x) up to a constant, which cancels."""
+        """x0_hat, grad log p~_s(y | x), and log p~_s(y | x) up to a constant, which cancels."""
         r2 = 1 / (1 / s**2 + 1 / self.tau**2) if self.tau > 0 else 0.0
         twist = TWISTS[self._chosen(posterior)]
         return in_parts(posterior, lambda part, x: twist(part, *part.tweedie(x, s), r2, s), x)
@@ -125,7 +131,10 @@ def _pigdm(posterior, x0_hat, vjp, r2, s):
 
 
 def _moment(posterior, x0_hat, vjp, r2, s):
-    """The gradient takes V to be constant. A negative eigenvalue of A V A^T, which a network's J may have, counts as 0."""
+    """The moment twist; its gradient takes V to be constant.
+
+    A negative eigenvalue of A V A^T, which the Jacobian of a network may have, counts as 0.
+    """
     y = posterior.y
     white = posterior.noise.variance(y).expand(y.shape[1:]).flatten().sqrt()
     r = posterior.residual(x0_hat).flatten(1) / white

@@ -19,9 +19,9 @@ class Tikhonov(inverse.Method):
 
     Args:
         lambda_: weight of the squared gradient; auto is strength sigma_y^2.
-        strength: of the automatic weight, calibrated as docs/methods.md says.
+        strength: factor of the automatic weight; docs/methods.md has the calibration.
         tolerance: relative residual at which conjugate gradients stop.
-        max_iter: most iterations.
+        max_iter: largest number of iterations.
     """
 
     name = "tikhonov"

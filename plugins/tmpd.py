@@ -1,7 +1,8 @@
 """TMPD: Tweedie moment projected diffusions.
 
-Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie Moment Projected Diffusions for Inverse Problems, TMLR 2024,
-https://arxiv.org/abs/2310.06721 (the approximation of the covariance by its row sums).
+Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie Moment Projected Diffusions for
+Inverse Problems, TMLR 2024, https://arxiv.org/abs/2310.06721 (the approximation of the covariance
+by its row sums).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import inverse
 
 @dataclass(frozen=True)
 class TMPD(inverse.Guidance):
-    """Take x0 given x to be N(x0_hat, diag(d)), d the row sums of V = sigma^2 J, and condition on y: two VJPs a step.
+    """Take x0 given x to be N(x0_hat, diag(d)), d the row sums of sigma^2 J; condition on y.
 
-    Departures: d is that of the image (the authors' code takes row sums of A V A^T, which can be negative for an A
-    with signs) and is cut off at 0, since a network's row sums need not be variances.
+    A step takes two VJPs. Departures: d is that of the image (the authors' code takes row sums of
+    A V A^T, which can be negative for an A with signs) and is cut off at 0, since the row sums of a
+    network's Jacobian need not be variances.
     """
 
     name = "tmpd"

@@ -1,6 +1,6 @@
 """Total variation: least squares with a piecewise-smooth solution, the classical baseline.
 
-Rudin, Osher, Fatemi, 1992; solved by the primal-dual splitting of Condat, JOTA 2013, and Vu, ACM 2013.
+Rudin, Osher, Fatemi, 1992, with the primal-dual splitting of Condat, JOTA 2013, and Vu, ACM 2013.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from inverse.errors import OptionError
 from inverse.execution import CG
 from inverse.measurement.finite_differences import divergence, gradient, smooth_least_squares
 
-START = 1e3
-"""Weight of the smooth start, in units of lambda^2: large enough to fill a hole, small enough not to blur."""
+INITIAL_WEIGHT = 1e3
+"""Weight of the smooth initial image, in units of lambda^2.
+
+It is large enough to fill a hole and small enough not to blur.
+"""
 
 
 @dataclass(frozen=True)
 class TV(inverse.Method):
-    """argmin |y - A x|^2 / 2 + lambda TV(x), isotropic and joint over the channels, images in physical units.
+    """argmin |y - A x|^2 / 2 + lambda TV(x), TV isotropic and joint over channels; physical units.
 
     Args:
         steps: primal-dual iterations.
         lambda_: weight of the total variation; auto is strength sigma_y.
-        strength: of the automatic weight, calibrated as docs/methods.md says.
+        strength: factor of the automatic weight; docs/methods.md has the calibration.
     """
 
     name = "tv"
@@ -59,7 +62,7 @@ class TV(inverse.Method):
         smooth = posterior.norm_squared
         dual_step = max(smooth, 1e-6) / 8
         step = 1 / (smooth / 2 + 8 * dual_step)
-        x = smooth_least_squares(posterior, START * radius**2, CG(1e-6, 300))
+        x = smooth_least_squares(posterior, INITIAL_WEIGHT * radius**2, CG(1e-6, 300))
         p = torch.zeros_like(gradient(x))
         for _ in range(self.steps):
             previous = x

@@ -27,7 +27,7 @@ from inverse.seeding import Generators
 
 Scheme = Literal["systematic", "stratified", "residual", "multinomial"]
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def next_temperature(
     return torch.where(enough(torch.ones_like(low)), torch.ones_like(low), low)
 
 
-# --- resampling -------------------------------------------------------------------------------------------------------
+# --- resampling -----------------------------------------------------------------------------------
 
 
 def ancestors(
@@ -119,7 +119,7 @@ def _inverse_cdf(W: Tensor, u: Tensor) -> Tensor:
     )
 
 
-# --- the cloud --------------------------------------------------------------------------------------------------------
+# --- the cloud ------------------------------------------------------------------------------------
 
 
 class CloudGenerators(Generators):

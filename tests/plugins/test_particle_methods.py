@@ -260,7 +260,7 @@ def test_a_nonlinear_operator_is_seen_through_the_plug_in_twist():
     assert standard_errors((result.log_evidence - evidence.log()).exp(), 1.0) < 3.5
 
 
-# --- rewards ----------------------------------------------------------------------------------------------------------
+# --- rewards --------------------------------------------------------------------------------------
 
 
 def test_a_reward_tilts_the_prior_without_a_measurement(tmp_path):
@@ -340,7 +340,7 @@ def test_a_reward_that_cannot_be_is_refused(options, words):
         inverse.solve(posterior(), inverse.get_method("fk-steering", steps=2, **options))
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @every_configuration
@@ -469,7 +469,7 @@ def test_moments_of_a_network_need_not_be_variances(network_prior):
     )
 
 
-# --- what FPS-SMC does, which is not exact ----------------------------------------------------------------------------
+# --- what FPS-SMC does, which is not exact --------------------------------------------------------
 
 
 def fps_moments(sigma_y):

@@ -68,7 +68,7 @@ def fixed_point(p, lam, weight):
     return m + torch.linalg.solve(A.T @ A + R, A.T @ (p.y[0] - A @ m))
 
 
-# --- random order, plain gradient steps -------------------------------------------------------------------------------
+# --- random order, plain gradient steps -----------------------------------------------------------
 
 
 def test_the_fixed_point_is_the_specifications():
@@ -103,7 +103,7 @@ def test_the_fixed_point_is_not_the_posterior_mode():
     assert (fixed_point(p, 1.0, "linear") - mode).abs().max() > 0.1
 
 
-# --- descending order -------------------------------------------------------------------------------------------------
+# --- descending order -----------------------------------------------------------------------------
 
 CASE, MODE = (
     {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7},
@@ -146,7 +146,7 @@ def test_a_noiseless_measurement_is_met():
     assert (mu @ torch.tensor(CASE["A"], dtype=F64) - CASE["y"]).abs().mean() < 0.05
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def short(**options):

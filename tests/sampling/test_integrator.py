@@ -199,7 +199,7 @@ def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
     assert error["dpmpp-2m"] < error["evodiff"] < error["ddim"]
 
 
-# --- the kernel ----------------------------------------------------------------------------------------------------------
+# --- the kernel -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_order_one_of_the_sde_is_the_ancestral_sampler():
     )
 
 
-# --- the formulas as printed -----------------------------------------------------------------------------------------------
+# --- the formulas as printed ----------------------------------------------------------------------
 
 
 def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generators) -> torch.Tensor:
@@ -353,7 +353,7 @@ def test_sampler_is_the_printed_formula(name):
     )
 
 
-# --- noise ---------------------------------------------------------------------------------------------------------------
+# --- noise ----------------------------------------------------------------------------------------
 
 
 class Impulses:
@@ -443,7 +443,7 @@ def test_eta_zero_draws_no_noise():
     )
 
 
-# --- every sampler -------------------------------------------------------------------------------------------------------
+# --- every sampler --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -495,7 +495,7 @@ def test_repeated_levels_and_float32_do_no_harm(name):
     assert bool(x.isfinite().all())
 
 
-# --- wrappers ------------------------------------------------------------------------------------------------------------
+# --- wrappers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -542,7 +542,7 @@ def test_thresholding_is_per_sample_and_idle_within_the_ceiling():
     assert torch.allclose(found[1, 0], outside.clamp(-level, level) * 1.5 / level)
 
 
-# --- options ---------------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def test_settings_of_a_sampler_are_its_keyword_parameters():

@@ -1,15 +1,20 @@
-"""The analytic start: at high noise a prior is its mean and covariance, and the posterior of a Gaussian needs no network.
+"""The analytic start: a draw of the posterior of the prior's Gaussian, without the network.
 
-    C = covariance of the prior,  x' ~ N(m, C),  n ~ N(0, R):    x0 = x' + C A^T (A C A^T + R)^-1 (y + n - A x'),    x = x0 + sigma z
+At high noise a prior matters only through its mean m and covariance C. With x' ~ N(m, C), n ~ N(0,
+R):
 
-is a draw of N(m', C' + sigma^2 I), m' and C' those of N(m, C) given y. For a Gaussian prior it has the law that the exact
-reverse process has at that level, whatever the level; for another prior it is nearer to it the higher the level.
+    x0 = x' + C A^T (A C A^T + R)^-1 (y + n - A x'),    x = x0 + sigma z
 
-Wang, Vastola, The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models and its Applications, TMLR 2024,
-https://arxiv.org/abs/2412.09726 (teleportation), there without y and as the map x -> m + sqrt((C + t^2) / (C + s^2)) (x - m) of the
-flow from level s; here conditioned on y, and drawn (Papandreou, Yuille, NIPS 2010) instead of mapped, since C' has no
-closed-form root for an operator that is not diagonal where C is. The solve is that of w, x0 = x' + C^1/2 w, so that a solve which is
-stopped early is wrong where the prior has little variance and y says little, and not the other way round.
+is a draw of N(m', C' + sigma^2 I), where m' and C' are those of N(m, C) given y. For a Gaussian
+prior it has the law of the exact reverse process at every level; for another prior the error falls
+with the level.
+
+Wang, Vastola, The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models
+and its Applications, TMLR 2024, https://arxiv.org/abs/2412.09726 (teleportation), map x to m +
+sqrt((C + t^2) / (C + s^2)) (x - m), the flow from level s without y. Here the law is conditioned
+on y and drawn (Papandreou, Yuille, NIPS 2010), since C' has no closed-form root for an operator
+that is not diagonal where C is. The solve is for w in x0 = x' + C^1/2 w. If it stops early, its
+error lies where the prior has little variance and y says little, and not in the opposite places.
 """
 
 from __future__ import annotations
@@ -47,10 +52,11 @@ class Gaussian:
 
 
 def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
-    """The Gaussian with the mean and covariance of a prior, None where nobody knows them.
+    """The Gaussian with the mean and covariance of a prior, or None if they are unknown.
 
-    An exact law knows its own, a network that corrects a Gaussian has that; another network has those of its training photographs,
-    as a stationary field, if its card says them.
+    An analytic law knows its own, and a network that corrects a Gaussian has that Gaussian's. Any
+    other network has those of its training photographs, as a stationary field, if its card states
+    them.
     """
     if isinstance(prior, RescaledPrior | AmplifiedPrior):
         native = gaussian_of(prior.native, shape)
@@ -77,8 +83,8 @@ def _wrapped(prior: RescaledPrior | AmplifiedPrior, native: Gaussian) -> Gaussia
     return Gaussian(native.mean, lambda x, f: native.spectral(x, lambda v: f(gain * v)))
 
 
-def unstartable(posterior: Posterior) -> str | None:
-    """Why there is no analytic start for this posterior, or None if there is."""
+def unmet_requirement(posterior: Posterior) -> str | None:
+    """The requirement of the analytic start that a posterior does not meet, in words, or None."""
     if (
         not (posterior.linear and isinstance(posterior.noise, GaussianNoise))
         or posterior.noise.noiseless
@@ -96,14 +102,15 @@ def unstartable(posterior: Posterior) -> str | None:
 
 
 def analytic_start(posterior: Posterior, sigma: float, generator: Generators) -> Tensor:
-    """A draw at noise level sigma of the Gaussian of the prior, given y: (B, *shape), model units; no evaluation of the prior.
+    """A draw at noise level sigma of the prior's Gaussian, given y: (B, *shape), model units.
 
-    Exact up to the linear solve, (I + C^1/2 A^T R^-1 A C^1/2) w = C^1/2 A^T R^-1 (y + n - A x'), by the conjugate gradients of
+    It evaluates the prior nowhere, and is exact up to the linear solve,
+    (I + C^1/2 A^T R^-1 A C^1/2) w = C^1/2 A^T R^-1 (y + n - A x'), by the conjugate gradients of
     `posterior.execution`.
 
-    Raises: UnsupportedError where `unstartable` says why.
+    Raises: UnsupportedError for a posterior with an `unmet_requirement`.
     """
-    if reason := unstartable(posterior):
+    if reason := unmet_requirement(posterior):
         raise UnsupportedError(f"analytic_start needs {reason}")
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
@@ -133,7 +140,10 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
 
 
 def amplified(posterior: Posterior) -> Posterior:
-    """The posterior of one image under the prior of anomalies as large as its measurement says; see `fitted_amplitude`."""
+    """The posterior whose prior has anomalies of the size that each row's measurement suggests.
+
+    `fitted_amplitude` computes the size.
+    """
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
     amplitude = fitted_amplitude(posterior)[0]
@@ -143,18 +153,22 @@ def amplified(posterior: Posterior) -> Posterior:
 
 
 def fitted_amplitude(posterior: Posterior, span: float = 10.0, levels: int = 201) -> Tensor:
-    """s (B,), the size of anomalies that makes each row's y most probable under the prior's Gaussian:
+    """s (B,), the size of anomalies that makes y most probable under the prior's Gaussian:
 
-        s^2 = argmax log N(y; A m, s^2 A C A^T + R),    from 1 / span to span, on a grid of `levels`.
+        s^2 = argmax log N(y; A m, s^2 A C A^T + R),    on a grid from 1 / span to span.
 
-    A day is calmer or rougher than its climate, and what was measured of it says which.
+    A day can be calmer or rougher than its climate, and the measurements show which.
 
-    Raises: UnsupportedError where `unstartable` says why.
+    Args:
+        span: largest s^2, and 1 / span the smallest.
+        levels: number of grid points.
 
-    Source: Dee, On-line estimation of error covariance parameters for atmospheric data assimilation, Monthly Weather Review 123,
-    1995, section 3: maximum likelihood of a covariance parameter given one set of departures.
+    Raises: UnsupportedError for a posterior with an `unmet_requirement`. Source: Dee, On-line
+    estimation of error covariance parameters for atmospheric data assimilation,
+        Monthly Weather Review 123, 1995, section 3: maximum likelihood of a covariance parameter
+        given one set of departures.
     """
-    if reason := unstartable(posterior):
+    if reason := unmet_requirement(posterior):
         raise UnsupportedError(f"amplitude needs {reason}")
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
@@ -169,7 +183,7 @@ def fitted_amplitude(posterior: Posterior, span: float = 10.0, levels: int = 201
     departure = (white * posterior.residual(mean.expand(len(posterior), *posterior.shape))).flatten(
         1
     ).double() @ basis
-    tried = torch.logspace(-1, 1, levels, base=span, dtype=torch.float64, device=basis.device)
-    total = tried[:, None] * variance.clamp_min(0) + 1
+    squares = torch.logspace(-1, 1, levels, base=span, dtype=torch.float64, device=basis.device)
+    total = squares[:, None] * variance.clamp_min(0) + 1
     misfit = departure.square() @ (1 / total).T + total.log().sum(1)
-    return tried[misfit.argmin(1)].sqrt()
+    return squares[misfit.argmin(1)].sqrt()

@@ -1,4 +1,4 @@
-"""A method turns a posterior into samples; a guidance only says how to denoise given y."""
+"""A method turns a posterior into samples; a guidance defines only how to denoise given y."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from inverse.analytic_start import analytic_start, unstartable
+from inverse.analytic_start import analytic_start, unmet_requirement
 from inverse.errors import OptionError
 from inverse.posterior import Posterior
 from inverse.sampling.integrator import Denoise
@@ -39,9 +39,10 @@ class Weighted:
 
     Args:
         x: particles (B, *shape), model units.
-        log_weights: (B,), normalised over the rows of each image or not; None for an ensemble of equals that has a trace to keep.
-        log_evidence: log p(y) per image (images,), nats, where the method estimates it.
-        trace: what happened at each noise level, numbers and lists of numbers per image by name; kept with the result.
+        log_weights: (B,), normalised over the rows of each image or not; None for equal weights.
+        log_evidence: log p(y) for each image (images,), nats, if the method estimates it.
+        trace: diagnostics of each noise level, numbers and lists of numbers for each image by name;
+            stored with the result.
     """
 
     x: Tensor
@@ -65,7 +66,8 @@ class Method(ABC):
         any_prior: whether the claim holds for every prior, not only for Gaussian ones.
         limit: the options in which the limit is taken, with their powers of the effort.
         needs: what the method needs of a posterior, names from `NEEDS`.
-        units: why the samples depend on the units of y; empty if they do not, which the tests check.
+        units: why the samples depend on the units of y; empty if they do not, which the tests
+            check.
     """
 
     name: ClassVar[str]
@@ -95,24 +97,22 @@ class Method(ABC):
             for words, offered in [NEEDS[need]]
             if not offered(posterior)
         ]
+        if not missing:
+            return None
         found = f"{type(posterior.operator).__name__} with {posterior.noise!r}"
-        return (
-            f"{self.name} needs {' and '.join(missing)}; this posterior has {found}"
-            if missing
-            else None
-        )
+        return f"{self.name} needs {' and '.join(missing)}; this posterior has {found}"
 
     def derived(self, posterior: Posterior) -> dict[str, float]:
-        """Settings that follow from the options and this posterior, for the record."""
+        """Settings computed from the options and this posterior, for the record."""
         return {}
 
     def notes(self, posterior: Posterior) -> list[str]:
-        """What whoever reads the answer should know of how this posterior was met; kept and printed with the result."""
+        """Remarks on how the method treats this posterior, stored and printed with the result."""
         return []
 
     @property
     def total(self) -> int | None:
-        """How many iterates `run` yields, where that is known beforehand; for progress only."""
+        """Number of iterates that `run` yields, if known beforehand; for progress only."""
         return getattr(self, "steps", None)
 
     @abstractmethod
@@ -123,22 +123,26 @@ class Method(ABC):
 
         Args:
             posterior: of B rows, `samples` consecutive ones for each measurement.
-            samples: rows that share a measurement; of interest to ensembles only.
+            samples: number of rows that share a measurement; only ensembles need it.
             generator: one stream per row.
         """
 
 
 @dataclass(frozen=True)
 class Guidance(Method):
-    """Methods that replace E[x0 | x] by an estimate of E[x0 | x, y] inside any sampler; they implement `denoise` alone.
+    """Methods that replace E[x0 | x] by an estimate of E[x0 | x, y] in a sampler.
+
+    A subclass implements `denoise`.
 
     Args:
         steps: sampler steps.
-        sampler: name of a registered sampler, with settings after a colon: ddim:eta=0.5 (`inverse samplers` lists them).
+        sampler: name of a registered sampler, with settings after a colon: ddim:eta=0.5 (`inverse
+            samplers` lists them).
         schedule: name of a noise schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        analytic_start: level, model units, above which the steps are replaced by a draw of the prior's Gaussian given y; auto is none.
+        analytic_start: level, model units, above which a draw of the prior's Gaussian given y
+            replaces the steps; auto is none.
     """
 
     steps: int = 100
@@ -149,17 +153,20 @@ class Guidance(Method):
     analytic_start: float | None = None
 
     def unsupported(self, posterior: Posterior) -> str | None:
-        reason = unstartable(posterior) if self.analytic_start is not None else None
+        reason = unmet_requirement(posterior) if self.analytic_start is not None else None
         return super().unsupported(posterior) or (
             f"analytic_start needs {reason}" if reason else None
         )
 
     @abstractmethod
     def denoise(self, posterior: Posterior, x: Tensor, sigma: Tensor) -> Tensor:
-        """E[x0 | x, y], or what stands for it: x (B, *shape), sigma () or (B, 1, ..., 1) -> (B, *shape)."""
+        """Estimate E[x0 | x, y]: x (B, *shape), sigma () or (B, 1, ..., 1) -> (B, *shape)."""
 
     def guide(self, posterior: Posterior, generator: Generators) -> Denoise:
-        """What the sampler calls; a guidance that draws at random overrides this to give its `denoise` the generator."""
+        """The denoiser of the sampler.
+
+        A guidance that draws random numbers overrides this to pass the generator to its `denoise`.
+        """
         return lambda x, sigma: self.denoise(posterior, x, sigma)
 
     def run(
@@ -169,7 +176,7 @@ class Guidance(Method):
         yield from get_sampler(self.sampler)(self.guide(posterior, generator), x, sigmas, generator)
 
     def begin(self, posterior: Posterior, generator: Generators) -> tuple[Tensor, Tensor]:
-        """x at the first noise level (B, *shape), and the levels from there on."""
+        """x at the first noise level (B, *shape), and the levels from that one down to 0."""
         sigmas = noise_levels(posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max)
         if self.analytic_start is None:
             return sigmas[0] * standard_normal(posterior, generator), sigmas
@@ -183,7 +190,7 @@ class Guidance(Method):
 
 
 def standard_normal(posterior: Posterior, generator: Generators) -> Tensor:
-    """N(0, I) in the shape, dtype and on the device of the unknown: (B, *shape)."""
+    """A draw of N(0, I) with the shape, dtype and device of the unknown: (B, *shape)."""
     return generator.randn_like(
         torch.empty(
             len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
@@ -198,10 +205,14 @@ def noise_levels(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Tensor:
-    """A named schedule, ending in 0: (steps + 1,), dtype and device of x.
+    """A named schedule that ends in 0: (steps + 1,), dtype and device of x.
 
-    By default from the prior's first level, however wide, which its author knows to cover the spread of x0; and down to its last, or
-    to 0.002, below which data of unit variance have nothing left to denoise.
+    Args:
+        sigma_min: last level before 0; by default the prior's, at least 0.002, below which data of
+            unit variance need no denoising.
+        sigma_max: first level; by default the prior's, which covers the spread of x0.
+
+    Raises: OptionError if the levels are not in order or leave the range of the prior.
     """
     low = max(posterior.prior.sigma_min, 0.002) if sigma_min is None else sigma_min
     high = posterior.prior.sigma_max if sigma_max is None else sigma_max

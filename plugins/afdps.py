@@ -20,7 +20,7 @@ from torch import Tensor
 import inverse
 from inverse.errors import OptionError
 from inverse.measurement.linalg import row_dot
-from inverse.particles.tempered_likelihood import Tilt
+from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.sampling.langevin import adjusted_langevin, langevin
 from inverse.sampling.schedules import karras
 
@@ -124,40 +124,45 @@ class AFDPS(inverse.ParticleMethod):
         cloud.ess_threshold *= self.mode == "smc"
         sigmas = self._sigmas(posterior)
         powers = [self._power(posterior, s, sigmas[0]) for s in sigmas]
-        tilt = Tilt(posterior) if posterior.linear and posterior.gaussian else None
-        self._initialise(posterior, cloud, tilt, sigmas[0], powers[0])
+        tempered = (
+            TemperedLikelihood(posterior) if posterior.linear and posterior.gaussian else None
+        )
+        self._initialise(posterior, cloud, tempered, sigmas[0], powers[0])
         for s, t, a, b in zip(sigmas, sigmas[1:], powers, powers[1:], strict=False):
-            cloud.x, log_increments = self._move(posterior, cloud, tilt, s, t, a, b)
+            cloud.x, log_increments = self._move(posterior, cloud, tempered, s, t, a, b)
             cloud.reweight(log_increments, t)
             if t > 0:
                 cloud.resample()
-                self._correct(posterior, cloud, tilt, s, t, b)
+                self._correct(posterior, cloud, tempered, s, t, b)
             yield (
                 cloud.weighted(samples)
                 if self.mode == "smc"
                 else cloud.best.repeat_interleave(samples, 0)
             )
 
-    def _initialise(self, posterior, cloud, tilt, s, a):
+    def _initialise(self, posterior, cloud, tempered, s, a):
         """Draw from q at the first level, p_s = N(0, s^2 I), or from p_s with weights."""
         z = 0 * cloud.x
-        cloud.x = s * cloud.x if tilt is None else tilt.draw(z, s * s, a, cloud.generator)
+        cloud.x = s * cloud.x if tempered is None else tempered.draw(z, s * s, a, cloud.generator)
         cloud.reweight(
-            a * posterior.log_likelihood(cloud.x) if tilt is None else tilt.log_mass(z, s * s, a), s
+            a * posterior.log_likelihood(cloud.x)
+            if tempered is None
+            else tempered.log_mass(z, s * s, a),
+            s,
         )
         cloud.resample()
 
-    def _move(self, posterior, cloud, tilt, s, t, a, b):
+    def _move(self, posterior, cloud, tempered, s, t, a, b):
         """Return x' and the increments of the log-weights of one step."""
         x, x0_hat = cloud.x, posterior.denoise(cloud.x, s)
         sde = self.variant == "sde"
         mean, v2 = x0_hat + (t / s) ** (1 + sde) * (x - x0_hat), sde * t * t * (1 - (t / s) ** 2)
         before, exact = (
             posterior.log_likelihood(x).double(),
-            sde and tilt is not None and self.substep == "exact",
+            sde and tempered is not None and self.substep == "exact",
         )
         if exact:
-            new = tilt.draw(mean, v2, b, cloud.generator)
+            new = tempered.draw(mean, v2, b, cloud.generator)
             log_ratio = 0
         else:
             shift, z = (
@@ -167,11 +172,13 @@ class AFDPS(inverse.ParticleMethod):
             new = mean + shift + v2**0.5 * z
             log_ratio = -row_dot(shift, shift / 2 + v2**0.5 * z).double() / v2 if v2 > 0 else 0
         if self.weights == "pde":
-            return new, self._reaction(posterior, cloud, tilt, x0_hat, before, s, t, a, b)
-        after = tilt.log_mass(mean, v2, b) if exact else b * posterior.log_likelihood(new).double()
+            return new, self._reaction(posterior, cloud, tempered, x0_hat, before, s, t, a, b)
+        after = (
+            tempered.log_mass(mean, v2, b) if exact else b * posterior.log_likelihood(new).double()
+        )
         return new, log_ratio + after - a * before
 
-    def _reaction(self, posterior, cloud, tilt, x0_hat, log_likelihood, s, t, a, b):
+    def _reaction(self, posterior, cloud, tempered, x0_hat, log_likelihood, s, t, a, b):
         """Integrate the reaction term over the step, with H = (g^2 + v^2) / 2 phi and g^2 = 2 s:
 
         r dtau = (v^2/2)(a^2 |grad mu|^2 - a Lap mu) - a H . grad mu - (da/dtau) mu.
@@ -182,26 +189,27 @@ class AFDPS(inverse.ParticleMethod):
         r = -a * row_dot(H, grad).double()
         if sde:
             r = r + v2 / 2 * (
-                a * a * row_dot(grad, grad).double() - a * self._laplacian(posterior, cloud, tilt)
+                a * a * row_dot(grad, grad).double()
+                - a * self._laplacian(posterior, cloud, tempered)
             )
         return dtau * r + (b - a) * log_likelihood
 
-    def _laplacian(self, posterior, cloud, tilt, eps=1e-3):
+    def _laplacian(self, posterior, cloud, tempered, eps=1e-3):
         """Lap mu, a constant if A is linear.
 
         Otherwise it is Hutchinson's estimate from the gradients at x +- eps z, with random signs z.
         """
-        if tilt is not None:
-            return tilt.trace(lambda h: h)
+        if tempered is not None:
+            return tempered.trace(lambda h: h)
         x, z = cloud.x, cloud.generator.randn_like(cloud.x).sign()
         change = posterior.likelihood_score(x - eps * z) - posterior.likelihood_score(x + eps * z)
         return row_dot(z, change).double() / (2 * eps)
 
-    def _correct(self, posterior, cloud, tilt, s, t, b):
+    def _correct(self, posterior, cloud, tempered, s, t, b):
         """Take Langevin steps that leave q_t invariant."""
         if self.variant == "sde" or self.corrector == "none":
             return
-        h = self.corrector_rate * math.log(s / t) / (1 / t**2 + b * _curvature(posterior, tilt))
+        h = self.corrector_rate * math.log(s / t) / (1 / t**2 + b * _curvature(posterior, tempered))
 
         def score(x):
             return (posterior.denoise(x, t) - x) / t**2
@@ -241,13 +249,13 @@ class AFDPS(inverse.ParticleMethod):
         )
 
 
-def _curvature(posterior, tilt):
+def _curvature(posterior, tempered):
     """Largest curvature of mu: known if A is linear, otherwise that of an operator of norm 1.
 
     It is 1e4 for noise without sigma_y.
     """
-    if tilt is not None:
-        return tilt.curvature
+    if tempered is not None:
+        return tempered.curvature
     return (posterior.prior.scale / posterior.sigma_y) ** 2 if posterior.gaussian else 1e4
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import inverse
 from inverse.errors import OptionError
-from inverse.particles.tempered_likelihood import Tilt
+from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.sampling.schedules import transitions
 
 
@@ -71,15 +71,15 @@ class FPSSMC(inverse.ParticleMethod):
         )
         first, every = float(sigmas[0]), len(posterior) // len(cloud.generator)
         images, step = posterior.replaced(y=posterior.y[::every]), posterior.replaced()
-        noise, tilt = self._noise(images, first, cloud), Tilt(posterior)
-        tilt.posterior = step
+        noise, tempered = self._noise(images, first, cloud), TemperedLikelihood(posterior)
+        tempered.posterior = step
 
         def observe(t):
-            """Make p(y_t | x_t) the likelihood of the tilt."""
+            """Make p(y_t | x_t) the likelihood of the tempered."""
             step.y = posterior.y + t * noise.repeat_interleave(len(posterior) // len(noise), 0)
 
         observe(first)
-        cloud.x = tilt.draw(0 * cloud.x, first**2, 1.0, cloud.generator)
+        cloud.x = tempered.draw(0 * cloud.x, first**2, 1.0, cloud.generator)
         for sigma, s, t in transitions(sigmas):
             x0_hat, c = (
                 posterior.denoise(cloud.x, sigma),
@@ -88,9 +88,9 @@ class FPSSMC(inverse.ParticleMethod):
             m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)
             noise = math.sqrt(1 - c) * noise + math.sqrt(c) * self._noise(images, t, cloud)
             observe(t)
-            cloud.reweight(tilt.log_mass(m, c * t * t, 1.0), t)
+            cloud.reweight(tempered.log_mass(m, c * t * t, 1.0), t)
             cloud.x = (
-                tilt.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
+                tempered.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
             )
             yield cloud.weighted(samples)
 

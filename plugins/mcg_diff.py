@@ -17,7 +17,7 @@ import torch
 import inverse
 from inverse.errors import OptionError
 from inverse.measurement.linalg import row_dot
-from inverse.particles.tempered_likelihood import Tilt
+from inverse.particles.tempered_likelihood import TemperedLikelihood
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class MCGDiff(inverse.ParticleMethod):
     ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels, taus = self._levels(posterior)
-        seen, tilt, filtered = (
+        seen, tempered, filtered = (
             posterior.A_dagger(posterior.residual(0 * cloud.x)),
-            Tilt(posterior),
+            TemperedLikelihood(posterior),
             posterior.filter,
         )
 
@@ -115,7 +115,7 @@ class MCGDiff(inverse.ParticleMethod):
             distance = row_dot(
                 x - seen, filtered(x - seen, lambda lam: 1 / (variance(lam, s, t) + extra))
             )
-            return -0.5 * (distance.double() + tilt.trace(log_2pi_v))
+            return -0.5 * (distance.double() + tempered.trace(log_2pi_v))
 
         def draw(m, c2, t, z):
             """x' ~ N(m, c2) g_t from a standard normal z."""
@@ -123,7 +123,7 @@ class MCGDiff(inverse.ParticleMethod):
             return m + filtered(seen - m, lambda lam: c2 / (c2 + variance(lam, t, t)), fresh)
 
         cloud.reweight(log_g(0 * cloud.x, levels[0], levels[0], levels[0] ** 2), levels[0])
-        log_det = tilt.trace(
+        log_det = tempered.trace(
             lambda h: torch.where(
                 variance(posterior.sigma_y**2 * h, levels[0], levels[0]).isfinite(),
                 (2 * math.pi / h).log(),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.analytic_start import amplified, fitted_amplitude, unstartable
+from inverse.analytic_start import amplified, fitted_amplitude, unmet_requirement
 from inverse.errors import OptionError
 from inverse.measurement.modalities import per_modality
 from inverse.per_image import image_by_image
@@ -140,7 +140,7 @@ class Multimodal(inverse.Guidance):
             )
         if self.guidance == "dps" and posterior.noise.noiseless:
             return "multimodal needs sigma_y > 0 for guidance=dps"
-        if self.amplitude == "evidence" and (reason := unstartable(posterior)):
+        if self.amplitude == "evidence" and (reason := unmet_requirement(posterior)):
             return f"multimodal needs for amplitude=evidence {reason}"
         for field in ("weights", "std", "gamma", "average"):
             self._entries(posterior, field, 1.0)

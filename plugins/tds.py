@@ -19,7 +19,7 @@ import inverse
 from inverse.errors import OptionError
 from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import in_parts
-from inverse.particles.twisted_chain import twisted
+from inverse.particles.twisted_chain import twisted_chain
 
 DEFAULT_ENTRIES, MAX_ENTRIES = 16, 256
 """Largest y for which the moment twist is the default, and for which it is allowed.
@@ -104,7 +104,9 @@ class TDS(inverse.ParticleMethod):
         levels = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
         ).tolist()
-        for moved in twisted(posterior, cloud, levels, lambda x, s: self._twist(posterior, x, s)):
+        for moved in twisted_chain(
+            posterior, cloud, levels, lambda x, s: self._twist(posterior, x, s)
+        ):
             yield moved.weighted(samples)
 
     def _chosen(self, posterior):

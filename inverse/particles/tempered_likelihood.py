@@ -21,7 +21,7 @@ DENSE = 1024
 """Entries of x up to which the eigenvalues of H are computed exactly."""
 
 
-class Tilt:
+class TemperedLikelihood:
     """The likelihood of a posterior as a factor on Gaussians.
 
     Args:
@@ -31,7 +31,7 @@ class Tilt:
     def __init__(self, posterior: Posterior):
         if not (posterior.linear and isinstance(posterior.noise, GaussianNoise)):
             raise UnsupportedError(
-                "a tilt needs a linear operator with Gaussian noise, "
+                "a tempered likelihood needs a linear operator with Gaussian noise, "
                 f"found {type(posterior.operator).__name__}, {posterior.noise!r}"
             )
         self.posterior, self.variance_y = posterior, posterior.noise.variance(posterior.y)

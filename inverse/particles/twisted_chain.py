@@ -23,7 +23,7 @@ Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
 """(x, s) -> x0_hat, grad log p~_s(y | x), both like x, and log p~_s(y | x) (B,) up to a constant of the level."""
 
 
-def twisted(
+def twisted_chain(
     posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twist
 ) -> Iterator[Cloud]:
     """The cloud after each step, its particles being N(0, I) at first.

@@ -18,7 +18,7 @@ class Traits:
         stochastic: whether a step adds fresh noise.
         adaptive: whether the sampler chooses its own noise levels.
         spanning: whether one step may span several intervals of the schedule.
-        evaluations: evaluations of the denoiser in a step, except in the step into 0, which takes one.
+        evaluations: evaluations of the denoiser in a step; the step into 0 takes one.
     """
 
     order: int | None = None
@@ -39,7 +39,8 @@ def sampler(
     """Decorator that declares the `Traits` of a sampler: `@sampler(order=2)`."""
 
     def declare(function: SamplerFunction) -> SamplerFunction:
-        function.traits = Traits(order, stochastic, adaptive, spanning, evaluations)  # type: ignore[attr-defined]
+        declared = Traits(order, stochastic, adaptive, spanning, evaluations)
+        function.traits = declared  # type: ignore[attr-defined]
         return function
 
     return declare

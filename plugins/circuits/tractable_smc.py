@@ -13,7 +13,7 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.particles.twisted_chain import twisted
+from inverse.particles.twisted_chain import twisted_chain
 from inverse_plugins.circuits.guide import PixelGuide, load_guide, pixels_seen
 from inverse_plugins.circuits.pixels import looks
 
@@ -88,5 +88,5 @@ class TractableSMC(inverse.ParticleMethod):
         levels = inverse.noise_levels(
             posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
         ).tolist()
-        for moved in twisted(posterior, cloud, levels, twist):
+        for moved in twisted_chain(posterior, cloud, levels, twist):
             yield moved.weighted(samples)

@@ -8,7 +8,7 @@ from conftest import dense, image_prior, normal, problems
 
 import inverse
 from inverse.particles import tempered_likelihood as tilted
-from inverse.particles.tempered_likelihood import Tilt, lanczos
+from inverse.particles.tempered_likelihood import TemperedLikelihood, lanczos
 from inverse.sampling.langevin import adjusted_langevin, langevin
 from inverse.seeding import SharedStream
 
@@ -48,7 +48,7 @@ def test_the_mass_is_that_of_a_gaussian(posterior, power):
         2 * math.pi * posterior.sigma_y**2
     ) - 0.5 * m * math.log(power)
     torch.testing.assert_close(
-        Tilt(posterior).log_mass(z, variance, power)[0],
+        TemperedLikelihood(posterior).log_mass(z, variance, power)[0],
         tempered.log_prob(r) + scale,
         rtol=1e-6,
         atol=1e-6,
@@ -58,7 +58,7 @@ def test_the_mass_is_that_of_a_gaussian(posterior, power):
 def test_a_mass_without_variance_is_the_likelihood(posterior):
     z = normal(2, *SHAPE)
     torch.testing.assert_close(
-        Tilt(posterior).log_mass(z, 0.0, 0.4), 0.4 * posterior.log_likelihood(z)
+        TemperedLikelihood(posterior).log_mass(z, 0.0, 0.4), 0.4 * posterior.log_likelihood(z)
     )
 
 
@@ -67,7 +67,7 @@ def test_draws_have_the_tilted_mean_and_covariance(posterior):
     many, variance, power = posterior.rows(500), 0.7, 0.3
     many.y = posterior.y[:1].expand(1000, *posterior.y.shape[1:])
     x = (
-        Tilt(many)
+        TemperedLikelihood(many)
         .draw(
             torch.zeros(1000, *SHAPE, dtype=torch.float64),
             variance,
@@ -87,17 +87,19 @@ def test_draws_have_the_tilted_mean_and_covariance(posterior):
 
 def test_the_spectrum_is_that_of_the_dense_matrix(posterior):
     H, _, _ = precision(posterior)
-    torch.testing.assert_close(Tilt(posterior).trace(lambda h: h), float(H.trace()))
-    torch.testing.assert_close(Tilt(posterior).curvature, float(torch.linalg.eigvalsh(H)[-1]))
+    torch.testing.assert_close(TemperedLikelihood(posterior).trace(lambda h: h), float(H.trace()))
+    torch.testing.assert_close(
+        TemperedLikelihood(posterior).curvature, float(torch.linalg.eigvalsh(H)[-1])
+    )
 
 
 def test_the_quadrature_agrees_with_the_dense_spectrum(posterior, monkeypatch):
     """log det (1 + 0.3 H) from one probe of 192 entries: within 4 sqrt(2 / 192) of the largest term an entry can give."""
-    exact = Tilt(posterior).trace(lambda h: (0.3 * h).log1p())
+    exact = TemperedLikelihood(posterior).trace(lambda h: (0.3 * h).log1p())
     monkeypatch.setattr(tilted, "DENSE", 0)
-    probed = Tilt(posterior)
+    probed = TemperedLikelihood(posterior)
     assert abs(probed.trace(lambda h: (0.3 * h).log1p()) / exact - 1) < 4 * (2 / 192) ** 0.5
-    assert probed.curvature == pytest.approx(Tilt(posterior).curvature, rel=1e-3)
+    assert probed.curvature == pytest.approx(TemperedLikelihood(posterior).curvature, rel=1e-3)
 
 
 def test_lanczos_integrates_polynomials_exactly():
@@ -173,5 +175,5 @@ def test_a_tilt_needs_a_linear_operator():
         inverse.GaussianNoise(0.1),
         dtype=torch.float64,
     )
-    with pytest.raises(inverse.InverseError, match="a tilt needs a linear operator"):
-        Tilt(posterior)
+    with pytest.raises(inverse.InverseError, match="a tempered likelihood needs a linear operator"):
+        TemperedLikelihood(posterior)

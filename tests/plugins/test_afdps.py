@@ -14,7 +14,7 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.measurement import operators
 from inverse.particles.cloud import Cloud, CloudGenerators
-from inverse.particles.tempered_likelihood import Tilt
+from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.seeding import Generators
 
 SHAPE = (1, 1, 2)
@@ -168,7 +168,7 @@ def test_the_weights_of_the_flow_are_exact_for_its_chain():
     result = solve(
         1, 50, on=one, steps=20, variant="ode", corrector="none", ess_threshold=1e-9, seed=2
     )
-    start, s = Tilt(one.rows(50)), levels(20, 80.0)[0]
+    start, s = TemperedLikelihood(one.rows(50)), levels(20, 80.0)[0]
     x = result.samples[0] / (chain(20, 80.0, sde=False)[-1] ** 0.5 / s).reshape(SHAPE)
     power = 1 / (1 + (one.norm_squared**0.5 * s / SIGMA_Y) ** 2)
     rows = one.rows(50)
@@ -295,10 +295,10 @@ def test_the_papers_increment_is_the_expectation_of_the_exact_one(variant, opera
             method = inverse.get_method(
                 "afdps", variant=variant, weights=weights, substep="euler", gamma=1.0
             )
-            tilt = Tilt(p) if p.linear else None
+            tempered = TemperedLikelihood(p) if p.linear else None
             a, b = (method._power(p, level, 80.0) for level in (s, t))
             increments = method._move(
-                p, Cloud(x, Antithetic([inverse.seeded("step")])), tilt, s, t, a, b
+                p, Cloud(x, Antithetic([inverse.seeded("step")])), tempered, s, t, a, b
             )[1]
             found.append(increments.view(6, 4000).exp().mean(1).log())
         gaps.append(float((found[0] - found[1]).abs().max() / found[0].abs().max()))
@@ -421,7 +421,7 @@ def test_permuted_particles_are_permuted_in_the_next_step():
             cloud = Cloud(
                 x if kind is CloudGenerators else x[order], kind([inverse.seeded("noise")])
             )
-            found.append(method._move(p, cloud, Tilt(p), 2.0, 1.0, 0.2, 0.4))
+            found.append(method._move(p, cloud, TemperedLikelihood(p), 2.0, 1.0, 0.2, 0.4))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(other, one[order])
 

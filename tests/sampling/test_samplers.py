@@ -266,7 +266,7 @@ def test_the_command_lists_and_checks_the_options_of_samplers(command):
     rows = {line.split()[0]: line for line in command("samplers").out.splitlines() if line.strip()}
     assert "eta=0.0" in rows["ddim"]
     assert "s_tmax=inf" in rows["heun"]
-    assert "threshold=0.0" in rows["every"]
+    assert "threshold=0.0" in rows["all"]
     asked = ("solve", "--problem", "gaussian", "--method", "mmps", "--steps", "2", "--set")
     command(*asked, "sampler=ddim:etta=1").refused(
         "sampler 'ddim' has no option 'etta'; did you mean 'eta'?", "final_denoise"

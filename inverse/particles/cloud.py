@@ -1,11 +1,13 @@
 """Sequential Monte Carlo: weighted clouds of particles, one for each image.
 
-    W'_i ~ W_i u_i,    Z' = Z sum_i W_i u_i,    ESS = 1 / sum_i W_i^2        (u the weight increments, sum_i W_i = 1)
+    W'_i ~ W_i u_i,    Z' = Z sum_i W_i u_i,    ESS = 1 / sum_i W_i^2
 
-Log-weights are float64 and normalised, (clouds, particles), a cloud being one island of one image. Rows of a batch are all
-particles of the first cloud, then of the second, ...
-Source: Del Moral, Doucet, Jasra, Sequential Monte Carlo samplers, JRSS B 2006; Chopin, Papaspiliopoulos, An Introduction to
-Sequential Monte Carlo, 2020.
+where u are the increments of the weights and sum_i W_i = 1. Log-weights are float64 and
+normalised, (clouds, particles); a cloud is one island of one image. The rows of a batch are all
+particles of the first cloud, then all of the second, and so on.
+
+Source: Del Moral, Doucet, Jasra, Sequential Monte Carlo samplers, JRSS B 2006; Chopin,
+Papaspiliopoulos, An Introduction to Sequential Monte Carlo, 2020.
 """
 
 from __future__ import annotations
@@ -31,13 +33,17 @@ Scheme = Literal["systematic", "stratified", "residual", "multinomial"]
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
-    """ESS = 1 / sum W^2 of each cloud: (clouds, particles), normalised or not -> (clouds,), between 1 and particles."""
+    """ESS = 1 / sum W^2 of each cloud: (clouds, particles) -> (clouds,), from 1 to particles.
+
+    The log-weights need not be normalised.
+    """
     return 1 / log_weights.softmax(1).square().sum(1)
 
 
 def conditional_effective_size(log_weights: Tensor, log_increments: Tensor) -> Tensor:
-    """N (sum W u)^2 / sum W u^2, how well W stands for W u: (clouds, particles) twice -> (clouds,), at most particles.
+    """N (sum W u)^2 / sum W u^2, at most particles: (clouds, particles) twice -> (clouds,).
 
+    It measures how well the weights W represent W u.
     Source: Zhou, Johansen, Aston, Toward Automatic Model Comparison, JCGS 2016, eq. 12.
     """
     W = log_weights.log_softmax(1)
@@ -52,7 +58,9 @@ def next_temperature(
     target: float,
     iterations: int = 50,
 ) -> Tensor:
-    """The largest b' in (b, 1] for which moving from likelihood^b to likelihood^b' keeps a conditional ESS of target N, by bisection.
+    """The largest b' in (b, 1] that keeps a conditional ESS of target N, by bisection: (clouds,).
+
+    The increments are those of a move from likelihood^b to likelihood^b'.
 
     Args:
         log_weights, log_likelihood: (clouds, particles).
@@ -85,14 +93,15 @@ def ancestors(
     count: int | None = None,
     scheme: Scheme = "systematic",
 ) -> Tensor:
-    """Who survives: indices (clouds, count) into each cloud, a particle of weight W being chosen count W times on average.
+    """Indices (clouds, count) of surviving particles; weight W is chosen count W times on average.
 
     Args:
         log_weights: (clouds, particles), float64; a particle of weight zero is never chosen.
-        generator: one stream per cloud.
-        count: by default as many as there are.
+        generator: one stream for each cloud.
+        count: number of draws; by default the number of particles.
 
-    Source: Douc, Cappe, Moulines, Comparison of resampling schemes for particle filtering, ISPA 2005.
+    Source: Douc, Cappe, Moulines, Comparison of resampling schemes for particle filtering, ISPA
+    2005.
     """
     W, n = log_weights.softmax(1), count or log_weights.shape[1]
     u = generator.rand_like(W.new_empty(len(W), 1 if scheme == "systematic" else n))
@@ -112,7 +121,7 @@ def ancestors(
 
 
 def _inverse_cdf(W: Tensor, u: Tensor) -> Tensor:
-    """The particle in whose share of [0, 1) u falls."""
+    """The particle whose interval of [0, 1) contains u."""
     cumulative = W.cumsum(1)
     return torch.searchsorted(
         cumulative / cumulative[:, -1:], u.clamp(max=1 - 2.0**-53).contiguous(), right=True
@@ -123,7 +132,10 @@ def _inverse_cdf(W: Tensor, u: Tensor) -> Tensor:
 
 
 class CloudGenerators(Generators):
-    """One stream per image: each draw for a whole cloud comes from it at once. Rows of a batch are as in a cloud."""
+    """One stream for each image, from which each draw for a whole cloud comes at once.
+
+    The rows of a batch are ordered as in a cloud.
+    """
 
     def randn_like(self, x: Tensor) -> Tensor:
         return super().randn_like(x.unflatten(0, (len(self), -1))).flatten(0, 1)
@@ -133,23 +145,27 @@ class CloudGenerators(Generators):
 
 
 class Cloud:
-    """The particles of every image, their weights, and their account.
+    """The particles of every image, their weights and their history.
 
     A method moves `x`, calls `reweight` with the increments, then `resample`.
 
     Args:
         x: particles (images * particles, *shape), all of weight 1 / particles.
-        generator: one stream per image.
+        generator: one stream for each image.
         islands: independent clouds into which the particles of an image are divided.
-        ess_threshold: resample a cloud when its ESS falls below this fraction of its particles; 0 for never.
-        scheme: of resampling.
+        ess_threshold: resample a cloud when its ESS falls below this fraction of its particles; 0
+            for never.
+        scheme: resampling scheme.
 
     Attributes:
         log_weights: (clouds, particles of a cloud), float64, normalised.
-        log_evidence: log of the estimate of the normaliser, the product of mean increments (clouds,); unbiased before the logarithm.
-        roots: (images * particles,), index within its image of each particle's ancestor in the first cloud.
-        quarantined: particles that have lost their weight to NaN, so far.
-        trace: an entry per `reweight`: sigma, quarantined, and lists over images of ess, survivors (distinct roots), log_evidence.
+        log_evidence: log of the estimate of the normaliser, the product of mean increments
+            (clouds,); unbiased before the logarithm.
+        roots: (images * particles,), index within its image of each particle's ancestor in the
+            first cloud.
+        quarantined: number of particles that have lost their weight to NaN.
+        trace: an entry for each `reweight`: sigma, quarantined, and lists over images of ess,
+            survivors (distinct roots) and log_evidence.
     """
 
     def __init__(
@@ -173,9 +189,14 @@ class Cloud:
         self.trace: list[dict] = []
 
     def reweight(self, log_increments: Tensor, sigma: Tensor | float) -> None:
-        """Multiply the weights: log_increments (B,), nats. A particle with NaN gets weight zero, and the position of its cloud's heaviest.
+        """Multiply the weights: log_increments (B,), nats.
 
-        Raises: InputError if a cloud loses all its particles; `sigma`, the noise level, is for this message and the trace.
+        A particle with NaN gets weight zero and the position of its cloud's heaviest particle.
+
+        Args:
+            sigma: the noise level, for the trace and the error message.
+
+        Raises: InputError if a cloud loses all its particles.
         """
         increments = log_increments.double().view_as(self.log_weights)
         bad = (
@@ -196,10 +217,11 @@ class Cloud:
         self._record(float(sigma))
 
     def resample(self, power: float = 1.0) -> Tensor:
-        """Resample every cloud whose ESS is below the threshold; returns the row (B,) from which each particle now descends.
+        """Resample every cloud whose ESS is below the threshold; return each particle's parent row (B,).
 
         Args:
-            power: choose by W^power and keep the rest, W^(1 - power), as weights: 1 is plain resampling, less of it keeps more ancestors.
+            power: choose by W^power and keep the rest, W^(1 - power), as weights. 1 is plain
+                resampling; a smaller power keeps more ancestors.
         """
         clouds, particles = self.log_weights.shape
         same = torch.arange(particles, device=self.x.device).expand(clouds, particles)
@@ -219,9 +241,10 @@ class Cloud:
         return rows
 
     def weighted(self, samples: int) -> Weighted:
-        """The iterate: the whole cloud with its weights if it has `samples` particles, otherwise that many draws from it.
+        """The iterate: the whole cloud with its weights if it has `samples` particles, else draws from it.
 
-        Islands count in proportion to their evidence; that of the image is the mean of theirs.
+        Islands count in proportion to their evidence; the evidence of the image is the mean of
+        theirs.
         """
         log_weights, log_evidence = self._of_images()
         if samples == log_weights.shape[1]:
@@ -255,13 +278,14 @@ class Cloud:
         log_weights, log_evidence = self._of_images()
         survivors = [len(roots.unique()) for roots in self.roots.view(self.images, -1)]
         ess = effective_size(log_weights)
-        found = {
+        entry = {
+            "sigma": sigma,
             "ess": ess.tolist(),
             "survivors": survivors,
             "log_evidence": log_evidence.tolist(),
             "quarantined": self.quarantined,
         }
-        self.trace.append({"sigma": sigma, **found})
+        self.trace.append(entry)
 
     def _quarantine(self, bad: Tensor, sigma: float) -> None:
         if not self.quarantined:
@@ -277,44 +301,49 @@ class Cloud:
 
     def _fail(self, total: Tensor, bad: Tensor, sigma: float) -> None:
         cloud = int((total == -torch.inf).int().argmax())
-        why = "have NaN or infinity" if bool(bad[cloud].all()) else "have probability zero or NaN"
+        reason = (
+            "have NaN or infinity" if bool(bad[cloud].all()) else "have probability zero or NaN"
+        )
         hint = "does the operator return NaN, or is sigma_y too small for the steps?"
         raise InputError(
-            f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {why} at noise "
+            f"all {bad.shape[1]} particles of measurement {cloud // self.islands} {reason} at "
+            "noise "
             f"level sigma = {sigma:.4g}; {hint}"
         )
 
 
 def metropolis(cloud: Cloud, sweeps: int = 100) -> None:
-    """Give every particle the weight 1 / particles by an independence Metropolis chain: it proposes a particle of the cloud and moves with min(1, W' / W).
+    """Give every particle the weight 1 / particles by an independence Metropolis chain.
 
-    The cloud being weighted draws of a proposal, the chain leaves their law alone (Tierney, Markov Chains for Exploring Posterior Distributions, 1994).
+    The chain proposes a particle of the cloud and accepts it with probability min(1, W' / W).
+    Because the particles are weighted draws of a proposal, the chain leaves their law invariant
+    (Tierney, Markov Chains for Exploring Posterior Distributions, 1994).
     """
     clouds, particles = cloud.log_weights.shape
-    generator, at = (
-        cloud._per_cloud(),
-        torch.arange(particles, device=cloud.x.device).expand(clouds, particles),
-    )
+    generator, device = cloud._per_cloud(), cloud.x.device
+    current = torch.arange(particles, device=device).expand(clouds, particles)
     for _ in range(sweeps):
         proposal = (generator.rand_like(cloud.log_weights) * particles).long()
-        ratio = cloud.log_weights.gather(1, proposal) - cloud.log_weights.gather(1, at)
-        at = torch.where(generator.rand_like(ratio).log() < ratio, proposal, at)
-    rows = (at + particles * torch.arange(clouds, device=at.device)[:, None]).flatten()
+        ratio = cloud.log_weights.gather(1, proposal) - cloud.log_weights.gather(1, current)
+        current = torch.where(generator.rand_like(ratio).log() < ratio, proposal, current)
+    rows = (current + particles * torch.arange(clouds, device=device)[:, None]).flatten()
     cloud.x, cloud.roots = cloud.x[rows], cloud.roots[rows]
     cloud.log_weights = torch.full_like(cloud.log_weights, -math.log(particles))
 
 
 @dataclass(frozen=True)
 class ParticleMethod(Method):
-    """Methods that move a weighted cloud of particles; they implement `run`, which begins with `cloud`.
+    """Methods that move a weighted cloud of particles; their `run` begins with `cloud`.
 
-    The cloud of an image has `particles` particles, or `samples` if more samples are asked for. As many samples as
-    particles are the cloud itself, with its weights; fewer are drawn from it. Evaluations are counted per sample, so that
-    `samples=1, particles=64` costs 64 times its steps. All randomness of an image comes from the stream of its first sample.
+    The cloud of an image has `particles` particles, or `samples` if that is more. If there are as
+    many samples as particles, the samples are the cloud with its weights; fewer are drawn from it.
+    Evaluations are counted for each sample, so that `samples=1, particles=64` costs 64 times its
+    steps. All randomness of an image comes from the stream of its first sample.
 
     Args:
-        particles: of each image, at least 2; as many as the samples if those are more.
-        ess_threshold: resample when the effective sample size falls below this fraction of the particles, in (0, 1].
+        particles: particles of each image, at least 2; as many as the samples if those are more.
+        ess_threshold: resample when the effective sample size falls below this fraction of the
+            particles, in (0, 1].
         resampling: systematic, stratified, residual or multinomial.
         islands: clouds of each image that do not interact until the end; they divide the particles.
     """
@@ -362,17 +391,20 @@ class ParticleMethod(Method):
 def in_parts(
     posterior: Posterior, evaluate: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
 ) -> tuple[Tensor, ...]:
-    """evaluate(part, *tensors of the part) for parts of the rows, put together again: what keeps the memory of a VJP flat in the particles.
+    """Evaluate parts of the rows one after the other and concatenate the results.
+
+    The memory of a VJP then does not grow with the number of particles. A part has at most
+    `execution.max_pixels` / 8 pixels, since the graph of a prior is larger than its output.
 
     Args:
-        posterior: whose rows the first dimension of `tensors` is; a part is a posterior of some of them.
-        evaluate: returns tensors with one row for each of the part's; it may call `tweedie`.
-
-    A part has at most `execution.max_pixels` / 8 pixels, the graph of a prior being larger than its output.
+        posterior: posterior whose rows are the first dimension of `tensors`; a part is a posterior
+            of some of them.
+        evaluate: (part, *tensors of the part) -> tensors with a row for each row of the part; it
+            may call `tweedie`.
     """
     step = max(1, posterior.execution.max_pixels // 8 // torch.Size(posterior.shape[-2:]).numel())
-    found = []
+    results = []
     for start in range(0, len(posterior), step):
         part = posterior.replaced(y=posterior.y[start : start + step])
-        found.append(evaluate(part, *(t[start : start + step] for t in tensors)))
-    return tuple(torch.cat(columns) for columns in zip(*found, strict=True))
+        results.append(evaluate(part, *(t[start : start + step] for t in tensors)))
+    return tuple(torch.cat(columns) for columns in zip(*results, strict=True))

@@ -1,4 +1,4 @@
-"""A Gaussian tilted by a power of a linear-Gaussian likelihood, in closed form:
+"""A Gaussian times a power of a linear-Gaussian likelihood, in closed form:
 
 N(x; z, V I) p(y | x)^a = M N(x; m, (I / V + a H)^-1),    H = A^T R^-1 A,  R the noise covariance.
 """
@@ -22,10 +22,12 @@ DENSE = 1024
 
 
 class TemperedLikelihood:
-    """The likelihood of a posterior as a factor on Gaussians.
+    """The likelihood of a posterior to a power, as a factor on Gaussians.
 
     Args:
-        posterior: with a linear operator and Gaussian noise of positive sigma_y.
+        posterior: posterior with a linear operator and Gaussian noise of positive sigma_y.
+
+    Raises: UnsupportedError for another posterior.
     """
 
     def __init__(self, posterior: Posterior):
@@ -49,7 +51,10 @@ class TemperedLikelihood:
         return self.posterior.corrected_draw(x, gain, generator, power)
 
     def log_mass(self, z: Tensor, variance: float, power: float) -> Tensor:
-        """log M = log of the integral of N(x; z, variance I) p(y | x)^power over x, nats: (B, *shape) -> (B,), float64."""
+        """log M, the log of the integral of N(x; z, variance I) p(y | x)^power over x, in nats.
+
+        z (B, *shape) -> (B,), float64.
+        """
         r = self.posterior.residual(z)
         fit = row_dot(r, self.posterior.solve_normal(r, power * variance)).double()
         peak = self.posterior.noise.log_prob(self.posterior.y[:1], self.posterior.y[:1]).double()
@@ -69,11 +74,16 @@ class TemperedLikelihood:
 
     @cached_property
     def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of H and their multiplicities, float64: exact for x of at most `DENSE` entries, beyond it Gauss quadrature.
+        """Eigenvalues of H and their multiplicities, float64.
 
-        The quadrature (32 Lanczos steps from one random sign vector) gives the trace of a smooth function of H to a relative
-        error of about sqrt(2 / n). It is the same for every particle: weights do not depend on it, evidences do.
-        Source: Ubaru, Chen, Saad, Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature, SIMAX 2017.
+        They are exact for x of at most `DENSE` entries. For more they are a Gauss quadrature: 32
+        Lanczos steps from one random sign vector give the trace of a smooth function of H to a
+        relative error of about sqrt(2 / n). It is the same for every particle, so that weights do
+        not depend on it; evidences do.
+
+        Source: Ubaru, Chen, Saad, Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature,
+        SIMAX
+            2017.
         """
         p, n = self.posterior, torch.Size(self.posterior.shape).numel()
         if n <= DENSE:
@@ -101,7 +111,15 @@ class TemperedLikelihood:
 def lanczos(
     apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss quadrature of v^T f(M) v / |v|^2 for a symmetric M, orthogonalised in full: (k,) each, float64."""
+    """Nodes and weights (k,), float64, of the Gauss quadrature of v^T f(M) v / |v|^2.
+
+    M is symmetric. The Lanczos vectors are orthogonalised in full.
+
+    Args:
+        apply: x -> M x.
+        start: v.
+        steps: largest number of nodes.
+    """
     q = start / start.norm()
     basis, alpha, beta = [q], list[Tensor](), list[Tensor]()
     for _ in range(steps):

@@ -1,10 +1,13 @@
-"""The loop of twisted diffusion samplers: particles follow a prior's ancestral chain, drawn by a twist, and weights undo what it gets wrong.
+"""The chain of twisted diffusion samplers: a twist guides the prior's ancestral chain.
 
-    x' ~ q = N(m + shift, c^2),  m = x0_hat + (t / s)^2 (x - x0_hat),  c^2 = t^2 (1 - (t / s)^2),  shift = (s^2 - t^2) grad log p~_s(y | x)
-    w' = w p~_t(y | x') p(x' | x) / (p~_s(y | x) q(x' | x)),    p = N(m, c^2),    the last twist being the likelihood
+    x' ~ q = N(m + shift, c^2),    m = x0_hat + (t / s)^2 (x - x0_hat),    c^2 = t^2 (1 - (t / s)^2)
+    shift = (s^2 - t^2) grad log p~_s(y | x)
+    w' = w p~_t(y | x') p(x' | x) / (p~_s(y | x) q(x' | x)),    p = N(m, c^2)
 
-Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion Models, NeurIPS 2023,
-https://arxiv.org/abs/2306.17775 (algorithm 1).
+The weights correct the error of the twist p~; the last twist is the likelihood.
+
+Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in
+Diffusion Models, NeurIPS 2023, https://arxiv.org/abs/2306.17775 (algorithm 1).
 """
 
 from __future__ import annotations
@@ -20,21 +23,22 @@ from inverse.particles.cloud import Cloud
 from inverse.posterior import Posterior
 
 Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
-"""(x, s) -> x0_hat, grad log p~_s(y | x), both like x, and log p~_s(y | x) (B,) up to a constant of the level."""
+"""(x, s) -> x0_hat, grad log p~_s(y | x) and log p~_s(y | x) (B,), up to a constant of the level."""
 
 
 def twisted_chain(
-    posterior: Posterior, cloud: Cloud, levels: list[float], twist: Twist
+    posterior: Posterior, cloud: Cloud, sigmas: list[float], twist: Twist
 ) -> Iterator[Cloud]:
-    """The cloud after each step, its particles being N(0, I) at first.
+    """The cloud after each step; its particles are N(0, I) at first.
 
     Args:
-        levels: of noise, decreasing to 0, model units.
+        sigmas: noise levels, decreasing to 0, model units.
+        twist: the estimate of p(y | x) and its gradient at a noise level.
     """
-    cloud.x = levels[0] * cloud.x
-    x0_hat, gradient, log_twist = twist(cloud.x, levels[0])
-    cloud.reweight(log_twist, levels[0])
-    for s, t in pairwise(levels):
+    cloud.x = sigmas[0] * cloud.x
+    x0_hat, gradient, log_twist = twist(cloud.x, sigmas[0])
+    cloud.reweight(log_twist, sigmas[0])
+    for s, t in pairwise(sigmas):
         rows = cloud.resample()
         x0_hat, gradient, log_twist = x0_hat[rows], gradient[rows], log_twist[rows]
         if t == 0:

@@ -1,11 +1,14 @@
-"""DPM-Solver with adaptive steps: two orders share their evaluations, and their difference says how long a step may be.
+"""DPM-Solver with adaptive steps: two orders share their evaluations and estimate the error.
 
-Lu et al., DPM-Solver, NeurIPS 2022, https://arxiv.org/abs/2206.00927, appendix C (DPM-Solver-12 and DPM-Solver-23); in the
-coordinate x = x0 + sigma n, with e = expm1 and h the step in lambda = -log sigma from level s to t:
+Lu et al., DPM-Solver, NeurIPS 2022, https://arxiv.org/abs/2206.00927, appendix C (DPM-Solver-12 and
+DPM-Solver-23), in the coordinate x = x0 + sigma n, with e = expm1 and h the step in
+lambda = -log sigma from level s to t:
 
     order 1   x_t = x - t e(h) eps_s
-    order 2   x_t = x - t e(h) eps_s - t e(h) / (2 r) (eps_r - eps_s),    eps_r at the fraction r of h
+    order 2   x_t = x - t e(h) eps_s - t e(h) / (2 r) (eps_r - eps_s)
     order 3   x_t = x - t e(h) eps_s - t (e(h) / h - 1) / r (eps_r - eps_s),    r = 2/3
+
+eps_r is evaluated at the fraction r of the step.
 """
 
 from __future__ import annotations
@@ -32,17 +35,20 @@ def adaptive(
     first: float = 0.05,
     safety: float = 0.9,
 ) -> Iterator[Tensor]:
-    """From the first level to the last above 0, then the final denoise where the schedule ends in 0; the levels between are not used.
+    """Integrate from the first level to the last above 0, then denoise if the schedule ends in 0.
 
-    Every row has steps of its own, so that no row depends on its batch (the authors' code takes the largest error of a batch);
-    rows that have arrived wait. A trial costs `order` evaluations and one look at the device, and is an iterate; a rejected
-    trial leaves its row where it was. A step of less than 1e-4 of the way is taken whatever its error.
+    The levels in between are not used. Every row has its own steps, so that no row depends on its
+    batch (the authors' code takes the largest error of a batch); rows that have arrived wait. A
+    trial costs `order` evaluations and one synchronisation with the device, and is an iterate. A
+    rejected trial leaves its row unchanged. A step of less than 1e-4 of the interval is accepted
+    whatever its error.
 
     Args:
-        order: of the solution that is kept, 2 or 3; its neighbour below is compared with it.
-        atol, rtol: a step is kept if the root mean square over a sample of the difference, divided by max(atol, rtol |x|), is at most 1.
+        order: order of the solution that is kept, 2 or 3; the next lower order is compared with it.
+        atol, rtol: a step is accepted if the root mean square over a sample of the difference,
+            divided by max(atol, rtol |x|), is at most 1.
         first: first step in lambda.
-        safety: h' = safety h error^(-1 / order).
+        safety: factor in h' = safety h error^(-1 / order).
     """
     if not (atol > 0 and rtol >= 0):
         raise OptionError(
@@ -61,9 +67,9 @@ def adaptive(
         low, high = pair(denoise, x, lam, step)
         scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
         error = ((high - low) / scale).square().mean(entries, keepdim=True).sqrt()
-        kept = active & (~(error > 1) | (step <= shortest))
-        x, before = torch.where(kept, high, x), torch.where(kept, low, before)
-        lam = torch.where(kept, torch.where(step >= end - lam, end, lam + step), lam)
+        accepted = active & (~(error > 1) | (step <= shortest))
+        x, before = torch.where(accepted, high, x), torch.where(accepted, low, before)
+        lam = torch.where(accepted, torch.where(step >= end - lam, end, lam + step), lam)
         h = torch.fmin((safety * step * error ** (-1 / order)).clamp_min(shortest), end - lam)
         yield x
     if levels[-1] == 0:
@@ -89,6 +95,6 @@ def _second_and_third(denoise: Denoise, x: Tensor, lam: Tensor, h: Tensor) -> tu
 
 
 def _eps(denoise: Denoise, x: Tensor, lam: Tensor) -> Tensor:
-    """The noise estimate of rows at levels of their own."""
+    """The noise estimate of rows, each at its own level."""
     sigma = (-lam).exp()
     return (x - denoise(x, sigma)) / sigma

@@ -1,8 +1,9 @@
-"""EVODiff: the two finite differences of a second-order step are balanced by what the data say of the conditional variance.
+"""EVODiff: the data balance the two finite differences of a second-order step.
 
-Li et al., EVODiff: Entropy-aware Variance Optimized Diffusion Inference, NeurIPS 2025. The multistep of the released demonstration
-(kappa, eta and zeta there are sigmoids of inner products). On exact denoisers it is of first order only; `evodiff-exact`
-is the same scheme with the constants that its order conditions ask for.
+Li et al., EVODiff: Entropy-aware Variance Optimized Diffusion Inference, NeurIPS 2025. This is the
+multistep method of the released demonstration, whose kappa, eta and zeta are sigmoids of inner
+products. On exact denoisers it is of first order only; `evodiff-exact` is the same scheme with
+constants that satisfy the conditions for second order.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from inverse.seeding import Generators
 def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) -> Iterator[Tensor]:
     """EVODiff with its released constants: first order on exact denoisers, experimental.
 
-    Notation of the demonstration with alpha = 1: m data predictions, H = 1/t - 1/s, h the step in lambda, r its predecessor's over it.
-    Departure: the step into 0 is the final denoise, where the release has damped constants of its own.
+    The notation is that of the demonstration with alpha = 1: m data predictions, H = 1/t - 1/s, h
+    the step in lambda, r the ratio of the previous step to it. Departure: the step into 0 is the
+    final denoise, for which the release has its own damped constants.
     """
     sigmas = sigmas.unique_consecutive()
     top, end = float(sigmas[0]), float(sigmas[-1] or sigmas[-2])
@@ -58,7 +60,7 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
 
 
 def _ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """<a, b> / <c, c> of each sample and channel, clipped to [-2, 2]: (B, C, *space) -> (B, C, 1, ...); of each sample where there is no space."""
+    """<a, b> / <c, c> in [-2, 2]: (B, C, *space) -> (B, C, 1, ...), or (B, n) -> (B, 1)."""
     over = tuple(range(2 if a.ndim > 2 else 1, a.ndim))
     return (
         (a * b).sum(over, keepdim=True)

@@ -1,21 +1,26 @@
-"""One exponential integrator; the DPM-Solver, DEIS, UniPC and EVODiff families are configurations of it.
+"""One exponential integrator, of which DPM-Solver, DEIS, UniPC and EVODiff are configurations.
 
-In the coordinate x = x0 + sigma n with lambda = -log sigma, a step of length h from level s down to t is, exactly,
+In the coordinate x = x0 + sigma n with lambda = -log sigma, a step of length h from level s down
+to t is, exactly,
 
-    x_t = e^{-r h} x_s + int_0^h r e^{-r (h - u)} D(lambda_s + u) du + t sqrt(1 - e^{-2 eta h}) z,    r = 1 + eta      (data)
-    x_t = x_s + t int_0^h r e^{-r (h - u)} eps(lambda_s + u) du,                                      r = -1           (noise)
+    x_t = e^{-r h} x_s + int_0^h r e^{-r (h - u)} D(lambda_s + u) du + t sqrt(1 - e^{-2 eta h}) z
+    x_t = x_s + t int_0^h r e^{-r (h - u)} eps(lambda_s + u) du
 
-where eta = 0 is the probability-flow ODE and eta = 1 the reverse SDE. Only D = E[x0 | x] (or eps = (x - D) / sigma) is
-approximated: by the polynomial in v through its values at nodes v_j, where v is the place within the step, 0 at s and 1 at
-t, on some clock (lambda itself, the time of a VP process, sigma). The sum that replaces the integral is then fixed by moments:
+in the data form, where r = 1 + eta, and in the noise form, where r = -1. eta = 0 is the
+probability-flow ODE and eta = 1 the reverse SDE. Only D = E[x0 | x] (or eps = (x - D) / sigma) is
+approximated: by the polynomial in v through its values at nodes v_j, where v is the position
+within the step, 0 at s and 1 at t, on some clock (lambda itself, the time of a VP process, sigma).
+Moments determine the sum that replaces the integral:
 
     sum_j W_j v_j^k = m_k,    m_k = int_0^1 z e^{-z (1 - w)} v(w)^k dw,    z = r h,  w = u / h.
 
-Levels of a VP process at alpha_bar are sigma = sqrt(1 / alpha_bar - 1), where x is x_t / sqrt(alpha_bar).
-A schedule that ends in 0 ends with a step of infinite h, taken at order one: x = D, the final denoise.
+Levels of a VP process at alpha_bar are sigma = sqrt(1 / alpha_bar - 1), where x is
+x_t / sqrt(alpha_bar). A schedule that ends in 0 ends with a step of infinite h, taken at order one:
+x = D, the final denoise.
 
-Sources: Lu et al., DPM-Solver, NeurIPS 2022, https://arxiv.org/abs/2206.00927, and DPM-Solver++, https://arxiv.org/abs/2211.01095;
-Zhang, Chen, DEIS, ICLR 2023, https://arxiv.org/abs/2204.13902; Zhao et al., UniPC, NeurIPS 2023, https://arxiv.org/abs/2302.04867.
+Sources: Lu et al., DPM-Solver, NeurIPS 2022, https://arxiv.org/abs/2206.00927, and DPM-Solver++,
+https://arxiv.org/abs/2211.01095; Zhang, Chen, DEIS, ICLR 2023, https://arxiv.org/abs/2204.13902;
+Zhao et al., UniPC, NeurIPS 2023, https://arxiv.org/abs/2302.04867.
 """
 
 from __future__ import annotations
@@ -48,13 +53,19 @@ def half_log_snr(sigma: np.ndarray) -> np.ndarray:
 
 
 def vp_time(sigma: np.ndarray, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
-    """The time at which the linear VP process has this level, the inverse of log(1 + sigma^2) = beta_min t + (beta_max - beta_min) t^2 / 2."""
+    """The time at which the linear VP process has this level.
+
+    It is the inverse of log(1 + sigma^2) = beta_min t + (beta_max - beta_min) t^2 / 2.
+    """
     snr, slope = np.log1p(np.square(sigma)), beta_max - beta_min
     return 2 * snr / (beta_min + np.sqrt(beta_min**2 + 2 * slope * snr))
 
 
 def exact(count: int, z: float, place: Place | None) -> np.ndarray:
-    """m_0 ... m_{count - 1}; place is w -> v, None for the identity. The recurrence cancels for small z, the quadrature does not."""
+    """m_0 ... m_{count - 1}; place is w -> v, None for the identity.
+
+    For small z the recurrence loses digits to cancellation; the quadrature does not.
+    """
     if place is None and abs(z) > 1:
         m = [-np.expm1(-z)]
         for k in range(1, count):
@@ -65,7 +76,10 @@ def exact(count: int, z: float, place: Place | None) -> np.ndarray:
 
 
 def uniform(count: int, z: float, place: Place | None) -> np.ndarray:
-    """m_0 / (k + 1): the polynomial's plain mean over the step, as in the published second-order DPM solvers."""
+    """m_0 / (k + 1), the plain mean of the polynomial over the step.
+
+    The published second-order DPM solvers use it.
+    """
     return -np.expm1(-z) / np.arange(1, count + 1)
 
 
@@ -86,10 +100,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a step is taken: which prediction, how stochastic, polynomial on which clock, which average of it.
+    """How a step is taken.
 
     Args:
-        form: data (D is interpolated) or noise (eps is).
+        form: prediction that is interpolated: data (D) or noise (eps).
         eta: 0 for the ODE, 1 for the reverse SDE; data form only.
         clock: sigma -> the variable in which the interpolant is a polynomial.
         average: `exact` moments, or the published approximation of them.
@@ -101,7 +115,10 @@ class Rule:
     average: Average = exact
 
     def step(self, s: float, t: float, nodes: Sequence[float]) -> Step:
-        """From level s to t with evaluations at the levels `nodes`; at t = 0 only the newest, `nodes[0]` = s, is used."""
+        """The step from level s to t with evaluations at the levels `nodes`.
+
+        At t = 0 it uses only the newest node, `nodes[0]` = s.
+        """
         if t == 0:
             return Step(0.0, (1.0,)) if self.form == "data" else Step(1.0, (-s,))
         rate = 1 + self.eta if self.form == "data" else -1.0
@@ -123,6 +140,7 @@ class Rule:
         )
 
     def predict(self, denoise: Denoise, x: Tensor, sigma: Tensor, level: float) -> Tensor:
+        """D or eps at x (B, *shape) -> same; `level` is sigma as a number."""
         x0_hat = denoise(x, sigma)
         return x0_hat if self.form == "data" else (x - x0_hat) / level
 
@@ -133,7 +151,7 @@ Scheme = tuple[tuple[float, ...], Rule]
 def _nodes(
     levels: tuple[float, ...], order: int, lower_order_final: bool
 ) -> list[tuple[float, ...]]:
-    """The levels, newest first, that each step looks back on."""
+    """The levels, newest first, whose evaluations each step uses."""
     steps = len(levels) - 1
     count = [min(order, steps - i) if lower_order_final else order for i in range(steps)]
     return [levels[max(0, i + 1 - count[i]) : i + 1][::-1] for i in range(steps)]
@@ -163,7 +181,7 @@ def _correctors(
 def _stages(
     levels: tuple[float, ...], schemes: tuple[Scheme, ...]
 ) -> tuple[list[float], list[list[Step]]]:
-    """The inner levels of all steps in a row, and the steps that lead to them and to the end of each."""
+    """The inner levels of all steps, and the stages of each step, up to its end."""
     inner, plan = [], []
     for (s, t), (fractions, rule) in zip(pairwise(levels), schemes, strict=False):
         inside = [] if t == 0 else [s ** (1 - r) * t**r for r in fractions]
@@ -186,10 +204,13 @@ def multistep(
     rule: Rule,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """One evaluation a step; the polynomial runs through the last `order` of them, fewer while there are not so many.
+    """One evaluation a step, with a polynomial through the last `order` evaluations.
+
+    The first steps have fewer evaluations to use.
 
     Args:
-        lower_order_final: of no more evaluations than there are steps left, this one counted, for stiff denoisers and few steps.
+        lower_order_final: whether a step uses no more evaluations than there are steps left, itself
+            included; for stiff denoisers and few steps.
     """
     sigmas = sigmas.unique_consecutive()
     plan = _predictors(tuple(sigmas.tolist()), order, rule, lower_order_final)
@@ -210,7 +231,10 @@ def predictor_corrector(
     rule: Rule,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """`multistep` that takes each step again once its end has been evaluated, through that value and `corrector` older ones; no evaluation more."""
+    """`multistep` that repeats each step once its end has been evaluated, at no extra evaluation.
+
+    The repeated step uses the value at its end and `corrector` older ones.
+    """
     sigmas = sigmas.unique_consecutive()
     levels = tuple(sigmas.tolist())
     predictors = _predictors(levels, order, rule, lower_order_final)
@@ -228,7 +252,9 @@ def predictor_corrector(
 def singlestep(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, *schemes: Scheme
 ) -> Iterator[Tensor]:
-    """1 + len(fractions) evaluations a step, at s and at these fractions of h; each stage interpolates the first and the latest of them.
+    """1 + len(fractions) evaluations a step, at s and at these fractions of h.
+
+    Each stage interpolates the first and the latest evaluation.
 
     Args:
         schemes: (fractions, rule), one for all steps or one for each.
@@ -250,14 +276,18 @@ def singlestep(
 
 
 def mean_reverting(native: Denoise, mu: Tensor, spread: float) -> Denoise:
-    """The denoiser, in our coordinate, of a process that reverts to mu: x_t = mu + alpha (x0 - mu) + spread sqrt(1 - alpha^2) z.
+    """The denoiser, in our coordinate, of a process that reverts to mu.
+
+        x_t = mu + alpha (x0 - mu) + spread sqrt(1 - alpha^2) z
 
     Args:
         native: (x_t, standard deviation of its noise) -> E[x0 | x_t].
         mu: (B, *shape), e.g. the degraded image.
-        spread: stationary standard deviation. Sampling starts at mu + alpha^-1 spread z and ends on x0 itself.
+        spread: stationary standard deviation. Sampling starts at mu + alpha^-1 spread z and ends
+            at x0.
 
-    Source: Luo et al., IR-SDE, ICML 2023; with any sampler here it is the MR sampler, Li et al., ICLR 2025.
+    Source: Luo et al., IR-SDE, ICML 2023; with any sampler it is the MR sampler, Li et al., ICLR
+    2025.
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

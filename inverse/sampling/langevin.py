@@ -1,4 +1,4 @@
-"""Langevin steps on a law p(x) L(x) of which the score of p and the factor L are known."""
+"""Langevin steps on a law p(x) L(x), given the score of p and the factor L."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ def adjusted_langevin(
     log_factor: Field,
     generator: Generators,
 ) -> Tensor:
-    """Metropolis-adjusted: the same proposals, accepted so that p L is invariant. x (B, *shape) -> same.
+    """Metropolis-adjusted steps, accepted so that p L is invariant: x (B, *shape) -> same.
 
-    log p(x') - log p(x) is the trapezoid of the score along the segment, exact for a Gaussian p and of third order in x' - x otherwise.
+    log p(x') - log p(x) is the trapezoid of the score along the segment, exact for a Gaussian p
+    and of third order in x' - x otherwise.
 
     Args:
         log_factor: log L, x -> (B,).
-    Source: Roberts, Tweedie, Exponential convergence of Langevin distributions, Bernoulli 1996; Sjoberg, Lindqvist, Schon,
-        MCMC-Correction of Score-Based Diffusion Models for Model Composition, 2023, https://arxiv.org/abs/2307.14012.
+
+    Source: Roberts, Tweedie, Exponential convergence of Langevin distributions, Bernoulli 1996;
+        Sjoberg, Lindqvist, Schon, MCMC-Correction of Score-Based Diffusion Models for Model
+        Composition, 2023, https://arxiv.org/abs/2307.14012.
     """
     phi, g, value = score(x), gradient(x), log_factor(x).double()
     for _ in range(steps):
@@ -65,8 +68,8 @@ def adjusted_langevin(
         )
         accept = generator.rand_like(value).log() < log_ratio
         x, phi, g = (
-            torch.where(per_row(accept, x), new_one, one)
-            for new_one, one in ((new, x), (new_phi, phi), (new_g, g))
+            torch.where(per_row(accept, x), proposed, current)
+            for proposed, current in ((new, x), (new_phi, phi), (new_g, g))
         )
         value = torch.where(accept, new_value, value)
     return x

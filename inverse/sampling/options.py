@@ -1,4 +1,7 @@
-"""Samplers by name, with settings: `ddim:eta=0.5,threshold=0.995`; the options that all of them share, and those of their own."""
+"""Samplers by name with settings, such as `ddim:eta=0.5,threshold=0.995`.
+
+Some options are common to all samplers; a sampler adds its own.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,20 @@ from inverse.seeding import Generators
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler called `name`, with settings after a colon: get_sampler("ddim:eta=0.5"), a generator function (denoise, x, sigmas, generator)."""
+    """The sampler called `name`, a generator function (denoise, x, sigmas, generator).
+
+    Settings follow a colon: get_sampler("ddim:eta=0.5").
+    """
     name, _, settings = name.partition(":")
     sampler = registry().find("inverse_samplers", name)
     return configured(name, sampler, settings) if settings else sampler
 
 
 def thresholded(denoise: Denoise, quantile: float = 0.995, ceiling: float = 1.0) -> Denoise:
-    """Dynamic thresholding: clip each sample's x0_hat at its own quantile of |x0_hat|, if above the ceiling, and rescale (Saharia et al., 2022)."""
+    """Dynamic thresholding: clip x0_hat of each sample at its quantile of |x0_hat|, and rescale.
+
+    It applies where the quantile is above the ceiling (Saharia et al., 2022).
+    """
 
     def clipped(x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat = denoise(x, sigma)
@@ -51,12 +60,13 @@ def with_common_options(
     final_denoise: bool = True,
     **own: Any,
 ) -> Iterator[Tensor]:
-    """A sampler with the options that all have and those of its own.
+    """A sampler with the options common to all samplers and its own.
 
     Args:
         threshold: quantile of dynamic thresholding, e.g. 0.995; 0 for none.
-        ceiling: of its values, model units.
-        final_denoise: whether the last step is the one into level 0; without it the noise of the last level stays in.
+        ceiling: smallest value of the threshold, model units.
+        final_denoise: whether the last step is the one into level 0; without it the noise of the
+            last level remains.
         own: options of this sampler.
     """
     _need(
@@ -75,7 +85,7 @@ def with_common_options(
 
 
 def sampler_options(sampler: Sampler) -> dict[str, Any]:
-    """Name -> default of the options of its own: the parameters after `generator`."""
+    """Name -> default of a sampler's own options: the parameters after `generator`."""
     return {
         p.name: p.default
         for p in inspect.signature(sampler).parameters.values()
@@ -86,7 +96,7 @@ def sampler_options(sampler: Sampler) -> dict[str, Any]:
 def configured(name: str, sampler: Sampler, settings: str) -> Sampler:
     """The sampler called `name` with settings such as "eta=0.5,threshold=0.995".
 
-    Raises: UnknownNameError for an option that it does not have; OptionError for a value of the wrong type.
+    Raises: UnknownNameError for an unknown option; OptionError for a value of the wrong type.
     """
     known, chosen = sampler_options(with_common_options) | sampler_options(sampler), {}
     for setting in settings.split(","):

@@ -1,12 +1,14 @@
-"""Samplers: plain generators over a `denoise` callable and a schedule; each yields its iterates, the last is the answer.
+"""Samplers: generators over a `denoise` callable and a schedule; the last iterate is the answer.
 
-    denoise(x, sigma) -> x0_hat        x (B, *shape), sigma (), or (B, 1, ..., 1) where rows have levels of their own
-    sigmas                             (steps + 1,), decreasing, ending in 0
+    denoise(x, sigma) -> x0_hat     x (B, *shape), sigma (), or (B, 1, ..., 1), a level for each row
+    sigmas                          (steps + 1,), decreasing, ending in 0
 
-All live in the coordinate x = x0 + sigma n. The last step, into 0, is everywhere the final denoise x = x0_hat; a schedule
-that stops above 0 is integrated at full order to its end and leaves the noise in.
+All work in the coordinate x = x0 + sigma n. The last step, into 0, is the final denoise x =
+x0_hat. A schedule that stops above 0 is integrated at full order to its end, and the noise
+remains.
 
-The parameters of a sampler that follow `generator` are its options, set by name: "ddim:eta=0.5" (`configured`).
+The parameters of a sampler after `generator` are its options, set by name: "ddim:eta=0.5"
+(`configured`). `@sampler` declares its order and other traits, which the tests check.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ Sampler = Callable[..., Iterator[Tensor]]
 def ddim(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators, eta: float = 0.0
 ) -> Iterator[Tensor]:
-    """Deterministic first-order sampler (eta = 0) up to the ancestral one (eta = 1), in the VE coordinate.
+    """DDIM in the VE coordinate: first order, deterministic (eta = 0) to ancestral (eta = 1).
 
-        x' = x0_hat + sqrt(t^2 - c^2) eps_hat + c z,    c = eta t sqrt(1 - t^2 / s^2),    eps_hat = (x - x0_hat) / s
+        x' = x0_hat + sqrt(t^2 - c^2) eps_hat + c z
+        c = eta t sqrt(1 - t^2 / s^2),    eps_hat = (x - x0_hat) / s
 
-    Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models, ICLR 2021, eq. 12 and 16, divided by sqrt(alpha_bar).
+    Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models, ICLR 2021, eq. 12 and 16,
+    divided by sqrt(alpha_bar).
     """
     _need(0 <= eta <= 1, f"eta must lie in [0, 1], got {eta:g}")
     for sigma, s, t in transitions(sigmas):
@@ -64,7 +68,10 @@ def ddim(
 def ancestral(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
-    """The ancestral sampler of DDPM (Ho et al., NeurIPS 2020) with the posterior variance: `ddim` with eta = 1."""
+    """The ancestral sampler of DDPM with the posterior variance: `ddim` with eta = 1.
+
+    Source: Ho et al., NeurIPS 2020.
+    """
     return ddim(denoise, x, sigmas, generator, eta=1.0)
 
 
@@ -94,7 +101,10 @@ def heun(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> Iterator[Tensor]:
-    """Second-order sampler of EDM: Euler step, then the trapezoidal correction (two evaluations a step, one in the last)."""
+    """Second-order sampler of EDM: an Euler step, then the trapezoidal correction.
+
+    A step takes two evaluations, the last one takes one.
+    """
     return edm(denoise, x, sigmas, generator, s_churn, s_tmin, s_tmax, s_noise, correct=True)
 
 
@@ -112,10 +122,14 @@ def edm(
     """The stochastic sampler of EDM: raise the level by fresh noise, then step down along the ODE.
 
     Args:
-        s_churn, s_tmin, s_tmax, s_noise: of the paper: how much noise over all steps, between which levels, inflated by what.
-        correct: with the trapezoidal correction.
+        s_churn: amount of fresh noise over all steps.
+        s_tmin, s_tmax: levels between which noise is added.
+        s_noise: factor that inflates the fresh noise.
+        correct: whether to apply the trapezoidal correction.
 
-    Source: Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364, algorithms 1 (s_churn = 0) and 2.
+    Source: Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364, algorithms 1 (s_churn =
+    0)
+        and 2.
     """
     _need(
         s_churn >= 0 and s_noise > 0,
@@ -147,7 +161,10 @@ DPM_3: Scheme = ((1 / 3, 2 / 3), Rule("noise"))
 def dpm_solver_2(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
-    """DPM-Solver-2, r1 = 1/2: noise prediction, two evaluations a step (Lu et al., NeurIPS 2022, algorithm 1)."""
+    """DPM-Solver-2, r1 = 1/2: noise prediction, two evaluations a step.
+
+    Source: Lu et al., NeurIPS 2022, algorithm 1.
+    """
     return singlestep(denoise, x, sigmas, generator, DPM_2)
 
 
@@ -155,7 +172,10 @@ def dpm_solver_2(
 def dpm_solver_3(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
-    """DPM-Solver-3, r1 = 1/3, r2 = 2/3: noise prediction, three evaluations a step (Lu et al., NeurIPS 2022, algorithm 2)."""
+    """DPM-Solver-3, r1 = 1/3, r2 = 2/3: noise prediction, three evaluations a step.
+
+    Source: Lu et al., NeurIPS 2022, algorithm 2.
+    """
     return singlestep(denoise, x, sigmas, generator, DPM_3)
 
 
@@ -163,10 +183,11 @@ def dpm_solver_3(
 def dpm_solver_fast(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
-    """DPM-Solver-fast: as many third-order steps as fit into one evaluation a level, the last of lower order (Lu et al., NeurIPS 2022, section 3.4).
+    """DPM-Solver-fast: as many third-order steps as fit into one evaluation a level.
 
-    A step of order k spans k intervals of the schedule, as in the authors' code for grids that are not uniform in lambda.
-    The interval into 0, where there is one, is the final denoise and has its own evaluation.
+    The last step is of lower order (Lu et al., NeurIPS 2022, section 3.4). A step of order k spans
+    k intervals of the schedule, as in the authors' code for grids that are not uniform in lambda.
+    The interval into 0, if there is one, is the final denoise and has its own evaluation.
     """
     sigmas = sigmas.unique_consecutive()
     budget = len(sigmas) - 1 - bool(sigmas[-1] == 0)
@@ -193,7 +214,10 @@ def dpm_solver_12(
     atol: float = 0.0078,
     rtol: float = 0.05,
 ) -> Iterator[Tensor]:
-    """DPM-Solver-12, adaptive: steps of second order, as long as they agree with those of first (Lu et al., NeurIPS 2022, appendix C)."""
+    """DPM-Solver-12, adaptive: second-order steps, checked against first-order ones.
+
+    Source: Lu et al., NeurIPS 2022, appendix C.
+    """
     return adaptive(denoise, x, sigmas, generator, 2, atol, rtol)
 
 
@@ -206,7 +230,10 @@ def dpm_solver_23(
     atol: float = 0.0078,
     rtol: float = 0.05,
 ) -> Iterator[Tensor]:
-    """DPM-Solver-23, adaptive: steps of third order, as long as they agree with those of second (Lu et al., NeurIPS 2022, appendix C)."""
+    """DPM-Solver-23, adaptive: third-order steps, checked against second-order ones.
+
+    Source: Lu et al., NeurIPS 2022, appendix C.
+    """
     return adaptive(denoise, x, sigmas, generator, 3, atol, rtol)
 
 
@@ -214,7 +241,10 @@ def dpm_solver_23(
 def dpmpp_2s(
     denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators
 ) -> Iterator[Tensor]:
-    """DPM-Solver++(2S), r1 = 1/2: data prediction, two evaluations a step (Lu et al., 2022, algorithm 1)."""
+    """DPM-Solver++(2S), r1 = 1/2: data prediction, two evaluations a step.
+
+    Source: Lu et al., 2022, algorithm 1.
+    """
     return singlestep(denoise, x, sigmas, generator, ((1 / 2,), Rule(average=uniform)))
 
 
@@ -226,7 +256,10 @@ def dpmpp_2m(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DPM-Solver++(2M): data prediction, second order at one evaluation a step (Lu et al., 2022, algorithm 2)."""
+    """DPM-Solver++(2M): data prediction, second order at one evaluation a step.
+
+    Source: Lu et al., 2022, algorithm 2.
+    """
     return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform), lower_order_final)
 
 
@@ -238,7 +271,10 @@ def dpmpp_3m(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DPM-Solver++(3M) with the exact integrals of its parabola: third order, unlike the published codes."""
+    """DPM-Solver++(3M) with the exact integrals of its parabola: third order.
+
+    The published codes are of second order (`dpmpp-3m-compat`).
+    """
     return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final)
 
 
@@ -250,7 +286,7 @@ def dpmpp_3m_compat(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DPM-Solver++(3M) as published: the curvature at half its weight, which leaves second order."""
+    """DPM-Solver++(3M) as published: half the weight of the curvature, hence second order."""
     return multistep(
         denoise, x, sigmas, generator, 3, Rule(average=published_3m), lower_order_final
     )
@@ -265,7 +301,10 @@ def dpmpp_2m_sde(
     eta: float = 1.0,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """SDE-DPM-Solver++(2M): the reverse SDE with two data predictions (Lu et al., 2022, appendix); eta from 0, the ODE, over 1 upwards."""
+    """SDE-DPM-Solver++(2M): the reverse SDE with two data predictions.
+
+    eta = 0 is the ODE; values above 1 are allowed (Lu et al., 2022, appendix).
+    """
     _need(eta >= 0, f"eta must be at least 0, got {eta:g}")
     return multistep(denoise, x, sigmas, generator, 2, Rule(eta=eta), lower_order_final)
 
@@ -278,7 +317,10 @@ def deis_tab1(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DEIS tAB1: noise prediction linear in the time of the linear VP process; second order (Zhang and Chen, ICLR 2023)."""
+    """DEIS tAB1: noise prediction linear in the time of the linear VP process; second order.
+
+    Source: Zhang, Chen, ICLR 2023.
+    """
     return multistep(
         denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time), lower_order_final
     )
@@ -292,7 +334,10 @@ def deis_tab2(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DEIS tAB2: noise prediction quadratic in VP time; third order (Zhang and Chen, ICLR 2023)."""
+    """DEIS tAB2: noise prediction quadratic in VP time; third order.
+
+    Source: Zhang, Chen, ICLR 2023.
+    """
     return multistep(
         denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time), lower_order_final
     )
@@ -306,7 +351,10 @@ def deis_tab3(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DEIS tAB3: noise prediction cubic in VP time; fourth order (Zhang and Chen, ICLR 2023)."""
+    """DEIS tAB3: noise prediction cubic in VP time; fourth order.
+
+    Source: Zhang, Chen, ICLR 2023.
+    """
     return multistep(
         denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time), lower_order_final
     )
@@ -320,7 +368,10 @@ def rho_ab(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """DEIS rhoAB3: Adams-Bashforth of fourth order in sigma itself, where dx = eps dsigma (Zhang and Chen, ICLR 2023; the LMS of k-diffusion)."""
+    """DEIS rhoAB3: fourth-order Adams-Bashforth in sigma, where dx = eps dsigma.
+
+    Source: Zhang, Chen, ICLR 2023; it is the LMS sampler of k-diffusion.
+    """
     return multistep(
         denoise,
         x,
@@ -340,7 +391,10 @@ def unipc(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """UniPC-2 (B2): 2M, each step corrected through its own end at no cost; third order (Zhao et al., NeurIPS 2023)."""
+    """UniPC-2 (B2): 2M, each step corrected by the value at its end at no cost; third order.
+
+    Source: Zhao et al., NeurIPS 2023.
+    """
     return predictor_corrector(
         denoise, x, sigmas, generator, 2, 2, Rule(average=published_unipc), lower_order_final
     )
@@ -354,7 +408,10 @@ def unipc_3(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """UniPC-3 (B2): the exact 3M, corrected; fourth order, for unguided denoisers (Zhao et al., NeurIPS 2023)."""
+    """UniPC-3 (B2): the exact 3M, corrected; fourth order, for unguided denoisers.
+
+    Source: Zhao et al., NeurIPS 2023.
+    """
     return predictor_corrector(
         denoise, x, sigmas, generator, 3, 3, Rule(average=published_unipc), lower_order_final
     )
@@ -368,19 +425,22 @@ def evodiff_exact(
     generator: Generators,
     lower_order_final: bool = False,
 ) -> Iterator[Tensor]:
-    """EVODiff with consistent constants: 2M, corrected by the trapezoid of its two ends at no cost; second order."""
+    """EVODiff with consistent constants: 2M, corrected by a trapezoid at no cost; second order."""
     return predictor_corrector(
         denoise, x, sigmas, generator, 2, 1, Rule(average=uniform), lower_order_final
     )
 
 
 def published_3m(count: int, z: float, place: Place | None) -> np.ndarray:
-    """Moments behind the released 3M: exact, but m_1 uniform in the two-node start-up and m_2 halved after it."""
+    """Moments of the released 3M.
+
+    They are exact, but m_1 is uniform in the two-node start and m_2 is halved after it.
+    """
     return uniform(count, z, place) if count < 3 else exact(count, z, place) * [1, 1, 0.5]
 
 
 def published_unipc(count: int, z: float, place: Place | None) -> np.ndarray:
-    """Moments behind UniPC with B(h) = e^h - 1: uniform where there is one difference only, exact otherwise."""
+    """Moments of UniPC with B(h) = e^h - 1: uniform for one difference, exact otherwise."""
     return uniform(count, z, place) if count < 3 else exact(count, z, place)
 
 

@@ -15,9 +15,13 @@ from inverse.errors import OptionError, UnknownNameError, suggestion
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """(sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho: (steps,), float64.
+    """The schedule of EDM: (steps,), float64.
 
-    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022, eq. 5.
+        (sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
+    NeurIPS
+        2022, eq. 5.
     """
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     return (
@@ -33,7 +37,7 @@ def log_uniform(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tensor:
-    """Levels of the discrete linear-beta VP process, index t = 0 ... timesteps - 1, increasing: (timesteps,), float64.
+    """Increasing levels of the discrete linear-beta VP process: (timesteps,), float64.
 
     Source: Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020, section 4.
     """
@@ -44,9 +48,10 @@ def vp_levels(timesteps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0
 
 
 def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """`steps` levels of the 1000-step linear VP process, evenly spaced in t, within [sigma_min, sigma_max]: (steps,), float64.
+    """Levels of the 1000-step linear VP process, evenly spaced in t: (steps,), float64.
 
-    With more steps than the process has levels there, those in between are interpolated in log sigma, so that none comes twice.
+    Only levels within [sigma_min, sigma_max] count. With more steps than levels, further levels are
+    interpolated in log sigma, so that none is repeated.
     """
     levels = vp_levels()
     levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
@@ -63,7 +68,9 @@ def vp(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def cosine(steps: int, sigma_min: float, sigma_max: float, offset: float = 0.008) -> Tensor:
-    """Uniform in the time t of alpha_bar = cos^2(a(t)) / cos^2(a(0)), a(t) = (t + offset) / (1 + offset) pi / 2: (steps,), float64.
+    """Uniform in the time t of the cosine process: (steps,), float64.
+
+        alpha_bar = cos^2(a(t)) / cos^2(a(0)),    a(t) = (t + offset) / (1 + offset) pi / 2
 
     Source: Nichol, Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, eq. 17.
     """
@@ -73,7 +80,9 @@ def cosine(steps: int, sigma_min: float, sigma_max: float, offset: float = 0.008
 
 
 def flow(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Uniform in the time t of the straight path (1 - t) x0 + t n, sigma = t / (1 - t): (steps,), float64.
+    """Uniform in the time t of the straight path (1 - t) x0 + t n: (steps,), float64.
+
+    The level is sigma = t / (1 - t).
 
     Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.
     """
@@ -86,8 +95,9 @@ def flow(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 def transitions(sigmas: Tensor) -> Iterator[tuple[Tensor, float, float]]:
     """The steps of a schedule as (sigma, s, t): from level s to the next level t.
 
-    `sigma` is the level s as a tensor () on the device, so that evaluating a prior copies nothing to
-    the device. `s` and `t` are numbers, so that the coefficients of a step are double precision.
+    `sigma` is the level s as a tensor () on the device, so that evaluating a prior copies nothing
+    to the device. `s` and `t` are numbers, so that the coefficients of a step are double
+    precision.
 
     Args:
         sigmas: levels (steps + 1,), in the order in which they are visited.

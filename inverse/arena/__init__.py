@@ -1,1 +1,1 @@
-"""The arena: methods compete under equal conditions, and every cell of the table can be done again."""
+"""The arena: methods compete under equal conditions, and every result can be reproduced."""

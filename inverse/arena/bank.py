@@ -1,4 +1,7 @@
-"""The observation bank: y is drawn once for each problem, truth and seed, kept with its hash, and the same for every method."""
+"""The observation bank: one measurement for each problem, truth and seed, shared by all methods.
+
+Measurements are stored with their hash.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from inverse.seeding import seeded
 
 @dataclass(frozen=True)
 class Observation:
-    """One measurement and what it was made of, float64.
+    """A measurement and its truth, float64.
 
     Args:
         y: (1, *out_shape).
-        truth: (1, *shape), physical units; for the metrics alone.
-        sha256: of y.
+        truth: (1, *shape), physical units; only the metrics see it.
+        sha256: hash of y.
     """
 
     y: Tensor
@@ -32,10 +35,12 @@ class Observation:
 
 
 class Bank:
-    """Observations in a folder, one safetensors file each, drawn where they are missing and verified where they are not.
+    """Observations in a folder, one safetensors file each.
+
+    A missing observation is drawn and stored; a stored one is verified.
 
     Args:
-        folder: None to keep nothing.
+        folder: where observations are stored; None to store nothing.
     """
 
     def __init__(self, folder: Path | None):
@@ -43,50 +48,43 @@ class Bank:
         self._truths: dict[str, list[Tensor]] = {}
 
     def get(
-        self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str
+        self, problem: Problem, description: dict[str, Any], truth: int, seed: int | str
     ) -> Observation:
         """The observation of a truth under a seed.
 
         Args:
-            about: name, options, version and crop of the problem: what the file is named after.
+            description: name, options, version and crop of the problem, which name the file.
 
-        Raises: InputError if the stored y is not the one that was stored, or there is no such truth.
+        Raises: InputError if the stored y has been changed, or the truth does not exist.
         """
-        decides = {name: option for name, option in about.items() if name != "given"}
-        key = hashlib.sha256(
-            json.dumps([decides, truth, seed], sort_keys=True, default=str).encode()
-        ).hexdigest()[:24]
+        inputs = {name: option for name, option in description.items() if name != "given"}
+        text = json.dumps([inputs, truth, seed], sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:24]
         path = None if self.folder is None else self.folder / f"{key}.safetensors"
         if path is not None and path.is_file():
             return _read(path)
-        observation = self._draw(problem, about, truth, seed)
+        observation = self._draw(problem, description, truth, seed)
         if path is not None:
-            _write(
-                path,
-                observation,
-                {"problem": json.dumps(about, default=str), "truth": str(truth), "seed": str(seed)},
-            )
+            metadata = {"problem": json.dumps(description, default=str)}
+            _write(path, observation, metadata | {"truth": str(truth), "seed": str(seed)})
         return observation
 
     def _draw(
-        self, problem: Problem, about: dict[str, Any], truth: int, seed: int | str
+        self, problem: Problem, description: dict[str, Any], truth: int, seed: int | str
     ) -> Observation:
-        label = json.dumps(about, sort_keys=True, default=str)
+        label = json.dumps(description, sort_keys=True, default=str)
         if label not in self._truths:
             self._truths[label] = list(problem.truths())
-        truths, crop = self._truths[label], about.get("crop")
+        truths, crop = self._truths[label], description.get("crop")
         count = len(truths)
-        x = (
-            square(truths[truth % count], crop, truth // count)
-            if crop and count
-            else truths[truth]
-            if truth < count
-            else None
-        )
+        x = truths[truth] if truth < count else None
+        if crop and count:
+            x = square(truths[truth % count], crop, truth // count)
         if x is None:
             tiles = len(tiles_of(truths[0], crop)) if crop and count else 1
             raise InputError(
-                f"{problem.name}: truth {truth} does not exist; there are {count * tiles}, counted from 0"
+                f"{problem.name}: truth {truth} does not exist; "
+                f"there are {count * tiles}, counted from 0"
             )
         x = problem.prepare(x)[None].double()
         y = problem.measure(x, seeded(seed, "measurement", truth))
@@ -94,14 +92,17 @@ class Bank:
 
 
 def digest(y: Tensor) -> str:
-    """sha256 of a measurement's numbers."""
+    """sha256 of the values of a measurement."""
     return hashlib.sha256(y.contiguous().numpy().tobytes()).hexdigest()
 
 
 def tiles_of(image: Tensor, side: int) -> list[tuple[int, int]]:
-    """Corners of the squares of this side that an image (C, H, W) holds side by side, from its centre outwards.
+    """Upper left corners of the disjoint squares of an image (C, H, W), from its centre outwards.
 
-    Raises: OptionError if the image is smaller than one.
+    Args:
+        side: of each square (pixels).
+
+    Raises: OptionError if the image is smaller than a square.
     """
     height, width = image.shape[-2:]
     rows, columns = height // side, width // side
@@ -109,14 +110,16 @@ def tiles_of(image: Tensor, side: int) -> list[tuple[int, int]]:
         raise OptionError(f"crop: a square of {side} pixels does not fit in {height} x {width}")
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     corners = [(top + side * i, left + side * j) for i in range(rows) for j in range(columns)]
-    return sorted(
-        corners,
-        key=lambda c: ((c[0] + side / 2 - height / 2) ** 2 + (c[1] + side / 2 - width / 2) ** 2, c),
-    )
+
+    def distance_to_centre(corner: tuple[int, int]) -> float:
+        row, column = corner
+        return (row + side / 2 - height / 2) ** 2 + (column + side / 2 - width / 2) ** 2
+
+    return sorted(corners, key=lambda corner: (distance_to_centre(corner), corner))
 
 
 def square(image: Tensor, side: int, index: int) -> Tensor | None:
-    """The index-th square of an image (C, H, W), from its centre outwards; None where there are not so many."""
+    """Square number `index` of an image (C, H, W), see `tiles_of`; None if there are fewer."""
     corners = tiles_of(image, side)
     if index >= len(corners):
         return None
@@ -124,13 +127,13 @@ def square(image: Tensor, side: int, index: int) -> Tensor | None:
     return image[..., top : top + side, left : left + side]
 
 
-def _write(path: Path, observation: Observation, about: dict[str, str]) -> None:
+def _write(path: Path, observation: Observation, metadata: dict[str, str]) -> None:
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"y": observation.y.contiguous(), "truth": observation.truth.contiguous()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, {**about, "sha256": observation.sha256}))
+        temporary.write_bytes(save(tensors, {**metadata, "sha256": observation.sha256}))
 
 
 def _read(path: Path) -> Observation:
@@ -138,17 +141,15 @@ def _read(path: Path) -> Observation:
 
     try:
         with safe_open(path, framework="pt") as file:
-            stored, y, truth = (
-                (file.metadata() or {}).get("sha256"),
-                file.get_tensor("y"),
-                file.get_tensor("truth"),
-            )
+            stored = (file.metadata() or {}).get("sha256")
+            y, truth = file.get_tensor("y"), file.get_tensor("truth")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"observation {path}: cannot be read ({error}); remove the file to draw it anew"
+            f"observation {path}: cannot be read ({error}); remove the file to draw it again"
         ) from error
-    if (found := digest(y)) != stored:
+    if (sha256 := digest(y)) != stored:
         raise InputError(
-            f"observation {path}: sha256 is {found[:12]}..., stored was {str(stored)[:12]}...; it was changed: remove the file to draw it anew"
+            f"observation {path}: sha256 is {sha256[:12]}..., expected {str(stored)[:12]}...; "
+            "the file was changed: remove it to draw the observation again"
         )
-    return Observation(y, truth, found)
+    return Observation(y, truth, sha256)

@@ -1,15 +1,18 @@
-"""Equal budgets: how many steps a method may take, found by counting what fewer steps cost.
+"""Equal budgets: how many steps a method may take, from the measured cost of fewer steps.
 
-A method with an option `steps` that the suite leaves open gets the most steps whose cost, counted on a calibration observation,
-stays within the budget. Where cost is an affine function of steps, three short runs tell; where it is not (solvers that stop by
-tolerance), the search goes on by bisection and aims at nine tenths of the budget, and a cell that passes its budget all the same
-is a failed row. A limit in seconds is met in the same way, at eight tenths of it. A method whose cost does not grow with its
-steps keeps its default, and so does one without steps; steps that the suite fixed are kept. Who does not fit is skipped.
+A method with an option `steps` that the suite leaves open gets the largest number of steps whose
+cost, counted on a calibration observation, is within the budget. If the cost is an affine function
+of the steps, three short runs determine them. If it is not (solvers that stop by tolerance), the
+search continues by bisection and aims at nine tenths of the budget; a cell that exceeds its budget
+nevertheless is a failed row. A limit in seconds is met in the same way, at eight tenths. A method
+without steps, or whose cost does not grow with them, keeps its options; steps that the suite fixed
+are kept. A method that does not fit is skipped.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,20 +24,25 @@ from inverse.registry.discovery import get_method
 from inverse.registry.options import values
 from inverse.seeding import Generators
 
-RUNS = 14
-"""Most runs of one search."""
+MAX_RUNS = 14
+"""Largest number of runs in a search."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Steps, None for those the method has already; or why it is skipped."""
+    """The steps of a method within a budget.
+
+    Args:
+        steps: None if the method keeps its options.
+        skip: reason why the method is skipped; None if it is not.
+    """
 
     steps: int | None = None
     skip: str | None = None
 
 
 def overrun(budget: dict[str, float] | None, cost: dict[str, float], seconds: float) -> str | None:
-    """In words, which limit was passed; None if none was."""
+    """Which limits were exceeded, in words; None if none was."""
     spent = {"nfe": cost["nfe"] + cost["vjp"], "vjp": cost["vjp"], "seconds": seconds}
     words = {"nfe": "prior evaluations and VJPs", "vjp": "VJPs", "seconds": "seconds"}
     over = [
@@ -48,11 +56,12 @@ def overrun(budget: dict[str, float] | None, cost: dict[str, float], seconds: fl
 def fit(
     posterior: Posterior, method: Method, budget: dict[str, float], samples: int, pinned: bool
 ) -> Fit:
-    """The most steps within a budget.
+    """The largest number of steps within a budget.
 
     Args:
-        posterior: of the calibration observation.
-        samples: rows to run where the cost of one depends on the others: under a limit in seconds, and of an ensemble, whose cloud they share.
+        posterior: posterior of the calibration observation.
+        samples: rows to run where the cost of a row depends on the others: under a limit in
+            seconds, and for particle methods, whose samples share a cloud.
         pinned: whether the suite fixed the steps.
     """
     if reason := method.unsupported(posterior):
@@ -65,40 +74,39 @@ def fit(
     loads: dict[int, float] = {}
 
     def load_at(steps: int) -> float:
-        """Share of the budget that so many steps take; infinite where the method does not allow them."""
+        """Share of the budget that these steps take; infinite if the method refuses them."""
         if steps not in loads:
             try:
-                loads[steps] = spend(
-                    posterior, get_method(method.name, **{**options, "steps": steps}), budget, rows
-                )[0]
+                shortened = get_method(method.name, **{**options, "steps": steps})
+                loads[steps] = spend(posterior, shortened, budget, rows)[0]
             except OptionError:
                 loads[steps] = float("inf")
         return loads[steps]
 
-    few, some = load_at(4), load_at(8)
-    if some <= few:
+    at_4, at_8 = load_at(4), load_at(8)
+    if at_8 <= at_4:
         load, words = spend(posterior, method, budget, rows)
         return Fit() if load <= 1 else Fit(skip=f"{words} at its {options['steps']} steps")
-    slope = (some - few) / 4
-    guess = int(8 + (1 - some) / slope + 1e-9)
-    if (
-        "seconds" not in budget
-        and guess >= 1
-        and load_at(guess) <= 1
-        and abs(loads[guess] - some - slope * (guess - 8)) < 1e-9
-    ):
-        return Fit(steps=guess)
+    slope = (at_8 - at_4) / 4
+    guess = int(8 + (1 - at_8) / slope + 1e-9)
+    if "seconds" not in budget and guess >= 1 and load_at(guess) <= 1:
+        is_affine = abs(loads[guess] - at_8 - slope * (guess - 8)) < 1e-9
+        if is_affine:
+            return Fit(steps=guess)
     steps = _search(load_at, loads, 0.8 if "seconds" in budget else 0.9)
-    return (
-        Fit(steps=steps) if steps else Fit(skip=f"one step takes {load_at(1):.3g} times the budget")
-    )
+    if steps:
+        return Fit(steps=steps)
+    return Fit(skip=f"one step takes {load_at(1):.3g} times the budget")
 
 
-def _search(load_at, loads: dict[int, float], target: float) -> int:
-    """The most steps whose load is within the target, by secants that a bisection keeps within bounds; 0 if there are none."""
-    while load_at(max(loads)) <= target and len(loads) < RUNS:
+def _search(load_at: Callable[[int], float], loads: dict[int, float], target: float) -> int:
+    """The largest number of steps whose load is within the target; 0 if there is none.
+
+    A secant search whose steps a bisection keeps within bounds.
+    """
+    while load_at(max(loads)) <= target and len(loads) < MAX_RUNS:
         load_at(2 * max(loads))
-    for _ in range(RUNS):
+    for _ in range(MAX_RUNS):
         low = max((s for s, load in loads.items() if load <= target), default=0)
         high = min((s for s, load in loads.items() if load > target and s > low), default=None)
         if high is None or high - low <= 1:
@@ -116,15 +124,15 @@ def _search(load_at, loads: dict[int, float], target: float) -> int:
 def spend(
     posterior: Posterior, method: Method, budget: dict[str, float], samples: int
 ) -> tuple[float, str]:
-    """The largest share of a limit that a run takes, and in words what it takes of which; seed 0, answer thrown away."""
+    """Run the method with seed 0 and discard the answer.
+
+    Returns the largest share of a limit that the run takes, and in words which limits it exceeds.
+    """
     rows = posterior.rows(samples)
     start = time.perf_counter()
+    generators = Generators.for_samples(0, len(posterior), samples, device=posterior.device)
     with torch.no_grad():
-        for _ in method.run(
-            rows,
-            samples,
-            Generators.for_samples(0, len(posterior), samples, device=posterior.device),
-        ):
+        for _ in method.run(rows, samples, generators):
             pass
     if posterior.device.type == "cuda":
         torch.cuda.synchronize(posterior.device)

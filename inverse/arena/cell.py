@@ -1,4 +1,4 @@
-"""A cell: one method with its options on one observation, and the hash that names it."""
+"""A cell: a method with its options on an observation, and the hash that identifies it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,28 @@ from inverse.registry.discovery import get_method, get_problem
 from inverse.registry.options import values
 
 PACKAGES = ("inverse-posterior", "torch", "deepinv")
-"""Packages whose version is part of a cell's name."""
+"""Packages whose version is part of the hash of a cell."""
+HASHED_FIELDS = (
+    "truth",
+    "seed",
+    "samples",
+    "budget",
+    "tuned",
+    "observation",
+    "dtype",
+    "packages",
+)
+"""Fields that enter the hash of a cell unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Question):
-    """What is to be computed.
+    """A question with everything that its computation needs.
 
     Args:
-        metrics: names of the scores.
-        skip: why it is not run, if it is not.
-        packages: versions that are part of its name.
+        metrics: names of the metrics.
+        skip: reason why the cell is not run; None if it is.
+        packages: versions that are part of the hash.
     """
 
     metrics: tuple[str, ...] = ()
@@ -37,64 +48,52 @@ class Cell(Question):
     @property
     def digest(self) -> str:
         """The content address: 32 hex digits."""
-        decides = {
-            name: getattr(self, name)
-            for name in (
-                "truth",
-                "seed",
-                "samples",
-                "budget",
-                "tuned",
-                "observation",
-                "dtype",
-                "packages",
-            )
-        }
-        decides["device"] = self.device.split(":")[0]
-        decides["problem"] = {
+        inputs = {name: getattr(self, name) for name in HASHED_FIELDS}
+        inputs["device"] = self.device.split(":")[0]
+        inputs["problem"] = {
             name: option for name, option in self.problem.items() if name != "given"
         }
-        decides["prior"] = self.prior["sha256"]
-        decides["method"] = {name: self.method[name] for name in ("name", "options", "version")}
-        return hashlib.sha256(
-            json.dumps(decides, sort_keys=True, default=str).encode()
-        ).hexdigest()[:32]
+        inputs["prior"] = self.prior["sha256"]
+        inputs["method"] = {name: self.method[name] for name in ("name", "options", "version")}
+        text = json.dumps(inputs, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def build_problem(self) -> Problem:
+        """The problem with its options."""
         return get_problem(self.problem["name"], **self.problem["options"])
 
     def build_method(self) -> Any:
+        """The method with its options."""
         return get_method(self.method["name"], **self.method["options"])
 
     def record(self, **measured: Any) -> Record:
-        """The row of this cell with what was measured."""
-        return Record(
-            cell=self.digest, **{**self.asks(), "device": self.device.split(":")[0]}, **measured
-        )
+        """The record of this cell with the fields that were measured."""
+        question = {**self.question(), "device": self.device.split(":")[0]}
+        return Record(cell=self.digest, **question, **measured)
 
     @classmethod
     def of(cls, record: Record) -> Cell:
-        """The cell behind a record, under the versions of today."""
-        return cls(**record.asks(), metrics=tuple(record.metrics))
+        """The cell of a record, under the versions installed now."""
+        return cls(**record.question(), metrics=tuple(record.metrics))
 
 
 def describe(
     problem: Problem, version: str, crop: int | None, given: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a record says of a problem; `given` are the options that a suite set."""
-    about = {
+    """The field `problem` of a record; `given` are the options that a suite set."""
+    description = {
         "name": problem.name,
         "options": plain(values(problem)),
         "version": version,
         "given": given or {},
     }
-    return about if crop is None else {**about, "crop": crop}
+    return description if crop is None else {**description, "crop": crop}
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as JSON gives them back, so that a cell read from a record has the same hash.
+    """Options after a round trip through JSON, so that a cell read from a record has the same hash.
 
-    Raises: InputError for a value that JSON does not have.
+    Raises: InputError for NaN and infinity, which JSON cannot represent.
     """
     try:
         return json.loads(json.dumps(options, default=str, allow_nan=False))

@@ -1,4 +1,7 @@
-"""The Ray executor: one warm worker per actor, on this machine or on a cluster; a cell whose worker dies runs again elsewhere."""
+"""The Ray executor: one worker per actor, on this machine or on a cluster.
+
+A cell whose worker dies runs again on another worker.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ from inverse.arena.worker import Outcome, Worker
 from inverse.errors import InputError
 
 TRIES = 3
-"""Workers that may die over one cell before it is a failed row."""
+"""Number of workers that may die on a cell before it is recorded as failed."""
 
 
 class Ray:
     """Actors of a Ray cluster.
 
     Args:
-        plugins: files that every worker loads; they must be there on every machine.
-        address: "host:port" or "ray://host:port" of a cluster, "auto" for the one this machine belongs to, None for a new one here.
-        workers: actors; by default as many as the cluster has processors, or room on its GPUs.
+        plugins: plug-in files that every worker loads; they must exist on every machine.
+        address: "host:port" or "ray://host:port" of a cluster; "auto" for the cluster that this
+            machine belongs to; None for a new one on this machine.
+        workers: number of actors; None for as many as the cluster has processors, or as fit on
+            its GPUs.
         gpus: share of a GPU that each worker gets.
 
-    Raises: InputError if ray is not installed or the address does not answer.
+    Raises: InputError if ray is not installed, the address does not answer, or no worker fits.
     """
 
     name = "ray"
@@ -40,39 +45,40 @@ class Ray:
         workers: int | None = None,
         gpus: float = 0,
     ):
-        os.environ.setdefault(
-            "RAY_BACKEND_LOG_LEVEL", "error"
-        )  # what matters reaches the user as one line
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         try:
             import ray
         except ImportError as error:
             raise InputError(
-                "executor ray: the package ray is not installed; pip install 'inverse-posterior[ray]'"
+                "executor ray: the package ray is not installed; "
+                "pip install 'inverse-posterior[ray]'"
             ) from error
         self.ray, self.running, self.plugins, self.gpus = ray, 0, plugins, gpus
         if address and address != "auto":
-            _reachable(address)
-        own: dict[str, Any] = (
-            {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-        )
+            _check_reachable(address)
+        settings: dict[str, Any] = {}
+        if address is None:
+            settings = {"num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(
                 address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 ignore_reinit_error=False,
-                **own,
+                **settings,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"executor ray: no cluster at '{address}' ({str(error).strip().splitlines()[0]})"
             ) from error
-        found = ray.cluster_resources()
-        room = int(found.get("GPU", 0) / gpus) if gpus else int(found.get("CPU", 1))
+        resources = ray.cluster_resources()
+        available_gpus = resources.get("GPU", 0)
+        room = int(available_gpus / gpus) if gpus else int(resources.get("CPU", 1))
         if not room:
             ray.shutdown()
             raise InputError(
-                f"executor ray: the cluster has {found.get('GPU', 0):g} GPUs, a cell asks for {gpus:g}; set gpus in the suite, or start a node that has them"
+                f"executor ray: the cluster has {available_gpus:g} GPUs, a cell needs {gpus:g}; "
+                "set gpus in the suite, or start a node with a GPU"
             )
         self.actors = [self._actor() for _ in range(min(workers or room, room))]
 
@@ -90,8 +96,10 @@ class Ray:
             except self.ray.exceptions.RayActorError as error:
                 self.actors[0] = self._actor()
                 if not left:
+                    reason = str(error).strip().splitlines()[0]
                     raise InputError(
-                        f"executor ray: {TRIES} workers died over the cost of a method ({str(error).strip().splitlines()[0]})"
+                        f"executor ray: {TRIES} workers died counting the cost of a method "
+                        f"({reason})"
                     ) from error
 
     def run(self, work: Iterable[tuple[Cell, Observation]]) -> Iterator[Outcome]:
@@ -132,16 +140,20 @@ class Ray:
         self.ray.shutdown()
 
 
-def _reachable(address: str) -> None:
-    """Try to connect, so that a wrong address is said in seconds."""
+def _check_reachable(address: str) -> None:
+    """Try to connect, so that a wrong address fails within seconds.
+
+    Raises: InputError if nothing answers, or the address is malformed.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise InputError(
-            f"executor ray: an address is host:port, ray://host:port or auto, got '{address}'"
+            f"executor ray: the address must be host:port, ray://host:port or auto, got '{address}'"
         )
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"executor ray: nothing answers at '{address}' ({error}); `ray start --head` starts a cluster and says its address"
+            f"executor ray: nothing answers at '{address}' ({error}); "
+            "`ray start --head` starts a cluster and prints its address"
         ) from error

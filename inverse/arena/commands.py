@@ -1,4 +1,4 @@
-"""`inverse bench` and `inverse tune`. Nothing here imports torch or pydantic before it is needed."""
+"""`inverse bench` and `inverse tune`; torch and pydantic are imported when a command needs them."""
 
 from __future__ import annotations
 
@@ -24,69 +24,66 @@ from inverse.registry.defaults import default
 
 bench = typer.Typer(
     no_args_is_help=True,
-    help="The arena: run methods under equal conditions, compare them, do any cell again.",
+    help="Run methods under equal conditions, compare them, and reproduce any cell.",
 )
 
 Folder = Annotated[
-    Path, typer.Argument(help="A folder of records, or its records.jsonl.", show_default=False)
+    Path, typer.Argument(help="Folder of records, or its records.jsonl.", show_default=False)
 ]
 
 
 @bench.command()
 def run(
     suite: Annotated[
-        str, typer.Argument(help="A .toml file, or a shipped suite: see `inverse bench ls`.")
+        str,
+        typer.Argument(
+            help="Path of a .toml file, or name of a shipped suite (see `inverse bench ls`)."
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the records; what is there is kept.", show_default="out/SUITE"
+            help="Folder of the records; existing records are kept.", show_default="out/SUITE"
         ),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="local or ray.", show_default="the suite's")
+        str | None, typer.Option(help="Where cells run: local or ray.", show_default="the suite's")
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of a Ray cluster: host:port, or auto.", show_default="a cluster on this machine"
+            help="Address of a Ray cluster: host:port, or auto.",
+            show_default="a cluster on this machine",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers.", show_default="all there is room for")
+        int | None,
+        typer.Option(min=1, help="Number of Ray workers.", show_default="as many as fit"),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     refresh: Annotated[
         bool,
         typer.Option(
-            "--refresh", help="Run cells again that another version of the core computed."
+            "--refresh", help="Run the cells again that another version of the core computed."
         ),
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Compute every cell of a suite that the folder does not have; run again to continue after an interruption."""
+    """Compute the cells of a suite that the folder lacks; run it again to continue an interrupted run."""
     from inverse.arena.run import Request, run_suite
     from inverse.arena.suite import load_suite
 
     registry(plugin)
-    asked, folder = load_suite(suite), out or Path("out") / Path(suite).stem
-    done = run_suite(
-        asked,
-        Request(
-            folder,
-            executor,
-            address,
-            workers,
-            retry,
-            refresh,
-            tuple(str(path.resolve()) for path in plugin),
-        ),
-    )
-    if done.interrupted:
+    loaded, folder = load_suite(suite), out or Path("out") / Path(suite).stem
+    plugins = tuple(str(path.resolve()) for path in plugin)
+    request = Request(folder, executor, address, workers, retry, refresh, plugins)
+    summary = run_suite(loaded, request)
+    if summary.interrupted:
         raise typer.Exit(130)
-    fine = done.total - done.failed - done.skipped
+    ok = summary.total - summary.failed - summary.skipped
     print(
-        f"{done.total} cells: {fine} ok, {done.failed} failed, {done.skipped} skipped; {done.computed} computed now"
+        f"{summary.total} cells: {ok} ok, {summary.failed} failed, {summary.skipped} skipped; "
+        f"{summary.computed} computed now"
     )
     print(folder)
 
@@ -96,19 +93,22 @@ def ls(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="A folder of records; without it, the shipped suites.", show_default=False
+            help="Folder of records; without it, list the shipped suites.", show_default=False
         ),
     ] = None,
     status: Annotated[
-        str | None, typer.Option(help="Only ok, failed or skipped ones.", show_default="all")
+        str | None,
+        typer.Option(
+            help="Status of the cells to list: ok, failed or skipped.", show_default="all"
+        ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the records.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the records as JSON lines.")] = False,
 ) -> None:
     """List the cells of a folder, or the shipped suites."""
     if folder is None:
         from inverse.arena.suite import load_suite, shipped
 
-        table = columns("suite", "what it is", "problems", "methods")
+        table = columns("suite", "title", "problems", "methods")
         for name in shipped():
             suite = load_suite(name)
             table.add_row(name, suite.title, str(len(suite.problems)), str(len(suite.methods)))
@@ -127,7 +127,7 @@ def ls(
             print(record.to_json())
         return
     table = columns(
-        "cell", "problem", "method", "budget", "truth", "seed", "status", "scores, or the reason"
+        "cell", "problem", "method", "budget", "truth", "seed", "status", "scores or reason"
     )
     for r in records:
         scores = r.reason or ", ".join(
@@ -154,63 +154,59 @@ def compare(
         list[str],
         typer.Option(
             "--metric",
-            help="Also nfe, vjp, seconds or peak_memory; may be repeated.",
+            help="Metric to compare, or nfe, vjp, seconds, peak_memory; may be repeated.",
             show_default="all but times",
         ),
     ] = [],
     threshold: Annotated[
-        float, typer.Option(min=0, help="Part of a mean by which it may get worse.")
+        float, typer.Option(min=0, help="Largest relative loss allowed, e.g. 0.05.")
     ] = 0.01,
-    all_: Annotated[bool, typer.Option("--all", help="Show also what did not move.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show unchanged scores too.")] = False,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON record a line instead of a table.")
+        bool, typer.Option("--json", help="Print JSON lines instead of a table.")
     ] = False,
 ) -> None:
-    """Say what moved from one record set to another; exit 1 if anything got worse past the threshold."""
+    """Compare two sets of records; exit with 1 if anything got worse by more than the threshold."""
     from dataclasses import asdict
 
     from inverse.arena.compare import compare_records
     from inverse.arena.record import read_records
 
-    found = compare_records(read_records(first), read_records(second), metric or None, threshold)
-    moved = [move for move in found.moves if all_ or move.worse or move.change.mean != 0]
+    comparison = compare_records(
+        read_records(first), read_records(second), metric or None, threshold
+    )
+    changes = comparison.changes
+    listed = [c for c in changes if all_ or c.worse or c.change.mean != 0]
     if json_:
-        for move in moved:
-            print(json.dumps(asdict(move)))
-    elif moved:
+        for change in listed:
+            print(json.dumps(asdict(change)))
+    elif listed:
         table = columns(
             "problem", "method", "budget", "metric", "before", "change", "95 % interval", ""
         )
-        for m in sorted(moved, key=lambda m: not m.worse):
-            interval = (
-                "one truth"
-                if m.change.low is None
-                else f"{m.change.low:+.3g} to {m.change.high:+.3g}"
-            )
+        for c in sorted(listed, key=lambda c: not c.worse):
+            low, high = c.change.low, c.change.high
             table.add_row(
-                m.problem,
-                m.method,
-                _limits(m.budget),
-                m.metric,
-                f"{m.before:.4g}",
-                f"{m.change.mean:+.3g}",
-                interval,
-                "WORSE" if m.worse else "",
+                c.problem,
+                c.method,
+                _limits(c.budget),
+                c.metric,
+                f"{c.before:.4g}",
+                f"{c.change.mean:+.3g}",
+                "one truth" if low is None else f"{low:+.3g} to {high:+.3g}",
+                "WORSE" if c.worse else "",
             )
         show(table)
-    worse = sum(move.worse for move in found.moves)
     if not json_:
-        notes = [*found.notes, *(f"broken: {line}" for line in found.broken)]
-        same = len(found.moves) - sum(move.change.mean != 0 for move in found.moves)
+        worse = sum(c.worse for c in changes)
+        unchanged = sum(c.change.mean == 0 for c in changes)
+        for line in (*comparison.notes, *(f"broken: {cell}" for cell in comparison.broken)):
+            print(line)
         print(
-            "\n".join(
-                [
-                    *notes,
-                    f"{len(found.moves)} scores compared: {same} the same, {worse} worse past {threshold:g}, {len(found.broken)} cells broken",
-                ]
-            )
+            f"{len(changes)} scores compared: {unchanged} unchanged, "
+            f"{worse} worse by more than {threshold:g}, {len(comparison.broken)} cells broken"
         )
-    if found.regressed:
+    if comparison.regressed:
         raise typer.Exit(1)
 
 
@@ -220,54 +216,52 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="An .html file, an .md file, or a folder that gets both.",
+            help="Path of an .html file, of an .md file, or of a folder for both.",
             show_default="the records' folder",
         ),
     ] = None,
 ) -> None:
-    """Write the leaderboard: one HTML page that needs no network, and a Markdown table."""
+    """Write the leaderboard as a self-contained HTML page and as Markdown tables."""
     from inverse.arena.markdown import markdown
     from inverse.arena.record import read_records
     from inverse.arena.report import write
     from inverse.io.files import write_text
 
     out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
-    kind = out.suffix.lower()
-    if kind not in ("", ".html", ".htm", ".md"):
+    suffix = out.suffix.lower()
+    if suffix not in ("", ".html", ".htm", ".md"):
         raise OptionError(
-            f"bench report: --out is an .html file, an .md file or a folder, got '{out}'"
+            f"bench report: --out must be an .html file, an .md file or a folder, got '{out}'"
         )
-    if kind != ".md":
-        print(write(folder, out / "report.html" if kind == "" else out))
-    if kind in ("", ".md"):
-        page = out if kind == ".md" else out / "report.md"
+    if suffix != ".md":
+        print(write(folder, out / "report.html" if suffix == "" else out))
+    if suffix in ("", ".md"):
+        page = out if suffix == ".md" else out / "report.md"
         write_text(page, markdown(read_records(folder)))
         print(page)
 
 
 @bench.command()
 def reproduce(
-    cell: Annotated[
-        str, typer.Argument(help="The first digits of a cell: see `inverse bench ls`.")
-    ],
-    records: Annotated[Path, typer.Option(help="The folder it is in.")],
+    cell: Annotated[str, typer.Argument(help="First digits of a cell (see `inverse bench ls`).")],
+    records: Annotated[Path, typer.Option(help="Folder of its record.")],
     plugin: PluginFiles = [],
 ) -> None:
-    """Compute one recorded cell again from its record alone; exit 1 if the answer is not the same bit for bit."""
+    """Compute a cell again from its record; exit with 1 unless the answer is the same bit for bit."""
     from inverse.arena.reproduce import reproduce as again
 
     registry(plugin)
-    found = again(records, cell)
-    new = found.outcome.record
-    print(
-        f"{new.problem['name']}, {new.method['name']}, truth {new.truth}, seed {new.seed}: {new.status}{f' ({new.reason})' if new.reason else ''}"
-    )
-    for line in found.differs:
+    comparison = again(records, cell)
+    new = comparison.outcome.record
+    status = f"{new.status} ({new.reason})" if new.reason else new.status
+    name = f"{new.problem['name']}, {new.method['name']}, truth {new.truth}, seed {new.seed}"
+    print(f"{name}: {status}")
+    for line in comparison.differences:
         print(f"  {line}")
-    if found.difference is not None:
-        print(f"  largest difference of a sample: {found.difference:.3g}")
-    print("the same, bit for bit" if found.equal else "not the same")
-    if not found.equal:
+    if comparison.largest_difference is not None:
+        print(f"  largest difference of a sample: {comparison.largest_difference:.3g}")
+    print("the same, bit for bit" if comparison.equal else "not the same")
+    if not comparison.equal:
         raise typer.Exit(1)
 
 
@@ -276,33 +270,33 @@ def limit(
     problem: ProblemName = default("limit", "problem"),
     problem_option: ProblemOptions = [],
     methods: Annotated[
-        str | None, typer.Option(help="Names separated by commas.", show_default="all")
+        str | None, typer.Option(help="Names of methods, separated by commas.", show_default="all")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of every method that has steps.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of every method that has steps.")] = 20,
     size: Annotated[
         int | None,
         typer.Option(
             min=1, help="Side of the square cut from the photograph (pixels).", show_default="whole"
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Rows at once to try, separated by commas.")] = "1,4",
+    batch: Annotated[str, typer.Option(help="Batch sizes to try, separated by commas.")] = "1,4",
     dtype: Annotated[str, typer.Option(help="Precisions to try, separated by commas.")] = "float32",
-    repeats: Annotated[int, typer.Option(min=1, help="Of every solve; medians are shown.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Repeats of every solve; medians are shown.")
+    ] = 3,
     clock: Annotated[
         str,
-        typer.Option(
-            help="wall; or cpu, the processor's time of this process, for a busy machine."
-        ),
+        typer.Option(help="wall; or cpu for processor time of this process, on a busy machine."),
     ] = "wall",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the prior.")] = False,
     prior: PriorName = None,
     device: Device = "cpu",
     json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON record instead of tables.")
+        bool, typer.Option("--json", help="Print a JSON record instead of tables.")
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Compare each method's time with what its evaluations alone take, at the batch and precision where they take least."""
+    """Compare the time of each method with that of its evaluations, at the fastest batch and precision."""
     from inverse.arena.limit import Bench, Setting, best, choose, record, tables
     from inverse.registry.discovery import get_problem
 
@@ -316,10 +310,8 @@ def limit(
         repeats,
         clock,
     )
-    chosen, batches = (
-        choose(methods.split(",") if methods else None, steps),
-        _indices(batch, "bench limit: --batch"),
-    )
+    chosen = choose(methods.split(",") if methods else None, steps)
+    batches = _indices(batch, "bench limit: --batch")
     if 0 in batches:
         raise OptionError("bench limit: --batch takes numbers of at least 1")
     floors = measured.floors([Setting(rows, kind) for kind in dtype.split(",") for rows in batches])
@@ -334,23 +326,32 @@ def limit(
 
 
 def tune(
-    method: Annotated[str, typer.Argument(help="A method: see `inverse methods`.")],
-    problem: Annotated[str, typer.Argument(help="A problem: see `inverse problems`.")],
+    method: Annotated[str, typer.Argument(help="Name of a method (see `inverse methods`).")],
+    problem: Annotated[str, typer.Argument(help="Name of a problem (see `inverse problems`).")],
     truths: Annotated[
-        str, typer.Option(help="The tuning split: indices of truths, separated by commas.")
+        str, typer.Option(help="Truths of the tuning split: indices separated by commas.")
     ],
     range_: Annotated[
         list[str],
         typer.Option(
-            "--range", metavar="NAME=LOW:HIGH[:log]", help="Or NAME=a|b; may be repeated."
+            "--range",
+            metavar="NAME=LOW:HIGH[:log]",
+            help="Range of an option, or its choices NAME=a|b; may be repeated.",
         ),
     ],
-    metric: Annotated[str, typer.Option(help="What to improve.")] = "psnr",
-    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 30,
-    seeds: Annotated[str, typer.Option(help="Of noise and method, separated by commas.")] = "0",
+    metric: Annotated[str, typer.Option(help="Metric to improve.")] = "psnr",
+    trials: Annotated[int, typer.Option(min=1, help="Number of settings to try.")] = 30,
+    seeds: Annotated[
+        str, typer.Option(help="Random seeds for the noise and the method, separated by commas.")
+    ] = "0",
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="NAME=VALUE", help="Options that stay.", show_default=False),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Option that stays fixed; may be repeated.",
+            show_default=False,
+        ),
     ] = [],
     problem_option: ProblemOptions = [],
     prior: PriorName = None,
@@ -360,24 +361,28 @@ def tune(
             min=1, help="Side of the squares cut from photographs (pixels).", show_default="whole"
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Posterior samples.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Number of posterior samples.")] = 1,
     nfe: Annotated[
         int | None,
-        typer.Option(min=1, help="Budget: prior evaluations and VJPs.", show_default="none"),
+        typer.Option(
+            min=1, help="Budget of prior evaluations and VJPs together.", show_default="none"
+        ),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="Refuse a split that shares truths with this suite.")
+        str | None, typer.Option(help="Suite that must not share truths with the split.")
     ] = None,
     device: Device = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bf16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Precision: float32, float64 or bf16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Random seed for the search.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Append the suite's entry to this file.", show_default="printed only"),
+        typer.Option(
+            help="File to which the entry for a suite is appended.", show_default="printed only"
+        ),
     ] = None,
     plugin: PluginFiles = [],
 ) -> None:
-    """Choose a method's options on truths that no suite tests on; prints the entry for a suite, which says so."""
+    """Choose the options of a method on a tuning split; print an entry for a suite that records it."""
     from inverse.arena import tune as tuning
     from inverse.arena.suite import Tuning, load_suite
     from inverse.io.devices import DTYPES, check_device
@@ -410,11 +415,12 @@ def tune(
     )
     if suite is not None:
         tuning.disjoint(task, load_suite(suite))
-    found = tuning.tune(task)
+    tuned = tuning.tune(task)
     print(
-        f"# mean loss of {metric} on the split: {found.score:.5g}, with the options left alone {found.default:.5g}"
+        f"# mean loss of {metric} on the split: {tuned.score:.5g}, "
+        f"with the default options {tuned.default:.5g}"
     )
-    text = tuning.entry(task, found)
+    text = tuning.entry(task, tuned)
     print(text, end="")
     if out is not None:
         with out.open("a") as file:
@@ -427,10 +433,10 @@ def _limits(budget: dict[str, float] | None) -> str:
 
 def _indices(text: str, option: str) -> list[int]:
     try:
-        found = [int(part) for part in text.split(",")]
-        if min(found) < 0:
+        indices = [int(part) for part in text.split(",")]
+        if min(indices) < 0:
             raise ValueError(text)
-        return found
+        return indices
     except ValueError as error:
         raise OptionError(
             f"{option} takes whole numbers separated by commas, got '{text}'"

@@ -1,4 +1,4 @@
-"""Two record sets: what moved between them, with intervals, and whether anything got worse."""
+"""Compares two record sets: changes of every score with intervals, and regressions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from inverse.errors import InputError
 
 
 @dataclass(frozen=True)
-class Move:
-    """How one score of one method on one problem changed.
+class Change:
+    """The change of one score of one method on one problem.
 
     Args:
-        problem, method: in words.
-        budget: its limits, or None.
+        problem, method: labels.
+        budget: limits, or None.
         metric: a metric, nfe, vjp, seconds or peak_memory.
         before: mean over the truths of the first set.
-        change: second less first, paired by truth, with its interval.
-        worse: whether it is a regression: worse by more than the threshold, and the interval has no zero in it.
+        change: second set minus first, paired by truth, with its interval.
+        worse: whether the change is a regression: it is worse by more than the threshold, and the
+            interval does not contain zero.
     """
 
     problem: str
@@ -38,15 +39,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Moves, and cells without a partner or with another fate, in words."""
+    """Changes, and in words the cells that no longer finish and those in one set only."""
 
-    moves: list[Move]
+    changes: list[Change]
     broken: list[str]
     notes: list[str]
 
     @property
     def regressed(self) -> bool:
-        return bool(self.broken) or any(move.worse for move in self.moves)
+        """Whether a score got worse, or a cell no longer finishes."""
+        return bool(self.broken) or any(change.worse for change in self.changes)
 
 
 def compare_records(
@@ -55,46 +57,49 @@ def compare_records(
     names: list[str] | None = None,
     threshold: float = 0.01,
 ) -> Comparison:
-    """Pair the cells of two sets by what was asked (problem, method, the options a suite set, budget, truth, seed) and compare them.
+    """Compare the cells of two sets, paired by their question.
+
+    The question is the problem, the method, the options that a suite set, budget, truth and seed.
 
     Args:
-        names: metrics and costs; by default all metrics that have a direction, and nfe and vjp.
-        threshold: the change of a mean, as a fraction of what it was (of the metric's ideal, where it has one), above which worse counts.
+        names: metrics and costs; by default all metrics that have a direction, nfe and vjp.
+        threshold: smallest relative loss that counts as worse, as a fraction of the mean before
+            (of the ideal value, for a metric that has one).
 
-    Raises: InputError if no cell is in both, or a name is in neither.
+    Raises: InputError if no cell is in both sets, or a name is in neither.
     """
-    before, after = ({_asked(record): record for record in records} for records in (first, second))
+    before, after = ({_question(record): record for record in rows} for rows in (first, second))
     both = sorted(before.keys() & after.keys())
     if not both:
         raise InputError(
-            f"bench compare: none of {len(before)} and {len(after)} cells ask for the same; were they made by one suite?"
+            f"bench compare: the sets of {len(before)} and {len(after)} cells have none in common; "
+            "were they made by one suite?"
         )
     broken, notes = [], []
-    for where, count in (
-        ("first", len(before.keys() - after.keys())),
-        ("second", len(after.keys() - before.keys())),
-    ):
-        if count:
-            notes.append(f"{count} cells are in the {where} set alone")
+    if count := len(before.keys() - after.keys()):
+        notes.append(f"{count} cells are in the first set only")
+    if count := len(after.keys() - before.keys()):
+        notes.append(f"{count} cells are in the second set only")
     for key in both:
         if before[key].status == "ok" and after[key].status != "ok":
             record = after[key]
             broken.append(
-                f"{record.problem['name']}, {label(record)}, truth {record.truth}, seed {record.seed}: {record.status} ({record.reason})"
+                f"{record.problem['name']}, {label(record)}, truth {record.truth}, "
+                f"seed {record.seed}: {record.status} ({record.reason})"
             )
     cells = defaultdict(list)
     for key in both:
         cells[key[:-2]].append((before[key], after[key]))
     chosen = names or [*_directed(before.values()), "nfe", "vjp"]
-    moves = [
-        move
+    changes = [
+        change
         for pairs in cells.values()
         for name in chosen
-        if (move := _move(pairs, name, threshold))
+        if (change := _change(pairs, name, threshold))
     ]
-    if names and (unknown := sorted(set(names) - {move.metric for move in moves})):
+    if names and (unknown := sorted(set(names) - {change.metric for change in changes})):
         raise InputError(f"bench compare: no cell of both sets has the metric '{unknown[0]}'")
-    return Comparison(moves, broken, notes)
+    return Comparison(changes, broken, notes)
 
 
 def label(record: Record) -> str:
@@ -103,21 +108,20 @@ def label(record: Record) -> str:
     return f"{record.method['name']} ({given})" if given else record.method["name"]
 
 
-def _move(pairs: list[tuple[Record, Record]], name: str, threshold: float) -> Move | None:
-    changes, levels = defaultdict(list), defaultdict(list)
+def _change(pairs: list[tuple[Record, Record]], name: str, threshold: float) -> Change | None:
+    by_truth = defaultdict(list)
     for old, new in pairs:
         a, b = value(old, name), value(new, name)
         if a is not None and b is not None:
-            changes[old.truth].append((a, b))
-            levels[old.truth].append(a)
-    if not changes:
+            by_truth[old.truth].append((a, b))
+    if not by_truth:
         return None
     rule, record = metric(name), pairs[0][0]
-    change = estimate([_mean(b - a for a, b in found) for found in changes.values()])
+    change = estimate([_mean(b - a for a, b in seeds) for seeds in by_truth.values()])
     loss = estimate(
-        [_mean(rule.loss(b) - rule.loss(a) for a, b in found) for found in changes.values()]
+        [_mean(rule.loss(b) - rule.loss(a) for a, b in seeds) for seeds in by_truth.values()]
     )
-    before = _mean(_mean(found) for found in levels.values())
+    before = _mean(_mean(a for a, _ in seeds) for seeds in by_truth.values())
     assert change is not None
     assert loss is not None
     scale = abs(before if rule.ideal is None else rule.ideal)
@@ -126,12 +130,12 @@ def _move(pairs: list[tuple[Record, Record]], name: str, threshold: float) -> Mo
         and loss.mean > threshold * scale
         and (loss.low is None or loss.low > 0)
     )
-    return Move(_problem(record), label(record), record.budget, name, before, change, worse)
+    return Change(_problem(record), label(record), record.budget, name, before, change, worse)
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def _directed(records: Iterable[Record]) -> list[str]:
@@ -147,5 +151,5 @@ def _problem(record: Record) -> str:
     return f"{record.problem['name']} ({options})" if options else record.problem["name"]
 
 
-def _asked(record: Record) -> tuple[Any, ...]:
-    return json.dumps(record.asked, sort_keys=True), record.truth, record.seed
+def _question(record: Record) -> tuple[Any, ...]:
+    return json.dumps(record.suite_settings, sort_keys=True), record.truth, record.seed

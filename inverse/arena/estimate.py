@@ -1,4 +1,4 @@
-"""A mean over truths, and how surely: the expanded bootstrap interval."""
+"""A mean over truths with its expanded bootstrap interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `truths` truths and its 95 % interval; no interval from a single truth."""
+    """A mean over `truths` truths and its 95 % interval; a single truth gives no interval."""
 
     mean: float
     low: float | None
@@ -25,30 +25,35 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean with an expanded bootstrap percentile interval, the same for the same values.
+    """The mean with an expanded bootstrap percentile interval; None without values.
 
-    The plain percentile interval of few values is too short: by sqrt((n - 1) / n), and for taking a normal for a t quantile. Its
-    level is therefore raised to that of z = sqrt(n / (n - 1)) t(n - 1).
-    Source: Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015, section 4.
+    The interval is deterministic and does not depend on the order of the values.
+
+    The plain percentile interval of few values is too short: by sqrt((n - 1) / n), and because it
+    uses a normal quantile in place of a t quantile. Its level is therefore raised to that of
+    z = sqrt(n / (n - 1)) t(n - 1).
+
+    Source: Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician
+    2015, section 4.
     """
     n = len(values)
     if not n:
         return None
-    scores = np.asarray(sorted(values), dtype=float)  # whatever order the cells finished in
+    scores = np.asarray(sorted(values), dtype=float)
     mean = math.fsum(scores) / n
     if n == 1:
         return Estimate(mean, None, None, 1)
-    level = _expanded(n)
-    low, high = np.quantile(_resampling(n) @ (scores - mean), [1 - level, level]) + mean
+    level = _expanded_level(n)
+    low, high = np.quantile(_resampling_weights(n) @ (scores - mean), [1 - level, level]) + mean
     return Estimate(mean, float(low), float(high), n)
 
 
 @lru_cache(maxsize=64)
-def _resampling(n: int) -> np.ndarray:
+def _resampling_weights(n: int) -> np.ndarray:
     """Weights of the values in each resample: (RESAMPLES, n)."""
     return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 @lru_cache(maxsize=256)
-def _expanded(n: int) -> float:
+def _expanded_level(n: int) -> float:
     return float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))

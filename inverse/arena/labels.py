@@ -1,4 +1,4 @@
-"""What settings, contestants and budgets are called: their names, and what tells them from their namesakes."""
+"""Labels of settings, contestants and budgets: the name, and the options that distinguish it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def setting_labels(settings: Sequence[str]) -> list[str]:
-    """The problem's name, and what tells it from the others."""
+    """Labels of settings (canonical JSON): the problem, and what differs between its settings."""
     parts = [json.loads(setting) for setting in settings]
     priors = [part["prior"]["name"] for part in parts]
     extra = [
@@ -27,7 +27,7 @@ def setting_labels(settings: Sequence[str]) -> list[str]:
 
 
 def contestant_labels(contestants: Sequence[str]) -> list[str]:
-    """The method's name, and those options in which it differs from its namesakes."""
+    """Labels of contestants (canonical JSON): the method, and the options that differ."""
     parts = [json.loads(contestant) for contestant in contestants]
     return _labels(
         [part["name"] for part in parts],
@@ -42,41 +42,36 @@ def _labels(
     labels = []
     for name, own, more in zip(names, options, extra, strict=True):
         namesakes = [i for i, other in enumerate(names) if other == name]
-        told = [
+        differences = [
             f"{key}={_plain(own[key])}"
             for key in own
             if any(options[i].get(key) != own[key] for i in namesakes)
         ]
-        told += [
+        differences += [
             f"{key}={_plain(value)}"
             for key, value in more.items()
             if value is not None and any(extra[i][key] != value for i in namesakes)
         ]
-        labels.append(" ".join([name, *told]))
+        labels.append(" ".join([name, *differences]))
     return labels
 
 
 def _plain(value: Any) -> str:
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def budget_label(budget: str) -> str:
-    """ "100 evaluations + VJPs" for {"nfe": 100}."""
-    words = {"nfe": "{:g} evaluations + VJPs", "vjp": "{:g} VJPs", "seconds": "{:g} s"}
+    """The label of a budget (JSON): "100 evaluations + VJPs" for {"nfe": 100}."""
+    forms = {"nfe": "{:g} evaluations + VJPs", "vjp": "{:g} VJPs", "seconds": "{:g} s"}
     limits = json.loads(budget) or {}
-    return (
-        ", ".join(words.get(name, f"{name} {{:g}}").format(limit) for name, limit in limits.items())
-        or "no limit"
-    )
+    parts = [forms.get(name, f"{name} {{:g}}").format(limit) for name, limit in limits.items()]
+    return ", ".join(parts) or "no limit"
 
 
 def budget_order(budget: str) -> tuple[Any, ...]:
+    """Sort key of a budget (JSON): by limits, no limit last."""
     limits = json.loads(budget)
     return (
         limits is None,

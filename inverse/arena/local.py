@@ -11,24 +11,24 @@ from inverse.arena.worker import Outcome, Worker
 
 
 class Executor(Protocol):
-    """Computes cells somewhere; whoever it is, the records are the same."""
+    """Computes cells; the records do not depend on the executor."""
 
     name: str
     running: int
-    """Cells being computed now."""
+    """Number of cells that are being computed."""
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Run one method of a `Worker` and wait for it."""
+        """Run a method of a `Worker` and return its answer."""
 
     def run(self, work: Iterable[tuple[Cell, Observation]]) -> Iterator[Outcome]:
-        """Compute cells, each observation read when its turn comes; outcomes as they are ready."""
+        """Compute cells, reading each observation when it is needed; yield outcomes as they finish."""
 
     def close(self) -> None:
-        """Give back what was started."""
+        """Release all resources."""
 
 
 class Local:
-    """One worker, this process, with the plug-ins that it has loaded already."""
+    """One worker in this process, which has loaded its plug-ins already."""
 
     name = "local"
 

@@ -1,4 +1,4 @@
-"""What a long run says of itself: a bar on a terminal, nothing in continuous integration or a pipe."""
+"""Progress of a long run: a bar on a terminal, nothing in continuous integration or a pipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Counts cells, and shows how many are done, running, failed and skipped, and the time left."""
+    """Counts the cells that are done, running, failed and skipped, and shows the time left."""
 
     def __init__(self) -> None:
         self.total = self.done = self.failed = self.skipped = 0
@@ -44,13 +44,13 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def planning(self, cells: Iterable[Cell]) -> Iterator[Cell]:
-        """Cells as they are planned, which takes a while where steps are fitted to budgets."""
+        """Pass cells through while they are planned; fitting steps to budgets takes time."""
         task = self._bar and self._bar.add_task("planning", total=None, news="")
         for cell in cells:
             if self._bar is not None:
@@ -62,21 +62,24 @@ class Progress:
             self._bar.remove_task(task)
 
     def start(self, total: int, kept: list[Record], executor: Any) -> None:
-        """The work begins; `kept` cells are done already and do not count for the time left."""
+        """Start the bar; `kept` cells are finished already and do not count for the time left."""
         self.total, self._executor = total, executor
         self.failed, self.skipped = (
             sum(record.status == status for record in kept) for status in ("failed", "skipped")
         )
         if self._bar is not None:
             self._task = self._bar.add_task(
-                "cells", total=total - len(kept), news=f"{len(kept)} were there" if kept else ""
+                "cells", total=total - len(kept), news=f"{len(kept)} kept" if kept else ""
             )
 
     def finished(self, record: Record) -> None:
-        """One more."""
+        """Count a finished cell."""
         self.done += 1
         self.failed += record.status == "failed"
         self.skipped += record.status == "skipped"
         if self._bar is not None:
-            news = f"{self._executor.running} running, {self.failed} failed, {self.skipped} skipped; {record.problem['name']}, {record.method['name']}"
+            counts = (
+                f"{self._executor.running} running, {self.failed} failed, {self.skipped} skipped"
+            )
+            news = f"{counts}; {record.problem['name']}, {record.method['name']}"
             self._bar.update(self._task, advance=1, news=news)

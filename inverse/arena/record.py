@@ -1,7 +1,8 @@
-"""What the arena keeps of a cell: one JSON object a line in `records.jsonl`, appended and synced as soon as the cell ends.
+"""The record of a cell: one JSON object per line of `records.jsonl`, appended when the cell ends.
 
-A cell is one method with its options on one observation; its name is the hash of all that decides its numbers. Rows are only
-ever appended: where a cell was run again the last row counts, and one that was cut off in the middle is no row.
+A cell is a method with its options on an observation; its name is the hash of everything that
+determines its numbers. Records are only ever appended. If a cell was run again, the last record
+counts. An incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ STATUSES = ("ok", "failed", "skipped")
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a cell asks. Plain values only, so that it travels to any worker and into JSON.
+    """What a cell is asked to compute, as plain values that any worker and JSON can hold.
 
     Args:
-        problem: name, options and version (of its source), `given` (the options that the suite set); crop (pixels) where the truth is
-            cut to a square.
-        method: name, options, version (of its source) and `given` (the options that the suite set; a budget's steps are not among them).
-        prior: name, sha256 (of its weights) and source (the name or path it is loaded from; None for the problem's own).
-        truth: index of the truth among those of the problem.
-        seed: of the measurement noise and of the method.
-        samples: posterior samples to draw.
-        budget: the limit under which it runs: nfe, vjp (with nfe, their sum) or seconds; None for no limit.
-        tuned: "defaults", "set by the suite", or the tuning split that the options come from.
+        problem: name, options, version (hash of the source), `given` (the options that the suite
+            set), and crop (pixels) if the truth is cut to a square.
+        method: name, options, version (hash of the source) and `given` (the options that the suite
+            set, without the steps that a budget chose).
+        prior: name, sha256 of the weights, and source (the name or path that it is loaded from;
+            None for the problem's own prior).
+        truth: index among the truths of the problem.
+        seed: random seed for the measurement noise and the method.
+        samples: number of posterior samples.
+        budget: limits of the run: nfe (prior evaluations and VJPs together), vjp (VJPs alone) or
+            seconds; None for no limit.
+        tuned: "defaults", "set by the suite", or the tuning split that chose the options.
         observation: sha256 of y.
-        device, dtype: where and in which precision.
+        device, dtype: device and precision of the computation.
     """
 
     problem: dict[str, Any]
@@ -53,30 +57,31 @@ class Question:
     device: str = "cpu"
     dtype: str = "float32"
 
-    def asks(self) -> dict[str, Any]:
-        """These fields, without those of a subclass."""
+    def question(self) -> dict[str, Any]:
+        """The fields of `Question`, without those of a subclass."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Question)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Question):
-    """One row of the leaderboard: a question and what came of it.
+    """One row of the leaderboard: a question and its answer.
 
     Args:
-        cell: hex digest, the content address of everything that decides the numbers.
+        cell: hex digest, the content address of everything that determines the numbers.
         status: ok, failed or skipped.
-        reason: why it failed or was skipped.
-        metrics: by name; None where a metric does not apply.
+        reason: why the cell failed or was skipped.
+        metrics: value of each metric; None where a metric does not apply.
         cost: nfe, vjp, A and A_adjoint per sample.
         seconds: wall time inside the method.
-        floor_seconds: what its evaluations alone take here, measured; None where that was not measured.
-        peak_memory: bytes above what was held before the solve.
-        executor: how it ran.
-        versions: of what decides a result.
-        artifact: path of the HDF5 result, relative to the records' folder.
-        artifact_sha256: of that file.
-        command: the shell command that does the cell again.
-        started: ISO time.
+        floor_seconds: time of the counted evaluations alone, on the same machine; None if it was
+            not measured.
+        peak_memory: bytes above the memory in use before the solve.
+        executor: name of the executor.
+        versions: versions of the packages and the source code that determine a result.
+        artifact: path of the HDF5 result, relative to the folder of the records.
+        artifact_sha256: hash of that file.
+        command: shell command that computes the cell again.
+        started: time in ISO format.
     """
 
     cell: str
@@ -95,8 +100,11 @@ class Record(Question):
     started: str = ""
 
     @property
-    def asked(self) -> list[Any]:
-        """What a suite asked of every truth and seed: names, the options that it set, budget, samples, device and precision."""
+    def suite_settings(self) -> list[Any]:
+        """What a suite sets for all truths and seeds.
+
+        Names, the options that the suite gives, budget, samples, device and precision.
+        """
         problem, method = (
             table.get("given", table.get("options", {})) for table in (self.problem, self.method)
         )
@@ -112,8 +120,8 @@ class Record(Question):
 
     @property
     def slot(self) -> str:
-        """What was asked of this truth and seed, without the versions it was answered with: two rows of one slot are an old and a new answer."""
-        return json.dumps([*self.asked, self.truth, self.seed], sort_keys=True)
+        """The question without versions: of two records of one slot, the newer replaces the older."""
+        return json.dumps([*self.suite_settings, self.truth, self.seed], sort_keys=True)
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinity are null."""
@@ -124,16 +132,17 @@ class Record(Question):
     def from_json(cls, line: str) -> Record:
         """Read one line.
 
-        Raises: InputError if it is no record, or one of another version.
+        Raises: InputError if the line is not a record, or has another format version.
         """
         try:
             row = json.loads(line)
         except ValueError as error:
             raise InputError(f"not a record ({error})") from error
-        found = row.pop("format", None) if isinstance(row, dict) else None
-        if found != FORMAT:
+        version = row.pop("format", None) if isinstance(row, dict) else None
+        if version != FORMAT:
             raise InputError(
-                f"a record of another version: this one reads '{FORMAT}', found {found!r}; run the suite into a new folder"
+                f"a record of another version: expected '{FORMAT}', found {version!r}; "
+                "run the suite into a new folder"
             )
         known = {f.name for f in dataclasses.fields(cls)}
         required = {
@@ -142,9 +151,8 @@ class Record(Question):
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         }
         if wrong := sorted((row.keys() - known) | (required - row.keys())):
-            raise InputError(
-                f"not a record: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} unknown or missing"
-            )
+            verb = "is" if len(wrong) == 1 else "are"
+            raise InputError(f"not a record: {', '.join(wrong)} {verb} unknown or missing")
         if row.get("status", "ok") not in STATUSES:
             raise InputError(
                 f"not a record: status must be one of {', '.join(STATUSES)}, got {row['status']!r}"
@@ -152,27 +160,29 @@ class Record(Question):
         return cls(**row)
 
 
-def complain(message: str) -> None:
-    """Tell the user on standard error."""
+def warn(message: str) -> None:
+    """Print a message for the user on standard error."""
     sys.stderr.write(f"inverse: {message}\n")
 
 
-def read_records(folder: str | Path, say: Callable[[str], None] = complain) -> list[Record]:
-    """The records of a folder (or of a records.jsonl), the last of each slot, in the order of problem, method, truth and seed.
+def read_records(folder: str | Path, report: Callable[[str], None] = warn) -> list[Record]:
+    """The records of a folder (or of a records.jsonl), the last of each slot, in `order`.
 
-    A last line that was cut off is left out and said; `repair` removes it from the file.
+    An incomplete last line is reported and skipped; `repair` removes it from the file.
 
-    Raises: InputError, with the line, if there are none or a line is damaged or of another version.
+    Raises: InputError if there is no file; with the line number, if a line is damaged or has
+        another format version.
     """
     path = _file(folder)
     if not path.is_file():
         raise InputError(
-            f"{folder}: no {RECORDS} there; `inverse bench run SUITE --out {folder}` makes one"
+            f"{folder}: no {RECORDS} found; `inverse bench run SUITE --out {folder}` writes one"
         )
     whole, rest = _lines(path)
     if rest:
-        say(
-            f"{path}: the last line was cut off after {len(rest)} bytes and is left out; its cell will run again"
+        report(
+            f"{path}: the last line was cut off after {len(rest)} bytes and is skipped; "
+            "its cell will run again"
         )
     newest: dict[str, Record] = {}
     for number, line in enumerate(whole, 1):
@@ -185,7 +195,7 @@ def read_records(folder: str | Path, say: Callable[[str], None] = complain) -> l
 
 
 def order(record: Record) -> tuple[str, ...]:
-    """Sorts records by problem, method, truth and seed, whatever order they were finished in."""
+    """Sort key of a record: problem, method, truth and seed."""
     problem = json.dumps(
         [record.problem.get("options"), record.problem.get("crop")], sort_keys=True
     )
@@ -202,7 +212,7 @@ def order(record: Record) -> tuple[str, ...]:
 
 
 def repair(folder: str | Path) -> int:
-    """Cut an unfinished last line off the file; returns how many bytes that were."""
+    """Remove an incomplete last line from the file; returns its length in bytes."""
     path = _file(folder)
     if not path.is_file():
         return 0
@@ -213,7 +223,10 @@ def repair(folder: str | Path) -> int:
 
 
 def append(folder: str | Path, record: Record) -> None:
-    """Add one line and wait until the disk has it; where that fails nothing of the line remains."""
+    """Add a line and wait until it is on the disk; if that fails, nothing of the line remains.
+
+    Raises: InputError if the disk is full.
+    """
     path, line = _file(folder), (record.to_json() + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -222,7 +235,8 @@ def append(folder: str | Path, record: Record) -> None:
             if os.write(descriptor, line) != len(line):
                 os.ftruncate(descriptor, before)
                 raise InputError(
-                    f"{path}: cannot write (the disk is full); the rows before are whole, run the same command again to continue"
+                    f"{path}: cannot write (the disk is full); the earlier records are complete: "
+                    "run the same command again to continue"
                 )
             os.fsync(descriptor)
         except OSError:
@@ -238,6 +252,6 @@ def _file(folder: str | Path) -> Path:
 
 
 def _lines(path: Path) -> tuple[list[bytes], bytes]:
-    """The finished lines without their ends, and what follows the last one."""
+    """The complete lines without their line ends, and the bytes after the last of them."""
     *whole, rest = path.read_bytes().split(b"\n")
     return whole, rest

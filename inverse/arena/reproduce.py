@@ -1,4 +1,4 @@
-"""Computes one recorded cell again, from nothing but its record, and says whether the answer is the same."""
+"""Computes a cell again from its record alone, and compares the answers."""
 
 from __future__ import annotations
 
@@ -21,73 +21,73 @@ from inverse.result import Result
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it.
+    """A recorded answer against a new one.
 
     Args:
-        equal: whether the artifact is the same bit for bit.
-        differs: what is not as recorded, in words.
-        difference: largest difference of a sample, where the recorded artifact is there.
-        outcome: the cell as computed now.
+        equal: whether the artifacts are the same bit for bit.
+        differences: what differs from the record, in words.
+        largest_difference: of a sample; None without the recorded artifact.
+        outcome: the new answer.
     """
 
     equal: bool
-    differs: list[str]
-    difference: float | None
+    differences: list[str]
+    largest_difference: float | None
     outcome: Outcome
 
 
 def find(folder: Path, cell: str) -> Record:
-    """The record whose cell begins so.
+    """The record of the cell whose name begins with these digits.
 
     Raises: InputError if there is none, or more than one.
     """
-    found = [record for record in read_records(folder) if record.cell.startswith(cell)]
-    if len(found) != 1:
+    matches = [record for record in read_records(folder) if record.cell.startswith(cell)]
+    if len(matches) != 1:
         raise InputError(
-            f"cell '{cell}': {len(found) or 'no'} records in {folder} begin so; `inverse bench ls {folder}` lists them"
+            f"cell '{cell}': {len(matches) or 'no'} records in {folder} begin with these digits; "
+            f"`inverse bench ls {folder}` lists them"
         )
-    return found[0]
+    return matches[0]
 
 
 def reproduce(folder: Path, cell: str) -> Comparison:
-    """Draw the observation anew, solve, compare.
+    """Draw the observation again, solve and compare.
 
-    Raises: InputError if y or the prior is not what was recorded: then nothing can be compared.
+    Raises: InputError if y or the prior differs from the record, so that answers do not compare.
     """
     record = find(folder, cell)
     worker = Worker()
     wanted = Cell.of(record)
     problem = wanted.build_problem()
-    if (found := prior_hash(problem.resolve_prior(wanted.prior["source"]))) != record.prior[
-        "sha256"
-    ]:
+    sha256 = prior_hash(problem.resolve_prior(wanted.prior["source"]))
+    if sha256 != record.prior["sha256"]:
         raise InputError(
-            f"cell {cell}: prior {record.prior['name']} has sha256 {found[:12]}..., the record says {record.prior['sha256'][:12]}..."
+            f"cell {cell}: prior {record.prior['name']} has sha256 {sha256[:12]}..., "
+            f"the record has {record.prior['sha256'][:12]}..."
         )
     observation = Bank(None).get(problem, wanted.problem, record.truth, record.seed)
     if observation.sha256 != record.observation:
-        here, then = observation.sha256[:12], record.observation[:12]
+        now, recorded = observation.sha256[:12], record.observation[:12]
         raise InputError(
-            f"cell {cell}: y has sha256 {here}... here, {then}... in the record; {_changed(record, wanted) or 'no version changed'}"
+            f"cell {cell}: y has sha256 {now}... now, {recorded}... in the record; "
+            f"{_changed_versions(record, wanted) or 'no version changed'}"
         )
     outcome = worker.compute(wanted, observation)
     new = outcome.record
-    pairs = {
-        name: (getattr(new, name), getattr(record, name))
+    differences = [
+        f"{name} is {getattr(new, name)!r}, was {getattr(record, name)!r}"
         for name in ("status", "reason", "cost", "metrics")
-    }
-    differs = [
-        f"{name} is {now!r}, was {then!r}" for name, (now, then) in pairs.items() if now != then
+        if getattr(new, name) != getattr(record, name)
     ]
     digest = None if outcome.artifact is None else hashlib.sha256(outcome.artifact).hexdigest()
-    equal = digest == record.artifact_sha256 and not differs
-    if not equal and (changed := _changed(record, wanted)):
-        differs.append(changed)
-    return Comparison(equal, differs, _difference(folder, record, outcome), outcome)
+    equal = digest == record.artifact_sha256 and not differences
+    if not equal and (changed := _changed_versions(record, wanted)):
+        differences.append(changed)
+    return Comparison(equal, differences, _largest_difference(folder, record, outcome), outcome)
 
 
-def _changed(record: Record, cell: Cell) -> str:
-    """Which versions are others than they were, in words."""
+def _changed_versions(record: Record, cell: Cell) -> str:
+    """Which versions differ from those of the record, in words."""
     method, problem = record.method["name"], record.problem["name"]
     now = {
         **versions(),
@@ -108,16 +108,13 @@ def _changed(record: Record, cell: Cell) -> str:
     return f"versions changed: {', '.join(changed)}" if changed else ""
 
 
-def _difference(folder: Path, record: Record, outcome: Outcome) -> float | None:
-    if (
-        outcome.artifact is None
-        or record.artifact is None
-        or not (folder / record.artifact).is_file()
-    ):
+def _largest_difference(folder: Path, record: Record, outcome: Outcome) -> float | None:
+    if outcome.artifact is None or record.artifact is None:
+        return None
+    if not (folder / record.artifact).is_file():
         return None
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "again.h5"
         path.write_bytes(outcome.artifact)
-        return float(
-            (Result.load(path).samples - load_artifact(folder, record).samples).abs().max()
-        )
+        difference = Result.load(path).samples - load_artifact(folder, record).samples
+    return float(difference.abs().max())

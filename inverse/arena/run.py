@@ -1,10 +1,9 @@
-"""Runs a suite into a folder: what is there is kept, what is missing is computed, and every finished cell is safe at once.
+"""Runs a suite into a folder: existing cells are kept, missing ones computed and stored at once.
 
-records.jsonl     one line a cell
-artifacts/        its samples, HDF5
-observations/     what was measured, the same for every method
+records.jsonl     one line per cell
+artifacts/        the samples of each cell, HDF5
+observations/     the measurements, the same for every method
 budgets.json      steps fitted to budgets
-suite.toml        what was asked last
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from inverse.arena.cell import Cell
 from inverse.arena.local import Executor, Local
 from inverse.arena.plan import Planner
 from inverse.arena.progress import Progress
-from inverse.arena.record import RECORDS, Record, append, complain, read_records, repair
+from inverse.arena.record import RECORDS, Record, append, read_records, repair, warn
 from inverse.arena.source import core_version
 from inverse.arena.suite import Suite
 from inverse.arena.worker import Outcome, metric_versions, score
@@ -40,11 +39,11 @@ class Request:
     Args:
         out: folder of the records.
         executor: "local" or "ray"; None for the suite's.
-        address: of a Ray cluster; None for one on this machine.
-        workers: Ray workers; None for as many as the cluster has room for.
-        retry: run failed cells again.
-        refresh: run cells again that were computed by another core.
-        plugins: files that are loaded as plug-ins here, for other processes to load.
+        address: address of a Ray cluster; None for a new one on this machine.
+        workers: number of Ray workers; None for as many as fit on the cluster.
+        retry: whether failed cells run again.
+        refresh: whether cells run again that another version of the core computed.
+        plugins: plug-in files that the other processes load too.
     """
 
     out: Path
@@ -58,7 +57,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Summary:
-    """Cells of the suite by status, how many of them this run computed, and whether it was interrupted."""
+    """Number of cells of the suite, of those that this run computed, and by status.
+
+    Args:
+        interrupted: whether the run was stopped before its end.
+    """
 
     total: int
     computed: int
@@ -68,21 +71,19 @@ class Summary:
 
 
 def run_suite(suite: Suite, request: Request) -> Summary:
-    """Compute every cell of a suite that the folder does not have.
+    """Compute the cells of a suite that are missing in the folder.
 
-    Raises: InputError if another run is at work in the folder, or something in it cannot be trusted.
+    Raises: InputError if another run uses the folder, or a file in it was changed.
     """
     folder = request.out
     with locked(folder):
         if cut := repair(folder):
-            complain(
-                f"{folder / RECORDS}: the last line was cut off after {cut} bytes and was removed; its cell runs again"
+            warn(
+                f"{folder / RECORDS}: the last line was cut off after {cut} bytes and was removed; "
+                "its cell runs again"
             )
-        known = (
-            {record.cell: record for record in read_records(folder)}
-            if (folder / RECORDS).is_file()
-            else {}
-        )
+        has_records = (folder / RECORDS).is_file()
+        known = {record.cell: record for record in read_records(folder)} if has_records else {}
         executor = make_executor(request, suite)
         try:
             planner = Planner(suite, folder, executor, Bank(folder / "observations"))
@@ -90,14 +91,12 @@ def run_suite(suite: Suite, request: Request) -> Summary:
                 try:
                     return _compute(planner, executor, known, request, progress)
                 except KeyboardInterrupt:
-                    kept = (
-                        len(read_records(folder, say=lambda _: None))
-                        if (folder / RECORDS).is_file()
-                        else 0
-                    )
+                    has_records = (folder / RECORDS).is_file()
+                    stored = read_records(folder, lambda _: None) if has_records else []
                     progress.stop()
-                    complain(
-                        f"interrupted; {kept} cells are kept in {folder}: run the same command again to continue"
+                    warn(
+                        f"interrupted; {len(stored)} cells are kept in {folder}: "
+                        "run the same command again to continue"
                     )
                     return Summary(
                         progress.total, progress.done, progress.failed, progress.skipped, True
@@ -113,42 +112,34 @@ def _compute(
     request: Request,
     progress: Progress,
 ) -> Summary:
-    folder, cells = request.out, []
-    for cell in progress.planning(planner.cells()):
-        cells.append(cell)
+    folder, cells = request.out, list(progress.planning(planner.cells()))
     wanted = {cell.digest: cell for cell in cells}
     if len(wanted) < len(cells):
-        complain(
-            f"{len(cells) - len(wanted)} cells of the suite ask for what another asks for already, and run once"
+        warn(f"{len(cells) - len(wanted)} cells of the suite are duplicates and run once")
+    existing = {digest: known[digest] for digest in wanted if digest in known}
+    current = (core_version(), None)
+    outdated = {d for d, record in existing.items() if record.versions.get("core") not in current}
+    if outdated:
+        action = "run again" if request.refresh else "kept; --refresh runs them again"
+        warn(
+            f"{len(outdated)} of {len(wanted)} cells were computed by another version of the core: "
+            f"{action}"
         )
-    if old := [
-        c
-        for c in wanted
-        if c in known and known[c].versions.get("core") not in (core_version(), None)
-    ]:
-        fate = "run again" if request.refresh else "kept; --refresh runs them again"
-        complain(
-            f"{len(old)} of {len(wanted)} cells were computed by another version of the core: {fate}"
-        )
-    again = {
-        c
-        for c in wanted
-        if c in known
-        and ((request.retry and known[c].status == "failed") or (request.refresh and c in old))
-    }
-    for digest in wanted.keys() & known.keys() - again:
-        rescore(folder, known[digest], planner.suite.metrics)
-    todo = [cell for digest, cell in wanted.items() if digest not in known or digest in again]
-    kept = [known[digest] for digest in wanted.keys() & known.keys() - again]
+    failed = {digest for digest, record in existing.items() if record.status == "failed"}
+    repeated = (failed if request.retry else set()) | (outdated if request.refresh else set())
+    kept = [record for digest, record in existing.items() if digest not in repeated]
+    for record in kept:
+        rescore(folder, record, planner.suite.metrics)
+    missing = [cell for d, cell in wanted.items() if d not in existing or d in repeated]
     progress.start(len(wanted), kept, executor)
-    work: Iterator[tuple[Cell, Observation]] = ((cell, planner.observe(cell)) for cell in todo)
+    work: Iterator[tuple[Cell, Observation]] = ((cell, planner.observe(cell)) for cell in missing)
     for outcome in executor.run(work):
         progress.finished(keep(folder, outcome, executor.name, request.plugins))
-    return Summary(len(wanted), len(todo), progress.failed, progress.skipped, False)
+    return Summary(len(wanted), len(missing), progress.failed, progress.skipped, False)
 
 
 def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...] = ()) -> Record:
-    """Write the artifact, then the line that names it; both are on the disk when this returns."""
+    """Write the artifact, then the record that names it; both are on the disk at the end."""
     record = replace(
         outcome.record, executor=executor, command=command(outcome.record.cell, folder, plugins)
     )
@@ -169,7 +160,7 @@ def keep(folder: Path, outcome: Outcome, executor: str, plugins: tuple[str, ...]
 
 
 def command(cell: str, folder: Path, plugins: tuple[str, ...] = ()) -> str:
-    """What to type to compute a cell again."""
+    """The shell command that computes a cell again."""
     files = [part for path in plugins for part in ("--plugin", path)]
     return shlex.join(
         ["inverse", "bench", "reproduce", cell[:16], "--records", str(folder), *files]
@@ -177,48 +168,47 @@ def command(cell: str, folder: Path, plugins: tuple[str, ...] = ()) -> str:
 
 
 def load_artifact(folder: Path, record: Record) -> Result:
-    """The samples behind a record.
+    """The result of a record.
 
-    Raises: InputError if they are missing, or not those that were recorded.
+    Raises: InputError if its artifact is missing, or was changed.
     """
     path = folder / str(record.artifact)
     if record.artifact is None or not path.is_file():
         raise InputError(
-            f"cell {record.cell[:16]}: its artifact {path if record.artifact else ''} is not there".replace(
-                "  ", " "
-            )
+            f"cell {record.cell[:16]}: its artifact {path} is missing"
+            if record.artifact
+            else f"cell {record.cell[:16]}: it has no artifact"
         )
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != record.artifact_sha256:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != record.artifact_sha256:
         raise InputError(
-            f"artifact {path}: sha256 is {found[:12]}..., the record says {str(record.artifact_sha256)[:12]}...; it is not what was computed"
+            f"artifact {path}: sha256 is {sha256[:12]}..., the record has "
+            f"{str(record.artifact_sha256)[:12]}...; the file is not what was computed"
         )
     return Result.load(path)
 
 
 def rescore(folder: Path, record: Record, metrics: list[str]) -> None:
-    """Add a row with metrics that the suite asks for by now, computed from the artifact; the cell is not run again."""
+    """Append the record with the metrics that it lacks, computed from the artifact."""
     if record.status != "ok" or not (
         missing := tuple(m for m in metrics if m not in record.metrics)
     ):
         return
     scores = {**record.metrics, **score(load_artifact(folder, record), missing)}
-    append(
-        folder,
-        replace(record, metrics=scores, versions={**record.versions, **metric_versions(missing)}),
-    )
+    versions = {**record.versions, **metric_versions(missing)}
+    append(folder, replace(record, metrics=scores, versions=versions))
 
 
 def make_executor(request: Request, suite: Suite) -> Executor:
-    """The executor that was asked for, on the command line or by the suite.
+    """The executor that the request or the suite names.
 
-    Raises: InputError for an unknown name; OptionError for a device that this machine does not have.
+    Raises: InputError for an unknown name; OptionError for a device that does not exist.
     """
     name = request.executor or suite.executor
     if name == "local":
         if request.address:
-            raise InputError("bench run: --address is for --executor ray")
+            raise InputError("bench run: --address needs --executor ray")
         check_device(suite.device)
         return Local()
     if name == "ray":
@@ -230,9 +220,9 @@ def make_executor(request: Request, suite: Suite) -> Executor:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; the lock goes with the process, however it ends.
+    """Lock the folder for this process; the lock ends with the process.
 
-    Raises: InputError if another run has it, or it cannot be written.
+    Raises: InputError if another run holds the lock, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,8 +236,10 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
+            holder = file.read().strip() or "unknown"
             raise InputError(
-                f"{folder}: another run is at work there (process {file.read().strip() or 'unknown'}); wait for it, or choose another --out"
+                f"{folder}: another run uses this folder (process {holder}); "
+                "wait for it, or choose another --out"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""Hashes of what decides a number: source code without its comments and docstrings, and the weights of a prior."""
+"""Hashes of what determines a number: the code of the core, and the weights of a prior."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from inverse.priors.prior import Prior
 from inverse.registry.source import code_of
 
-APART = {
+EXCLUDED = {
     "__init__",
     "__main__",
     "arena",
@@ -25,28 +25,31 @@ APART = {
     "result",
     "training",
 }
-"""Modules and folders of the core that decide no sample: commands, files, training, checks and scores. Every other one counts."""
+"""Modules and folders that do not affect samples: commands, files, training, checks, metrics."""
 
 
 @functools.cache
 def core_version() -> str:
-    """Hash of the source of what every method runs on: posterior, operators, samplers, solvers and the engine."""
+    """Hash of the code that every method runs on: posterior, operators, samplers, solvers, engine.
+
+    Comments and docstrings do not count.
+    """
     code = [code_of(ast.parse(path.read_text())) for path in core_modules()]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
 
 
 def core_modules() -> list[Path]:
-    """The files of the package, those in folders too, without `APART`."""
+    """All Python files of the package outside `EXCLUDED`."""
     folder = Path(__file__).parents[1]
     return [
         path
         for path in sorted(folder.rglob("*.py"))
-        if not APART & {path.stem, path.relative_to(folder).parts[0]}
+        if not EXCLUDED & {path.stem, path.relative_to(folder).parts[0]}
     ]
 
 
 def prior_hash(prior: Prior) -> str:
-    """Hash of a prior: its class, units and every parameter and buffer."""
+    """sha256 of a prior: its class, its units, and every parameter and buffer."""
     units = (
         type(prior).__qualname__,
         prior.shape,

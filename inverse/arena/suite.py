@@ -245,7 +245,7 @@ def _croppable(problem: Any) -> bool:
     return isinstance(problem, ImageProblem)
 
 
-# --- where in the file ------------------------------------------------------------------------------------------------
+# --- where in the file ----------------------------------------------------------------------------
 
 
 def _clean(location: tuple[Any, ...]) -> tuple[Any, ...]:

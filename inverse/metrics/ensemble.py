@@ -1,6 +1,7 @@
 """Scores of an ensemble against a truth, unbiased in the size of the ensemble.
 
-Tensors are samples (images, m, *shape) and truth (images, *shape); scores and coverages are one number per image.
+Tensors are samples (images, m, *shape) and truth (images, *shape). Every function returns one
+number per image.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from inverse.errors import InputError
 
 
 def fair_crps(samples: Tensor, truth: Tensor) -> Tensor:
-    """mean_j |x_j - x*| - sum_jk |x_j - x_k| / (2 m (m - 1)) averaged over entries: (images,), units of x, smaller is better.
+    """Fair CRPS: mean_j |x_j - x*| - sum_jk |x_j - x_k| / (2 m (m - 1)), averaged over entries.
 
-    Unbiased: its expectation is that of the law's CRPS for every m.
+    Returns (images,) in units of x; smaller is better. Unbiased: for every m, the expectation is
+    the CRPS of the distribution that the samples are drawn from.
 
     Source: Ferro, Fair scores for ensemble forecasts, QJRMS 2014.
     """
@@ -26,7 +28,9 @@ def fair_crps(samples: Tensor, truth: Tensor) -> Tensor:
 
 
 def energy_score(samples: Tensor, truth: Tensor) -> Tensor:
-    """mean_j |x_j - x*| - sum_jk |x_j - x_k| / (2 m (m - 1)) with Euclidean norms: (images,), units of x, smaller is better.
+    """mean_j |x_j - x*| - sum_jk |x_j - x_k| / (2 m (m - 1)) with Euclidean norms.
+
+    Returns (images,) in units of x; smaller is better.
 
     Source: Gneiting, Raftery, Strictly proper scoring rules, JASA 2007, in its unbiased form.
     """
@@ -38,16 +42,18 @@ def energy_score(samples: Tensor, truth: Tensor) -> Tensor:
 def interval_coverage(samples: Tensor, truth: Tensor, level: float) -> Tensor:
     """Fraction of the entries of x* within the central interval of their m samples: (images,).
 
-    The limits are the order statistics at p (m + 1), p = (1 -+ level) / 2, interpolated (Hyndman and Fan's type 6), which
-    makes the expectation `level` for uniform samples at every m, where quantiles of the samples are too narrow.
+    The limits are the order statistics at p (m + 1), p = (1 -+ level) / 2, interpolated (type 6 of
+    Hyndman and Fan). With them the expectation is `level` for uniform samples at every m; the
+    interval between plain quantiles of the samples is too narrow.
 
-    Raises: InputError where m is less than 2 / (1 - level) - 1, too few for such an interval.
+    Raises: InputError if m is less than 2 / (1 - level) - 1, too few for such an interval.
     """
     x, m = as_members(samples, truth), samples.shape[1]
     position = (1 - level) / 2 * (m + 1)
     if not 0 < level < 1 or position < 1 - 1e-9:
         raise InputError(
-            f"coverage: an interval at level {level:g} needs a level within (0, 1) and at least {2 / (1 - level) - 1:.0f} samples, got {m}"
+            f"coverage: an interval at level {level:g} needs a level within (0, 1) and at least "
+            f"{2 / (1 - level) - 1:.0f} samples, got {m}"
         )
     ordered = x[:, 1:].sort(1).values
     k = min(int(position + 1e-9), m - 1)
@@ -57,18 +63,22 @@ def interval_coverage(samples: Tensor, truth: Tensor, level: float) -> Tensor:
 
 
 def as_members(samples: Tensor, truth: Tensor) -> Tensor:
-    """Truth and samples as members 0 and 1, ..., m, in float64: (images, m + 1, n)."""
+    """The truth as member 0 and the samples as members 1 to m, in float64: (images, m + 1, n).
+
+    Raises: InputError if the shapes do not fit, or for fewer than 2 samples.
+    """
     if samples.shape[:1] + samples.shape[2:] != truth.shape:
         raise InputError(
-            f"diagnostics: samples {tuple(samples.shape)} do not fit truths {tuple(truth.shape)}; want (images, m, *shape) and (images, *shape)"
+            f"diagnostics: samples {tuple(samples.shape)} do not fit truths "
+            f"{tuple(truth.shape)}; want (images, m, *shape) and (images, *shape)"
         )
     if samples.shape[1] < 2:
         raise InputError(
-            f"diagnostics: at least 2 samples of each posterior are needed, got {samples.shape[1]}"
+            f"diagnostics: each posterior needs at least 2 samples, got {samples.shape[1]}"
         )
     return torch.cat([truth[:, None], samples], 1).flatten(2).double()
 
 
 def distances(x: Tensor) -> Tensor:
-    """|x_j - x_k| of all members: (images, M, n) -> (images, M, M)."""
+    """|x_j - x_k| of all pairs of members: (images, M, n) -> (images, M, M)."""
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")

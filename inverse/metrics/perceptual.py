@@ -1,7 +1,8 @@
-"""LPIPS and DISTS: distances between features of a classification network, whose weights the user gives by path.
+"""LPIPS and DISTS: distances between features of a classification network.
 
-A published checkpoint of torchvision is what they take, as `.pth` or `.safetensors`: AlexNet, VGG16 or SqueezeNet for LPIPS, VGG16 for
-DISTS. Nothing is downloaded: a suite that asks for one of them without its weights is refused, and says which variable names them.
+The user names a published checkpoint of torchvision (`.pth` or `.safetensors`) in an environment
+variable: AlexNet, VGG16 or SqueezeNet for LPIPS, VGG16 for DISTS. Nothing is downloaded; a suite
+that asks for one of these metrics without its checkpoint is refused with the name of the variable.
 The weights that the authors of the metrics fitted on top of these networks come with torchmetrics.
 """
 
@@ -25,25 +26,28 @@ from inverse.metrics.fidelity import is_picture
 from inverse.result import Result
 
 SMALLEST = 32
-"""Pixels a side below which a network has nothing left to look at."""
+"""Smallest side of an image (pixels): below it the networks' last features are empty."""
 CHECKPOINTS = {
     "alex": "alexnet-owt-7be5be79.pth",
     "squeeze": "squeezenet1_1-b8a52dc0.pth",
     "vgg": "vgg16-397923af.pth",
 }
-"""torchvision's files, from https://download.pytorch.org/models/."""
+"""Files of torchvision, from https://download.pytorch.org/models/."""
 
 Features = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Perceptual:
-    """A distance of the posterior mean from the truth, both clipped to [0, 1]; smaller is better, 0 for the truth itself.
+    """A distance between the posterior mean and the truth, both clipped to [0, 1].
+
+    Smaller is better; the truth itself has distance 0.
 
     Args:
-        name: of the metric.
-        networks: keys of `CHECKPOINTS` that it is defined for.
-        build: from a network's name and features to the distance, (B, 3, H, W) twice -> (B,).
+        name: name of the metric.
+        networks: keys of `CHECKPOINTS` that the metric is defined for.
+        build: function of a network's name and features that returns the distance: two tensors
+            (B, 3, H, W) -> (B,).
     """
 
     name: str
@@ -51,42 +55,42 @@ class Perceptual:
     build: Callable[[str, Features], Callable[[Tensor, Tensor], Tensor]]
 
     def __call__(self, result: Result) -> float | None:
-        """None without a truth, for what is no picture, and below 32 pixels a side.
+        """The distance, mean over the images.
 
-        Raises: InputError as `ready`.
+        None without a truth, for fields other than pictures, and below 32 pixels a side.
+
+        Raises: InputError as `ready` does.
         """
-        if (
-            result.truth is None
-            or not is_picture(result.truth)
-            or min(result.truth.shape[-2:]) < SMALLEST
-        ):
+        truth = result.truth
+        if truth is None or not is_picture(truth) or min(truth.shape[-2:]) < SMALLEST:
             return None
         distance, _ = _loaded(self, self._path())
         with torch.inference_mode():
-            return float(distance(_coloured(result.mean), _coloured(result.truth)).mean())
+            return float(distance(_as_rgb(result.mean), _as_rgb(truth)).mean())
 
     def ready(self) -> None:
         """Load the weights.
 
-        Raises: InputError if the variable that names them is not set, or what it names cannot be used.
+        Raises: InputError if the variable that names them is not set, or the file is unusable.
         """
         _loaded(self, self._path())
 
     @property
     def version(self) -> str:
-        """The network and the beginning of its file's sha256: what a score depends on."""
+        """The network and the first digits of its file's sha256, which a score depends on."""
         return _loaded(self, self._path())[1]
 
     @property
     def variable(self) -> str:
-        """The environment variable that holds the path."""
+        """The environment variable with the path of the checkpoint."""
         return f"INVERSE_{self.name.upper()}_WEIGHTS"
 
     def _path(self) -> Path:
         if not (path := os.environ.get(self.variable)):
             known = ", ".join(CHECKPOINTS[network] for network in self.networks)
             raise InputError(
-                f"metric {self.name}: {self.variable} is not set; it takes the path of a checkpoint of torchvision ({known})"
+                f"metric {self.name}: {self.variable} is not set; "
+                f"it takes the path of a checkpoint of torchvision ({known})"
             )
         return Path(path)
 
@@ -100,20 +104,20 @@ def _loaded(metric: Perceptual, path: Path) -> tuple[Callable[[Tensor, Tensor], 
         network = "alex" if features["features.0.weight"].shape[-1] == 11 else "vgg"
     if network not in metric.networks:
         wanted = ", ".join(CHECKPOINTS[name] for name in metric.networks)
-        found = CHECKPOINTS[network].split("-")[0] if network else "none of the networks"
-        raise InputError(f"metric {metric.name}: {path} holds {found}; it takes {wanted}")
+        content = CHECKPOINTS[network].split("-")[0] if network else "none of the networks"
+        raise InputError(f"metric {metric.name}: {path} holds {content}; it takes {wanted}")
     try:
         distance = metric.build(network, features)
     except (RuntimeError, KeyError) as error:
         raise InputError(
-            f"metric {metric.name}: {path} is not whole ({next(iter(str(error).splitlines()))})"
+            f"metric {metric.name}: {path} is incomplete ({next(iter(str(error).splitlines()))})"
         ) from error
     with path.open("rb") as file:
         return distance, f"{network} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
 def _features(name: str, path: Path) -> Features:
-    """A state dict's entries below `features`: of a safetensors file, or of one that holds tensors and nothing that runs."""
+    """Entries below `features` of a state dict, read from safetensors or with `weights_only`."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -122,23 +126,24 @@ def _features(name: str, path: Path) -> Features:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value.float() for key, value in state.items() if key.startswith("features.")}
-    except Exception as error:  # torch.load raises whatever the bytes of the file provoke
-        found = getattr(error, "strerror", None) or next(
-            iter(str(error).splitlines()), type(error).__name__
-        )
+    except Exception as error:  # damaged bytes make torch.load raise errors of any type
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = getattr(error, "strerror", None) or first_line
         raise InputError(
-            f"metric {name}: {path} cannot be read as a state dict ({found})"
+            f"metric {name}: {path} cannot be read as a state dict ({reason})"
         ) from error
 
 
-def _coloured(images: Tensor) -> Tensor:
+def _as_rgb(images: Tensor) -> Tensor:
     return images.clamp(0, 1).float().expand(-1, 3, -1, -1)
 
 
 def _fill(module: nn.Module, features: Features) -> None:
-    """Give a module's parameters the values of a network's features; torchmetrics has those in slices, under the same numbers.
+    """Copy a network's features into the parameters of a module.
 
-    Raises: KeyError or RuntimeError where they do not fit.
+    torchmetrics divides the features into slices, whose layers keep their numbers.
+
+    Raises: KeyError or RuntimeError if they do not fit.
     """
     for name, parameter in module.named_parameters():
         with torch.no_grad():
@@ -148,33 +153,40 @@ def _fill(module: nn.Module, features: Features) -> None:
         parameter.requires_grad_(False)
 
 
-# --- LPIPS ------------------------------------------------------------------------------------------------------------
+# --- LPIPS ----------------------------------------------------------------------------------------
 
 
 def build_lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor]:
-    """torchmetrics' LPIPS, version 0.1 of its authors' linear layers, of images in [0, 1]. The functions that torchmetrics offers
-    download the network; its module with random features, filled here, does not.
+    """The LPIPS of torchmetrics for images in [0, 1], with version 0.1 of the linear layers.
 
-    Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018.
+    The public functions of torchmetrics download the network. Its module with random features does
+    not; this function fills it with the features of the user's checkpoint.
+
+    Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
+    CVPR 2018.
     """
-    found = import_beside_torchvision("torchmetrics.functional.image.lpips")
-    module = found._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
+    library = import_beside_torchvision("torchmetrics.functional.image.lpips")
+    module = library._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
     _fill(module.net, features)
-    module.load_state_dict(
-        _shipped(Path(str(found.__file__)).parent / "lpips_models" / f"{network}.pth"), strict=False
-    )
+    linear_layers = Path(str(library.__file__)).parent / "lpips_models" / f"{network}.pth"
+    module.load_state_dict(_shipped(linear_layers), strict=False)
     return lambda x, y: module(x, y, normalize=True).flatten()
 
 
-# --- DISTS ------------------------------------------------------------------------------------------------------------
+# --- DISTS ----------------------------------------------------------------------------------------
 
 
 class DISTS(nn.Module):
-    """1 - sum_k alpha_k l(x_k, y_k) + beta_k s(x_k, y_k): similarity of means and of covariances of every channel of VGG16 whose
-    maxima are replaced by Hann-weighted root mean squares, the image itself among the channels. No resizing.
+    """1 - sum_k alpha_k l(x_k, y_k) + beta_k s(x_k, y_k) over channels k, without resizing.
 
-    Source: Ding et al., Image Quality Assessment: Unifying Structure and Texture Similarity, IEEE TPAMI 2022, eqs. 5 to 7. torchmetrics'
-    module downloads its network when it is made, so that only its pooling layer and weights are used here.
+    l and s compare the means and the covariances of a channel: of the image itself, or of VGG16
+    with its maximum pooling replaced by Hann-weighted root mean squares.
+
+    forward: two batches of images in [0, 1], (B, 3, H, W) -> (B,).
+
+    Source: Ding et al., Image Quality Assessment: Unifying Structure and Texture Similarity, IEEE
+    TPAMI 2022, eqs. 5 to 7. The module of torchmetrics downloads its network when it is built;
+    only its pooling layer and its weights are used here.
     """
 
     alpha: Tensor
@@ -183,31 +195,29 @@ class DISTS(nn.Module):
 
     def __init__(self, features: Features):
         super().__init__()
-        theirs, vgg = (
-            import_beside_torchvision("torchmetrics.functional.image.dists"),
-            import_beside_torchvision("torchvision.models.vgg"),
-        )
+        library = import_beside_torchvision("torchmetrics.functional.image.dists")
+        vgg = import_beside_torchvision("torchvision.models.vgg")
         layers = vgg.make_layers(vgg.cfgs["D"])
         _fill(layers, features)
-        for place, channels in zip(self.POOLS, (64, 128, 256, 512), strict=True):
-            layers[place] = theirs.L2pooling(channels=channels)
+        for index, channels in zip(self.POOLS, (64, 128, 256, 512), strict=True):
+            layers[index] = library.L2pooling(channels=channels)
         self.stages = nn.ModuleList(
             layers[start:end] for start, end in zip((0, *self.ENDS), self.ENDS, strict=False)
         )
-        weights = _shipped(Path(str(theirs.__file__)).parent / "dists_models" / "weights.pt")
+        weights = _shipped(Path(str(library.__file__)).parent / "dists_models" / "weights.pt")
         total = weights["alpha"].sum() + weights["beta"].sum()
         self.register_buffer("alpha", weights["alpha"].flatten() / total)
         self.register_buffer("beta", weights["beta"].flatten() / total)
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """The image and the features at the end of each stage."""
-        h = (x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / x.new_tensor(
-            [0.229, 0.224, 0.225]
-        ).view(3, 1, 1)
-        found = [x]
+        """The image, and the features at the end of each stage."""
+        mean = x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        deviation = x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        h = (x - mean) / deviation
+        maps = [x]
         for stage in self.stages:
-            found.append(h := stage(h))
-        return found
+            maps.append(h := stage(h))
+        return maps
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         means, covariances = [], []
@@ -223,11 +233,12 @@ class DISTS(nn.Module):
 
 
 def _shipped(path: Path) -> dict[str, Any]:
-    """Weights that come with torchmetrics."""
+    """Read weights that come with torchmetrics."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def build_dists(network: str, features: Features) -> DISTS:
+    """DISTS with the features of VGG16, the only network that it is defined for."""
     return DISTS(features).eval()
 
 

@@ -59,7 +59,7 @@ def of_scores(scores, names="abcdefgh", metric="psnr"):
     ]
 
 
-# --- means and intervals ----------------------------------------------------------------------------------------------
+# --- means and intervals --------------------------------------------------------------------------
 
 
 def test_the_interval_is_that_of_student_for_a_normal_sample():
@@ -103,7 +103,7 @@ def test_seeds_of_one_truth_count_once():
     assert (group.estimate("psnr").mean, group.estimate("psnr").truths) == (25.0, 2)
 
 
-# --- groups -----------------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 def test_steps_that_a_budget_chose_do_not_divide_a_contestant():
@@ -166,7 +166,7 @@ def test_nan_is_no_value():
     assert value(record(psnr=float("nan")), "psnr") is None
 
 
-# --- comparisons ------------------------------------------------------------------------------------------------------
+# --- comparisons ----------------------------------------------------------------------------------
 
 
 def test_demsars_example():
@@ -368,7 +368,7 @@ def test_a_comparison_does_not_depend_on_the_order_of_the_records():
     assert one.p == pytest.approx(other.p)
 
 
-# --- cost against quality ---------------------------------------------------------------------------------------------
+# --- cost against quality -------------------------------------------------------------------------
 
 
 def test_the_front_is_what_nothing_dominates():

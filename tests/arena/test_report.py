@@ -65,7 +65,7 @@ def embedded(page, name):
     )
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 
 def test_markdown_by_hand():
@@ -131,7 +131,7 @@ def test_an_unknown_metric_is_shown_and_not_ranked():
     assert "**1" not in text
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_namesakes_are_told_apart_by_what_differs():
@@ -167,7 +167,7 @@ def test_budgets_read_as_words():
     assert budget_label("null") == "no limit"
 
 
-# --- what the page carries --------------------------------------------------------------------------------------------
+# --- what the page carries ------------------------------------------------------------------------
 
 
 def test_every_record_is_in_the_page_once():
@@ -231,7 +231,7 @@ def test_infinity_and_nan_do_not_break_the_page():
     assert data["cells"][0]["metrics"] == {"psnr": None, "ssim": None}
 
 
-# --- what it does not do ----------------------------------------------------------------------------------------------
+# --- what it does not do --------------------------------------------------------------------------
 
 
 def test_the_page_points_nowhere():
@@ -292,7 +292,7 @@ def test_artifact_links_stay_relative():
     assert cell["href"] == "./javascript%3Aalert%281%29"
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_write_makes_one_file(tmp_path, real):
@@ -321,7 +321,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         report.write(tmp_path / "records", tmp_path / "file" / "x.html")
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def pixels(uri):

@@ -72,7 +72,7 @@ def table(folder: Path) -> str:
     """The records without their times, as text."""
     return "\n".join(
         replace(record, **dict.fromkeys(TIMES)).to_json()
-        for record in read_records(folder, say=lambda _: None)
+        for record in read_records(folder, report=lambda _: None)
     )
 
 
@@ -94,7 +94,7 @@ def finished(tmp_path_factory) -> Path:
     return folder / "records"
 
 
-# --- fairness ---------------------------------------------------------------------------------------------------------
+# --- fairness -------------------------------------------------------------------------------------
 
 
 def test_every_method_meets_the_same_measurement(finished):
@@ -163,7 +163,7 @@ def test_a_method_never_receives_the_truth(tmp_path, fresh_registry):
     assert [record.status for record in read_records(tmp_path / "records")] == ["ok", "ok"]
 
 
-# --- budgets ----------------------------------------------------------------------------------------------------------
+# --- budgets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_seconds_are_a_budget(tmp_path):
     )  # the steps are those that the folder keeps, however fast the machine is today
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back_from_its_line(finished):
@@ -326,7 +326,7 @@ def test_the_rows_of_a_cell_that_ran_again_are_replaced(tmp_path, finished):
     assert left.method["version"] == "new"
 
 
-# --- continuing -------------------------------------------------------------------------------------------------------
+# --- continuing -----------------------------------------------------------------------------------
 
 
 def test_a_finished_suite_computes_nothing(tmp_path):
@@ -437,7 +437,7 @@ def test_what_methods_run_on_is_the_core():
     assert {"posterior", "sampling", "engine"} <= counted
 
 
-# --- interruption -----------------------------------------------------------------------------------------------------
+# --- interruption ---------------------------------------------------------------------------------
 
 
 ZYGOTE = """
@@ -548,7 +548,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, command):
 
     with locked(tmp_path / "records"):
         outcome = command("bench", "run", write_suite(tmp_path), "--out", tmp_path / "records")
-    outcome.refused("another run is at work there", str(os.getpid()))
+    outcome.refused("another run uses this folder", str(os.getpid()))
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
@@ -567,13 +567,13 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     assert run(tmp_path, many(8)).computed == 16 - kept
 
 
-# --- doing it again ---------------------------------------------------------------------------------------------------
+# --- doing it again -------------------------------------------------------------------------------
 
 
 def test_any_cell_is_the_same_bit_for_bit(finished):
     for record in read_records(finished)[::2]:
         found = reproduce(finished, record.cell[:16])
-        assert found.equal, found.differs
+        assert found.equal, found.differences
         assert found.outcome.record.metrics == record.metrics
 
 
@@ -597,7 +597,7 @@ def test_an_answer_that_is_not_the_recorded_one_is_said(tmp_path, finished, comm
     )
 
 
-# --- the floor --------------------------------------------------------------------------------------------------------
+# --- the floor ------------------------------------------------------------------------------------
 
 
 def test_the_floor_adds_up_what_was_counted():
@@ -628,7 +628,7 @@ def test_a_warm_up_is_not_in_the_account(finished):
     assert len(costs) == 1
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------
+# --- comparing ------------------------------------------------------------------------------------
 
 
 def rows_of(scores: dict[str, list[float]], metric: str = "psnr", **also) -> list[Record]:
@@ -657,8 +657,8 @@ def test_compare_finds_the_regression_and_nothing_else():
     before = rows_of({"a": [30.0, 31.0, 29.0, 30.5, 30.0], "b": [25.0, 26.0, 24.0, 25.0, 25.0]})
     after = rows_of({"a": [28.0, 29.1, 27.0, 28.4, 28.0], "b": [25.0, 26.2, 23.9, 25.1, 24.9]})
     found = compare_records(before, after)
-    assert [(move.method, move.metric) for move in found.moves if move.worse] == [("a", "psnr")]
-    (move,) = (move for move in found.moves if move.worse)
+    assert [(move.method, move.metric) for move in found.changes if move.worse] == [("a", "psnr")]
+    (move,) = (move for move in found.changes if move.worse)
     assert move.change.mean == pytest.approx(-2.0)
     assert move.change.low < -2.0 < move.change.high < 0
     assert not compare_records(before, after, threshold=0.1).regressed
@@ -683,7 +683,7 @@ def test_compare_counts_a_cell_that_fails_by_now_as_broken():
 
 
 def test_compare_refuses_sets_that_have_nothing_in_common():
-    with pytest.raises(InputError, match="none of 1 and 1 cells ask for the same"):
+    with pytest.raises(InputError, match="sets of 1 and 1 cells have none in common"):
         compare_records(rows_of({"a": [1.0]}), rows_of({"b": [1.0]}))
 
 
@@ -700,7 +700,7 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
     )
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -779,7 +779,7 @@ def test_names_that_are_not_there_are_refused(tmp_path, command):
         "neither a .toml file nor a shipped suite", "did you mean 'smoke'?"
     )
     command("bench", "run", tmp_path / "no.toml").refused("cannot be read")
-    command("bench", "ls", tmp_path).refused("no records.jsonl there")
+    command("bench", "ls", tmp_path).refused("no records.jsonl found")
     command(
         "bench",
         "run",
@@ -791,7 +791,7 @@ def test_names_that_are_not_there_are_refused(tmp_path, command):
         "executor must be local or ray, got 'slurm'"
     )
     command("bench", "run", write_suite(tmp_path), "--address", "a:1", "--out", "r").refused(
-        "--address is for --executor ray"
+        "--address needs --executor ray"
     )
 
 
@@ -816,7 +816,7 @@ def test_a_shipped_suite_is_valid(name):
     assert load_suite(name).title
 
 
-# --- tuning -----------------------------------------------------------------------------------------------------------
+# --- tuning ---------------------------------------------------------------------------------------
 
 
 def test_tune_wants_a_split_that_the_suite_does_not_test_on(tmp_path, command):
@@ -866,7 +866,7 @@ def test_tune_finds_what_is_better_and_writes_an_entry_that_a_suite_takes(tmp_pa
         run(tmp_path, head.replace("[0]", "[0, 4]") + (tmp_path / "tuned.toml").read_text())
 
 
-# --- Ray --------------------------------------------------------------------------------------------------------------
+# --- Ray ------------------------------------------------------------------------------------------
 
 
 def test_ray_that_is_not_installed_or_not_reachable_is_said(tmp_path, command):
@@ -944,7 +944,7 @@ def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(
     assert cluster == table(tmp_path / "records")
 
 
-# --- what a cell is ---------------------------------------------------------------------------------------------------
+# --- what a cell is -------------------------------------------------------------------------------
 
 
 def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
@@ -969,13 +969,13 @@ def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
 
 def test_worker_scores_after_the_clock_stopped(monkeypatch):
     """A metric that takes long changes no seconds."""
-    from inverse.metrics import standard as metrics
+    from inverse.metrics.shipped import METRICS
 
     problem = inverse.get_problem("bimodal")
     about = describe(problem, "", None)
     observation = Bank(None).get(problem, about, 0, 0)
     method = {"name": "pseudo-inverse", "options": {}, "version": "", "given": {}}
-    monkeypatch.setitem(metrics.METRICS, "slow", lambda result: time.sleep(0.2) or 1.0)
+    monkeypatch.setitem(METRICS, "slow", lambda result: time.sleep(0.2) or 1.0)
     prior = {"name": "p", "sha256": "", "source": None}
     cell = Cell(
         problem=about, method=method, prior=prior, truth=0, seed=0, samples=1, metrics=("slow",)

@@ -182,7 +182,7 @@ def test_the_wrong_network_and_half_of_one_are_refused(given, networks, tmp_path
         tmp_path / "half.safetensors",
     )
     monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "half.safetensors"))
-    with pytest.raises(InputError, match="is not whole"):
+    with pytest.raises(InputError, match="is incomplete"):
         METRICS["lpips"].ready()
 
 

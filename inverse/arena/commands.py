@@ -69,7 +69,7 @@ def run(
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Compute the cells of a suite that the folder lacks; run it again to continue an interrupted run."""
+    """Compute the cells of a suite that the folder lacks; run again to continue."""
     from inverse.arena.run import Request, run_suite
     from inverse.arena.suite import load_suite
 
@@ -247,7 +247,7 @@ def reproduce(
     records: Annotated[Path, typer.Option(help="Folder of its record.")],
     plugin: PluginFiles = [],
 ) -> None:
-    """Compute a cell again from its record; exit with 1 unless the answer is the same bit for bit."""
+    """Compute a cell again from its record; exit with 1 unless the answer has the same bits."""
     from inverse.arena.reproduce import reproduce as again
 
     registry(plugin)
@@ -296,7 +296,7 @@ def limit(
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Compare the time of each method with that of its evaluations, at the fastest batch and precision."""
+    """Compare the time of methods with that of their evaluations, at the fastest batch size."""
     from inverse.arena.limit import Bench, Setting, best, choose, record, tables
     from inverse.registry.discovery import get_problem
 
@@ -382,7 +382,7 @@ def tune(
     ] = None,
     plugin: PluginFiles = [],
 ) -> None:
-    """Choose the options of a method on a tuning split; print an entry for a suite that records it."""
+    """Choose the options of a method on a tuning split; print the entry for a suite."""
     from inverse.arena import tune as tuning
     from inverse.arena.suite import Tuning, load_suite
     from inverse.io.devices import DTYPES, check_device

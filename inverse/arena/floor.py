@@ -1,4 +1,7 @@
-"""The floor: what a solve's counted evaluations take on their own, timed on the spot. Floor over the time of the solve is efficiency."""
+"""The floor: the time of a solve's counted evaluations alone, measured on the same machine.
+
+Efficiency is the floor over the time of the solve.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from inverse.seeding import seeded
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds that one call takes on all rows of a solve at once: the prior forward, its VJP, A and its adjoint."""
+    """Seconds of one call on all rows of a solve: the prior, its VJP, A and the adjoint of A."""
 
     forward: float
     vjp: float
@@ -23,7 +26,7 @@ class Floor:
     A_adjoint: float
 
     def seconds(self, cost: dict[str, float]) -> float:
-        """What the counted evaluations alone take."""
+        """Seconds of the counted evaluations; `cost` has nfe, vjp, A and A_adjoint per sample."""
         return (
             cost["nfe"] * self.forward
             + cost["vjp"] * self.vjp
@@ -33,40 +36,39 @@ class Floor:
 
 
 def measure_floor(rows: Posterior, clock: Callable[[], float] = time.perf_counter) -> Floor:
-    """Least seconds of each evaluation over a few repeats, on all rows at once.
+    """Smallest time of each evaluation over a few repeats, on all rows at once.
 
     Args:
-        clock: whose seconds are counted.
+        clock: function that returns seconds.
     """
     sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
     x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
-    forward = _least(lambda: rows.denoise(x, sigma), rows.device, clock)
+    forward = _shortest(lambda: rows.denoise(x, sigma), rows.device, clock)
 
     def vjp() -> float:
         _, pull = rows.tweedie(x, sigma)
-        return _once(lambda: pull(x), rows.device, clock)
+        return _seconds(lambda: pull(x), rows.device, clock)
 
     back = min(vjp() for _ in range(3))
-    A, A_adjoint = (
-        _least(call, rows.device, clock)
-        for call in (lambda: rows.A(x), lambda: rows.A_vjp(x, rows.y))
-    )
+    A = _shortest(lambda: rows.A(x), rows.device, clock)
+    A_adjoint = _shortest(lambda: rows.A_vjp(x, rows.y), rows.device, clock)
     return Floor(forward, back, A, A_adjoint)
 
 
-MOST = 32
-"""Evaluations of a kind that are replayed; of more, these stand for all."""
+MAX_REPLAYED = 32
+"""Largest number of replayed evaluations of a kind; the time of more is extrapolated."""
 
 
 def replay(
     rows: Posterior, cost: dict[str, float], clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of as many evaluations as a solve counted, one after another with nothing between, on all rows at once.
+    """Seconds of the evaluations that a solve counted, one after another, on all rows at once.
 
-    A forward that keeps a graph is timed as one without.
+    A forward evaluation that keeps a graph is timed as one without.
 
     Args:
         cost: evaluations per sample: nfe, vjp, A, A_adjoint.
+        clock: function that returns seconds.
     """
     sigma = (rows.prior.sigma_min * rows.prior.sigma_max) ** 0.5
     x = torch.randn(len(rows), *rows.shape, generator=seeded("floor")).to(rows.device, rows.dtype)
@@ -80,25 +82,23 @@ def replay(
         calls["vjp"] = lambda: pull(x)
     total = 0.0
     for name, call in calls.items():
-        if times := min(round(cost[name]), MOST):
+        if times := min(round(cost[name]), MAX_REPLAYED):
             repeated = lambda call=call, times=times: [call() for _ in range(times)]  # noqa: E731
-            total += cost[name] / times * _once(repeated, rows.device, clock)
+            total += cost[name] / times * _seconds(repeated, rows.device, clock)
     return total
 
 
-def _least(
+def _shortest(
     call: Callable[[], Any], device: torch.device, clock: Callable[[], float], seconds: float = 0.1
 ) -> float:
-    times, end = (
-        [_once(call, device, clock), _once(call, device, clock)],
-        time.perf_counter() + seconds,
-    )
+    times = [_seconds(call, device, clock), _seconds(call, device, clock)]
+    end = time.perf_counter() + seconds
     while len(times) < 10 and time.perf_counter() < end:
-        times.append(_once(call, device, clock))
+        times.append(_seconds(call, device, clock))
     return min(times)
 
 
-def _once(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+def _seconds(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
     wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
     wait()
     start = clock()

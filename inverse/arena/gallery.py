@@ -1,4 +1,4 @@
-"""Small pictures of what the artifacts hold: measurement, truth, every method's mean and uncertainty, as data URIs."""
+"""Thumbnails of artifacts as data URIs: measurement, truth, mean and uncertainty of each method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inverse.result import Result
 SIDE = 160
 """Longest side of a thumbnail (pixels)."""
 CAP = 8 * 2**20
-"""Bytes of all thumbnails together, as text of the page."""
+"""Largest size of all thumbnails together, as text of the page (bytes)."""
 VIRIDIS = (
     (68, 1, 84),
     (72, 40, 120),
@@ -37,13 +37,15 @@ VIRIDIS = (
 
 @dataclass
 class Scene:
-    """One observation and what was made of it.
+    """An observation and the answers of the methods, as pictures.
 
     Args:
-        records: those whose pictures are here, in the order of `means` and `stds`; a std is None for a single sample.
-        window: (low, high) of the values that black and white stand for.
-        std_high: the value that the brightest uncertainty stands for; 0 is the darkest.
-        channels: of the data; of other than 1 or 3 the first is shown, in false colours.
+        records: records of the answers, in the order of `means` and `stds`; a std is None for a
+            single sample.
+        window: (low, high) values shown as black and white.
+        std_high: value of the brightest uncertainty; 0 is the darkest.
+        channels: number of channels of the data; if it is neither 1 nor 3, the pictures show the
+            first channel in false colours.
     """
 
     y: str | None
@@ -57,12 +59,17 @@ class Scene:
 
     @property
     def size(self) -> int:
+        """Length of all data URIs (bytes)."""
         return sum(len(uri) for uri in [self.y, self.truth, *self.means, *self.stds] if uri)
 
 
 @dataclass
 class Gallery:
-    """The scenes that fit, how many observations did not, and the artifacts that could not be used with the reason."""
+    """The scenes that fit, the number of observations that did not, and unusable artifacts.
+
+    Args:
+        unusable: reason by cell.
+    """
 
     scenes: list[Scene] = field(default_factory=list)
     beyond: int = 0
@@ -70,7 +77,10 @@ class Gallery:
 
 
 def gallery(folder: Path, records: Iterable[Record], cap: int = CAP) -> Gallery:
-    """Thumbnails of the artifacts of records, the first truth of every problem before the second, up to `cap` bytes of text."""
+    """Thumbnails of the artifacts of records, up to `cap` bytes of text.
+
+    The first truth of every problem comes before the second.
+    """
     observed: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.status == "ok" and record.artifact:
@@ -82,21 +92,21 @@ def gallery(folder: Path, records: Iterable[Record], cap: int = CAP) -> Gallery:
     for key, rows in observed.items():
         queue.append((turn[key[0]], len(queue), rows))
         turn[key[0]] += 1
-    found, total = Gallery(), 0
+    pictures, total = Gallery(), 0
     for _, _, rows in sorted(queue, key=lambda item: item[:2]):
         if total >= cap:
-            found.beyond += 1
+            pictures.beyond += 1
             continue
-        scene = _scene(folder, rows, found.unusable)
+        scene = _scene(folder, rows, pictures.unusable)
         if scene is None:
             continue
         if total + scene.size > cap:
-            found.beyond += 1
-            total = cap  # whatever comes later is no smaller a picture of anything
+            pictures.beyond += 1
+            total = cap  # later scenes are of about the same size
             continue
         total += scene.size
-        found.scenes.append(scene)
-    return found
+        pictures.scenes.append(scene)
+    return pictures
 
 
 def _scene(folder: Path, records: list[Record], unusable: dict[str, str]) -> Scene | None:
@@ -107,9 +117,7 @@ def _scene(folder: Path, records: list[Record], unusable: dict[str, str]) -> Sce
         except InputError as error:
             unusable[record.cell] = str(error)
     loaded = [
-        (record, result)
-        for record, result in loaded
-        if _is_picture(tuple(result.samples.shape[2:]))
+        (record, result) for record, result in loaded if _is_image(tuple(result.samples.shape[2:]))
     ]
     if not loaded:
         return None
@@ -118,91 +126,88 @@ def _scene(folder: Path, records: list[Record], unusable: dict[str, str]) -> Sce
     window = _window(guide)
     stds = [result.std[0].numpy() if result.samples.shape[1] > 1 else None for _, result in loaded]
     high = max(
-        (float(np.quantile(_flat(std), 0.995)) for std in stds if std is not None), default=0.0
+        (float(np.quantile(_one_channel(std), 0.995)) for std in stds if std is not None),
+        default=0.0,
     )
     y = first.y[0].numpy()
     return Scene(
-        y=_uri(_coloured(y, _window(y))) if _is_picture(y.shape) else None,
-        truth=None if first.truth is None else _uri(_coloured(guide, window)),
+        y=_uri(_as_rgb(y, _window(y))) if _is_image(y.shape) else None,
+        truth=None if first.truth is None else _uri(_as_rgb(guide, window)),
         window=window,
         std_high=high,
         channels=len(guide),
         records=[record for record, _ in loaded],
-        means=[_uri(_coloured(result.mean[0].numpy(), window)) for _, result in loaded],
+        means=[_uri(_as_rgb(result.mean[0].numpy(), window)) for _, result in loaded],
         stds=[
-            None if std is None else _uri(_false_colours(_flat(std) / (high or 1))) for std in stds
+            None if std is None else _uri(_false_colours(_one_channel(std) / (high or 1)))
+            for std in stds
         ],
     )
 
 
 def _load(folder: Path, record: Record) -> Result:
-    path = inside(folder, record)
-    if (
-        record.artifact_sha256
-        and hashlib.sha256(path.read_bytes()).hexdigest() != record.artifact_sha256
-    ):
+    path = artifact_path(folder, record)
+    sha256 = record.artifact_sha256
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise InputError(f"{record.artifact}: its hash is not the one in the record")
     return Result.load(path)
 
 
-def inside(folder: Path, record: Record) -> Path:
-    """Where the artifact of a record lies.
+def artifact_path(folder: Path, record: Record) -> Path:
+    """The path of the artifact of a record.
 
-    Raises: InputError if it is missing, or the record points out of the folder.
+    Raises: InputError if it is missing, or lies outside the folder.
     """
     path = folder / (record.artifact or "")
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{record.artifact}: lies outside the records' folder")
+        raise InputError(f"{record.artifact}: lies outside the folder of the records")
     if not path.is_file():
         raise InputError(f"{record.artifact}: no such file")
     return path
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[1:]) > 1
 
 
 def _window(image: np.ndarray) -> tuple[float, float]:
-    """[0, 1] for intensities, noise included; else the range of the image."""
+    """(0, 1) for intensities, noise included; otherwise the range of the image."""
     low, high = float(image.min()), float(image.max())
-    return (
-        (0.0, 1.0) if low >= -0.5 and 0.05 < high <= 1.5 else (low, high if high > low else low + 1)
-    )
+    if low >= -0.5 and 0.05 < high <= 1.5:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1
 
 
-def _coloured(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """(channels, height, width) -> (height, width, 3) bytes: colours, greys, or false colours of the first channel."""
+def _as_rgb(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """(channels, height, width) -> (height, width, 3) bytes.
+
+    In colour, in grey, or in false colours of the first channel.
+    """
     scaled = (np.nan_to_num(image) - window[0]) / (window[1] - window[0])
     if len(scaled) not in (1, 3):
         return _false_colours(scaled[0])
-    return np.broadcast_to(
-        (scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0),
-        (*scaled.shape[1:], 3),
-    )
+    pixels = (scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return np.broadcast_to(pixels, (*scaled.shape[1:], 3))
 
 
-def _flat(image: np.ndarray) -> np.ndarray:
-    """Root mean square over the colours; the first channel of other fields."""
+def _one_channel(image: np.ndarray) -> np.ndarray:
+    """Root mean square over the colours of an image; the first channel of other fields."""
     return np.sqrt((image**2).mean(0)) if len(image) in (1, 3) else image[0]
 
 
 def _false_colours(values: np.ndarray) -> np.ndarray:
     """[0, 1] -> viridis, (height, width, 3) bytes."""
-    places = np.linspace(0, 1, len(VIRIDIS))
-    return (
-        np.stack([np.interp(values, places, channel) for channel in zip(*VIRIDIS, strict=True)], -1)
-        .round()
-        .astype(np.uint8)
-    )
+    positions = np.linspace(0, 1, len(VIRIDIS))
+    channels = [np.interp(values, positions, colour) for colour in zip(*VIRIDIS, strict=True)]
+    return np.stack(channels, -1).round().astype(np.uint8)
 
 
 def _uri(pixels: np.ndarray) -> str:
-    """WebP, without loss where it is small anyway."""
+    """A data URI of a thumbnail in WebP; small pictures are lossless."""
     from PIL import Image
 
     picture, data = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     picture.thumbnail((SIDE, SIDE))
-    picture.save(
-        data, "WEBP", **({"lossless": True} if max(picture.size) <= 64 else {"quality": 92})
-    )
+    quality = {"lossless": True} if max(picture.size) <= 64 else {"quality": 92}
+    picture.save(data, "WEBP", **quality)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

@@ -1,11 +1,12 @@
 """Records as rows of a leaderboard.
 
-A *setting* is a problem with its options, prior, device and precision; a *contestant* a method with its options and number of
-samples; a *group* the records of one contestant in one setting under one budget, a row of the leaderboard. An *observation* is
-one truth and seed of a setting.
+A *setting* is a problem with its options, prior, device and precision. A *contestant* is a method
+with its options and number of samples. A *group* is the records of a contestant in a setting under
+a budget: a row of the leaderboard. An *observation* is a truth and a seed of a setting.
 
-A cell that failed, was skipped or has not run has no score; every group counts those, and its own mean is over the cells that
-finished. Seeds of one truth are averaged before anything is tested or resampled: they are no independent draws of the problem.
+A cell that failed, was skipped or has not run has no score. Every group counts these cells; its
+mean is over the cells that finished. The seeds of a truth are averaged before anything is tested
+or resampled, because they are not independent draws of the problem.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from inverse.arena.record import Record
 from inverse.arena.values import value
 
 STEPS = "steps"
-"""The option that a budget sets, and along which quality makes a curve."""
+"""The option that a budget sets, and that quality is plotted against."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The records of one contestant in one setting under one budget; the three are canonical JSON.
+    """The records of a contestant in a setting under a budget.
 
-    `family` is the contestant without its steps: the points of one curve.
+    Args:
+        setting, contestant, budget: canonical JSON.
+        family: the contestant without its steps, canonical JSON; groups of a family are the
+            points of a curve.
     """
 
     setting: str
@@ -41,58 +45,64 @@ class Group:
     _estimates: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def count(self, status: str) -> int:
+        """Number of cells with this status."""
         return sum(record.status == status for record in self.records)
 
     def by_truth(self, name: str) -> dict[int, float]:
-        """The mean over seeds at every truth that has one."""
-        found = defaultdict(list)
+        """Mean of a metric or cost over seeds, by truth."""
+        scores = defaultdict(list)
         for record in self.records:
             if (score := value(record, name)) is not None:
-                found[record.truth].append(score)
-        return {truth: math.fsum(scores) / len(scores) for truth, scores in found.items()}
+                scores[record.truth].append(score)
+        return {truth: math.fsum(seeds) / len(seeds) for truth, seeds in scores.items()}
 
     def estimate(self, name: str) -> Estimate | None:
-        """The mean over truths with its interval; None where no cell has the metric."""
+        """Mean of a metric or cost over truths with its interval; None if no cell has it."""
         if name not in self._estimates:
             self._estimates[name] = estimate(list(self.by_truth(name).values()))
         return self._estimates[name]
 
     @cached_property
     def efficiency(self) -> float | None:
-        """What the counted evaluations alone would take, over what the method took: sums over the cells where both were measured."""
-        both = [
+        """Time of the counted evaluations alone over the time of the method.
+
+        Both are sums over the cells that have both; None if no cell has.
+        """
+        times = [
             (r.floor_seconds, r.seconds)
             for r in self.records
             if r.status == "ok" and r.floor_seconds is not None and r.seconds
         ]
-        return (
-            sum(floor for floor, _ in both) / sum(seconds for _, seconds in both) if both else None
-        )
+        if not times:
+            return None
+        return sum(floor for floor, _ in times) / sum(seconds for _, seconds in times)
 
 
 def grouped(records: Iterable[Record]) -> list[Group]:
-    """Records by setting, contestant and budget, in the order in which they come.
+    """Groups of records by setting, contestant and budget, in the order of the records.
 
-    The steps that a budget has chosen are no part of the contestant, which is the same under every budget and on every problem;
-    steps that the suite asked for are.
+    Steps that a budget chose do not belong to the contestant, which is the same under every budget
+    and on every problem. Steps that the suite set do.
     """
-    found: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    merged: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        found[
-            _setting(record),
-            _contestant(record, without_steps=record.budget is not None),
-            _key(record.budget),
-        ].append(record)
-    pinned = {
+        contestant = _contestant(record, without_steps=record.budget is not None)
+        merged[_setting(record), contestant, _key(record.budget)].append(record)
+    with_steps = {
         contestant
-        for (_, contestant, _), cells in found.items()
+        for (_, contestant, _), cells in merged.items()
         if len({(r.truth, r.seed) for r in cells}) < len(cells)
     }
     split: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for (setting, contestant, budget), cells in found.items():
+    for (setting, merged_contestant, budget), cells in merged.items():
         for record in cells:
-            own = _contestant(record, without_steps=False) if contestant in pinned else contestant
-            split[setting, own, budget, _contestant(record, without_steps=True)].append(record)
+            family = _contestant(record, without_steps=True)
+            contestant = (
+                _contestant(record, without_steps=False)
+                if merged_contestant in with_steps
+                else merged_contestant
+            )
+            split[setting, contestant, budget, family].append(record)
     return [
         Group(setting, contestant, budget, family, tuple(cells))
         for (setting, contestant, budget, family), cells in split.items()
@@ -125,17 +135,16 @@ def _contestant(record: Record, without_steps: bool) -> str:
 
 
 def observations_asked(groups: Iterable[Group]) -> dict[tuple[str, str], int]:
-    """How many observations each (setting, budget) has: what every group there would hold if nothing were missing."""
-    seen: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
+    """Number of observations of each (setting, budget): the size of a complete group."""
+    asked: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
     for group in groups:
-        seen[group.setting, group.budget] |= {
-            (record.truth, record.seed) for record in group.records
-        }
-    return {key: len(found) for key, found in seen.items()}
+        observed = {(record.truth, record.seed) for record in group.records}
+        asked[group.setting, group.budget] |= observed
+    return {key: len(observed) for key, observed in asked.items()}
 
 
 def observations(groups: Iterable[Group]) -> int:
-    """How many observations (setting, truth, seed) anyone was asked for: the denominator of an ECDF."""
+    """Number of observations (setting, truth, seed) of all groups: the denominator of an ECDF."""
     return len(
         {(group.setting, record.truth, record.seed) for group in groups for record in group.records}
     )

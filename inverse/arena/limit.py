@@ -1,4 +1,7 @@
-"""`inverse bench limit`: how near to what its evaluations alone take a method runs, at the batch and precision where they take least."""
+"""`inverse bench limit`: the time of a method against that of its evaluations alone.
+
+Methods are timed at the batch size and precision at which evaluations are fastest.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""`cpu` is the processor time of this process: on a machine that others use too, wall time says how busy they are."""
+"""`cpu` is the processor time of this process, for a machine that other processes use too."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where evaluations are timed: rows at once, and a precision of `inverse.io.devices.DTYPES`."""
+    """A batch size (rows) and a precision (key of `inverse.io.devices.DTYPES`)."""
 
     batch: int
     dtype: str
@@ -40,7 +43,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """One method: evaluations per sample, seconds of the solve (all rows), floor, and their ratio, medians over repeats; or why not."""
+    """Measured time of a method.
+
+    Args:
+        nfe, vjp, A, A_adjoint: evaluations per sample.
+        seconds: time of the solve, all rows.
+        floor: time of its evaluations alone.
+        efficiency: floor over seconds; times and ratio are medians over repeats.
+        reason: why there is no efficiency.
+    """
 
     method: str
     nfe: float = 0.0
@@ -55,12 +66,17 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and how.
+    """A measurement of methods on a problem.
 
     Args:
-        problem: on its first truth, cut to a square of `size` pixels where that is given.
+        problem: its first truth is used.
+        prior: name or file; None for the problem's own.
+        size: side of the square cut from the truth (pixels); None for the whole truth.
         compile: whether the prior is compiled.
+        repeats: number of solves of each method.
         clock: wall or cpu.
+
+    Raises: OptionError for an unknown clock, or for the cpu clock on another device.
     """
 
     problem: Problem
@@ -77,10 +93,10 @@ class Bench:
                 f"bench limit: --clock must be one of {', '.join(CLOCKS)}, got '{self.clock}'"
             )
         if self.clock == "cpu" and self.device != "cpu":
-            raise OptionError("bench limit: --clock cpu is for --device cpu")
+            raise OptionError("bench limit: --clock cpu needs --device cpu")
 
     def posterior(self, setting: Setting) -> Posterior:
-        """A posterior of `batch` rows, each with a measurement of its own."""
+        """A posterior of `batch` rows with independent measurements of one truth."""
         if setting.dtype not in DTYPES:
             raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{setting.dtype}'")
         (dtype, autocast), device = DTYPES[setting.dtype], check_device(self.device)
@@ -101,14 +117,14 @@ class Bench:
         )
 
     def floors(self, settings: list[Setting]) -> dict[Setting, Floor]:
-        """Seconds of an evaluation of all rows, at each setting."""
+        """Times of evaluations of all rows, for each setting."""
         return {
             setting: measure_floor(self.posterior(setting), CLOCKS[self.clock])
             for setting in settings
         }
 
     def efficiencies(self, methods: list[Method], setting: Setting) -> Iterator[Efficiency]:
-        """Each method at this setting."""
+        """Measure each method at a setting."""
         posterior = self.posterior(setting)
         for method in methods:
             try:
@@ -117,21 +133,19 @@ class Bench:
                 yield Efficiency(method.name, reason=str(error))
 
     def _efficiency(self, posterior: Posterior, method: Method) -> Efficiency:
-        """The evaluations are replayed before and after each solve, since the machine may change between repeats."""
+        """Replay the evaluations before and after each solve: the load of the machine varies."""
         seconds, cost = self._timed(posterior, method)
         if not cost["nfe"] + cost["vjp"]:
-            return Efficiency(method.name, seconds=seconds, reason="asks nothing of the prior")
-        rows, clock, found = posterior.rows(1), CLOCKS[self.clock], []
+            return Efficiency(method.name, seconds=seconds, reason="does not evaluate the prior")
+        rows, clock, repeats = posterior.rows(1), CLOCKS[self.clock], []
         replay(rows, cost, clock)
         for _ in range(self.repeats):
-            before, (seconds, cost), after = (
-                replay(rows, cost, clock),
-                self._timed(posterior, method),
-                replay(rows, cost, clock),
-            )
-            found.append(((before + after) / 2 / seconds, seconds, (before + after) / 2))
+            before = replay(rows, cost, clock)
+            seconds, cost = self._timed(posterior, method)
+            after = replay(rows, cost, clock)
+            repeats.append(((before + after) / 2 / seconds, seconds, (before + after) / 2))
         efficiency, seconds, floor = (
-            statistics.median(column) for column in zip(*found, strict=True)
+            statistics.median(column) for column in zip(*repeats, strict=True)
         )
         return Efficiency(
             method.name,
@@ -145,7 +159,10 @@ class Bench:
         )
 
     def _timed(self, posterior: Posterior, method: Method) -> tuple[float, dict[str, float]]:
-        """Seconds of a solve and its counted evaluations; by the processor's clock the building of the result is in them."""
+        """Seconds of a solve, and its counted evaluations.
+
+        The processor time includes the construction of the result.
+        """
         start = time.process_time()
         result = solve(posterior, method)
         spent = time.process_time() - start
@@ -154,38 +171,37 @@ class Bench:
 
 
 def best(floors: dict[Setting, Floor]) -> Setting:
-    """Where a forward and a VJP of one row take least."""
-    return min(
-        floors, key=lambda setting: (floors[setting].forward + floors[setting].vjp) / setting.batch
-    )
+    """The setting at which a forward evaluation and a VJP of one row are fastest."""
+
+    def seconds_per_row(setting: Setting) -> float:
+        return (floors[setting].forward + floors[setting].vjp) / setting.batch
+
+    return min(floors, key=seconds_per_row)
 
 
 def choose(names: list[str] | None, steps: int) -> list[Method]:
-    """The methods called so, or all, with as many steps where they have any."""
-    table = registry().table("inverse_methods")
-    found = {name: registry().find("inverse_methods", name) for name in names or table}
-    return [
-        get_method(
-            name,
-            **({"steps": steps} if any(option.name == "steps" for option in options(cls)) else {}),
-        )
-        for name, cls in found.items()
-    ]
+    """The methods of these names, or all, with these steps if they have steps."""
+    chosen = []
+    for name in names or registry().table("inverse_methods"):
+        method_class = registry().find("inverse_methods", name)
+        has_steps = any(option.name == "steps" for option in options(method_class))
+        chosen.append(get_method(name, **({"steps": steps} if has_steps else {})))
+    return chosen
 
 
-def tables(floors: dict[Setting, Floor], found: list[Efficiency]) -> tuple[Table, Table]:
-    """What evaluations take, and how near to that methods run."""
+def tables(floors: dict[Setting, Floor], rows: list[Efficiency]) -> tuple[Table, Table]:
+    """A table of the times of evaluations, and a table of the efficiency of methods."""
     evaluations = columns("batch", "precision", "forward (ms a row)", "VJP", "A", "A^T")
-    for at, floor in floors.items():
+    for setting, floor in floors.items():
         milliseconds = (
-            f"{1e3 * seconds / at.batch:.2f}"
+            f"{1e3 * seconds / setting.batch:.2f}"
             for seconds in (floor.forward, floor.vjp, floor.A, floor.A_adjoint)
         )
-        evaluations.add_row(str(at.batch), at.dtype, *milliseconds)
+        evaluations.add_row(str(setting.batch), setting.dtype, *milliseconds)
     methods = columns(
         "method", "prior evaluations", "VJPs", "A and A^T", "seconds", "floor", "efficiency"
     )
-    for row in found:
+    for row in rows:
         if row.efficiency is None:
             methods.add_row(row.method, *["-"] * 5, row.reason)
             continue
@@ -197,17 +213,15 @@ def tables(floors: dict[Setting, Floor], found: list[Efficiency]) -> tuple[Table
 
 
 def record(
-    bench: Bench, floors: dict[Setting, Floor], chosen: Setting, found: list[Efficiency]
+    bench: Bench, floors: dict[Setting, Floor], chosen: Setting, rows: list[Efficiency]
 ) -> dict[str, Any]:
-    """Everything measured, for JSON."""
+    """All measurements as JSON."""
     about = {
         "problem": bench.problem.name,
         "size": bench.size,
         "device": bench.device,
         "compile": bench.compile,
         "clock": bench.clock,
-    }
-    about |= {
         "repeats": bench.repeats,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -217,5 +231,5 @@ def record(
         "about": about,
         "evaluations": timed,
         "setting": asdict(chosen),
-        "methods": [asdict(row) for row in found],
+        "methods": [asdict(row) for row in rows],
     }

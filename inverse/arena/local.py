@@ -21,7 +21,7 @@ class Executor(Protocol):
         """Run a method of a `Worker` and return its answer."""
 
     def run(self, work: Iterable[tuple[Cell, Observation]]) -> Iterator[Outcome]:
-        """Compute cells, reading each observation when it is needed; yield outcomes as they finish."""
+        """Compute cells, reading observations as needed; yield outcomes as they finish."""
 
     def close(self) -> None:
         """Release all resources."""

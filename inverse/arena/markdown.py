@@ -16,10 +16,12 @@ from inverse.metrics.metric import Metric
 
 
 def markdown(records: list[Record]) -> str:
-    """A table for every setting and budget: contestants by their mean of the first metric that has a direction, the best of each column in bold.
+    """A table for every setting and budget, with the best value of each column in bold.
 
-    A method that finished fewer cells than another is never in bold: its mean is over other cells.
-    The first metric carries its 95 % interval over truths; `efficiency` is measured floor over wall time, `cells` how many of those asked for finished.
+    Contestants are sorted by their mean of the first metric that has a direction. A method that
+    finished fewer cells than another is never in bold, because its mean is over other cells. The
+    first metric has its 95 % interval over truths. `efficiency` is measured floor over wall time;
+    `cells` is the number of cells that finished.
     """
     groups = grouped(records)
     settings, budgets = (
@@ -35,7 +37,7 @@ def markdown(records: list[Record]) -> str:
                 group for group in groups if (group.setting, group.budget) == (setting, budget)
             ]:
                 parts += [
-                    f"**{_md(label)}**, {_md(budget_label(budget))}",
+                    f"**{_escaped(label)}**, {_escaped(budget_label(budget))}",
                     "",
                     *_table(rows, names),
                     "",
@@ -46,7 +48,7 @@ def markdown(records: list[Record]) -> str:
         if r.status != "ok"
     )
     parts += [
-        f"- {count} of {_md(method)} {status}: {_md(reason)}"
+        f"- {count} of {_escaped(method)} {status}: {_escaped(reason)}"
         for (method, status, reason), count in sorted(unfinished.items())
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -60,16 +62,15 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
         if any(group.estimate(name) for group in rows)
     ]
     ranked = [name for name in metrics if metric(name).better is not None and name in columns]
-    found = {(id(group), name): group.estimate(name) for group in rows for name in columns}
+    means = {(id(group), name): group.estimate(name) for group in rows for name in columns}
 
     def loss(group: Group, name: str) -> float:
-        return metric(name).loss(mean.mean) if (mean := found[id(group), name]) else math.inf
+        return metric(name).loss(mean.mean) if (mean := means[id(group), name]) else math.inf
 
-    most, asked = max(group.count("ok") for group in rows), max(observations_asked(rows).values())
-    best = {
-        name: min(loss(group, name) for group in rows if group.count("ok") == most)
-        for name in ranked
-    }
+    largest = max(group.count("ok") for group in rows)
+    asked = max(observations_asked(rows).values())
+    complete = [group for group in rows if group.count("ok") == largest]
+    best = {name: min(loss(group, name) for group in complete) for name in ranked}
     if ranked:
         rows = sorted(rows, key=lambda group: (loss(group, ranked[0]), names[group.contestant]))
     heads = [f"{metric(name).heading}{_arrow(metric(name))}" for name in columns]
@@ -80,19 +81,19 @@ def _table(rows: list[Group], names: dict[str, str]) -> list[str]:
     for group in rows:
         shown = []
         for name in columns:
-            text = _figure(found[id(group), name], name, interval=name == metrics[0])
-            first = (
-                group.count("ok") == most
+            text = _number(means[id(group), name], name, interval=name == metrics[0])
+            is_best = (
+                group.count("ok") == largest
                 and name in best
                 and math.isfinite(best[name])
                 and loss(group, name) == best[name]
             )
-            shown.append(f"**{text}**" if first else text)
+            shown.append(f"**{text}**" if is_best else text)
         count = group.count("ok")
         efficiency = "-" if group.efficiency is None else f"{100 * group.efficiency:.0f} %"
-        lines.append(
-            f"| {_md(names[group.contestant])} | {' | '.join(shown)} | {efficiency} | {count if count == asked else f'{count} of {asked}'} |"
-        )
+        cells = str(count) if count == asked else f"{count} of {asked}"
+        label = _escaped(names[group.contestant])
+        lines.append(f"| {label} | {' | '.join(shown)} | {efficiency} | {cells} |")
     return lines
 
 
@@ -102,21 +103,16 @@ def _arrow(metric: Metric) -> str:
     return {"higher": " ↑", "lower": " ↓"}.get(str(metric.better), "")
 
 
-def _figure(found: Estimate | None, name: str, interval: bool) -> str:
-    if found is None:
+def _number(estimate: Estimate | None, name: str, interval: bool) -> str:
+    if estimate is None:
         return "-"
-    form = (
-        (lambda number: f"{number:.3g}")
-        if name == "seconds"
-        else (lambda number: f"{number:.{metric(name).digits}f}")
-    )
-    return (
-        f"{form(found.mean)} [{form(found.low)}, {form(found.high)}]"
-        if interval and found.low is not None and found.high is not None
-        else form(found.mean)
-    )
+    form = ".3g" if name == "seconds" else f".{metric(name).digits}f"
+    mean, low, high = estimate.mean, estimate.low, estimate.high
+    if interval and low is not None and high is not None:
+        return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+    return f"{mean:{form}}"
 
 
-def _md(text: str) -> str:
-    """Any text as one line of inert Markdown."""
+def _escaped(text: str) -> str:
+    """Any text as one line of Markdown without effect."""
     return re.sub(r"([\\|*_`\[\]])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -1,4 +1,4 @@
-"""What the page shows, as JSON: a function of the records alone."""
+"""The data of the HTML page as JSON: a function of the records alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from inverse.arena.estimate import Estimate
 from inverse.arena.groups import Group, grouped, observations, observations_asked
 from inverse.arena.labels import budget_label, budget_order, contestant_labels, setting_labels
-from inverse.arena.ranking import LEAST, Comparison, compare, leaders
+from inverse.arena.ranking import MIN_TRUTHS, Comparison, compare, leaders
 from inverse.arena.record import Record
 from inverse.arena.tradeoffs import curves, front, position, solved
 from inverse.arena.values import COSTS, metric, metrics_of
@@ -24,7 +24,11 @@ AXES = ("seconds", "calls", "nfe", "vjp", "peak_memory")
 
 
 def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
-    """What the page shows, as JSON: names and tables once, everything else by index."""
+    """The data of the page as JSON: names and tables once, everything else by index.
+
+    Args:
+        artifacts: path from the page to the folder of the records.
+    """
     groups = grouped(records)
     settings, contestants, budgets, families = (
         list(dict.fromkeys(getattr(group, name) for group in groups))
@@ -37,6 +41,7 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
     tables: dict[str, list[Any]] = {
         name: [] for name in ("problem", "method", "prior", "versions", "budget")
     }
+    started = [record.started for record in records if record.started]
     rows, start, asked = [], 0, observations_asked(groups)
     for group in groups:
         missing = asked[group.setting, group.budget] - len(group.records)
@@ -46,22 +51,19 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
         )
         start += len(group.records)
     return {
-        "metrics": [{"name": name, **_reading(name)} for name in names],
-        "costs": [{"name": name, **_reading(name)} for name in COSTS],
+        "metrics": [{"name": name, **_metric_entry(name)} for name in names],
+        "costs": [{"name": name, **_metric_entry(name)} for name in COSTS],
         "settings": setting_labels(settings),
         "contestants": contestant_labels(contestants),
         "families": contestant_labels(families),
         "methods": [json.loads(contestant)["name"] for contestant in contestants],
         "budgets": [budget_label(budget) for budget in budgets],
         "status": dict(Counter(record.status for record in records)),
-        "started": [
-            min((r.started for r in records if r.started), default=""),
-            max((r.started for r in records if r.started), default=""),
-        ],
+        "started": [min(started, default=""), max(started, default="")],
         "rows": rows,
         "cells": [_cell(record, tables, artifacts) for record in cells],
         "tables": tables,
-        "least": LEAST,
+        "least": MIN_TRUTHS,
         "leaders": _by_scope(groups, names, settings, budgets, leaders),
         "comparisons": _comparisons(groups, names, settings, contestants, budgets),
         "fronts": _fronts(groups, names, settings, budgets),
@@ -73,7 +75,7 @@ def payload(records: Sequence[Record], artifacts: str = ".") -> dict[str, Any]:
     }
 
 
-def _reading(name: str) -> dict[str, Any]:
+def _metric_entry(name: str) -> dict[str, Any]:
     read = metric(name)
     within = [
         f"{100 * w:g} %" if read.relative else f"{w:g} {read.unit}".strip() for w in read.within
@@ -111,26 +113,26 @@ def _numbers(found: Estimate) -> list[float | int | None]:
 
 
 def _short(number: float | None) -> float | None:
-    """Six significant digits are more than anybody measures."""
+    """A number with six significant digits; None if it is not finite."""
     return None if number is None or not math.isfinite(number) else float(f"{number:.6g}")
 
 
 def _cell(record: Record, tables: dict[str, list[Any]], artifacts: str) -> dict[str, Any]:
-    """A record with its tables by index and without what is empty."""
-    found: dict[str, Any] = {}
+    """A record without empty fields, its tables replaced by indices."""
+    cell: dict[str, Any] = {}
     plain = json.loads(strict_json(vars(record)))
     for name, item in plain.items():
         if name in tables:
             if item not in tables[name]:
                 tables[name].append(item)
-            found[name] = tables[name].index(item)
+            cell[name] = tables[name].index(item)
         elif name in ("metrics", "cost"):
-            found[name] = {key: _short(number) for key, number in item.items()}
+            cell[name] = {key: _short(number) for key, number in item.items()}
         elif item not in (None, ""):
-            found[name] = _short(item) if isinstance(item, float) else item
+            cell[name] = _short(item) if isinstance(item, float) else item
     if record.artifact:
-        found["href"] = quote(f"{Path(artifacts).as_posix()}/{record.artifact}")
-    return found
+        cell["href"] = quote(f"{Path(artifacts).as_posix()}/{record.artifact}")
+    return cell
 
 
 def _comparisons(
@@ -140,8 +142,8 @@ def _comparisons(
     contestants: list[str],
     budgets: list[str],
 ) -> list[dict[str, Any]]:
-    """By metric, budget and setting; setting -1 is all of them together."""
-    found = []
+    """Comparisons by metric, budget and setting; setting -1 is all settings together."""
+    comparisons = []
     for b, budget in enumerate(budgets):
         of_budget = [group for group in groups if group.budget == budget]
         scopes = [
@@ -150,14 +152,13 @@ def _comparisons(
         ]
         for s, scope in [*scopes, *([(-1, of_budget)] if len(settings) > 1 else [])]:
             for name in names:
-                if (compared := compare(scope, name)) is not None:
-                    found.append(
-                        {"metric": name, "s": s, "b": b, **_compared(compared, contestants)}
-                    )
-    return found
+                if (comparison := compare(scope, name)) is not None:
+                    indices = {"metric": name, "s": s, "b": b}
+                    comparisons.append(indices | _comparison(comparison, contestants))
+    return comparisons
 
 
-def _compared(compared: Comparison, contestants: list[str]) -> dict[str, Any]:
+def _comparison(compared: Comparison, contestants: list[str]) -> dict[str, Any]:
     k = len(compared.contestants)
     return {
         "order": [contestants.index(contestant) for contestant in compared.contestants],
@@ -179,15 +180,14 @@ def _compared(compared: Comparison, contestants: list[str]) -> dict[str, Any]:
 def _fronts(
     groups: Sequence[Group], names: Sequence[str], settings: list[str], budgets: list[str]
 ) -> dict[str, list[int]]:
-    """Rows on the front by "metric|cost|setting|budget"."""
-    found = {}
+    """Rows on the Pareto front, by "metric|cost|setting|budget"."""
+    fronts = {}
     for axis in AXES:
-        for key, places in _by_scope(
-            groups, names, settings, budgets, partial(front, cost=axis)
-        ).items():
+        on_front = _by_scope(groups, names, settings, budgets, partial(front, cost=axis))
+        for key, indices in on_front.items():
             name, *scope = key.rsplit("|", 2)
-            found["|".join([name, axis, *scope])] = places
-    return found
+            fronts["|".join([name, axis, *scope])] = indices
+    return fronts
 
 
 def _by_scope(
@@ -197,8 +197,8 @@ def _by_scope(
     budgets: list[str],
     choose: Callable[[list[Group], str], list[int]],
 ) -> dict[str, list[int]]:
-    """Rows that `choose` picks, by "metric|setting|budget"; budget -1 is all of them."""
-    found = {}
+    """Rows that `choose` selects, by "metric|setting|budget"; budget -1 is all budgets."""
+    chosen = {}
     for s, setting in enumerate(settings):
         for b in range(-1, len(budgets)):
             scope = [
@@ -207,28 +207,28 @@ def _by_scope(
                 if group.setting == setting and (b < 0 or group.budget == budgets[b])
             ]
             for name in names:
-                if places := choose([group for _, group in scope], name):
-                    found[f"{name}|{s}|{b}"] = [scope[i][0] for i in places]
-    return found
+                if indices := choose([group for _, group in scope], name):
+                    chosen[f"{name}|{s}|{b}"] = [scope[i][0] for i in indices]
+    return chosen
 
 
 def _solved(
     groups: Sequence[Group], names: Sequence[str], families: list[str], place: dict[int, int]
 ) -> dict[str, list[list[int]]]:
-    """Cells that reached the target, cheapest first, for every family, by "metric|level|cost"."""
-    found = {}
+    """Cells that reach the target, cheapest first, for every family, by "metric|level|cost"."""
+    reached = {}
     for name in names:
         for level, within in enumerate(metric(name).within):
             for axis in ("calls", "seconds"):
                 cells = solved(groups, name, within, axis)
-                found[f"{name}|{level}|{axis}"] = [
+                reached[f"{name}|{level}|{axis}"] = [
                     [place[id(record)] for record in cells.get(family, [])] for family in families
                 ]
-    return found
+    return reached
 
 
 def scenes(pictures: Any, cells: list[str]) -> dict[str, Any]:
-    """What the page shows of a gallery's pictures; cells by index."""
+    """The pictures of a gallery as JSON, cells by index; `pictures` is a `Gallery` or None."""
     if pictures is None:
         return {"scenes": [], "beyond": 0, "unusable": {}}
     place = {cell: i for i, cell in enumerate(cells)}

@@ -1,4 +1,4 @@
-"""From a suite to its cells: observations drawn, steps fitted to budgets, every cell with its hash, in an order that never changes."""
+"""Plans the cells of a suite: draws observations and fits steps to budgets, in a fixed order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from inverse.registry.options import values
 from inverse.registry.source import version_of
 
 PROBE = 32
-"""Side of the squares on which costs are counted (pixels): a network's evaluations are as many on a small photograph as on a large one."""
+"""Side of the squares on which costs are counted (pixels).
+
+A method needs as many evaluations on a small photograph as on a large one.
+"""
 
 
 @dataclass
@@ -31,10 +34,11 @@ class Planner:
     """Turns a suite into cells.
 
     Args:
-        suite: what is to be run.
-        folder: where steps fitted to budgets are kept, so that a run that is continued has the same cells.
-        executor: who counts costs.
-        bank: where observations come from.
+        suite: the suite.
+        folder: stores the fitted steps, so that a continued run has the same cells.
+        executor: counts costs.
+        bank: draws or reads observations.
+        fits: fitted steps by the hash of the question.
     """
 
     suite: Suite
@@ -58,7 +62,7 @@ class Planner:
 
     def _of_problem(self, entry: ProblemEntry) -> Iterator[Cell]:
         problem: Problem = get_problem(entry.name, **entry.options)
-        about = describe(problem, version_of(type(problem)), entry.crop, entry.options)
+        description = describe(problem, version_of(type(problem)), entry.crop, entry.options)
         source = entry.prior or self.suite.prior
         prior = problem.resolve_prior(source)
         weights = {
@@ -68,32 +72,24 @@ class Planner:
         }
         truths = entry.truths or self.suite.truths
         observed = {
-            (truth, seed): self.bank.get(problem, about, truth, seed).sha256
+            (truth, seed): self.bank.get(problem, description, truth, seed).sha256
             for truth in truths
             for seed in self.suite.seeds
         }
         for method in self.suite.methods:
             if method.problems is not None and entry.name not in method.problems:
                 continue
+            first = observed[truths[0], self.suite.seeds[0]]
             for options in method.combinations():
                 for limits in self.suite.limits:
-                    base = self._cell(
-                        about,
-                        weights,
-                        method,
-                        options,
-                        limits,
-                        observed[truths[0], self.suite.seeds[0]],
-                    )
-                    base = self._fitted(base, problem, options)
-                    yield from (
-                        replace(base, truth=truth, seed=seed, observation=sha)
-                        for (truth, seed), sha in observed.items()
-                    )
+                    cell = self._cell(description, weights, method, options, limits, first)
+                    cell = self._fitted(cell, problem, options)
+                    for (truth, seed), sha256 in observed.items():
+                        yield replace(cell, truth=truth, seed=seed, observation=sha256)
 
     def _cell(
         self,
-        about: dict,
+        description: dict,
         weights: dict,
         entry: MethodEntry,
         options: dict[str, Any],
@@ -107,15 +103,11 @@ class Planner:
             "version": version_of(type(method)),
             "given": options,
         }
-        tuned = (
-            "defaults"
-            if entry.tuned is None and not options
-            else "set by the suite"
-            if entry.tuned is None
-            else str(entry.tuned)
-        )
+        tuned = "set by the suite" if options else "defaults"
+        if entry.tuned is not None:
+            tuned = str(entry.tuned)
         return Cell(
-            problem=about,
+            problem=description,
             method=named,
             prior=weights,
             truth=0,
@@ -130,7 +122,7 @@ class Planner:
         )
 
     def _fitted(self, cell: Cell, problem: Problem, options: dict[str, Any]) -> Cell:
-        """The cell with the steps that its budget allows, or with the reason why it is skipped."""
+        """The cell with the steps that its budget allows, or with the reason to skip it."""
         if cell.budget is None:
             return cell
         fit = self._fit(cell, problem, "steps" in options)
@@ -142,31 +134,28 @@ class Planner:
 
     def _fit(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
         assert cell.budget is not None
-        timed = (
-            [cell.samples, cell.device, cell.dtype]
-            if "seconds" in cell.budget
-            else [cell.samples]
-            if "particles" in cell.method["options"]
-            else []
-        )
-        about = {
+        batch: list[Any] = []
+        if "seconds" in cell.budget:
+            batch = [cell.samples, cell.device, cell.dtype]
+        elif "particles" in cell.method["options"]:
+            batch = [cell.samples]
+        description = {
             name: value
             for name, value in cell.problem.items()
-            if name != "crop" or not _counted_small(cell, problem)
+            if name != "crop" or not _is_counted_small(cell, problem)
         }
-        asked = [
-            about,
+        question = [
+            description,
             cell.method["name"],
             cell.method["options"],
             cell.method["version"],
             cell.prior["sha256"],
             cell.budget,
             pinned,
-            *timed,
+            *batch,
         ]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[
-            :24
-        ]
+        text = json.dumps(question, sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:24]
         if key not in self.fits:
             fit = self._counted(cell, problem, pinned)
             self.fits[key] = {
@@ -181,25 +170,20 @@ class Planner:
         return Fit(self.fits[key]["steps"], self.fits[key]["skip"])
 
     def _counted(self, cell: Cell, problem: Problem, pinned: bool) -> Fit:
-        """Costs are counted on truth 0 under noise of its own, on a small square of it where the problem allows that."""
-        sizes = (
-            [PROBE, 2 * PROBE, cell.problem.get("crop")] if _counted_small(cell, problem) else []
-        )
+        """Count costs on truth 0 with independent noise, on a small square of it if possible."""
+        sizes: list[int | None] = []
+        if _is_counted_small(cell, problem):
+            sizes = [PROBE, 2 * PROBE, cell.problem.get("crop")]
         for size in sizes:
             try:
                 observation = Bank(None).get(problem, {**cell.problem, "crop": size}, 0, "budget")
                 return self.executor.call("steps_within", cell, observation, cell.budget, pinned)
             except (InverseError, RuntimeError):
-                continue  # an operator made for one size, or a kernel larger than the square
-        return self.executor.call(
-            "steps_within",
-            cell,
-            Bank(None).get(problem, cell.problem, 0, "budget"),
-            cell.budget,
-            pinned,
-        )
+                continue  # the operator has one size, or the kernel is larger than the square
+        observation = Bank(None).get(problem, cell.problem, 0, "budget")
+        return self.executor.call("steps_within", cell, observation, cell.budget, pinned)
 
 
-def _counted_small(cell: Cell, problem: Problem) -> bool:
-    """Whether the costs of a cell are counted on a small square, so that its own size does not matter."""
+def _is_counted_small(cell: Cell, problem: Problem) -> bool:
+    """Whether the costs of a cell are counted on a small square instead of the whole truth."""
     return isinstance(problem, ImageProblem) and "seconds" not in (cell.budget or {})

@@ -120,7 +120,7 @@ class Record(Question):
 
     @property
     def slot(self) -> str:
-        """The question without versions: of two records of one slot, the newer replaces the older."""
+        """The question without versions; a newer record of a slot replaces an older one."""
         return json.dumps([*self.suite_settings, self.truth, self.seed], sort_keys=True)
 
     def to_json(self) -> str:

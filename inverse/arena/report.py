@@ -1,8 +1,8 @@
-"""The arena's page: one HTML file that needs nothing else, a function of the records alone.
+"""The report: one self-contained HTML page, a function of the records alone.
 
-plotly.js is carried compressed and is unpacked when the first plot comes into view: that makes the page 1.9 MB instead of
-4.8 MB, and a reader of the table does not wait for it. The page's content security policy names its scripts by hash and allows
-no connection at all, so that nothing in a record can run or be sent anywhere.
+The page holds plotly.js compressed and unpacks it when the first plot comes into view: the page has
+1.9 MB instead of 4.8 MB, and a reader of the table does not wait. The content security policy names
+the scripts by hash and allows no connection, so that no text of a record can run or be sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ TEMPLATES = importlib.resources.files("inverse.arena") / "templates"
 
 
 def write(records_dir: Path, out: Path) -> Path:
-    """Write the page of the records of a folder; `out` is a file, or a folder that gets a report.html.
+    """Write the page of the records of a folder; returns its path.
+
+    Args:
+        records_dir: folder of records, or a records.jsonl.
+        out: an .html file, or a folder for report.html.
 
     Raises: InputError if there are no records, or `out` cannot be written.
     """
@@ -35,9 +39,8 @@ def write(records_dir: Path, out: Path) -> Path:
     folder, out = Path(records_dir), Path(out)
     records = read_records(folder)
     folder = folder if folder.is_dir() else folder.parent
-    out = (
-        out / "report.html" if out.is_dir() or out.suffix.lower() not in (".html", ".htm") else out
-    )
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        out = out / "report.html"
     text = page(records, gallery(folder, records), os.path.relpath(folder, out.parent))
     write_text(out, text)
     return out
@@ -47,9 +50,9 @@ def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") 
     """The page as text.
 
     Args:
-        records: at least one.
+        records: at least one record.
         pictures: a `gallery.Gallery`, or None for no pictures.
-        artifacts: the path from the page to the records' folder.
+        artifacts: path from the page to the folder of the records.
 
     Raises: InputError without records.
     """
@@ -78,10 +81,9 @@ def page(records: Sequence[Record], pictures: Any = None, artifacts: str = ".") 
 
 @lru_cache(maxsize=1)
 def _plotly() -> tuple[str, str]:
-    """plotly.js compressed, in base64, and the hash of what it unpacks to."""
-    text = (importlib.resources.files("plotly") / "package_data" / "plotly.min.js").read_text(
-        encoding="utf-8"
-    )
+    """plotly.js compressed in base64, and the hash of the script."""
+    file = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
+    text = file.read_text(encoding="utf-8")
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode(), _digest(text)
 
 

@@ -1,4 +1,7 @@
-"""Quality against cost: targets reached, Pareto fronts, curves over steps. An unfinished cell has not reached its target."""
+"""Quality against cost: targets reached, Pareto fronts, curves over steps.
+
+An unfinished cell has not reached its target.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,20 @@ from inverse.arena.values import metric, value
 
 
 def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict[str, list[Record]]:
-    """The cells with which each family first reaches the target, cheapest first: the steps of its ECDF over `cost`.
+    """The cheapest cells with which each family reaches the target, by rising cost.
 
-    The target of an observation is the best value that anyone reached under any budget, give or take `within` (see `Metric`); for a
-    metric with a number to be close to it is that number. Of several budgets and steps of a family the cheapest cell that
-    reaches the target counts, so that a curve tells what share is solved if one may choose the steps. The denominator is
-    `observations`, for everyone.
+    They are the steps of the family's ECDF over `cost`, with the denominator `observations`.
 
-    Source of the idea: Hansen et al., COCO: a platform for comparing continuous optimizers, Optimization Methods and Software 2021.
+    The target of an observation is the best value that any contestant reached under any budget, or
+    the ideal value of a metric that has one, with the tolerance `within` (see `Metric`). Of the
+    budgets and steps of a family, the cheapest cell that reaches the target counts: a curve shows
+    the share that is solved if the steps may be chosen.
+
+    Source of the idea: Hansen et al., COCO: a platform for comparing continuous optimizers,
+    Optimization Methods and Software 2021.
     """
-    reader = metric(name)
-    if reader.better is None:
+    rule = metric(name)
+    if rule.better is None:
         return {}
     best: dict[Any, float] = {}
     cells: dict[str, dict[Any, list[tuple[float, Record]]]] = defaultdict(lambda: defaultdict(list))
@@ -31,29 +37,33 @@ def solved(groups: Sequence[Group], name: str, within: float, cost: str) -> dict
         cells[group.family]
         for record in group.records:
             if (score := value(record, name)) is not None:
-                seen = group.setting, record.truth, record.seed
-                loss = reader.loss(score)
-                lowest = min(loss, best.get(seen, math.inf))
-                best[seen] = lowest if reader.ideal is None else 0.0
-                cells[group.family][seen].append((loss, record))
-    found = {}
+                observation = group.setting, record.truth, record.seed
+                loss = rule.loss(score)
+                lowest = min(loss, best.get(observation, math.inf))
+                best[observation] = lowest if rule.ideal is None else 0.0
+                cells[group.family][observation].append((loss, record))
+
+    def price(record: Record) -> tuple[float | None, str]:
+        return value(record, cost), record.cell
+
+    cheapest = {}
     for family, blocks in cells.items():
-        first = []
-        for seen, tried in blocks.items():
-            limit = best[seen] + within * (abs(best[seen]) if reader.relative else 1) + 1e-12
-            reached = [
-                record
-                for loss, record in tried
-                if loss <= limit and value(record, cost) is not None
-            ]
+        solving = []
+        for observation, answers in blocks.items():
+            target = best[observation]
+            limit = target + within * (abs(target) if rule.relative else 1) + 1e-12
+            reached = [r for loss, r in answers if loss <= limit and value(r, cost) is not None]
             if reached:
-                first.append(min(reached, key=lambda record: (value(record, cost), record.cell)))
-        found[family] = sorted(first, key=lambda record: (value(record, cost), record.cell))
-    return found
+                solving.append(min(reached, key=price))
+        cheapest[family] = sorted(solving, key=price)
+    return cheapest
 
 
 def pareto(points: Sequence[tuple[float, float] | None]) -> list[int]:
-    """Indices of the (cost, loss) points that no other dominates, by rising cost; None is no point. Of equal points all stay."""
+    """Indices of the (cost, loss) points that no other point dominates, by rising cost.
+
+    None stands for a missing point. Equal points are all kept.
+    """
     order = sorted((point, i) for i, point in enumerate(points) if point is not None)
     front: list[int] = []
     lowest = math.inf
@@ -65,18 +75,21 @@ def pareto(points: Sequence[tuple[float, float] | None]) -> list[int]:
 
 
 def front(groups: Sequence[Group], name: str, cost: str) -> list[int]:
-    """Indices of the groups on the Pareto front of mean quality against mean cost."""
-    reader = metric(name)
-    if reader.better is None:
+    """Indices of the groups on the Pareto front of mean quality and mean cost, by rising cost."""
+    rule = metric(name)
+    if rule.better is None:
         return []
     means = [(group.estimate(cost), group.estimate(name)) for group in groups]
-    return pareto([(c.mean, reader.loss(q.mean)) if c and q else None for c, q in means])
+    return pareto([(c.mean, rule.loss(q.mean)) if c and q else None for c, q in means])
 
 
 def curves(groups: Sequence[Group], axis: str) -> list[list[int]]:
-    """Indices of the groups that make a curve, by rising `axis`: one family in one setting, at least two different values.
+    """Indices of the groups of each curve, by rising `axis`.
 
-    axis: "steps", the option, or a cost, whose mean it is.
+    A curve is a family in a setting with at least two different positions along the axis.
+
+    Args:
+        axis: "steps" (the option), or the name of a cost (its mean).
     """
     families: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
     for i, group in enumerate(groups):
@@ -90,10 +103,10 @@ def curves(groups: Sequence[Group], axis: str) -> list[list[int]]:
 
 
 def position(group: Group, axis: str) -> float | None:
-    """Where a group stands along an axis of `curves`; None where it does not."""
+    """Position of a group along an axis of `curves`; None if it has none."""
     if axis != STEPS:
-        found = group.estimate(axis)
-        return found.mean if found else None
+        estimate = group.estimate(axis)
+        return estimate.mean if estimate else None
     steps = {
         record.method.get("options", {}).get(STEPS)
         for record in group.records

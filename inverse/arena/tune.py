@@ -1,4 +1,7 @@
-"""Chooses a method's options on a tuning split: truths that no suite may test on afterwards. Optuna proposes, the arena computes."""
+"""Chooses the options of a method on a tuning split: truths that no suite may test on afterwards.
+
+Optuna proposes options, and the arena computes the cells.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from inverse.seeding import check_seed
 
 @dataclass(frozen=True)
 class Range:
-    """Values that an option may take: from low to high, logarithmically or not, whole numbers or not; or one of the choices."""
+    """Values of an option: an interval (linear or logarithmic, real or whole), or choices."""
 
     name: str
     low: float = 0.0
@@ -36,7 +39,7 @@ class Range:
     def parse(cls, text: str) -> Range:
         """Read "zeta=0.1:10:log", "inner_steps=1:20" or "solver=cg|gmres".
 
-        Raises: OptionError if it is none of these.
+        Raises: OptionError for other text.
         """
         name, _, rest = text.partition("=")
         if name and "|" in rest:
@@ -44,19 +47,16 @@ class Range:
         try:
             low, high, *log = rest.split(":")
             whole = low.lstrip("+-").isdigit() and high.lstrip("+-").isdigit()
-            found = cls(name, float(low), float(high), bool(log), whole)
-            if (
-                not name
-                or log not in ([], ["log"])
-                or not found.low < found.high
-                or (log and found.low <= 0)
-            ):
+            interval = cls(name, float(low), float(high), bool(log), whole)
+            is_valid = interval.low < interval.high and not (log and interval.low <= 0)
+            if not name or log not in ([], ["log"]) or not is_valid:
                 raise ValueError(text)
         except ValueError as error:
             raise OptionError(
-                f"tune: --range takes name=low:high, name=low:high:log (low above 0) or name=a|b, got '{text}'"
+                "tune: --range takes name=low:high, name=low:high:log (low above 0) or name=a|b, "
+                f"got '{text}'"
             ) from error
-        return found
+        return interval
 
     def suggest(self, trial: Any) -> Any:
         if self.choices:
@@ -98,7 +98,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best options with their score, and that of the defaults."""
+    """The best options with their mean loss, and the mean loss of the defaults."""
 
     options: dict[str, Any]
     score: float
@@ -106,7 +106,10 @@ class Tuned:
 
 
 def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best: None) -> Tuned:
-    """Search the ranges by Optuna's tree-structured Parzen estimator; the defaults are tried first.
+    """Search the ranges by Optuna's tree-structured Parzen estimator, after the defaults.
+
+    Args:
+        progress: called with the number of each trial and its loss.
 
     Raises: InputError if optuna is not installed, the metric has no direction, or no trial finished.
     """
@@ -118,7 +121,7 @@ def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best
         ) from error
     if metric(task.split.metric).better is None:
         raise InputError(
-            f"tune: metric '{task.split.metric}' has no direction; take psnr, rmse, crps, ..."
+            f"tune: metric '{task.split.metric}' has no direction; use psnr, rmse, crps, ..."
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loss = _Objective(task)
@@ -126,25 +129,23 @@ def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=task.seed))
 
     def objective(trial: Any) -> float:
-        found = loss({r.name: r.suggest(trial) for r in task.ranges})
-        progress(trial.number + 1, found)
-        if not math.isfinite(found):
+        trial_loss = loss({r.name: r.suggest(trial) for r in task.ranges})
+        progress(trial.number + 1, trial_loss)
+        if not math.isfinite(trial_loss):
             raise optuna.TrialPruned
-        return found
+        return trial_loss
 
     study.optimize(objective, n_trials=task.split.trials)
-    done = [trial for trial in study.trials if trial.value is not None]
-    if not done:
-        raise InputError(
-            f"tune: none of {len(study.trials)} trials finished; {loss.reason or 'the metric applies to none of them'}"
-        )
+    if all(trial.value is None for trial in study.trials):
+        reason = loss.reason or "the metric applies to none of them"
+        raise InputError(f"tune: none of {len(study.trials)} trials finished; {reason}")
     return Tuned({**task.options, **study.best_params}, study.best_value, default)
 
 
 def disjoint(task: Task, suite: Suite) -> None:
-    """Check that the split has no truth of a suite.
+    """Check that the split and a suite share no truth.
 
-    Raises: InputError naming those that it has.
+    Raises: InputError with the truths that they share.
     """
     tested = {
         t
@@ -153,21 +154,25 @@ def disjoint(task: Task, suite: Suite) -> None:
         for t in problem.truths or suite.truths
     }
     if shared := sorted(tested & set(task.split.truths)):
-        raise InputError(f"tune: the suite tests on truths {shared} of {task.problem}; take others")
+        raise InputError(
+            f"tune: the suite tests on truths {shared} of {task.problem}; use other truths"
+        )
 
 
 def entry(task: Task, tuned: Tuned) -> str:
-    """The entry for a suite, TOML."""
+    """The entry of a suite for these options, TOML."""
     options = ", ".join(f"{name} = {json.dumps(option)}" for name, option in tuned.options.items())
     split = task.split
     return (
-        f'[[methods]]\nname = "{task.method}"\nproblems = ["{task.problem}"]\noptions = {{ {options} }}\n'
-        f'tuned = {{ problem = "{split.problem}", truths = {split.truths}, seeds = {split.seeds}, metric = "{split.metric}", trials = {split.trials} }}\n'
+        f'[[methods]]\nname = "{task.method}"\nproblems = ["{task.problem}"]\n'
+        f"options = {{ {options} }}\n"
+        f'tuned = {{ problem = "{split.problem}", truths = {split.truths}, '
+        f'seeds = {split.seeds}, metric = "{split.metric}", trials = {split.trials} }}\n'
     )
 
 
 class _Objective:
-    """Mean loss over the split, infinite where a cell fails; `reason` says why the last one did."""
+    """Mean loss over the split, infinite if a cell fails; `reason` is that of the last failure."""
 
     def __init__(self, task: Task):
         self.task, self.worker, self.bank, self.reason = task, Worker(), Bank(None), ""
@@ -178,7 +183,7 @@ class _Objective:
             "sha256": prior_hash(prior),
             "source": task.prior,
         }
-        self.about = describe(self.problem, version_of(type(self.problem)), task.crop)
+        self.description = describe(self.problem, version_of(type(self.problem)), task.crop)
 
     def __call__(self, varied: dict[str, Any]) -> float:
         task = self.task
@@ -187,15 +192,15 @@ class _Objective:
         except OptionError as error:  # a combination that the method refuses is a trial that fails
             self.reason = str(error)
             return math.inf
-        about: dict[str, Any] = {
+        description: dict[str, Any] = {
             "name": task.method,
             "options": plain(values(method)),
             "version": version_of(type(method)),
             "given": varied,
         }
         cell = Cell(
-            problem=self.about,
-            method=about,
+            problem=self.description,
+            method=description,
             prior=self.prior,
             truth=0,
             seed=0,
@@ -206,7 +211,9 @@ class _Objective:
             metrics=(task.split.metric,),
         )
         if task.budget is not None:
-            observation = self.bank.get(self.problem, self.about, task.split.truths[0], "budget")
+            observation = self.bank.get(
+                self.problem, self.description, task.split.truths[0], "budget"
+            )
             fit = self.worker.steps_within(
                 cell, observation, task.budget, "steps" in {**task.options, **varied}
             )
@@ -215,14 +222,18 @@ class _Objective:
                 return math.inf
             if fit.steps is not None:
                 cell = replace(
-                    cell, method={**about, "options": {**about["options"], "steps": fit.steps}}
+                    cell,
+                    method={
+                        **description,
+                        "options": {**description["options"], "steps": fit.steps},
+                    },
                 )
         losses = []
         for truth in task.split.truths:
             for seed in task.split.seeds:
                 record = self.worker.compute(
                     replace(cell, truth=truth, seed=seed),
-                    self.bank.get(self.problem, self.about, truth, seed),
+                    self.bank.get(self.problem, self.description, truth, seed),
                 ).record
                 score = record.metrics.get(task.split.metric)
                 if score is None or not math.isfinite(score):

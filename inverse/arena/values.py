@@ -34,7 +34,7 @@ def metric(name: str) -> Metric:
 
 
 def value(record: Record, name: str) -> float | None:
-    """A metric or a cost of a cell; None if the cell did not finish or the metric does not apply."""
+    """A metric or a cost of a cell; None if the cell did not finish, or without a value."""
     if record.status != "ok":
         return None
     number: float | None

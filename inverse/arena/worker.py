@@ -1,4 +1,4 @@
-"""Computes a cell: loads what it needs once, warms up, measures the floor, times the method alone, scores it afterwards."""
+"""Computes cells: warms up, measures the floor, times the method, and scores the result."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ from inverse.result import Result
 
 @dataclass(frozen=True)
 class Outcome:
-    """A record, and the bytes of its HDF5 artifact where there is one."""
+    """A record, and the bytes of its HDF5 artifact if it has one."""
 
     record: Record
     artifact: bytes | None = None
 
 
 class Worker:
-    """One process's share of the work; priors stay loaded and warm between cells.
+    """Computes cells in one process; priors stay loaded and warm between cells.
 
     Args:
-        plugins: files to load as plug-ins, in a process that has not.
-        threads: of torch; by default as many as it has. Equal numbers need equally many.
+        plugins: plug-in files to load, in a new process.
+        threads: number of torch's threads; None for its default. The same numbers need the same
+            threads.
     """
 
     def __init__(self, plugins: tuple[str, ...] = (), threads: int | None = None):
@@ -60,7 +61,7 @@ class Worker:
         self._warm: set[tuple[Any, ...]] = set()
 
     def compute(self, cell: Cell, observation: Observation) -> Outcome:
-        """Solve a cell; what goes wrong in a method is the reason of a failed or skipped row, never an exception."""
+        """Solve a cell; an error becomes the reason of a failed or skipped record."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         facts: dict[str, Any] = {
             "versions": {**versions(), "core": core_version()},
@@ -95,12 +96,9 @@ class Worker:
         return Outcome(cell.record(**facts), serialised(result))
 
     def posterior(self, cell: Cell, observation: Observation) -> Posterior:
-        """What the method meets: a fresh posterior without the truth."""
-        problem, (dtype, autocast), device = (
-            cell.build_problem(),
-            DTYPES[cell.dtype],
-            check_device(cell.device),
-        )
+        """The posterior of a cell, without the truth."""
+        problem, device = cell.build_problem(), check_device(cell.device)
+        dtype, autocast = DTYPES[cell.dtype]
         key = (cell.prior["sha256"], cell.prior["source"], cell.device, cell.dtype)
         if key not in self._priors:
             self._priors[key] = problem.resolve_prior(cell.prior["source"], device, dtype)
@@ -113,7 +111,10 @@ class Worker:
         )
 
     def warm_up(self, cell: Cell, posterior: Posterior, method: Method) -> None:
-        """Once for each method and shape: two steps whose time nobody counts, so that imports, allocations and kernel choices are made."""
+        """Run two untimed steps, once for each method and shape.
+
+        They trigger imports, allocations and the choice of kernels.
+        """
         key = (
             cell.method["name"],
             cell.problem["name"],
@@ -126,9 +127,7 @@ class Worker:
             return
         self._warm.add(key)
         short = values(method) | ({"steps": 2} if "steps" in values(method) else {})
-        with suppress(
-            Exception
-        ):  # two steps may be too few for it; what else is wrong the solve itself will say
+        with suppress(Exception):  # two steps may be too few; the solve itself reports other errors
             solve(posterior, get_method(method.name, **short), cell.samples, cell.seed)
 
     def steps_within(
@@ -140,7 +139,7 @@ class Worker:
         )
 
     def floor(self, cell: Cell, posterior: Posterior) -> Floor | None:
-        """The micro-benchmark of this posterior's evaluations, made once for each problem, prior, batch, device and precision."""
+        """Times of the posterior's evaluations, measured once for each kind of batch."""
         key = (
             json.dumps(cell.problem, sort_keys=True),
             cell.prior["sha256"],
@@ -160,7 +159,7 @@ def cost_of(result: Result) -> dict[str, float]:
 
 
 def score(result: Result, metrics: tuple[str, ...]) -> dict[str, float | None]:
-    """Every metric of a result that has its truth."""
+    """The values of metrics of a result with its truth."""
     table = registered_metrics()
     return {name: table[name](result) for name in metrics}
 
@@ -172,7 +171,7 @@ def metric_versions(metrics: tuple[str, ...]) -> dict[str, str]:
 
 
 def serialised(result: Result) -> bytes:
-    """The HDF5 artifact of a result. Its bytes are those of the numbers alone: seconds are in the record."""
+    """The HDF5 artifact of a result, without seconds, so that equal numbers give equal bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.h5"
         replace(result, seconds=float("nan")).save(path)
@@ -180,7 +179,7 @@ def serialised(result: Result) -> bytes:
 
 
 def one_line(error: BaseException) -> str:
-    """The reason of a row: the message of an error of the user's, the place too of any other."""
+    """The reason of a record: the message of an error, and its location unless it is the user's."""
     message = next(iter(str(error).strip().splitlines()), "no message")
     if isinstance(error, InverseError):
         return message
@@ -191,16 +190,17 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """A function that gives the bytes held at most since the block began, above those held then; None where that cannot be known."""
+    """A function that returns the peak memory of the block above the memory at its start (bytes).
+
+    It returns None where the system does not report the peak.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # resets the peak of the resident set, Linux only
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set, Linux only
         held = _resident("VmRSS")
     except (OSError, TypeError):
         yield lambda: None
@@ -209,5 +209,5 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
 
 
 def _resident(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024  # type: ignore[index]
+    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024  # type: ignore[index]

@@ -89,5 +89,5 @@ class Metric:
 
     @property
     def version(self) -> str | None:
-        """What a score depends on besides the code, e.g. the hash of a network; None for nothing."""
+        """What a score depends on besides the code, such as the hash of a network; or None."""
         return getattr(self.function, "version", None)

@@ -382,7 +382,7 @@ def test_a_changed_artifact_is_not_shown(real, tmp_path):
     found = gallery(folder, wrong)
     assert [found.unusable[r.cell].split(": ")[1] for r in wrong[:3]] == [
         "its hash is not the one in the record",
-        "lies outside the records' folder",
+        "lies outside the folder of the records",
         "no such file",
     ]
     assert [r.cell for scene in found.scenes for r in scene.records] == [rows[3].cell]

@@ -725,7 +725,7 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
         ),
         (
             ('name = "dps"', 'name = "dps"\ngrid = { zeta = [1, 1] }'),
-            ("line 13, methods.2", "stands there twice"),
+            ("line 13, methods.2", "appears twice"),
         ),
         (
             ('name = "dps"', 'name = "dps"\noptions = { zeta = 1 }\ngrid = { zeta = [2] }'),
@@ -747,7 +747,7 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
         (("samples = 4", "samples = "), ("not TOML", "line 4")),
         (
             ('name = "bimodal"', 'name = "bimodal"\ncrop = 32'),
-            ("line 9, problems.1.crop", "not made of photographs"),
+            ("line 9, problems.1.crop", "needs a problem of photographs"),
         ),
         (
             ('name = "dps"', 'name = "dps"\nproblems = ["deblur"]'),

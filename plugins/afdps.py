@@ -19,8 +19,8 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import row_dot
 from inverse.particles.tempered_likelihood import TemperedLikelihood
+from inverse.rows import row_dot
 from inverse.sampling.langevin import adjusted_langevin, langevin
 from inverse.sampling.schedules import karras
 

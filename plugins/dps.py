@@ -15,7 +15,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import per_row, row_dot
+from inverse.rows import per_row, row_dot
 from inverse.sampling.schedules import transitions
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import per_row
+from inverse.rows import per_row
 
 
 @dataclass(frozen=True)

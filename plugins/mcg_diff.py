@@ -16,8 +16,8 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import row_dot
 from inverse.particles.tempered_likelihood import TemperedLikelihood
+from inverse.rows import row_dot
 
 
 @dataclass(frozen=True)

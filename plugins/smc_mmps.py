@@ -18,8 +18,8 @@ import torch
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import ParticleMethod, in_parts, metropolis
+from inverse.rows import row_dot
 from inverse.sampling.integrator import Rule
 from inverse.sampling.schedules import transitions
 from inverse_plugins._moment_matching import check_solver, solve_moments

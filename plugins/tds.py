@@ -17,9 +17,9 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import in_parts
 from inverse.particles.twisted_chain import twisted_chain
+from inverse.rows import row_dot
 
 DEFAULT_ENTRIES, MAX_ENTRIES = 16, 256
 """Largest y for which the moment twist is the default, and for which it is allowed.

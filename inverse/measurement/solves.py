@@ -20,12 +20,12 @@ from inverse.measurement.linalg import (
     conjugate_gradient,
     eigenvalues,
     functional_calculus,
-    like,
     norm_squared,
     spectral_filter,
 )
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.measurement.spectrum import Spectrum, approximate_spectrum
+from inverse.rows import like
 from inverse.sampling.langevin import langevin
 from inverse.seeding import Generators
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
-from inverse.measurement.linalg import per_row
 from inverse.method import Method, Weighted
 from inverse.posterior import Posterior
+from inverse.rows import per_row
 from inverse.seeding import Generators
 
 Scheme = Literal["systematic", "stratified", "residual", "multinomial"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from inverse.errors import UnsupportedError
-from inverse.measurement.linalg import row_dot
 from inverse.measurement.noise import GaussianNoise
 from inverse.posterior import Posterior
+from inverse.rows import row_dot
 from inverse.seeding import Generators, seeded
 
 DENSE = 1024

@@ -18,9 +18,9 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from inverse.measurement.linalg import row_dot
 from inverse.particles.cloud import Cloud
 from inverse.posterior import Posterior
+from inverse.rows import row_dot
 
 Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
 """(x, s) -> x0_hat, grad log p~_s(y | x) and log p~_s(y | x) (B,), up to a constant of the level."""

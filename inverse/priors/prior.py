@@ -11,8 +11,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from inverse.measurement.linalg import like
 from inverse.priors.networks.unet import UNet, UNetConfig
+from inverse.rows import like
 
 
 class Prior(nn.Module):

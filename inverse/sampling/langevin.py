@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inverse.measurement.linalg import per_row, row_dot
+from inverse.rows import per_row, row_dot
 from inverse.seeding import Generators
 
 Field = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inverse.measurement.linalg import like
 from inverse.priors.prior import Prior
+from inverse.rows import like
 from inverse_plugins.circuits.circuit import Circuit
 
 

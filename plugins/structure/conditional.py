@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import OptionError
-from inverse.measurement.linalg import like
 from inverse.priors.networks.unet import UNet, UNetConfig, pad_to_multiple
 from inverse.priors.prior import Prior
+from inverse.rows import like
 from inverse_plugins.structure.network import Estimate, Structure, StructureConfig
 
 Guide = Sequence[Sequence[Tensor | None]]

@@ -13,10 +13,9 @@ from inverse.measurement.linalg import (
     functional_calculus,
     gmres,
     norm_squared,
-    per_row,
-    row_dot,
     spectral_filter,
 )
+from inverse.rows import per_row, row_dot
 
 EXACT = CG(1e-14, 500)
 N = 12

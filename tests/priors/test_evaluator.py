@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import inverse
 from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError
 from inverse.execution import Execution, check_precision
-from inverse.measurement.linalg import like
 from inverse.priors.evaluation.evaluator import evaluator
 from inverse.priors.evaluation.memory import bytes_needed, free_memory, is_out_of_memory, peak_bytes
+from inverse.rows import like
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 0, "atol": 2e-6}

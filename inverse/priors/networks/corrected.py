@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from inverse.measurement.linalg import like
 from inverse.priors.analytic import FieldLaw
 from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.priors.prior import NetworkPrior
+from inverse.rows import like
 
 
 class CorrectedPrior(NetworkPrior):

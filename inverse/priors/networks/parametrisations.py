@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import OptionError, PriorError
-from inverse.measurement.linalg import like
 from inverse.priors.prior import Prior, RescaledPrior
+from inverse.rows import like
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 IMAGES = {"shift": 0.5, "scale": 0.5}

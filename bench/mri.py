@@ -14,7 +14,7 @@ import torch
 from images import held_out
 from options import add_out, new_parser
 from output import markdown_table, write_table
-from photo import solve_each, standard_error, summary
+from photo_restoration import solve_each, standard_error, summary
 
 import inverse
 

@@ -27,7 +27,7 @@ import torch
 from images import photographs, psnr
 from options import new_parser
 from output import in_results, insert_tables, markdown_table, write_json
-from photo import PROBLEMS
+from photo_restoration import PROBLEMS
 from timing import timed
 
 import inverse

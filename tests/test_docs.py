@@ -29,7 +29,7 @@ def test_readme_shows_the_example_distribution_as_it_is():
 def test_the_page_of_photographs_is_what_the_bench_wrote():
     sys.path.insert(0, str(ROOT / "bench"))
     try:
-        from photo import page
+        from photo_restoration import page
     finally:
         sys.path.pop(0)
     record = json.loads((ROOT / "results" / "photo.json").read_text())

@@ -19,7 +19,7 @@ from inverse.errors import InputError, OptionError
 from inverse.metrics import ensemble as scores
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-import power
+import diagnostic_power
 
 pytest_plugins = "cli_fixtures"
 
@@ -304,22 +304,24 @@ def test_report_refuses_what_it_cannot_test():
 # --- power ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case in power.CASES if not case.startswith("none")])
+@pytest.mark.parametrize(
+    "case", [case for case in diagnostic_power.CASES if not case.startswith("none")]
+)
 def test_planted_defect_is_found(case):
     """All of five runs: a test of power 0.5 would pass one time in 32."""
-    assert power.study(case, 5)["verdict"] == 1
+    assert diagnostic_power.study(case, 5)["verdict"] == 1
 
 
 def test_exact_sampler_is_accused_at_most_at_the_level():
-    assert power.study("none (bimodal)", 60)["verdict"] * 60 <= scipy.stats.binom.ppf(
-        0.999, 60, power.LEVEL
+    assert diagnostic_power.study("none (bimodal)", 60)["verdict"] * 60 <= scipy.stats.binom.ppf(
+        0.999, 60, diagnostic_power.LEVEL
     )
 
 
 def test_only_solving_alone_shows_standardised_noise():
-    found = power.diagnose(
-        power.Conjugate.of(inverse.get_problem("gaussian", side=6)),
-        power.batch_standardised_noise,
+    found = diagnostic_power.diagnose(
+        diagnostic_power.Conjugate.of(inverse.get_problem("gaussian", side=6)),
+        diagnostic_power.batch_standardised_noise,
         0,
     )
     assert found.objections == ("batch independence",)
@@ -328,13 +330,13 @@ def test_only_solving_alone_shows_standardised_noise():
 @pytest.mark.parametrize("problem", [("gaussian", {"side": 3, "view": "random"}), ("bimodal", {})])
 def test_vectorised_exact_sampler_is_the_problems_exact_posterior(problem):
     problem = inverse.get_problem(problem[0], **problem[1])
-    p, n = power.Conjugate.of(problem), 40000
+    p, n = diagnostic_power.Conjugate.of(problem), 40000
     y = p.draw(2, inverse.seeded("y")) @ p.A.T
-    noise = power.Noise(
+    noise = diagnostic_power.Noise(
         normal(2, n, p.A.shape[1]),
         torch.rand(2, n, generator=inverse.seeded("u"), dtype=torch.float64),
     )
-    for one, samples in zip(y, power.exact(p, y, noise), strict=True):
+    for one, samples in zip(y, diagnostic_power.exact(p, y, noise), strict=True):
         law = problem.exact(one)
         deviation = law.covariance.diagonal().sqrt()
         assert ((samples.mean(0) - law.mean.flatten()).abs() < 5 * deviation / math.sqrt(n)).all()
@@ -514,6 +516,6 @@ def test_command_refuses_in_one_line(command):
 def test_page_shows_the_recorded_power():
     root = Path(__file__).parents[2]
     rates = json.loads((root / "results" / "diagnostics.json").read_text())["rates"]
-    assert power.table(rates) in (root / "docs" / "diagnostics.md").read_text()
+    assert diagnostic_power.table(rates) in (root / "docs" / "diagnostics.md").read_text()
     assert all(row["verdict"] >= 0.95 for case, row in rates.items() if not case.startswith("none"))
-    assert rates.keys() == power.CASES.keys()
+    assert rates.keys() == diagnostic_power.CASES.keys()

@@ -1,6 +1,6 @@
 """Check twelve trends of the literature on diffusion solvers with a small prior.
 
-    python bench/trends.py --records records.jsonl --write docs/trends
+    python bench/literature_trends.py --records records.jsonl --write docs/trends
 
 Reads results/conjugate.json and results/tables/memory.json, and measures the rest on the central 64
 pixels of the shipped photographs (prior `photo-64`) and on the `gaussian` problem. Finished runs are

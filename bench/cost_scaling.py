@@ -1,6 +1,6 @@
 """Measure time and memory against image side, batch, samples and particles; plot them.
 
-    python bench/scaling.py --out results/tables/scaling
+    python bench/cost_scaling.py --out results/tables/scaling
 
 Times are processor times, the least of two runs. Memory is the peak size of the tensors that a call
 allocates. Rows already in OUT.json are not measured again.

@@ -1,6 +1,6 @@
 """Compare methods with those of deepinv and azula: same weights, operator and evaluations.
 
-    python bench/side_by_side.py --batches 1 --repeats 5 --out results/tables/side-by-side
+    python bench/library_comparison.py --batches 1 --repeats 5 --out results/tables/side-by-side
 The problem is `deblur` with periodic edges, whose operator is deepinv's `BlurFFT`. deepinv and azula
 run as their documentation describes: the network as loaded, contiguous, in float32, with weights
 that require gradients. Our methods run through the engine, in float32 and in bf16 (--dtype bf16).

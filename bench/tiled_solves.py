@@ -1,6 +1,6 @@
 """Compare a large image processed whole with the same image in tiles under a bound on memory.
 
-    python bench/tiles.py --out results/tables/tiles
+    python bench/tiled_solves.py --out results/tables/tiles
 
 The table gives the difference (dB), the time and the peak size of tensors, for `deblur` by RED-diff
 and for one evaluation of the prior. A solve of 2048 pixels takes about a minute per step.

@@ -1,6 +1,6 @@
 """Compare solving a folder of photographs in batches with solving its images one by one.
 
-    python bench/folders.py --out results/tables/folders
+    python bench/batch_throughput.py --out results/tables/folders
 
 The table gives images per second of processor time and the largest difference of a sample. The
 images are sixteen squares of the shipped photographs. Each run does all the work of

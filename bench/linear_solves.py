@@ -1,6 +1,6 @@
 """Compare the linear solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur` with plain conjugate gradients.
 
-    python bench/solves.py --size 128 --out results/tables/solves
+    python bench/linear_solves.py --size 128 --out results/tables/solves
 
 "ours" is the operator of `deblur` with the solves of `inverse/measurement/solves.py`. "plain" is
 deepinv's `Blur`, which computes the spectrum of the kernel at every call, under conjugate gradients

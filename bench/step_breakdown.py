@@ -1,6 +1,6 @@
 """Measure what a step costs beside evaluations of the prior, and what fusion could save.
 
-    python bench/arithmetic.py --out results/tables/arithmetic
+    python bench/step_breakdown.py --out results/tables/arithmetic
 
 The problem is `deblur` with `photo-64`; times are processor times of one thread. The script times
 every evaluation of the prior (forward and VJP), every map of the operator (A, A^T, changes of

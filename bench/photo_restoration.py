@@ -1,6 +1,6 @@
 """Compare methods on photographs: deblurring, super-resolution x4 and box inpainting.
 
-    python bench/photo.py --images "$INVERSE_DATA/bsds500/test" --count 10 --size 128 --out docs/photo
+    python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" --count 10 --size 128 --out docs/photo
 
 Every method receives the same measurement of each photograph; the index of the photograph seeds the
 noise. Metrics are computed outside the timed region, and no method has access to the truth.
@@ -92,7 +92,7 @@ Seconds are the processor's for one image: read them as ratios. More methods and
 photographs: [leaderboard.md](leaderboard.md).
 
 ```
-python bench/photo.py --images "$INVERSE_DATA/bsds500/test" --count {about["photographs"]} --size {about["size"]} --out docs/photo
+python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" --count {about["photographs"]} --size {about["size"]} --out docs/photo
 ```
 
 {table(results)}"""

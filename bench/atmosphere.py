@@ -244,7 +244,7 @@ def main() -> None:
         "--out",
         type=Path,
         required=True,
-        help="prefix of the output: results in results/, figures in images/ beside it",
+        help="prefix of the output: records in results/, figures in images/ beside it",
     )
     parser.add_argument(
         "--prior", default="era5-uk-t2m", help="trained prior; none for the Gaussian alone"

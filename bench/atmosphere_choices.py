@@ -1,10 +1,12 @@
-"""Measure, on days 1 to 24 of the month alone, the choices made for `atmosphere.py`.
+r"""Measure, on days 1 to 24 of the month alone, the choices made for `atmosphere.py`.
 
-    python bench/atmosphere_choices.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-choices
+    python bench/atmosphere_choices.py \
+        --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" \
+        --out results/atmosphere-choices
 
 Writes OUT.json; results already in it are not measured again.
-`blocks`: optimal interpolation of each block of three days under the Gaussian fitted to the other 21
-days, unchanged and with the amplitude fitted to each hour.
+`blocks`: optimal interpolation of each block of three days under the Gaussian fitted to the other
+21 days, unchanged and with the amplitude fitted to each hour.
 `validation`: analyses of six hours of days 22 to 24 with the trained prior.
 `facts`: variance (K2) of held-out fields around the training mean, and around the mean with two
 harmonics of the day; log density (nats per point) of the validation fields under sample covariances

@@ -3,10 +3,10 @@
     python bench/atmosphere_guidance.py --out results/atmosphere-guidance.json
 
 The measurements are a coarse field of factor 8 and 25 stations of the shipped hours, with 0.5 K of
-noise. The prior is the climatological Gaussian field. `shift` is the root mean square over points of
-(mean - exact mean) in exact standard deviations; an exact sampler with as many members has `floor`.
-`spread` is the mean ratio of variances, and `saturated` the fraction of the gradient at its clamp.
-null means that the method diverged or has no clamp.
+noise. The prior is the climatological Gaussian field. `shift` is the root mean square over points
+of (mean - exact mean) in exact standard deviations; an exact sampler with as many members has
+`floor`. `spread` is the mean ratio of variances, and `saturated` the fraction of the gradient at
+its clamp. null means that the method diverged or has no clamp.
 """
 
 from __future__ import annotations

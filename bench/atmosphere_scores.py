@@ -61,7 +61,8 @@ def scores(c: Any, x: Tensor) -> dict[str, Any]:
 def _zonal_power(fields: Tensor) -> Tensor:
     """Mean power of wavenumbers 1, 2, ... along the rows of fields (N, H, W).
 
-    A regional window is not periodic; a linear trend is therefore removed and a Hann window applied.
+    A regional window is not periodic; a linear trend is therefore removed and a Hann window
+    applied.
     """
     width = fields.shape[-1]
     t = torch.linspace(-1, 1, width, dtype=fields.dtype)

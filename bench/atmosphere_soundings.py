@@ -1,6 +1,7 @@
-"""Analyse real soundings over North America with the prior era5-zt; print a table of scores.
+r"""Analyse real soundings over North America with the prior era5-zt; print a table of scores.
 
-    python bench/atmosphere_soundings.py "$INVERSE_DATA/atmosphere/radiosonde/raob_1999-05-04T00.csv.gz"
+    python bench/atmosphere_soundings.py \
+        "$INVERSE_DATA/atmosphere/radiosonde/raob_1999-05-04T00.csv.gz"
 
 A fifth of the stations is withheld. There is no reference field: the score is the distance from the
 measurements of the withheld stations, which includes their noise. The prior is that of January and

@@ -1,11 +1,12 @@
-"""Measure the value of neighbouring hours, and the error of composing short windows; write OUT.json.
+r"""Measure the value of neighbouring hours and the error of composing short windows.
 
-    python bench/atmosphere_window.py --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-window
+    python bench/atmosphere_window.py \
+        --fields "$INVERSE_DATA/atmosphere/era5_t2m_uk_2019-03.nc" --out results/atmosphere-window
 
 `windows`: optimal interpolation in space and time under era5-uk-t2m-hours, in windows of several
 lengths. Each hour of 25 to 31 March 2019 has a coarse field of factor 8 and 25 stations, with 0.5 K
-of noise. `middle` and `first` are the errors at these hours of a window; `spread_skill` is in closed
-form.
+of noise. `middle` and `first` are the errors at these hours of a window; `spread_skill` is in
+closed form.
 `composition`: nine hours of a small chain with four of twelve places observed every hour, and 200
 members. `shift` is the distance of their mean from that of a Kalman smoother, in its standard
 deviations (200 exact draws have `floor`), and `variance` the mean ratio of variances.

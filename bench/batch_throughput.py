@@ -4,8 +4,9 @@
 
 The table gives images per second of processor time and the largest difference of a sample. The
 images are sixteen squares of the shipped photographs. Each run does all the work of
-`inverse solve` (reading, measuring, metrics, PNG and HDF5) with photo-64 on one thread. The two ways
-take turns after one warm-up; times are medians over repeats, and ratios are taken within one turn.
+`inverse solve` (reading, measuring, metrics, PNG and HDF5) with photo-64 on one thread. The two
+ways take turns after one warm-up; times are medians over repeats, and ratios are taken within one
+turn.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python bench/circuit.py --data "$INVERSE_DATA"
     python bench/circuit.py --data "$INVERSE_DATA" --parts photographs --write docs/circuit
 
-The first command measures everything and prints the tables; the second also writes docs/circuit.md,
-its pictures and results/circuit.json. The page is written from the records of all parts; only the parts named are measured again. Its
-section "Reading" is kept.
+The first command measures everything and prints the tables. The second measures one part and
+writes docs/circuit.md, its pictures and results/circuit.json. The page is written from the records
+of all parts; only the parts named are measured again. Its section "Reading" is kept.
 """
 
 from __future__ import annotations
@@ -393,9 +393,9 @@ def measure_part(name: str, data: Path, out: Path | None) -> dict:
     return {"rows": rows, "minutes": (time.monotonic() - start) / 60}
 
 
-OVERHEAD = """Processor time of `ddnm` with 50 steps, of which the published 10 % are steered, over that of
-`ddnm` alone: one photograph of 64 x 64 pixels with `photo-64` in float32, the least of three
-interleaved runs on one thread of a shared machine:"""
+OVERHEAD = """Processor time of `ddnm` with 50 steps, of which the published 10 % are steered, over
+that of `ddnm` alone: one photograph of 64 x 64 pixels with `photo-64` in float32, the least of
+three interleaved runs on one thread of a shared machine:"""
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Compare every registered method with the exact posterior of the `gaussian` problem.
 
-    python bench/conjugate.py                                                     print the tables
-    python bench/conjugate.py --records records.jsonl --write docs/conjugate      rewrite those of docs/conjugate.md, and results/conjugate.json
+    python bench/conjugate.py --records records.jsonl --write docs/conjugate
 
-One table checks the goals set for mmps, ddrm and dps. Finished runs are stored in --records, one per
-line, and not repeated: an interrupted benchmark continues where it stopped.
+Prints the tables. With --write, the script inserts them into docs/conjugate.md and writes
+results/conjugate.json. One table checks the goals set for mmps, ddrm and dps. Finished runs are
+stored in --records, one per line, and not repeated: an interrupted benchmark continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TUNING = {
     "norm": [3.0, 10.0, 20.0, 30.0, 50.0, 80.0, 120.0, 300.0],
     "annealed": [0.5, 1.0, 2.0, 4.0, 8.0],
 }
-"""Weights of deepinv's DPS by form of guidance, tuned per view and side on separate measurements."""
+"""Weights of deepinv's DPS by form of guidance, tuned per view and side on other measurements."""
 EXCLUDED = {
     "multimodal": "equals `mmps` for a single modality",
     "structure-prior": "made for blurry pictures",
@@ -58,8 +59,8 @@ CURVE = (10, 20, 50, 100, 200)
 def score(exact: inverse.Exact, x: Tensor) -> dict[str, float]:
     """Distances of samples (n, d) from the posterior, in units of the root of its total variance.
 
-    Coverage is the exact posterior probability of the central interval of the samples, averaged over
-    pixels.
+    Coverage is the exact posterior probability of the central interval of the samples, averaged
+    over pixels.
     """
     mean, covariance = exact.mean.flatten(), exact.covariance
     unit, deviation = covariance.trace().sqrt(), covariance.diagonal().sqrt()

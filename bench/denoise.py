@@ -1,13 +1,17 @@
-"""Measure a prior as a denoiser against BM3D on held-out images. Needs `pip install bm3d`.
+r"""Measure a prior as a denoiser against BM3D on held-out images. Needs `pip install bm3d`.
 
-    python bench/denoise.py --images "$INVERSE_DATA/bsds500/test" --count 20 --out results/tables/denoising
-    python bench/denoise.py --images "$INVERSE_DATA/bsds500/test" --count 20 --size 128 --levels TEN --out results/tables/denoising-photo-64
-    python bench/denoise.py --prior mri-96 --images out/mri/held-out.npz --count 12 --every 25 --size 96 --levels TEN --out OUT-mri-96
-    python bench/denoise.py --prior digits-28 --images "$INVERSE_DATA/mnist_test.npz" --count 20 --every 500 --size 28 --levels TEN --out OUT-digits-28
+    python bench/denoise.py --images "$INVERSE_DATA/bsds500/test" --count 20 \
+        --out results/tables/denoising
+    python bench/denoise.py --images "$INVERSE_DATA/bsds500/test" --count 20 --size 128 \
+        --levels TEN --out results/tables/denoising-photo-64
+    python bench/denoise.py --prior mri-96 --images out/mri/held-out.npz --count 12 \
+        --every 25 --size 96 --levels TEN --out OUT-mri-96
+    python bench/denoise.py --prior digits-28 --images "$INVERSE_DATA/mnist_test.npz" \
+        --count 20 --every 500 --size 28 --levels TEN --out OUT-digits-28
 
 TEN stands for 2 5 10 15 25 35 50 75 100 150, OUT for results/tables/denoising.
-The noise is white, Gaussian and not clipped. Both denoisers know its level. Estimates are clipped to
-[0, 1] before scoring.
+The noise is white, Gaussian and not clipped. Both denoisers know its level. Estimates are clipped
+to [0, 1] before scoring.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Measure the power of each diagnostic against planted defects, and its size on exact samplers.
 
-python bench/diagnostic_power.py                           print the tables
-python bench/diagnostic_power.py --write docs/diagnostics  put them into docs/diagnostics.md and write results/diagnostics.json
+    python bench/diagnostic_power.py --write docs/diagnostics
+
+Prints the table. With --write, the script inserts it into docs/diagnostics.md and writes
+results/diagnostics.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Compare methods with the Gibbs sampler on walks with independent increments.
 
-python bench/levy.py                     print the tables
-python bench/levy.py --write docs/levy   and write docs/levy.md and results/levy.json; the reading at its end is kept
+    python bench/levy.py --write docs/levy
+
+Prints the tables. With --write, the script writes docs/levy.md and results/levy.json; the section
+"Reading" of the page is kept.
 """
 
 from __future__ import annotations
@@ -49,15 +51,18 @@ TUNING = range(900, 964)
 READING = "## Reading\n"
 ABOUT = """# Walks with independent increments
 
-Made by `{command}` in {minutes:.0f} minutes of a share of one core.
+Written by `{command}` in {minutes:.0f} minutes of a share of one core.
 
-x is the cumulative sum of 64 independent increments, noise is 25 dB below the median signal power, and the prior is the
-exact denoiser (`problems/levy/walk.py`). {instances} walks per cell. **Gap**: 10 log10(|mean of {draws} samples - x|^2 / |posterior mean - x|^2) in
-dB, the mean over walks and its standard error, where the posterior mean is that of the Gibbs sampler (closed form for
-Gaussian increments); {draws} exact draws score {floor:.2f} dB in the mean. **Coverage**: how many entries of x lie between the least and the greatest
-of the {draws} samples; 0.9 is right. *gibbs* is {draws} draws of the sampler itself, *l2* the best linear estimate: white Gaussian
-increments, their variance the best of a grid on 64 other walks.
-Options: {options}; others by default. Largest split R-hat of the Gibbs chains: {rhat:.3f}.
+x is the cumulative sum of 64 independent increments. The noise is 25 dB below the median signal
+power, and the prior is the exact denoiser (`problems/levy/walk.py`) with {points} lattice points,
+half of its default. Each cell has {instances} walks. **Gap** is
+10 log10(|mean of {draws} samples - x|^2 / |posterior mean - x|^2) in dB: the mean over walks and
+its standard error. The posterior mean is that of the Gibbs sampler (in closed form for Gaussian
+increments); {draws} exact draws score {floor:.2f} dB on average. **Coverage** is the share of the
+entries of x between the least and the greatest of the {draws} samples; 0.9 is correct. *gibbs* is
+{draws} draws of the Gibbs sampler. *l2* is the best linear estimate: white Gaussian increments,
+with the variance that is best of a grid on 64 other walks. Options other than the defaults:
+{options}. Largest split R-hat of the Gibbs chains: {rhat:.3f}.
 """
 
 
@@ -70,7 +75,7 @@ def linear(problem: inverse.Problem, y: Tensor, variance: float) -> Tensor:
 
 
 def best_linear(problem: inverse.Problem) -> float:
-    """Variance of increments whose linear estimate has the least mean log error on 64 other walks."""
+    """Variance of increments with the least mean log error of `linear` on 64 other walks."""
     tuning = problem.posterior(
         torch.stack([problem.truths()[i] for i in TUNING]), seed=1, dtype=torch.float64
     )
@@ -186,6 +191,7 @@ def write(
         minutes=minutes,
         instances=arguments.instances,
         draws=DRAWS,
+        points=POINTS,
         floor=10 * math.log10(1 + 1 / DRAWS),
         options=", ".join(
             f"{name} {key} {value}"

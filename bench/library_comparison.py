@@ -1,14 +1,15 @@
 """Compare methods with those of deepinv and azula: same weights, operator and evaluations.
 
     python bench/library_comparison.py --batches 1 --repeats 5 --out results/tables/side-by-side
-The problem is `deblur` with periodic edges, whose operator is deepinv's `BlurFFT`. deepinv and azula
-run as their documentation describes: the network as loaded, contiguous, in float32, with weights
-that require gradients. Our methods run through the engine, in float32 and in bf16 (--dtype bf16).
-To separate overhead from the network, deepinv and azula run a second time with the network as the
-engine prepares it (channels last, frozen weights, float32). Each package uses its own defaults.
-Runs are interleaved. Times are medians of processor time, ratios medians over the repeats. Memory is
-the peak size of tensors allocated in a run of two steps, without weights. PSNR is the mean over the
-batch. Rows already in OUT.json are not measured again.
+
+The problem is `deblur` with periodic edges, whose operator is deepinv's `BlurFFT`. deepinv and
+azula run as their documentation describes: the network as loaded, contiguous, in float32, with
+weights that require gradients. Our methods run through the engine, in float32 and in bf16
+(--dtype bf16). To separate overhead from the network, deepinv and azula run a second time with
+the network as the engine prepares it (channels last, frozen weights, float32). Each package uses
+its own defaults. Runs are interleaved. Times are medians of processor time, ratios medians over
+the repeats. Memory is the peak size of tensors allocated in a run of two steps, without weights.
+PSNR is the mean over the batch. Rows already in OUT.json are not measured again.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def azula(
     """Samples of the azula sampler that `build` returns for a denoiser and an operator."""
     prior = posterior.prior
     sampler = build(azula_denoiser(prior), lambda x: posterior.operator.A(prior.decode(x)))
-    return prior.decode(sampler(sampler.init((len(posterior), *posterior.shape))))  # type: ignore[attr-defined]
+    return prior.decode(sampler(sampler.init((len(posterior), *posterior.shape))))
 
 
 def azula_dps(posterior: inverse.Posterior, steps: int) -> Tensor:
@@ -170,7 +171,7 @@ SIDES = ("ours", "ours in bf16", "theirs", "theirs, our layout")
 
 def as_loaded(prior: inverse.Prior) -> inverse.Prior:
     """The network as `load_state_dict` leaves it: contiguous, with gradients required."""
-    return copy.deepcopy(prior).to(memory_format=torch.contiguous_format).requires_grad_()  # type: ignore[call-overload]
+    return copy.deepcopy(prior).to(memory_format=torch.contiguous_format).requires_grad_()
 
 
 def compare(

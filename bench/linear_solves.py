@@ -1,11 +1,11 @@
-"""Compare the linear solves (s^2 A A^T + sigma_y^2 I)^-1 of `deblur` with plain conjugate gradients.
+"""Compare the linear solves of `deblur` with plain conjugate gradients.
 
     python bench/linear_solves.py --size 128 --out results/tables/solves
 
-"ours" is the operator of `deblur` with the solves of `inverse/measurement/solves.py`. "plain" is
-deepinv's `Blur`, which computes the spectrum of the kernel at every call, under conjugate gradients
-alone. Both stop at a relative residual of 1e-5 in float32 or after 300 iterations. Times are
-processor times, the least of three.
+The solves apply (s^2 A A^T + sigma_y^2 I)^-1. "ours" is the operator of `deblur` with the solves
+of `inverse/measurement/solves.py`. "plain" is deepinv's `Blur`, which computes the spectrum of
+the kernel at every call, under conjugate gradients alone. Both stop at a relative residual of
+1e-5 in float32 or after 300 iterations. Times are processor times, the least of three.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python bench/literature_trends.py --records records.jsonl --write docs/trends
 
 Reads results/conjugate.json and results/tables/memory.json, and measures the rest on the central 64
-pixels of the shipped photographs (prior `photo-64`) and on the `gaussian` problem. Finished runs are
-stored in --records, one per line, and not repeated.
+pixels of the shipped photographs (prior `photo-64`) and on the `gaussian` problem. Finished runs
+are stored in --records, one per line, and not repeated.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Photographs:
         options: dict[str, Any] | None = None,
         samples: int = 1,
     ) -> dict[str, float]:
-        """Means over photographs: PSNR, SSIM, residual chi-square, cost, and spread over samples."""
+        """Means over photographs of PSNR, SSIM, residual chi-square, cost and spread of samples."""
         options = options or {}
         key = json.dumps([problem, settings, method, options, samples], sort_keys=True)
 
@@ -301,7 +301,8 @@ def residual_and_quality(photographs: Photographs) -> Row:
         "A low residual is not quality",
         f"circular deblurring: ddnm has chi-square {ddnm['misfit']:.3f} and {ddnm['psnr']:.2f} dB, "
         f"ddnm-plus {plus['misfit']:.3f} and {plus['psnr']:.2f} dB; where the posterior is known "
-        f"(blur, 8x8) ddnm fits y exactly and has W2 {w2['ddnm']:.2f}, the prior {w2['*prior*']:.2f}",
+        f"(blur, 8x8) ddnm fits y exactly and has W2 {w2['ddnm']:.2f}, "
+        f"the prior {w2['*prior*']:.2f}",
         verdict(ddnm["misfit"] < plus["misfit"] and ddnm["psnr"] < plus["psnr"]),
     )
 

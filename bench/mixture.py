@@ -1,12 +1,15 @@
 """Compare every method with the exact posterior of the Gaussian-mixture problem, by sliced W1.
 
-    python bench/mixture.py --cells 8,1 --methods dps mmps --instances 2        run a few and print their table
-    python bench/mixture.py --records records.jsonl --write docs/mixture        run all, rewrite the tables of docs/mixture.md, and results/mixture.json
+    python bench/mixture.py --cells 8,1 --methods dps mmps --instances 2
+    python bench/mixture.py --records records.jsonl --write docs/mixture
+
+The first command runs a few methods on a cell and prints their table; the second runs everything,
+inserts the tables into docs/mixture.md and writes results/mixture.json.
 
 A cell is a pair of dimensions d / d_y. Finished runs are stored in --records, one per line, and not
 repeated: an interrupted benchmark continues where it stopped. All methods run on one instance of
-every cell before the next instance starts, so that an interrupted benchmark leaves a balanced table.
-Particle methods run first.
+every cell before the next instance starts, so that an interrupted benchmark leaves a balanced
+table. Particle methods run first.
 """
 
 from __future__ import annotations
@@ -261,7 +264,7 @@ class Bench:
     ) -> list[dict[str, Any]]:
         """The runs of the first `count` instances, up to the first that is not known."""
         runs = (self.run(label, d, d_y, steps, i) for i in range(count))
-        return list(itertools.takewhile(lambda row: row is not None, runs))  # type: ignore[arg-type]
+        return list(itertools.takewhile(lambda row: row is not None, runs))
 
     def references(self, d: int, d_y: int, name: str, particles: bool) -> list[float]:
         """The floor or the prior's distance of every instance, with as many samples as the rows."""
@@ -327,7 +330,7 @@ def cell_names(bench: Bench) -> list[str]:
 
 
 def ratios(bench: Bench, labels: list[str]) -> str:
-    """Mean distance over the floor, of particle methods with at most STEPS[-1] evaluations a path."""
+    """Mean distance over the floor, of particle methods with at most STEPS[-1] evaluations."""
     rows = []
     for label in labels:
         cells = [bench.all(label, d, d_y, STEPS[-1]) for d, d_y in bench.cells]

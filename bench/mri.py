@@ -1,6 +1,7 @@
-"""Compare methods on accelerated MRI of the held-out slices that bench/mri_slices.py writes.
+r"""Compare methods on accelerated MRI of the held-out slices that bench/mri_slices.py writes.
 
-    python bench/mri.py --images out/mri/held-out.npz --count 6 --every 50 --out results/tables/mri-scores
+    python bench/mri.py --images out/mri/held-out.npz --count 6 --every 50 \
+        --out results/tables/mri-scores
 
 Every method receives the same measurement of each slice and draws one sample. Options are defaults,
 except for the steps of DDRM.

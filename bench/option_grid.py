@@ -1,6 +1,7 @@
-"""Measure the mean PSNR of a method over a grid of its options, on tuning photographs.
+r"""Measure the mean PSNR of a method over a grid of its options, on tuning photographs.
 
-    python bench/option_grid.py --images "$INVERSE_DATA/bsds500/val" --method red-diff --grid lambda=0.1,0.25,0.5 lr=0.05,0.1 --sigma-y 0.02 0.05
+    python bench/option_grid.py --images "$INVERSE_DATA/bsds500/val" --method red-diff \
+        --grid lambda=0.1,0.25,0.5 lr=0.05,0.1 --sigma-y 0.02 0.05
 
 No result is reported on these photographs. The script served to choose the defaults that depend on
 sigma_y; docs/methods.md quotes the results.

@@ -3,10 +3,11 @@
     python bench/overhead.py --write docs/overhead
 
 The prior is x / (1 + sigma^2), three operations. The operator is the identity (`denoise`), or
-`inpainting` for methods that need it. The image has 3 x 16 x 16 pixels. Each solve draws one sample,
-from 16 particles in particle methods. What remains is the overhead: counting, seeding, and the
-arithmetic of the method. The time per step is the difference in processor time between `--steps` and
-twice as many steps, divided by `--steps`; each time is the least of interleaved repeats.
+`inpainting` for methods that need it. The image has 3 x 16 x 16 values. Each solve draws one
+sample, from 16 particles in particle methods. What remains is the overhead: counting, seeding,
+and the arithmetic of the method. The time per step is the difference in processor time between
+`--steps` and twice as many steps, divided by `--steps`; each time is the least of interleaved
+repeats.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
 
 Every solve spends `--budget` prior evaluations on a photograph: AFDPS on 4, 16 or 64 particles (a
 step of `ode` costs two evaluations), each other method on 16 samples. Scores of particles are
-weighted. CRPS and the coverage of central 50 % intervals use as many equally weighted draws as there
-are particles. The JSON file is written after every solve, and solves that it holds are not repeated;
---count can therefore be raised later. Figures are means with 95 % intervals over the photographs.
+weighted. CRPS and the coverage of central 50 % intervals use as many equally weighted draws as
+there are particles. The JSON file is written after every solve, and solves that it holds are not
+repeated; --count can therefore be raised later. Figures are means with 95 % intervals over the
+photographs.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=Path("particles"),
-        help="stem of the .json, and of the .md that the table is put into; the plot goes to images/ beside them",
+        help="page (without .md) for the table; the plot is written to images/ beside it",
     )
     arguments = parser.parse_args()
     if arguments.memory:

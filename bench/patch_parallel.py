@@ -1,6 +1,7 @@
-"""Measure the error of stale halos and the time saved when two processes divide a network.
+r"""Measure the error of stale halos and the time saved when two processes divide a network.
 
-    torchrun --standalone --nproc-per-node 2 bench/patch_parallel.py --images "$INVERSE_DATA/bsds500/test" --size 128 --out results/tables/patches
+    torchrun --standalone --nproc-per-node 2 bench/patch_parallel.py \
+        --images "$INVERSE_DATA/bsds500/test" --size 128 --out results/tables/patches
 
 Errors are root mean square differences (intensity) from the reconstruction of a single process;
 the PSNR of both is given. Times are those of one forward pass of an image of twice the side, the

@@ -1,6 +1,7 @@
-"""Compare methods on photographs: deblurring, super-resolution x4 and box inpainting.
+r"""Compare methods on photographs: deblurring, super-resolution x4 and box inpainting.
 
-    python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" --count 10 --size 128 --out docs/photo
+    python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" --count 10 \
+        --size 128 --out docs/photo
 
 Every method receives the same measurement of each photograph; the index of the photograph seeds the
 noise. Metrics are computed outside the timed region, and no method has access to the truth.
@@ -84,15 +85,19 @@ def table(results: dict[str, dict[str, list[dict]]]) -> str:
 
 def page(about: dict, results: dict[str, dict[str, list[dict]]]) -> str:
     """The page: settings, command and table."""
+    size, count = about["size"], about["photographs"]
     return f"""# Three restorations of held-out photographs
 
-Central {about["size"]}-pixel squares of {about["photographs"]} photographs of the BSDS500 test set, `sigma_y = {about["sigma_y"]}`, one sample,
-default options, prior `{about["prior"]}`; mean ± standard error over the photographs, of which most is the difference between photographs.
-Seconds are the processor's for one image: read them as ratios. More methods and problems under one budget, on fewer
-photographs: [leaderboard.md](leaderboard.md).
+The images are central {size}-pixel squares of {count} photographs of the BSDS500 test set, measured
+with `sigma_y = {about["sigma_y"]}`. Each method draws one sample with its default options and the
+prior `{about["prior"]}`. The table gives the mean ± standard error over the photographs; most of it
+is due to differences between photographs. Seconds are processor time per image; compare their
+ratios only. More methods and problems under one budget, on fewer photographs:
+[leaderboard.md](leaderboard.md).
 
 ```
-python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" --count {about["photographs"]} --size {about["size"]} --out docs/photo
+python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" \\
+    --count {count} --size {size} --out docs/photo
 ```
 
 {table(results)}"""

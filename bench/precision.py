@@ -1,11 +1,15 @@
 r"""Measure what bf16 costs in PSNR, beside the effect of small errors of the prior.
 
-    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 24 --steps 20 --methods diffpir red-diff --runs bf16 --out results/tables/precision
-    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 48 --steps 60 --methods dps --runs bf16 --out results/tables/precision-dps
-    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 48 --steps 60 --methods pigdm --runs bf16 --out results/tables/precision-pigdm
-    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 4 --steps 60 --methods pigdm --runs throughout noise \
-        --out results/tables/precision-unstable
-    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 6 --steps 10 --methods mmps --runs bf16 --out results/tables/precision-mmps
+    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 24 --steps 20 \
+        --methods diffpir red-diff --runs bf16 --out results/tables/precision
+    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 48 --steps 60 \
+        --methods dps --runs bf16 --out results/tables/precision-dps
+    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 48 --steps 60 \
+        --methods pigdm --runs bf16 --out results/tables/precision-pigdm
+    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 4 --steps 60 \
+        --methods pigdm --runs throughout noise --out results/tables/precision-unstable
+    python bench/precision.py --images "$INVERSE_DATA/bsds500/test" --count 6 --steps 10 \
+        --methods mmps --runs bf16 --out results/tables/precision-mmps
 
 The run "bf16" keeps gradients at high noise in float32, as the engine does; "throughout" uses bf16
 at every noise level. The run "noise" multiplies each channel of an estimate and of a VJP by

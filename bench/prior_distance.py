@@ -1,8 +1,12 @@
-"""Measure the kernel distance of a prior's unconditional samples from held-out images.
+r"""Measure the kernel distance of a prior's unconditional samples from held-out images.
 
-    python bench/prior_distance.py --prior photo-64 --images "$INVERSE_DATA/tiny_imagenet64_val_jpeg.npz" --size 64 --samples 200 --out results/tables/distance-photo-64
-    python bench/prior_distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 --samples 48 --out results/tables/distance-mri-96
-    python bench/prior_distance.py --prior digits-28 --images "$INVERSE_DATA/mnist_test.npz" --every 33 --size 28 --samples 150 --out results/tables/distance-digits-28
+    python bench/prior_distance.py --prior photo-64 \
+        --images "$INVERSE_DATA/tiny_imagenet64_val_jpeg.npz" --size 64 --samples 200 \
+        --out results/tables/distance-photo-64
+    python bench/prior_distance.py --prior mri-96 --images out/mri/held-out.npz --size 96 \
+        --samples 48 --out results/tables/distance-mri-96
+    python bench/prior_distance.py --prior digits-28 --images "$INVERSE_DATA/mnist_test.npz" \
+        --every 33 --size 28 --samples 150 --out results/tables/distance-digits-28
 
 Features: the network photo-64 receives x0 + 0.2 n (model units; grey images are repeated to three
 channels). The features are the 256 outputs of its deepest level, averaged over pixels and divided

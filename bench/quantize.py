@@ -1,6 +1,7 @@
-"""Measure the accuracy, time and size of a quantised prior, and of a rounded Gaussian's posterior.
+r"""Measure the accuracy, time and size of a quantised prior, and of a rounded Gaussian's posterior.
 
-    python bench/quantize.py --images "$INVERSE_DATA/bsds500/test" --count 12 --size 128 --samples 8 --side 48 --out results/tables/quantize
+    python bench/quantize.py --images "$INVERSE_DATA/bsds500/test" --count 12 --size 128 \
+        --samples 8 --side 48 --out results/tables/quantize
 
 Photographs: photo-64 in float32, in bf16, with int8 weights, and with int8 weights and inputs. Each
 denoises, and deblurs by DiffPIR and DPS (20 steps), from the same measurements. Times are the least

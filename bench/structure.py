@@ -100,13 +100,13 @@ ABOUT = """# Coarse structure for deblurring
 Written by `{command}`. The networks were trained by the commands on their cards,
 `data/structure/structure-blur.json` and `data/structure/structure-icdpm.json`.
 
-Two methods share an idea: the coarse grey levels of a sharp picture can be estimated from the blurry
-picture, and unfamiliar blurs change these grey levels least (Ren et al., ICCV 2023,
+Two methods share an idea: the coarse grey levels of a sharp picture can be estimated from the
+blurry picture, and unfamiliar blurs change these grey levels least (Ren et al., ICCV 2023,
 https://arxiv.org/abs/2212.01789).
 
 `structure-prior` runs another method on y and on the estimates of three small networks: the sharp
-grey picture at 1/2, 1/4 and 1/8 of its size, with a standard deviation for every pixel. The networks
-are not trained with the prior or the problem, and `blind=true` drops the operator.
+grey picture at 1/2, 1/4 and 1/8 of its size, with a standard deviation for every pixel. The
+networks are not trained with the prior or the problem, and `blind=true` drops the operator.
 `structure-icdpm` is the method of the paper: a diffusion network receives the blurry picture, with
 the features of its own structure networks added inside the blocks of its encoder. It receives no
 kernel.

@@ -1,6 +1,9 @@
 """Check every registered method against its claim, for the table of docs/verify.md.
 
-python bench/verify.py --write docs/verify      rewrite the table in docs/verify.md, and results/verify.json
+    python bench/verify.py --write docs/verify
+
+Prints the table. With --write, the script inserts it into docs/verify.md and writes
+results/verify.json.
 """
 
 from __future__ import annotations

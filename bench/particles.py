@@ -200,8 +200,8 @@ def main() -> None:
     }
     about |= {"machine": platform.machine(), "torch": torch.__version__}
     file = in_results(arguments.out.with_suffix(".json"))
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    results = kept["records"] if kept.get("about") == about else {}
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    results = earlier["records"] if earlier.get("about") == about else {}
     prior = inverse.load_prior("photo-64")
     truths = photographs(arguments.images, arguments.count, arguments.size)
     for index, truth in enumerate(truths):

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from options import new_parser
 
+from inverse_problems.atmosphere.gridded_fields import GriddedFields, read_fields
 from inverse_problems.atmosphere.igra import read_soundings, read_station_list
-from inverse_problems.atmosphere.netcdf import GriddedFields, package, read_fields, write
+from inverse_problems.atmosphere.netcdf import package, write
 
 WINDOW = ("2019-03-28T06", "2019-03-28T17")
 """Twelve consecutive hours, of a morning and an afternoon."""

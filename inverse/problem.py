@@ -243,6 +243,12 @@ class ImageProblem(Problem):
     """
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
+        """Read a picture or array: this problem, its pixels (C, H, W), and notes for the user.
+
+        The number of channels is that of the prior.
+
+        Raises: InputError if the file cannot be read.
+        """
         from inverse.io.images import read_image
 
         picture = read_image(file, prior.shape[0] or 3)

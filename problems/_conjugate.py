@@ -49,12 +49,15 @@ class Conjugate(inverse.Problem):
         """The forward matrix (m, n) in physical units, float64."""
 
     def make_prior(self) -> MixturePrior:
+        """The law of x."""
         return self.law()
 
     def operator(self, shape: tuple[int, ...]) -> Any:
+        """The forward matrix as an operator: (B, *shape) -> (B, *out_shape)."""
         return dense(self.matrix(), shape)
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of x; a free dimension of the law has size 1."""
         return tuple(n or 1 for n in self.law().shape)
 
     def truths(self) -> list[Tensor]:

@@ -49,6 +49,7 @@ class Bimodal(Conjugate):
             raise OptionError(f"bimodal: std must be positive, got {self.std:g}")
 
     def law(self) -> MixturePrior:
+        """The mixture of two Gaussians in the plane, float64."""
         right = self.std**2 * torch.tensor(
             [[1.0, self.correlation], [self.correlation, 1.0]], dtype=torch.float64
         )
@@ -61,6 +62,7 @@ class Bimodal(Conjugate):
         )
 
     def matrix(self) -> Tensor:
+        """The projection onto x_2: (1, 2), float64."""
         return torch.tensor([[0.0, 1.0]], dtype=torch.float64)
 
 

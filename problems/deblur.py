@@ -85,6 +85,13 @@ class Deblur(inverse.ImageProblem):
         return (k / k.sum())[None, None]
 
     def operator(self, shape: tuple[int, ...]):
+        """The blur of an image (C, H, W).
+
+        Its linear solves are closed-form for circular boundaries, and for kernels of rank one up to
+        `SEPARABLE_SIDE` pixels.
+
+        Raises: OptionError if the kernel is larger than the image.
+        """
         if self.kernel in self.sides:
             self._check_fits((self.sides[self.kernel],) * 2, shape)  # before generating it
         k = self.filter()
@@ -96,6 +103,7 @@ class Deblur(inverse.ImageProblem):
         return fft_blur(k[0, 0], shape, self.boundary)
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the image (C, H, W); larger than y for valid boundaries."""
         if self.boundary != "valid":
             return y_shape
         height, width = self.filter().shape[-2:]

@@ -21,6 +21,7 @@ class Denoise(inverse.ImageProblem):
     sigma_y: float = 25 / 255
 
     def operator(self, shape: tuple[int, ...]):
+        """The identity."""
         return inverse.physics.Denoising()
 
 

@@ -50,6 +50,7 @@ class Field(inverse.Problem):
                 raise OptionError(f"field: {name} must be positive, got {getattr(self, name):g}")
 
     def make_prior(self) -> FieldPrior:
+        """The Matern field, float64, for images of any size."""
         return FieldPrior(
             torch.zeros((), dtype=torch.float64),
             matern(2 * self.std, self.length, self.smoothness),
@@ -58,6 +59,7 @@ class Field(inverse.Problem):
         )
 
     def operator(self, shape: tuple[int, ...]) -> Any:
+        """The circular blur of an image (1, H, W)."""
         reach = min(int(4 * self.width + 1), (min(shape[-2:]) - 1) // 2)
         offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
         g = torch.exp(-0.5 * (offsets / self.width) ** 2)

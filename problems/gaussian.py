@@ -62,12 +62,14 @@ class Gaussian(Conjugate):
             )
 
     def law(self) -> GaussianPrior:
+        """The Gaussian of images (1, side, side), float64."""
         zero = torch.zeros(1, self.side, self.side, dtype=torch.float64)
         return GaussianPrior(
             zero, squared_exponential(self.side, 2 * self.std, self.length), shift=0.5, scale=0.5
         )
 
     def matrix(self) -> Tensor:
+        """The forward matrix (m, side^2), float64."""
         n, generator = self.side**2, inverse.seeded(self.view_seed, "gaussian", self.view)
         if self.view == "blur":
             return circular_blur(self.side)
@@ -76,11 +78,13 @@ class Gaussian(Conjugate):
         return torch.eye(n, dtype=torch.float64)[self._observed().flatten()]
 
     def operator(self, shape: tuple[int, ...]) -> Any:
+        """The forward operator; y of inpainting is an image with zeros for missing pixels."""
         if self.view == "inpainting":
             return inverse.physics.Inpainting(img_size=shape, mask=self._observed().double())
         return super().operator(shape)
 
     def noise(self, shape: tuple[int, ...]) -> GaussianNoise:
+        """White Gaussian noise of the observed entries."""
         observed = self._observed() if self.view == "inpainting" else None
         return GaussianNoise(self.sigma_y, observed=observed)
 

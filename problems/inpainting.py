@@ -64,10 +64,12 @@ class Inpainting(inverse.ImageProblem):
         return mask
 
     def operator(self, shape: tuple[int, ...]):
+        """The product of an image (C, H, W) with the mask."""
         mask = self.observed(*shape[-2:]).float()
         return inverse.physics.Inpainting(img_size=shape, mask=mask.expand(shape).clone())
 
     def noise(self, shape: tuple[int, ...]):
+        """White Gaussian noise of the observed pixels."""
         return inverse.GaussianNoise(self.sigma_y, observed=self.observed(*shape[-2:]))
 
     def _box(self, height: int, width: int) -> Tensor:

@@ -62,6 +62,7 @@ class Mixture(Conjugate):
         super().__post_init__()
 
     def law(self) -> MixturePrior:
+        """The mixture in model units, float64."""
         lattice = torch.arange(-2.0, 3.0, dtype=torch.float64)
         scale = math.sqrt(129)
         means = 8 * torch.cartesian_prod(lattice, lattice).repeat(1, self.d // 2)
@@ -71,12 +72,14 @@ class Mixture(Conjugate):
         return MixturePrior(weights, means / scale, variance, **units)
 
     def matrix(self) -> Tensor:
+        """A = U diag(s) V^T of the instance: (d_y, d), float64."""
         generator = self._stream("operator")
         normals = torch.randn(self.d_y, self.d, generator=generator, dtype=torch.float64)
         U, _, Vh = torch.linalg.svd(normals, full_matrices=False)
         return (U * self._singular_values()) @ Vh
 
     def truths(self) -> list[Tensor]:
+        """Draws from the law with the seed of the instance, (d,) each, physical units."""
         law = self.law()
         return list(law.decode(law.sample(self.truth_count, self._stream("truths"))))
 

@@ -110,6 +110,10 @@ class MRI(inverse.ImageProblem):
         return measured
 
     def operator(self, shape: tuple[int, ...]) -> Any:
+        """The masked Fourier transform of a slice (1, H, W) -> (2, H, W).
+
+        Raises: OptionError if the image has several channels.
+        """
         if len(shape) != 3 or shape[0] != 1:
             raise OptionError(
                 f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; "
@@ -118,9 +122,11 @@ class MRI(inverse.ImageProblem):
         return _sampled_fourier()(self.sampled(*shape[-2:]))
 
     def noise(self, shape: tuple[int, ...]):
+        """White Gaussian noise of the measured frequencies."""
         return inverse.GaussianNoise(self.sigma_y, observed=self.sampled(*shape[-2:]))
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the slice, (1, H, W)."""
         return (1, *y_shape[1:])
 
     def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:

@@ -40,10 +40,15 @@ class SuperResolution(inverse.ImageProblem):
             raise OptionError(f"super-resolution: factor must be at least 2, got {self.factor}")
 
     def prepare(self, truth: Tensor) -> Tensor:
+        """A truth (C, H, W) cropped to multiples of the factor."""
         height, width = (n - n % self.factor for n in truth.shape[-2:])
         return truth[..., :height, :width]
 
     def operator(self, shape: tuple[int, ...]):
+        """The reduction of an image (C, H, W) -> (C, H / factor, W / factor).
+
+        Raises: OptionError if the factor does not divide the sides, or they are too short.
+        """
         if any(n % self.factor or n < 4 * self.factor for n in shape[-2:]):
             raise OptionError(
                 f"super-resolution: sides must be multiples of {self.factor} "
@@ -52,6 +57,7 @@ class SuperResolution(inverse.ImageProblem):
         return separable(self._matrix(shape[-2]), self._matrix(shape[-1]))
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the image, (C, factor H, factor W)."""
         return (y_shape[0], y_shape[1] * self.factor, y_shape[2] * self.factor)
 
     def _matrix(self, n: int) -> Tensor:

@@ -10,14 +10,13 @@ import numpy as np
 from inverse.errors import InputError
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import Grid
-from inverse_problems.atmosphere.netcdf import (
+from inverse_problems.atmosphere.gridded_fields import (
     GriddedFields,
     conformed,
-    moment,
     read_fields,
-    stamp,
     window_of,
 )
+from inverse_problems.atmosphere.netcdf import moment, stamp
 from inverse_problems.atmosphere.noise_levels import NoiseLevels
 from inverse_problems.atmosphere.observation_files import holds_points, read_observations
 from inverse_problems.atmosphere.observations import (

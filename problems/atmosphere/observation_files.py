@@ -124,7 +124,7 @@ def _variable_columns(names: list[str], path: Path) -> dict[str, tuple[str, str]
             continue
         match = HEADING.match(name)
         if match is None:
-            raise InputError(f"{path}: column '{name}' has no units; write '{name} [K]' or its own")
+            raise InputError(f"{path}: column '{name}' has no units; write e.g. '{name} [K]'")
         columns[match["name"]] = (name, match["unit"])
     return columns
 

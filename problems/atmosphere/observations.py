@@ -14,8 +14,8 @@ from inverse.errors import InputError
 from inverse.seeding import seeded
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import distance
-from inverse_problems.atmosphere.netcdf import check_plausible, fill
-from inverse_problems.atmosphere.units import conversion
+from inverse_problems.atmosphere.netcdf import is_missing
+from inverse_problems.atmosphere.units import check_plausible, conversion
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def admitted(
 
     names = ", ".join(domain.variables)
     keep(np.isin(table.variable, domain.variables), f"not one of the prior's variables ({names})")
-    complete = ~fill(table.value) & ~fill(table.latitude) & ~fill(table.longitude)
+    complete = ~is_missing(table.value) & ~is_missing(table.latitude) & ~is_missing(table.longitude)
     keep(complete, "missing values")
     table = _in_units_of(domain, table, source)
     keep(domain.grid.locate(*table.places)[2].numpy(), f"outside the grid ({domain.grid})")

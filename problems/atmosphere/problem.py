@@ -130,6 +130,10 @@ class Atmosphere(inverse.Problem):
         return NoiseLevels(self.sigma_y, coarse, parse_levels(self.sigmas))
 
     def operator(self, shape: tuple[int, ...]) -> Any:
+        """The observations of a field (C, H, W) -> (1, 1, m), see `Scene`.
+
+        Raises: InputError if the shape is not that of the domain.
+        """
         scene = self.scene()
         if tuple(shape) != scene.domain.shape:
             expected, actual = (" x ".join(map(str, s)) for s in (scene.domain.shape, shape))
@@ -144,6 +148,7 @@ class Atmosphere(inverse.Problem):
         return scene.noise(self.noise_levels().of_cells(scene.domain), self.representativeness)
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(hours * variables, H, W), for a measurement of any shape."""
         return self.scene().domain.shape
 
     def _simulated_scene(self, domain: Domain) -> Scene:

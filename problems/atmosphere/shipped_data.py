@@ -6,8 +6,8 @@ import functools
 import importlib.resources
 from pathlib import Path
 
+from inverse_problems.atmosphere.gridded_fields import GriddedFields, read_fields
 from inverse_problems.atmosphere.igra import Station, read_station_list
-from inverse_problems.atmosphere.netcdf import GriddedFields, read_fields
 
 
 def folder() -> Path:

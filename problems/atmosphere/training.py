@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,18 +16,11 @@ from inverse.io.devices import check_device
 from inverse.priors.analytic import FieldLaw
 from inverse.priors.loading import PriorCard, save_prior
 from inverse.priors.networks.corrected import CorrectedPrior
-from inverse.priors.prior import Prior
-from inverse.seeding import seeded
 from inverse.training.loop import Progress, TrainConfig, Training
 from inverse.training.progress import check_weights_path, train_to_end, training_facts
+from inverse_problems.atmosphere.field_evaluation import error_ratio, field_table
+from inverse_problems.atmosphere.law_fit import fit_law, in_decametres
 from inverse_problems.atmosphere.training_fields import TrainingFields, load_fields
-from inverse_problems.atmosphere.units import GRAVITY
-
-FIELD_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 4.0, 10.0)
-"""Noise levels of the denoising table of a field prior, model units."""
-
-ZONAL_TAPERS = (500.0, 700.0, 1000.0, 1500.0, 2000.0, 4000.0)
-"""Half-widths (km) of the taper between latitudes to choose from."""
 
 
 class FieldTraining(Training):
@@ -53,9 +44,11 @@ class FieldTraining(Training):
         super().__init__([], config, checkpoint, device)
 
     def initial_model(self) -> nn.Module:
+        """The network that corrects the Gaussian, untrained."""
         return CorrectedPrior(self.law, self.config.network)
 
     def draw_batch(self, generator: torch.Generator) -> Tensor:
+        """Training fields (batch, C, H, W), physical units."""
         return self.fields.batch(self.config.batch, generator, self.config.mix)
 
 
@@ -178,82 +171,10 @@ def _print_card(out: Path, card: PriorCard) -> None:
     print(json.dumps(summary))
 
 
-def fit_law(
-    fields: TrainingFields, validation: TrainingFields, rank: int, hours: int = 1
-) -> tuple[FieldLaw, dict[str, float]]:
-    """The Gaussian of fields, and the entries of its card that describe the fit.
-
-    It is a `ZonalPrior` for global fields, a `TrajectoryPrior` for several hours, and otherwise a
-    `LowRankPrior`.
-
-    Args:
-        fields: training fields of single hours.
-        validation: fields that select taper and inflation.
-        rank: rank of the Gaussian.
-        hours: consecutive hours in a sample.
-
-    Raises: OptionError for several hours of global fields.
-    """
-    from inverse_problems.atmosphere.climatology import fit_gaussian
-    from inverse_problems.atmosphere.trajectory import TrajectoryPrior, fit_persistence
-    from inverse_problems.atmosphere.zonal import fit_zonal
-
-    if fields.grid.periodic and hours > 1:
-        raise OptionError(
-            f"train: a prior of global fields has single hours, got --hours {hours}; use --hours 1"
-        )
-    if fields.grid.periodic:
-        scale = round(float((fields.values - fields.values.mean((0, 3), keepdim=True)).std()), 3)
-        fits = {
-            taper: fit_zonal(fields.values, fields.grid, rank, taper, scale=scale)
-            for taper in ZONAL_TAPERS
-        }
-        held_out = {
-            taper: float(law.log_density(law.encode(validation.values.double())).mean())
-            / law.mean.numel()
-            for taper, law in fits.items()
-        }
-        taper = max(held_out, key=held_out.__getitem__)
-        return fits[taper], {
-            "taper_km": taper,
-            "held_out_nats_per_point": round(held_out[taper], 4),
-        }
-    shift, scale = round(float(fields.values.mean()), 2), round(float(fields.values.std()), 3)
-    climate = fit_gaussian(
-        fields.values, validation.values, fields.grid, rank, shift=shift, scale=scale
-    )
-    if hours == 1:
-        return climate.law, climate.card_fields()
-    before, after = fields.windows(2).values.chunk(2, 1)
-    persistence = fit_persistence(climate.law, before, after)
-    return TrajectoryPrior(climate.law, persistence, hours), climate.card_fields()
-
-
 def _best_ratio(out: Path) -> float:
     """The validation ratio of an interrupted training, 1 if it wrote no weights."""
     card = out.with_suffix(".json")
     return PriorCard.read(card).denoising.get("validation_ratio", 1.0) if card.is_file() else 1.0
-
-
-def error_ratio(table: dict[str, list[float]]) -> float:
-    """Ratio of the prior's mean square error to the Gaussian's, geometric mean over noise levels.
-
-    Args:
-        table: see `field_table`.
-    """
-    ratios = [2 * math.log(a / b) for a, b in zip(table["prior"], table["gaussian"], strict=True)]
-    return math.exp(sum(ratios) / len(ratios))
-
-
-def in_decametres(fields: TrainingFields) -> TrainingFields:
-    """Fields with geopotential (m2 s-2) converted to geopotential height (dam).
-
-    In dam the height varies about as much as temperature in K. Other channels are unchanged.
-    """
-    gains = [1 / (10 * GRAVITY) if unit == "m2 s-2" else 1.0 for unit in fields.units]
-    values = fields.values * torch.tensor(gains)[:, None, None]
-    units = tuple("dam" if unit == "m2 s-2" else unit for unit in fields.units)
-    return replace(fields, values=values, units=units)
 
 
 def check_disjoint(parts: list[TrainingFields]) -> None:
@@ -268,29 +189,3 @@ def check_disjoint(parts: list[TrainingFields]) -> None:
                 f"train: the periods {'/'.join(before)} and {'/'.join(after)} overlap; "
                 "training, validation and test periods must be disjoint"
             )
-
-
-def field_table(
-    prior: Prior, law: FieldLaw, fields: TrainingFields, count: int = 168
-) -> dict[str, list[float]]:
-    """Root mean square errors of denoising, for a prior and the Gaussian, physical units.
-
-    Args:
-        prior: prior to evaluate.
-        law: Gaussian to compare with.
-        fields: fields to denoise.
-        count: approximate largest number of fields to use, equally spaced.
-
-    Returns: "sigma", "prior" and "gaussian" -> a number for each of `FIELD_LEVELS`.
-    """
-    x0 = prior.encode(fields.values[:: max(1, len(fields) // count)])
-    table: dict[str, list[float]] = {"sigma": [], "prior": [], "gaussian": []}
-    for i, level in enumerate(FIELD_LEVELS):
-        sigma = torch.full((len(x0),), level)
-        noisy = x0 + level * torch.randn(x0.shape, generator=seeded("denoising", i))
-        table["sigma"].append(level * prior.scale)
-        for name, denoiser in (("prior", prior), ("gaussian", law)):
-            with torch.no_grad():
-                error = float((denoiser(noisy, sigma) - x0).square().mean().sqrt())
-            table[name].append(error * prior.scale)
-    return {name: [float(f"{value:.4g}") for value in values] for name, values in table.items()}

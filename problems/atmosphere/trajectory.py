@@ -58,6 +58,7 @@ class TrajectoryPrior(FieldLaw):
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
+        """(hours * channels, H, W), model units."""
         return self.hour.mean.repeat(self.hours, 1, 1)
 
     @property
@@ -93,6 +94,7 @@ class TrajectoryPrior(FieldLaw):
 
     @property
     def covariance(self) -> Tensor:
+        """Dense covariance (n, n), model units."""
         like = self.persistence
         eye = torch.eye(self.mean.numel(), dtype=like.dtype, device=like.device)
         return self.spectral(eye.reshape(-1, *self.mean.shape), lambda v: v).reshape(len(eye), -1)
@@ -107,10 +109,12 @@ class TrajectoryPrior(FieldLaw):
         return (inside + outside).reshape(x.shape)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x], exact: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1) ** 2
         return self.mean + self.spectral(x - self.mean, lambda v: v / (v + s2))
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Log density of x0 + sigma n at x, nats: (B, *shape) -> (B,)."""
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1) ** 2
         inside, outside = self._coordinates(x - self.mean)
         total, free = self.variances + s2, self.hour.mean.numel() - len(self.hour.variances)
@@ -120,6 +124,7 @@ class TrajectoryPrior(FieldLaw):
         return -0.5 * (along_q + orthogonal + self.mean.numel() * LOG_2PI)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent trajectories: (count, *shape), model units."""
         shape, like = (count, *self.mean.shape), self.persistence
         white = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         return self.mean + self.spectral(white, torch.sqrt)
@@ -170,6 +175,7 @@ class ComposedPrior(Prior):
         self.window, self.channels, self.hours, self.k = window, channels, hours, length // 2
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x] composed of windows: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
         count, k = self.hours - 2 * self.k, self.k
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         frames = x.unflatten(1, (self.hours, self.channels))

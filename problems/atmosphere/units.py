@@ -5,6 +5,8 @@ Angles and times are not converted.
 
 from __future__ import annotations
 
+import numpy as np
+
 from inverse.errors import InputError
 
 GRAVITY = 9.80665
@@ -111,6 +113,25 @@ def plausible(unit: str) -> tuple[float, float]:
     base, a, b = _KNOWN[_canonical(unit)]
     low, high = PLAUSIBLE.get(base, (-float("inf"), float("inf")))
     return (low - b) / a, (high - b) / a
+
+
+def check_plausible(values: np.ndarray, unit: str, source: str, stated: str) -> None:
+    """Check that values are plausible for a quantity in this unit.
+
+    Args:
+        values: values in `unit`; NaN is ignored.
+        source: beginning of the error message.
+        stated: unit that the file states.
+
+    Raises: InputError if more than half of the values are out of the plausible range.
+    """
+    low, high = plausible(unit)
+    present = values[~np.isnan(values)]
+    if len(present) and np.mean((present < low) | (present > high)) > 0.5:
+        raise InputError(
+            f"{source}: units are said to be '{stated}', but its values are then "
+            f"{present.min():.4g} to {present.max():.4g} {unit}; correct the units attribute"
+        )
 
 
 def _canonical(unit: str) -> str:

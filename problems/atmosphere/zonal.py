@@ -69,11 +69,13 @@ class ZonalPrior(FieldLaw):
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
+        """Zero, (C, H, W): model units are differences from the mean."""
         shape, like = torch.Size(self.shape), self.floor  # type: ignore[arg-type]
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     @property
     def covariance(self) -> Tensor:
+        """Dense covariance (n, n), model units."""
         n = self.mean.numel()
         eye = torch.eye(n, dtype=self.floor.dtype).reshape(n, *self.mean.shape)
         return self.spectral(eye, lambda v: v).reshape(n, n)
@@ -90,6 +92,7 @@ class ZonalPrior(FieldLaw):
         return torch.fft.irfft(waves, n=self.width, norm="ortho").to(x)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x], exact: x (B, C, H, W), sigma () or (B,) -> (B, C, H, W)."""
         s2 = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1) ** 2
         return self.spectral(x, lambda v: v / (v + s2))
 
@@ -110,6 +113,7 @@ class ZonalPrior(FieldLaw):
         return -0.5 * (terms * self._multiplicity).sum(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent fields: (count, C, H, W), model units."""
         shape = count, *self.mean.shape
         white = torch.randn(shape, generator=generator, dtype=self.floor.dtype)
         return self.spectral(white, torch.sqrt)

@@ -116,6 +116,7 @@ class Levy(Conjugate):
         return WalkPrior(law.scaled(1 / scale), self.length, scale=scale)
 
     def matrix(self) -> Tensor:
+        """The forward matrix (m, 64) in physical units, float64."""
         n, generator = self.length, inverse.seeded(self.view_seed, "levy", self.view)
         eye = torch.eye(n, dtype=torch.float64)
         if self.view == "convolution":

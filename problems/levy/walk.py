@@ -57,6 +57,7 @@ class WalkPrior(Prior):
         return self.increments.sample(self.mean.expand(count, -1), generator).cumsum(1)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x]: x (B, T), sigma () or (B,) -> (B, T), in the dtype of x."""
         return self.moments(x, sigma)[0].to(x.dtype)
 
     def moments(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:

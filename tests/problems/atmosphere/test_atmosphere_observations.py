@@ -220,7 +220,7 @@ def test_a_table_is_read_checked_and_counted(tmp_path):
     [
         (
             "station,latitude,longitude,t2m\nA,51,0,280\n",
-            "column 't2m' has no units; write 't2m \\[K\\]'",
+            "column 't2m' has no units; write e.g. 't2m \\[K\\]'",
         ),
         ("station,latitude,longitude,t2m [hPa]\nA,51,0,280\n", "'hPa' do not convert to K"),
         ("station,latitude,longitude,t2m [furlong]\nA,51,0,280\n", "'furlong' do not convert to K"),

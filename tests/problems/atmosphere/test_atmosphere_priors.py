@@ -16,13 +16,9 @@ from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.training.loop import TrainConfig
 from inverse_problems.atmosphere.climatology import fit_gaussian, gaspari_cohn
 from inverse_problems.atmosphere.domain import domain_of
+from inverse_problems.atmosphere.field_evaluation import error_ratio, field_table
 from inverse_problems.atmosphere.grid import Grid, distance
-from inverse_problems.atmosphere.training import (
-    check_disjoint,
-    error_ratio,
-    field_table,
-    train_field_prior,
-)
+from inverse_problems.atmosphere.training import check_disjoint, train_field_prior
 from inverse_problems.atmosphere.training_fields import TrainingFields, load_fields
 from inverse_problems.atmosphere.trajectory import TrajectoryPrior
 from inverse_problems.atmosphere.zonal import fit_zonal

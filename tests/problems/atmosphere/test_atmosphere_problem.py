@@ -14,7 +14,7 @@ import inverse
 from inverse.result import Result
 from inverse_problems.atmosphere.domain import Domain, domain_of
 from inverse_problems.atmosphere.grid import Grid
-from inverse_problems.atmosphere.netcdf import read_fields
+from inverse_problems.atmosphere.gridded_fields import read_fields
 from inverse_problems.atmosphere.operators import coarsen
 from inverse_problems.atmosphere.training_fields import load_fields
 

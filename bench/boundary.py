@@ -20,16 +20,12 @@ from output import markdown_table, write_json
 
 import inverse
 from inverse.arena.estimate import estimate
-from inverse_plugins.optimal_bc.halving import anova, tail_mean
-from inverse_plugins.optimal_bc.search import Fit, centre, loss_by, references, sha256
-from inverse_plugins.optimal_bc.table import (
-    Table,
-    candidate,
-    endpoints,
-    load_table,
-    shipped_tables,
-    sized,
-)
+from inverse_plugins.optimal_bc.deterministic_solver import candidate, endpoints, tiled
+from inverse_plugins.optimal_bc.distance import loss_by
+from inverse_plugins.optimal_bc.expected_gain import anova
+from inverse_plugins.optimal_bc.references import central_crop, references, sha256
+from inverse_plugins.optimal_bc.successive_halving import tail_mean
+from inverse_plugins.optimal_bc.table import Table, load_table, shipped_tables
 
 METRICS = ("haarpsi", "psnr")
 RANDOM_SEED = 1000  # used by no table
@@ -38,11 +34,10 @@ RANDOM_SEED = 1000  # used by no table
 def held_out(table: Table, images: Path, count: int, size: int) -> list[torch.Tensor]:
     """Central crops of the photographs that follow the references in the order of their hashes."""
     fitted = set(table.about["references_sha256"])
-    fit = Fit(references=len(fitted) + count, size=size)
     prior = inverse.load_prior(table.prior["name"])
-    ordered = references(problem_of(table), [images], fit, prior)
+    ordered = references(problem_of(table), [images], len(fitted) + count, size, prior)
     size = table.about["size"]
-    return [truth for truth in ordered if sha256(centre(truth, size)) not in fitted][:count]
+    return [truth for truth in ordered if sha256(central_crop(truth, size)) not in fitted][:count]
 
 
 def problem_of(table: Table) -> inverse.Problem:
@@ -64,7 +59,7 @@ def measure(table: Table, truths: list[torch.Tensor], random: int) -> dict[str, 
     prior = inverse.load_prior(table.prior["name"])
     shape = tuple(truths[0].shape)
     starts = torch.stack(
-        [sized(table.x, shape), *(candidate(RANDOM_SEED, k, shape) for k in range(random))]
+        [tiled(table.x, shape), *(candidate(RANDOM_SEED, k, shape) for k in range(random))]
     )
     losses: dict[str, list] = {metric: [] for metric in METRICS}
     for i, truth in enumerate(truths):

@@ -31,7 +31,8 @@ from inverse.engine import versions
 from inverse.io.images import grid, write_png
 from inverse.problem import shipped_images
 from inverse_plugins.circuits.cards import CircuitCard
-from inverse_plugins.optimal_bc.search import loss_by, photographs, sha256
+from inverse_plugins.optimal_bc.distance import loss_by
+from inverse_plugins.optimal_bc.references import photographs, sha256
 
 STEERED, READING = "tractable-steering", "## Reading\n"
 IMAGES = 20

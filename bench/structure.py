@@ -34,7 +34,7 @@ from inverse.io.images import grid, write_png
 from inverse.measurement.kernels import disk_kernel
 from inverse.measurement.operators import motion_kernel
 from inverse.per_image import image_by_image
-from inverse_plugins.optimal_bc.search import loss_by
+from inverse_plugins.optimal_bc.distance import loss_by
 from inverse_plugins.structure.blurs import MAKERS, MARGIN, BlurCorpus, embedded
 from inverse_plugins.structure.card import StructureCard, load_structure
 from inverse_plugins.structure.measurements import guided

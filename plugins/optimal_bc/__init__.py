@@ -1,7 +1,7 @@
-"""Optimal boundary conditions: a start of a deterministic solver that serves a reference set best."""
+"""Optimal boundary conditions: deterministic solvers that start from one stored tensor."""
 
 import inverse
-from inverse_plugins.optimal_bc.method import OptimalBC
+from inverse_plugins.optimal_bc.optimal_bc import OptimalBC
 
 
 @inverse.hookimpl

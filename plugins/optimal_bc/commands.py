@@ -1,4 +1,4 @@
-"""`inverse fit-bc`. Nothing imports torch before it must."""
+"""The command `inverse fit-bc`; torch is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -17,75 +17,88 @@ from inverse.io.command_line import (
     registry,
 )
 
+Out = Annotated[Path, typer.Option(help="Output file for the table (.safetensors).")]
+Base = Annotated[
+    str,
+    typer.Option(
+        help="Deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun."
+    ),
+]
+Steps = Annotated[int, typer.Option(help="Steps of the solver.")]
+Candidates = Annotated[int, typer.Option(help="Number of random starts to compare.")]
+References = Annotated[
+    int, typer.Option(help="Number of photographs on which the last candidates are compared.")
+]
+Photographs = Annotated[
+    list[Path],
+    typer.Option(help="Folders, .npz or .h5 of photographs.", show_default="the problem's truths"),
+]
+CropSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the central crops (pixels).", show_default="of the prior's training crops"
+    ),
+]
+Distance = Annotated[
+    str,
+    typer.Option(
+        help="Metric to optimise: haarpsi, ms-ssim (above 160 pixels), ssim, psnr, rmse; lpips, "
+        "dists with your weights."
+    ),
+]
+Tail = Annotated[
+    float,
+    typer.Option(help="Average the loss over this fraction of the references, the worst (CVaR)."),
+]
+Refine = Annotated[int, typer.Option(help="Number of one-block moves to try on the best start.")]
+Block = Annotated[int, typer.Option(help="Side of a block (pixels).")]
+Seed = Annotated[
+    int, typer.Option(help="Random seed for the candidates, the measurement noise and the moves.")
+]
+Precision = Annotated[
+    str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")
+]
+
 
 def fit_bc(
-    out: Annotated[Path, typer.Option(help="Where the table goes (.safetensors).")],
+    out: Out,
     problem: ProblemName = "super-resolution",
     problem_option: ProblemOptions = [],
     prior: PriorName = None,
-    base: Annotated[
-        str,
-        typer.Option(
-            help="The deterministic solver, settings after a colon: diffpir, ddnm, mmps:sampler=heun."
-        ),
-    ] = "diffpir",
-    steps: Annotated[int, typer.Option(help="Of the solver.")] = 10,
-    candidates: Annotated[int, typer.Option(help="Starts that are drawn.")] = 256,
-    references: Annotated[
-        int, typer.Option(help="Photographs that the last of them are compared on.")
-    ] = 32,
-    images: Annotated[
-        list[Path],
-        typer.Option(
-            help="Folders, .npz or .h5 of photographs.", show_default="the problem's truths"
-        ),
-    ] = [],
-    size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of their central crops (pixels).",
-            show_default="of the prior's training crops",
-        ),
-    ] = None,
-    distance: Annotated[
-        str,
-        typer.Option(
-            help="A metric: haarpsi, ms-ssim (above 160 pixels), ssim, psnr, rmse; lpips, dists with your weights."
-        ),
-    ] = "haarpsi",
-    tail: Annotated[
-        float,
-        typer.Option(
-            help="Choose by the mean over this fraction of the references, the worst (CVaR)."
-        ),
-    ] = 1.0,
-    refine: Annotated[int, typer.Option(help="Moves of one block to try on the start chosen.")] = 0,
-    block: Annotated[int, typer.Option(help="Side of a block (pixels).")] = 16,
-    seed: Annotated[
-        int, typer.Option(help="Of the candidates, the measurement noise and the moves.")
-    ] = 0,
+    base: Base = "diffpir",
+    steps: Steps = 10,
+    candidates: Candidates = 256,
+    references: References = 32,
+    images: Photographs = [],
+    size: CropSize = None,
+    distance: Distance = "haarpsi",
+    tail: Tail = 1.0,
+    refine: Refine = 0,
+    block: Block = 16,
+    seed: Seed = 0,
     device: Device = "cpu",
-    dtype: Annotated[
-        str, typer.Option(help="float32, float64 or bf16 (prior in bf16, state in float32).")
-    ] = "float32",
+    dtype: Precision = "float32",
     plugin: PluginFiles = [],
 ) -> None:
-    """Choose the start of a deterministic solver on reference photographs, for `optimal-bc`; run again to resume after an interruption."""
+    """Choose the start of a deterministic solver on photographs, for `optimal-bc`.
+
+    Run the same command again to resume after an interruption.
+    """
     from inverse.registry.discovery import get_problem
-    from inverse_plugins.optimal_bc.search import Fit, fit_boundary
-    from inverse_plugins.optimal_bc.table import deterministic
+    from inverse_plugins.optimal_bc.deterministic_solver import deterministic_solver
+    from inverse_plugins.optimal_bc.fitting import fit_boundary
+    from inverse_plugins.optimal_bc.search import FitConfig
 
     registry(plugin)
-    chosen = (
-        get_problem(problem, **assignments(problem_option, "--problem-option")),
-        deterministic(base, steps),
-    )
-    fit = Fit(candidates, references, size, distance, tail, refine, block, seed, dtype)
-    table = fit_boundary(*chosen, fit, images, prior, device, out)
+    measured = get_problem(problem, **assignments(problem_option, "--problem-option"))
+    solver = deterministic_solver(base, steps)
+    config = FitConfig(candidates, references, size, distance, tail, refine, block, seed, dtype)
+    table = fit_boundary(measured, solver, config, images, prior, device, out)
     if table is None:
         raise typer.Exit(130)
-    found = table.about
+    about = table.about
     print(
-        f"candidate {found['candidate']} of {candidates}: loss {found['loss']:.4f}, that of candidate 0 {found['loss_of_candidate_0']:.4f}"
+        f"candidate {about['candidate']} of {candidates}: loss {about['loss']:.4f}, "
+        f"loss of candidate 0 {about['loss_of_candidate_0']:.4f}"
     )
     print(out)

@@ -1,4 +1,4 @@
-"""One `inverse fit-bc`: photographs in, a table with the start that served them best out; interrupted, it resumes where it was saved."""
+"""Search for the start of a deterministic solver on reference images; a checkpoint resumes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,51 @@ import torch
 from torch import Tensor
 
 from inverse.engine import versions
-from inverse.errors import InputError, OptionError, UnsupportedError
-from inverse.execution import Cost, Execution
-from inverse.io.devices import DTYPES, check_device
-from inverse.io.files import atomic_write, check_writable
-from inverse.io.image_sets import load_images
+from inverse.errors import OptionError, UnsupportedError
+from inverse.execution import Execution
+from inverse.io.devices import DTYPES
 from inverse.method import Method
 from inverse.metrics.registered import find_metric
 from inverse.posterior import Posterior
-from inverse.priors.loading import default_side
 from inverse.priors.prior import Prior
-from inverse.problem import ImageProblem, Problem
+from inverse.problem import Problem
 from inverse.registry.options import values
 from inverse.registry.source import version_of
-from inverse.result import Result
-from inverse_plugins.optimal_bc.halving import anova, halving, moved, rungs, tail_mean
-from inverse_plugins.optimal_bc.table import Table, candidate, endpoints, fingerprint, prior_sha256
+from inverse_plugins.optimal_bc.deterministic_solver import candidate, endpoints
+from inverse_plugins.optimal_bc.distance import loss_by
+from inverse_plugins.optimal_bc.expected_gain import anova
+from inverse_plugins.optimal_bc.references import sha256
+from inverse_plugins.optimal_bc.search_state import SearchState
+from inverse_plugins.optimal_bc.successive_halving import (
+    halving,
+    rounds,
+    tail_mean,
+    with_new_block,
+)
+from inverse_plugins.optimal_bc.table import Table, fingerprint, prior_sha256
 
 SAVE_EVERY = 20.0  # seconds
+PIXELS_AT_ONCE = 65536
+MINIMA = {"candidates": 1, "references": 1, "size": 1, "refine": 0, "block": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What decides which start is found.
+class FitConfig:
+    """Settings of `inverse fit-bc`.
 
     Args:
-        candidates: K, drawn from N(0, I).
-        references: R, photographs that the last candidates are compared on.
-        size: side of their central crops (pixels); by default the prior's own, or that of its training crops.
-        distance: a registered metric that has a direction.
-        tail: mean over this fraction of the references, the worst ones; 1 is the plain mean, less is CVaR.
-        refine: moves of one block that are tried on the candidate chosen, each on all references.
+        candidates: number K of candidates, drawn from N(0, I).
+        references: number R of images on which the last candidates are compared.
+        size: side of their central crops (pixels); by default that of the prior's training crops.
+        distance: a registered metric with a direction.
+        tail: fraction of the references, the worst ones, over which the loss is averaged; 1 is the
+            plain mean, less is the conditional value at risk.
+        refine: number of one-block moves tried on the chosen candidate, each on all references.
         block: side of a block (pixels).
-        seed: of the candidates, the measurement noise and the moves.
+        seed: random seed for the candidates, the measurement noise and the moves.
         dtype: float32, float64 or bf16.
+
+    Raises: OptionError for a value out of range.
     """
 
     candidates: int = 256
@@ -63,16 +73,10 @@ class Fit:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name, least in {
-            "candidates": 1,
-            "references": 1,
-            "size": 1,
-            "refine": 0,
-            "block": 1,
-            "seed": 0,
-        }.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise OptionError(f"fit-bc: {name} must be at least {least}, got {value}")
+        for name, minimum in MINIMA.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise OptionError(f"fit-bc: {name} must be at least {minimum}, got {value}")
         if not 0 < self.tail <= 1:
             raise OptionError(f"fit-bc: tail must lie in (0, 1], got {self.tail:g}")
         if self.dtype not in DTYPES:
@@ -81,168 +85,37 @@ class Fit:
             )
 
 
-def fit_boundary(
-    problem: Problem,
-    method: Method,
-    fit: Fit,
-    images: list[Path],
-    prior_name: str | None,
-    device: str,
-    out: Path,
-) -> Table | None:
-    """Search, or resume, and write the table `out`; None if the user interrupted."""
-    if out.suffix != ".safetensors":
-        raise OptionError(f"fit-bc: --out must end in .safetensors, got '{out.name}'")
-    check_writable(out.parent)
-    prior = problem.resolve_prior(prior_name, check_device(device), DTYPES[fit.dtype][0])
-    fit = replace(fit, size=fit.size or default_side(prior))
-    truths = references(problem, images, fit, prior)
-    search = Search(problem, method, fit, truths, prior, out.with_suffix(".checkpoint.safetensors"))
-    try:
-        table = search.run()
-    except KeyboardInterrupt:
-        search.save()
-        print(
-            f"inverse: interrupted after {search.explored} solves; run the same command to resume",
-            file=sys.stderr,
-        )
-        return None
-    table.save(out)
-    search.checkpoint.unlink(missing_ok=True)
-    return table
-
-
-def references(problem: Problem, images: list[Path], fit: Fit, prior: Prior) -> list[Tensor]:
-    """The references (*shape), physical units: a choice and an order that depend on the photographs alone, not on their names or places.
-
-    Central crops in the order of their hashes; the problem's own truths where no photographs are given.
-
-    Raises: InputError if there are fewer than asked.
-    """
-    size = fit.size or default_side(prior)
-    if images and not isinstance(problem, ImageProblem):
-        raise OptionError(
-            f"fit-bc: --images is for problems on photographs, {problem.name} has truths of its own"
-        )
-    crops = (
-        [crop for path in images for crop in photographs(path, size, prior.shape[0] or 3)]
-        if images
-        else problem.truths()
-    )
-    if not images and isinstance(problem, ImageProblem):
-        crops = [centre(truth, size) for truth in crops]
-    found = sorted({sha256(crop): crop for crop in map(problem.prepare, crops)}.items())
-    if len(found) < fit.references:
-        raise InputError(
-            f"fit-bc: asked for {fit.references} references, found {len(found)} different ones of at least {size} pixels; give more --images"
-        )
-    return [crop for _, crop in found[: fit.references]]
-
-
-def photographs(path: Path, size: int, channels: int) -> list[Tensor]:
-    """Central crops (C, size, size) in [0, 1] of every photograph that is large enough."""
-    return [
-        centre(torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255, size)
-        for array in load_images(path, size, channels)
-    ]
-
-
-def centre(image: Tensor, size: int) -> Tensor:
-    top, left = ((n - size) // 2 for n in image.shape[-2:])
-    if min(top, left) < 0:
-        raise InputError(
-            f"fit-bc: a reference has {image.shape[-2]}x{image.shape[-1]} pixels, asked for crops of {size}"
-        )
-    return image[..., top : top + size, left : left + size]
-
-
-def sha256(image: Tensor) -> str:
-    return hashlib.sha256(image.float().contiguous().numpy().tobytes()).hexdigest()
-
-
-def loss_by(distance: str) -> Callable[[Tensor, Tensor], float]:
-    """A registered metric of one answer and its truth (*shape), physical units, turned so that less is better.
-
-    Raises: UnknownNameError for no metric; OptionError for one without a direction; InputError where it does not apply, or lacks its weights.
-    """
-    metric = find_metric(distance)
-    if metric.better is None:
-        raise OptionError(
-            f"fit-bc: nobody says whether more or less of {distance} is better; haarpsi, ms-ssim, ssim, psnr and rmse have a direction"
-        )
-    metric.ready()
-
-    def loss(x: Tensor, truth: Tensor) -> float:
-        found = metric(
-            Result(
-                x[None, None].cpu(),
-                torch.zeros(1, 1),
-                torch.full((1, 1), math.nan),
-                Cost(),
-                0.0,
-                truth=truth[None].cpu(),
-            )
-        )
-        if found is None:
-            raise InputError(
-                f"fit-bc: {distance} has no value for truths of shape {' x '.join(map(str, truth.shape))}; try haarpsi, ssim or rmse"
-            )
-        return metric.loss(found)
-
-    return loss
-
-
 class Search:
-    """The exploration, with all that has been measured so far on disk.
+    """Successive halving over candidates, then refinement of the best one.
 
     Args:
-        checkpoint: where it is kept; an existing one of the same settings is resumed.
+        problem: measures each reference, with noise from the seed of the config.
+        method: solver that is deterministic given its start.
+        config: settings.
+        truths: references (*shape), physical units.
+        prior: prior of the posteriors.
+        checkpoint: file for the state; an existing one with the same settings is resumed.
 
-    Raises: InputError if it is of other settings; UnsupportedError if the method cannot run on the problem.
+    Raises: InputError if the checkpoint has other settings; UnsupportedError if the method cannot
+        run on the problem; OptionError or InputError for an unsuitable distance, see `loss_by`.
     """
 
     def __init__(
         self,
         problem: Problem,
         method: Method,
-        fit: Fit,
+        config: FitConfig,
         truths: list[Tensor],
         prior: Prior,
         checkpoint: Path,
     ):
-        self.problem, self.method, self.fit, self.truths, self.checkpoint = (
-            problem,
-            method,
-            fit,
-            truths,
-            checkpoint,
-        )
-        dtype, autocast = DTYPES[fit.dtype]
-        device = next(
-            (t.device for t in (*prior.parameters(), *prior.buffers())), torch.device("cpu")
-        )
-        settings: dict[str, Any] = {
-            "prior": prior,
-            "seed": fit.seed,
-            "device": device,
-            "dtype": dtype,
-            "execution": Execution(autocast=autocast),
-        }
-        self.posteriors: list[Posterior] = [
-            problem.posterior(truth, first_image=i, **settings) for i, truth in enumerate(truths)
-        ]
+        self.method, self.config, self.truths, self.checkpoint = method, config, truths, checkpoint
+        self.posteriors = _posteriors(problem, config, truths, prior)
         if reason := method.unsupported(self.posteriors[0]):
             raise UnsupportedError(f"fit-bc: {reason}")
-        self.shape, self.loss = self.posteriors[0].shape, loss_by(fit.distance)
-        self.losses = torch.full((fit.candidates, len(truths)), math.nan)
-        self.refined, self.refined_losses, self.moves, self.accepted = (
-            torch.empty(0),
-            torch.empty(0),
-            0,
-            0,
-        )
-        self.saved, self.batch = time.monotonic(), max(1, 65536 // math.prod(self.shape[-2:]))
-        self.about = {
+        self.shape, self.loss = self.posteriors[0].shape, loss_by(config.distance)
+        self.batch = max(1, PIXELS_AT_ONCE // math.prod(self.shape[-2:]))
+        self.fitted_for = {
             "method": {"name": method.name, "options": values(method)},
             "probe": fingerprint(method),
             "prior": {
@@ -251,76 +124,73 @@ class Search:
             },
             "problem": self.posteriors[0].provenance["problem"],
         }
-        self.measured_by = find_metric(fit.distance).version  # of the weights of LPIPS or DISTS
+        self.distance_version = find_metric(config.distance).version  # weights of LPIPS, DISTS
+        self.hashes = [sha256(truth) for truth in truths]
+        settings = {**asdict(config), "refine": None}
         self.identity = json.dumps(
-            [
-                self.about,
-                {**asdict(fit), "refine": None},
-                self.measured_by,
-                [sha256(t) for t in truths],
-            ],
-            default=str,
+            [self.fitted_for, settings, self.distance_version, self.hashes], default=str
+        )
+        self.state, self.saved_at = (
+            SearchState.empty(config.candidates, len(truths)),
+            time.monotonic(),
         )
         if checkpoint.exists():
-            self.load()
-
-    @property
-    def explored(self) -> int:
-        """Solves so far."""
-        return int((~self.losses.isnan()).sum()) + self.moves * len(self.truths)
+            self.state = SearchState.load(checkpoint, self.identity)
+            print(f"resuming after {self.state.solves} solves", file=sys.stderr)
 
     def run(self) -> Table:
-        """Explore, choose, refine."""
-        chosen, losses = halving(self.explore, self.fit.candidates, len(self.truths), self.fit.tail)
-        if not len(self.refined):
-            self.refined, self.refined_losses = (
-                candidate(self.fit.seed, chosen, self.shape),
-                losses[chosen].clone(),
-            )
+        """Explore the candidates, choose one, refine it."""
+        config, state = self.config, self.state
+        best, losses = halving(self.explore, config.candidates, len(self.truths), config.tail)
+        if not len(state.refined):
+            state.refined = candidate(config.seed, best, self.shape)
+            state.refined_losses = losses[best].clone()
         self.refine()
-        first = losses[:, : rungs(self.fit.candidates, len(self.truths))[0][1]]
-        hashes = [sha256(truth) for truth in self.truths]
+        first_round = losses[:, : rounds(config.candidates, len(self.truths))[0][1]]
         about = {
-            **asdict(self.fit),
-            "distance_version": self.measured_by,
-            "candidate": chosen,
-            "loss": float(tail_mean(self.refined_losses, self.fit.tail)),
-            "loss_before_refinement": float(tail_mean(losses[chosen], self.fit.tail)),
-            "loss_of_candidate_0": float(tail_mean(losses[0], self.fit.tail)),
-            "moves_accepted": self.accepted,
-            "solves": self.explored,
-            "anova_of_the_first_round": asdict(anova(first)) if min(first.shape) > 1 else None,
-            "references_sha256": hashes,
-            "set_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            **asdict(config),
+            "distance_version": self.distance_version,
+            "candidate": best,
+            "loss": float(tail_mean(state.refined_losses, config.tail)),
+            "loss_before_refinement": float(tail_mean(losses[best], config.tail)),
+            "loss_of_candidate_0": float(tail_mean(losses[0], config.tail)),
+            "moves_accepted": state.accepted,
+            "solves": state.solves,
+            "anova_of_the_first_round": (
+                asdict(anova(first_round)) if min(first_round.shape) > 1 else None
+            ),
+            "references_sha256": self.hashes,
+            "set_sha256": hashlib.sha256("".join(self.hashes).encode()).hexdigest(),
             "source": version_of(type(self.method)),
             "versions": versions(),
         }
-        return Table(self.refined, self.losses, **self.about, about=about)
+        return Table(state.refined, state.losses, **self.fitted_for, about=about)
 
-    def explore(self, alive: list[int], images: int) -> Tensor:
-        """Fill in what is missing of these candidates on the first images."""
+    def explore(self, candidates: list[int], images: int) -> Tensor:
+        """Losses (K, R), with every missing loss of these candidates on the first images added."""
+        losses = self.state.losses
         for i in range(images):
-            missing = [k for k in alive if self.losses[k, i].isnan()]
-            for part in (missing[j : j + self.batch] for j in range(0, len(missing), self.batch)):
-                self.losses[part, i] = torch.tensor(
-                    self.measure(
-                        torch.stack([candidate(self.fit.seed, k, self.shape) for k in part]), i
-                    )
-                )
-                self.save_now_and_then(f"{len(alive)} candidates, reference {i + 1} of {images}")
-        return self.losses
+            missing = [k for k in candidates if losses[k, i].isnan()]
+            for first in range(0, len(missing), self.batch):
+                part = missing[first : first + self.batch]
+                starts = [candidate(self.config.seed, k, self.shape) for k in part]
+                losses[part, i] = torch.tensor(self.measure(torch.stack(starts), i))
+                self._save_if_due(f"{len(candidates)} candidates, reference {i + 1} of {images}")
+        return losses
 
     def refine(self) -> None:
-        """Try the moves that are left; keep those that lower the loss."""
-        for index in range(self.moves, self.fit.refine):
-            trial = moved(self.refined, self.fit.seed, index, self.fit.block)
+        """Try the remaining moves and keep those that lower the loss."""
+        config, state = self.config, self.state
+        for index in range(state.moves, config.refine):
+            trial = with_new_block(state.refined, config.seed, index, config.block)
             losses = torch.tensor(
                 [self.measure(trial[None], i)[0] for i in range(len(self.truths))]
             )
-            if tail_mean(losses, self.fit.tail) < tail_mean(self.refined_losses, self.fit.tail):
-                self.refined, self.refined_losses, self.accepted = trial, losses, self.accepted + 1
-            self.moves = index + 1
-            self.save_now_and_then(f"move {self.moves} of {self.fit.refine}")
+            if tail_mean(losses, config.tail) < tail_mean(state.refined_losses, config.tail):
+                state.refined, state.refined_losses = trial, losses
+                state.accepted += 1
+            state.moves = index + 1
+            self._save_if_due(f"move {state.moves} of {config.refine}")
 
     def measure(self, starts: Tensor, image: int) -> list[float]:
         """Loss of each start (K, *shape) on one reference."""
@@ -328,47 +198,28 @@ class Search:
         answers = endpoints(self.method, posterior, starts.to(posterior.device))[0]
         return [self.loss(x, self.truths[image].to(x.dtype)) for x in answers]
 
-    def save_now_and_then(self, where: str) -> None:
-        if time.monotonic() - self.saved > SAVE_EVERY:
-            self.save()
-            print(f"{where}, {self.explored} solves", file=sys.stderr, flush=True)
-
     def save(self) -> None:
-        from safetensors.torch import save
+        """Write the checkpoint."""
+        self.state.save(self.checkpoint, self.identity)
+        self.saved_at = time.monotonic()
 
-        tensors = {
-            "losses": self.losses,
-            "refined": self.refined,
-            "refined_losses": self.refined_losses,
-        }
-        with atomic_write(self.checkpoint) as temporary:
-            temporary.write_bytes(
-                save(
-                    {k: v.contiguous() for k, v in tensors.items()},
-                    {"identity": self.identity, "moves": f"{self.moves} {self.accepted}"},
-                )
-            )
-        self.saved = time.monotonic()
+    def _save_if_due(self, progress: str) -> None:
+        if time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save()
+            print(f"{progress}, {self.state.solves} solves", file=sys.stderr, flush=True)
 
-    def load(self) -> None:
-        from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                about = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(
-                f"fit-bc: checkpoint {self.checkpoint} is damaged ({error}); delete it to start again"
-            ) from error
-        if about.get("identity") != self.identity:
-            raise InputError(
-                f"fit-bc: checkpoint {self.checkpoint} belongs to other settings; use the same ones, another --out, or delete it"
-            )
-        self.losses, self.refined, self.refined_losses = (
-            tensors["losses"],
-            tensors["refined"],
-            tensors["refined_losses"],
-        )
-        self.moves, self.accepted = map(int, about["moves"].split())
-        print(f"resuming after {self.explored} solves", file=sys.stderr)
+def _posteriors(
+    problem: Problem, config: FitConfig, truths: list[Tensor], prior: Prior
+) -> list[Posterior]:
+    """One posterior for each reference, on the device of the prior."""
+    dtype, autocast = DTYPES[config.dtype]
+    tensors = (*prior.parameters(), *prior.buffers())
+    settings: dict[str, Any] = {
+        "prior": prior,
+        "seed": config.seed,
+        "device": tensors[0].device if tensors else torch.device("cpu"),
+        "dtype": dtype,
+        "execution": Execution(autocast=autocast),
+    }
+    return [problem.posterior(truth, first_image=i, **settings) for i, truth in enumerate(truths)]

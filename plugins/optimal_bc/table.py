@@ -1,10 +1,13 @@
-"""Optimal boundary conditions: one start x_T for every image, chosen once on a reference set.
+"""Boundary tables: a fitted start x_T* on disk, with the solver, prior and problem it is for.
 
-    x_T* = argmin over candidates z_k ~ N(0, I) of  mean_i d(h(z_k, y_i), x_i),    h a solver that is deterministic given its start.
+    x_T* = argmin over candidates z_k ~ N(0, I) of  mean_i d(h(z_k, y_i), x_i)
 
-Ma, Yang, Yang, Fu, Liu, Solving Diffusion ODEs with Optimal Boundary Conditions for Better Image Super-Resolution, ICLR 2024,
-https://arxiv.org/abs/2305.15357. Departures: successive halving over common images instead of every candidate on every image
-(`inverse_plugins.optimal_bc.halving`), and distances that need no weights.
+h is a solver that is deterministic given its start (`optimal_bc.deterministic_solver`).
+
+Ma, Yang, Yang, Fu, Liu, Solving Diffusion ODEs with Optimal Boundary Conditions for Better Image
+Super-Resolution, ICLR 2024, https://arxiv.org/abs/2305.15357. Departures: successive halving over
+common images in place of every candidate on every image (`optimal_bc.successive_halving`), and
+distances that need no weights.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,142 +22,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError, UnsupportedError
+from inverse.errors import InputError
 from inverse.io.files import atomic_write
 from inverse.measurement.noise import GaussianNoise
 from inverse.measurement.operators import separable
-from inverse.method import Method, Weighted
+from inverse.method import Method
 from inverse.posterior import Posterior
 from inverse.priors.analytic import GaussianPrior
 from inverse.priors.prior import Prior
-from inverse.registry.discovery import registry, with_settings
+from inverse.registry.discovery import registry
 from inverse.registry.options import options, text, values
-from inverse.seeding import Generators, seeded
-
-QUIET = {"eta": 0.0, "zeta": 0.0}
-"""Options by which methods scale their fresh noise, and what turns it off."""
-
-
-def deterministic(base: str, steps: int) -> Method:
-    """The solver called `base`, settings after a colon (mmps:sampler=heun,iterations=5), with its fresh noise turned off where an option does that.
-
-    Options called eta or zeta are 0, and the sampler is ddim where it would be ancestral, unless the settings say otherwise.
-    """
-    cls = registry().find("inverse_methods", base.partition(":")[0])
-    defaults = {option.name: option.default for option in options(cls)}
-    chosen: dict[str, Any] = {
-        option: value for option, value in QUIET.items() if option in defaults
-    } | {"steps": steps}
-    if defaults.get("sampler") == "ancestral":
-        chosen["sampler"] = "ddim"
-    return with_settings(base, **chosen)
-
-
-class NotDeterministic(UnsupportedError):
-    """A solver that is no function of a start and y."""
-
-
-class Start(Generators):
-    """Stands for the randomness of a deterministic solver: the first draw is the stored start, and there is no second.
-
-    Args:
-        x: (B, *shape), one for each row.
-    """
-
-    def __init__(self, x: Tensor):
-        self.x, self.drawn = x, False
-
-    @property
-    def rows(self):  # type: ignore[override]
-        raise NotDeterministic("it draws at random beside its start")
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def randn_like(self, x: Tensor) -> Tensor:
-        if self.drawn or x.shape != self.x.shape:
-            raise NotDeterministic(
-                "it draws fresh noise after its start"
-                if self.drawn
-                else "its first draw is not its start"
-            )
-        self.drawn = True
-        return self.x.to(x)
-
-    def rand_like(self, x: Tensor) -> Tensor:
-        return self.rows
-
-    def permutations(self, n: int) -> Tensor:
-        return self.rows
-
-
-def run_from(
-    method: Method, posterior: Posterior, start: Tensor, samples: int = 1
-) -> Iterator[Tensor]:
-    """The iterates (B, *shape) of a solver from start (B, *shape) of unit variance.
-
-    Raises: UnsupportedError with the reason if the solver is not a function of its start and y.
-    """
-    given = Start(start)
-    try:
-        for iterate in method.run(posterior, samples, given):
-            if not given.drawn:
-                raise NotDeterministic("it starts from y and has no boundary to choose")
-            yield iterate.x if isinstance(iterate, Weighted) else iterate
-    except NotDeterministic as error:
-        reason = f"base '{method.name}' is not a function of a start x_T and y: {error}"
-        raise UnsupportedError(
-            f"{reason}; try ddnm, diffpir, mmps or pigdm:sampler=ddim"
-        ) from error
-
-
-def endpoints(method: Method, posterior: Posterior, starts: Tensor) -> Tensor:
-    """h(z, y) for every start (K, *shape) and every measurement: (images, K, *shape), physical units."""
-    rows = posterior.rows(len(starts))
-    with torch.no_grad():
-        *_, x = run_from(
-            method, rows, starts.repeat(len(posterior), *[1] * len(posterior.shape)), len(starts)
-        )
-    return posterior.prior.decode(x).unflatten(0, (len(posterior), len(starts)))
-
-
-def candidate(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """Candidate `index` of a seed, N(0, I) in float32 on the CPU; candidate 0 of seed 0 is the start where no table was fitted."""
-    return torch.randn(shape, generator=seeded(seed, "boundary", index))
-
-
-def sized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A start (C, H, W) for another height and width: repeated with its own period, then cut from the top left.
-
-    Raises: InputError where that is not the only difference.
-    """
-    if tuple(x.shape) == shape:
-        return x
-    if len(shape) != 3 or x.ndim != 3 or shape[0] != len(x):
-        raise InputError(
-            f"it holds a start of shape {' x '.join(map(str, x.shape))}, the unknown has {' x '.join(map(str, shape))}"
-        )
-    down, right = (
-        math.ceil(want / have) for want, have in zip(shape[1:], x.shape[1:], strict=True)
-    )
-    return x.repeat(1, down, right)[:, : shape[1], : shape[2]]
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
+from inverse_plugins.optimal_bc.deterministic_solver import endpoints, tiled
 
 
 @dataclass(frozen=True)
 class Table:
-    """A fitted start and what it was fitted for.
+    """A fitted start and the solver, prior and problem it was fitted for.
 
     Args:
-        x: (*shape), float32, unit variance.
+        x: start (*shape), float32, unit variance.
         scores: loss of each candidate on each reference (K, R), NaN where it was not explored.
         method: name and options of the solver.
-        probe: what the solver answers on a small fixed posterior (`fingerprint`).
-        prior: name and sha256 (`prior_sha256`).
-        problem: name and options of the problem it was fitted on.
-        about: seed, chosen candidate, loss, references and their sha256, command.
+        probe: answers of the solver on a small fixed posterior (`fingerprint`).
+        prior: name and sha256 of the prior (`prior_sha256`).
+        problem: name and options of the problem.
+        about: seed, chosen candidate, loss, references and their sha256, versions.
     """
 
     x: Tensor
@@ -168,110 +58,122 @@ class Table:
     about: dict[str, Any] = field(default_factory=dict)
 
     def misfit(self, method: Method, posterior: Posterior) -> str | None:
-        """Why this table is not for a solver on a posterior, or None if it is."""
-        asked, mine = as_json(values(method)), self.method["options"]
-        differ = [
-            f"{k}={asked.get(k)} instead of {v}" for k, v in mine.items() if asked.get(k) != v
-        ]
-        if method.name != self.method["name"] or differ:
-            return f"it was fitted for {self.method['name']} with steps={mine.get('steps')}, asked is {method.name} with {', '.join(differ) or 'other options'}"
-        if (about := posterior.provenance.get("problem")) is not None and (
-            other := self._other_problem(about)
-        ):
-            return other
-        if (found := prior_sha256(posterior.prior)) != self.prior["sha256"]:
-            return f"it was fitted for the prior {self.prior['name']} (sha256 {self.prior['sha256'][:12]}...), this one is {found[:12]}..."
-        now = fingerprint(method)
-        if len(now) != len(self.probe) or any(
-            abs(a - b) > 1e-4 for a, b in zip(now, self.probe, strict=True)
-        ):
-            return f"{method.name} is no longer the solver that it was fitted for"
+        """Why this table does not fit a solver on a posterior, or None if it does.
+
+        A posterior without a problem in its provenance is accepted for any problem.
+        """
+        problem = posterior.provenance.get("problem")
+        if reason := self._other_solver(method):
+            return reason
+        if problem is not None and (reason := self._other_problem(problem)):
+            return reason
+        if (sha256 := prior_sha256(posterior.prior)) != self.prior["sha256"]:
+            fitted = f"{self.prior['name']} (sha256 {self.prior['sha256'][:12]}...)"
+            return f"it was fitted for the prior {fitted}, but this one is {sha256[:12]}..."
+        if not self._same_answers(method):
+            return f"{method.name} no longer gives the answers that it gave when it was fitted"
         try:
-            sized(self.x, posterior.shape)
+            tiled(self.x, posterior.shape)
         except InputError as error:
             return str(error)
         return None
 
-    def _other_problem(self, about: dict[str, Any]) -> str | None:
-        """In what a problem (name and options) is another than the one it was fitted on, or None if it is that one."""
-        if about["name"] != self.problem["name"]:
-            return f"it was fitted for the problem {self.problem['name']}, asked is {about['name']}"
-        asked, mine = as_json(about["options"]), as_json(self.problem["options"])
-        differ = [name for name in asked | mine if asked.get(name) != mine.get(name)]
-        was, wanted = (
-            ", ".join(f"{name}={text(given.get(name))}" for name in differ)
-            for given in (mine, asked)
-        )
+    def _other_solver(self, method: Method) -> str | None:
+        """How a solver's name or options differ from the fitted solver's, or None."""
+        given, fitted = as_json(values(method)), self.method["options"]
+        differences = [
+            f"{name}={given.get(name)} instead of {value}"
+            for name, value in fitted.items()
+            if given.get(name) != value
+        ]
+        if method.name == self.method["name"] and not differences:
+            return None
         return (
-            f"it was fitted for {about['name']} with {was}, asked is {wanted}" if differ else None
+            f"it was fitted for {self.method['name']} with steps={fitted.get('steps')}, but the "
+            f"solver is {method.name} with {', '.join(differences) or 'other options'}"
+        )
+
+    def _other_problem(self, problem: dict[str, Any]) -> str | None:
+        """How a problem (name and options) differs from the fitted problem, or None."""
+        name = problem["name"]
+        if name != self.problem["name"]:
+            return f"it was fitted for the problem {self.problem['name']}, but this one is {name}"
+        given, fitted = as_json(problem["options"]), as_json(self.problem["options"])
+        differing = [option for option in given | fitted if given.get(option) != fitted.get(option)]
+        if not differing:
+            return None
+        before, now = (
+            ", ".join(f"{option}={text(chosen.get(option))}" for option in differing)
+            for chosen in (fitted, given)
+        )
+        return f"it was fitted for {name} with {before}, but this problem has {now}"
+
+    def _same_answers(self, method: Method) -> bool:
+        """Whether the fingerprint of a solver is the stored one, up to rounding."""
+        now = fingerprint(method)
+        return len(now) == len(self.probe) and all(
+            abs(a - b) <= 1e-4 for a, b in zip(now, self.probe, strict=True)
         )
 
     def save(self, path: Path) -> None:
-        """One .safetensors file, the description in its header."""
+        """Write one .safetensors file with the description in its header."""
         from safetensors.torch import save
 
-        about = {k: v for k, v in asdict(self).items() if k not in ("x", "scores")}
+        header = {k: v for k, v in asdict(self).items() if k not in ("x", "scores")}
+        tensors = {"x": self.x.contiguous(), "scores": self.scores.contiguous()}
         with atomic_write(path) as temporary:
-            temporary.write_bytes(
-                save(
-                    {"x": self.x.contiguous(), "scores": self.scores.contiguous()},
-                    {"boundary": json.dumps(about, default=str)},
-                )
-            )
+            temporary.write_bytes(save(tensors, {"boundary": json.dumps(header, default=str)}))
 
 
 def load_table(name: str | Path) -> Table:
-    """A table by path, or a shipped one by name: super-resolution-x4-10.
+    """A table by path, or a shipped table by name, e.g. super-resolution-x4-10.
 
-    Raises: InputError if there is none, or the file is no such table.
+    Raises: InputError if the file does not exist or is not a table.
     """
     from safetensors import SafetensorError, safe_open
 
-    known = shipped_tables()
-    path = known.get(str(name), Path(name))
+    shipped = shipped_tables()
+    path = shipped.get(str(name), Path(name))
     if not path.is_file():
-        raise InputError(
-            f"boundary table {name}: no such file; shipped are {', '.join(known) or 'none'}"
-        )
+        names = ", ".join(shipped) or "none"
+        raise InputError(f"boundary table {name}: no such file; shipped tables: {names}")
     try:
         with safe_open(path, "pt") as file:
-            return Table(
-                file.get_tensor("x"),
-                file.get_tensor("scores"),
-                **json.loads((file.metadata() or {})["boundary"]),
-            )
+            header = json.loads((file.metadata() or {})["boundary"])
+            return Table(file.get_tensor("x"), file.get_tensor("scores"), **header)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"boundary table {path}: not a table of `inverse fit-bc` ({str(error).splitlines()[0]})"
+            f"boundary table {path}: not a table of `inverse fit-bc` ({reason})"
         ) from error
 
 
-def as_json(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Options as a table keeps them."""
-    return json.loads(json.dumps(chosen, default=str))
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Options as a table stores them: tuples become lists, paths become text."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def fit_command(base: str, steps: int, posterior: Posterior) -> str:
-    """The command that fits a start for a solver on the problem and the prior of a posterior."""
-    about: dict[str, Any] = posterior.provenance.get("problem", {"name": "PROBLEM", "options": {}})
-    known = registry().table("inverse_problems").get(about["name"])
-    usual = {option.name: option.default for option in options(known.thing)} if known else {}
-    given = [
+    """The command that fits a start for a solver on the problem and prior of a posterior."""
+    unnamed = {"name": "PROBLEM", "options": {}}
+    problem: dict[str, Any] = posterior.provenance.get("problem", unnamed)
+    entry = registry().table("inverse_problems").get(problem["name"])
+    defaults = {option.name: option.default for option in options(entry.thing)} if entry else {}
+    changed = [
         f"{name}={text(value)}"
-        for name, value in about["options"].items()
-        if value != usual.get(name)
+        for name, value in problem["options"].items()
+        if value != defaults.get(name)
     ]
-    parts = [
-        "inverse fit-bc --problem",
-        about["name"],
-        *(["--problem-option", *given] if given else []),
-    ]
-    parts += ["--prior", str(posterior.prior.name)] if hasattr(posterior.prior, "name") else []
+    parts = ["inverse fit-bc --problem", problem["name"]]
+    if changed:
+        parts += ["--problem-option", *changed]
+    if hasattr(posterior.prior, "name"):
+        parts += ["--prior", str(posterior.prior.name)]
     return " ".join([*parts, f"--base {base} --steps {steps} --out FILE.safetensors"])
 
 
 def shipped_tables() -> dict[str, Path]:
-    """Paths of the tables in `data`, by name."""
+    """Paths of the shipped tables, by name."""
     folder = Path(str(importlib.resources.files("inverse_data"))) / "optimal_bc"
     return {
         path.stem.removeprefix("boundary-"): path
@@ -280,7 +182,7 @@ def shipped_tables() -> dict[str, Path]:
 
 
 def prior_sha256(prior: Prior) -> str:
-    """Hash of a prior's units and weights, in single precision, so that it is the same for every precision it runs in."""
+    """Hash of a prior's units and of its weights in float32: independent of its precision."""
     digest = hashlib.sha256(repr((prior.shape, prior.shift, prior.scale)).encode())
     for _, value in sorted(prior.state_dict().items()):
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
@@ -288,9 +190,10 @@ def prior_sha256(prior: Prior) -> str:
 
 
 def fingerprint(method: Method) -> list[float]:
-    """Sixteen entries of h(z, y) in double precision for a fixed Gaussian prior and block means: the solver by what it does, not how it is written.
+    """Sixteen entries of h(z, y) in float64 for a fixed Gaussian prior and block averages.
 
-    Empty for a solver that cannot run there.
+    It identifies a solver by its answers, not by its source. Empty for a solver that does not
+    support this posterior.
     """
     shape, mean = (3, 16, 16), torch.eye(8, dtype=torch.float64).repeat_interleave(2, 1) / 2
     prior = GaussianPrior(
@@ -306,6 +209,3 @@ def fingerprint(method: Method) -> list[float]:
         return []
     start = torch.cos(torch.arange(768, dtype=torch.float64) ** 2).reshape(1, *shape)
     return endpoints(method, posterior, start).flatten()[::48].tolist()
-
-
-# --- the search -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The boundary search against closed forms: with a Gaussian prior a deterministic solver is affine in its start and in y."""
+"""`optimal-bc` against closed forms.
+
+Under a Gaussian prior a deterministic solver is affine in its start and in y.
+"""
 
 import dataclasses
 import importlib
@@ -15,18 +18,22 @@ from conftest import dense, draws, image_prior, normal, problems
 import inverse
 from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.loading import save_prior
-from inverse_plugins.optimal_bc import table as boundary
-from inverse_plugins.optimal_bc.halving import (
-    Variances,
-    anova,
-    expected_maximum,
-    halving,
-    moved,
-    rungs,
-    tail_mean,
+from inverse_plugins.optimal_bc.deterministic_solver import (
+    candidate,
+    deterministic_solver,
+    endpoints,
+    tiled,
 )
-from inverse_plugins.optimal_bc.search import Fit, Search, references
-from inverse_plugins.optimal_bc.table import Table, candidate, deterministic, endpoints, sized
+from inverse_plugins.optimal_bc.expected_gain import Variances, anova, expected_maximum
+from inverse_plugins.optimal_bc.references import references
+from inverse_plugins.optimal_bc.search import FitConfig, Search
+from inverse_plugins.optimal_bc.successive_halving import (
+    halving,
+    rounds,
+    tail_mean,
+    with_new_block,
+)
+from inverse_plugins.optimal_bc.table import Table, load_table, prior_sha256, shipped_tables
 
 pytest_plugins = "cli_fixtures"
 SHAPE = (3, 8, 8)
@@ -39,7 +46,7 @@ def prior():
 
 
 def search(prior, tmp_path, base="ddnm", problem="area", truths=4, **settings):
-    fit = Fit(
+    fit = FitConfig(
         **{
             "candidates": 8,
             "references": truths,
@@ -50,7 +57,7 @@ def search(prior, tmp_path, base="ddnm", problem="area", truths=4, **settings):
     )
     return Search(
         problems()[problem],
-        deterministic(base, 4),
+        deterministic_solver(base, 4),
         fit,
         list(draws(prior, truths)),
         prior,
@@ -58,11 +65,18 @@ def search(prior, tmp_path, base="ddnm", problem="area", truths=4, **settings):
     )
 
 
-# --- the solver as a function of its start ----------------------------------------------------------------------------
+def fit_command_of(options):
+    return (
+        f"inverse fit-bc --problem super-resolution --problem-option {options} "
+        "--base ddnm --steps 4 --out FILE.safetensors"
+    )
+
+
+# --- the solver as a function of its start --------------------------------------------------------
 
 
 def ddnm_by_matrices(posterior, starts, steps):
-    """h(z, y) for every z (K, n): (K, n), written out with dense matrices and NumPy's pseudo-inverse, in model units."""
+    """h(z, y) for every z (K, n): (K, n), model units, by dense matrices and a pseudo-inverse."""
     prior = posterior.prior
     A, C, m = (
         dense(posterior.operator, posterior.shape) * prior.scale,
@@ -87,22 +101,25 @@ def test_ddnm_without_fresh_noise_is_its_matrix_form(prior):
     starts = torch.stack([candidate(3, k, SHAPE) for k in range(3)])
     expected = prior.decode(ddnm_by_matrices(posterior, starts.flatten(1), 5).reshape(3, *SHAPE))
     torch.testing.assert_close(
-        endpoints(deterministic("ddnm", 5), posterior, starts)[0], expected, rtol=0, atol=1e-9
+        endpoints(deterministic_solver("ddnm", 5), posterior, starts)[0],
+        expected,
+        rtol=0,
+        atol=1e-9,
     )
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_the_answer_is_affine_in_the_start(base, prior):
-    """h(z) + h(w) - h(0) = h(z + w), for every solver the method is meant for."""
+def test_answer_is_affine_in_the_start(base, prior):
+    """h(z) + h(w) - h(0) = h(z + w)."""
     posterior = problems()["area"].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
     z, w = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    h = endpoints(deterministic(base, 5), posterior, torch.stack([z, w, 0 * z, z + w]))
+    h = endpoints(deterministic_solver(base, 5), posterior, torch.stack([z, w, 0 * z, z + w]))
     torch.testing.assert_close(h[:, 0] + h[:, 1] - h[:, 2], h[:, 3], rtol=0, atol=1e-6)
-    assert (h[:, 0] - h[:, 1]).abs().max() > 1e-3  # and it does depend on it
+    assert (h[:, 0] - h[:, 1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_no_seed_changes_a_bit_and_all_samples_are_one(base, prior):
+def test_answer_does_not_depend_on_the_seed_and_all_samples_are_equal(base, prior):
     method = inverse.get_method("optimal-bc", base=base, steps=4)
     posterior = problems()["area"].posterior(
         draws(prior, 1).repeat(2, 1, 1, 1), prior=prior, dtype=torch.float64
@@ -114,7 +131,7 @@ def test_no_seed_changes_a_bit_and_all_samples_are_one(base, prior):
     assert torch.equal(first, second)
     torch.testing.assert_close(
         first, first[:1, :1].expand_as(first), rtol=0, atol=1e-9
-    )  # rows of a batch add in another order
+    )  # rounding depends on the row
 
 
 @pytest.mark.parametrize(
@@ -128,7 +145,7 @@ def test_no_seed_changes_a_bit_and_all_samples_are_one(base, prior):
         ("sitcom", "fresh noise"),
     ],
 )
-def test_a_base_that_is_not_deterministic_is_refused_with_the_reason(base, reason, prior):
+def test_base_that_is_not_deterministic_is_refused_with_the_reason(base, reason, prior):
     posterior = problems()["blur-circular"].posterior(
         draws(prior, 1), prior=prior, dtype=torch.float64
     )
@@ -138,29 +155,30 @@ def test_a_base_that_is_not_deterministic_is_refused_with_the_reason(base, reaso
         inverse.solve(posterior, inverse.get_method("optimal-bc", base=base, steps=3))
 
 
-def test_settings_of_the_base_reach_it():
-    solver = deterministic("diffpir:lambda=0.5", 7)
+def test_settings_reach_the_base():
+    solver = deterministic_solver("diffpir:lambda=0.5", 7)
     assert (solver.steps, solver.lambda_, solver.zeta) == (7, 0.5, 0.0)
-    assert deterministic("pigdm", 7).sampler == "ddim"
+    assert deterministic_solver("pigdm", 7).sampler == "ddim"
 
 
 def test_without_a_table_every_image_starts_from_candidate_0(prior):
     posterior = problems()["area"].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
     found = inverse.solve(posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4))
     assert torch.equal(
-        found.samples, endpoints(deterministic("ddnm", 4), posterior, candidate(0, 0, SHAPE)[None])
+        found.samples,
+        endpoints(deterministic_solver("ddnm", 4), posterior, candidate(0, 0, SHAPE)[None]),
     )
     assert found.provenance["method"]["derived"] == {"candidate": 0.0, "fitted": 0.0}
     (note,) = found.provenance["notes"]
-    command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.1 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
-    assert note == f"the boundary is an unfitted draw; `{command}` fits one, for table=FILE"
+    command = fit_command_of("sigma_y=0.1 factor=2 filter=area")
+    assert note == f"the start is an unfitted random draw; `{command}` fits one for table=FILE"
 
 
-# --- the search -------------------------------------------------------------------------------------------------------
+# --- the search -----------------------------------------------------------------------------------
 
 
-def test_the_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
-    """With three references there is one round, in which every candidate meets all of them."""
+def test_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
+    """Three references give one round, in which every candidate is run on all images."""
     found = search(prior, tmp_path, truths=3)
     table = found.run()
     starts = torch.stack([candidate(0, k, SHAPE) for k in range(8)]).flatten(1)
@@ -175,13 +193,13 @@ def test_the_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
     assert torch.equal(table.x, candidate(0, table.about["candidate"], SHAPE))
 
 
-def test_the_choice_is_never_worse_than_a_candidate_explored_to_the_end(prior, tmp_path):
+def test_choice_is_at_least_as_good_as_every_candidate_explored_on_all_images(prior, tmp_path):
     table = search(prior, tmp_path, truths=8, candidates=16).run()
     complete = table.scores[~table.scores.isnan().any(1)].mean(1)
     assert len(complete) in (
         4,
         5,
-    )  # the last round's four, and the first draw where it is not among them
+    )  # four of the last round, and candidate 0 if it is not among them
     assert table.about["loss"] == pytest.approx(float(complete.min()))
     assert (
         table.about["loss"]
@@ -190,7 +208,7 @@ def test_the_choice_is_never_worse_than_a_candidate_explored_to_the_end(prior, t
     )
 
 
-def test_halving_solves_what_it_says_and_finds_a_best_that_is_best_everywhere():
+def test_halving_keeps_its_budget_and_finds_a_candidate_that_is_best_on_every_image():
     losses, calls = (
         torch.rand(64, 16, generator=inverse.seeded("halving"))
         + torch.arange(64).roll(20)[:, None],
@@ -205,10 +223,10 @@ def test_halving_solves_what_it_says_and_finds_a_best_that_is_best_everywhere():
 
     chosen, _ = halving(explore, 64, 16)
     assert chosen == int(losses.mean(1).argmin()) == 20
-    assert rungs(64, 16) == [(64, 2), (32, 4), (16, 8), (8, 16)]
-    assert [(n - extra, m) for (n, m), extra in zip(calls, (0, 1, 1, 1), strict=True)] == rungs(
+    assert rounds(64, 16) == [(64, 2), (32, 4), (16, 8), (8, 16)]
+    assert [(n - extra, m) for (n, m), extra in zip(calls, (0, 1, 1, 1), strict=True)] == rounds(
         64, 16
-    )  # candidate 0 on top
+    )  # candidate 0 in addition
 
 
 def test_more_nested_candidates_are_never_worse(prior, tmp_path):
@@ -220,7 +238,7 @@ def test_more_nested_candidates_are_never_worse(prior, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_the_tail_is_the_mean_of_the_worst_images():
+def test_tail_is_the_mean_of_the_worst_images():
     losses = torch.tensor([[1.0, 5.0, 3.0, 2.0], [4.0, 4.0, 0.0, 0.0]])
     assert tail_mean(losses, 1.0).tolist() == [2.75, 2.0]
     assert tail_mean(losses, 0.5).tolist() == [4.0, 4.0]
@@ -232,19 +250,19 @@ def test_cvar_chooses_by_the_worst_images(prior, tmp_path):
     assert table.about["candidate"] == int(table.scores.max(1).values.argmin())
 
 
-def test_a_move_changes_one_block_and_stays_on_the_shell():
+def test_move_changes_one_block_and_keeps_the_norm():
     x = candidate(0, 0, (3, 8, 12))
     for index, (rows, columns) in enumerate(
         [(slice(0, 4), slice(4 * j, 4 * j + 4)) for j in range(3)] + [(slice(4, 8), slice(0, 4))]
     ):
-        trial = moved(x, 0, index, 4)
+        trial = with_new_block(x, 0, index, 4)
         changed = (trial != x).any(0)
         assert changed[rows, columns].all()
         assert changed.sum() == 16
         assert float(trial.norm()) == pytest.approx(float(x.norm()), rel=1e-6)
 
 
-def test_refinement_lowers_the_loss_and_keeps_the_energy(prior, tmp_path):
+def test_refinement_lowers_the_loss_and_keeps_the_norm(prior, tmp_path):
     table = search(prior, tmp_path, truths=3, refine=12, block=4).run()
     about, raw = table.about, candidate(0, table.about["candidate"], SHAPE)
     assert about["moves_accepted"] > 0
@@ -263,16 +281,16 @@ def test_references_do_not_depend_on_names_and_order(tmp_path, prior):
         (tmp_path / folder).mkdir()
         for i, picture in enumerate(order):
             write_picture(tmp_path / folder / f"{i}.png", picture)
-        chosen.append(references(problem, [tmp_path / folder], Fit(references=4, size=16), network))
+        chosen.append(references(problem, [tmp_path / folder], 4, 16, network))
     assert all(torch.equal(a, b) for a, b in zip(*chosen, strict=True))
     assert chosen[0][0].shape == (3, 16, 16)
 
 
-# --- how much there is to gain ----------------------------------------------------------------------------------------
+# --- expected gain --------------------------------------------------------------------------------
 
 
 def synthetic(k, r, between, within, generator):
-    """Losses of candidates that differ by `between`, images that differ by 2, and the rest."""
+    """Losses (k, r) with candidate effects `between`, image effects 2 and residuals `within`."""
     effects = (between, k, 1), (2.0, 1, r), (within, k, r)
     return sum(
         std * torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -280,23 +298,23 @@ def synthetic(k, r, between, within, generator):
     )
 
 
-def test_the_analysis_of_variance_finds_what_was_put_in():
+def test_analysis_of_variance_recovers_the_simulated_deviations():
     found = anova(synthetic(400, 100, 0.3, 1.0, inverse.seeded("anova")))
     assert found.between == pytest.approx(
         0.3, rel=0.2
-    )  # 4 standard errors: those of a variance from 399 degrees of freedom, and w^2 / R on top
+    )  # 4 standard errors of a variance from 399 degrees of freedom, with w^2 / R added
     assert found.within == pytest.approx(1.0, rel=0.02)
     assert found.images == pytest.approx(2.0, rel=0.3)
 
 
-def test_no_difference_between_candidates_is_no_gain():
+def test_equal_candidates_have_no_gain():
     losses = torch.arange(5.0).expand(7, 5)
     assert anova(losses).between == 0
     assert anova(losses).gain(7, 5) == 0
 
 
-def test_the_predicted_gain_is_that_of_simulated_searches():
-    """Best of 32 on 8 images, scored by its true effect; 2000 searches, 4 standard errors."""
+def test_predicted_gain_is_that_of_simulated_searches():
+    """True effect of the best of 32 on 8 images; 2000 searches, 4 standard errors."""
     generator, between, within = inverse.seeded("gain"), 0.5, 1.0
     effects = between * torch.randn(2000, 32, generator=generator, dtype=torch.float64)
     noise = within / math.sqrt(8) * torch.randn(2000, 32, generator=generator, dtype=torch.float64)
@@ -308,23 +326,23 @@ def test_the_predicted_gain_is_that_of_simulated_searches():
 @pytest.mark.parametrize(
     ("count", "value"), [(1, 0.0), (2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))]
 )
-def test_the_expected_maximum_of_normals(count, value):
+def test_expected_maximum_of_normals(count, value):
     assert expected_maximum(count) == pytest.approx(value, abs=1e-6)
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------
 
 
-def test_another_size_repeats_the_start_with_its_period():
-    x, larger = candidate(0, 0, (3, 8, 8)), sized(candidate(0, 0, (3, 8, 8)), (3, 12, 20))
+def test_other_sizes_repeat_the_start_periodically():
+    x, larger = candidate(0, 0, (3, 8, 8)), tiled(candidate(0, 0, (3, 8, 8)), (3, 12, 20))
     assert larger.shape == (3, 12, 20)
     assert all(
         torch.equal(larger[:, i, j], x[:, i % 8, j % 8]) for i in range(12) for j in range(20)
     )
-    assert torch.equal(sized(x, (3, 5, 6)), x[:, :5, :6])
+    assert torch.equal(tiled(x, (3, 5, 6)), x[:, :5, :6])
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -346,13 +364,15 @@ def refused(fitted, posterior, *words, **settings):
     assert [word for word in words if word not in message] == []
 
 
-def test_a_table_is_read_as_it_was_written(fitted, prior):
-    table = boundary.load_table(fitted)
+def test_saved_table_is_read_back(fitted, prior):
+    table = load_table(fitted)
     posterior = problems()["area"].posterior(draws(prior, 2), prior=prior, dtype=torch.float64)
     found = inverse.solve(
         posterior, inverse.get_method("optimal-bc", base="ddnm", steps=4, table=fitted)
     )
-    assert torch.equal(found.samples, endpoints(deterministic("ddnm", 4), posterior, table.x[None]))
+    assert torch.equal(
+        found.samples, endpoints(deterministic_solver("ddnm", 4), posterior, table.x[None])
+    )
     assert found.provenance["method"]["derived"] == {
         "candidate": float(table.about["candidate"]),
         "fitted": 1.0,
@@ -360,13 +380,19 @@ def test_a_table_is_read_as_it_was_written(fitted, prior):
     assert "notes" not in found.provenance
 
 
-def test_a_table_of_another_solver_is_refused(fitted, prior):
+def test_table_of_another_solver_is_refused(fitted, prior):
     posterior = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
     refused(fitted, posterior, "fitted for ddnm with steps=4", "steps=5 instead of 4", steps=5)
-    refused(fitted, posterior, "fitted for ddnm with steps=4", "asked is diffpir", base="diffpir")
+    refused(
+        fitted,
+        posterior,
+        "fitted for ddnm with steps=4",
+        "but the solver is diffpir",
+        base="diffpir",
+    )
 
 
-def test_a_table_of_another_prior_is_refused(fitted, prior):
+def test_table_of_another_prior_is_refused(fitted, prior):
     other = inverse.GaussianPrior(
         prior.mean, 2 * prior.covariance, shift=0.5, scale=0.5, sigma_min=0.01, sigma_max=20.0
     )
@@ -377,75 +403,79 @@ def test_a_table_of_another_prior_is_refused(fitted, prior):
     )
 
 
-def test_a_table_of_another_problem_is_refused_with_the_command_that_makes_one(fitted, prior):
+def test_table_of_another_problem_is_refused_with_the_command_that_fits_one(fitted, prior):
     noisier = dataclasses.replace(problems()["area"], sigma_y=0.25).posterior(
         draws(prior, 1), prior=prior, dtype=torch.float64
     )
-    command = "inverse fit-bc --problem super-resolution --problem-option sigma_y=0.25 factor=2 filter=area --base ddnm --steps 4 --out FILE.safetensors"
+    command = fit_command_of("sigma_y=0.25 factor=2 filter=area")
     refused(
         fitted,
         noisier,
-        f"with sigma_y={problems()['area'].sigma_y}, asked is sigma_y=0.25; `{command}` makes one that does",
+        f"with sigma_y={problems()['area'].sigma_y}, but this problem has sigma_y=0.25; "
+        f"`{command}` makes one that does",
     )
     refused(
         fitted,
         problems()["denoise"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64),
-        "for the problem super-resolution, asked is denoise",
+        "for the problem super-resolution, but this one is denoise",
     )
 
 
-def test_a_posterior_that_names_no_problem_takes_any_table_of_its_solver_and_prior(fitted, prior):
+def test_posterior_without_a_problem_accepts_a_table_of_its_solver_and_prior(fitted, prior):
     named = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
     nameless = inverse.Posterior(prior, named.operator, named.y, named.noise, dtype=torch.float64)
-    assert boundary.load_table(fitted).misfit(deterministic("ddnm", 4), nameless) is None
+    assert load_table(fitted).misfit(deterministic_solver("ddnm", 4), nameless) is None
 
 
-def test_options_that_json_changes_are_the_same_options(fitted):
-    """A tuple comes back as a list, a path as text."""
-    table = boundary.load_table(fitted)
-    about = {"name": "x", "options": {"region": (1, 2), "kernel": Path("k.npy")}}
-    read = {"name": "x", "options": {"region": [1, 2], "kernel": "k.npy"}}
-    assert dataclasses.replace(table, problem=read)._other_problem(about) is None
+def test_options_stored_as_json_equal_the_original_options(fitted, prior):
+    """A tuple is stored as a list, a path as text."""
+    posterior = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
+    solver, problem = deterministic_solver("ddnm", 4), {"name": "x", "options": {"region": [1, 2]}}
+    problem["options"]["kernel"] = "k.npy"
+    table = dataclasses.replace(load_table(fitted), problem=problem)
+    for region, reason in (((1, 2), None), ((1, 3), "with region=[1, 2], but this problem has")):
+        options = {"region": region, "kernel": Path("k.npy")}
+        posterior.provenance["problem"] = {"name": "x", "options": options}
+        misfit = table.misfit(solver, posterior)
+        assert misfit is None if reason is None else reason in misfit
 
 
-def test_the_precision_of_a_prior_is_not_another_prior(prior):
-    assert boundary.prior_sha256(image_prior().float()) == boundary.prior_sha256(
-        image_prior().float().double()
-    )
+def test_hash_of_a_prior_does_not_depend_on_its_precision(prior):
+    assert prior_sha256(image_prior().float()) == prior_sha256(image_prior().float().double())
 
 
-def test_a_table_of_another_shape_is_refused(fitted):
-    table = boundary.load_table(fitted)
+def test_table_of_another_shape_is_refused(fitted):
+    table = load_table(fitted)
     grey = inverse.FlatPrior((1, None, None), shift=0.5, scale=0.5)
     posterior = problems()["area"].posterior(
         torch.rand(1, 1, 8, 8, dtype=torch.float64), prior=grey, dtype=torch.float64
     )
-    same_prior = dataclasses.replace(
-        table, prior={"name": "flat", "sha256": boundary.prior_sha256(grey)}
-    )
+    same_prior = dataclasses.replace(table, prior={"name": "flat", "sha256": prior_sha256(grey)})
     assert (
-        same_prior.misfit(deterministic("ddnm", 4), posterior)
-        == "it holds a start of shape 3 x 8 x 8, the unknown has 1 x 8 x 8"
+        same_prior.misfit(deterministic_solver("ddnm", 4), posterior)
+        == "it holds a start of shape 3 x 8 x 8, but the image has shape 1 x 8 x 8"
     )
 
 
-def test_a_table_of_a_solver_that_has_changed_is_refused(fitted, prior):
-    """Its name and options are what they were; what it answers is not."""
+def test_table_of_a_changed_solver_is_refused(fitted, prior):
+    """Same name, same options, other answers."""
     table, posterior = (
-        boundary.load_table(fitted),
+        load_table(fitted),
         problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64),
     )
-    assert table.misfit(deterministic("ddnm", 4), posterior) is None
+    assert table.misfit(deterministic_solver("ddnm", 4), posterior) is None
     changed = dataclasses.replace(table, probe=[value + 0.01 for value in table.probe])
-    assert "no longer the solver" in changed.misfit(deterministic("ddnm", 4), posterior)
+    assert "ddnm no longer gives the answers" in changed.misfit(
+        deterministic_solver("ddnm", 4), posterior
+    )
 
 
-SHIPPED = boundary.shipped_tables()
+SHIPPED = shipped_tables()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_table_is_for_the_shipped_prior_and_todays_solver(name):
-    table = boundary.load_table(name)
+def test_shipped_table_fits_the_shipped_prior_and_the_current_solver(name):
+    table = load_table(name)
     problem = inverse.get_problem(table.problem["name"], **table.problem["options"])
     posterior = problem.posterior(
         torch.rand(3, 64, 64, generator=inverse.seeded(0)), prior=table.prior["name"]
@@ -463,7 +493,7 @@ def test_a_shipped_table_is_for_the_shipped_prior_and_todays_solver(name):
     assert abs(float(table.x.square().mean()) - 1) < 3 * math.sqrt(2 / n)
 
 
-def test_the_page_shows_the_bench_record(monkeypatch):
+def test_page_quotes_the_benchmark_records(monkeypatch):
     root = Path(__file__).parents[3]
     monkeypatch.syspath_prepend(str(root / "bench"))
     markdown = importlib.import_module("boundary").markdown
@@ -474,7 +504,7 @@ def test_the_page_shows_the_bench_record(monkeypatch):
     assert markdown(variants) in (root / "docs" / "boundary.md").read_text()
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -505,7 +535,7 @@ def fit(command, tiny_prior, tmp_path):
     return run
 
 
-def test_a_fitted_start_serves_a_solve(fit, solve, tmp_path):
+def test_fitted_table_is_used_by_solve(fit, solve, tmp_path):
     outcome = fit("--distance", "ssim")
     assert outcome.code == 0, outcome.err
     assert outcome.path.name == "t.safetensors"
@@ -530,24 +560,27 @@ def test_a_fitted_start_serves_a_solve(fit, solve, tmp_path):
     )
     other = (*settings, "--problem-option", "sigma_y=0.1", "--steps", "2", "--input", "x.png")
     solve(*other).refused(
-        "with sigma_y=0.02, asked is sigma_y=0.1; `inverse fit-bc",
+        "with sigma_y=0.02, but this problem has sigma_y=0.1; `inverse fit-bc",
         "--problem-option sigma_y=0.1 factor=2 --prior tiny",
     )
 
 
-def test_an_unfitted_draw_is_said_in_the_report(solve, tmp_path):
+def test_report_notes_an_unfitted_draw(solve, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         write_picture(tmp_path / "in" / name, pixels(16, 16))
-    said = "the boundary is an unfitted draw; `inverse fit-bc --problem super-resolution --prior tiny --base diffpir --steps 2 --out FILE.safetensors` fits one"
+    note = (
+        "the start is an unfitted random draw; `inverse fit-bc --problem super-resolution "
+        "--prior tiny --base diffpir --steps 2 --out FILE.safetensors` fits one"
+    )
     settings = ("--problem", "super-resolution", "--method", "optimal-bc", "--steps", "2")
-    assert f"a.png: {said}" in solve(*settings, "--input", "in/a.png").out
+    assert f"a.png: {note}" in solve(*settings, "--input", "in/a.png").out
     assert [
-        line for line in solve(*settings, "--input", "in").out.splitlines() if said in line
-    ] == [f"all 2 inputs: {said}, for table=FILE"]
+        line for line in solve(*settings, "--input", "in").out.splitlines() if note in line
+    ] == [f"all 2 inputs: {note} for table=FILE"]
 
 
-def test_references_have_the_size_of_the_priors_training_crops(command, tmp_path):
+def test_references_have_the_size_of_the_training_crops_of_the_prior(command, tmp_path):
     save_prior(tiny_network(), tmp_path / "small.safetensors", training={"crop": 16})
     (tmp_path / "photographs").mkdir()
     write_picture(tmp_path / "photographs" / "a.png", pixels(16, 18))
@@ -568,15 +601,15 @@ def test_references_have_the_size_of_the_priors_training_crops(command, tmp_path
     )
     outcome = command("fit-bc", *settings, "--out", "t.safetensors")
     assert outcome.code == 0, outcome.err
-    table = boundary.load_table("t.safetensors")
+    table = load_table("t.safetensors")
     assert (table.x.shape, table.about["size"]) == ((3, 16, 16), 16)
 
 
-def test_the_folder_of_the_table_is_made(fit):
+def test_folder_of_the_table_is_created(fit):
     assert fit("--out", "new/folder/t.safetensors").code == 0
 
 
-def test_an_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
+def test_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     whole = fit("--refine", "3", "--out", "whole.safetensors")
     assert whole.code == 0, whole.err
     measure, calls = Search.measure, []
@@ -590,13 +623,13 @@ def test_an_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     monkeypatch.setattr(Search, "measure", interrupted)
     codes = [fit("--refine", "3").code for _ in range(3)]
     assert codes == [130, 130, 0]
-    first, second = (boundary.load_table(name) for name in ("whole.safetensors", "t.safetensors"))
+    first, second = (load_table(name) for name in ("whole.safetensors", "t.safetensors"))
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.scores.nan_to_num(), second.scores.nan_to_num())
     assert first.about["loss"] == second.about["loss"]
 
 
-def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch, tmp_path):
+def test_lpips_needs_the_weights_of_the_user_and_the_table_names_them(fit, monkeypatch, tmp_path):
     monkeypatch.delenv("INVERSE_LPIPS_WEIGHTS", raising=False)
     fit("--distance", "lpips").refused("INVERSE_LPIPS_WEIGHTS is not set")
     assert not list(tmp_path.glob("*.safetensors"))
@@ -625,7 +658,7 @@ def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch
         "2",
     )
     assert outcome.code == 0, outcome
-    about = boundary.load_table("t.safetensors").about
+    about = load_table("t.safetensors").about
     assert (about["distance"], about["distance_version"][:8]) == ("lpips", "squeeze ")
 
 
@@ -649,12 +682,12 @@ def test_lpips_needs_the_users_weights_and_the_table_says_which(fit, monkeypatch
         (("--dtype", "half"), ("dtype must be one of", "'half'")),
     ],
 )
-def test_bad_input_to_a_fit_is_one_line(fit, arguments, words, tmp_path):
+def test_bad_input_to_a_fit_is_refused_in_one_line(fit, arguments, words, tmp_path):
     fit(*arguments).refused(*words)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_a_file_that_is_no_table_is_one_line(solve, tmp_path, tiny_prior):
+def test_file_that_is_not_a_table_is_refused_in_one_line(solve, tmp_path, tiny_prior):
     settings = (
         "--problem",
         "super-resolution",
@@ -670,7 +703,7 @@ def test_a_file_that_is_no_table_is_one_line(solve, tmp_path, tiny_prior):
     solve(*settings, "--set", "base=ddmm").refused("method 'ddmm' is not known")
 
 
-def test_a_checkpoint_of_another_fit_is_not_continued(prior, tmp_path):
+def test_checkpoint_of_another_fit_is_refused(prior, tmp_path):
     first = search(prior, tmp_path, truths=3)
     first.save()
     assert isinstance(search(prior, tmp_path, truths=3).run(), Table)

@@ -36,9 +36,9 @@ from inverse.measurement.operators import motion_kernel
 from inverse.per_image import image_by_image
 from inverse_plugins.optimal_bc.distance import loss_by
 from inverse_plugins.structure.blurs import MAKERS, MARGIN, BlurCorpus, embedded
-from inverse_plugins.structure.card import StructureCard, load_structure
-from inverse_plugins.structure.measurements import guided
-from inverse_plugins.structure.network import averaged, grey_of
+from inverse_plugins.structure.cards import StructureCard, load_structure
+from inverse_plugins.structure.coarse_pictures import averaged, grey_of
+from inverse_plugins.structure.pseudo_measurements import with_structure
 
 SIGMA_Y = 0.02
 METRICS = ("psnr", "ssim", "haarpsi")
@@ -209,7 +209,7 @@ class Shuffled(inverse.Method):
             samples,
             generator,
             lambda image, n, g: method.solver.run(
-                guided(image, estimates, method.tempering()), n, g
+                with_structure(image, estimates, method.tempering()), n, g
             ),
         )
 

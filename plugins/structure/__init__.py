@@ -1,4 +1,4 @@
-"""Networks that predict the coarse greys of a sharp picture from a blurry one, and two methods that use them."""
+"""Networks that predict coarse grey structure of a blurry picture, and methods that use them."""
 
 import inverse
 from inverse_plugins.structure.structure_icdpm import StructureICDPM

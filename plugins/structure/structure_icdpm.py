@@ -1,7 +1,7 @@
-"""Structure-guided deblurring by a diffusion network that is given the blurry picture; no kernel, no operator.
+"""Structure-guided deblurring by an image-conditioned diffusion network, without a kernel.
 
-Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring, ICCV 2023,
-https://arxiv.org/abs/2212.01789.
+Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring,
+ICCV 2023, https://arxiv.org/abs/2212.01789.
 """
 
 from __future__ import annotations
@@ -13,38 +13,48 @@ from torch import Tensor
 
 import inverse
 from inverse.per_image import image_by_image
-from inverse_plugins.structure.card import StructureCard, load_conditional
-from inverse_plugins.structure.conditional import ConditionalPrior
+from inverse_plugins.structure.cards import StructureCard, load_conditional
+from inverse_plugins.structure.diffusion_network import ConditionalPrior
 
 
 @dataclass(frozen=True)
 class StructureICDPM(inverse.Method):
-    """Sample from an image-conditioned diffusion network whose encoder takes in what small networks see of coarse grey structure in y.
+    """Sample an image-conditioned diffusion network guided by coarse structure of y.
 
-    It knows the blurs that it was trained on, and neither the operator nor the prior of the problem. Structure is computed once for a
-    picture. Several samples and their mean are the paper's "SA".
+    Small networks extract the structure from y; their features enter the encoder of the diffusion
+    network. The structure is computed once for each picture. The method uses neither the operator
+    nor the prior of the problem: it removes the kinds of blur in its training corpus. The mean of
+    several samples is the paper's "SA".
 
-    The network that ships is small: take means of four samples, which are 0.3 to 0.4 dB above the blurry picture where single ones are not.
-    `inverse train-structure --diffusion` trains a better one (docs/structure.md).
+    The shipped network is small. Use the mean of four samples, which is 0.3 to 0.4 dB above the
+    blurry picture; single samples are not above it. `inverse train-structure --diffusion` trains a
+    better network (docs/structure.md).
 
-    Departures: x0 is predicted, with the weights of Karras et al. (2022), where the paper predicts the noise; the diffusion is written around y
-    and starts from y + sigma_max n; the structure networks' loss is a Gaussian likelihood where theirs is the square error; guidance was left out
-    of a share of the training, so that one network gives both sides of the ablation and takes a weight.
+    Departures: the network predicts x0 with the weights of Karras et al. (2022), where the paper
+    predicts the noise; the diffusion is centred on y and starts from y + sigma_max n; the loss of
+    the structure networks is a Gaussian likelihood, where the paper's is the square error; guidance
+    is dropped in a share of the training, so that one network serves both sides of the ablation and
+    guidance has a weight.
 
     Args:
         steps: sampler steps.
-        sampler: ancestral is the paper's.
+        sampler: name of a sampler; ancestral is the paper's.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the network's. The paper tunes it with the steps.
+        sigma_max: first noise level, model units; by default the network's. The paper tunes it with
+            the number of steps.
         sigma_min: last noise level before 0, model units; by default the network's.
-        net: the network: a shipped name, or its .safetensors file.
-        guidance: weight w of structure in D_0 + w (D_h - D_0), D_0 without it; 1 and 0 take one evaluation a step, others two.
+        net: diffusion network: a shipped name, or a .safetensors file.
+        guidance: weight w of structure in D_0 + w (D_h - D_0), where D_0 has no structure; 1 and 0
+            take one evaluation per step, other weights two.
     """
 
     name = "structure-icdpm"
-    reference = "Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring, ICCV 2023, https://arxiv.org/abs/2212.01789"
+    reference = (
+        "Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image "
+        "Deblurring, ICCV 2023, https://arxiv.org/abs/2212.01789"
+    )
     equation = "x ~ p(x | y, h),  h_s = last features of g_s(B_s y),  D = D(x, sigma | y, h)"
-    claim = "none"  # of a network's training
+    claim = "none"  # the law is that of the training corpus
     units = "it reads y as a picture, in intensities"
     needs = ("image",)
 
@@ -59,40 +69,49 @@ class StructureICDPM(inverse.Method):
     def unsupported(self, posterior):
         if reason := super().unsupported(posterior):
             return reason
-        if not posterior.prior.affine or tuple(posterior.y.shape[1:]) != posterior.shape:
-            return f"structure-icdpm reads y as a picture of the size of x, {posterior.shape}; this y is {tuple(posterior.y.shape[1:])}"
+        size_of_y = tuple(posterior.y.shape[1:])
+        if not posterior.prior.affine or size_of_y != posterior.shape:
+            return (
+                "structure-icdpm reads y as a picture of the size of x, "
+                f"{posterior.shape}; this y is {size_of_y}"
+            )
         channels = StructureCard.read(self.net).unet.channels
         if posterior.shape[0] != channels:
-            return f"structure-icdpm: its network reads pictures of {channels} channels, this one has {posterior.shape[0]}"
+            return (
+                f"structure-icdpm: its network reads pictures of {channels} channels, "
+                f"this one has {posterior.shape[0]}"
+            )
         return None
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor | inverse.Weighted]:
         network = load_conditional(self.net).to(posterior.device)
-        yield from image_by_image(
-            posterior, samples, generator, lambda one, n, g: self._one(network, one, g)
-        )
 
-    def _one(self, network, one, generator):
-        """The iterates of one image's rows."""
-        wanted = {0.0: [False], 1.0: [True]}.get(self.guidance, [False, True])
-        given = [self._given(network, one, guided) for guided in wanted]
+        def run_image(image, samples, generator):
+            return self._iterates(network, image, generator)
+
+        yield from image_by_image(posterior, samples, generator, run_image)
+
+    def _iterates(self, network, image, generator):
+        """The iterates of the rows of one image."""
+        variants = {0.0: [False], 1.0: [True]}.get(self.guidance, [False, True])
+        posteriors = [self._with_network(network, image, guided) for guided in variants]
         sigmas = inverse.noise_levels(
-            given[0], self.schedule, self.steps, self.sigma_min, self.sigma_max
+            posteriors[0], self.schedule, self.steps, self.sigma_min, self.sigma_max
         )
-        x = one.prior.encode(one.y) + sigmas[0] * inverse.standard_normal(one, generator)
+        x = image.prior.encode(image.y) + sigmas[0] * inverse.standard_normal(image, generator)
 
         def denoise(x, sigma):
-            first, *second = (posterior.denoise(x, sigma) for posterior in given)
-            return first + self.guidance * (second[0] - first) if second else first
+            unguided, *guided = (posterior.denoise(x, sigma) for posterior in posteriors)
+            return unguided + self.guidance * (guided[0] - unguided) if guided else unguided
 
         yield from inverse.get_sampler(self.sampler)(denoise, x, sigmas, generator)
 
-    def _given(self, network, one, guided):
-        """The posterior with the network's denoiser in place of the prior's, in the prior's units."""
-        native = ConditionalPrior(network, one.y[:1].to(next(network.parameters()).dtype), guided)
-        a = one.prior.scale / native.scale
-        return one.replaced(
-            prior=inverse.RescaledPrior(native, a, (one.prior.shift - native.shift) / native.scale),
-        )
+    def _with_network(self, network, image, guided):
+        """The posterior with the network as its prior, in the units of the posterior's prior."""
+        dtype = next(network.parameters()).dtype
+        native = ConditionalPrior(network, image.y[:1].to(dtype), guided)
+        scale = image.prior.scale / native.scale
+        shift = (image.prior.shift - native.shift) / native.scale
+        return image.replaced(prior=inverse.RescaledPrior(native, scale, shift))

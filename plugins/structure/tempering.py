@@ -1,7 +1,8 @@
-"""How far coarse structure is to be trusted as measurements beside y: the beta of `structure.measurements`.
+"""Fit of beta, the tempering of structure as measurements beside y (`pseudo_measurements`).
 
-It is fitted where posteriors can be drawn exactly and fast: under the Gaussian that has a prior's mean and covariance, on held-out
-photographs, by the continuous ranked probability score of the truth, which is proper: it asks for sharpness and for calibration.
+Posteriors under the Gaussian with a prior's mean and covariance can be drawn exactly and fast. beta
+minimises their continuous ranked probability score (CRPS) on held-out photographs. The score is
+proper: it rewards sharpness and calibration.
 """
 
 from __future__ import annotations
@@ -25,28 +26,30 @@ from inverse.priors.prior import Prior
 from inverse.seeding import Generators, seeded
 from inverse.training.crops import random_crops
 from inverse_plugins.structure.blurs import BlurCorpus
-from inverse_plugins.structure.measurements import guided
-from inverse_plugins.structure.network import Estimate, Structure, averaged, colour_of
+from inverse_plugins.structure.coarse_pictures import averaged, colour_of
+from inverse_plugins.structure.pseudo_measurements import with_structure
+from inverse_plugins.structure.structure_network import Estimate, StructureNetworks
 
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
-"""Values of beta that are tried."""
+"""Values of beta to choose from."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What `calibrate` found.
+class TemperingFit:
+    """Result of `fit_tempering`.
 
-    beta: by scale, with a "known" kernel and "blind".
-    crps: mean score, intensities, of each of the two: with structure as it is ("untempered"), tempered ("fitted"), and, where there is a
-        kernel, with none ("without").
+    Args:
+        beta: by scale, with a "known" kernel and "blind".
+        crps: mean score, intensities, of both modes: "untempered" (beta = 1), "fitted", and, with a
+            known kernel, "without" structure.
     """
 
     beta: dict[str, dict[str, float]]
     crps: dict[str, dict[str, float]]
 
 
-def calibrate(
-    model: Structure,
+def fit_tempering(
+    model: StructureNetworks,
     colour: float,
     corpus: BlurCorpus,
     images: list[np.ndarray],
@@ -54,31 +57,43 @@ def calibrate(
     prior: Prior,
     count: int = 12,
     draws: int = 4,
-) -> Calibration:
-    """Fit beta on `count` crops of colour photographs with kernels of the corpus: from 1, one scale after another, the coarsest first.
+) -> TemperingFit:
+    """Fit beta on crops of photographs: from 1, one scale after another, the coarsest first.
 
     Args:
-        colour: see `guided`, of the blind fit.
-        prior: whose Gaussian is used; see `start.gaussian_of`.
+        model: structure networks.
+        colour: standard deviation of the coarse colour in the blind fit, see `with_structure`.
+        corpus: blurs and noise of the measurements.
+        images: colour photographs, uint8.
+        size: side of the crops (pixels).
+        prior: prior whose mean and covariance define the Gaussian, see `analytic_start`.
+        count: number of crops.
+        draws: posterior draws for each crop.
     """
     cases = [_case(model, corpus, images, size, prior, i) for i in range(count)]
     scales = model.config.scales
+    untempered = (1.0,) * len(scales)
     beta, crps = {}, {}
-    for mode, shade in (("known", None), ("blind", colour)):
-        score = _scorer(cases, scales, shade, draws)
-        chosen = (1.0,) * len(scales)
+    for mode, deviation in (("known", None), ("blind", colour)):
+        score = _scorer(cases, scales, deviation, draws)
+        best = untempered
         for i in reversed(range(len(scales))):
-            chosen = min(((*chosen[:i], b, *chosen[i + 1 :]) for b in GRID), key=score)
-            print(f"{mode}: beta {chosen}, CRPS {score(chosen):.5f}", file=sys.stderr, flush=True)
-        beta[mode] = dict(zip(map(str, scales), chosen, strict=True))
-        crps[mode] = {
-            "untempered": _rounded(score((1.0,) * len(scales))),
-            "fitted": _rounded(score(chosen)),
-        }
-    crps["known"]["without"] = _rounded(
-        sum(_crps(posterior, posterior, draws) for posterior, _ in cases) / len(cases)
-    )
-    return Calibration(beta, crps)
+            best = min(((*best[:i], b, *best[i + 1 :]) for b in GRID), key=score)
+            print(f"{mode}: beta {best}, CRPS {score(best):.5f}", file=sys.stderr, flush=True)
+        beta[mode] = dict(zip(map(str, scales), best, strict=True))
+        crps[mode] = {"untempered": _rounded(score(untempered)), "fitted": _rounded(score(best))}
+    without = [_crps(posterior, posterior, draws) for posterior, _ in cases]
+    crps["known"]["without"] = _rounded(sum(without) / len(cases))
+    return TemperingFit(beta, crps)
+
+
+def coarse_colour_error(
+    corpus: BlurCorpus, images: list[np.ndarray], size: int, scale: int, count: int = 256
+) -> float:
+    """Root mean square error of a blurry picture's coarse colour, intensities, four digits."""
+    sharp, y = corpus.batch([images], size, count, seeded("coarse colour"))
+    error = averaged(colour_of(sharp), scale) - averaged(colour_of(y), scale)
+    return _rounded(float(error.square().mean().sqrt()))
 
 
 Case = tuple[Posterior, dict[int, Estimate]]
@@ -87,50 +102,32 @@ Case = tuple[Posterior, dict[int, Estimate]]
 def _scorer(
     cases: list[Case], scales: tuple[int, ...], colour: float | None, draws: int
 ) -> Callable[[tuple[float, ...]], float]:
-    """Mean score of a beta for each scale, computed once."""
+    """Mean score of a beta for each scale, computed once for each beta."""
 
     @functools.cache
     def score(beta: tuple[float, ...]) -> float:
-        chosen = dict(zip(scales, beta, strict=True))
+        by_scale = dict(zip(scales, beta, strict=True))
         return sum(
-            _crps(posterior, guided(posterior, found, chosen, colour), draws)
-            for posterior, found in cases
+            _crps(posterior, with_structure(posterior, estimates, by_scale, colour), draws)
+            for posterior, estimates in cases
         ) / len(cases)
 
     return score
 
 
-def coarse_colour_error(
-    corpus: BlurCorpus, images: list[np.ndarray], size: int, scale: int, count: int = 256
-) -> float:
-    """Root mean square error of a blurry picture's coarse colour, intensities."""
-    sharp, y = corpus.batch([images], size, count, seeded("coarse colour"))
-    return _rounded(
-        float(
-            (averaged(colour_of(sharp), scale) - averaged(colour_of(y), scale))
-            .square()
-            .mean()
-            .sqrt()
-        )
-    )
-
-
 def _case(
-    model: Structure,
+    model: StructureNetworks,
     corpus: BlurCorpus,
     images: list[np.ndarray],
     size: int,
     prior: Prior,
     index: int,
 ) -> Case:
-    """A measured crop (its truth kept), and what the networks say of it; a kernel of a family that blurs intensities."""
+    """A measured crop with its truth, and its estimates; the kernel blurs intensities linearly."""
     generator = seeded("calibration", index)
     truth = random_crops([images], size, 1, generator)
-    linear = [
-        k
-        for k, family in zip(corpus.bank, itertools.cycle(corpus.families))
-        if corpus.gamma(family) == 1
-    ]
+    families = zip(corpus.bank, itertools.cycle(corpus.families))
+    linear = [kernel for kernel, family in families if corpus.gamma(family) == 1]
     kernel = linear[int(torch.randint(len(linear), (), generator=generator))]
     operator = deepinv("physics").Blur(filter=kernel[None, None], padding="reflect", use_fft=True)
     noise = GaussianNoise(
@@ -139,18 +136,18 @@ def _case(
     y = noise.sample(operator.A(truth), generator)
     with torch.no_grad():
         estimates = model(y)
-    return Posterior(
-        prior, operator, y, noise, truth=truth, execution=Execution(solver=CG(1e-3, 60))
-    ), estimates
+    execution = Execution(solver=CG(1e-3, 60))
+    return Posterior(prior, operator, y, noise, truth=truth, execution=execution), estimates
 
 
-def _crps(posterior: Posterior, given: Posterior, draws: int) -> float:
-    """Of the truth of `posterior` under exact draws of the Gaussian given the other's y."""
-    rows = given.rows(draws)
+def _crps(measured: Posterior, structured: Posterior, draws: int) -> float:
+    """Score of the truth of `measured` under exact draws of the Gaussian given `structured`'s y."""
+    rows = structured.rows(draws)
     with torch.no_grad():
-        samples = given.prior.decode(analytic_start(rows, 0.0, Generators.for_samples(0, 1, draws)))
-    assert posterior.truth is not None
-    return float(fair_crps(samples[None], posterior.truth).mean())
+        x = analytic_start(rows, 0.0, Generators.for_samples(0, 1, draws))
+    assert measured.truth is not None
+    samples = structured.prior.decode(x)
+    return float(fair_crps(samples[None], measured.truth).mean())
 
 
 def _rounded(value: float) -> float:

@@ -1,4 +1,4 @@
-"""One `inverse train-structure`: photographs in, networks and their card out."""
+"""The work of `inverse train-structure`: photographs in, networks and their card out."""
 
 from __future__ import annotations
 
@@ -22,25 +22,33 @@ from inverse.seeding import seeded
 from inverse.training.loop import TrainConfig, Training
 from inverse.training.progress import check_weights_path, train_to_end, training_facts
 from inverse_plugins.structure.blurs import MARGIN, BlurCorpus
-from inverse_plugins.structure.card import save_structure
-from inverse_plugins.structure.conditional import Conditional, ConditionalConfig, kept
-from inverse_plugins.structure.network import (
-    Structure,
+from inverse_plugins.structure.cards import save_structure
+from inverse_plugins.structure.coarse_pictures import averaged, grey_of
+from inverse_plugins.structure.diffusion_network import (
+    ConditionalConfig,
+    ConditionalNetwork,
+    kept,
+)
+from inverse_plugins.structure.structure_network import (
     StructureConfig,
-    averaged,
-    grey_of,
+    StructureNetworks,
     structure_loss,
 )
-from inverse_plugins.structure.tempering import calibrate, coarse_colour_error
+from inverse_plugins.structure.tempering import coarse_colour_error, fit_tempering
 
 
 @dataclass(frozen=True)
 class StructureTrainConfig(TrainConfig):
-    """How `inverse train-structure` trains; its network is a `StructureConfig`, or a `ConditionalConfig` for a diffusion network, too.
+    """Settings of `inverse train-structure`.
+
+    The network is a `StructureConfig`, or a `ConditionalConfig` to train a diffusion network too.
 
     Args:
-        corpus: of blurs.
-        dropout: share of the crops whose structure does not guide the diffusion network, so that it learns to do without.
+        corpus: blurs and noise of the training pictures.
+        dropout: share of the crops whose structure does not guide the diffusion network, which
+            thereby also learns to denoise without structure.
+
+    Raises: OptionError for a value out of range.
     """
 
     network: Any = StructureConfig()
@@ -59,17 +67,20 @@ class StructureTraining(Training):
     config: StructureTrainConfig
 
     def initial_model(self) -> nn.Module:
-        return Structure(self.config.network)
+        return StructureNetworks(self.config.network)
 
     def batch_loss(self, generator: torch.Generator) -> Tensor:
         sharp, y = self._pair(generator)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        with self._autocast():
             return structure_loss(self.prior(y), sharp)
 
+    def _autocast(self) -> torch.autocast:
+        """Evaluation of the networks in the precision of the config."""
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
     def _pair(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sharp crops and their blurry pictures."""
+        """Sharp crops and their blurry pictures, on the device."""
         pair = self.config.corpus.batch(
             self.sources, self.config.size, self.config.batch, generator
         )
@@ -78,28 +89,26 @@ class StructureTraining(Training):
 
 
 class ConditionalTraining(StructureTraining):
-    """Training of a diffusion network and its structure networks by the sum of their losses, on images of its channels."""
+    """Joint training of a diffusion network and its structure networks by their summed losses."""
 
     def initial_model(self) -> nn.Module:
         config = self.config
         sharp, y = config.corpus.batch(
             self.sources, config.size, 256, seeded(config.seed, "sigma_data")
         )
-        return Conditional(config.network, 2 * float((sharp - y).square().mean().sqrt()))
+        sigma_data = 2 * float((sharp - y).square().mean().sqrt())
+        return ConditionalNetwork(config.network, sigma_data)
 
     def batch_loss(self, generator: torch.Generator) -> Tensor:
         model, (sharp, y) = self.prior, self._pair(generator)
         sigma = model.noise_levels(len(y), generator).to(self.device)
         noise = torch.randn(y.shape, generator=generator).to(self.device)
         keep = (torch.rand(len(y), 1, 1, 1, generator=generator) >= self.config.dropout).to(y)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        with self._autocast():
             estimates = model.estimates(y)
             guide = kept(model.guide(estimates), keep)
-            return model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, guide) + structure_loss(
-                estimates, sharp
-            )
+            denoising = model.loss(2 * sharp - 1, sigma, noise, 2 * y - 1, guide)
+            return denoising + structure_loss(estimates, sharp)
 
 
 def train_structure(
@@ -111,30 +120,38 @@ def train_structure(
     validation: Path,
     prior: str = "photo-64",
 ) -> bool:
-    """Train, or resume, and write `out` and its card; false if the user interrupted.
+    """Train, or resume training, and write the weights and their card.
 
     Args:
-        sources: see `io.image_sets.load_images`; all are drawn equally often.
-        out: the weights, `.safetensors`.
-        about: `licence` and `limits` for the card.
-        validation: colour photographs that are in none of the sources, for what the card says and the fit of beta.
-        prior: whose Gaussian beta is fitted with.
+        sources: folders or files of training images, see `io.image_sets.load_images`; all are drawn
+            equally often.
+        out: the weights, .safetensors.
+        config: settings of the training.
+        device: cpu, cuda, ...
+        about: licence and limits for the card.
+        validation: colour photographs that are in no source, for the card's errors and the fit of
+            beta.
+        prior: prior whose mean and covariance are used to fit beta.
+
+    Returns: False after an interruption by the user.
+    Raises: OptionError for another suffix or a device that does not exist; InputError for images
+        that are missing or too small.
     """
     check_weights_path("train-structure", out)
-    where, gaussian = check_device(device), load_prior(prior)
+    target, gaussian = check_device(device), load_prior(prior)
     joint, wide = isinstance(config.network, ConditionalConfig), config.size + 2 * MARGIN
-    images = [
-        load_images(path, wide, config.network.unet.channels if joint else 1) for path in sources
-    ]
+    channels = config.network.unet.channels if joint else 1
+    images = [load_images(path, wide, channels) for path in sources]
     held_out = load_images(validation, wide, 3)
-    training = (ConditionalTraining if joint else StructureTraining)(
-        images, config, out.with_suffix(".checkpoint.safetensors"), where
-    )
+    loop = ConditionalTraining if joint else StructureTraining
+    training = loop(images, config, out.with_suffix(".checkpoint.safetensors"), target)
+    total, plural = sum(map(len, images)), "s" * (len(images) > 1)
     print(
-        f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
+        f"{total} images from {len(images)} source{plural}, "
+        f"from step {training.step} of {config.steps}",
         file=sys.stderr,
     )
-    start, loss = time.monotonic(), train_to_end(training)
+    started_at, loss = time.monotonic(), train_to_end(training)
     if loss is None:
         return False
     model: Any = training.averaged().requires_grad_(False)
@@ -148,11 +165,11 @@ def train_structure(
             config.corpus, held_out, config.size, max(config.network.scales)
         )
         about |= asdict(
-            calibrate(model, about["colour"], config.corpus, held_out, config.size, gaussian)
+            fit_tempering(model, about["colour"], config.corpus, held_out, config.size, gaussian)
         )
     facts = {
         "data": ", ".join(map(short, sources)),
-        "images": sum(map(len, images)),
+        "images": total,
         "held_out": short(validation),
         "crop": config.size,
     }
@@ -160,55 +177,74 @@ def train_structure(
         model,
         out,
         asdict(config.corpus),
-        training=facts | training_facts(config, loss, time.monotonic() - start, where),
+        training=facts | training_facts(config, loss, time.monotonic() - started_at, target),
         **about,
     )
-    print(
-        json.dumps(
-            {
-                "structure": str(out),
-                "sha256": card.sha256,
-                "errors": card.errors,
-                "beta": card.beta,
-                "denoising": card.denoising,
-            }
-        )
-    )
+    report = {"structure": str(out)}
+    report |= {key: getattr(card, key) for key in ("sha256", "errors", "beta", "denoising")}
+    print(json.dumps(report))
     return True
 
 
 def short(path: Path) -> str:
-    """The last two parts of a path: a folder called "train" says little by itself."""
+    """The last two parts of a path: the name of a folder such as "train" is not enough."""
     return "/".join(path.absolute().parts[-2:])
 
 
 def structure_errors(
-    model: Structure, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256
+    model: StructureNetworks,
+    corpus: BlurCorpus,
+    images: list[np.ndarray],
+    size: int,
+    count: int = 256,
 ) -> dict[str, dict[str, float]]:
-    """The card's table, from `count` crops and blurs of a seed of their own."""
+    """Errors by scale for the card, see `StructureCard.errors`.
+
+    Args:
+        model: structure networks.
+        corpus: blurs and noise.
+        images: held-out colour photographs, uint8.
+        size: side of the crops (pixels).
+        count: number of crops, drawn with a fixed seed.
+    """
     sharp, y = corpus.batch([images], size, count, seeded("structure errors"))
     with torch.no_grad():
         estimates = model(y)
     table = {}
     for s, (mean, log_tau, _) in estimates.items():
-        truth, before = averaged(grey_of(sharp), s), averaged(grey_of(y), s)
-        error, unguided = (
-            float((truth - guess).square().mean().sqrt()) for guess in (mean, before)
+        truth = averaged(grey_of(sharp), s)
+        error, blurry = (
+            float((truth - picture).square().mean().sqrt())
+            for picture in (mean, averaged(grey_of(y), s))
         )
         chi = float(((truth - mean) * (-log_tau).exp()).square().mean().sqrt())
         table[str(s)] = {
             "rmse": error,
-            "blurry": unguided,
-            "gain_db": 20 * math.log10(unguided / error),
+            "blurry": blurry,
+            "gain_db": 20 * math.log10(blurry / error),
             "chi": chi,
         }
     return {s: {k: float(f"{v:.4g}") for k, v in row.items()} for s, row in table.items()}
 
 
 def denoising_losses(
-    model: Conditional, corpus: BlurCorpus, images: list[np.ndarray], size: int, count: int = 256
+    model: ConditionalNetwork,
+    corpus: BlurCorpus,
+    images: list[np.ndarray],
+    size: int,
+    count: int = 256,
 ) -> dict[str, float]:
-    """The card's losses, all with the same crops, blurs and noise; "shuffled" is guided by the next crop's structure."""
+    """Denoising losses for the card: guided, unguided, and guided by another crop ("shuffled").
+
+    All use the same crops, blurs and noise, drawn with a fixed seed.
+
+    Args:
+        model: diffusion network with its structure networks.
+        corpus: blurs and noise of the pictures.
+        images: held-out photographs of the network's channels, uint8.
+        size: side of the crops (pixels).
+        count: number of crops.
+    """
     generator = seeded("denoising losses")
     sharp, y = corpus.batch([images], size, count, generator)
     sigma, noise = model.noise_levels(count, generator), torch.randn(y.shape, generator=generator)

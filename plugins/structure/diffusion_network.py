@@ -1,12 +1,13 @@
-"""A diffusion network that is given a blurry picture, guided by coarse structure: D(x, sigma | y, h).
+"""A diffusion network conditioned on a blurry picture and guided by coarse structure.
 
     D(x, sigma | y, h) = y + c_skip (x - y) + c_out F([c_in (x - y), y], log(sigma) / 4, h)
 
-with the coefficients of Karras et al. (NeurIPS 2022, table 1) for data that lie around y with a standard deviation sigma_data. h_s, the last
-features of the structure network of scale s, enter the residual blocks of the encoder's level at that scale.
+The coefficients are those of Karras et al. (NeurIPS 2022, table 1) for data with standard deviation
+sigma_data around y. h_s, the last features of the structure network of scale s, enter the residual
+blocks of the encoder level at that scale.
 
-Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring, ICCV 2023,
-https://arxiv.org/abs/2212.01789. The diffusion of the paper is that of x; so is this one, written around y.
+Ren, Delbracio, Talebi, Gerig, Milanfar, Multiscale Structure Guided Diffusion for Image Deblurring,
+ICCV 2023, https://arxiv.org/abs/2212.01789. Departure: the paper's diffusion of x is centred on y.
 """
 
 from __future__ import annotations
@@ -22,22 +23,28 @@ from inverse.errors import OptionError
 from inverse.priors.networks.unet import UNet, UNetConfig, pad_to_multiple
 from inverse.priors.prior import Prior
 from inverse.rows import like
-from inverse_plugins.structure.network import Estimate, Structure, StructureConfig
+from inverse_plugins.structure.structure_network import (
+    Estimate,
+    StructureConfig,
+    StructureNetworks,
+)
 
 Guide = Sequence[Sequence[Tensor | None]]
-"""What is added inside each block of each level of the encoder; None where there is no structure network of that scale."""
+"""Features added in each block of each encoder level; None at scales without structure network."""
 
 SIGMA_SPAN = (0.01, 20.0)
-"""Noise levels that are trained, over sigma_data."""
+"""Lowest and highest training noise level, in units of sigma_data."""
 
 
 @dataclass(frozen=True)
 class ConditionalConfig:
-    """Architecture of a `Conditional`.
+    """Architecture of a `ConditionalNetwork`.
 
     Args:
-        structure: of the structure networks; their scales must be among those of the network's levels, 2, 4, ...
-        unet: of F, without the channels that y takes.
+        structure: the structure networks; their scales must be among those of F's levels.
+        unet: F, without the input channels of y.
+
+    Raises: OptionError for a scale without a level.
     """
 
     structure: StructureConfig = StructureConfig()
@@ -51,86 +58,94 @@ class ConditionalConfig:
 
     @property
     def levels(self) -> list[int]:
-        """The scale of each level of F."""
+        """The scale of each level of F: 2, 4, ..."""
         return [2 ** (level + 1) for level in range(len(self.unet.widths))]
 
 
-class Conditional(nn.Module):
+class ConditionalNetwork(nn.Module):
     """F and the structure networks that guide it.
 
     Args:
+        config: architecture.
         sigma_data: root mean square of x - y, model units.
     """
 
     def __init__(self, config: ConditionalConfig, sigma_data: float):
         super().__init__()
-        structure, network = config.structure, config.unet
+        structure, unet = config.structure, config.unet
         self.config, self.sigma_data = config, float(sigma_data)
-        self.structure, self.unet = (
-            Structure(structure),
-            UNet(replace(network, extra=network.channels)),
-        )
+        self.structure = StructureNetworks(structure)
+        self.unet = UNet(replace(unet, extra=unet.channels))
+        levels = zip(config.levels, unet.widths, unet.blocks, strict=True)
         self.inject = nn.ModuleDict(
             {
-                str(scale): nn.ModuleList(_zeros(structure.widths[0], width) for _ in range(blocks))
-                for scale, width, blocks in zip(
-                    config.levels, network.widths, network.blocks, strict=True
+                str(scale): nn.ModuleList(
+                    _zero_convolution(structure.widths[0], width) for _ in range(blocks)
                 )
+                for scale, width, blocks in levels
                 if scale in structure.scales
             }
         )
 
     def estimates(self, y: Tensor) -> dict[int, Estimate]:
-        """What the structure networks say of a picture (B, C, H, W) in intensities, padded as F pads it."""
+        """Structure of a picture (B, C, H, W), intensities, padded to the size that F works on."""
         return self.structure(pad_to_multiple(y, self.unet.config.stride))
 
     def guide(self, estimates: dict[int, Estimate]) -> Guide:
-        """It depends on y alone: computed once for a picture, not once a step."""
+        """The guide of a picture. It depends on y alone: compute it once, not in every step."""
         injected = {
             s: [layer(estimates[int(s)].features) for layer in cast(nn.ModuleList, layers)]
             for s, layers in self.inject.items()
         }
-        return [
-            injected.get(str(s), [None] * blocks)
-            for s, blocks in zip(self.config.levels, self.config.unet.blocks, strict=True)
-        ]
+        levels = zip(self.config.levels, self.config.unet.blocks, strict=True)
+        return [injected.get(str(s), [None] * blocks) for s, blocks in levels]
 
     def forward(self, x: Tensor, sigma: Tensor, y: Tensor, guide: Guide | None = None) -> Tensor:
-        """E[x0 | x, y]: x, y (B, C, H, W), model units in [-1, 1], sigma (B,) -> (B, C, H, W); without a guide it is the unguided network."""
+        """E[x0 | x, y]: (B, C, H, W), model units.
+
+        Args:
+            x, y: (B, C, H, W), model units in [-1, 1].
+            sigma: (B,), model units.
+            guide: None for the unguided network.
+        """
         s = like(sigma, x)
         total = s**2 + self.sigma_data**2
-        away = x - y
-        raw = self.unet(torch.cat([away * total.rsqrt(), y], 1), sigma.log() / 4, guide)
-        return (
-            y
-            + away * (self.sigma_data**2 / total)
-            + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
-        )
+        c_in, c_skip = total.rsqrt(), self.sigma_data**2 / total
+        c_out = s * self.sigma_data * total.rsqrt()
+        difference = x - y
+        raw = self.unet(torch.cat([difference * c_in, y], 1), sigma.log() / 4, guide)
+        return y + difference * c_skip + raw.to(x.dtype) * c_out
 
     def loss(
         self, x0: Tensor, sigma: Tensor, noise: Tensor, y: Tensor, guide: Guide | None
     ) -> Tensor:
-        """Denoising loss weighted to unit size at every noise level, mean over the batch: ()."""
+        """Denoising loss, mean over the batch: (). Its weight makes it 1 for F = 0 at every level.
+
+        Args:
+            x0, noise, y: (B, C, H, W), model units.
+            sigma: (B,), model units.
+            guide: see `forward`.
+        """
         s = like(sigma, x0)
         weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
         return (weight * (self(x0 + s * noise, sigma, y, guide) - x0).square()).mean()
 
     def noise_levels(self, count: int, generator: torch.Generator) -> Tensor:
-        """Training noise levels (count,): EDM's log-normal law, over sigma_data."""
+        """Training noise levels (count,), model units: EDM's log-normal law times sigma_data."""
         law = torch.exp(-0.5 + 1.2 * torch.randn(count, generator=generator))
         return self.sigma_data * law.clamp(*SIGMA_SPAN)
 
 
 class ConditionalPrior(Prior):
-    """The denoiser that `Conditional` is, given one picture; any number of rows.
+    """The denoiser of a `ConditionalNetwork` for one picture, for any number of rows.
 
     Args:
-        network: of the same channels as the picture.
+        network: a network of the picture's channels.
         y: (1, C, H, W), intensities.
-        guided: whether structure guides it.
+        guided: whether structure guides the network.
     """
 
-    def __init__(self, network: Conditional, y: Tensor, guided: bool):
+    def __init__(self, network: ConditionalNetwork, y: Tensor, guided: bool):
         low, high = (bound * network.sigma_data for bound in SIGMA_SPAN)
         super().__init__(tuple(y.shape[1:]), shift=0.5, scale=0.5, sigma_min=low, sigma_max=high)
         self.network = network
@@ -150,12 +165,12 @@ class ConditionalPrior(Prior):
 
 
 def kept(guide: Guide, keep: Tensor) -> Guide:
-    """The guide of the rows that are kept, zero for the others: keep (B, 1, 1, 1) of zeros and ones."""
+    """The guide of the rows where keep (B, 1, 1, 1) is one, and zero where it is zero."""
     return [[g if g is None else g * keep for g in level] for level in guide]
 
 
-def _zeros(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 1x1 convolution that starts at zero, so that the guided network starts as the unguided one."""
+def _zero_convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1x1 convolution with zero weights: the guided network starts as the unguided one."""
     layer = nn.Conv2d(inputs, outputs, 1)
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None

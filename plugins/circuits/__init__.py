@@ -1,4 +1,4 @@
-"""Sum-product circuits over pixels, or over the codes of an autoencoder, and two methods that they guide."""
+"""Sum-product circuits over pixels or codes of an autoencoder, and two methods that use them."""
 
 import inverse
 from inverse_plugins.circuits.tractable_smc import TractableSMC

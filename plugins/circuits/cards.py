@@ -1,4 +1,4 @@
-"""Circuits and codecs on disk: a file of parameters in half precision, and the card beside it."""
+"""Circuits and codecs on disk: parameters in half precision, and the card beside them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from inverse.priors.cards import Card
 from inverse.registry.options import build
 from inverse_plugins.circuits.circuit import Circuit, Leaves
 from inverse_plugins.circuits.codec import Codec, CodecConfig
-from inverse_plugins.circuits.graph import RegionGraph
+from inverse_plugins.circuits.graph import Region, RegionGraph
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecCard(Card):
-    """What a trained codec is.
+    """Description of a trained codec.
 
     Args:
         network: fields of `CodecConfig`.
-        residual: root mean square error of decoded held-out images (intensities in [0, 1]).
-        fidelity: PSNR of decoded held-out images (dB), and perplexity of the codes that they use.
+        residual: root mean square error of decoded held-out images, intensities in [0, 1].
+        fidelity: PSNR of decoded held-out images (dB), and perplexity of their codes.
     """
 
     kind = "codec"
@@ -35,18 +35,19 @@ class CodecCard(Card):
 
     @property
     def config(self) -> CodecConfig:
+        """Architecture of the codec."""
         return build(CodecConfig, self.network)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitCard(Card):
-    """What a trained circuit is; its file holds the region graph, too.
+    """Description of a trained circuit; its file also holds the region graph.
 
     Args:
-        shape: (height, width) of the pixels that its variables are.
+        shape: (height, width) of the grid of variables.
         states, categories, leaves, spread: see `Circuit`.
-        bits: of held-out data, per variable.
-        codec: name and sha256 of the autoencoder whose codes the variables are; empty for pixels.
+        bits: bits per variable of held-out and of training data.
+        codec: name and sha256 of the codec whose codes are the variables; empty for pixels.
     """
 
     kind = "circuit"
@@ -62,18 +63,20 @@ class CircuitCard(Card):
 
 
 def load_codec(name: str | Path) -> Codec:
-    """A codec by the name of a shipped one, or by the path of its `.safetensors` file or card.
+    """A codec by shipped name, or by the path of its .safetensors file or card.
 
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
+    Raises: PriorError for a file that is missing, truncated, a pickle, or does not match the hash
+        on its card.
     """
     return CodecCard.load(name, lambda card, _: Codec(card.config, card.residual))
 
 
 def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
-    """Write a codec to `path` (.safetensors) in half precision and the card beside it; returns the card.
+    """Write a codec in half precision, and the card beside it; returns the card.
 
     Args:
-        about: the descriptive fields of `CodecCard`: training, fidelity, licence, limits.
+        path: the weights, .safetensors.
+        about: descriptive fields of `CodecCard`: training, fidelity, licence, limits.
     """
     state = {k: v.half() for k, v in codec.state_dict().items()}
     return CodecCard.save(
@@ -82,20 +85,22 @@ def save_codec(codec: Codec, path: Path, **about: Any) -> CodecCard:
 
 
 def load_circuit(name: str | Path) -> Circuit:
-    """A circuit by the name of a shipped one, or by the path of its `.safetensors` file or card.
+    """A circuit by shipped name, or by the path of its .safetensors file or card.
 
-    Raises: PriorError for a file that is missing, truncated, a pickle, or of another hash than the card's.
+    Raises: PriorError for a file that is missing, truncated, a pickle, or does not match the hash
+        on its card.
     """
     return CircuitCard.load(name, _circuit)
 
 
 def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
-    """Write a circuit to `path` (.safetensors) in half precision and the card beside it; returns the card.
+    """Write a circuit in half precision, and the card beside it; returns the card.
 
     Args:
-        about: the descriptive fields of `CircuitCard`: training, bits, codec, licence, limits.
+        path: the parameters, .safetensors.
+        about: descriptive fields of `CircuitCard`: training, bits, codec, licence, limits.
     """
-    state = {k: stored(k, v) for k, v in circuit.state_dict().items()}
+    state = {k: half_precision(k, v) for k, v in circuit.state_dict().items()}
     state |= {
         "variables": torch.tensor(circuit.graph.variables, dtype=torch.int32),
         "partitions": pack(circuit.graph.sums),
@@ -110,7 +115,7 @@ def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
 
 
 def _circuit(card: CircuitCard, state: dict[str, Tensor]) -> Circuit:
-    """The circuit of a card and the graph among its arrays, which is taken out."""
+    """The circuit of a card, with the graph and ties that are taken out of its arrays."""
     graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
     ties = state.pop("ties").tolist() if "ties" in state else None
     height, width = card.shape
@@ -125,33 +130,32 @@ def _circuit(card: CircuitCard, state: dict[str, Tensor]) -> Circuit:
     )
 
 
-def stored(name: str, value: Tensor) -> Tensor:
-    """An entry of a circuit's state as on disk: probabilities above 6e-8 in half precision, where padding stays zero; the rest in single."""
+def half_precision(name: str, value: Tensor) -> Tensor:
+    """An entry of a circuit's state as stored.
+
+    Probabilities, divided by the largest of their row, are in half precision and at least 6e-8;
+    padding stays zero. Other entries are in float32.
+    """
     if not name.startswith(("weight_", "table")):
         return value.float().contiguous()
-    return (
-        torch.where(value > 0, (value / value.amax(-1, keepdim=True)).clamp_min(6e-8), 0)
-        .half()
-        .contiguous()
-    )
+    relative = (value / value.amax(-1, keepdim=True)).clamp_min(6e-8)
+    return torch.where(value > 0, relative, 0).half().contiguous()
 
 
-def pack(sums: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
-    """Partitions as rows (region, partition, child) of an int32 matrix."""
+def pack(sums: tuple[Region, ...]) -> Tensor:
+    """Partitions as rows (region, partition, factor) of an int32 matrix."""
     rows = [
-        (r, p, child)
+        (r, p, factor)
         for r, region in enumerate(sums)
         for p, partition in enumerate(region)
-        for child in partition
+        for factor in partition
     ]
     return torch.tensor(rows, dtype=torch.int32)
 
 
-def unpack(rows: Tensor) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def unpack(rows: Tensor) -> tuple[Region, ...]:
     """The inverse of `pack`."""
     regions: dict[int, dict[int, list[int]]] = {}
-    for r, p, child in rows.tolist():
-        regions.setdefault(r, {}).setdefault(p, []).append(child)
-    return tuple(
-        tuple(tuple(children) for children in region.values()) for region in regions.values()
-    )
+    for r, p, factor in rows.tolist():
+        regions.setdefault(r, {}).setdefault(p, []).append(factor)
+    return tuple(tuple(map(tuple, partitions.values())) for partitions in regions.values())

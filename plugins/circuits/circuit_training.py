@@ -1,4 +1,4 @@
-"""One `inverse train-circuit`: images in, a circuit and its card out."""
+"""The work of `inverse train-circuit`: images in, a circuit and its card out."""
 
 from __future__ import annotations
 
@@ -22,31 +22,41 @@ from inverse.training.progress import check_weights_path
 from inverse_plugins.circuits.cards import CodecCard, load_codec, save_circuit
 from inverse_plugins.circuits.circuit import Circuit, Leaves
 from inverse_plugins.circuits.codec import Codec
-from inverse_plugins.circuits.fit import fit, log_likelihoods, quantise
+from inverse_plugins.circuits.distillation import distil
+from inverse_plugins.circuits.expectation_maximisation import fit, log_likelihoods, quantise
 from inverse_plugins.circuits.graph import RegionGraph
-from inverse_plugins.circuits.initialisation import distil, hclt
+from inverse_plugins.circuits.hidden_chow_liu import hclt
+
+MINIMA = {"batch": 0, "pseudocount": 0, "seed": 0, "size": 1, "shrink": 1, "states": 1}
+MINIMA |= {"crops": 1, "epochs": 1, "categories": 2}
 
 
 @dataclass(frozen=True)
 class CircuitConfig:
-    """How `inverse train-circuit` trains.
+    """Settings of `inverse train-circuit`.
 
     Args:
         size: side of the circuit, in pixels after shrinking, or in codes.
-        codec: name or file of an autoencoder, for a circuit over its codes; empty for one over pixels.
-        tie: side of the squares of variables that share one table; 1 for none. Of quad.
+        codec: name or file of an autoencoder, for a circuit over its codes; empty for a circuit
+            over pixels.
+        tie: side of the squares of variables that share one table, for quad; 1 for no ties.
         shrink: side of the squares of pixels that are averaged first.
-        categories: intensity levels; with a codec, as many as it has codes.
-        states: latent states.
-        structure: hclt (a hidden Chow-Liu tree) or quad (halving in both directions; over codes it starts at clusters of the codec's features).
+        categories: number of intensity levels; with a codec, its number of codes.
+        states: number of latent states.
+        structure: hclt (hidden Chow-Liu tree) or quad (halving in both directions; over codes it
+            starts at clusters of the codec's features).
         leaves: categorical or gaussian.
-        spread: whether values lie between levels: then each is taken as Gaussian around its level, with the variance of rounding.
-        crops: random crops drawn from images that are larger than the circuit; images of its size are used whole.
+        spread: whether values lie between the levels: each is then Gaussian around its level, with
+            the variance of rounding.
+        crops: number of random crops of images that are larger than the circuit; images of its size
+            are used whole.
         epochs: sweeps over the data.
-        batch: rows per M-step; 0 for all.
+        batch: rows of each M-step; 0 for all.
         pseudocount: observations spread evenly over each distribution at each M-step.
-        step: fraction of the way to a batch's maximum, first and last epoch.
-        seed: of crops, initialisation and order.
+        step: fraction of the way to the batch's maximum in the first and the last epoch.
+        seed: random seed for crops, initialisation and order.
+
+    Raises: OptionError for a value out of range, or options that exclude each other.
     """
 
     name: ClassVar[str] = "train-circuit"
@@ -68,109 +78,142 @@ class CircuitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for bound, given in (
-            (0, {"batch": self.batch, "pseudocount": self.pseudocount, "seed": self.seed}),
-            (
-                1,
-                {
-                    "size": self.size,
-                    "shrink": self.shrink,
-                    "states": self.states,
-                    "crops": self.crops,
-                    "epochs": self.epochs,
-                },
-            ),
-            (2, {"levels": self.categories}),
-        ):
-            if least := [
-                f"{name} must be at least {bound}, got {value:g}"
-                for name, value in given.items()
-                if not value >= bound
-            ]:
-                raise OptionError(f"train-circuit: {least[0]}")
+        for name, minimum in MINIMA.items():
+            value = getattr(self, name)
+            if not value >= minimum:
+                option = "levels" if name == "categories" else name
+                raise OptionError(
+                    f"train-circuit: {option} must be at least {minimum}, got {value:g}"
+                )
         if self.codec and (self.shrink != 1 or self.spread or self.leaves != "categorical"):
             raise OptionError(
-                "train-circuit: codes have no order: with --codec leave out --shrink, --spread and --leaves"
+                "train-circuit: codes have no order: "
+                "with --codec leave out --shrink, --spread and --leaves"
             )
-        if (
-            self.tie < 1
-            or self.size % self.tie
-            or (self.tie > 1 and (self.structure != "quad" or self.leaves != "categorical"))
-        ):
+        may_tie = self.structure == "quad" and self.leaves == "categorical"
+        if self.tie < 1 or self.size % self.tie or (self.tie > 1 and not may_tie):
             raise OptionError(
-                f"train-circuit: --tie must divide --size, and is for --structure quad with categorical leaves, got {self.tie}"
+                "train-circuit: --tie must divide --size, and is for --structure quad with "
+                f"categorical leaves, got {self.tie}"
             )
 
 
-def training_data(sources: list[Path], config: CircuitConfig, *key: str | int) -> Tensor:
-    """Quantised pixels of images, or of random crops of larger ones, (N, size^2); every source equally often where crops are drawn."""
-    side = config.size * config.shrink
-    pixels = crops(sources, side, 1, config, *key)
-    return quantise(
-        torch.nn.functional.avg_pool2d(pixels, config.shrink).flatten(1), config.categories
-    )
+@dataclass(frozen=True)
+class CircuitData:
+    """Data of one training.
+
+    Args:
+        training: categories of the training images (N, n), integers.
+        held_out: categories of the held-out images (M, n), integers.
+        features: features of the codes of the training images (N, n, code_width), half precision;
+            None for pixels.
+        unit: "pixel" or "code", for messages.
+    """
+
+    training: Tensor
+    held_out: Tensor
+    features: Tensor | None
+    unit: str
 
 
-def crops(
-    sources: list[Path], side: int, channels: int, config: CircuitConfig, *key: str | int
-) -> Tensor:
-    """Images of this side (N, channels, side, side) in [0, 1]: all of them if none is larger, or else random crops."""
-    images = [load_images(path, side, channels) for path in sources]
-    if all(image.shape[:2] == (side, side) for source in images for image in source):
-        return (
-            torch.from_numpy(np.stack([image for source in images for image in source]))
-            .permute(0, 3, 1, 2)
-            .float()
-            / 255
+def circuit_data(
+    sources: list[Path], validation: Path | None, codec: Codec | None, config: CircuitConfig
+) -> CircuitData:
+    """Training and held-out data; without `validation`, every tenth image is held out.
+
+    Raises: InputError if either part is empty, or if images are missing or too small.
+    """
+
+    def read(paths: list[Path], key: str) -> tuple[Tensor, Tensor | None]:
+        if codec is None:
+            return pixel_data(paths, config, key), None
+        return token_data(codec, paths, config, key)
+
+    x, features = read(sources, "circuit crops")
+    if validation is not None:
+        held_out, _ = read([validation], "held-out crops")
+    else:
+        tenth = torch.arange(len(x)) % 10 == 0
+        x, held_out = x[~tenth], x[tenth]
+        features = None if features is None else features[~tenth]
+    if not len(x) or not len(held_out):
+        raise InputError(
+            f"train-circuit: found {len(x)} images to train on and {len(held_out)} to hold out; "
+            "both need at least 1"
         )
-    return torch.cat(
-        [
-            random_crops(images, side, 1000, seeded(config.seed, *key, i))
-            for i in range(-(-config.crops // 1000))
-        ]
-    )[: config.crops]
+    return CircuitData(x, held_out, features, "code" if codec else "pixel")
+
+
+def pixel_data(sources: list[Path], config: CircuitConfig, *key: str | int) -> Tensor:
+    """Intensity levels of images or of random crops: (N, size^2), integers."""
+    images = crops(sources, config.size * config.shrink, 1, config, *key)
+    averaged = torch.nn.functional.avg_pool2d(images, config.shrink)
+    return quantise(averaged.flatten(1), config.categories)
 
 
 def token_data(
     codec: Codec, sources: list[Path], config: CircuitConfig, *key: str | int
 ) -> tuple[Tensor, Tensor]:
-    """Codes of such images (N, size^2), and the features that they stand for (N, size^2, code_width) in half precision."""
+    """Codes of images or of random crops, and their features before quantisation.
+
+    Codes are (N, size^2), integers; features (N, size^2, code_width), half precision.
+    """
     codes, features = [], []
-    for u in crops(
-        sources, config.size * codec.config.factor, codec.config.channels, config, *key
-    ).split(250):
+    side, channels = config.size * codec.config.factor, codec.config.channels
+    for u in crops(sources, side, channels, config, *key).split(250):
         z = codec.features(u)
         codes.append(codec.distances(z).argmin(-1).flatten(1))
         features.append(z.flatten(2).mT.half())
     return torch.cat(codes), torch.cat(features)
 
 
-def start_circuit(
+def crops(
+    sources: list[Path], side: int, channels: int, config: CircuitConfig, *key: str | int
+) -> Tensor:
+    """Images (N, channels, side, side), intensities in [0, 1].
+
+    All images are used if each has this side; otherwise random crops, equally often from every
+    source.
+
+    Args:
+        sources: folders or files of images, see `io.image_sets.load_images`.
+        config: its `crops` is the number of random crops.
+        key: with the seed of the config, key of the random stream.
+    """
+    images = [load_images(path, side, channels) for path in sources]
+    every = [image for source in images for image in source]
+    if all(image.shape[:2] == (side, side) for image in every):
+        return torch.from_numpy(np.stack(every)).permute(0, 3, 1, 2).float() / 255
+    parts = [
+        random_crops(images, side, 1000, seeded(config.seed, *key, i))
+        for i in range(-(-config.crops // 1000))
+    ]
+    return torch.cat(parts)[: config.crops]
+
+
+def initial_circuit(
     x: Tensor, features: Tensor | None, config: CircuitConfig, **options: Any
 ) -> Circuit:
-    """The circuit as training begins, for data x (N, n) and, of codes, their features."""
+    """The circuit before training.
+
+    Args:
+        x: data (N, n).
+        features: of the codes (N, n, code_width); None for pixels.
+        options: further arguments of `Circuit`.
+    """
     if config.structure == "hclt":
         return hclt(x, config.categories, config.states, seed=config.seed, **options)
-    side = torch.arange(config.size) // config.tie
-    ties = (
-        (side[:, None] * (config.size // config.tie) + side).flatten().tolist()
-        if config.tie > 1
-        else None
-    )
-    graph = RegionGraph.quad_split(config.size, config.size)
     circuit = Circuit(
-        graph,
+        RegionGraph.quad_split(config.size, config.size),
         config.states,
         config.categories,
         generator=seeded(config.seed, "circuit"),
-        ties=ties,
+        ties=_square_ties(config.size, config.tie),
         **options,
     )
-    return (
-        circuit
-        if features is None
-        else distil(circuit, x, features, config.pseudocount, config.seed)
-    )
+    if features is None:
+        return circuit
+    return distil(circuit, x, features, config.pseudocount, config.seed)
 
 
 def train_circuit(
@@ -180,92 +223,102 @@ def train_circuit(
     about: dict[str, str],
     validation: Path | None = None,
 ) -> bool:
-    """Train and write `out` and its card; false if the user interrupted, and what the finished epochs reached is then written.
+    """Train a circuit and write it with its card.
+
+    After an interruption by the user, the result of the finished epochs is written.
 
     Args:
-        sources: see `io.image_sets.load_images`.
-        out: the circuit, `.safetensors`.
-        about: `licence` and `limits` for the card.
-        validation: images for the card's held-out bits per variable; by default every tenth of the training images, left out of training.
+        sources: folders or files of training images, see `io.image_sets.load_images`.
+        out: the circuit, .safetensors.
+        config: settings of the training.
+        about: licence and limits for the card.
+        validation: images for the card's held-out bits per variable; by default every tenth of the
+            training images, which is then left out of training.
+
+    Returns: False after an interruption by the user.
+    Raises: OptionError for another suffix; PriorError for a codec that cannot be read; InputError
+        for too few images, or images that are missing or too small.
     """
     check_weights_path("train-circuit", out)
-    start, codec, features = (
-        time.monotonic(),
-        load_codec(config.codec) if config.codec else None,
-        None,
-    )
+    started_at = time.monotonic()
+    codec = load_codec(config.codec) if config.codec else None
     if codec is not None:
         config = replace(config, categories=codec.config.codes)
-        x, features = token_data(codec, sources, config, "circuit crops")
-        held_out = (
-            token_data(codec, [validation], config, "held-out crops")[0] if validation else x[:0]
-        )
-    else:
-        x = training_data(sources, config, "circuit crops")
-        held_out = training_data([validation], config, "held-out crops") if validation else x[:0]
-    if validation is None:
-        tenth = torch.arange(len(x)) % 10 == 0
-        x, held_out, features = x[~tenth], x[tenth], None if features is None else features[~tenth]
-    if not len(x) or not len(held_out):
-        raise InputError("train-circuit: too few images to train on some and hold out others")
-    shape, spread = (
-        (config.size, config.size),
-        1 / (config.categories - 1) / math.sqrt(12) if config.spread else 0.0,
-    )
-    unit = "code" if codec else "pixel"
+    data = circuit_data(sources, validation, codec, config)
     print(
-        f"{len(x)} images of {config.size} x {config.size} {unit}s, {len(held_out)} held out",
+        f"{len(data.training)} images of {config.size} x {config.size} {data.unit}s, "
+        f"{len(data.held_out)} held out",
         file=sys.stderr,
     )
-    circuit = start_circuit(x, features, config, leaves=config.leaves, spread=spread, shape=shape)
-    done, interrupted = 0, False
-    try:
-        sweeps = fit(
-            circuit,
-            x,
-            config.epochs,
-            batch=config.batch or None,
-            pseudocount=config.pseudocount,
-            step=config.step,
-            seed=config.seed,
-        )
-        for done, likelihood in enumerate(sweeps, start=1):
-            news = f"epoch {done}/{config.epochs}  {_bits(likelihood, x.shape[1]):.4f} bits per {unit}  {time.monotonic() - start:.0f} s"
-            print(news, file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        interrupted = True
+    spread = 1 / (config.categories - 1) / math.sqrt(12) if config.spread else 0.0
+    options = {"leaves": config.leaves, "spread": spread, "shape": (config.size, config.size)}
+    circuit = initial_circuit(data.training, data.features, config, **options)
+    epochs, interrupted = _run_epochs(circuit, data, config, started_at)
     bits = {
-        name: bits_per_variable(circuit, part)
-        for name, part in (("held out", held_out), ("training", x))
+        "held out": bits_per_variable(circuit, data.held_out),
+        "training": bits_per_variable(circuit, data.training),
     }
     facts = {
         "data": ", ".join(path.name for path in sources),
-        "images": len(x),
+        "images": len(data.training),
         "command": " ".join(["inverse", *sys.argv[1:]]),
-        "epochs": done,
-    }
-    facts |= {
+        "epochs": epochs,
         "structure": config.structure,
         "seed": config.seed,
-        "seconds": round(time.monotonic() - start),
+        "seconds": round(time.monotonic() - started_at),
         "torch": torch.__version__,
     }
-    source = (
-        {"name": (found := CodecCard.read(config.codec)).name, "sha256": found.sha256}
-        if codec
-        else {}
-    )
+    source = {}
+    if codec is not None:
+        codec_card = CodecCard.read(config.codec)
+        source = {"name": codec_card.name, "sha256": codec_card.sha256}
     card = save_circuit(circuit, out, training=facts, bits=bits, codec=source, **about)
     print(json.dumps({"circuit": str(out), "sha256": card.sha256, "bits": bits}))
     return not interrupted
 
 
 def bits_per_variable(circuit: Circuit, x: Tensor) -> float:
-    """Of 5000 images of x (N, n), drawn at random, at most."""
+    """Mean negative log-likelihood of at most 5000 random rows of x (N, n), bits per variable."""
     some = torch.randperm(len(x), generator=seeded("bits"))[:5000]
     return round(_bits(float(log_likelihoods(circuit, x[some]).mean()), x.shape[1]), 4)
 
 
+def _run_epochs(
+    circuit: Circuit, data: CircuitData, config: CircuitConfig, started_at: float
+) -> tuple[int, bool]:
+    """Train in place with a report per epoch: epochs finished, and whether the user interrupted."""
+    done = 0
+    sweeps = fit(
+        circuit,
+        data.training,
+        config.epochs,
+        batch=config.batch or None,
+        pseudocount=config.pseudocount,
+        step=config.step,
+        seed=config.seed,
+    )
+    try:
+        for done, likelihood in enumerate(sweeps, start=1):
+            bits = _bits(likelihood, data.training.shape[1])
+            print(
+                f"epoch {done}/{config.epochs}  {bits:.4f} bits per {data.unit}  "
+                f"{time.monotonic() - started_at:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    except KeyboardInterrupt:
+        return done, True
+    return done, False
+
+
+def _square_ties(size: int, tie: int) -> list[int] | None:
+    """Table of each variable of a size x size grid whose tie x tie squares share one."""
+    if tie == 1:
+        return None
+    side = torch.arange(size) // tie
+    return (side[:, None] * (size // tie) + side).flatten().tolist()
+
+
 def _bits(log_likelihood: float, variables: int) -> float:
-    """Nats of an image to bits of a variable."""
+    """Bits per variable of a log-likelihood (nats) of all variables."""
     return -log_likelihood / (variables * math.log(2))

@@ -1,11 +1,13 @@
-"""A vector-quantised autoencoder: an image as a grid of codes out of a finite book, and back.
+"""A vector-quantised autoencoder: images as grids of codes from a finite codebook, and back.
 
     z = E(u) (unit root mean square in every patch),    k = argmin_j |e_j - z|,    u ~ G(e_k)
 
-van den Oord, Vinyals, Kavukcuoglu, Neural Discrete Representation Learning, NeurIPS 2017, https://arxiv.org/abs/1711.00937: gradients
-pass straight through the choice, the book is a running mean (appendix A.1). Esser, Rombach, Ommer, CVPR 2021, for autoencoders of photographs.
-Departures: codes have unit size, so that distances between them, and temperatures on those, do not depend on the run; and the loss is the
-squared error alone, for want of a perceptual network that could be shipped.
+van den Oord, Vinyals, Kavukcuoglu, Neural Discrete Representation Learning, NeurIPS 2017,
+https://arxiv.org/abs/1711.00937: gradients pass straight through the choice of a code, and the
+codebook is a running mean (appendix A.1). Esser, Rombach, Ommer, CVPR 2021, apply this to
+photographs.
+Departures: codes have unit size, so that distances and temperatures are comparable between
+trainings; the loss is the squared error alone, because no perceptual network can be shipped.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ class CodecConfig:
     """Architecture of a `Codec`; stored beside the weights.
 
     Args:
-        channels: of the images, which have intensities in [0, 1].
-        widths: feature channels of each level, finest first; the finest works at half resolution, and codes stand on the coarsest.
-        blocks: residual blocks of each level, in the encoder as in the decoder.
-        codes: K, in the book.
-        code_width: length of a code.
+        channels: channels of the images, which have intensities in [0, 1].
+        widths: feature channels of each level, finest first; the finest has half the resolution of
+            the image, the coarsest that of the codes.
+        blocks: residual blocks of each level, in the encoder and in the decoder.
+        codes: number K of codes in the codebook.
+        code_width: entries of a code.
+
+    Raises: OptionError for widths and blocks of different lengths, or values out of range.
     """
 
     channels: int = 3
@@ -47,27 +52,26 @@ class CodecConfig:
             or self.codes < 2
         ):
             raise OptionError(
-                f"codec: widths and blocks must be as many positive numbers, codes at least 2, got {self}"
+                "codec: widths and blocks must be equally many positive numbers, codes at least 2, "
+                f"got {self}"
             )
 
     @property
     def factor(self) -> int:
-        """Side of the patch (pixels) that a code stands for."""
+        """Side of the patch of one code (pixels)."""
         return 2 ** len(self.widths)
 
     def to_dict(self) -> dict:
+        """The fields as a card stores them."""
         return asdict(self)
 
 
 class Residual(nn.Module):
-    """x + conv(silu(conv(silu(norm(x))))), the identity at first."""
+    """x + conv(silu(conv(silu(norm(x))))), initialised as the identity."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
 
@@ -76,11 +80,17 @@ class Residual(nn.Module):
 
 
 class Codec(nn.Module):
-    """The autoencoder. Images are (B, C, H, W), intensities in [0, 1], sides multiples of `config.factor` f; codes lie on a grid (H / f, W / f).
+    """The autoencoder.
+
+    Images are (B, C, H, W), intensities in [0, 1], with sides that are multiples of f =
+    `config.factor`. Codes lie on a grid (H / f, W / f).
+
+    Args:
+        config: architecture.
+        residual: root mean square error of decoded images, intensities; 0 if not measured.
 
     Attributes:
-        book: the codes (K, code_width).
-        residual: root mean square error of decoded images (intensities), where it was measured.
+        book: the codebook (K, code_width).
     """
 
     book: Tensor
@@ -103,21 +113,18 @@ class Codec(nn.Module):
             decoder += [nn.ConvTranspose2d(coarse, fine, 2, stride=2), *level(len(widths) - 2 - i)]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], config.code_width, 1))
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(widths[0], pixels, 3, padding=1))
-        self.register_buffer(
-            "book",
-            pixel_norm(torch.randn(config.codes, config.code_width)[..., None, None])[..., 0, 0],
-        )
+        codes = torch.randn(config.codes, config.code_width)
+        self.register_buffer("book", pixel_norm(codes[..., None, None])[..., 0, 0])
 
     def features(self, u: Tensor) -> Tensor:
-        """z of every patch: images -> (B, code_width, H / f, W / f)."""
+        """Features z of every patch: images -> (B, code_width, H / f, W / f)."""
         return pixel_norm(self.encoder(F.pixel_unshuffle(2 * u - 1, 2)).to(u.dtype))
 
     def distances(self, z: Tensor) -> Tensor:
-        """Root mean square distance of features to every code: (B, code_width, h, w) -> (B, h, w, K)."""
+        """Root mean square distance to each code: (B, code_width, h, w) -> (B, h, w, K)."""
         flat = z.permute(0, 2, 3, 1)
-        square = (
-            flat.square().sum(-1, keepdim=True) + self.book.square().sum(1) - 2 * flat @ self.book.T
-        )
+        norms = flat.square().sum(-1, keepdim=True) + self.book.square().sum(1)
+        square = norms - 2 * flat @ self.book.T
         return (square.clamp_min(0) / z.shape[1]).sqrt()
 
     def encode(self, u: Tensor) -> Tensor:
@@ -129,17 +136,24 @@ class Codec(nn.Module):
         return self.render(self.book[codes].permute(0, 3, 1, 2))
 
     def render(self, z: Tensor) -> Tensor:
-        """Features (B, code_width, h, w) -> images."""
+        """Features (B, code_width, h, w) -> images (B, C, f h, f w), not clipped."""
         return (F.pixel_shuffle(self.decoder(z).to(z.dtype), 2) + 1) / 2
 
     def soft_codes(self, u: Tensor, temperature: Tensor, top: int) -> Tensor:
-        """Log-weights of the codes of every patch: images, temperature (B, h, w) -> (B, h, w, K).
+        """Log-weights of the codes of every patch: (B, h, w, K), zero for the nearest code.
 
-        -|e_j - z| / temperature with the root mean square distance, for the `top` nearest codes; the others weigh 1e-8 of the nearest.
+        The `top` nearest codes have -|e_j - z| / temperature, with the root mean square distance;
+        the others have 1e-8 of the nearest code's weight.
+
+        Args:
+            u: images.
+            temperature: of every patch (B, h, w), in units of the features.
+            top: number of codes that keep their weight.
         """
         logits = -self.distances(self.features(u)) / temperature[..., None]
         best = logits.topk(min(top, logits.shape[-1]), -1).values
         return torch.where(logits >= best[..., -1:], logits - best[..., :1], FAINT)
 
 
-FAINT = -18.42068  # log 1e-8
+FAINT = -18.42068
+"""Log-weight of codes that are not among the nearest: log 1e-8."""

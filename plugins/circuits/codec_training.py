@@ -1,4 +1,4 @@
-"""One `inverse train-codec`: images in, an autoencoder, its card and a sheet of reconstructions out."""
+"""The work of `inverse train-codec`: images in, a codec, its card and reconstructions out."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ from inverse.training.progress import check_weights_path, train_to_end, training
 from inverse_plugins.circuits.cards import save_codec
 from inverse_plugins.circuits.codec import Codec
 
-COMMITMENT, DECAY, RARE = 0.25, 0.99, 0.05
-"""Weight of |z - sg e|^2; decay of the running means of the book; uses a batch below which a code starts anew at a feature of the batch."""
+COMMITMENT = 0.25
+"""Weight of |z - sg e|^2 in the loss."""
+DECAY = 0.99
+"""Decay of the running means of the codebook."""
+RARE = 0.05
+"""Mean uses per batch below which a code restarts at a feature of the batch."""
 
 
 class CodecTraining(Training):
-    """Training of a codec: reconstruction error over the variance of pixels, and commitment; the book follows the features by running means."""
+    """Training of a codec by the reconstruction error over the pixel variance, and commitment.
+
+    The codebook follows the features by running means.
+    """
 
     def initial_model(self) -> nn.Module:
         codec = Codec(self.config.network)
@@ -39,33 +46,28 @@ class CodecTraining(Training):
         return {"book": self.prior.book, "counts": self.counts, "sums": self.sums}
 
     def batch_loss(self, generator: torch.Generator) -> Tensor:
-        codec, u = (
-            self.prior,
-            self.draw_batch(generator)
-            .contiguous(memory_format=torch.channels_last)
-            .to(self.device),
-        )
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        codec, u = self.prior, self.draw_batch(generator)
+        u = u.contiguous(memory_format=torch.channels_last).to(self.device)
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             z = codec.features(u)
             if self.step == 0:
-                self._start(z.detach(), generator)
+                self._start_book(z.detach(), generator)
             chosen = codec.distances(z.detach()).argmin(-1)
             e = codec.book[chosen].permute(0, 3, 1, 2)
             error = (codec.render(z + (e - z).detach()) - u).square().mean() / self.variance
-        self._follow(z.detach(), chosen, generator)
+        self._update_book(z.detach(), chosen, generator)
         return error + COMMITMENT * (z - e.detach()).square().mean()
 
-    def _start(self, z: Tensor, generator: torch.Generator) -> None:
-        """The book at features of the first batch."""
+    def _start_book(self, z: Tensor, generator: torch.Generator) -> None:
+        """Place the codes at random features of the first batch."""
         flat = z.permute(0, 2, 3, 1).flatten(0, 2)
-        self.prior.book.copy_(
-            flat[torch.randint(len(flat), (len(self.counts),), generator=generator)]
-        )
+        rows = torch.randint(len(flat), (len(self.counts),), generator=generator)
+        self.prior.book.copy_(flat[rows])
         self.sums.copy_(self.prior.book)
 
-    def _follow(self, z: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
+    def _update_book(self, z: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
+        """Running means of the features of each code; a rare code restarts at a random feature."""
         flat, k = z.permute(0, 2, 3, 1).flatten(0, 2), chosen.flatten()
         self.counts.lerp_(torch.bincount(k, minlength=len(self.counts)).to(self.counts), 1 - DECAY)
         self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, k, flat), 1 - DECAY)
@@ -83,29 +85,40 @@ def train_codec(
     about: dict[str, str],
     validation: Path | None = None,
 ) -> bool:
-    """Train, or resume, and write `out`, its card and `<name>.samples.png`: images over what is left of them; false if the user interrupted.
+    """Train, or resume training, and write the weights, their card and `<name>.samples.png`.
+
+    The picture shows images above their reconstructions.
 
     Args:
-        sources: see `io.image_sets.load_images`; all are drawn equally often.
-        out: the weights, `.safetensors`.
-        config: with a `CodecConfig` as its network.
-        about: `licence` and `limits` for the card.
-        validation: images on which the card's error is measured; by default the first source's.
+        sources: folders or files of training images, see `io.image_sets.load_images`; all are drawn
+            equally often.
+        out: the weights, .safetensors.
+        config: settings; its network is a `CodecConfig`.
+        device: cpu, cuda, ...
+        about: licence and limits for the card.
+        validation: images for the card's error; by default the first source.
+
+    Returns: False after an interruption by the user.
+    Raises: OptionError for another suffix, a size that is no multiple of the patch, or a device
+        that does not exist; InputError for images that are missing or too small.
     """
     check_weights_path("train-codec", out)
     if config.size % config.network.factor:
         raise OptionError(
-            f"train-codec: --size must be a multiple of {config.network.factor} for these widths, got {config.size}"
+            f"train-codec: --size must be a multiple of {config.network.factor} for these widths, "
+            f"got {config.size}"
         )
-    where, channels = check_device(device), config.network.channels
+    target, channels = check_device(device), config.network.channels
     images = [load_images(path, config.size, channels) for path in sources]
     held_out = load_images(validation, config.size, channels) if validation else images[0]
-    training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), where)
+    training = CodecTraining(images, config, out.with_suffix(".checkpoint.safetensors"), target)
+    total, plural = sum(map(len, images)), "s" * (len(images) > 1)
     print(
-        f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}, from step {training.step} of {config.steps}",
+        f"{total} images from {len(images)} source{plural}, "
+        f"from step {training.step} of {config.steps}",
         file=sys.stderr,
     )
-    start, loss = time.monotonic(), train_to_end(training)
+    started_at, loss = time.monotonic(), train_to_end(training)
     if loss is None:
         return False
     codec: Any = training.averaged()
@@ -115,26 +128,21 @@ def train_codec(
     write_png(out.with_suffix(".samples.png"), grid(torch.cat([u[:16], decoded[:16]]), columns=16))
     facts = {
         "data": ", ".join(path.name for path in sources),
-        "images": sum(map(len, images)),
+        "images": total,
         "crop": config.size,
     }
-    facts |= training_facts(config, loss, time.monotonic() - start, where)
+    facts |= training_facts(config, loss, time.monotonic() - started_at, target)
     card = save_codec(codec, out, training=facts, fidelity=fidelity, **about)
-    print(
-        json.dumps(
-            {
-                "codec": str(out),
-                "sha256": card.sha256,
-                "residual": codec.residual,
-                "fidelity": fidelity,
-            }
-        )
-    )
+    report = {"codec": str(out), "sha256": card.sha256}
+    print(json.dumps(report | {"residual": codec.residual, "fidelity": fidelity}))
     return True
 
 
 def evaluate(codec: Codec, u: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Images as decoded, clipped; mean PSNR (dB) and perplexity of the codes."""
+    """Images (B, C, H, W) after encoding and decoding, clipped to [0, 1]; and their fidelity.
+
+    The fidelity is the mean "psnr" (dB) and the "perplexity" of the codes.
+    """
     with torch.no_grad():
         codes = codec.encode(u)
         decoded = codec.decode(codes).clamp(0, 1)

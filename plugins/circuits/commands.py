@@ -1,4 +1,4 @@
-"""`inverse train-codec` and `inverse train-circuit`. Nothing imports torch before it must."""
+"""The commands `inverse train-codec` and `inverse train-circuit`; they import torch when run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ from inverse.io.command_line import (
     integers,
 )
 
+Widths = Annotated[
+    str,
+    typer.Option(
+        help="Feature channels of each level, finest first; the side of a code's patch is 2 to the "
+        "number of levels (pixels)."
+    ),
+]
+Codes = Annotated[int, typer.Option(help="Number of codes in the codebook.")]
+
 
 def train_codec(
     images: Images,
@@ -35,14 +44,9 @@ def train_codec(
     batch: Batch = 16,
     learning_rate: LearningRate = 1e-3,
     channels: Channels = 3,
-    widths: Annotated[
-        str,
-        typer.Option(
-            help="Feature channels of each level, finest first; a code stands for 2 to the number of levels pixels."
-        ),
-    ] = "32,64",
+    widths: Widths = "32,64",
     blocks: Blocks = "1,2",
-    codes: Annotated[int, typer.Option(help="In the book.")] = 256,
+    codes: Codes = 256,
     mirror: Mirror = None,
     precision: Precision = "float32",
     seed: Seed = 0,
@@ -51,15 +55,17 @@ def train_codec(
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
-    """Train a vector-quantised autoencoder, over whose codes `train-circuit --codec` trains; run again to resume after an interruption."""
+    """Train a vector-quantised autoencoder, for circuits over its codes (`train-circuit --codec`).
+
+    Run the same command again to resume after an interruption.
+    """
     from inverse.training.loop import TrainConfig
-    from inverse_plugins.circuits import codec_training as codec
     from inverse_plugins.circuits.codec import CodecConfig
+    from inverse_plugins.circuits.codec_training import train_codec as train
 
     network = CodecConfig(
         channels, integers(widths, "--widths"), integers(blocks, "--blocks"), codes
     )
-    mirror = channels == 3 if mirror is None else mirror
     config = TrainConfig(
         size,
         steps,
@@ -68,93 +74,101 @@ def train_codec(
         precision=precision,
         seed=seed,
         network=network,
-        mirror=mirror,
+        mirror=channels == 3 if mirror is None else mirror,
     )
-    if not codec.train_codec(
-        images, out, config, device, {"licence": licence, "limits": limits}, validation
-    ):
+    about = {"licence": licence, "limits": limits}
+    if not train(images, out, config, device, about, validation):
         raise typer.Exit(130)
 
 
+CircuitImages = Annotated[
+    list[Path],
+    typer.Option(help="Folders, .npz or .h5 of training images; colour is converted to grey."),
+]
+CircuitSize = Annotated[
+    int,
+    typer.Option(
+        help="Side of the circuit (pixels, or codes); larger images are cut into random crops."
+    ),
+]
+CodecName = Annotated[
+    str,
+    typer.Option(
+        help="Name or file of a codec, to train a circuit over its codes.",
+        show_default="over pixels",
+    ),
+]
+Tie = Annotated[
+    int, typer.Option(help="Side of the squares of variables that share one table (quad).")
+]
+Shrink = Annotated[int, typer.Option(help="Side of the squares of pixels that are averaged first.")]
+Levels = Annotated[int, typer.Option(help="Number of intensity levels.")]
+States = Annotated[int, typer.Option(help="Number of latent states.")]
+Structure = Annotated[
+    str, typer.Option(help="hclt (hidden Chow-Liu tree) or quad (halved rectangles).")
+]
+LeafKind = Annotated[str, typer.Option(help="categorical or gaussian.")]
+Spread = Annotated[
+    bool,
+    typer.Option(help="Treat values as Gaussian around their level: they lie between the levels."),
+]
+Crops = Annotated[int, typer.Option(help="Number of random crops of larger images.")]
+Epochs = Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")]
+Rows = Annotated[int, typer.Option(help="Images of each M-step; 0 for all.")]
+Pseudocount = Annotated[
+    float, typer.Option(help="Observations spread evenly over each distribution.")
+]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Images for the card's held-out bits.",
+        show_default="every tenth of the training images",
+    ),
+]
+
+
 def train_circuit(
-    images: Annotated[
-        list[Path],
-        typer.Option(help="Folders, .npz or .h5 of training images; colour becomes grey."),
-    ],
+    images: CircuitImages,
     out: Weights,
-    size: Annotated[
-        int,
-        typer.Option(
-            help="Side of the circuit (pixels, or codes); larger images are cut into random crops."
-        ),
-    ] = 14,
-    codec: Annotated[
-        str,
-        typer.Option(
-            help="A codec's name or file: the circuit is then over its codes.",
-            show_default="over pixels",
-        ),
-    ] = "",
-    tie: Annotated[
-        int, typer.Option(help="Side of the squares of variables that share one table (quad).")
-    ] = 1,
-    shrink: Annotated[
-        int, typer.Option(help="Average squares of this many pixels a side first.")
-    ] = 1,
-    levels: Annotated[int, typer.Option(help="Intensity levels.")] = 16,
-    states: Annotated[int, typer.Option(help="Latent states.")] = 32,
-    structure: Annotated[
-        str, typer.Option(help="hclt (hidden Chow-Liu tree) or quad (rectangles, halved).")
-    ] = "hclt",
-    leaves: Annotated[str, typer.Option(help="categorical or gaussian.")] = "categorical",
-    spread: Annotated[
-        bool,
-        typer.Option(help="Values lie between the levels: take each as Gaussian around its level."),
-    ] = False,
-    crops: Annotated[int, typer.Option(help="Crops of larger images.")] = 50_000,
-    epochs: Annotated[int, typer.Option(help="Sweeps of expectation maximisation.")] = 10,
-    batch: Annotated[int, typer.Option(help="Images of an M-step; 0 for all.")] = 1000,
-    pseudocount: Annotated[
-        float, typer.Option(help="Observations spread evenly over each distribution.")
-    ] = 0.1,
+    size: CircuitSize = 14,
+    codec: CodecName = "",
+    tie: Tie = 1,
+    shrink: Shrink = 1,
+    levels: Levels = 16,
+    states: States = 32,
+    structure: Structure = "hclt",
+    leaves: LeafKind = "categorical",
+    spread: Spread = False,
+    crops: Crops = 50_000,
+    epochs: Epochs = 10,
+    batch: Rows = 1000,
+    pseudocount: Pseudocount = 0.1,
     seed: Seed = 0,
-    validation: Annotated[
-        Path | None,
-        typer.Option(
-            help="Images for the card's held-out bits.",
-            show_default="every tenth of the training images",
-        ),
-    ] = None,
+    validation: HeldOut = None,
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
-    """Train a probabilistic circuit over pixels, or over the codes of a codec, for `tractable-steering` and `tractable-smc`."""
+    """Train a circuit over pixels or codes, for `tractable-steering` and `tractable-smc`."""
     from inverse.registry.options import build
-    from inverse_plugins.circuits.circuit_training import CircuitConfig, train_circuit
+    from inverse_plugins.circuits.circuit_training import CircuitConfig
+    from inverse_plugins.circuits.circuit_training import train_circuit as train
 
-    chosen = {
+    settings = {
         "size": size,
+        "codec": codec,
+        "tie": tie,
         "shrink": shrink,
         "categories": levels,
         "states": states,
         "structure": structure,
         "leaves": leaves,
         "spread": spread,
-    }
-    chosen |= {
-        "codec": codec,
-        "tie": tie,
         "crops": crops,
         "epochs": epochs,
         "batch": batch,
         "pseudocount": pseudocount,
         "seed": seed,
     }
-    if not train_circuit(
-        images,
-        out,
-        build(CircuitConfig, chosen),
-        {"licence": licence, "limits": limits},
-        validation,
-    ):
+    about = {"licence": licence, "limits": limits}
+    if not train(images, out, build(CircuitConfig, settings), about, validation):
         raise typer.Exit(130)

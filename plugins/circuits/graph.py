@@ -1,4 +1,4 @@
-"""Which regions a circuit has: trees of latent variables, and rectangles of pixels halved down to single ones."""
+"""Region graphs of circuits: trees of latent variables, and rectangles halved to single pixels."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from inverse.errors import InputError
 
 Region = tuple[tuple[int, ...], ...]
+"""The partitions of a region, each a tuple of smaller regions."""
 Box = tuple[int, int, int, int]
+"""First and last + 1 row, first and last + 1 column of a rectangle of pixels."""
 
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """Which regions a circuit has.
+    """The regions of a circuit. Leaves come first, the root is last.
 
     Args:
-        variables: of each leaf region; their numbers are 0, 1, ...
-        sums: every other region, numbered on from the leaves, as its partitions, each a tuple of regions with smaller numbers; the
-            last is the root.
+        variables: variable of each leaf region, numbered from 0.
+        sums: every other region as its partitions, each a tuple of regions with smaller numbers.
 
-    Raises: InputError if a partition overlaps (not decomposable), partitions differ in scope (not smooth) or the root misses a variable.
+    Raises: InputError if a partition overlaps (not decomposable), if the partitions of a region
+        cover different variables (not smooth), or if the root misses a variable.
     """
 
     variables: tuple[int, ...]
@@ -37,15 +39,18 @@ class RegionGraph:
             covered = {frozenset[int]().union(*part) for part in parts}
             if not region or not all(all(part) and part for part in parts):
                 raise InputError(
-                    f"circuit: region {number} needs partitions into regions with smaller numbers, got {region}"
+                    f"circuit: region {number} needs partitions into regions with smaller numbers, "
+                    f"got {region}"
                 )
             if any(sum(map(len, part)) != len(frozenset[int]().union(*part)) for part in parts):
                 raise InputError(
-                    f"circuit: a partition of region {number} overlaps; a circuit must be decomposable"
+                    f"circuit: a partition of region {number} overlaps; "
+                    "a circuit must be decomposable"
                 )
             if len(covered) != 1:
                 raise InputError(
-                    f"circuit: the partitions of region {number} cover different variables; a circuit must be smooth"
+                    f"circuit: the partitions of region {number} cover different variables; "
+                    "a circuit must be smooth"
                 )
             scopes.append(covered.pop())
         if not self.sums or scopes[-1] != frozenset(range(self.size)):
@@ -58,9 +63,15 @@ class RegionGraph:
 
     @classmethod
     def tree(cls, parents: Sequence[int]) -> RegionGraph:
-        """A latent variable for every variable, in a tree: the latent of i hangs on that of parents[i], -1 at the root (HCLT, HMM).
+        """A tree with one latent variable per variable (hidden Chow-Liu tree, hidden Markov model).
 
-        Liu, Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021, https://arxiv.org/abs/2106.02264.
+        Liu, Van den Broeck, Tractable Regularization of Probabilistic Circuits, NeurIPS 2021,
+        https://arxiv.org/abs/2106.02264.
+
+        Args:
+            parents: variable whose latent is the parent of the latent of i; -1 at the root.
+
+        Raises: InputError if the parents do not form one tree.
         """
         children: dict[int, list[int]] = {}
         for i, parent in enumerate(parents):
@@ -80,25 +91,20 @@ class RegionGraph:
 
     @classmethod
     def quad_split(cls, height: int, width: int) -> RegionGraph:
-        """Rectangles of pixels, halved in both directions down to single ones; every product has up to four factors."""
+        """Rectangles, halved in both directions to single pixels; up to four factors each."""
         pending = [(0, height, 0, width)]
         splits: dict[Box, list[Box]] = {}
         for box in pending:
             rows, columns = _halves(box[0], box[1]), _halves(box[2], box[3])
             splits[box] = [(*r, *c) for r in rows for c in columns]
             pending += [part for part in splits[box] if _area(part) > 1]
+        pixels = height * width
+        if pixels == 1:
+            return cls((0,), (((0,),),))
         number = {(i, i + 1, j, j + 1): i * width + j for i in range(height) for j in range(width)}
-        number |= (
-            {box: height * width + k for k, box in enumerate(reversed(pending))}
-            if height * width > 1
-            else {}
-        )
-        sums = (
-            [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)]
-            if height * width > 1
-            else [((0,),)]
-        )
-        return cls(tuple(range(height * width)), tuple(sums))
+        number |= {box: pixels + k for k, box in enumerate(reversed(pending))}
+        sums = [(tuple(number[part] for part in splits[box]),) for box in reversed(pending)]
+        return cls(tuple(range(pixels)), tuple(sums))
 
 
 def _halves(start: int, end: int) -> list[tuple[int, int]]:

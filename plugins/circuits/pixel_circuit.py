@@ -1,4 +1,4 @@
-"""A circuit over the pixels of an image: what it says of noisy looks at them, and the prior that this makes."""
+"""A circuit over the pixels of images: exact moments given noisy pixels, and the prior it makes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from inverse_plugins.circuits.circuit import Circuit
 
 
 class CircuitPrior(Prior):
-    """A circuit over the pixels of an image as a prior: its exact denoiser at every noise level, by soft evidence.
+    """A circuit over pixels as a prior, with its exact denoiser at every noise level.
 
-    Each block of the circuit's size, in every channel, is a draw of its own; so it takes images whose sides are multiples of that.
+    Blocks of the circuit's size are independent, as are channels. Image sides must be multiples of
+    the block sides.
 
     Args:
         circuit: its levels are physical units.
-        channels: of the images.
+        channels: channels of the images.
+        units: shift, scale, sigma_min and sigma_max of `Prior`.
     """
 
     exact = True
@@ -30,32 +32,34 @@ class CircuitPrior(Prior):
         self.circuit = circuit
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return super().fits(shape) and unfit(self.circuit, shape) is None
+        return super().fits(shape) and unsupported_shape(self.circuit, shape) is None
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         variance = like(noise, x).expand_as(x).square() * self.scale**2
-        return self.encode(
-            looks(self.circuit, self.decode(x), variance, x, variance.new_full((), torch.inf)).mean
-        )
+        infinity = variance.new_full((), torch.inf)
+        return self.encode(pixel_moments(self.circuit, self.decode(x), variance, x, infinity).mean)
 
 
-def unfit(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
-    """Why a circuit does not cover images of this shape, or None if its blocks do."""
+def unsupported_shape(circuit: Circuit, shape: tuple[int, ...]) -> str | None:
+    """Why blocks of a circuit do not tile an image of this shape, or None if they do."""
     height, width = circuit.shape
     if len(shape) == 3 and shape[1] % height == 0 and shape[2] % width == 0:
         return None
-    found = " x ".join(map(str, shape))
-    return f"its {circuit.graph.size} variables are {height} x {width} pixels of one channel, and the unknown is {found}: its sides must be multiples of those"
+    return (
+        f"its {circuit.graph.size} variables are {height} x {width} pixels of one channel, but the "
+        f"image is {' x '.join(map(str, shape))}: its sides must be multiples of the block's"
+    )
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a circuit says of images (B, C, H, W), of which it has noisy looks.
+class PixelMoments:
+    """Moments of images (B, C, H, W) under a circuit, given noisy observations of their pixels.
 
     Args:
-        mean, variance: of every pixel: images, in the units of the levels.
-        log_likelihood: of both looks, up to a constant of their variances: (B,), nats.
+        mean: of every pixel (B, C, H, W), in the units of the levels.
+        variance: of every pixel (B, C, H, W), in squared units of the levels.
+        log_likelihood: of the observations (B,), nats, up to a constant of their variances.
     """
 
     mean: Tensor
@@ -63,52 +67,54 @@ class Looked:
     log_likelihood: Tensor
 
 
-def looks(circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor) -> Looked:
-    """Two noisy looks at every pixel, N(x0, variance) and N(x0, noise), either variance infinite for none.
+def pixel_moments(
+    circuit: Circuit, x: Tensor, variance: Tensor, y: Tensor, noise: Tensor
+) -> PixelMoments:
+    """Moments given two noisy observations of every pixel, x ~ N(x0, variance), y ~ N(x0, noise).
 
-    All are images (B, C, H, W) or broadcast to one, in the units of the levels; see `unfit` for which sizes there are.
+    A variance is infinite where there is no observation. All arguments are images (B, C, H, W) or
+    broadcast to x, in the units of the levels. `unsupported_shape` tells which sizes are possible.
     """
-    rows = [
+    observations = [
         (
             blocks(circuit, value.expand_as(x)),
             blocks(circuit, v.expand_as(x)).clamp_min(circuit.floor),
         )
         for value, v in ((x, variance), (y, noise))
     ]
-    precision = sum((1 / v for _, v in rows), torch.zeros(()))
-    seen = precision > 0
-    total = torch.where(seen, 1 / torch.where(seen, precision, 1), torch.inf)
-    value = sum((value / v for value, v in rows), torch.zeros(())) * torch.where(
-        seen, total, 0
-    )  # both looks as one
+    precision = sum((1 / v for _, v in observations), torch.zeros(()))
+    observed = precision > 0
+    total = torch.where(observed, 1 / torch.where(observed, precision, 1), torch.inf)
+    weighted = sum((value / v for value, v in observations), torch.zeros(()))
+    value = weighted * torch.where(observed, total, 0)  # both observations as one
     beliefs = circuit.beliefs(circuit.gaussian(value, total))
-    levels, within = (
-        circuit.levels.to(x)[None, None],
-        torch.zeros((), dtype=x.dtype, device=x.device),
-    )
-    if circuit.spread > 0:  # the value around its level is Gaussian given the level
+    levels = circuit.levels.to(x)[None, None]
+    within = torch.zeros((), dtype=x.dtype, device=x.device)
+    if circuit.spread > 0:  # given its level, a value is Gaussian
         gain = circuit.spread**2 / (circuit.spread**2 + total[..., None])
-        levels, within = levels + gain * (value[..., None] - levels), circuit.spread**2 * (1 - gain)
+        levels = levels + gain * (value[..., None] - levels)
+        within = circuit.spread**2 * (1 - gain)
     mean = (beliefs.posterior * levels).sum(-1)
-    spread = (beliefs.posterior * ((levels - mean[..., None]).square() + within)).sum(-1)
-    apart = (
-        0.5 * (rows[0][0] - rows[1][0]).square() / (rows[0][1] + rows[1][1])
-    )  # of one look from the other
-    log_likelihood = (beliefs.log_likelihood - apart.sum(1)).reshape(len(x), -1).sum(1)
-    return Looked(
-        unblocks(circuit, mean, x.shape), unblocks(circuit, spread, x.shape), log_likelihood
+    square = (levels - mean[..., None]).square() + within
+    (first, first_variance), (second, second_variance) = observations
+    disagreement = 0.5 * (first - second).square() / (first_variance + second_variance)
+    log_likelihood = beliefs.log_likelihood - disagreement.sum(1)
+    return PixelMoments(
+        unblocks(circuit, mean, x.shape),
+        unblocks(circuit, (beliefs.posterior * square).sum(-1), x.shape),
+        log_likelihood.reshape(len(x), -1).sum(1),
     )
 
 
 def blocks(circuit: Circuit, image: Tensor) -> Tensor:
-    """Image (B, C, H, W) -> rows of variables (B C H/h W/w, h w)."""
+    """Images (B, C, H, W) -> rows of variables (B C H/h W/w, h w), one for each block."""
     h, w = circuit.shape
     B, C, H, W = image.shape
     return image.reshape(B, C, H // h, h, W // w, w).transpose(3, 4).reshape(-1, h * w)
 
 
 def unblocks(circuit: Circuit, rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of `blocks` for images of this shape."""
+    """The inverse of `blocks` for images of this shape (B, C, H, W)."""
     h, w = circuit.shape
     B, C, H, W = shape
     return rows.reshape(B, C, H // h, W // w, h, w).transpose(3, 4).reshape(B, C, H, W)

@@ -13,10 +13,10 @@ import inverse
 from inverse.errors import InputError
 from inverse.seeding import SharedStream
 from inverse_plugins.circuits.circuit import Circuit
-from inverse_plugins.circuits.fit import fit, log_likelihoods, quantise
+from inverse_plugins.circuits.expectation_maximisation import fit, log_likelihoods, quantise
 from inverse_plugins.circuits.graph import RegionGraph
-from inverse_plugins.circuits.initialisation import chow_liu_tree, hclt, mutual_information
-from inverse_plugins.circuits.pixels import CircuitPrior, looks
+from inverse_plugins.circuits.hidden_chow_liu import chow_liu_tree, hclt, mutual_information
+from inverse_plugins.circuits.pixel_circuit import CircuitPrior, pixel_moments
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -74,7 +74,7 @@ def enumerated(circuit: Circuit, theta: torch.Tensor | None = None) -> torch.Ten
     theta = circuit.theta if theta is None else theta
     row = {
         r: weights[d][i]
-        for d, level in enumerate(circuit._plan)
+        for d, level in enumerate(circuit.layered.layers)
         for i, r in enumerate(level.regions)
     }
     message = [theta[leaf][:, x[:, v]] for leaf, v in enumerate(circuit.graph.variables)]
@@ -244,7 +244,7 @@ def test_a_graph_that_is_no_circuit_is_refused(variables, sums, fault):
         RegionGraph(variables, sums)
 
 
-# --- models that circuits contain -------------------------------------------------------------------------------------
+# --- models that circuits contain -----------------------------------------------------------------
 
 
 def test_a_chain_is_a_hidden_markov_model():
@@ -331,7 +331,7 @@ def test_a_trained_hclt_is_at_least_the_chow_liu_tree_of_the_same_data(data):
     )
 
 
-# --- learning ---------------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
@@ -388,7 +388,7 @@ def test_a_gaussian_leaf_is_the_mass_of_its_bins():
     )
 
 
-# --- pixels -----------------------------------------------------------------------------------------------------------
+# --- pixels ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1])
@@ -400,7 +400,7 @@ def test_moments_given_gaussian_looks_are_integrals_of_the_definition(spread):
         torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2),
     )
     variance, noise = torch.tensor([0.09, 0.25]).double(), torch.tensor([0.04, torch.inf]).double()
-    found = looks(circuit, x, variance, y, noise)
+    found = pixel_moments(circuit, x, variance, y, noise)
     mean, var = found.mean, found.variance
     v = torch.linspace(-1.5, 2.5, 8001, dtype=torch.float64) if spread else circuit.levels
     around = (
@@ -432,7 +432,7 @@ def test_the_circuit_prior_obeys_tweedie():
     prior = CircuitPrior(circuit, 1, shift=0.5, scale=0.5)
     x, sigma = normal(1, 1, 2, 4, seed=4).requires_grad_(), torch.tensor(0.7, dtype=torch.float64)
     slope = torch.autograd.functional.jacobian(lambda x: prior(x, sigma), x).reshape(8, 8)
-    variance = looks(
+    variance = pixel_moments(
         circuit,
         prior.decode(x.detach()),
         torch.full_like(x, (0.7 * 0.5) ** 2),

@@ -24,10 +24,10 @@ from inverse_plugins.circuits.cards import (
 from inverse_plugins.circuits.circuit import Circuit
 from inverse_plugins.circuits.codec import FAINT, Codec, CodecConfig
 from inverse_plugins.circuits.codec_training import CodecTraining, evaluate
-from inverse_plugins.circuits.fit import log_likelihoods
+from inverse_plugins.circuits.distillation import distil
+from inverse_plugins.circuits.expectation_maximisation import log_likelihoods
 from inverse_plugins.circuits.graph import RegionGraph
-from inverse_plugins.circuits.guide import Look, TokenGuide, load_guide
-from inverse_plugins.circuits.initialisation import distil
+from inverse_plugins.circuits.guides import ImageEvidence, TokenGuide, load_guide
 
 pytest_plugins = "cli_fixtures"
 
@@ -60,7 +60,7 @@ def photographs(count: int = 60) -> np.ndarray:
     return (255 * np.einsum("kij,nkc->nijc", weights, corners)).astype(np.uint8)
 
 
-# --- the autoencoder --------------------------------------------------------------------------------------------------
+# --- the autoencoder ------------------------------------------------------------------------------
 
 
 def test_the_code_is_the_nearest_one_by_brute_force():
@@ -140,7 +140,7 @@ def test_a_saved_codec_is_loaded(tmp_path):
     )  # half precision, a few layers
 
 
-# --- circuits over codes ----------------------------------------------------------------------------------------------
+# --- circuits over codes --------------------------------------------------------------------------
 
 
 def test_tied_leaves_share_one_table_in_training_too():
@@ -154,7 +154,7 @@ def test_tied_leaves_share_one_table_in_training_too():
 
 
 def inverse_fit(circuit: Circuit, x: torch.Tensor):
-    from inverse_plugins.circuits.fit import fit
+    from inverse_plugins.circuits.expectation_maximisation import fit
 
     return fit(circuit, x, 1, pseudocount=0.0)
 
@@ -185,14 +185,14 @@ def test_draws_share_an_upward_pass_and_the_law():
     assert ((found - p).abs() < 4 * (p * (1 - p) / 4000).sqrt() + 1e-9).all()
 
 
-# --- the guide --------------------------------------------------------------------------------------------------------
+# --- the guide ------------------------------------------------------------------------------------
 
 
-def look(batch: int = 2) -> Look:
+def look(batch: int = 2) -> ImageEvidence:
     x = torch.rand(batch, 3, 8, 16, dtype=torch.float64, generator=inverse.seeded("look"))
     noise = torch.full((1, 8, 16), torch.inf, dtype=torch.float64)
     noise[:, :, :6] = 0.0
-    return Look(x, torch.tensor(0.1).double(), x.flip(0) / 2, x, noise)
+    return ImageEvidence(x, torch.tensor(0.1).double(), x.flip(0) / 2, x, noise)
 
 
 @pytest.mark.parametrize("drawn", ["independent", "joint"])
@@ -200,11 +200,11 @@ def test_the_moments_are_those_of_decoded_draws(drawn):
     """Of one block alone as of two; seen pixels as x0_hat has them; the codec's error is in every variance."""
     both, g = look(), guide(drawn=drawn, draws=64)
     mean, variance = g.moments(both, inverse.Generators.for_samples(0, 2, 1))
-    assert torch.equal(mean[both.seen], both.x0_hat[both.seen])
+    assert torch.equal(mean[both.measured], both.x0_hat[both.measured])
     assert variance.min() >= 0.1**2
     assert variance.max() < 0.5**2 + 0.1**2 + 0.01
     again, _ = g.moments(
-        Look(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise),
+        ImageEvidence(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise),
         inverse.Generators.for_samples(0, 1, 1, first_image=1),
     )
     torch.testing.assert_close(again[0], mean[1], rtol=0, atol=1e-12)
@@ -214,7 +214,7 @@ def test_independent_codes_follow_the_published_mixture():
     """p ~ predictive^(1 - f) w^f, by frequencies within 4 standard errors."""
     g, fraction = guide(draws=20_000), torch.tensor([[0.0, 0.25, 0.5, 1.0]]).double()
     evidence = torch.randn(1, 4, 6, dtype=torch.float64, generator=inverse.seeded("evidence"))
-    drawn = g.sampled(evidence, fraction, inverse.Generators([inverse.seeded("draws")]))
+    drawn = g.draw_codes(evidence, fraction, inverse.Generators([inverse.seeded("draws")]))
     f = fraction[..., None]
     p = (
         g.circuit.beliefs(evidence).predictive.log() * (1 - f) + f * evidence.log_softmax(-1)
@@ -227,11 +227,11 @@ def test_blocks_of_codes_come_back_where_they_were():
     g = guide()
     codes = torch.arange(2 * 4 * 6).reshape(2, 4, 6, 1)
     assert torch.equal(
-        g.unblocked(g.blocked(codes)[..., 0][:, None], torch.Size((2, 4, 6)))[:, 0], codes[..., 0]
+        g.unblocks(g.blocks(codes)[..., 0][:, None], torch.Size((2, 4, 6)))[:, 0], codes[..., 0]
     )
 
 
-# --- files, the command, refusals -------------------------------------------------------------------------------------
+# --- files, the command, refusals -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def test_a_codec_that_belongs_to_another_circuit_is_refused(files, tmp_path):
     (tmp_path / "mine.json").unlink()
     with pytest.raises(
         PriorError,
-        match=r"circuit tokens: was trained on codes of mine, whose card .*mine\.json is missing; put that codec",
+        match=r"circuit tokens was trained on codes of mine, whose card .*mine\.json is missing; put that codec",
     ):
         load_guide(tmp_path / "tokens.safetensors")
 

@@ -13,9 +13,9 @@ import inverse
 from inverse.errors import OptionError, UnsupportedError
 from inverse_plugins.circuits.cards import load_circuit, save_circuit
 from inverse_plugins.circuits.circuit import Circuit
-from inverse_plugins.circuits.fit import log_likelihoods
+from inverse_plugins.circuits.expectation_maximisation import log_likelihoods
 from inverse_plugins.circuits.graph import RegionGraph
-from inverse_plugins.circuits.pixels import CircuitPrior, looks
+from inverse_plugins.circuits.pixel_circuit import CircuitPrior, pixel_moments
 
 pytest_plugins = "cli_fixtures"
 
@@ -29,9 +29,7 @@ def chain(path: Path, seed: int, sharp: int = 4) -> Path:
     circuit = Circuit(RegionGraph.tree([-1, 0, 1, 2]), 4, 3, generator=generator)
     circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)
     for i in range(1, 4):
-        getattr(circuit, f"weight_{i}").copy_(
-            torch.rand(1, 4, 4, generator=generator) ** sharp + 0.01
-        )
+        circuit.weight(i).copy_(torch.rand(1, 4, 4, generator=generator) ** sharp + 0.01)
     save_circuit(circuit, path)
     return path
 
@@ -140,8 +138,8 @@ def test_the_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
     seen = -0.5 * ((y.reshape(4) - pictures).square() / noise.reshape(4)).sum(-1)
     expected = (near + seen).logsumexp(1) - near.logsumexp(1)
     given, alone = (
-        looks(circuit, u.detach(), variance, y, noise),
-        looks(circuit, u.detach(), variance, y, nothing),
+        pixel_moments(circuit, u.detach(), variance, y, noise),
+        pixel_moments(circuit, u.detach(), variance, y, nothing),
     )
     twist = given.log_likelihood - alone.log_likelihood
     torch.testing.assert_close(
@@ -151,7 +149,7 @@ def test_the_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
     torch.testing.assert_close(given.mean - alone.mean, variance * gradient, rtol=0, atol=1e-9)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):

@@ -17,9 +17,9 @@ from inverse.errors import OptionError, PriorError, UnsupportedError
 from inverse.seeding import SharedStream
 from inverse_plugins.circuits.cards import load_circuit, save_circuit
 from inverse_plugins.circuits.circuit import Circuit
-from inverse_plugins.circuits.fit import log_likelihoods
+from inverse_plugins.circuits.expectation_maximisation import log_likelihoods
 from inverse_plugins.circuits.graph import RegionGraph
-from inverse_plugins.circuits.pixels import CircuitPrior
+from inverse_plugins.circuits.pixel_circuit import CircuitPrior
 
 pytest_plugins = "cli_fixtures"
 
@@ -59,7 +59,7 @@ def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
     return masked(prior, prior.decode(prior.sample(2, inverse.seeded("steering"))), seen, sigma_y)
 
 
-# --- nothing and everything -------------------------------------------------------------------------------------------
+# --- nothing and everything -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -104,7 +104,7 @@ def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp
     circuit = Circuit(RegionGraph.tree([-1, 0, 1, 2]), 4, 3, generator=generator)
     circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)  # pixels that say much about each other
     for i in range(1, 4):
-        getattr(circuit, f"weight_{i}").copy_(torch.rand(1, 4, 4, generator=generator) ** 4 + 0.01)
+        circuit.weight(i).copy_(torch.rand(1, 4, 4, generator=generator) ** 4 + 0.01)
     path = tmp_path / "law.safetensors"
     save_circuit(circuit, path)
     circuit = load_circuit(path).double()
@@ -138,7 +138,7 @@ def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp
     assert base > steered + 0.05
 
 
-# --- in between -------------------------------------------------------------------------------------------------------
+# --- in between -----------------------------------------------------------------------------------
 
 
 def test_the_share_follows_the_published_schedule():
@@ -208,12 +208,12 @@ def test_the_step_variance_is_the_ancestral_samplers():
     """beta_tilde = (1 - ab') / (1 - ab) (1 - ab / ab'), ab = 1 / (1 + sigma^2), from the definition of the VP chain."""
     posterior, method = eight_by_eight(), inverse.get_method("tractable-steering")
     s, t = torch.tensor(3.0, dtype=torch.float64), torch.tensor(2.5, dtype=torch.float64)
-    _, v = method._denoiser(posterior, normal(2, 3, 8, 8), s, t, None)
+    _, v = method.denoiser_moments(posterior, normal(2, 3, 8, 8), s, t, None)
     ab, before = 1 / (1 + s**2), 1 / (1 + t**2)
     assert float(v) == pytest.approx(float((1 - before) / (1 - ab) * (1 - ab / before)))
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
@@ -255,7 +255,7 @@ def test_a_replaced_denoiser_has_no_jacobian():
         posterior.tweedie(normal(2, 3, 8, 8), 1.0)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
@@ -314,7 +314,7 @@ def test_a_circuit_that_is_not_there_is_refused(name, words):
         load_circuit(name)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("structure", ["hclt", "quad"])

@@ -111,10 +111,12 @@ def test_ties_are_broken_uniformly():
 
 def test_ranks_of_every_member_are_those_of_each_in_the_truths_place():
     x = normal(3, 5, 2)
-    found = exchangeability.members_ranks(x, inverse.seeded(0))
+    member_ranks = exchangeability.members_ranks(x, inverse.seeded(0))
     for k in range(5):
         order = [k, *(j for j in range(5) if j != k)]
-        assert torch.equal(found[:, k], exchangeability.ranks(x[:, order], inverse.seeded(0)))
+        assert torch.equal(
+            member_ranks[:, k], exchangeability.ranks(x[:, order], inverse.seeded(0))
+        )
 
 
 def test_three_decibel_table_is_the_definition_and_its_casts_cancel():
@@ -249,13 +251,13 @@ def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
 
 
 def test_holm_steps_down():
-    found = diagnostics.holm(
+    adjusted = diagnostics.holm(
         [
             diagnostics.Check(name, p_value=p)
             for name, p in [("a", 0.01), ("b", 0.04), ("c", 0.03), ("d", 0.005), ("e", None)]
         ]
     )
-    assert {c.name: c.adjusted for c in found} == {
+    assert {c.name: c.adjusted for c in adjusted} == {
         "a": pytest.approx(0.03),
         "b": pytest.approx(0.06),
         "c": pytest.approx(0.06),
@@ -278,11 +280,11 @@ def test_linear_quantities_of_an_image():
 
 
 def test_report_is_plain_data():
-    found = diagnostics.report(
+    report = diagnostics.report(
         diagnostics.Simulations(normal(20, 5, 1, 2), normal(20, 1, 2, seed=1))
     )
-    data = json.loads(json.dumps(found.to_dict()))
-    assert data["verdict"] == ("calibrated" if found.calibrated else "not calibrated")
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["verdict"] == ("calibrated" if report.calibrated else "not calibrated")
     assert {c["name"] for c in data["checks"]} >= {
         "3 dB ratio",
         "PIT",
@@ -319,12 +321,12 @@ def test_exact_sampler_is_accused_at_most_at_the_level():
 
 
 def test_only_solving_alone_shows_standardised_noise():
-    found = diagnostic_power.diagnose(
+    report = diagnostic_power.diagnose(
         diagnostic_power.Conjugate.of(inverse.get_problem("gaussian", side=6)),
         diagnostic_power.batch_standardised_noise,
         0,
     )
-    assert found.objections == ("batch independence",)
+    assert report.objections == ("batch independence",)
 
 
 @pytest.mark.parametrize("problem", [("gaussian", {"side": 3, "view": "random"}), ("bimodal", {})])
@@ -403,17 +405,17 @@ def check(diagnosis, name):
 
 
 def test_masked_heteroscedastic_noise_is_accounted_for():
-    found = inverse.diagnose(Scales(), ScalesExact, simulations=150, dtype=torch.float64)
-    assert found.calibrated
-    assert found.exact_prior
-    residual = check(found, "residual chi-square")
+    diagnosis = inverse.diagnose(Scales(), ScalesExact, simulations=150, dtype=torch.float64)
+    assert diagnosis.calibrated
+    assert diagnosis.exact_prior
+    residual = check(diagnosis, "residual chi-square")
     assert "6 measurements" in residual.detail
     assert abs(residual.statistic - 1) < 4 * math.sqrt(2 / (6 * 150))
 
 
 def test_batch_coupling_is_found_through_the_engine():
-    found = inverse.diagnose(Scales(), ScalesExact(couple=True), simulations=30)
-    assert "batch independence" in found.report.objections
+    diagnosis = inverse.diagnose(Scales(), ScalesExact(couple=True), simulations=30)
+    assert "batch independence" in diagnosis.report.objections
 
 
 def test_same_seed_same_diagnosis():
@@ -455,27 +457,27 @@ class Jitter(inverse.Method):
 
 
 def test_held_out_truths_and_noise_that_is_not_gaussian_are_named():
-    found = inverse.diagnose(Counts(), Jitter, samples=5)
-    assert not found.exact_prior
-    assert "held out" in found.notes[0]
-    assert found.report.images == 12
-    assert "PoissonNoise(0.1), not Gaussian" in check(found, "residual chi-square").detail
-    assert "log-likelihood" in found.report.curves["sbc"]
-    assert "linear operator and Gaussian noise" in check(found, "TARP, A^+ y").detail
+    diagnosis = inverse.diagnose(Counts(), Jitter, samples=5)
+    assert not diagnosis.exact_prior
+    assert "held out" in diagnosis.notes[0]
+    assert diagnosis.report.images == 12
+    assert "PoissonNoise(0.1), not Gaussian" in check(diagnosis, "residual chi-square").detail
+    assert "log-likelihood" in diagnosis.report.curves["sbc"]
+    assert "linear operator and Gaussian noise" in check(diagnosis, "TARP, A^+ y").detail
 
 
 def test_noiseless_measurements_have_no_likelihood():
     truths = [normal(1, 8, 8, seed=i).float() for i in range(10)]
-    found = inverse.diagnose(
+    diagnosis = inverse.diagnose(
         inverse.get_problem("denoise", sigma_y=0),
         Jitter,
         samples=5,
         prior=inverse.FlatPrior((1, None, None)),
         truths=truths,
     )
-    assert check(found, "residual chi-square").detail == "skipped: sigma_y is 0"
-    assert "no log-likelihood: sigma_y is 0" in check(found, "SBC ECDF").detail
-    assert "log-likelihood" not in found.report.curves["sbc"]
+    assert check(diagnosis, "residual chi-square").detail == "skipped: sigma_y is 0"
+    assert "no log-likelihood: sigma_y is 0" in check(diagnosis, "SBC ECDF").detail
+    assert "log-likelihood" not in diagnosis.report.curves["sbc"]
 
 
 def test_unusable_ground_truths_are_refused():

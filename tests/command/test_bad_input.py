@@ -113,10 +113,10 @@ def test_other_files_of_a_folder_are_named_once(solve, tmp_path):
         write_picture(tmp_path / "photos" / name)
     for name in ("notes.txt", ".hidden"):
         (tmp_path / "photos" / name).write_text("hello")
-    found = solve("--input", "photos")
-    assert found.code == 0
+    outcome = solve("--input", "photos")
+    assert outcome.code == 0
     known = ".bmp, .h5, .hdf5, .jpeg, .jpg, .npy, .png, .tif, .tiff, .webp"
-    assert found.err.splitlines() == [
+    assert outcome.err.splitlines() == [
         f"inverse: warning: photos: skipped moving.gif, notes.txt; read are {known}"
     ]
 
@@ -795,12 +795,12 @@ def holes(command, tmp_path):
 
 @pytest.mark.filterwarnings("default")
 def test_particles_with_nan_are_reported_in_one_line_and_counted(holes):
-    found = holes("--method", "afdps", "--set", "particles=64", "steps=20")
-    (line,) = found.err.splitlines()
-    assert found.code == 0
+    outcome = holes("--method", "afdps", "--set", "particles=64", "steps=20")
+    (line,) = outcome.err.splitlines()
+    assert outcome.code == 0
     assert line.startswith("inverse: warning: ")
     assert "of 64 particles have NaN at noise level sigma = 80" in line
-    trace = inverse.Result.load(found.path / "result.h5").provenance["trace"]
+    trace = inverse.Result.load(outcome.path / "result.h5").provenance["trace"]
     assert trace[-1]["quarantined"] >= int(line.split("warning: ")[1].split()[0])
 
 

@@ -172,10 +172,10 @@ def test_measurements_are_solved_in_batches(solve, photos):
 
 def test_seconds_of_an_image_are_its_share_of_the_batch(solve, photos):
     solve("--input", photos, "--method", "red-diff", "--steps", 2, "--batch", 5)
-    found = load("out/a")
-    assert found.provenance["batch"]["images"] == 5
-    assert found.seconds == pytest.approx(found.provenance["batch"]["seconds"] / 5)
-    assert found.cost.rows == 5
+    result = load("out/a")
+    assert result.provenance["batch"]["images"] == 5
+    assert result.seconds == pytest.approx(result.provenance["batch"]["seconds"] / 5)
+    assert result.cost.rows == 5
 
 
 def test_batch_size_follows_speed_and_memory(solve, photos):

@@ -124,7 +124,7 @@ def test_verify_takes_images(command, tiny_prior, tmp_path):
         tmp_path / "images.npz",
         images=np.random.default_rng(0).integers(0, 255, (3, 20, 24, 3), dtype=np.uint8),
     )
-    found = json.loads(
+    record = json.loads(
         command(
             "prior",
             "verify",
@@ -136,7 +136,7 @@ def test_verify_takes_images(command, tiny_prior, tmp_path):
             "--json",
         ).out
     )
-    assert len(found["levels"]) == 10
+    assert len(record["levels"]) == 10
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 20, 24, 3), np.uint8))
     command("prior", "verify", tiny_prior, "--images", tmp_path / "one.npz", "--side", 16).refused(
         "holds 1 image", "two are needed"

@@ -175,8 +175,8 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(solve, tmp_path):
         )
     ]
     solve("--input", *paths)
-    found = [load(folder).provenance["input"] for folder in sorted(Path("out").iterdir())]
-    assert found == [str(path) for path in paths]
+    inputs = [load(folder).provenance["input"] for folder in sorted(Path("out").iterdir())]
+    assert inputs == [str(path) for path in paths]
 
 
 def test_inputs_have_independent_noise(solve, tmp_path):
@@ -514,11 +514,11 @@ def test_commands_import_only_what_they_need(arguments, forbidden):
         f"import sys, inverse.command.app as c; sys.argv = ['inverse', *{arguments!r}]\n"
         "try: c.main()\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True
     )
-    assert found.stderr == ""
-    loaded = found.stdout.splitlines()[-1]
+    assert process.stderr == ""
+    loaded = process.stdout.splitlines()[-1]
     assert [name for name in forbidden if f"'{name}'" in loaded] == []
 
 

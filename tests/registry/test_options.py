@@ -97,9 +97,9 @@ class Everything(Base):
     ],
 )
 def test_value_is_parsed_by_the_type_of_its_field(name, given, expected):
-    found = values(build(Everything, {name: given}))[name.replace("-", "_").rstrip("_")]
-    assert found == expected
-    assert type(found) is type(expected)
+    parsed = values(build(Everything, {name: given}))[name.replace("-", "_").rstrip("_")]
+    assert parsed == expected
+    assert type(parsed) is type(expected)
 
 
 @pytest.mark.parametrize(

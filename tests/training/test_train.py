@@ -197,9 +197,9 @@ def test_sources_read_alike_from_folder_npz_jpeg_pack_and_hdf5(images, tmp_path)
         labels=np.zeros(len(files)),
     )
     for source in (folder, tmp_path / "a.npz", tmp_path / "a.h5", tmp_path / "pack.npz"):
-        found = load_images(source, 16, 3)
-        assert len(found) == len(images)
-        assert all(np.array_equal(a, b) for a, b in zip(found, images, strict=True)), source
+        loaded = load_images(source, 16, 3)
+        assert len(loaded) == len(images)
+        assert all(np.array_equal(a, b) for a, b in zip(loaded, images, strict=True)), source
 
 
 def png_bytes(image):

@@ -145,10 +145,10 @@ def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
     made = exact_cases.reference("blur", SAMPLES)
     for seed in range(3):
-        found = exact_cases.figures(
+        values = exact_cases.figures(
             made, made.exact.sample(SAMPLES, seeded("again", seed)).flatten(1)
         )
-        assert all(made.excess(name, value) < 5 for name, value in found.items())
+        assert all(made.excess(name, value) < 5 for name, value in values.items())
     assert made.prior["W2"] > 10 * made.values["W2"]
     assert made.values["cover 90 %"] == pytest.approx(0.9, abs=0.01)
 

@@ -1,4 +1,4 @@
-"""The two adapters to deepinv: our methods in its loop, its models in ours."""
+"""Methods as deepinv reconstructors, and deepinv reconstructors as methods."""
 
 import torch
 
@@ -20,12 +20,11 @@ def test_as_reconstructor_equals_solve():
     physics = posterior.operator.clone()
     physics.set_noise_model(inverse.physics.GaussianNoise(0.02))
     x_hat = inverse.as_reconstructor(method, prior)(posterior.y, physics)
-    torch.testing.assert_close(
-        x_hat, inverse.solve(posterior, method).mean, atol=1e-4, rtol=0
-    )  # deepinv keeps sigma in float32
+    expected = inverse.solve(posterior, method).mean
+    torch.testing.assert_close(x_hat, expected, atol=1e-4, rtol=0)  # deepinv's sigma is float32
 
 
-def test_as_reconstructor_leaves_y_and_physics_alone():
+def test_as_reconstructor_does_not_modify_y_and_physics():
     prior, posterior = blurred()
     y, physics = posterior.y.clone(), posterior.operator
     kernel = physics.filter.clone()
@@ -45,17 +44,17 @@ def test_from_reconstructor_equals_the_direct_call():
     )
 
 
-def test_a_reconstructor_that_writes_into_y_and_draws_globally_harms_nobody():
+def test_side_effects_of_a_reconstructor_are_contained():
     _, posterior = blurred()
 
-    def rude(y, physics):
+    def reconstruct_with_side_effects(y, physics):
         y.zero_()
         physics.filter = None
         return torch.rand(1, 3, 16, 16)
 
     y, state = posterior.y.clone(), torch.get_rng_state()
-    first = inverse.solve(posterior, inverse.from_reconstructor(rude))
-    second = inverse.solve(posterior, inverse.from_reconstructor(rude))
+    first = inverse.solve(posterior, inverse.from_reconstructor(reconstruct_with_side_effects))
+    second = inverse.solve(posterior, inverse.from_reconstructor(reconstruct_with_side_effects))
     assert torch.equal(posterior.y, y)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.samples, second.samples)

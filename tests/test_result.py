@@ -1,4 +1,4 @@
-"""Results: what is saved comes back, weights mean what they say, and a file is whole or not there."""
+"""Results: files, atomic writes, weighted means and deviations, draws, costs."""
 
 import math
 from pathlib import Path
@@ -40,39 +40,39 @@ def result(images=2, samples=5, weighted=False, shape=(3, 4, 6), **more):
 
 TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 
-# --- on disk ----------------------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", [*TENSORS, "cost", "seconds", "interrupted", "provenance"])
-def test_what_is_saved_comes_back(tmp_path, name, weighted):
+def test_saved_fields_are_loaded(tmp_path, name, weighted):
     before = result(weighted=weighted, interrupted=True)
     before.save(tmp_path / "result.h5")
     after = Result.load(tmp_path / "result.h5")
-    found, expected = getattr(after, name), getattr(before, name)
-    assert torch.equal(found, expected) if torch.is_tensor(expected) else found == expected
+    loaded, saved = getattr(after, name), getattr(before, name)
+    assert torch.equal(loaded, saved) if torch.is_tensor(saved) else loaded == saved
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_precision_survives(tmp_path, dtype):
+def test_the_dtype_is_kept(tmp_path, dtype):
     before = result(samples=1)
     before = Result(**{**vars(before), "samples": normal(2, 1, 3, 4, 6).to(dtype)})
     before.save(tmp_path / "result.h5")
     assert torch.equal(Result.load(tmp_path / "result.h5").samples, before.samples)
 
 
-def test_what_is_unknown_stays_unknown(tmp_path):
+def test_missing_fields_stay_missing(tmp_path):
     result(truth=None).save(tmp_path / "result.h5")
     after = Result.load(tmp_path / "result.h5")
     assert after.truth is after.log_weights is after.log_evidence is None
 
 
-def test_nan_misfits_survive(tmp_path):
+def test_nan_misfits_are_loaded(tmp_path):
     result(misfit=torch.full((2, 5), math.nan)).save(tmp_path / "result.h5")
     assert torch.isnan(Result.load(tmp_path / "result.h5").misfit).all()
 
 
-def test_a_solve_survives_with_its_account(tmp_path, gaussian_posterior):
+def test_the_result_of_a_solve_is_loaded_with_its_cost_and_options(tmp_path, gaussian_posterior):
     before = inverse.solve(gaussian_posterior(), "diffpir", samples=2)
     before.save(tmp_path / "result.h5")
     after = Result.load(tmp_path / "result.h5")
@@ -82,16 +82,16 @@ def test_a_solve_survives_with_its_account(tmp_path, gaussian_posterior):
 
 
 def test_a_tensor_that_is_a_view_can_be_saved(tmp_path):
-    """Not contiguous, as the part of a larger batch."""
+    """A view of a larger batch is not contiguous."""
     before = result(truth=normal(2, 4, 6, 3).float().movedim(-1, 1))
     before.save(tmp_path / "result.h5")
     assert torch.equal(Result.load(tmp_path / "result.h5").truth, before.truth)
 
 
-# --- whole or not there -----------------------------------------------------------------------------------------------
+# --- atomic writes -------------------------------------------------------------------------------
 
 
-def fail_half_way(path, error):
+def interrupt_write(path, error):
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         raise error
@@ -99,14 +99,14 @@ def fail_half_way(path, error):
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fail_half_way(tmp_path / "result.h5", KeyboardInterrupt())
+        interrupt_write(tmp_path / "result.h5", KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     (tmp_path / "result.h5").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
-        fail_half_way(tmp_path / "result.h5", OSError("disk full"))
+        interrupt_write(tmp_path / "result.h5", OSError("disk full"))
     assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("result.h5", b"old")]
 
 
@@ -118,13 +118,13 @@ def test_a_finished_write_replaces_the_old_file(tmp_path):
 
 
 def test_a_save_that_fails_half_way_leaves_nothing(tmp_path):
-    """A cost that cannot be written as JSON comes after the datasets."""
+    """The cost is written after the datasets and cannot be written as JSON."""
     with pytest.raises(TypeError):
         result(cost=Cost(rows=torch.zeros(2))).save(tmp_path / "result.h5")
     assert list(tmp_path.iterdir()) == []
 
 
-# --- files that are no results ----------------------------------------------------------------------------------------
+# --- invalid files -------------------------------------------------------------------------------
 
 
 def saved(folder):
@@ -178,7 +178,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_the_users_error(tmp_path, damage):
+def test_a_damaged_file_is_an_input_error(tmp_path, damage):
     path = saved(tmp_path)
     damage(path)
     with pytest.raises(InputError, match=r"result\.h5"):
@@ -190,11 +190,11 @@ def test_a_missing_file_is_named(tmp_path):
         Result.load(tmp_path / "nothing.h5")
 
 
-# --- mean and standard deviation --------------------------------------------------------------------------------------
+# --- mean and standard deviation -----------------------------------------------------------------
 
 
 def test_equal_weights_give_numpys_mean_and_deviation():
-    """Float32 sums of five numbers: 1e-6."""
+    """Float32 sums of five numbers, hence 1e-6."""
     r = result()
     np.testing.assert_allclose(r.mean, r.samples.numpy().mean(1), rtol=0, atol=1e-6)
     np.testing.assert_allclose(r.std, r.samples.numpy().std(1, ddof=1), rtol=0, atol=1e-6)
@@ -214,7 +214,7 @@ def test_the_weighted_mean_is_numpys_average():
 
 
 def test_the_weighted_deviation_is_numpys_with_reliability_weights():
-    """sum w (x - mean)^2 / (1 - sum w^2), numpy's cov with aweights."""
+    """sum w (x - mean)^2 / (1 - sum w^2): numpy's cov with aweights."""
     r = result(weighted=True)
     for i in range(2):
         expected = [
@@ -224,7 +224,7 @@ def test_the_weighted_deviation_is_numpys_with_reliability_weights():
         np.testing.assert_allclose(r.std[i].flatten(), np.sqrt(expected), rtol=0, atol=1e-5)
 
 
-def test_equal_log_weights_are_no_weights():
+def test_equal_log_weights_equal_no_weights():
     a, b = result(), result(log_weights=torch.zeros(2, 5))
     torch.testing.assert_close(a.mean, b.mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(a.std, b.std, rtol=0, atol=1e-6)
@@ -233,18 +233,17 @@ def test_equal_log_weights_are_no_weights():
 def test_a_particle_of_weight_zero_does_not_count():
     log_weights = torch.zeros(2, 5)
     log_weights[:, -1] = -math.inf
-    with_it = result(log_weights=log_weights)
-    without_it = result(samples=4)
-    without_it = Result(**{**vars(without_it), "samples": with_it.samples[:, :4]})
-    torch.testing.assert_close(with_it.mean, without_it.mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(with_it.std, without_it.std, rtol=0, atol=1e-6)
+    weighted = result(log_weights=log_weights)
+    smaller = Result(**{**vars(result(samples=4)), "samples": weighted.samples[:, :4]})
+    torch.testing.assert_close(weighted.mean, smaller.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weighted.std, smaller.std, rtol=0, atol=1e-6)
 
 
-def test_one_sample_has_no_deviation():
+def test_the_deviation_of_one_sample_is_zero():
     assert (result(samples=1).std == 0).all()
 
 
-def test_one_surviving_particle_has_a_finite_deviation():
+def test_the_deviation_of_one_weighted_particle_is_zero():
     log_weights = torch.full((2, 5), -math.inf)
     log_weights[:, 2] = 0
     r = result(log_weights=log_weights)
@@ -252,7 +251,7 @@ def test_one_surviving_particle_has_a_finite_deviation():
     assert (r.std == 0).all()
 
 
-# --- one sample, and equally weighted samples ---------------------------------------------------------------------------
+# --- the best sample, and draws ------------------------------------------------------------------
 
 
 def test_the_best_sample_has_the_largest_weight():
@@ -261,14 +260,14 @@ def test_the_best_sample_has_the_largest_weight():
         assert torch.equal(r.best[i], r.samples[i, int(r.log_weights[i].argmax())])
 
 
-def test_draws_repeat_each_sample_in_proportion_to_its_weight():
-    """Over 20000 draws, within 4 standard errors of a frequency."""
+def test_draws_have_frequencies_equal_to_the_weights():
+    """Frequencies of 20000 draws, within 4 standard errors."""
     r = result(
         log_weights=torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0], [0.0, 0.1, 0.1, 0.4, 0.4]]).log()
     )
-    drawn = r.draw(20000)
+    draws = r.draw(20000)
     for i in range(2):
-        frequency = (drawn[i][:, None, 0, 0, 0] == r.samples[i][None, :, 0, 0, 0]).double().mean(0)
+        frequency = (draws[i][:, None, 0, 0, 0] == r.samples[i][None, :, 0, 0, 0]).double().mean(0)
         w = r.weights[i].double()
         assert ((frequency - w).abs() <= 4 * (w * (1 - w) / 20000).sqrt()).all()
 
@@ -280,10 +279,10 @@ def test_draws_depend_on_their_seed_alone():
 
 
 def test_draws_of_equal_weights_are_samples():
-    drawn = result().draw(3)
-    assert drawn.shape == (2, 3, 3, 4, 6)
+    draws = result().draw(3)
+    assert draws.shape == (2, 3, 3, 4, 6)
     assert all(
-        (drawn[i, j] == result().samples[i]).flatten(1).all(1).any()
+        (draws[i, j] == result().samples[i]).flatten(1).all(1).any()
         for i in range(2)
         for j in range(3)
     )
@@ -300,12 +299,12 @@ def test_the_effective_size_of_equal_weights_is_their_number():
     )
 
 
-def test_no_draws_are_refused():
+def test_a_draw_of_no_samples_is_refused():
     with pytest.raises(OptionError, match="count must be at least 1, got 0"):
         result().draw(0)
 
 
-# --- the account ------------------------------------------------------------------------------------------------------
+# --- costs ---------------------------------------------------------------------------------------
 
 
 def test_costs_are_per_sample():
@@ -315,7 +314,7 @@ def test_costs_are_per_sample():
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_cost_of_red_diff_is_its_steps(gaussian_posterior, samples):
-    """One prior evaluation a step, and no VJP."""
+    """One prior evaluation per step, and no VJP."""
     cost = inverse.solve(
         gaussian_posterior(), inverse.get_method("red-diff", steps=7), samples=samples
     ).cost
@@ -323,7 +322,7 @@ def test_the_cost_of_red_diff_is_its_steps(gaussian_posterior, samples):
 
 
 def test_misfit_is_near_one_for_the_truth(gaussian_posterior):
-    """The mean of chi-square over 2 x 192 measurements, within 4 standard errors of sqrt(2 / 384)."""
+    """Mean chi-square of 2 x 192 measurements, within 4 standard errors of sqrt(2 / 384)."""
     from inverse.engine import residual_chi_square
 
     posterior = gaussian_posterior("denoise")
@@ -332,11 +331,11 @@ def test_misfit_is_near_one_for_the_truth(gaussian_posterior):
 
 
 def test_scoring_a_result_is_not_counted(gaussian_posterior):
-    """Nor is an observer that asks for the misfit of every iterate."""
-    posterior, seen = gaussian_posterior("denoise"), []
-    watched = inverse.solve(posterior, "diffpir", observers=[lambda *a: seen.append(a[3]())])
-    assert len(seen) == 100
-    assert watched.cost == inverse.solve(posterior, "diffpir").cost
+    """An observer that computes the misfit of every iterate is not counted either."""
+    posterior, misfits = gaussian_posterior("denoise"), []
+    observed = inverse.solve(posterior, "diffpir", observers=[lambda *a: misfits.append(a[3]())])
+    assert len(misfits) == 100
+    assert observed.cost == inverse.solve(posterior, "diffpir").cost
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Streams named by what they are for: independent of batch, order and the global generator; 0 is a seed like any other."""
+"""Random streams: independent of batch, order and the global generator; 0 is an ordinary seed."""
 
 import pytest
 import torch
@@ -33,12 +33,12 @@ def test_the_same_key_gives_the_same_stream():
 
 
 def test_a_stream_is_the_same_on_every_machine():
-    """Recorded: a change here would change every published result."""
+    """A recorded seed; if it changed, every published result would change."""
     assert seeded(0, "image", 0, "sample", 0).initial_seed() == 8120533913712005212
 
 
 @pytest.mark.usefixtures("unchanged_randomness")
-def test_the_global_generator_is_never_touched():
+def test_the_global_generator_is_not_used():
     g = Generators.for_samples(0, 2, 2)
     g.randn_like(torch.zeros(4, 3))
     g.rand_like(torch.zeros(4, 3))
@@ -58,7 +58,7 @@ def test_a_negative_seed_is_refused():
         seeded(-1, "noise")
 
 
-def test_rows_are_all_samples_of_image_0_then_of_image_1():
+def test_rows_are_ordered_by_image_then_by_sample():
     draws = Generators.for_samples(5, 2, 3).randn_like(torch.zeros(6, 4))
     expected = torch.stack(
         [numbers(seeded(5, "image", i, "sample", j)) for i in range(2) for j in range(3)]
@@ -66,14 +66,14 @@ def test_rows_are_all_samples_of_image_0_then_of_image_1():
     assert torch.equal(draws, expected)
 
 
-def test_first_image_continues_where_the_last_part_ended():
+def test_parts_with_a_first_image_equal_the_whole():
     like = torch.zeros(2, 4)
     whole = Generators.for_samples(5, 4, 1).randn_like(torch.zeros(4, 4))
     parts = [Generators.for_samples(5, 2, 1, first_image=i).randn_like(like) for i in (0, 2)]
     assert torch.equal(whole, torch.cat(parts))
 
 
-def test_a_row_does_not_depend_on_how_many_others_there_are():
+def test_a_row_does_not_depend_on_the_number_of_rows():
     few, many = (Generators.for_samples(5, 1, n).randn_like(torch.zeros(n, 4)) for n in (2, 7))
     assert torch.equal(few, many[:2])
 
@@ -83,14 +83,14 @@ def test_rows_of_a_batch_differ():
     assert len({tuple(row.tolist()) for row in draws}) == 16
 
 
-def test_permutations_are_permutations_of_their_own():
+def test_each_row_has_its_own_permutation():
     rows = Generators.for_samples(0, 1, 8).permutations(20)
     assert torch.equal(rows.sort(1).values, torch.arange(20).expand(8, 20))
     assert len({tuple(row.tolist()) for row in rows}) == 8
 
 
 def test_normal_draws_are_normal():
-    """200000 numbers over 100 rows: mean and variance within 4 standard errors; correlation of neighbouring rows too."""
+    """Mean, variance and correlation of rows for 200000 draws, within 4 standard errors."""
     z = Generators.for_samples(0, 10, 10).randn_like(torch.zeros(100, 2000, dtype=torch.float64))
     n = z.numel()
     assert z.mean().abs() < 4 / n**0.5
@@ -99,41 +99,41 @@ def test_normal_draws_are_normal():
 
 
 def test_uniform_draws_are_uniform():
-    """Mean within 4 standard errors, sqrt(1 / 12 / n)."""
+    """The mean is within 4 standard errors, sqrt(1 / 12 / n)."""
     u = Generators.for_samples(0, 10, 10).rand_like(torch.zeros(100, 2000, dtype=torch.float64))
     assert ((u >= 0) & (u < 1)).all()
     assert (u.mean() - 0.5).abs() < 4 * (1 / 12 / u.numel()) ** 0.5
 
 
-def test_draws_have_the_dtype_they_are_asked_for():
+def test_draws_have_the_dtype_of_the_argument():
     assert Generators.for_samples(0, 1, 2).randn_like(normal(2, 3)).dtype == torch.float64
 
 
-def test_a_batch_of_another_size_is_a_bug():
+def test_a_batch_of_another_size_raises():
     with pytest.raises(ValueError, match="2 rows were seeded, the batch has 3"):
         Generators.for_samples(0, 1, 2).randn_like(torch.zeros(3, 4))
 
 
-def test_measurement_noise_is_not_the_stream_of_the_method():
-    """Seed 0 of the measurement and seed 0 of the solve are different streams."""
+def test_measurement_and_method_have_different_streams():
+    """Seed 0 of the measurement and seed 0 of the solve give different streams."""
     assert not torch.equal(
         numbers(seeded(0, "measurement", 0)), numbers(Generators.for_samples(0, 1, 1).rows[0])
     )
 
 
-def test_samples_of_an_image_do_not_depend_on_how_many_are_drawn(gaussian_posterior):
-    """For a method without an ensemble."""
+def test_samples_of_an_image_do_not_depend_on_their_number(gaussian_posterior):
+    """It holds for methods without an ensemble."""
     method = inverse.get_method("diffpir", steps=3)
     few, many = (inverse.solve(gaussian_posterior(), method, samples=n).samples for n in (2, 5))
     torch.testing.assert_close(few, many[:, :2], rtol=0, atol=1e-12)
 
 
-def test_a_shared_stream_draws_what_its_generator_would():
-    shared, alone = SharedStream(inverse.seeded(1), 3), inverse.seeded(1)
+def test_a_shared_stream_equals_its_generator():
+    shared, generator = SharedStream(inverse.seeded(1), 3), inverse.seeded(1)
     x = torch.empty(3, 2, dtype=torch.float64)
-    assert torch.equal(
-        shared.randn_like(x), torch.randn(3, 2, generator=alone, dtype=torch.float64)
-    )
-    assert torch.equal(shared.rand_like(x), torch.rand(3, 2, generator=alone, dtype=torch.float64))
+    normal_draws = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    assert torch.equal(shared.randn_like(x), normal_draws)
+    uniform_draws = torch.rand(3, 2, generator=generator, dtype=torch.float64)
+    assert torch.equal(shared.rand_like(x), uniform_draws)
     with pytest.raises(ValueError, match="3 rows"):
         shared.randn_like(x[:2])

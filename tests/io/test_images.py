@@ -1,4 +1,4 @@
-"""Pictures in and out: what is read is what was written, conversions are said, panels show what they should."""
+"""Reading and writing of images, notes on conversions, panels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_compressed_tiff_is_read(tmp_path, compression):
     ("suffix", "settings"),
     [("jpg", {"quality": 95}), ("jpeg", {}), ("webp", {"lossless": True}), ("webp", {})],
 )
-def test_compressed_pictures_are_read_closely(tmp_path, suffix, settings):
+def test_compressed_pictures_are_read_approximately(tmp_path, suffix, settings):
     smooth = np.broadcast_to(
         np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3)
     ).copy()
@@ -93,7 +93,7 @@ def test_sixteen_bits_are_kept(tmp_path, suffix, channels):
     torch.testing.assert_close(picture.pixels, as_tensor(array, 65535), rtol=0, atol=1e-7)
 
 
-def test_floating_point_tiff_is_kept_and_said(tmp_path):
+def test_floating_point_tiff_is_read_with_a_note(tmp_path):
     array = np.random.default_rng(0).random((20, 26, 3), dtype=np.float32)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
     picture = read_image(tmp_path / "a.tif")
@@ -104,7 +104,7 @@ def test_floating_point_tiff_is_kept_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("sixteen", [False, True])
-def test_alpha_is_laid_on_white_and_said(tmp_path, sixteen):
+def test_alpha_is_laid_on_white_with_a_note(tmp_path, sixteen):
     array = pixels(channels=4, dtype=np.uint16 if sixteen else np.uint8)
     path = (
         write_png16(tmp_path / "a.png", array)
@@ -119,20 +119,20 @@ def test_alpha_is_laid_on_white_and_said(tmp_path, sixteen):
     )
 
 
-def test_grey_with_alpha_in_sixteen_bits_says_that_it_loses_some(tmp_path):
+def test_sixteen_bit_grey_with_alpha_notes_its_lost_depth(tmp_path):
     picture = read_image(
         write_png16(tmp_path / "a.png", pixels(channels=2, dtype=np.uint16)), channels=1
     )
     assert "16-bit grey with alpha, read at 8 bits" in picture.notes
 
 
-def test_grey_is_repeated_and_said(tmp_path):
+def test_grey_is_repeated_with_a_note(tmp_path):
     picture = read_image(write_picture(tmp_path / "a.png", pixels(channels=1)))
     assert picture.notes == ("grey repeated to three channels",)
     assert torch.equal(picture.pixels[0], picture.pixels[2])
 
 
-def test_colour_becomes_luma_and_says_so(tmp_path):
+def test_colour_becomes_luma_with_a_note(tmp_path):
     picture = read_image(write_picture(tmp_path / "a.png"), channels=1)
     assert picture.notes == ("colour converted to grey",)
     torch.testing.assert_close(
@@ -140,7 +140,7 @@ def test_colour_becomes_luma_and_says_so(tmp_path):
     )
 
 
-def test_exif_orientation_is_followed_and_said(tmp_path):
+def test_exif_orientation_is_applied_with_a_note(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = write_picture(tmp_path / "a.png", exif=exif)
@@ -151,7 +151,7 @@ def test_exif_orientation_is_followed_and_said(tmp_path):
     )
 
 
-def test_several_pages_are_said(tmp_path):
+def test_the_first_of_several_pages_is_read_with_a_note(tmp_path):
     frames = [Image.fromarray(pixels(seed=i)) for i in range(3)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     picture = read_image(tmp_path / "a.tif")
@@ -160,7 +160,7 @@ def test_several_pages_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "batch of one"])
-def test_array_layouts_are_told_apart(tmp_path, layout):
+def test_array_layouts_are_recognised(tmp_path, layout):
     array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
     stored = {
         "channels first": array,
@@ -172,7 +172,7 @@ def test_array_layouts_are_told_apart(tmp_path, layout):
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65535)])
-def test_integer_arrays_are_scaled_and_said(tmp_path, dtype, largest):
+def test_integer_arrays_are_scaled_with_a_note(tmp_path, dtype, largest):
     np.save(tmp_path / "a.npy", pixels(dtype=dtype))
     picture = read_image(tmp_path / "a.npy")
     assert picture.notes == (f"{np.dtype(dtype)} divided by {largest}",)
@@ -201,7 +201,7 @@ def test_hdf5_with_several_datasets_and_no_y_lists_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.zeros((3, 8, 9), complex), "expected real numbers, found complex128"),
         (np.array(["a", "b"]), "expected real numbers"),
@@ -211,9 +211,9 @@ def test_hdf5_with_several_datasets_and_no_y_lists_them(tmp_path):
         (np.zeros((5, 8, 9)), "has 5 channels, the prior has 3"),
     ],
 )
-def test_unfit_arrays_say_what_was_found(tmp_path, array, said):
+def test_errors_name_the_shape_or_dtype_of_an_array(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_image(tmp_path / "a.npy")
 
 
@@ -221,8 +221,8 @@ def test_unfit_arrays_say_what_was_found(tmp_path, array, said):
 @pytest.mark.parametrize(
     "name", ["a.png", "a16.png", "a.jpg", "a.webp", "a.tif", "a16.tif", "a.npy", "a.h5"]
 )
-def test_truncated_files_are_one_line(tmp_path, capfd, name, keep):
-    data = written(tmp_path / f"whole-{name}").read_bytes()
+def test_truncated_files_give_a_one_line_error(tmp_path, capfd, name, keep):
+    data = write_file(tmp_path / f"whole-{name}").read_bytes()
     path = tmp_path / name
     path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     with pytest.raises(InputError, match=f"^{path}: not a readable .*$"):
@@ -230,8 +230,8 @@ def test_truncated_files_are_one_line(tmp_path, capfd, name, keep):
     assert capfd.readouterr().err == ""
 
 
-def written(path: Path) -> Path:
-    """A whole file of the kind that the name says."""
+def write_file(path: Path) -> Path:
+    """Write a complete file of the format and depth in its name."""
     if path.suffix == ".npy":
         np.save(path, pixels())
     elif path.suffix == ".h5":
@@ -239,9 +239,10 @@ def written(path: Path) -> Path:
             file["y"] = pixels()
     elif path.stem.endswith("16"):
         array = pixels(dtype=np.uint16)
-        write_png16(path, array) if path.suffix == ".png" else tifffile.imwrite(
-            path, array, photometric="rgb"
-        )
+        if path.suffix == ".png":
+            write_png16(path, array)
+        else:
+            tifffile.imwrite(path, array, photometric="rgb")
     else:
         write_picture(path)
     return path
@@ -263,12 +264,9 @@ def test_folder_lists_pictures_by_name(tmp_path):
 def test_png_survives_a_round_trip(tmp_path, shape):
     values = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)) / 255
     write_png(tmp_path / "a.png", values)
-    back = read_image(
-        tmp_path / "a.png", channels=3 if shape[0] == 3 and len(shape) == 3 else 1
-    ).pixels
-    torch.testing.assert_close(
-        back, values if values.ndim == 3 else values[None], rtol=0, atol=1e-6
-    )
+    values = values if values.ndim == 3 else values[None]
+    read = read_image(tmp_path / "a.png", channels=len(values)).pixels
+    torch.testing.assert_close(read, values, rtol=0, atol=1e-6)
 
 
 def test_png_clips_to_the_unit_interval(tmp_path):
@@ -278,7 +276,7 @@ def test_png_clips_to_the_unit_interval(tmp_path):
     )
 
 
-def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", torch.zeros(4, 4))
     before = (tmp_path / "a.png").read_bytes()
 
@@ -315,11 +313,8 @@ def result(
     ("samples", "truth", "tiles"), [(1, False, 2), (1, True, 4), (3, False, 3), (3, True, 5)]
 )
 def test_panel_shows_deviation_with_samples_and_error_with_truth(samples, truth, tiles):
-    assert panel(result(samples, truth)).shape == (
-        3,
-        4 * 20 + 16,
-        tiles * (4 * 26 + 4),
-    )  # 20 x 26 pixels are enlarged four times
+    """20 x 26 pixels are enlarged four times."""
+    assert panel(result(samples, truth)).shape == (3, 4 * 20 + 16, tiles * (4 * 26 + 4))
 
 
 @pytest.mark.parametrize("y_shape", [(3, 5, 6), (1, 18, 24), (3, 20, 26), (3, 40, 60)])

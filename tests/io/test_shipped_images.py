@@ -1,4 +1,4 @@
-"""Images that ship for a prior, and how they are shown."""
+"""Shipped images of a prior, and their panels."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from inverse.problem import shipped_images
 pytest_plugins = "cli_fixtures"
 
 
-def test_a_prior_brings_its_own_images_and_others_get_the_photographs():
-    """By its name; a grey prior without any sees the photographs in grey."""
+def test_a_prior_has_its_own_images_or_the_photographs():
+    """The name of the prior decides; a grey prior without images gets grey photographs."""
     from dataclasses import replace
 
     grey = tiny_network(replace(CONFIG, channels=1))
@@ -29,7 +29,7 @@ def test_a_prior_brings_its_own_images_and_others_get_the_photographs():
 
 
 def test_a_small_picture_is_enlarged_in_the_panel():
-    """28 pixels become 112, under a caption of 16; each a square of four by four."""
+    """Each of 28 pixels becomes a square of 4 by 4, below a caption of 16 pixels."""
     from dataclasses import replace
 
     prior = tiny_network(replace(CONFIG, channels=1))

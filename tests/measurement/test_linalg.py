@@ -1,4 +1,4 @@
-"""Linear solves against dense algebra, and rows that never hear of each other."""
+"""Linear solves compared with dense algebra, and the independence of rows."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def symmetric(eigenvalues, seed=0):
 
 
 def row_by_row(matrix):
-    """v -> M v with arithmetic that is the same whatever the batch size."""
+    """v -> M v with the same arithmetic for every batch size."""
     return lambda v: torch.stack([(matrix * row).sum(1) for row in v])
 
 
@@ -44,7 +44,7 @@ def test_per_row_multiplies_whole_rows():
     assert torch.equal(per_row(a, x) * x, torch.stack([a[i] * x[i] for i in range(3)]))
 
 
-# --- conjugate gradients ----------------------------------------------------------------------------------------------
+# --- conjugate gradients -------------------------------------------------------------------------
 
 
 def test_conjugate_gradient_equals_a_dense_solve():
@@ -72,7 +72,7 @@ def test_conjugate_gradient_from_any_start_equals_a_dense_solve():
     )
 
 
-def test_conjugate_gradient_leaves_its_start_as_it_was():
+def test_conjugate_gradient_does_not_modify_its_start():
     start = normal(5, N, seed=2)
     before = start.clone()
     conjugate_gradient(
@@ -81,7 +81,7 @@ def test_conjugate_gradient_leaves_its_start_as_it_was():
     assert torch.equal(start, before)
 
 
-def test_conjugate_gradient_ends_after_as_many_steps_as_there_are_eigenvalues():
+def test_conjugate_gradient_needs_one_step_per_distinct_eigenvalue():
     """Krylov spaces are exhausted after three distinct eigenvalues; rounding leaves 1e-12."""
     matrix, b = symmetric([1.0] * 4 + [5.0] * 4 + [20.0] * 4), normal(2, N, seed=1)
     torch.testing.assert_close(
@@ -92,7 +92,7 @@ def test_conjugate_gradient_ends_after_as_many_steps_as_there_are_eigenvalues():
     )
 
 
-def test_conjugate_gradient_of_a_singular_consistent_system_has_least_norm():
+def test_conjugate_gradient_of_a_singular_consistent_system_has_minimum_norm():
     matrix = symmetric([0.0] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
     b = normal(3, N, seed=1) @ matrix
     torch.testing.assert_close(
@@ -112,7 +112,7 @@ def test_conjugate_gradient_of_zero_is_zero():
     )
 
 
-def test_conjugate_gradient_ends_at_once_where_the_matrix_is_zero():
+def test_conjugate_gradient_of_the_zero_matrix_stops_at_once():
     calls: list[int] = []
     assert torch.equal(
         conjugate_gradient(
@@ -134,7 +134,7 @@ def test_conjugate_gradient_stops_at_the_relative_residual(tolerance):
 
 
 def test_a_row_does_not_depend_on_the_other_rows():
-    """Bit by bit: rows of different difficulty stop at different steps and are frozen from there."""
+    """Bit by bit: rows converge at different steps and are then frozen."""
     matrix = symmetric(torch.logspace(-2, 2, N))
     eigenvector = torch.linalg.eigh(matrix).eigenvectors[:, 3]
     b = torch.stack(
@@ -152,7 +152,7 @@ def test_a_row_does_not_depend_on_the_other_rows():
     assert torch.equal(together, alone)
 
 
-def test_at_tolerance_zero_every_iteration_runs_and_the_host_asks_for_nothing():
+def test_at_tolerance_zero_all_iterations_run_without_reads_by_the_host():
     matrix, calls = symmetric([1.0, 2.0, 3.0]), []
     for solve in (conjugate_gradient, gmres):
         with host_reads() as reads:
@@ -161,7 +161,7 @@ def test_at_tolerance_zero_every_iteration_runs_and_the_host_asks_for_nothing():
     assert len(calls) == 14
 
 
-def test_a_preconditioner_that_is_the_inverse_needs_one_step():
+def test_the_inverse_as_preconditioner_needs_one_step():
     matrix, b = symmetric(torch.logspace(-2, 2, N)), normal(4, N, seed=1)
     inverse_of = torch.linalg.inv(matrix)
     x = conjugate_gradient(
@@ -171,8 +171,8 @@ def test_a_preconditioner_that_is_the_inverse_needs_one_step():
 
 
 @pytest.mark.parametrize("start", [None, normal(4, N, seed=2)], ids=["from-zero", "from-anywhere"])
-def test_any_preconditioner_leaves_the_solution_as_it_is(start):
-    """One that is far from the inverse: diagonal, over four decades."""
+def test_a_preconditioner_does_not_change_the_solution(start):
+    """A diagonal preconditioner over four decades, far from the inverse."""
     matrix, b, near = (
         symmetric(torch.linspace(0.1, 10, N)),
         normal(4, N, seed=1),
@@ -183,7 +183,7 @@ def test_any_preconditioner_leaves_the_solution_as_it_is(start):
 
 
 def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
-    """Bit by bit, as without."""
+    """Bit by bit, as without a preconditioner."""
     matrix, near = (
         symmetric(torch.logspace(-2, 2, N)),
         torch.logspace(-1, 1, N, dtype=torch.float64),
@@ -203,7 +203,7 @@ def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
     assert torch.equal(together, torch.cat(alone))
 
 
-# --- functions of A A^T -----------------------------------------------------------------------------------------------
+# --- functions of A A^T --------------------------------------------------------------------------
 
 SHAPE = (2, 6, 9)
 DECOMPOSABLE = {
@@ -224,7 +224,7 @@ DECOMPOSABLE = {
     "f", [lambda lam: 1 / (lam + 0.1), lambda lam: torch.exp(-lam)], ids=["inverse", "exponential"]
 )
 def test_functional_calculus_equals_a_dense_function_of_A_At(make, f):
-    """f(0) is not 0 in either case, so that what lies outside the range of A is tested too."""
+    """f(0) is not 0, so that the part of v outside the range of A is tested too."""
     operator = operators.clone(make(), "cpu", torch.float64)
     A = dense(operator, SHAPE)
     eigenvalues, basis = torch.linalg.eigh(A @ A.T)
@@ -240,7 +240,7 @@ def test_functional_calculus_equals_a_dense_function_of_A_At(make, f):
 
 @pytest.mark.parametrize("make", DECOMPOSABLE.values(), ids=DECOMPOSABLE)
 def test_a_filter_of_three_terms_equals_dense_functions_of_At_A(make):
-    """A function of its own for each, one of them 0 at 0, so that what A does not see of x is tested too."""
+    """Three functions, one of them 0 at 0, so that the null space of A is tested too."""
     operator, x = (
         operators.clone(make(), "cpu", torch.float64),
         [normal(3, *SHAPE, seed=seed) for seed in range(3)],
@@ -251,21 +251,21 @@ def test_a_filter_of_three_terms_equals_dense_functions_of_At_A(make):
     expected = sum(
         one.flatten(1) @ (basis * f(lam)) @ basis.T for one, f in zip(x, functions, strict=True)
     )
-    found = spectral_filter(
+    result = spectral_filter(
         operator, list(zip(x, functions, strict=True)), eigenvalues(operator, x[0])
     )
-    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(result.flatten(1), expected, rtol=0, atol=1e-9)
 
 
 def test_functional_calculus_does_not_amplify_rounding():
-    """U of a square matrix leaves nothing of v but rounding, which 1 / sigma_y^2 = 1e8 would blow up in float32."""
+    """v has only rounding errors outside the range of U, which 1e8 would amplify in float32."""
     operator = operators.separable(normal(8, 8), normal(8, 8, seed=1)).float()
     v = normal(1, 1, 8, 8, seed=2)
-    found = functional_calculus(operator, v.float(), lambda lam, _: torch.where(lam > 0, 1.0, 1e8))
-    torch.testing.assert_close(found, v.float(), rtol=0, atol=1e-5)
+    result = functional_calculus(operator, v.float(), lambda lam, _: torch.where(lam > 0, 1.0, 1e8))
+    torch.testing.assert_close(result, v.float(), rtol=0, atol=1e-5)
 
 
-# --- the operator norm ------------------------------------------------------------------------------------------------
+# --- the operator norm ---------------------------------------------------------------------------
 
 
 def test_norm_squared_is_the_largest_eigenvalue():

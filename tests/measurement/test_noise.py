@@ -1,4 +1,4 @@
-"""Noise models: densities against torch.distributions, draws against their moments, and refusals that say why."""
+"""Noise models: densities compared with torch.distributions, moments of draws, error messages."""
 
 import math
 
@@ -18,7 +18,7 @@ def positive(*shape, seed=0):
     return normal(*shape, seed=seed).square() + 0.1
 
 
-# --- densities --------------------------------------------------------------------------------------------------------
+# --- densities -----------------------------------------------------------------------------------
 
 
 def test_gaussian_log_prob_is_the_normal_density():
@@ -49,7 +49,7 @@ def test_unobserved_entries_carry_no_noise():
     assert torch.equal((y != clean), seen.expand_as(y))
 
 
-def test_chi_square_is_the_mean_squared_residual_in_sigmas_over_what_was_observed():
+def test_chi_square_is_the_mean_squared_residual_of_the_observed_entries():
     y, clean, seen = normal(2, *SHAPE), normal(2, *SHAPE, seed=1), normal(4, 5, seed=2) > 0
     expected = torch.stack([((y - clean) / 0.3)[i][:, seen].square().mean() for i in range(2)])
     torch.testing.assert_close(
@@ -58,15 +58,15 @@ def test_chi_square_is_the_mean_squared_residual_in_sigmas_over_what_was_observe
 
 
 def test_poisson_log_prob_is_the_poisson_density_up_to_a_term_in_y_alone():
-    """Differences between two clean measurements remove the y-only constant."""
+    """The difference between two clean measurements removes the constant in y alone."""
     gain, photons = 0.05, torch.poisson(20 * positive(2, *SHAPE), generator=inverse.seeded(0))
     noise, (a, b) = inverse.PoissonNoise(gain), (positive(2, *SHAPE, seed=s) for s in (1, 2))
     exact = [
         torch.distributions.Poisson(clean / gain).log_prob(photons).flatten(1).sum(1)
         for clean in (a, b)
     ]
-    found = [noise.log_prob(photons * gain, clean) for clean in (a, b)]
-    torch.testing.assert_close(found[0] - found[1], exact[0] - exact[1], rtol=1e-10, atol=0)
+    log_probs = [noise.log_prob(photons * gain, clean) for clean in (a, b)]
+    torch.testing.assert_close(log_probs[0] - log_probs[1], exact[0] - exact[1], rtol=1e-10, atol=0)
 
 
 def test_poisson_log_prob_of_zero_photons_from_darkness_is_zero():
@@ -75,20 +75,20 @@ def test_poisson_log_prob_of_zero_photons_from_darkness_is_zero():
 
 
 def test_laplace_log_prob_is_the_laplace_density():
-    """Complete, in float64: the normaliser too."""
+    """With its normaliser, in float64."""
     y, clean = normal(2, *SHAPE), normal(2, *SHAPE, seed=1)
     expected = torch.distributions.Laplace(clean, 0.3).log_prob(y).flatten(1).sum(1)
     torch.testing.assert_close(inverse.LaplaceNoise(0.3).log_prob(y, clean), expected, **ROUNDING)
 
 
-# --- draws ------------------------------------------------------------------------------------------------------------
+# --- draws ---------------------------------------------------------------------------------------
 
 MODELS = {
     "gaussian": (inverse.GaussianNoise(0.3), lambda clean: torch.full_like(clean, 0.09), 3.0),
     "poisson": (inverse.PoissonNoise(0.2), lambda clean: 0.2 * clean, 3.2),
     "laplace": (inverse.LaplaceNoise(0.3), lambda clean: torch.full_like(clean, 0.18), 6.0),
 }
-"""Model, its variance, and its kurtosis (at most: Poisson's is 3 + 1 / photons, here 10)."""
+"""Model, its variance, and a bound of its kurtosis (Poisson's is 3 + 1 / photons, 10 photons)."""
 
 
 @pytest.mark.parametrize(("noise", "variance", "kurtosis"), MODELS.values(), ids=MODELS)
@@ -103,7 +103,7 @@ def test_draws_have_the_mean_and_variance_of_the_law(noise, variance, kurtosis):
 
 
 @pytest.mark.parametrize("noise", [m[0] for m in MODELS.values()], ids=MODELS)
-def test_sampling_leaves_the_clean_measurement_as_it_was(noise):
+def test_sampling_does_not_modify_the_clean_measurement(noise):
     clean = positive(2, *SHAPE)
     before = clean.clone()
     noise.sample(clean, inverse.seeded(0))
@@ -125,17 +125,17 @@ def test_the_same_generator_gives_the_same_draw(noise):
 
 
 def test_laplace_draws_are_finite():
-    """A uniform number is exactly 0 once in 2^24 float32 draws (in this seed it was): its logarithm must not enter."""
+    """A uniform float32 draw is 0 once in 2^24 draws, as with this seed; its logarithm is -inf."""
     assert torch.isfinite(
         inverse.LaplaceNoise(0.3).sample(torch.zeros(1, 4_000_000), inverse.seeded(8))
     ).all()
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
-def test_a_sigma_that_is_no_standard_deviation_is_refused(sigma):
+def test_an_invalid_sigma_is_refused(sigma):
     with pytest.raises(NoiseError, match="sigma"):
         inverse.GaussianNoise(sigma)
 
@@ -170,7 +170,7 @@ def test_a_rate_negative_by_rounding_is_zero():
     )
 
 
-# --- deepinv's noise models -------------------------------------------------------------------------------------------
+# --- deepinv's noise models ----------------------------------------------------------------------
 
 DEEPINV = {
     "gaussian": (lambda p: p.GaussianNoise(sigma=0.3), inverse.GaussianNoise(0.3)),
@@ -193,7 +193,7 @@ def test_likelihood_of_a_deepinv_model(make, expected):
 
 @pytest.mark.parametrize(("make", "expected"), DEEPINV.values(), ids=DEEPINV)
 def test_deepinv_draws_have_the_variance_of_the_likelihood(make, expected):
-    """The parameters mean in deepinv what they mean here: variances of 200000 draws of each agree within 5%, some 8 standard errors."""
+    """The variances of 200000 draws of each agree within 5 %, about 8 standard errors."""
     clean = torch.full((1, 200_000), 2.0)
     model = make(inverse.physics)
     model.rng = torch.Generator().manual_seed(1)
@@ -208,7 +208,7 @@ def test_zero_noise_is_gaussian_with_sigma_zero():
     assert likelihood_of(inverse.physics.ZeroNoise()).noiseless
 
 
-def test_a_noise_of_ours_passes_through():
+def test_an_inverse_noise_model_is_returned_unchanged():
     noise = inverse.LaplaceNoise(0.1)
     assert likelihood_of(noise) is noise
 

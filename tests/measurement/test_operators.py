@@ -1,4 +1,4 @@
-"""Operators: true adjoints, true decompositions, and a caller's operator and random state left as they were."""
+"""Operators: adjoints, decompositions, no side effects on the caller's operator and generator."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from inverse.measurement import operators
 from inverse.registry.discovery import registry
 
 ROUNDING = 1e-12
-"""Sums of some thousand float64 products: rounding leaves a few 1e-16 relative to |A u| |v|."""
+"""Rounding error of a few thousand float64 products, relative to |A u| |v|."""
 
 KERNELS = {
     "gaussian": {"kernel": "gaussian", "width": 1.0, "kernel_size": 7},
@@ -27,7 +27,10 @@ OTHERS = {
     for name, thing in REGISTERED.items()
     if name not in ("deblur", "denoise", "field", "inpainting", "super-resolution")
 }
-"""Problems of a fixed shape, those of plug-ins to come included: tested with their default options on their first truth's shape."""
+"""All other problems, those of plug-ins included, for their default options.
+
+The shape is that of their first truth.
+"""
 
 CASES = {
     **{
@@ -90,13 +93,13 @@ def test_signal_shape_inverts_the_shape_of_a_measurement(name, options, shape):
 
 
 @every_operator
-def test_operator_is_the_same_at_every_call(name, options, shape):
+def test_an_operator_is_deterministic(name, options, shape):
     x = normal(1, *shape)
     assert torch.equal(make(name, options, shape).A(x), make(name, options, shape).A(x))
 
 
 @every_operator
-def test_clone_leaves_the_callers_operator_bit_equal(name, options, shape):
+def test_changes_to_a_clone_do_not_reach_the_original(name, options, shape):
     operator = inverse.get_problem(name, **options).operator(shape)
     before = {k: v.clone() for k, v in operator.state_dict().items()}
     copy = operators.clone(operator, "cpu", torch.float64)
@@ -114,7 +117,7 @@ DECOMPOSABLE = {
 
 @pytest.mark.parametrize(("name", "options", "shape"), DECOMPOSABLE.values(), ids=DECOMPOSABLE)
 def test_singular_bases_are_orthonormal(name, options, shape):
-    """U^T U = V^T V = I on coefficients that come from an image; the kernel's phases are made in float32, hence 1e-6."""
+    """U^T U = V^T V = I on coefficients of an image; the kernel has float32 phases, hence 1e-6."""
     operator, x = make(name, options, shape), normal(2, *shape)
     coefficients = operator.V_adjoint(x)
     torch.testing.assert_close(
@@ -136,7 +139,7 @@ def test_separable_equals_rows_x_columns(height, width):
 
 
 def test_separable_of_wide_and_tall_matrices_has_a_pseudo_inverse():
-    """A A^+ A = A with A^+ = V diag(1/s) U^T, for matrices that lose rows and that gain columns."""
+    """A A^+ A = A with A^+ = V diag(1/s) U^T, for a wide and a tall matrix."""
     operator = operators.separable(normal(4, 7, seed=1), normal(9, 5, seed=2))
     x = normal(2, 3, 7, 5)
     y = operator.A(x)
@@ -162,7 +165,7 @@ def test_area_is_the_block_mean():
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_blur_keeps_a_constant_image(boundary):
-    """The kernel sums to one, so that every boundary but zeros leaves a constant as it is; the kernel is float32, hence 1e-6."""
+    """The kernel sums to 1 in float32, hence 1e-6. The boundary `zeros` darkens the edges."""
     shape = (3, 19, 24)
     flat = make("deblur", {"kernel": "gaussian", "width": 1.0, "boundary": boundary}, shape).A(
         torch.ones(1, *shape, dtype=torch.float64)
@@ -174,7 +177,10 @@ def test_blur_keeps_a_constant_image(boundary):
 @pytest.mark.parametrize("boundary", ["reflect", "replicate", "zeros", "valid"])
 @pytest.mark.parametrize("kernel", ["gaussian", "motion"])
 def test_blur_equals_deepinvs_sums(kernel, boundary):
-    """The Gaussian is decomposed, the camera shake goes through FFTs. The kernel's rank-one factors are good to float32, hence 1e-7 there."""
+    """The Gaussian is separable, the motion kernel is applied by FFTs.
+
+    The rank-one factors of the Gaussian have the precision of float32, hence 1e-7.
+    """
     problem, shape = (
         inverse.get_problem("deblur", kernel=kernel, kernel_size=11, boundary=boundary),
         (3, 19, 24),
@@ -189,7 +195,7 @@ def test_blur_equals_deepinvs_sums(kernel, boundary):
     torch.testing.assert_close(ours.A_adjoint(v), theirs.A_adjoint(v), rtol=0, atol=atol)
 
 
-def test_a_blur_refuses_an_image_it_was_not_made_for():
+def test_a_blur_refuses_an_image_of_another_size():
     with pytest.raises(OperatorError, match="made for images of 19x24 pixels, got 20x24"):
         inverse.get_problem("deblur", kernel="motion", kernel_size=11).operator((3, 19, 24)).A(
             normal(1, 3, 20, 24)
@@ -197,7 +203,7 @@ def test_a_blur_refuses_an_image_it_was_not_made_for():
 
 
 def test_clone_copies_a_generator_with_its_state():
-    """A generator cannot be deep-copied; the copy's must continue on its own."""
+    """A generator cannot be deep-copied; that of the clone has its own state."""
     physics = inverse.physics.Denoising(
         noise_model=inverse.physics.GaussianNoise(0.1, rng=torch.Generator().manual_seed(3))
     )
@@ -207,7 +213,7 @@ def test_clone_copies_a_generator_with_its_state():
     assert torch.equal(physics(torch.zeros(1, 1, 4, 4)), first)
 
 
-# --- the decorator ---------------------------------------------------------------------------------------------------
+# --- the decorator -------------------------------------------------------------------------------
 
 
 def test_decorated_function_gets_its_adjoint():
@@ -252,11 +258,11 @@ def test_matrix_of_a_decorated_operator_is_the_matrix():
     )
 
 
-# --- sharp edges of deepinv -------------------------------------------------------------------------------------------
+# --- sharp edges of deepinv ----------------------------------------------------------------------
 
 
-def test_a_measurement_leaves_the_truth_as_it_was():
-    """deepinv's imresize works in place on its input."""
+def test_a_measurement_does_not_modify_the_truth():
+    """deepinv's imresize modifies its input in place."""
     truth = torch.rand(1, 3, 16, 16)
     before = truth.clone()
     inverse.get_problem("super-resolution").measure(truth, inverse.seeded(0))
@@ -264,8 +270,8 @@ def test_a_measurement_leaves_the_truth_as_it_was():
 
 
 @pytest.mark.parametrize("name", ["deblur", "super-resolution", "inpainting"])
-def test_a_posterior_leaves_the_callers_operator_as_it_was(name, flat_prior):
-    """deepinv's prox_l2 and A_dagger keep the solver settings of one call for all later ones; neither is called here."""
+def test_a_posterior_does_not_modify_the_callers_operator(name, flat_prior):
+    """deepinv's prox_l2 and A_dagger would keep the solver settings of a call for later calls."""
     problem = inverse.get_problem(name)
     operator, y = (
         problem.operator((3, 32, 32)),
@@ -286,8 +292,8 @@ def test_motion_kernel_does_not_touch_the_global_generator():
     operators.motion_kernel(15, seed=0)
 
 
-def test_motion_kernel_of_seed_zero_is_its_own():
-    """deepinv takes seed=None for "continue"; 0 must be a seed like any other."""
+def test_motion_kernel_of_seed_zero_is_reproducible():
+    """deepinv continues its generator for seed=None; 0 must be an ordinary seed."""
     torch.manual_seed(1)
     first = operators.motion_kernel(15, seed=0)
     torch.manual_seed(2)
@@ -297,7 +303,7 @@ def test_motion_kernel_of_seed_zero_is_its_own():
 
 @every_operator
 @pytest.mark.usefixtures("unchanged_randomness")
-def test_making_an_operator_does_not_touch_the_global_generator(name, options, shape):
+def test_building_an_operator_does_not_touch_the_global_generator(name, options, shape):
     inverse.get_problem(name, **options).operator(shape)
 
 
@@ -317,7 +323,7 @@ def test_measuring_does_not_touch_the_global_generator():
     )
 
 
-def test_measurement_seed_zero_is_its_own(flat_prior):
+def test_measurement_of_seed_zero_is_reproducible(flat_prior):
     truth = torch.rand(1, 3, 16, 16, generator=inverse.seeded(0))
     first, again, other = (
         inverse.get_problem("denoise").posterior(truth, prior=flat_prior, seed=s).y

@@ -1,4 +1,4 @@
-"""The posterior's linear solves: dense algebra in float64, every product with A counted as it was made, rows that never hear of each other."""
+"""The posterior's linear solves: dense algebra in float64, evaluation counts, independent rows."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def row(posterior, index):
 
 
 def varied():
-    """A diagonal signal over five decades, around another mean in each row."""
+    """A diagonal signal over five decades, with a different mean in each row."""
     return (
         torch.tensor([1.0, 0.03, 20.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
         * (2 * normal(ROWS, *SHAPE, seed=5)).exp()
@@ -78,14 +78,14 @@ def varied():
 
 
 def right_hand_side(posterior):
-    """Rows of unlike size and content, which do not converge together."""
+    """Rows of different size and content, which converge at different iterations."""
     return normal(*posterior.y.shape, seed=4) * torch.tensor(
         [1e-3, 1.0, 1e3], dtype=torch.float64
     ).reshape(-1, *[1] * (posterior.y.ndim - 1))
 
 
 def dense_solution(posterior, v, signal, variance):
-    """(A diag(signal) A^T + R)^-1 v, one row at a time; least norm where that is singular."""
+    """(A diag(signal) A^T + R)^-1 v, row by row; minimum norm if the matrix is singular."""
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
     R = (
         torch.as_tensor(variance, dtype=torch.float64)
@@ -100,18 +100,18 @@ def dense_solution(posterior, v, signal, variance):
     return torch.stack(solutions).reshape(v.shape)
 
 
-def assert_rows_close(found, expected, relative):
-    """Each row by its own size."""
-    miss, size = (found - expected).flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
+def assert_rows_close(result, expected, relative):
+    """Compare each row relative to its norm."""
+    miss, size = (result - expected).flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
     assert (miss <= relative * size).all(), (miss / size).tolist()
 
 
-def spied(posterior):
-    """Rows that went through each map of the operator; what a map calls of the others is its own."""
+def count_rows(posterior):
+    """Count the rows of each map of the operator, without its calls of other maps."""
     rows, inside = {}, []
 
-    def watch(name, call):
-        def watched(v, *args, **kwargs):
+    def count(name, call):
+        def counting(v, *args, **kwargs):
             if not inside:
                 rows[name] = rows.get(name, 0) + len(v)
             inside.append(name)
@@ -120,11 +120,11 @@ def spied(posterior):
             finally:
                 inside.pop()
 
-        return watched
+        return counting
 
     for name in ("A", "A_adjoint", "U", "U_adjoint", "V", "V_adjoint"):
         if hasattr(posterior.operator, name):
-            setattr(posterior.operator, name, watch(name, getattr(posterior.operator, name)))
+            setattr(posterior.operator, name, count(name, getattr(posterior.operator, name)))
     return rows
 
 
@@ -132,32 +132,38 @@ def counted(posterior):
     return {"A": posterior.cost.A_rows, "A_adjoint": posterior.cost.A_adjoint_rows}
 
 
-# --- a diagonal signal -------------------------------------------------------------------------------------------------
+# --- a diagonal signal ---------------------------------------------------------------------------
 
 
 @every_operator
 @pytest.mark.parametrize("how", ["preconditioned", "plain"])
 def test_a_signal_over_five_decades_equals_a_dense_solve(name, how):
-    """Condition numbers to 1e5, where a residual of 1e-12 leaves 1e-7; the mean preconditions, and must not be what is solved."""
+    """Condition numbers reach 1e5, so that a residual of 1e-12 leaves an error of 1e-7.
+
+    The preconditioner uses the mean of the signal; the solve must use the signal.
+    """
     posterior, d = posterior_of(name), varied()
     v = right_hand_side(posterior)
-    found = posterior.solve_normal(v, d if how == "preconditioned" else lambda x: d * x)
-    assert_rows_close(found, dense_solution(posterior, v, d, SIGMA_Y**2), 1e-7)
+    result = posterior.solve_normal(v, d if how == "preconditioned" else lambda x: d * x)
+    assert_rows_close(result, dense_solution(posterior, v, d, SIGMA_Y**2), 1e-7)
 
 
 @pytest.mark.parametrize("name", ["separable", "circular", "fewer", "inpainting"])
 def test_a_diagonal_that_is_constant_in_each_row_takes_one_iteration(name):
-    """Its mean is then all of it, and the preconditioner the inverse, whatever the other rows have."""
+    """The preconditioner of its mean is then the inverse, for any signal of the other rows."""
     posterior = posterior_of(name, inverse.Execution(solver=CG(1e-8, 100)))
     levels, v = torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64), right_hand_side(posterior)
-    found = posterior.solve_normal(v, levels.reshape(-1, 1, 1, 1).expand(ROWS, *SHAPE))
+    result = posterior.solve_normal(v, levels.reshape(-1, 1, 1, 1).expand(ROWS, *SHAPE))
     assert (posterior.cost.A, posterior.cost.A_adjoint) == (1, 1)
-    assert_rows_close(found, posterior.solve_normal(v, levels), 1e-8)
+    assert_rows_close(result, posterior.solve_normal(v, levels), 1e-8)
 
 
 @pytest.mark.parametrize("name", ["separable", "circular", "cosine", "fourier", "matrix"])
-def test_the_preconditioner_is_of_this_basis(name):
-    """Where a basis is known and the signal varies little, preconditioning takes fewer iterations than none; where none is, as many."""
+def test_the_preconditioner_needs_a_known_basis(name):
+    """For a signal that varies little, it saves iterations if a basis is known.
+
+    Without a basis, the number of iterations is the same.
+    """
     preconditioned, plain = posterior_of(name), posterior_of(name)
     d, v = (
         1 + 0.1 * torch.rand(ROWS, *SHAPE, generator=inverse.seeded(0), dtype=torch.float64),
@@ -172,7 +178,7 @@ def test_the_preconditioner_is_of_this_basis(name):
 
 
 @pytest.mark.parametrize("name", ["fewer", "inpainting", "matrix"])
-def test_a_diagonal_signal_without_noise_is_solved_in_least_norm(name):
+def test_a_diagonal_signal_without_noise_gives_the_minimum_norm_solution(name):
     posterior = posterior_of(name, sigma=0.0)
     d = (normal(ROWS, *SHAPE, seed=5) / 2).exp()
     v = posterior.A(d) - posterior.A(torch.zeros_like(d))  # in the range of A
@@ -181,7 +187,7 @@ def test_a_diagonal_signal_without_noise_is_solved_in_least_norm(name):
 
 @pytest.mark.parametrize("name", ["separable", "fewer", "cosine", "fourier"])
 def test_a_diagonal_signal_under_unequal_noise_equals_a_dense_solve(name):
-    """Condition numbers to 1e7."""
+    """Condition numbers reach 1e7."""
     columns = posterior_of(name).y.shape[-1]
     sigma = torch.logspace(-2, 0, columns, dtype=torch.float64)
     posterior, d = posterior_of(name, sigma=sigma), varied()
@@ -191,12 +197,12 @@ def test_a_diagonal_signal_under_unequal_noise_equals_a_dense_solve(name):
     )
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 @every_operator
-def test_a_row_is_solved_as_it_is_alone(name):
-    """At a tolerance that shows which iteration a row ended in; products of a batch round otherwise than those of a row."""
+def test_a_row_does_not_depend_on_the_other_rows(name):
+    """The tolerance reveals the iteration at which a row ends, but not the rounding of batches."""
     posterior, d = posterior_of(name, LOOSE), varied()
     v = right_hand_side(posterior)
     together = posterior.solve_normal(v, d)
@@ -208,7 +214,7 @@ def test_a_row_is_solved_as_it_is_alone(name):
 
 @every_operator
 @pytest.mark.parametrize("call", ["prox", "A_dagger"])
-def test_a_row_of_what_is_built_on_solves_is_as_it_is_alone(name, call):
+def test_a_row_of_a_derived_solve_does_not_depend_on_the_other_rows(name, call):
     posterior, z, levels = (
         posterior_of(name, LOOSE),
         normal(ROWS, *SHAPE, seed=2),
@@ -221,8 +227,8 @@ def test_a_row_of_what_is_built_on_solves_is_as_it_is_alone(name, call):
 
 
 @every_operator
-def test_a_batch_is_counted_until_its_last_row_is_done(name):
-    """A row that has converged goes through A with the others."""
+def test_a_batch_is_counted_until_its_last_row_converges(name):
+    """A converged row is still evaluated with the others."""
     posterior, d = posterior_of(name, LOOSE), varied()
     v, alone = right_hand_side(posterior), []
     posterior.solve_normal(v, d)
@@ -234,13 +240,13 @@ def test_a_batch_is_counted_until_its_last_row_is_done(name):
     assert max(alone) == posterior.cost.A
 
 
-# --- the account -------------------------------------------------------------------------------------------------------
+# --- the account ---------------------------------------------------------------------------------
 
 
 @every_operator
 @pytest.mark.parametrize("call", ["solve", "gmres", "map", "residual"])
-def test_an_iterative_solve_is_counted_as_it_was_made(name, call):
-    """Every row of A and of A^T that the operator saw, but for the two products that find a basis, made once and of one row."""
+def test_an_iterative_solve_counts_every_product(name, call):
+    """All rows of A and A^T, except for the two products of one row that determine a basis."""
     posterior, d = posterior_of(name, LOOSE), varied()
     v = right_hand_side(posterior)
     calls = {
@@ -249,7 +255,7 @@ def test_an_iterative_solve_is_counted_as_it_was_made(name, call):
         "map": lambda: posterior.solve_normal(v, lambda x: d * x),
         "residual": lambda: posterior.residual(posterior.A_adjoint(posterior.solve_normal(v, d))),
     }
-    rows = spied(posterior)
+    rows = count_rows(posterior)
     for first in (True, False):
         before, seen = counted(posterior), dict(rows)
         calls[call]()
@@ -259,14 +265,14 @@ def test_an_iterative_solve_is_counted_as_it_was_made(name, call):
 
 
 @every_iterative
-def test_what_is_built_on_an_iterative_solve_is_counted_as_it_was_made(name):
+def test_a_derived_iterative_solve_counts_every_product(name):
     posterior, z, generator = (
         posterior_of(name, LOOSE),
         normal(ROWS, *SHAPE, seed=2),
         inverse.Generators.for_samples(0, ROWS, 1),
     )
-    posterior.solve_normal(posterior.y)  # finds a basis
-    rows = spied(posterior)
+    posterior.solve_normal(posterior.y)  # determines a basis
+    rows = count_rows(posterior)
     for call in (
         lambda: posterior.prox(z, 1.0),
         lambda: posterior.prox_sample(z, 1.0, generator),
@@ -280,8 +286,11 @@ def test_what_is_built_on_an_iterative_solve_is_counted_as_it_was_made(name):
 
 
 @every_closed
-def test_closed_forms_are_counted_as_they_were_made(name):
-    """U^T and V together are the price of A^T; filters and solves with a number as signal make no product, but changes of basis."""
+def test_closed_forms_count_their_products(name):
+    """U^T and V together count as one A^T.
+
+    Filters and solves with a scalar signal need changes of basis alone, which are not counted.
+    """
     posterior, z, generator = (
         posterior_of(name),
         normal(ROWS, *SHAPE, seed=2),
@@ -309,7 +318,7 @@ def test_closed_forms_are_counted_as_they_were_made(name):
             (0, 0),
         ),
     }
-    rows = spied(posterior)
+    rows = count_rows(posterior)
     for what, (call, maps, (A, A_adjoint)) in expected.items():
         rows.clear()
         before = counted(posterior)
@@ -321,22 +330,28 @@ def test_closed_forms_are_counted_as_they_were_made(name):
         }, what
 
 
-# --- what solves are used for -------------------------------------------------------------------------------------------
+# --- what solves are used for --------------------------------------------------------------------
 
 
 @every_operator
-def test_the_pseudo_inverse_is_that_of_the_matrix(name):
-    """Least squares, of least norm; the disk's circular spectrum is kept in float32 and comes near zero, which bounds the second."""
+def test_the_pseudo_inverse_equals_that_of_the_dense_matrix(name):
+    """Least squares of minimum norm.
+
+    The circular spectrum of the disk has float32 precision and comes close to zero, hence the
+    larger tolerance.
+    """
     posterior = posterior_of(name)
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
-    found = posterior.A_dagger(posterior.y).flatten(1)
-    torch.testing.assert_close(A.T @ A @ found.T, A.T @ posterior.y.flatten(1).T, rtol=0, atol=1e-6)
-    assert_rows_close(found, found @ torch.linalg.pinv(A) @ A, 1e-4)
+    result = posterior.A_dagger(posterior.y).flatten(1)
+    torch.testing.assert_close(
+        A.T @ A @ result.T, A.T @ posterior.y.flatten(1).T, rtol=0, atol=1e-6
+    )
+    assert_rows_close(result, result @ torch.linalg.pinv(A) @ A, 1e-4)
 
 
 @every_closed
 def test_a_filter_of_three_terms_equals_dense_functions(name):
-    """A different f of each, one of which is not 0 where A is."""
+    """Three functions, one of them not 0 on the null space of A."""
     posterior, x = posterior_of(name), [normal(ROWS, *SHAPE, seed=seed) for seed in range(3)]
     functions = [lambda lam: 1 / (0.3 + lam), lambda lam: lam, lambda lam: (-lam).exp() - 2]
     A = posterior.prior.scale * dense(posterior.operator, SHAPE)
@@ -345,5 +360,5 @@ def test_a_filter_of_three_terms_equals_dense_functions(name):
         one.flatten(1) @ (basis * f(eigenvalues)) @ basis.T
         for one, f in zip(x, functions, strict=True)
     )
-    found = posterior.filter(x[0], functions[0], *zip(x[1:], functions[1:], strict=True))
-    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-6)
+    result = posterior.filter(x[0], functions[0], *zip(x[1:], functions[1:], strict=True))
+    torch.testing.assert_close(result.flatten(1), expected, rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The exact laws against their own density, against brute force, and against quadrature."""
+"""The exact laws, compared with their density, with dense algebra and with quadrature."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_denoiser_is_tweedie_of_the_density(law, sigma):
     assert torch.allclose(law(x, level), x + rows**2 * score, rtol=1e-10, atol=1e-10)
 
 
-def test_denoiser_survives_where_every_component_underflows():
+def test_denoiser_is_finite_where_every_component_underflows():
     law = mixture("full").float()
     x = torch.full((2, 3), 1e4)
     far = law(x, torch.tensor(1e-2))
@@ -126,7 +126,7 @@ def test_samples_have_the_mean_and_covariance(law):
     assert bool(((x.mean(0) - law.mean.flatten()).abs() < 4.5 * standard_error).all())
     spread = torch.outer(
         C.diagonal(), C.diagonal()
-    ).sqrt()  # the entries' errors are at most sqrt(kurtosis) spread / sqrt(count)
+    ).sqrt()  # standard errors are at most sqrt(kurtosis) spread / sqrt(count)
     assert bool(((x.T.cov() - C).abs() < 4.5 * math.sqrt(3 / count) * spread).all())
 
 
@@ -139,7 +139,7 @@ def test_samples_of_a_mixture_come_in_random_order():
 
 
 def dense_conditioning(mean, C, law, matrix, sigma_y, y):
-    """Conditioning of the joint Gaussian of (x, y), nothing simplified: an independent statement of Bayes' rule."""
+    """Conditioning of the joint Gaussian of (x, y): an independent form of Bayes' rule."""
     n, m = len(mean), len(matrix)
     lift = torch.cat([torch.eye(n, dtype=F64), matrix * law.scale])
     joint = lift @ C @ lift.T + torch.block_diag(
@@ -167,7 +167,10 @@ def test_each_component_is_conditioned_as_a_dense_gaussian(kind):
 
 
 def test_bayes_rule_holds_pointwise():
-    """log p(x | y) = log p(x) + log p(y | x) - log p(y) at any x: weights, means, covariances and evidence at once."""
+    """log p(x | y) = log p(x) + log p(y | x) - log p(y) at any x.
+
+    It tests weights, means, covariances and evidence together.
+    """
     for kind in ("full", "shared", "diagonal", "isotropic"):
         law = mixture(kind)
         matrix, y, sigma_y = (
@@ -182,7 +185,7 @@ def test_bayes_rule_holds_pointwise():
         assert torch.allclose(law.given(matrix, sigma_y, y).log_density(x), expected, atol=1e-9)
 
 
-def test_components_that_the_data_exclude_keep_their_density():
+def test_components_excluded_by_the_data_keep_their_density():
     means = torch.tensor([[-50.0], [50.0]], dtype=F64)
     law = MixturePrior(torch.ones(2, dtype=F64), means, torch.ones(1, dtype=F64)).given(
         torch.ones(1, 1, dtype=F64), 1.0, torch.tensor([50.0], dtype=F64)
@@ -218,7 +221,7 @@ def test_posterior_and_evidence_of_a_mixture_by_quadrature():
     )
 
 
-def test_gaussian_posterior_is_the_mixture_of_one():
+def test_gaussian_posterior_equals_that_of_a_one_component_mixture():
     law = GaussianPrior(
         torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6), shift=0.5, scale=0.5
     )
@@ -233,7 +236,7 @@ def test_gaussian_posterior_is_the_mixture_of_one():
 
 
 @pytest.mark.parametrize("make", [field, colour_field])
-def test_field_is_its_dense_gaussian(make):
+def test_field_equals_its_dense_gaussian(make):
     law = make()
     y, n = torch.randn(*law.shape, generator=generator(1), dtype=F64), law.mean.numel()
     dense = GaussianPrior(law.mean, law.covariance, **law.units)
@@ -252,8 +255,8 @@ def test_field_is_its_dense_gaussian(make):
 
 
 @pytest.mark.parametrize("m", [2, 5])
-def test_low_rank_is_its_dense_gaussian(m):
-    """Given 2 numbers the posterior has rank 4 of 6; given 5 nothing is left outside it."""
+def test_low_rank_equals_its_dense_gaussian(m):
+    """Given 2 numbers, the posterior has rank 4 of 6; given 5, it has full rank."""
     law = low_rank()
     dense = GaussianPrior(law.mean, law.covariance, **law.units)
     matrix, y = (
@@ -274,7 +277,7 @@ def test_low_rank_is_its_dense_gaussian(m):
     )
 
 
-def test_low_rank_never_meets_a_square_matrix():
+def test_low_rank_needs_no_square_matrix():
     """20 000 unknowns: the dense covariance would take 3 GB."""
     n = 20_000
     law = LowRankPrior.factored(
@@ -291,7 +294,7 @@ def test_low_rank_never_meets_a_square_matrix():
 
 @pytest.mark.parametrize("kind", ["gaussian", "diagonal", "low rank", "field", "colour field"])
 def test_functions_of_the_covariance(kind):
-    """C^1/2 twice is C, and C / (C + sigma^2) is the denoiser."""
+    """C^1/2 applied twice is C, and C / (C + sigma^2) is the denoiser."""
     law = (
         GaussianPrior(torch.zeros(2, dtype=F64), torch.tensor([1.0, 0.3], dtype=F64))
         if kind == "diagonal"
@@ -309,8 +312,8 @@ def test_functions_of_the_covariance(kind):
     )
 
 
-def test_a_diagonal_law_stays_diagonal_where_each_number_sees_one_unknown():
-    """One entry twice, one once, one never; and the same posterior as when nobody knows that it is diagonal."""
+def test_a_diagonal_law_stays_diagonal_if_each_entry_of_y_measures_one_entry():
+    """Entries measured twice, once and never; the posterior equals that of a dense covariance."""
     law = mixture("diagonal")
     matrix = torch.tensor([[0.5, 0, 0], [2.0, 0, 0], [0, 1.0, 0]], dtype=F64)
     y, sigma_y = torch.tensor([0.4, -1.0, 0.3], dtype=F64), torch.tensor([0.3, 0.5, 0.1], dtype=F64)
@@ -324,10 +327,10 @@ def test_a_diagonal_law_stays_diagonal_where_each_number_sees_one_unknown():
     assert torch.allclose(given.log_weights, dense.log_weights, atol=1e-12)
 
 
-def test_a_power_law_is_found_again_in_its_own_draws():
+def test_a_power_law_is_recovered_from_its_draws():
     law = colour_field(192, 192)
-    found = fit_power_law(list(law.sample(12, generator(1))))
-    field = power_law_field(found)
+    fitted = fit_power_law(list(law.sample(12, generator(1))))
+    field = power_law_field(fitted)
     assert torch.allclose(field.mean, law.mean[:, :1, :1], atol=0.05)
     overlap = (field.colours.T @ law.colours).abs()
     assert torch.allclose(overlap, torch.eye(3, dtype=F64), atol=0.1)
@@ -335,7 +338,7 @@ def test_a_power_law_is_found_again_in_its_own_draws():
     for c, (a, corner, p) in enumerate(
         zip([0.02, 0.01, 0.004], [0.03, 0.06, 0.1], [1.2, 1.0, 0.8], strict=True)
     ):
-        ours = found["power"][c] * (found["corner"][c] ** 2 + f**2) ** -found["exponent"][c]
+        ours = fitted["power"][c] * (fitted["corner"][c] ** 2 + f**2) ** -fitted["exponent"][c]
         assert float((ours / (a * (corner**2 + f**2) ** -p)).log().abs().max()) < 0.15
 
 

@@ -1,4 +1,4 @@
-"""Priors on disk: what is saved is loaded, and nothing else is."""
+"""Priors on disk: round trips, and refusals of invalid files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inverse.priors.networks.unet import UNetConfig
 
 @pytest.fixture
 def prior_path(tmp_path: Path) -> Path:
-    """A prior that a test may damage."""
+    """A saved prior that a test may damage."""
     path = tmp_path / "own.safetensors"
     save_prior(
         tiny_network(),
@@ -40,7 +40,7 @@ def edit_card(path: Path, **changes: object) -> None:
 
 
 def refused(path: Path | str) -> str:
-    """The message with which a prior is refused: one line that names the file."""
+    """The one-line error for a prior; it names the file."""
     with pytest.raises(PriorError) as caught:
         load_prior(path)
     message = str(caught.value)
@@ -49,15 +49,12 @@ def refused(path: Path | str) -> str:
     return message
 
 
-def test_saved_prior_denoises_as_the_one_it_was(prior_path):
+def test_a_loaded_prior_denoises_like_the_saved_one(prior_path):
     saved, loaded = tiny_network(), load_prior(prior_path)
-    x, sigma = (
-        torch.randn(2, 3, 13, 18, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([0.3, 2.0]),
-    )
-    torch.testing.assert_close(
-        loaded(x, sigma), saved(x, sigma), rtol=0, atol=2e-3
-    )  # half precision: 2^-11 of the weights
+    x = torch.randn(2, 3, 13, 18, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.3, 2.0])
+    # half precision has a relative error of 2^-11 in each weight
+    torch.testing.assert_close(loaded(x, sigma), saved(x, sigma), rtol=0, atol=2e-3)
     assert loaded.name == "own"
     assert (loaded.shift, loaded.scale, loaded.sigma_min, loaded.sigma_max) == (
         saved.shift,
@@ -69,7 +66,7 @@ def test_saved_prior_denoises_as_the_one_it_was(prior_path):
     assert not loaded.training
 
 
-def test_prior_is_found_by_its_card_too(prior_path):
+def test_a_prior_is_loaded_by_its_card(prior_path):
     assert load_prior(prior_path.with_suffix(".json")).name == "own"
 
 
@@ -92,7 +89,7 @@ def test_weights_take_two_bytes_each(prior_path):
     assert {tensor.dtype for tensor in load_file(prior_path).values()} == {torch.float16}
 
 
-def test_saving_leaves_nothing_else_behind(prior_path):
+def test_saving_writes_weights_and_card_alone(prior_path):
     assert sorted(path.name for path in prior_path.parent.iterdir()) == [
         "own.json",
         "own.safetensors",
@@ -105,7 +102,7 @@ def test_saving_as_a_pickle_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_hash_names_both(prior_path):
+def test_a_wrong_hash_is_refused_with_both_hashes(prior_path):
     data = bytearray(prior_path.read_bytes())
     data[-1] ^= 1
     prior_path.write_bytes(data)
@@ -138,7 +135,7 @@ def test_disguised_pickle_is_refused_before_it_is_opened(prior_path, kind):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".pkl", ".bin"])
-def test_pickle_path_is_refused_whatever_it_holds(prior_path, suffix):
+def test_a_pickle_suffix_is_refused_for_any_content(prior_path, suffix):
     path = prior_path.rename(prior_path.with_suffix(suffix))
     assert "a pickle can run code" in refused(path)
 
@@ -150,13 +147,10 @@ def test_card_cannot_name_a_pickle(prior_path):
 
 
 @pytest.mark.parametrize("first_bytes", [b"\x80", b"PK"])
-def test_header_length_that_looks_like_a_pickle_is_no_pickle(prior_path, first_bytes):
-    """The first bytes of a safetensors file are the length of its header, which is padded here until they are `first_bytes`."""
-    tensors, length, modulus = (
-        load_file(prior_path),
-        int.from_bytes(first_bytes, "little"),
-        256 ** len(first_bytes),
-    )
+def test_a_header_length_that_looks_like_a_pickle_is_accepted(prior_path, first_bytes):
+    """The header of the safetensors file is padded until its length begins with `first_bytes`."""
+    tensors = load_file(prior_path)
+    length, modulus = int.from_bytes(first_bytes, "little"), 256 ** len(first_bytes)
     header = int.from_bytes(prior_path.read_bytes()[:8], "little")
     save_file(tensors, prior_path, {"pad": "x"})
     overhead = int.from_bytes(prior_path.read_bytes()[:8], "little") - header
@@ -166,42 +160,42 @@ def test_header_length_that_looks_like_a_pickle_is_no_pickle(prior_path, first_b
     assert load_prior(prior_path).name == "own"
 
 
-def test_missing_card_is_asked_for(prior_path):
+def test_a_missing_card_is_refused(prior_path):
     prior_path.with_suffix(".json").unlink()
     assert "weights need their card beside them" in refused(prior_path)
 
 
-def test_missing_weights_are_named(prior_path):
+def test_missing_weights_are_refused(prior_path):
     prior_path.unlink()
     assert "own.safetensors: no such file" in refused(prior_path)
 
 
-NEEDED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigma_max, network"
+REQUIRED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigma_max, network"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message_part"),
     [
         ("", ""),
         ("{", ""),
         ("\x00\xff", ""),
-        ("[]", f"found a list, expected an object with {NEEDED})"),
-        ("3", f"found a whole number, expected an object with {NEEDED})"),
-        ("null", f"found null, expected an object with {NEEDED})"),
-        ("{}", f"found an empty object; missing are {NEEDED})"),
+        ("[]", f"found a list, expected an object with {REQUIRED})"),
+        ("3", f"found a whole number, expected an object with {REQUIRED})"),
+        ("null", f"found null, expected an object with {REQUIRED})"),
+        ("{}", f"found an empty object; missing are {REQUIRED})"),
         (
             '{"name": "own", "x": 1}',
-            f"found name, x; missing are {NEEDED.removeprefix('name, ')})",
+            f"found name, x; missing are {REQUIRED.removeprefix('name, ')})",
         ),
     ],
 )
-def test_card_that_is_none_is_refused(prior_path, text, says):
+def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
     prior_path.with_suffix(".json").write_bytes(text.encode("latin-1"))
-    assert f"own.json: not a valid card ({says}" in refused(prior_path)
+    assert f"own.json: not a valid card ({message_part}" in refused(prior_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message_part"),
     [
         ({"unknown": 1}, "a prior card has no field 'unknown'; known: denoising, extra"),
         ({"licenze": "CC0"}, "a prior card has no field 'licenze'; did you mean 'licence'?"),
@@ -227,20 +221,20 @@ def test_card_that_is_none_is_refused(prior_path, text, says):
         ({"training": None}, "training must be an object, found null)"),
     ],
 )
-def test_card_that_describes_nothing_is_refused(prior_path, changes, says):
+def test_an_invalid_card_is_refused(prior_path, changes, message_part):
     edit_card(prior_path, **changes)
-    found = refused(prior_path)
-    assert "own.json: not a valid card (" in found
-    assert says in found
+    message = refused(prior_path)
+    assert "own.json: not a valid card (" in message
+    assert message_part in message
 
 
-def test_a_whole_number_is_a_number(prior_path):
+def test_a_whole_number_is_accepted_as_a_number(prior_path):
     edit_card(prior_path, sigma_max=80)
     assert load_prior(prior_path).sigma_max == 80.0
 
 
-def test_a_weights_file_is_the_one_that_was_named(prior_path, tmp_path):
-    """A renamed pair is what it was; a card of other weights is not taken for this file's, nor its file loaded in place of this one."""
+def test_the_named_weights_file_is_loaded(prior_path, tmp_path):
+    """A renamed pair loads. A card of other weights is refused, and no other file is loaded."""
     own = load_prior(prior_path)
     pair = tmp_path / "pair"
     pair.mkdir()
@@ -256,15 +250,15 @@ def test_a_weights_file_is_the_one_that_was_named(prior_path, tmp_path):
     torch.nn.init.ones_(other.network.tail.weight)
     save_prior(other, tmp_path / "other.safetensors")
     (pair / "renamed.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
-    found = refused(pair / "renamed.safetensors")
-    assert found.endswith(
-        f"the card says {sha256(prior_path)[:12]}...; the card describes own.safetensors"
+    message = refused(pair / "renamed.safetensors")
+    assert message.endswith(
+        f"the card message_part {sha256(prior_path)[:12]}...; the card describes own.safetensors"
     )
-    assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in found
+    assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in message
     assert load_prior(pair / "renamed.json").name == "own"
 
 
-def test_weights_of_another_network_say_which_tensor(prior_path):
+def test_weights_of_another_network_are_refused_by_tensor(prior_path):
     edit_card(
         prior_path,
         network=UNetConfig(channels=3, widths=(8, 24), blocks=(1, 1), embedding=16).to_dict(),
@@ -272,7 +266,7 @@ def test_weights_of_another_network_say_which_tensor(prior_path):
     assert "size mismatch for network." in refused(prior_path)
 
 
-def test_weights_of_a_deeper_network_say_what_is_missing(prior_path):
+def test_weights_of_a_shallower_network_are_refused_with_the_missing_key(prior_path):
     edit_card(
         prior_path,
         network=UNetConfig(channels=3, widths=(8, 16), blocks=(1, 2), embedding=16).to_dict(),
@@ -280,12 +274,12 @@ def test_weights_of_a_deeper_network_say_what_is_missing(prior_path):
     assert "Missing key" in refused(prior_path)
 
 
-def test_neither_name_nor_weights_says_what_is_expected(tmp_path):
+def test_another_file_type_is_refused(tmp_path):
     assert "expected a registered name or a .safetensors file with its card" in refused(
         tmp_path / "own.onnx"
     )
 
 
-def test_unknown_name_is_unknown():
+def test_an_unknown_name_is_refused():
     with pytest.raises(UnknownNameError, match="prior 'nobody' is not known"):
         load_prior("nobody")

@@ -1,4 +1,4 @@
-"""ForeignWeights networks as priors: each convention around a Gaussian law whose network is known exactly, then real saved models."""
+"""Networks of other libraries as priors: exact networks of a Gaussian, then saved models."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 import inverse
 from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.loading import load_prior
-from inverse.priors.networks import parametrisations as adapters
+from inverse.priors.networks import parametrisations
 
 MEAN, VARIANCE = 0.3, 0.4
 SHAPE = (3, 8, 8)
@@ -22,7 +22,7 @@ def denoised(x, sigma):
 
 
 class Ideal(nn.Module):
-    """The network that a perfect training of each VP parametrisation would give."""
+    """The exact network of each VP parametrisation."""
 
     def __init__(self, prediction):
         super().__init__()
@@ -50,41 +50,41 @@ class Ideal(nn.Module):
 @pytest.mark.parametrize("sigma", LEVELS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_a_vp_network_denoises_at_every_level_between_its_times(prediction, sigma):
-    prior = adapters.VPPrior(Ideal(prediction), ABAR, prediction)
+    prior = parametrisations.VPPrior(Ideal(prediction), ABAR, prediction)
     x = MEAN + normal(2, *SHAPE)
     torch.testing.assert_close(
         prior(x, torch.tensor(sigma).double()), denoised(x, sigma), rtol=1e-5, atol=1e-5
     )
 
 
-def test_a_vp_network_is_asked_at_its_own_times_and_knows_its_range():
+def test_a_vp_network_is_evaluated_at_its_times_and_has_their_range():
     network = Ideal("epsilon")
-    prior = adapters.VPPrior(network, ABAR)
+    prior = parametrisations.VPPrior(network, ABAR)
     prior(normal(1, *SHAPE), (1 / ABAR[300] - 1).sqrt())
     assert float(network.times[0]) == pytest.approx(300, abs=0.01)
     assert prior.sigma_max == pytest.approx(157.4, abs=0.1)
     with pytest.raises(inverse.InverseError, match="must decrease strictly"):
-        adapters.VPPrior(network, ABAR.flip(0))
+        parametrisations.VPPrior(network, ABAR.flip(0))
     with pytest.raises(inverse.InverseError, match="epsilon, v_prediction or sample, got 'noise'"):
-        adapters.VPPrior(network, ABAR, "noise")
+        parametrisations.VPPrior(network, ABAR, "noise")
 
 
 @pytest.mark.parametrize("sigma", LEVELS)
 @pytest.mark.parametrize("noise_at", [0, 1])
-def test_a_flow_network_is_the_same_prior(sigma, noise_at):
+def test_a_flow_network_gives_the_same_denoiser(sigma, noise_at):
     def velocity(x_t, t):
         t = t.reshape(-1, 1, 1, 1) if noise_at == 1 else 1 - t.reshape(-1, 1, 1, 1)
         x0 = denoised(x_t / (1 - t), t / (1 - t))
         away = (x_t - (1 - t) * x0) / t - x0
         return away if noise_at == 1 else -away
 
-    prior = adapters.FlowPrior(velocity, noise_at=noise_at)
+    prior = parametrisations.FlowPrior(velocity, noise_at=noise_at)
     x = MEAN + normal(2, *SHAPE)
     torch.testing.assert_close(prior(x, torch.tensor(sigma).double()), denoised(x, sigma))
 
 
-def test_a_deepinv_denoiser_works_on_intensities_and_is_used_by_every_method():
-    """model = 2 u - 1: the law of x0 in [-1, 1] is that of u in [0, 1], stretched."""
+def test_a_deepinv_denoiser_works_on_intensities_with_every_method():
+    """x0 = 2 u - 1 in model units, for intensities u in [0, 1]."""
     seen = []
 
     def denoiser(u, sigma):
@@ -92,7 +92,7 @@ def test_a_deepinv_denoiser_works_on_intensities_and_is_used_by_every_method():
         x, s = 2 * u - 1, 2 * sigma
         return (denoised(x, s) + 1) / 2
 
-    prior = adapters.from_deepinv(denoiser)
+    prior = parametrisations.from_deepinv(denoiser)
     x = MEAN + normal(2, *SHAPE)
     torch.testing.assert_close(prior(x, torch.tensor(0.6).double()), denoised(x, 0.6))
     assert seen[0].tolist() == pytest.approx([0.3, 0.3])
@@ -106,7 +106,7 @@ def test_a_deepinv_denoiser_works_on_intensities_and_is_used_by_every_method():
 
 
 def test_a_real_deepinv_wrapper_is_a_prior():
-    """deepinv's ScoreModelWrapper around an eps-network, against our own VP adapter around the same network."""
+    """deepinv's ScoreModelWrapper of an eps network, compared with VPPrior of the same network."""
     from inverse.measurement.deepinv_import import deepinv
 
     network = Ideal("epsilon")
@@ -120,14 +120,14 @@ def test_a_real_deepinv_wrapper_is_a_prior():
         n_timesteps=1000,
     )
     x = (MEAN + normal(2, *SHAPE)).float()
-    theirs, ours = adapters.from_deepinv(wrapper), adapters.VPPrior(network, ABAR)
+    theirs, ours = parametrisations.from_deepinv(wrapper), parametrisations.VPPrior(network, ABAR)
     torch.testing.assert_close(
         theirs(x, torch.tensor(0.7)), ours(x, torch.tensor(0.7)).float(), rtol=0, atol=0.01
     )
 
 
-def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
-    """Their DRUNet, small, on intensities: the prior is 2 u - 1 of what the denoiser itself returns."""
+def test_a_saved_deepinv_network_is_a_prior(tmp_path):
+    """A small DRUNet on intensities u; the prior returns 2 u - 1."""
     from safetensors.torch import load_file, save_file
 
     from inverse.measurement.deepinv_import import deepinv
@@ -148,10 +148,12 @@ def test_a_network_of_deepinv_saved_and_loaded_is_a_prior(tmp_path):
     loaded.load_state_dict(load_file(tmp_path / "drunet.safetensors"))
     x = normal(2, 3, 16, 16).float()
     expected = 2 * saved((x + 1) / 2, 0.2) - 1
-    torch.testing.assert_close(adapters.from_deepinv(loaded)(x, torch.tensor(0.4)), expected)
+    torch.testing.assert_close(
+        parametrisations.from_deepinv(loaded)(x, torch.tensor(0.4)), expected
+    )
 
 
-def test_an_edm_network_and_its_safetensors(tmp_path):
+def test_an_edm_network_loads_its_safetensors(tmp_path):
     from safetensors.torch import save_file
 
     class F(nn.Module):
@@ -164,20 +166,23 @@ def test_an_edm_network_and_its_safetensors(tmp_path):
 
     save_file({"weight": torch.ones(1)}, tmp_path / "f.safetensors")
     x = normal(1, *SHAPE).float()
-    zero, one = adapters.edm(F()), adapters.edm(F(), weights=tmp_path / "f.safetensors")
-    torch.testing.assert_close(zero(x, torch.tensor(0.5)), x / 2)
-    torch.testing.assert_close(one(x, torch.tensor(0.5)), x)
+    initial, loaded = (
+        parametrisations.edm(F()),
+        parametrisations.edm(F(), weights=tmp_path / "f.safetensors"),
+    )
+    torch.testing.assert_close(initial(x, torch.tensor(0.5)), x / 2)
+    torch.testing.assert_close(loaded(x, torch.tensor(0.5)), x)
     (tmp_path / "f.pt").write_bytes(b"\x80pickle")
     with pytest.raises(inverse.InverseError, match="not safetensors that fit"):
-        adapters.edm(F(), weights=tmp_path / "f.pt")
+        parametrisations.edm(F(), weights=tmp_path / "f.pt")
 
 
-def test_methods_move_codes_where_operators_see_images():
-    """A linear decoder hidden behind LatentPrior: DPS takes its gradient through it, linear methods refuse."""
+def test_methods_sample_codes_and_operators_act_on_images():
+    """A linear decoder in LatentPrior: DPS differentiates through it, linear methods refuse."""
     codes = inverse.GaussianPrior(
         torch.zeros(2, 4, 4), torch.tensor(0.3), sigma_min=0.01, sigma_max=20.0
     )
-    prior = adapters.LatentPrior(
+    prior = parametrisations.LatentPrior(
         codes, lambda z: torch.nn.functional.interpolate(z[:, :1], scale_factor=2.0) / 4 + 0.5
     )
     operator = inverse.operator(lambda u: u, shape=(1, 8, 8))
@@ -226,21 +231,17 @@ def save_pipeline(folder, prediction="epsilon", latent=False):
 
 @diffusers
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_a_diffusers_folder_denoises_as_its_scheduler_says(tmp_path, prediction):
-    """x0 as DDPMScheduler.step computes it, at a trained time."""
+def test_a_diffusers_folder_denoises_like_its_scheduler(tmp_path, prediction):
+    """x0 equals that of DDPMScheduler.step at a trained time."""
     import diffusers as d
 
     unet = save_pipeline(tmp_path, prediction)
-    prior, scheduler, t = (
-        load_prior(tmp_path),
-        d.DDPMScheduler(prediction_type=prediction, clip_sample=False),
-        500,
-    )
+    prior, t = load_prior(tmp_path), 500
+    scheduler = d.DDPMScheduler(prediction_type=prediction, clip_sample=False)
     x_t = normal(2, 3, 16, 16).float()
     with torch.no_grad():
-        expected = scheduler.step(
-            unet(x_t, t).sample, t, x_t, generator=inverse.seeded(0)
-        ).pred_original_sample
+        step = scheduler.step(unet(x_t, t).sample, t, x_t, generator=inverse.seeded(0))
+        expected = step.pred_original_sample
     abar = scheduler.alphas_cumprod[t]
     x0 = prior(x_t / abar.sqrt(), (1 / abar - 1).sqrt())
     torch.testing.assert_close(x0, expected, rtol=1e-3, atol=1e-3)
@@ -265,24 +266,23 @@ def test_a_latent_pipeline_solves_through_its_decoder(tmp_path):
 
 
 @diffusers
-def test_a_pickled_pipeline_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_a_pickled_pipeline_is_refused_with_the_command_to_convert_it(tmp_path):
     save_pipeline(tmp_path)
     weights = next((tmp_path / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(
-        inverse.InverseError,
-        match=r"pickles are refused; convert it once: inverse prior convert .* --out .*\.safetensors",
-    ):
+    command = r"inverse prior convert .* --out .*\.safetensors"
+    message = f"pickles are refused; convert it once: {command}"
+    with pytest.raises(inverse.InverseError, match=message):
         load_prior(tmp_path)
 
 
-def test_a_folder_that_is_no_pipeline_says_what_is_missing(tmp_path):
+def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(inverse.InverseError, match="diffusers"):
         load_prior(tmp_path)
 
 
 @diffusers
-def test_a_scheduler_of_no_known_process_is_refused(tmp_path):
+def test_an_unknown_scheduler_is_refused(tmp_path):
     save_pipeline(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "X"}')
     with pytest.raises(
@@ -301,7 +301,7 @@ def as_edm(scheduler, unet, x, sigma):
 
 
 def as_flow(scheduler, unet, x, sigma):
-    """One Euler step of theirs from the time of this noise level to zero."""
+    """An Euler step of the scheduler from the time of this noise level to zero."""
     t = float(sigma / (1 + sigma))
     scheduler.set_timesteps(sigmas=[t])
     x_t = (1 - t) * x
@@ -327,8 +327,8 @@ PROCESSES = {
 @diffusers
 @pytest.mark.parametrize("sigma", [0.1, 1.5])
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_folder_of_another_process_denoises_as_its_own_scheduler_does(tmp_path, name, sigma):
-    """EDM, flow matching and consistency models: a UNet2DModel saved and loaded, against the arithmetic of diffusers' scheduler."""
+def test_a_folder_of_another_process_denoises_like_its_scheduler(tmp_path, name, sigma):
+    """A saved UNet2DModel, compared with the arithmetic of the diffusers scheduler."""
     import diffusers as d
 
     unet = save_pipeline(tmp_path)
@@ -337,12 +337,11 @@ def test_a_folder_of_another_process_denoises_as_its_own_scheduler_does(tmp_path
     scheduler.save_pretrained(tmp_path / "scheduler")
     prior, x, level = load_prior(tmp_path), normal(2, 3, 16, 16).float(), torch.tensor(sigma)
     with torch.no_grad():
-        torch.testing.assert_close(
-            prior(x, level), reference(scheduler, unet, x, level), rtol=1e-4, atol=1e-4
-        )  # float32
+        expected = reference(scheduler, unet, x, level)
+        torch.testing.assert_close(prior(x, level), expected, rtol=1e-4, atol=1e-4)  # float32
 
 
-def test_a_trained_consistency_model_returns_its_input_at_the_least_noise():
-    prior = adapters.ConsistencyPrior(lambda x, t: torch.full_like(x, 7.0), sigma_min=0.002)
+def test_a_consistency_model_returns_its_input_at_the_smallest_noise_level():
+    prior = parametrisations.ConsistencyPrior(lambda x, t: torch.full_like(x, 7.0), sigma_min=0.002)
     x = normal(1, *SHAPE)
     torch.testing.assert_close(prior(x, torch.tensor(0.002, dtype=torch.float64)), x)

@@ -154,6 +154,6 @@ def test_a_prior_never_overwrites_its_source(command, tiny_prior):
     before = tiny_prior.read_bytes()
     for verb in ("quantize", "convert"):
         command("prior", verb, tiny_prior, "--out", tiny_prior).refused(
-            "is the source itself; name another file"
+            "is the source itself; choose another file"
         )
     assert tiny_prior.read_bytes() == before

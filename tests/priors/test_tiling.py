@@ -1,4 +1,4 @@
-"""Tiles and micro-batches change nothing: the network is as local as its configuration says."""
+"""Locality of the network, and the equality of tiles and micro-batches with whole images."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from inverse.priors.evaluation.tiling import spans, tiled
 from inverse.priors.networks.unet import UNetConfig, pad_to_multiple
 
 ROUNDING = {"rtol": 0, "atol": 1e-12}
-"""Float64 convolutions add their terms in another order when the image has another size."""
+"""The order of the terms of a float64 convolution depends on the size of the image."""
 
 CONFIGS = {
     "one-level": UNetConfig(channels=1, widths=(4,), blocks=(2,), embedding=4),
@@ -26,39 +26,39 @@ def network(config):
     return randomise(prior).double().eval().requires_grad_(False)
 
 
-# --- locality ---------------------------------------------------------------------------------------------------------
+# --- locality ------------------------------------------------------------------------------------
 
 
 @every_config
 @pytest.mark.parametrize("offset", [0, 1, 3, 7])
 def test_a_pixel_changes_nothing_beyond_the_halo(config, offset):
-    """Bit by bit, wherever the pixel lies on the stride grid; the image reaches further than the halo on every side."""
+    """Bit by bit, for any position on the stride grid; the image extends beyond the halo."""
     prior, halo = network(config), config.halo
-    at = (halo // config.stride + 1) * config.stride + offset
-    x = normal(1, config.channels, 2 * at + 8, 2 * at + 8)
+    middle = (halo // config.stride + 1) * config.stride + offset
+    x = normal(1, config.channels, 2 * middle + 8, 2 * middle + 8)
     y = x.clone()
-    y[..., at, at] += 10
+    y[..., middle, middle] += 10
     changed = (prior(x, SIGMA) != prior(y, SIGMA)).any(1)[0]
     rows, columns = torch.nonzero(changed, as_tuple=True)
-    assert (rows - at).abs().max() <= halo
-    assert (columns - at).abs().max() <= halo
+    assert (rows - middle).abs().max() <= halo
+    assert (columns - middle).abs().max() <= halo
 
 
 @every_config
-def test_the_halo_is_no_larger_than_alignment_requires(config):
-    """A pixel reaches further than the halo less two strides for alignment, the four pixels of head and tail and a rounding."""
+def test_the_halo_is_not_much_larger_than_the_reach(config):
+    """It adds two strides for alignment, four pixels for head and tail, and a rounding."""
     prior, halo = network(config), config.halo
-    at = 2 * halo // config.stride * config.stride
+    middle = 2 * halo // config.stride * config.stride
     jacobian_row = torch.zeros(
-        1, config.channels, 2 * at, 2 * at, dtype=torch.float64, requires_grad=True
+        1, config.channels, 2 * middle, 2 * middle, dtype=torch.float64, requires_grad=True
     )
-    prior(jacobian_row, SIGMA)[0, 0, at, at].backward()
+    prior(jacobian_row, SIGMA)[0, 0, middle, middle].backward()
     rows = torch.nonzero(jacobian_row.grad.abs().sum((0, 1)))[:, 0]
-    assert (rows - at).abs().max() > halo - 3 * config.stride - 4
+    assert (rows - middle).abs().max() > halo - 3 * config.stride - 4
 
 
 @every_config
-def test_a_network_shifted_by_its_stride_is_the_same_network(config):
+def test_the_network_is_equivariant_to_shifts_by_its_stride(config):
     prior, s = network(config), config.stride
     x = normal(1, config.channels, 2 * config.halo + 4 * s, 2 * config.halo + 4 * s)
     inner = slice(config.halo + s, -config.halo - s)
@@ -68,20 +68,20 @@ def test_a_network_shifted_by_its_stride_is_the_same_network(config):
     )
 
 
-# --- tiles ------------------------------------------------------------------------------------------------------------
+# --- tiles ---------------------------------------------------------------------------------------
 
 
 @every_config
 @pytest.mark.parametrize("size", [(96, 64), (101, 67), (97, 35)])
 def test_tiled_equals_untiled(config, size):
-    """Also for sides that are no multiple of the stride, and a last tile of one pixel."""
+    """Also for sides that are no multiple of the stride, and for a last tile of one pixel."""
     prior, x = network(config), normal(2, config.channels, *size)
     sigma = torch.tensor([0.1, 3.0], dtype=torch.float64)
     torch.testing.assert_close(tiled(prior, x, sigma, 32, config.halo), prior(x, sigma), **ROUNDING)
 
 
 def test_tiles_without_a_halo_have_seams():
-    """What the equality above would miss if the network were pointwise."""
+    """The network is not pointwise, so that the equality above tests the halo."""
     config = CONFIGS["two-levels"]
     prior, x = network(config), normal(1, 3, 64, 64)
     assert (tiled(prior, x, SIGMA, 32, 0) - prior(x, SIGMA)).abs().max() > 1e-3
@@ -105,18 +105,17 @@ def test_spans_cover_every_pixel_once(length, tile):
     )
 
 
-# --- the posterior's use of both --------------------------------------------------------------------------------------
+# --- executions of a posterior -------------------------------------------------------------------
 
 
 def posterior(config=CONFIGS["two-levels"], size=(69, 72), images=3, **execution):
-    y, how = normal(images, config.channels, *size), inverse.Execution(**execution)
     return inverse.Posterior(
         network(config),
         inverse.physics.Denoising(),
-        y,
+        normal(images, config.channels, *size),
         inverse.GaussianNoise(0.1),
         dtype=torch.float64,
-        execution=how,
+        execution=inverse.Execution(**execution),
     )
 
 
@@ -147,9 +146,9 @@ def test_execution_does_not_change_the_vjp(execution):
 
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS)
 def test_execution_does_not_change_the_cost(execution):
-    found = posterior(**execution)
-    found.tweedie(normal(3, 3, 69, 72), 0.5)[1](normal(3, 3, 69, 72))
-    assert (found.cost.nfe, found.cost.vjp) == (1, 1)
+    executed = posterior(**execution)
+    executed.tweedie(normal(3, 3, 69, 72), 0.5)[1](normal(3, 3, 69, 72))
+    assert (executed.cost.nfe, executed.cost.vjp) == (1, 1)
 
 
 def test_a_prior_that_is_not_local_is_never_tiled(gaussian_posterior):
@@ -159,7 +158,7 @@ def test_a_prior_that_is_not_local_is_never_tiled(gaussian_posterior):
 
 
 def test_autocast_keeps_the_state_in_float32():
-    """bfloat16 has 8 bits: the network's part is off by about 1%, the skip connection is not."""
+    """With 8 bits, the network's term has an error of about 1 %; the skip connection is exact."""
     prior, x, y = (
         network(CONFIGS["two-levels"]).float(),
         normal(3, 3, 69, 72, seed=1).float(),
@@ -179,7 +178,7 @@ def test_autocast_keeps_the_state_in_float32():
     assert 0 < (half - full).abs().max() < 0.1
 
 
-# --- padding ----------------------------------------------------------------------------------------------------------
+# --- padding -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 8), (8, 8)])
@@ -190,7 +189,7 @@ def test_padding_keeps_the_image_and_reaches_the_multiple(size):
     assert all(n % 8 == 0 and 0 <= n - m < 8 for n, m in zip(padded.shape[-2:], size, strict=True))
 
 
-def test_padding_reflects_where_it_can():
+def test_padding_reflects_a_large_enough_image():
     x = normal(1, 2, 6, 8)
     assert torch.equal(pad_to_multiple(x, 8)[..., 6:, :], x[..., [4, 3], :])
 

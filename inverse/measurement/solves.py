@@ -210,7 +210,7 @@ class LinearSolves(ABC):
         generator: Generators,
         power: float = 1.0,
     ) -> Tensor:
-        """x + K (y + n - A x), n ~ N(0, R / power): a draw of N(m, C) becomes one of N(m, C) p(y | x)^power.
+        """x + K (y + n - A x), n ~ N(0, R / power): draws of N(m, C) p(y | x)^power, (B, *shape).
 
         Args:
             x: draws of N(m, C), (B, *shape).

@@ -252,7 +252,7 @@ def test_the_named_weights_file_is_loaded(prior_path, tmp_path):
     (pair / "renamed.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
     message = refused(pair / "renamed.safetensors")
     assert message.endswith(
-        f"the card message_part {sha256(prior_path)[:12]}...; the card describes own.safetensors"
+        f"the card says {sha256(prior_path)[:12]}...; the card describes own.safetensors"
     )
     assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in message
     assert load_prior(pair / "renamed.json").name == "own"

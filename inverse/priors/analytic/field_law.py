@@ -15,7 +15,7 @@ from inverse.priors.analytic.law import AnalyticPrior
 
 
 class FieldLaw(AnalyticPrior):
-    """A Gaussian N(mean, C) of fields (channels, H, W) with C diagonal in a basis of its own.
+    """A Gaussian N(mean, C) of fields (channels, H, W) with C diagonal in a known basis.
 
     Class attributes: `kind` is the name of its loader in the hook `inverse_laws`; `circular` says
     whether the last column adjoins the first; `single_precision` names the entries of its state

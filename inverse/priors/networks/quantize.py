@@ -9,8 +9,8 @@ reverse process at times t ~ N(0.4 T, (0.4 T)^2), truncated to [0, T]: mostly at
 published. The image and the inputs of transposed convolutions and linear maps are not rounded.
 
 Source: Shang et al., Post-training Quantization on Diffusion Models, CVPR 2023,
-https://arxiv.org/abs/2211.15736. Their T is the number of DDPM steps; time is log sigma between the
-prior's limits here. They also refine the rounding block by block.
+https://arxiv.org/abs/2211.15736. Their T is the number of DDPM steps; this module uses log sigma
+between the prior's limits as time. They also refine the rounding block by block.
 """
 
 from __future__ import annotations

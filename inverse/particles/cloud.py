@@ -217,7 +217,7 @@ class Cloud:
         self._record(float(sigma))
 
     def resample(self, power: float = 1.0) -> Tensor:
-        """Resample every cloud whose ESS is below the threshold; return each particle's parent row (B,).
+        """Resample every cloud whose ESS is below the threshold; return each parent's row (B,).
 
         Args:
             power: choose by W^power and keep the rest, W^(1 - power), as weights. 1 is plain
@@ -241,7 +241,7 @@ class Cloud:
         return rows
 
     def weighted(self, samples: int) -> Weighted:
-        """The iterate: the whole cloud with its weights if it has `samples` particles, else draws from it.
+        """The iterate: the cloud with its weights if it has `samples` particles, else draws from it.
 
         Islands count in proportion to their evidence; the evidence of the image is the mean of
         theirs.
@@ -264,7 +264,7 @@ class Cloud:
         ]
 
     def _of_images(self) -> tuple[Tensor, Tensor]:
-        """Normalised log-weights (images, particles) and log-evidence (images,) over all islands."""
+        """Normalised log-weights (images, particles) and log-evidence (images,), all islands."""
         Z = self.log_evidence.view(self.images, self.islands)
         log_weights = (
             self.log_weights.view(self.images, self.islands, -1) + Z.log_softmax(1)[..., None]

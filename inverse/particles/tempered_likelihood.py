@@ -39,7 +39,7 @@ class TemperedLikelihood:
         self.posterior, self.variance_y = posterior, posterior.noise.variance(posterior.y)
 
     def draw(self, z: Tensor, variance: float, power: float, generator: Generators) -> Tensor:
-        """x ~ N(z, variance I) p(y | x)^power, exact up to the linear solve: (B, *shape) -> same."""
+        """x ~ N(z, variance I) p(y | x)^power, exact up to the solve: (B, *shape) -> same."""
         x = z + variance**0.5 * generator.randn_like(z)
         if power == 0:
             return x

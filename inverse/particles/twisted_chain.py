@@ -23,7 +23,7 @@ from inverse.posterior import Posterior
 from inverse.rows import row_dot
 
 Twist = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
-"""(x, s) -> x0_hat, grad log p~_s(y | x) and log p~_s(y | x) (B,), up to a constant of the level."""
+"""(x, s) -> x0_hat, grad log p~_s(y | x), and log p~_s(y | x) (B,) up to a constant of s."""
 
 
 def twisted_chain(

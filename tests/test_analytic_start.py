@@ -1,4 +1,4 @@
-"""The analytic start against exact posteriors: the law of its draws, read off the gain of every random number, without Monte Carlo error."""
+"""The analytic start against exact posteriors: the law of its draws, without Monte Carlo error."""
 
 from __future__ import annotations
 
@@ -64,12 +64,15 @@ def moments(prior) -> GaussianPrior:
 
 
 def rescaled(prior) -> RescaledPrior:
-    """The same law, native in other units: whoever starts from it must get the same samples in physical units."""
+    """The same law in other native units; the samples in physical units must not change."""
     return RescaledPrior(prior, 2.0, -0.4)
 
 
 class Impulses:
-    """In place of random numbers: draw i is 1 in row i + 1 and 0 elsewhere, so that a linear map shows the gain of each draw."""
+    """Replaces random numbers: draw i is 1 in row i + 1 and 0 elsewhere.
+
+    A linear map then returns the gain of each draw.
+    """
 
     draws = 0
 
@@ -103,7 +106,10 @@ def posterior_of(prior, rows: int = 1) -> inverse.Posterior:
 
 
 def law_of(draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of an affine map of standard normal numbers: called with rows and generator."""
+    """Mean and covariance of an affine map of standard normal numbers.
+
+    The map takes rows and a generator.
+    """
     impulses = Impulses()
     x = draw(200, impulses).flatten(1)
     assert impulses.draws < 200
@@ -114,7 +120,7 @@ def law_of(draw) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("sigma", [0.0, 0.05, 1.0, 30.0])
 @pytest.mark.parametrize("make", [full, low_rank, field, mixture])
 def test_the_start_has_the_law_of_the_conditioned_gaussian(make, sigma):
-    """And the flow that a perfect sampler follows from there ends in the exact posterior, wherever it starts."""
+    """The exact flow from the start then ends in the exact posterior, whatever the level."""
     law = moments(make()).given(MATRIX, SIGMA_Y, Y)
     mean, covariance = law_of(
         lambda rows, noise: analytic_start(posterior_of(make(), rows), sigma, noise)
@@ -141,7 +147,7 @@ def test_a_rescaled_prior_starts_from_the_same_image(make):
     assert torch.allclose(covariance, expected[1], rtol=0, atol=1e-9)
 
 
-def test_rows_do_not_see_each_other():
+def test_rows_are_independent():
     prior = full()
     streams = lambda: [torch.Generator().manual_seed(i) for i in range(3)]  # noqa: E731
     together = analytic_start(posterior_of(prior, 3), 0.5, inverse.Generators(streams()))
@@ -150,8 +156,8 @@ def test_rows_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("level", [0.2, 1.0, 5.0])
-def test_a_guidance_that_is_exact_stays_so_at_less_cost(level):
-    """`mmps` on a Gaussian: no further from the posterior with the early steps left out than with them, at the evaluations of the levels left."""
+def test_an_exact_guidance_stays_exact_at_less_cost(level):
+    """Without the early steps `mmps` is as close to a Gaussian's posterior, at less cost."""
     law = full().given(MATRIX, SIGMA_Y, Y)
 
     def solved(**options) -> tuple[float, float]:
@@ -178,7 +184,7 @@ def test_a_guidance_that_is_exact_stays_so_at_less_cost(level):
 
 
 def test_on_a_mixture_the_start_is_better_the_higher_it_is():
-    """Total variation between the start and the exact law of x at its level, by quadrature: from 0.4 at the bottom to nothing."""
+    """Total variation to the exact law of x at the level, by quadrature: from 0.4 down to 0."""
     means, variances = (
         torch.tensor([[[[-1.5]]], [[[1.0]]]], dtype=F64),
         torch.tensor([0.1, 0.2], dtype=F64),
@@ -215,7 +221,7 @@ def test_on_a_mixture_the_start_is_better_the_higher_it_is():
 
 
 def test_photographs_have_the_power_law_of_the_card():
-    """The start on a shipped photograph explains y; its colours and its brightness are those of photographs, not of noise."""
+    """The start on a photograph explains y, with the colours and brightness of photographs."""
     prior = inverse.load_prior("photo-64")
     problem = inverse.get_problem("deblur")
     truth = problem.truths()[0][:, 64:128, 64:128]
@@ -232,7 +238,7 @@ def test_photographs_have_the_power_law_of_the_card():
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def test_what_has_no_gaussian_is_refused(network_prior, gaussian_prior):
+def test_a_prior_without_a_known_gaussian_is_refused(network_prior, gaussian_prior):
     truth = torch.full((1, 3, 8, 8), 0.5)
     method = inverse.get_method("pigdm", analytic_start=1.0)
     problem = inverse.get_problem("deblur", kernel="gaussian", width=0.5, kernel_size=3)
@@ -265,7 +271,7 @@ def test_a_start_below_the_schedule_is_refused(level):
         inverse.solve(posterior_of(full()), inverse.get_method("mmps", analytic_start=level))
 
 
-def test_the_command_takes_it_and_refuses_what_it_must(command):
+def test_the_command_accepts_the_analytic_start_and_refuses_invalid_levels(command):
     asked = ("solve", "--problem", "gaussian", "--method", "mmps", "--steps", "4", "--set")
     assert command(*asked, "analytic_start=1").code == 0
     command(*asked, "analytic_start=high").refused("analytic_start must be", "got 'high'")

@@ -1,4 +1,4 @@
-"""Gaussians tilted by a likelihood, and Langevin steps on them, against dense algebra."""
+"""Gaussians times a tempered likelihood, and Langevin steps on them, against dense algebra."""
 
 import math
 
@@ -62,8 +62,8 @@ def test_a_mass_without_variance_is_the_likelihood(posterior):
     )
 
 
-def test_draws_have_the_tilted_mean_and_covariance(posterior):
-    """1000 draws: the mean along 5 directions within 4 standard errors, variances along them within 4 x sqrt(2 / 1000)."""
+def test_draws_have_the_mean_and_covariance_of_the_product(posterior):
+    """1000 draws along 5 directions: mean within 4 standard errors, variance 4 sqrt(2 / 1000)."""
     many, variance, power = posterior.rows(500), 0.7, 0.3
     many.y = posterior.y[:1].expand(1000, *posterior.y.shape[1:])
     x = (
@@ -94,7 +94,10 @@ def test_the_spectrum_is_that_of_the_dense_matrix(posterior):
 
 
 def test_the_quadrature_agrees_with_the_dense_spectrum(posterior, monkeypatch):
-    """log det (1 + 0.3 H) from one probe of 192 entries: within 4 sqrt(2 / 192) of the largest term an entry can give."""
+    """log det (1 + 0.3 H) from one probe of 192 entries.
+
+    Within 4 sqrt(2 / 192) of the largest term of an entry.
+    """
     exact = TemperedLikelihood(posterior).trace(lambda h: (0.3 * h).log1p())
     monkeypatch.setattr(tilted, "DENSE", 0)
     probed = TemperedLikelihood(posterior)
@@ -128,7 +131,10 @@ def gaussian_parts():
 
 
 def test_unadjusted_langevin_has_its_known_bias():
-    """The stationary variance of x' = (1 - 3h) x + sqrt(2h) z is 1 / (3 (1 - 3h / 2)); within 4 standard errors."""
+    """x' = (1 - 3h) x + sqrt(2h) z has the stationary variance 1 / (3 (1 - 3h / 2)).
+
+    Within 4 standard errors.
+    """
     score, gradient, _ = gaussian_parts()
     x = langevin(
         normal(COUNT, 1), STEP, 40, score, gradient, SharedStream(inverse.seeded("ula"), COUNT)
@@ -137,7 +143,7 @@ def test_unadjusted_langevin_has_its_known_bias():
     assert abs(float(x.var()) / expected - 1) < 4 * (2 / COUNT) ** 0.5
 
 
-def test_adjusted_langevin_has_none():
+def test_adjusted_langevin_has_no_bias():
     score, gradient, log_factor = gaussian_parts()
     x = adjusted_langevin(
         normal(COUNT, 1),
@@ -151,7 +157,7 @@ def test_adjusted_langevin_has_none():
     assert abs(float(x.var()) * 3 - 1) < 4 * (2 / COUNT) ** 0.5
 
 
-def test_adjusted_langevin_refuses_what_is_not_a_number():
+def test_adjusted_langevin_rejects_nan():
     score, gradient, _ = gaussian_parts()
     start, streams = normal(10, 1), SharedStream(inverse.seeded(0), 10)
     moved = adjusted_langevin(
@@ -166,7 +172,7 @@ def test_adjusted_langevin_refuses_what_is_not_a_number():
     assert torch.equal(moved, start)
 
 
-def test_a_tilt_needs_a_linear_operator():
+def test_a_tempered_likelihood_needs_a_linear_operator():
     saturating = inverse.operator(torch.tanh, shape=SHAPE, linear=False)
     posterior = inverse.Posterior(
         image_prior(),

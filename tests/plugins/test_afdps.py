@@ -1,6 +1,7 @@
-"""AFDPS against closed forms: a Gaussian prior in two dimensions, mixtures, and quadrature for a nonlinear operator.
+"""AFDPS against closed forms for Gaussians and mixtures, and quadrature for nonlinear operators.
 
-The law of the prior's own discrete chain is Gaussian here and known (`chain`): weights that are exact for it need no allowance for the step.
+The prior's discrete chain has a known Gaussian law (`chain`): weights that are exact for it need no
+allowance for the step size.
 """
 
 import math
@@ -154,7 +155,10 @@ def test_without_data_the_sde_is_the_ancestral_sampler():
 
 @pytest.mark.parametrize("substep", ["exact", "euler"])
 def test_the_weights_of_the_sde_are_exact_for_its_chain(substep):
-    """Twenty coarse steps, 60 clouds of 400: mean and second moments within 4 standard errors, Z unbiased."""
+    """Mean and second moments within 4 standard errors, Z unbiased.
+
+    20 coarse steps, 60 clouds of 400.
+    """
     result = solve(60, 400, steps=20, sigma_max=20.0, substep=substep, seed=1)
     mean, second, log_mass = gaussian(chain(20, 20.0)[-1])
     within(result.mean.flatten(1), mean, 4)
@@ -163,7 +167,7 @@ def test_the_weights_of_the_sde_are_exact_for_its_chain(substep):
 
 
 def test_the_weights_of_the_flow_are_exact_for_its_chain():
-    """Without corrector the final weights are p(y | x_0) times those of the start, and nothing else."""
+    """Without corrector the final weights are p(y | x_0) times the first weights."""
     one = posterior()
     result = solve(
         1, 50, on=one, steps=20, variant="ode", corrector="none", ess_threshold=1e-9, seed=2
@@ -195,7 +199,7 @@ def test_the_chains_error_halves_with_the_step():
 
 
 def test_mean_covariance_and_evidence_are_the_posteriors():
-    """The flow with two Langevin steps at each of 100 levels: 40 clouds of 250, 3 standard errors."""
+    """The flow with two Langevin steps at 100 levels: 40 clouds of 250, 3 standard errors."""
     result = solve(40, 250, steps=100, seed=3, **ODE)
     mean, second, log_mass = gaussian(C)
     within(result.mean.flatten(1), mean, 3)
@@ -204,7 +208,10 @@ def test_mean_covariance_and_evidence_are_the_posteriors():
 
 
 def test_the_error_falls_as_the_root_of_the_number_of_particles():
-    """Slope of log RMSE of the mean over N = 40, 160, 640, 60 clouds each; its own standard error is 0.04."""
+    """Slope of the log RMSE of the mean for N = 40, 160, 640; its standard error is 0.04.
+
+    60 clouds each.
+    """
     truth, errors = gaussian(C)[0], []
     for n in (40, 160, 640):
         errors.append(
@@ -225,7 +232,10 @@ def test_the_error_falls_as_the_root_of_the_number_of_particles():
     ids=["ode", "mala", "sde"],
 )
 def test_the_cloud_follows_its_path(options):
-    """At three levels q_t ~ N(0, C + t^2) p(y | x)^a: mean and second moments within 4 standard errors (of the sde's own chain)."""
+    """q_t ~ N(0, C + t^2) p(y | x)^a at three levels, for `sde` the law of its chain.
+
+    Mean and second moments within 4 standard errors.
+    """
     steps, images, n = 100, 40, 250
     rows, generator = posterior(images).rows(n), Generators.for_samples(5, images, n)
     sigmas, law = levels(steps, 20.0), chain(steps, 20.0)
@@ -252,7 +262,7 @@ def test_the_cloud_follows_its_path(options):
 
 
 def test_the_papers_weights_converge_to_the_exact_ones():
-    """The evidence's error of the Euler step of the reaction term halves with the step: ratios 1.5 to 2.6, 20 clouds of 250."""
+    """Half the step halves the error of the evidence: ratios 1.5 to 2.6, 20 clouds of 250."""
     truth = gaussian(C)[2]
     errors = [
         float(
@@ -285,7 +295,10 @@ class Antithetic(CloudGenerators):
 )
 @pytest.mark.parametrize("variant", ["sde", "ode"])
 def test_the_papers_increment_is_the_expectation_of_the_exact_one(variant, operator):
-    """From each of 6 points, mean exp(exact increment) over 4000 moves against the reaction term: within 3 per cent at a short step."""
+    """Mean exp(exact increment) over 4000 moves from each of 6 points, against the reaction term.
+
+    Within 3 per cent at a short step.
+    """
     gaps = []
     for shorter in (0.2, 1e-3):
         p = other(operator, Y, images=1).rows(24000)
@@ -307,7 +320,10 @@ def test_the_papers_increment_is_the_expectation_of_the_exact_one(variant, opera
 
 
 def test_the_unannealed_sde_collapses_by_construction():
-    """Without resampling Var log w grows as sigma_max^2 |A|^2 / sigma_y^2 and ten of 2000 particles carry the weight."""
+    """Var log w grows as sigma_max^2 |A|^2 / sigma_y^2 without resampling.
+
+    Ten of 2000 particles then carry the weight.
+    """
     never = {"ess_threshold": 1e-9, "sigma_max": 3.0, "steps": 200, "rho": 3.0}
     collapsed = solve(1, 2000, anneal="none", weights="pde", substep="euler", **never)
     annealed = solve(1, 2000, anneal="noise-aware", **never)
@@ -318,7 +334,7 @@ def test_the_unannealed_sde_collapses_by_construction():
 
 @pytest.mark.filterwarnings("ignore:.*particles have NaN")
 def test_stiff_guidance_needs_the_exact_substep():
-    """Trap: Euler is stable only below sigma_y^2 / (t |A|^2), here 3e-5 against steps of up to 7."""
+    """Euler is stable only below sigma_y^2 / (t |A|^2) = 3e-5; the steps are up to 7."""
     stiff = posterior(1, sigma_y=0.05)
     with pytest.raises(InputError, match=r"at noise level sigma|diverged"):
         solve(1, 32, on=stiff, anneal="none", substep="euler", steps=60)
@@ -329,7 +345,7 @@ def test_stiff_guidance_needs_the_exact_substep():
 
 
 def test_both_modes_keep_their_masses():
-    """bimodal, 0.7 and 0.3: within 0.05, where red-diff is not; the evidence within 3 standard errors over 6 runs."""
+    """Masses 0.7 and 0.3 within 0.05, unlike red-diff; evidence within 3 standard errors."""
     problem = inverse.get_problem("bimodal", mass=0.7)
     p = problem.posterior(0)
     exact = problem.exact(p.y[0])
@@ -344,7 +360,7 @@ def test_both_modes_keep_their_masses():
 
 
 def test_a_mixtures_modes_keep_their_masses():
-    """25 components in 8 dimensions, one projection: total variation of their masses within 0.05, DPS and red-diff beyond 0.2."""
+    """Total variation of the masses of 25 components within 0.05; DPS and red-diff exceed 0.2."""
     problem = inverse.get_problem("mixture", d=8, d_y=2, instance=1)
     p = problem.posterior(0)
     exact = problem.exact(p.y[0]).law
@@ -383,8 +399,11 @@ NONLINEAR = [
 
 
 @pytest.mark.parametrize("options", NONLINEAR, ids=str)
-def test_a_nonlinear_operator_meets_quadrature(options):
-    """Mean over 20 clouds of 300 within 4 standard errors and 0.03 for the step; so the evidence, where its variance is finite enough to be seen."""
+def test_a_nonlinear_operator_agrees_with_quadrature(options):
+    """Mean and evidence of 20 clouds of 300 within 4 standard errors and 0.03 for the step.
+
+    The evidence is tested only where its variance is small enough.
+    """
     p = other(SATURATING, 0.6, 0.3, images=20)
     axes = torch.linspace(-6, 6, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(axes, axes)
@@ -426,7 +445,7 @@ def test_permuted_particles_are_permuted_in_the_next_step():
             torch.testing.assert_close(other, one[order])
 
 
-def test_permuted_images_are_permuted_answers():
+def test_permuted_images_permute_the_answers():
     whole = posterior(3)
     whole.y = whole.y + normal(3, 1, 1, 1)
     method = inverse.get_method("afdps", steps=10)
@@ -443,7 +462,7 @@ def test_permuted_images_are_permuted_answers():
 
 
 @pytest.mark.parametrize("islands", [1, 4])
-def test_islands_answer_alike(islands):
+def test_the_number_of_islands_changes_no_expectation(islands):
     """40 clouds of 200: mean within 4 standard errors of the posterior's, Z unbiased."""
     result = solve(40, 200, steps=60, islands=islands, seed=7, **ODE)
     mean, _, log_mass = gaussian(C)
@@ -451,7 +470,7 @@ def test_islands_answer_alike(islands):
     within((result.log_evidence - log_mass).exp(), 1.0, 4)
 
 
-def test_the_papers_shortcut_is_the_heaviest_of_particles_that_never_were_resampled():
+def test_the_papers_shortcut_returns_the_heaviest_unresampled_particle():
     options = {"steps": 20, "sigma_max": 20.0}
     shortcut = solve(1, 16, mode="paper-shortcut", **options)
     weighted = solve(1, 16, ess_threshold=1e-9, **options)
@@ -472,7 +491,7 @@ def test_the_papers_shortcut_is_the_heaviest_of_particles_that_never_were_resamp
         ({"variant": "pde"}, "variant must be one of sde, ode, got 'pde'"),
     ],
 )
-def test_bad_options_are_one_line(options, words):
+def test_invalid_options_give_a_one_line_error(options, words):
     with pytest.raises(OptionError, match=words):
         inverse.get_method("afdps", **options)
 
@@ -484,7 +503,7 @@ def broken(when):
     )
 
 
-def test_particles_at_which_the_operator_is_nan_are_left_out():
+def test_particles_with_nan_measurements_lose_their_weight():
     p = other(broken(lambda x: x > 0.5), images=3)
     with pytest.warns(UserWarning, match=r"particles have NaN at noise level sigma = "):
         result = solve(3, 50, on=p, steps=20, sigma_max=20.0)

@@ -1,7 +1,8 @@
 """Methods against the conjugate problem: a Gaussian prior, a linear operator, Gaussian noise.
 
-Every linear method's iterate is then Gaussian. Its law is propagated here with dense matrices, apart from the plug-ins, and
-compared with samples; where a method claims the posterior, that law must approach the exact one.
+Every linear method's iterate is then Gaussian. Its law is propagated here with dense matrices,
+apart from the plug-ins, and compared with samples; where a method claims the posterior, that law
+must approach the exact one.
 
     D(x, s) = m + J (x - m),  J = C (C + s^2 I)^-1,    b - A x = y - H decode(x),    R = sigma_y^2 I
 """
@@ -25,7 +26,10 @@ DECOMPOSABLE = ("inpainting", "blur")
 
 
 class Stream:
-    """Generators' interface over one stream: thousands of rows at the price of one. Batch invariance is tested elsewhere."""
+    """The interface of Generators over one stream, which makes thousands of rows cheap.
+
+    Other tests cover batch invariance.
+    """
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
@@ -64,7 +68,7 @@ class Conjugate:
 
 @functools.cache
 def conjugate(name: str, side: int = 4) -> Conjugate:
-    """Squared-exponential field of length 2 pixels, mean 0.5 and standard deviation 0.12 (physical units)."""
+    """A squared-exponential field of length 2 pixels, mean 0.5, standard deviation 0.12."""
     shape, n = (1, side, side), side * side
     generator = torch.Generator().manual_seed(7)
     grid = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
@@ -161,7 +165,10 @@ def draw(p: Conjugate, method: inverse.Method, samples: int, seed: int = 0) -> T
 
 
 def assert_law(x: Tensor, law: Law) -> None:
-    """Mean and every covariance entry within 4 standard errors; 1e-6 covers the linear solves where a direction has no spread."""
+    """Mean and every covariance entry within 4 standard errors.
+
+    1e-6 covers the linear solves in directions without spread.
+    """
     n, variances = len(x), law.covariance.diagonal()
     mean_error = (x.mean(0) - law.mean).abs() / ((variances / n).sqrt() + 1e-6)
     error = (variances[:, None] * variances + law.covariance**2).div(n).sqrt()
@@ -342,7 +349,7 @@ def law_of_pnp_dm(p: Conjugate, steps: int, prior_steps: int, rho_min: float) ->
 
 
 def law_of_sitcom(p: Conjugate, steps: int, lambda_: float) -> Law:
-    """Where Adam has converged."""
+    """The fixed point of Adam."""
     levels = levels_of(p, "vp", steps)
     law = start(p, levels[0])
     for s, t in pairwise(levels):

@@ -1,6 +1,7 @@
-"""deepinv's samplers as baselines: what they do to their arguments when called bare, that none of it gets out, and how wrong they are.
+"""deepinv's samplers as baselines: side effects of bare calls, their isolation, and known errors.
 
-The faults are facts about deepinv 0.5, measured where the posterior is known; a test that starts to fail here says that they were mended.
+The errors are those of deepinv 0.5, measured where the posterior is known. A test that begins to
+fail shows that deepinv has repaired one.
 """
 
 import numpy as np
@@ -43,7 +44,10 @@ def draw(p, name, samples=SAMPLES, seed=0, **options):
 
 
 def w2(view, x):
-    """Distance to the exact posterior and spread, in units of the root of its total variance; and the distance of the prior."""
+    """Distance to the exact posterior, spread, and the prior's distance.
+
+    The unit is the root of the posterior's total variance.
+    """
     problem = inverse.get_problem("gaussian", side=4, view=view)
     exact, law = problem.exact(posterior(view).y[0]), problem.law()
     mean, unit = exact.mean.flatten(), float(exact.covariance.trace().sqrt())
@@ -137,7 +141,7 @@ def test_bare_deepinv_takes_any_keyword_and_a_baseline_does_not():
 
 
 def test_a_bare_prox_couples_the_batch_and_the_baseline_does_not():
-    """deepinv's conjugate gradients go on until the last row has converged."""
+    """deepinv's conjugate gradients iterate until the last row has converged."""
     matrix = torch.diag(torch.linspace(0.1, 1, 16, dtype=torch.float64))
     A = inverse.operator(lambda x: (x.flatten(1) @ matrix).reshape(-1, 1, 4, 4), shape=(1, 4, 4))
     y = normal(2, 1, 4, 4)
@@ -166,7 +170,7 @@ def test_a_bare_prox_couples_the_batch_and_the_baseline_does_not():
     ids=lambda o: o["name"],
 )
 def test_without_guidance_the_diffusion_samples_the_prior(options):
-    """Wrong in any of the range, the noise scale or the start, and the law would be another."""
+    """An error in the range, the noise scale or the start would change the law."""
     x, _ = draw(posterior(), **options, steps=300)
     law = inverse.get_problem("gaussian", side=4).law()
     mean, variance = law.decode(law.mean).flatten(), law.scale**2 * law.covariance.diagonal()
@@ -178,7 +182,7 @@ def test_without_guidance_the_diffusion_samples_the_prior(options):
 
 @pytest.mark.parametrize("view", ["inpainting", "blur", "random"])
 def test_the_operator_given_to_deepinv_is_the_posteriors(view):
-    """A, its adjoint and their singular values in u = (x + 1) / 2, the basis of an economic V extended to a complete one."""
+    """A, its adjoint and their singular values in u = (x + 1) / 2, with a completed basis V."""
     from inverse_plugins.deepinv_baselines import as_physics
 
     p = posterior(view)
@@ -197,7 +201,10 @@ PRODUCTS = {
     "deepinv-pigdm": 6,
     "deepinv-moment-matching": 30,
 }
-"""Of six steps; moment matching has three conjugate-gradient iterations, their first residual and the gradient in each."""
+"""Evaluations of six steps.
+
+Moment matching has three conjugate-gradient iterations, their first residual and the gradient.
+"""
 
 
 @each
@@ -226,7 +233,10 @@ def test_a_level_beyond_the_prior_is_denoised_at_its_last_one():
     p = posterior()
     low, high = p.prior.sigma_min, p.prior.sigma_max
     u = normal(1, 1, 4, 4)
-    denoise = lambda u, s: (p.prior(2 * u - 1, torch.tensor(s, dtype=torch.float64)) + 1) / 2  # noqa: E731
+
+    def denoise(u, s):
+        return (p.prior(2 * u - 1, torch.tensor(s, dtype=torch.float64)) + 1) / 2
+
     denoiser = Denoiser(p, False)
     torch.testing.assert_close(denoiser(u, 0.3), denoise(u, 0.6))
     torch.testing.assert_close(denoiser(u, 0.0), denoise(u, low))
@@ -249,8 +259,8 @@ VIEWS = pytest.mark.parametrize("view", ["inpainting", "blur", "random"])
 
 
 @VIEWS
-def test_default_dps_hardly_looks_at_the_data(view):
-    """Its distance to the posterior is at least 0.8 of the prior's, and its spread at least twice the posterior's."""
+def test_default_dps_barely_uses_the_measurement(view):
+    """Distance at least 0.8 of the prior's; spread at least twice the posterior's."""
     distance, spread, prior = w2(view, draw(posterior(view), "deepinv-dps", steps=200)[0])
     assert distance > 0.8 * prior
     assert spread > 2
@@ -258,7 +268,10 @@ def test_default_dps_hardly_looks_at_the_data(view):
 
 @pytest.mark.parametrize("view", ["inpainting", "random"])
 def test_ddrm_is_short_of_half_the_variance_it_adds(view):
-    """With one level above zero and nothing seen better than that, x is the denoiser of its noise: sigma = 1 in [0, 1], 2 in [-1, 1]."""
+    """With one level above zero, and no coordinate measured better, x is its noise denoised.
+
+    sigma = 1 in [0, 1] is 2 in [-1, 1].
+    """
     sigma_y = 1e3
     x, _ = draw(posterior(view, sigma_y=sigma_y), "deepinv-ddrm", steps=2, eta=1.0)
     law = inverse.get_problem("gaussian", side=4, view=view).law()
@@ -270,7 +283,10 @@ def test_ddrm_is_short_of_half_the_variance_it_adds(view):
 
 
 def test_ddrm_has_the_right_variance_in_half_a_fourier_spectrum():
-    """The same experiment with the blur of `deblur`: complex coefficients are two draws, real ones and those at the ends one."""
+    """The same experiment with the blur of `deblur`.
+
+    A complex coefficient is two draws; a real one, at either end, is one.
+    """
     prior = inverse.GaussianPrior(
         torch.zeros(1, 8, 8, dtype=torch.float64),
         torch.ones(64, dtype=torch.float64),
@@ -300,7 +316,7 @@ def test_diffpir_is_too_wide(view, least):
 
 @VIEWS
 def test_moment_matching_is_nearly_exact(view):
-    """The one that should be: five evaluations a step, three of them for conjugate gradients."""
+    """It takes five evaluations a step, three of them for conjugate gradients."""
     distance, spread, _ = w2(view, draw(posterior(view), "deepinv-moment-matching", steps=200)[0])
     assert distance < 0.2
     assert abs(spread - 1) < 0.15
@@ -308,7 +324,10 @@ def test_moment_matching_is_nearly_exact(view):
 
 @VIEWS
 def test_our_dps_with_the_step_of_a_score_is_theirs_at_the_same_weight(view):
-    """Two implementations of one chain, on levels that differ at both ends alone; 0.05 is the distance of two draws of one law."""
+    """Two implementations of one chain, on levels that differ only at both ends.
+
+    0.05 is the distance of two sets of draws of one law.
+    """
     p = posterior(view)
     scale, unit = (
         p.prior.scale,

@@ -1,4 +1,4 @@
-"""What every registered method owes its caller, whoever wrote it; a new plug-in is tested without being named here.
+"""What every registered method guarantees; a new plug-in is tested without being named in a test.
 
 Runs are shortened: an identity that holds for six steps holds for a thousand.
 """
@@ -23,7 +23,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 CANDIDATES = ("blur", "blur-circular", "inpainting")
 SHAPE = (3, 8, 8)
 ROUNDING = {"rtol": 0, "atol": 1e-10}
-"""Float64 products add in another order in another batch: 1e-16 each, amplified through a run of solves."""
+"""Float64 sums have another order in another batch: 1e-16 each, amplified by the solves."""
 
 
 def quick(name, **more):
@@ -50,7 +50,7 @@ def order(name):
 
 
 def posterior_for(method, truths, prior, dtype=torch.float64, **options):
-    """A posterior of the first problem on which the method runs; skip the test, with the method's own reason, if there is none."""
+    """A posterior of the first problem on which the method runs; without one, skip the test."""
     reason = None
     for candidate in CANDIDATES:
         posterior = problems()[candidate].posterior(truths, prior=prior, dtype=dtype, **options)
@@ -90,7 +90,7 @@ def test_an_image_does_not_depend_on_its_batch(name, prior, truths):
 
 @every_method
 def test_an_image_does_not_depend_on_its_batch_with_a_network_in_float32(name, network_prior):
-    """At least 60 dB: single precision's 1e-7, amplified by the steps through a network with random weights."""
+    """At least 60 dB: 1e-7 of single precision, amplified by the steps of a random network."""
     method, truths = quick(name), torch.rand(4, *SHAPE, generator=inverse.seeded("truths"))
     whole = posterior_for(method, truths, network_prior, torch.float32)
     together = inverse.solve(whole, method).samples[2]
@@ -101,7 +101,7 @@ def test_an_image_does_not_depend_on_its_batch_with_a_network_in_float32(name, n
 
 @every_method
 def test_the_cost_of_a_sample_does_not_depend_on_the_batch(name, prior, truths):
-    """Except where rows of a batch wait for the slowest one: the batch's cost is then larger."""
+    """A batch costs more where its rows wait for the slowest row."""
     method = quick(name)
     batch, one = (
         inverse.solve(posterior_for(method, truths[:n], prior), method).cost for n in (4, 1)
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_bits(name, prior, truths):
 
 @every_method
 def test_seeds_0_and_1_differ_where_samples_do(name, prior, truths):
-    """Where two samples of one run differ, seeds must too, 0 being a seed like any other; only a point needs no chance."""
+    """Seeds differ where two samples of one run do; 0 is a seed like any other."""
     method = quick(name)
     posterior = posterior_for(method, truths[:1], prior)
     zero, one = (inverse.solve(posterior, method, samples=2, seed=s).samples[0] for s in (0, 1))
@@ -132,7 +132,7 @@ def test_seeds_0_and_1_differ_where_samples_do(name, prior, truths):
         assert METHODS[name].claim in ("point estimate", "none")
 
 
-# --- a caller left in peace -----------------------------------------------------------------------
+# --- no side effects -----------------------------------------------------------------------
 
 
 @every_method
@@ -249,7 +249,7 @@ def test_one_step_is_enough_to_run(name, prior, truths):
 
 @every_method
 def test_a_nonlinear_operator_is_solved_or_refused(name, prior, truths):
-    """A detector that saturates; its slope is bounded, so that no explicit step has an excuse to diverge."""
+    """A saturating detector, whose slope is bounded: no explicit step may diverge."""
     method, saturating = quick(name), inverse.operator(torch.tanh, shape=SHAPE, linear=False)
     y = truths[:2].tanh() + 0.05 * normal(2, *SHAPE)
     posterior = inverse.Posterior(
@@ -267,7 +267,7 @@ def test_a_nonlinear_operator_is_solved_or_refused(name, prior, truths):
     ids=["poisson", "laplace", "noiseless"],
 )
 def test_another_noise_is_solved_or_refused(name, noise, prior, truths):
-    """The truths stay positive under Poisson noise, the iterates need not: a method may say so with a NoiseError."""
+    """A method may raise NoiseError under Poisson noise, where an iterate is negative."""
     method = quick(name)
     operator = problems()["blur-circular"].operator(SHAPE)
     clean = problems(0.0)["blur-circular"].measure(truths[:2].clamp(0.05, 1), inverse.seeded(0))
@@ -361,7 +361,7 @@ def test_every_option_is_documented(name):
 
 @every_method
 def test_every_method_runs_on_one_of_these_problems(name, prior, truths):
-    """Otherwise the tests above skip it without a word."""
+    """Otherwise the tests above would skip the method silently."""
     reasons = [
         METHODS[name]().unsupported(
             problems()[c].posterior(truths[:1], prior=prior, dtype=torch.float64)

@@ -1,7 +1,8 @@
-"""The particle methods against closed forms: a Gaussian, two modes, evidence, a likelihood that says nothing, and bad input.
+"""Particle methods against closed forms: a Gaussian, two modes, evidence, a flat likelihood.
 
-Every statistic is that of many independent clouds, so that its standard error is measured. Moments and evidence are compared with
-those of the chain that the methods simulate, whose law is a Gaussian too: they are exact at any number of steps.
+Every statistic is that of many independent clouds, so that its standard error is measured. Moments
+and evidence are compared with those of the chain that the methods simulate, whose law is a
+Gaussian too: they are exact at any number of steps.
 """
 
 import math
@@ -50,7 +51,10 @@ def law():
 
 
 def walk(chosen, prior, levels, mean, variance):
-    """Mean (of x less the prior's) and variance after these steps of the sampler of a Gaussian prior with independent entries, eta of fresh noise."""
+    """Mean (of x less the prior's) and variance after these steps of the sampler.
+
+    The prior is Gaussian with independent entries; eta is the fraction of fresh noise.
+    """
     C, eta = prior.covariance.diagonal(), getattr(chosen, "eta", 1.0)
     factor = torch.ones_like(C)
     for s, t in pairwise(levels):
@@ -76,7 +80,7 @@ def chain(chosen, prior, p):
 
 
 def simulated(chosen, p):
-    """Mean, covariance and log-evidence of the law that a method's particles stand for at this number of steps."""
+    """Mean, covariance and log-evidence of the law of the particles at this number of steps."""
     if chosen.name != "mcg-diff":
         prior = chain(chosen, law(), p)
         return *prior.posterior(MATRIX, SIGMA_Y, p.y[0].flatten()), prior.log_evidence(
@@ -108,7 +112,7 @@ def simulated(chosen, p):
 
 
 def test_the_chain_tends_to_the_prior():
-    """Its variance falls short by a multiple of the step: half of it with twice the steps."""
+    """The error of its variance is proportional to the step."""
     short, long = (
         chain(inverse.get_method("tds", steps=n), law(), posterior()).covariance - law().covariance
         for n in (200, 400)
@@ -128,7 +132,7 @@ def posterior(clouds=1, matrix=MATRIX, sigma_y=SIGMA_Y, y=Y, prior=None):
 
 
 def standard_errors(values, expected):
-    """How far the mean of independent estimates (clouds, ...) lies from what it should be, in standard errors: the largest of all entries."""
+    """Largest deviation of the mean of independent estimates (clouds, ...), in standard errors."""
     return float(((values.mean(0) - expected).abs() / (values.std(0) / len(values) ** 0.5)).max())
 
 
@@ -139,7 +143,10 @@ def moments(result):
 
 
 def unbiased(result, estimates, expected):
-    """Z (estimate - expected) of each cloud, of mean zero at any number of particles, unlike the estimate itself: (clouds, ...)."""
+    """Z (estimate - expected) of each cloud (clouds, ...).
+
+    Unlike the estimate, it has mean zero at any number of particles.
+    """
     Z = (result.log_evidence - result.log_evidence.max()).exp()
     return Z.reshape(-1, *[1] * (estimates.ndim - 1)) * (estimates - expected)
 
@@ -157,7 +164,10 @@ def test_a_gaussian_posterior_is_sampled(configuration):
 
 @every_configuration
 def test_the_evidence_is_that_of_the_closed_form(configuration):
-    """Mean of Z / p(y) over 24 clouds of 300, within 3.5 standard errors, which are below 3 per cent for TDS, 15 for others."""
+    """Mean of Z / p(y) over 24 clouds of 300, within 3.5 standard errors.
+
+    They are below 3 per cent for TDS, and below 15 per cent for others.
+    """
     p, chosen = posterior(24), method(configuration, steps=30)
     _, _, expected = simulated(chosen, p)
     ratio = (inverse.solve(p, chosen, samples=300).log_evidence - expected).exp()
@@ -174,7 +184,10 @@ def test_the_evidence_is_that_of_the_closed_form(configuration):
     ],
 )
 def test_both_modes_get_their_mass(configuration):
-    """Unequal modes, 0.7 and 0.3, which y leaves alone: 8 clouds of 500 that count by their evidence, within 0.05."""
+    """Modes of 0.7 and 0.3, on which y says nothing: 8 clouds of 500, within 0.05.
+
+    The clouds count by their evidence.
+    """
     problem = inverse.get_problem("bimodal", mass=0.7)
     truth = problem.truths()[0].expand(8, *problem.truths()[0].shape)
     p = problem.posterior(truth, dtype=torch.float64)
@@ -198,8 +211,8 @@ class AfterResampling(CloudGenerators):
 
 @every_configuration
 @pytest.mark.parametrize("blind", ["A = 0", "sigma_y = 1e9"])
-def test_a_likelihood_that_says_nothing_leaves_the_prior_sampler(configuration, blind):
-    """Equal weights, and the very particles of the ancestral sampler."""
+def test_a_flat_likelihood_gives_the_prior_sampler(configuration, blind):
+    """Equal weights, and bit for bit the particles of the ancestral sampler."""
     matrix, sigma_y = (0 * MATRIX, SIGMA_Y) if blind == "A = 0" else (MATRIX, 1e9)
     p, chosen = posterior(2, matrix, sigma_y), method(configuration, steps=20, particles=50)
     result = inverse.solve(p, chosen, samples=50, seed=3)
@@ -216,7 +229,7 @@ def test_a_likelihood_that_says_nothing_leaves_the_prior_sampler(configuration, 
 
 
 def test_the_error_of_tds_falls_like_the_root_of_the_particles():
-    """RMSE of the mean over 48 clouds of 25, 100, 400 particles: slope of its logarithm in [-0.65, -0.4]."""
+    """RMSE of the mean over 48 clouds of 25, 100, 400 particles: log slope in [-0.65, -0.4]."""
     p, chosen = posterior(48), inverse.get_method("tds", steps=30)
     mean, _ = chain(chosen, law(), p).posterior(MATRIX, SIGMA_Y, p.y[0].flatten())
     errors = []
@@ -227,8 +240,11 @@ def test_the_error_of_tds_falls_like_the_root_of_the_particles():
     assert -0.65 < slope < -0.4, errors
 
 
-def test_a_nonlinear_operator_is_seen_through_the_plug_in_twist():
-    """y = x^3 + noise of a standard normal: mean and evidence against quadrature, 24 clouds of 400, 3.5 standard errors."""
+def test_the_plug_in_twist_handles_a_nonlinear_operator():
+    """y = x^3 + noise of a standard normal x: mean and evidence against quadrature.
+
+    24 clouds of 400, within 3.5 standard errors.
+    """
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
     )
@@ -264,7 +280,10 @@ def test_a_nonlinear_operator_is_seen_through_the_plug_in_twist():
 
 
 def test_a_reward_tilts_the_prior_without_a_measurement(tmp_path):
-    """exp(lambda b . x) moves a Gaussian by lambda C b: from a function and from a file, through noise without a density."""
+    """exp(lambda b . x) moves a Gaussian by lambda C b, whatever the noise.
+
+    The reward is a function or comes from a file.
+    """
     p = posterior(24, sigma_y=0.0)
     file = tmp_path / "rewards.py"
     file.write_text("def slope(x):\n    return x.flatten(1)[:, 0] - x.flatten(1)[:, 1]\n")
@@ -285,7 +304,10 @@ def test_a_reward_tilts_the_prior_without_a_measurement(tmp_path):
 
 
 def test_an_operator_without_a_gradient_is_enough():
-    """The sign of x with noise, which makes a positive x e^2 times as likely: the mean, 24 clouds of 400, 3.5 standard errors."""
+    """The noisy sign of x, which makes a positive x e^2 times as likely: the mean.
+
+    24 clouds of 400, within 3.5 standard errors.
+    """
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
     )
@@ -335,7 +357,7 @@ def test_the_product_of_the_potentials_is_the_likelihood(potential):
         ),
     ],
 )
-def test_a_reward_that_cannot_be_is_refused(options, words):
+def test_an_invalid_reward_is_refused(options, words):
     with pytest.raises(OptionError, match=words):
         inverse.solve(posterior(), inverse.get_method("fk-steering", steps=2, **options))
 
@@ -371,7 +393,7 @@ def test_particles_that_the_operator_cannot_map_are_quarantined():
     assert (x.abs() <= 1.5).all()
 
 
-def test_an_operator_that_maps_nothing_is_an_error_that_names_the_level():
+def test_an_operator_that_is_always_nan_is_an_error_that_names_the_level():
     p = inverse.Posterior(
         law(),
         nan_beyond(-1.0),
@@ -409,7 +431,7 @@ def test_the_twist_follows_the_measurement():
 
 
 @pytest.mark.parametrize("twist", ["pigdm", "moment"])
-def test_a_gaussian_twist_needs_a_linear_operator_and_says_what_does_not(twist):
+def test_a_gaussian_twist_needs_a_linear_operator_and_suggests_another(twist):
     p = inverse.Posterior(
         law(),
         nan_beyond(9.0),
@@ -419,7 +441,7 @@ def test_a_gaussian_twist_needs_a_linear_operator_and_says_what_does_not(twist):
     )
     with pytest.raises(
         UnsupportedError,
-        match=f"twist={twist} needs a linear operator and Gaussian noise, found Physics.*use twist=dps",
+        match=f"twist={twist} needs a linear operator .*, found Physics.*use twist=dps",
     ):
         inverse.solve(p, inverse.get_method("tds", twist=twist))
 
@@ -432,7 +454,7 @@ def test_the_moment_twist_refuses_an_image():
     )
     with pytest.raises(
         UnsupportedError,
-        match="twist=moment takes a VJP for each entry of y, at most 256, found 768; use twist=pigdm",
+        match="VJP for each entry of y, at most 256, found 768; use twist=pigdm",
     ):
         inverse.solve(p, inverse.get_method("tds", twist="moment"))
 
@@ -444,7 +466,7 @@ def test_noise_without_a_density_is_refused():
 
 
 def test_the_moment_twist_is_exact_for_a_gaussian():
-    """All weights of the first cloud after a few steps stay within the discretisation: ESS above 0.9 without any resampling."""
+    """Weights after a few steps are equal up to the discretisation: ESS above 0.9."""
     result = inverse.solve(
         posterior(), inverse.get_method("tds", twist="moment", steps=200), samples=400
     )
@@ -473,7 +495,7 @@ def test_moments_of_a_network_need_not_be_variances(network_prior):
 
 
 def fps_moments(sigma_y):
-    """Mean and covariance of 24 clouds of 400, each with its own path of y, the standard error of the mean; and what is right."""
+    """Mean, covariance and standard error of 24 clouds of 400; and the truth."""
     p = posterior(24, sigma_y=sigma_y)
     first, second = moments(inverse.solve(p, inverse.get_method("fps-smc", steps=200), samples=400))
     mean = first.mean(0)
@@ -485,22 +507,22 @@ def fps_moments(sigma_y):
     )
 
 
-def test_filtering_is_right_without_noise():
-    """Mean within 3.5 standard errors; total variance within a quarter, for what is left between clouds."""
+def test_filtering_is_exact_without_noise():
+    """Mean within 3.5 standard errors; total variance within a quarter, for the clouds' spread."""
     mean, covariance, error, exact_mean, exact = fps_moments(1e-3)
     assert ((mean - exact_mean).abs() < 3.5 * error).all()
     assert abs(covariance.trace() / exact.trace() - 1) < 0.25
     assert torch.linalg.eigvalsh(covariance)[0] < 1e-4
 
 
-def test_filtering_takes_the_same_noise_for_new_at_every_level():
-    """Along what is seen the variance is less than half of what it should be."""
+def test_filtering_treats_the_same_noise_as_new_at_every_level():
+    """Along the measured direction the variance is less than half of the exact one."""
     _, covariance, _, _, exact = fps_moments(SIGMA_Y)
     a = MATRIX[0] / MATRIX.norm()
     assert 0.05 < (a @ covariance @ a) / (a @ exact @ a) < 0.5
 
 
-def test_filtering_what_says_nothing_leaves_equal_weights():
+def test_filtering_a_flat_likelihood_gives_equal_weights():
     result = inverse.solve(
         posterior(2, 0 * MATRIX), inverse.get_method("fps-smc", steps=10), samples=50
     )
@@ -530,6 +552,6 @@ def test_mcg_diff_refuses_an_operator_without_singular_values():
     )
     with pytest.raises(
         UnsupportedError,
-        match="mcg-diff needs an operator with known singular values; this posterior has LinearPhysics",
+        match="operator with known singular values; this posterior has LinearPhysics",
     ):
         inverse.solve(p, inverse.get_method("mcg-diff"))

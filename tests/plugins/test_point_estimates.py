@@ -1,4 +1,4 @@
-"""Graduated and plug-and-play point estimates where their answer is known: a Gaussian prior and a linear measurement."""
+"""Graduated and plug-and-play point estimates against a Gaussian prior's known answer."""
 
 import math
 
@@ -32,21 +32,27 @@ def gaussian():
 
 
 def mode(C, m, A, y, sigma_y, weight=1.0):
-    """argmin |y - A x|^2 / (2 sigma_y^2) + weight (x - m)^T C^-1 (x - m) / 2; at weight 1 the posterior's mean."""
+    """argmin |y - A x|^2 / (2 sigma_y^2) + weight (x - m)^T C^-1 (x - m) / 2.
+
+    At weight 1 it is the mean of the posterior.
+    """
     return m + torch.linalg.solve(
         A.T @ A / sigma_y**2 + weight * torch.linalg.inv(C), A.T @ (y - A @ m) / sigma_y**2
     )
 
 
 def end_of_red_map(posterior, sigma_min, steps=600, **options):
-    """Mean of 400 rows, whose optimiser noise leaves it a standard error of 0.02 to 0.03 over the six coordinates together."""
+    """Mean of 400 rows; optimiser noise gives it a standard error of 0.02 to 0.03 in total."""
     method = inverse.get_method("red-map", steps=steps, lr=0.3, sigma_min=sigma_min, **options)
     return inverse.solve(posterior, method, samples=400).samples[0].mean(0)
 
 
 @pytest.mark.parametrize("strength", [1.0, 4.0])
 def test_red_map_ends_in_the_mode_of_the_smoothed_posterior(gaussian, strength):
-    """p_s(x)^strength p(y | x) at the last s; the posterior's own mean is 0.2 away, three standard errors are 0.09."""
+    """p_s(x)^strength p(y | x) at the last s; three standard errors are 0.09.
+
+    The mean of the posterior is 0.2 away.
+    """
     posterior, C, m, A, y = gaussian
     expected = mode(C + 0.3**2 * torch.eye(6, dtype=F64), m, A, y, 0.3, strength)
     assert (expected - mode(C, m, A, y, 0.3)).norm() > 0.19

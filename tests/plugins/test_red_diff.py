@@ -1,10 +1,11 @@
 """RED-diff where its answer is known: a Gaussian prior in the plane and one linear measurement.
 
-The expected gradient is linear in mu, so that the mean over many rows obeys an exact recursion with the fixed point
+The expected gradient is linear in mu, so that the mean over many rows obeys an exact recursion
+with the fixed point
 
     mu* = m + (A^T A + R)^-1 A^T (y - A m),    R = lambda E_t[w(s) s (C + s^2)^-1].
 
-Following the levels downwards without noise in y, mu instead tracks the mode of the smoothed prior under A mu = y.
+At falling levels without noise in y, mu tracks the mode of the smoothed prior under A mu = y.
 """
 
 import itertools
@@ -60,7 +61,7 @@ def answers(p, rows, **options):
 
 
 def fixed_point(p, lam, weight):
-    """mu* with the method's own levels, those of the VP process clipped to what the prior is trusted with."""
+    """mu* with the method's levels: those of the VP process, clipped to the prior's range."""
     s = vp_levels().clamp(p.prior.sigma_min, p.prior.sigma_max)[:, None]
     C, m = p.prior.covariance.diagonal(), p.prior.mean
     R = torch.diag((lam * WEIGHTS[weight](s) * s / (C + s**2)).mean(0))
@@ -72,14 +73,20 @@ def fixed_point(p, lam, weight):
 
 
 def test_the_fixed_point_is_the_specifications():
-    """methods-six.md, 1.4: (0.5059, 0.4025) from unclipped levels; the last 5% of them are clipped to 80, which changes the fifth digit."""
+    """(0.5059, 0.4025) from unclipped levels.
+
+    The last 5% are clipped to 80, which changes the fifth digit.
+    """
     found = fixed_point(posterior((1.0, 0.05), (1.0, 1.0), 1.0), 0.25, "linear")
     torch.testing.assert_close(found, torch.tensor([0.5059, 0.4025], dtype=F64), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("weight", ["linear", "log", "const"])
 def test_the_mean_of_random_order_gradient_descent_is_the_fixed_point(weight):
-    """400 steps of 0.3 forget the start (log: (1 - 0.3 0.075)^400 = 1e-4); the rest is Monte Carlo, 4 standard errors of 800 rows."""
+    """400 steps of 0.3 forget the start (log: (1 - 0.3 0.075)^400 = 1e-4).
+
+    The rest is Monte Carlo error: 4 standard errors of 800 rows.
+    """
     p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, mean=(0.3, -0.1))
     mu = answers(
         p,
@@ -97,7 +104,7 @@ def test_the_mean_of_random_order_gradient_descent_is_the_fixed_point(weight):
 
 
 def test_the_fixed_point_is_not_the_posterior_mode():
-    """R saturates at lambda where the prior's precision is 1 / variance: the two are told apart by this test's tolerance."""
+    """R saturates at lambda; the prior's precision is 1 / variance. They differ by the tolerance."""
     p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, sigma_y=1.0)
     mode, _ = p.prior.posterior(torch.ones(1, 2, dtype=F64), 1.0, p.y[0])
     assert (fixed_point(p, 1.0, "linear") - mode).abs().max() > 0.1
@@ -128,12 +135,12 @@ def test_the_constrained_mode_is_the_specifications():
     ("weight", "bias"), [("linear", 0.0141), ("square", 0.0152), ("const", 0.0605)]
 )
 def test_descending_order_tracks_the_constrained_mode(weight, bias):
-    """methods-six.md, 1.4, gives means of 20 runs at this distance from the mode; the spread of a mean of 64 is at most 0.04."""
+    """Means of 20 runs lie at this distance from the mode; a mean of 64 spreads by at most 0.04."""
     assert distance(weight=weight) < bias + 0.04
 
 
 def test_ascending_and_random_order_do_not():
-    """They end at (0.47, 0.23) and (0.50, 0.22): the large levels come last, or any time, and pull towards the mean."""
+    """They end at (0.47, 0.23) and (0.50, 0.22): late large levels pull towards the mean."""
     descending, ascending, random = (distance(order=order) for order in ORDERS)
     assert descending < 0.05
     assert ascending > 0.2
@@ -141,7 +148,10 @@ def test_ascending_and_random_order_do_not():
 
 
 def test_a_noiseless_measurement_is_met():
-    """A mu = y at the end of a descending run, where the weight of the prior has gone to 0: the mean misfit is below Adam's step."""
+    """A mu = y at the end of a descending run, where the prior's weight vanishes.
+
+    The mean misfit is below Adam's step.
+    """
     mu = answers(posterior(**CASE), 64, **TRACKING)
     assert (mu @ torch.tensor(CASE["A"], dtype=F64) - CASE["y"]).abs().mean() < 0.05
 
@@ -217,7 +227,7 @@ def test_lambda_eff_is_the_weight_without_normalisation():
 
 
 def test_without_a_prior_term_it_is_gradient_descent_on_the_misfit():
-    """lambda = 0, one step: mu - lr A^T (A mu - y) with everything in model units, images and measurements alike."""
+    """lambda = 0, one step: mu - lr A^T (A mu - y), images and measurements in model units."""
     p = image_posterior()
     start, lr = p.pseudo_inverse(), 0.1
     expected = start + lr * p.A_adjoint(p.residual(start)) / p.prior.scale**2
@@ -228,7 +238,7 @@ def test_without_a_prior_term_it_is_gradient_descent_on_the_misfit():
 
 
 def test_adam_is_torchs_adam():
-    """lambda = 0 makes it plain optimisation of |y - A mu|^2 / 2."""
+    """With lambda = 0 the method minimises |y - A mu|^2 / 2."""
     p = image_posterior()
     mu = p.pseudo_inverse().requires_grad_()
     adam = torch.optim.Adam([mu], lr=0.05, betas=(0.9, 0.99))

@@ -36,7 +36,7 @@ def size(result):
 @pytest.mark.parametrize("view", ["inpainting", "random"])
 @pytest.mark.parametrize("explicit", [0, 8])
 def test_a_gaussian_posterior_and_its_evidence(view, explicit):
-    """Weights stay nearly equal: what moves them is the chain's discretisation alone."""
+    """Weights stay nearly equal: only the chain's discretisation changes them."""
     problem = inverse.get_problem("gaussian", side=3, view=view)
     result, exact = run(problem, explicit=explicit, steps=60)
     mean, covariance = moments(result)
@@ -66,7 +66,7 @@ def test_both_modes_keep_their_mass_where_a_point_estimate_sees_one():
 
 @pytest.mark.parametrize("options", [{}, {"final": "metropolis"}, {"power": 0.5}, {"islands": 2}])
 def test_a_mixture_within_twice_its_floor(options):
-    """A cell of the published Gaussian-mixture experiment, where the published particle method is about ten floors away."""
+    """A cell of the published mixture experiment, where the published method is ten floors away."""
     problem = inverse.get_problem("mixture", d=8, d_y=4, instance=1)
     result, exact = run(problem, **options)
     x = result.samples[0].flatten(1)

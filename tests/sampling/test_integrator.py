@@ -1,4 +1,4 @@
-"""Samplers against the exact flow of a mixture, the formulas of their papers, and the laws of stochastic processes, in float64."""
+"""Samplers against the exact flow of a mixture, published formulas and known laws, in float64."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ORDER = {
 
 @functools.cache
 def posterior_law() -> MixturePrior:
-    """Three Gaussians in the plane given one noisy projection: the exact posterior denoiser that the samplers run on."""
+    """Three Gaussians in the plane given a noisy projection; the denoiser is exact."""
     means = torch.tensor([[1.5, 0.3], [-1.0, 1.2], [-0.2, -1.4]], dtype=F64)
     prior = MixturePrior(
         torch.tensor([0.4, 0.35, 0.25], dtype=F64),
@@ -49,7 +49,7 @@ def posterior_law() -> MixturePrior:
 
 @functools.cache
 def flow() -> tuple[torch.Tensor, torch.Tensor]:
-    """64 starts at lambda = -3 and where the probability-flow ODE, dx / dlambda = D - x, takes them at 2.5."""
+    """64 starts at lambda = -3, and their ends at 2.5 by the ODE dx / dlambda = D - x."""
     x = math.exp(-START) * torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
 
     def slope(at: float, flat: np.ndarray) -> np.ndarray:
@@ -63,7 +63,10 @@ def flow() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def uniform_lambda(steps: int) -> torch.Tensor:
-    """Levels uniform in lambda; the first interval is entered through steps that double, which gives multistep methods their history."""
+    """Levels uniform in lambda.
+
+    Doubling steps divide the first interval, which gives multistep methods their history.
+    """
     h = (END - START) / steps
     lam = [START + h * i for i in range(steps + 1)]
     lam[1:1] = [START + h * 2.0**-k for k in range(14, 0, -1)]
@@ -102,7 +105,7 @@ def test_order_of_convergence(name):
 
 @pytest.mark.parametrize(("steps", "order"), [((80, 161), 3), ((81, 159), 2), ((82, 160), 2)])
 def test_fast_is_of_third_order_where_it_ends_with_order_two_and_of_second_elsewhere(steps, order):
-    """The last step is short by the factor N: order k there leaves an error of N^-(k + 1), against N^-3 of all others."""
+    """A last step of order k has an error of N^-(k + 1), against N^-3 of all others."""
     x, end = flow()
     error = [
         last(SAMPLERS["dpm-solver-fast"](posterior_law(), x, grid(n), None)) - end for n in steps
@@ -130,7 +133,10 @@ def test_fast_spends_as_many_evaluations_as_there_are_intervals():
     ("name", "tolerances"), [("dpm-solver-12", (1e-4, 1e-5)), ("dpm-solver-23", (1e-7, 1e-8))]
 )
 def test_adaptive_error_falls_with_the_evaluations_at_its_order(name, tolerances):
-    """On average over the starts, each with steps of its own; a tolerance one tenth as large makes an error one tenth as large."""
+    """The average over the starts, each with its own steps.
+
+    A tenth of the tolerance gives a tenth of the error.
+    """
     (x, end), errors, counts = flow(), [], []
     for tolerance in tolerances:
         used = torch.zeros(64, 1, dtype=F64)
@@ -156,7 +162,7 @@ def test_adaptive_error_falls_with_the_evaluations_at_its_order(name, tolerances
 
 
 def test_adaptive_steps_are_those_of_the_fixed_solvers():
-    """A tolerance that nothing fails, and first steps of the whole way: one step of DPM-Solver-2 and -3."""
+    """With a large tolerance and a long first step they are one step of DPM-Solver-2 and -3."""
     x, sigmas = flow()[0], torch.tensor([1.5, 1.45], dtype=F64)
     for name, fixed in [("dpm-solver-12", "dpm-solver-2"), ("dpm-solver-23", "dpm-solver-3")]:
         found = list(SAMPLERS[name](posterior_law(), x, sigmas, None, atol=1e9))
@@ -166,7 +172,7 @@ def test_adaptive_steps_are_those_of_the_fixed_solvers():
         )
 
 
-def test_adaptive_ends_where_a_denoiser_is_broken_and_where_nothing_is_good_enough():
+def test_adaptive_ends_for_a_broken_denoiser_and_an_unattainable_tolerance():
     sigmas = torch.tensor([20.0, 0.1, 0.0])
     broken = last(
         SAMPLERS["dpm-solver-23"](
@@ -216,7 +222,7 @@ def test_moments_are_their_integrals(z):
 
 
 def test_weights_integrate_polynomials_exactly():
-    """Data that is a cubic in lambda, noise that is a cubic in sigma: four nodes leave no error but rounding."""
+    """For data cubic in lambda and noise cubic in sigma, four nodes are exact up to rounding."""
     rule, s, t, nodes = Rule(eta=0.7), 2.0, 0.5, (2.0, 3.0, 7.0, 9.0)
     step, rate = rule.step(s, t, nodes), 1.7
     for k in range(4):
@@ -277,7 +283,7 @@ def test_order_one_of_the_sde_is_the_ancestral_sampler():
 
 
 def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generators) -> torch.Tensor:
-    """The papers' update rules with alpha = 1, written out once more; eps = (x - D) / sigma, h = log(s / t)."""
+    """The papers' update rules with alpha = 1; eps = (x - D) / sigma, h = log(s / t)."""
     levels, m, em, level = sigmas.tolist(), [], math.expm1, sigmas.new_tensor
     eps = lambda x, s: (x - D(x, level(s))) / s  # noqa: E731
     for i, (s, t) in enumerate(pairwise(levels)):
@@ -357,7 +363,10 @@ def test_sampler_is_the_printed_formula(name):
 
 
 class Impulses:
-    """In place of random numbers: draw i is 1 in row i + 1 and 0 elsewhere, so that a linear sampler shows the gain of each draw."""
+    """Replaces random numbers: draw i is 1 in row i + 1 and 0 elsewhere.
+
+    A linear sampler then returns the gain of each draw.
+    """
 
     draws = 0
 
@@ -367,7 +376,7 @@ class Impulses:
 
 
 def variance(sampler, denoise, sigmas: torch.Tensor, initial: float) -> float:
-    """The exact variance of what a sampler makes of N(0, initial) with a linear denoiser: no Monte Carlo error."""
+    """The exact variance after sampling from N(0, initial) with a linear denoiser."""
     x = torch.zeros(2 * len(sigmas), 1, dtype=F64)
     x[0] = math.sqrt(initial)
     return float(last(sampler(denoise, x, sigmas, Impulses())).square().sum())
@@ -449,7 +458,7 @@ def test_eta_zero_draws_no_noise():
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("levels", sorted(SCHEDULES))
 def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
-    """Ten levels and a final 0: finite everywhere, the evaluations that were promised, and x0 where there is only one."""
+    """Ten levels and a final 0: the declared number of evaluations, and x0."""
     calls = []
     x0 = torch.tensor([0.3, -0.7], dtype=F64)
 
@@ -467,7 +476,7 @@ def test_final_denoise_ends_on_the_posterior_of_a_narrow_law(name, levels):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_rows_do_not_see_each_other(name):
+def test_rows_are_independent(name):
     sigmas = schedule("karras", 6, 0.02, 20.0)
     start = 20 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
 
@@ -480,7 +489,7 @@ def test_rows_do_not_see_each_other(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_repeated_levels_and_float32_do_no_harm(name):
+def test_repeated_levels_and_float32_give_finite_samples(name):
     law = posterior_law()
     sigmas = torch.tensor([20.0, 5.0, 5.0, 1.0, 0.2, 0.2, 0.05, 0.0])
     x = last(
@@ -500,7 +509,7 @@ def test_repeated_levels_and_float32_do_no_harm(name):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_mean_reverting_process_is_the_mr_sampler(eta):
-    """One step of MRS, written out in its own coordinate x_t = mu + alpha (x0 - mu) + s z, is one step here."""
+    """One step of MRS in its coordinate x_t = mu + alpha (x0 - mu) + s z is one step of ours."""
     spread, mu, x = (
         0.2,
         torch.tensor([[0.5, -0.1]], dtype=F64),
@@ -578,7 +587,7 @@ def test_churn_raises_the_levels_between_its_ends_only():
     assert seen == pytest.approx([8.0, 4.0 * 1.1, 2.0])
 
 
-def test_options_that_every_sampler_has():
+def test_every_sampler_has_the_common_options():
     x, sigmas = flow()[0], schedule("karras", 8, 0.01, 20.0)
     law = posterior_law()
     clipped = last(configured("ddim", ddim, "threshold=1,ceiling=0.25")(law, x, sigmas, None))
@@ -591,8 +600,11 @@ def test_options_that_every_sampler_has():
 
 
 @pytest.mark.parametrize("name", ["dpmpp-2m", "dpmpp-3m", "deis-tab3", "unipc-3"])
-def test_lower_order_final_looks_back_on_no_more_than_the_steps_left(name):
-    """The last step but one of a run that ends at level s is the last of one step fewer with one order less: all orders fall to one."""
+def test_lower_order_final_uses_no_more_nodes_than_steps_left(name):
+    """The order of the last steps falls to one.
+
+    The last but one step of a run is the last step of a shorter run with one order less.
+    """
     x, sigmas = flow()[0], grid(12)
     full = list(SAMPLERS[name](posterior_law(), x, sigmas, None))
     lower = list(SAMPLERS[name](posterior_law(), x, sigmas, None, lower_order_final=True))
@@ -616,7 +628,7 @@ def test_lower_order_final_looks_back_on_no_more_than_the_steps_left(name):
         ("ceiling=0", "ceiling be positive"),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings, words):
+def test_an_invalid_setting_gives_a_one_line_error(settings, words):
     with pytest.raises(InverseError, match=words):
         last(configured("ddim", ddim, settings)(posterior_law(), flow()[0], grid(3), None))
 
@@ -630,7 +642,7 @@ def test_a_wrong_setting_is_one_line(settings, words):
         ("dpm-solver-23", "atol=0"),
     ],
 )
-def test_an_impossible_setting_is_refused(name, settings):
+def test_a_setting_out_of_range_is_refused(name, settings):
     with pytest.raises(OptionError, match=settings.split("=")[0]):
         last(configured(name, SAMPLERS[name], settings)(posterior_law(), flow()[0], grid(3), None))
 

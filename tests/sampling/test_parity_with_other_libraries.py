@@ -1,8 +1,9 @@
-"""The same sampler in other people's code, where it is installed: diffusers' schedulers and azula's samplers, on an exact denoiser.
+"""Our samplers against diffusers' schedulers and azula's samplers, if those are installed.
 
     pip install diffusers azula && python -m pytest tests/sampling/test_parity_with_other_libraries.py
 
-Agreement of independent implementations, step by step to the end; neither package is needed for anything else.
+Independent implementations agree step by step on an exact denoiser. No other code needs these
+packages.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def ours(sampler, sigmas: torch.Tensor, **options) -> torch.Tensor:
 
 
 def theirs(scheduler, sigmas: torch.Tensor, variance_preserving: bool) -> torch.Tensor:
-    """A scheduler over our levels: x is divided by sqrt(1 + sigma^2) for the variance-preserving ones, and the "model" predicts x0."""
+    """A scheduler over our levels, with a "model" that predicts x0.
+
+    For variance-preserving schedulers x is divided by sqrt(1 + sigma^2).
+    """
     scheduler.set_timesteps(len(sigmas) - 1)
     scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(len(sigmas) - 1.0)
     scheduler.set_begin_index(0)
@@ -61,7 +65,10 @@ def theirs(scheduler, sigmas: torch.Tensor, variance_preserving: bool) -> torch.
     ],
 )
 def test_multistep_samplers_are_those_of_diffusers(name, scheduler, options, final):
-    """1e-5: diffusers computes some coefficients in single precision. Below 15 steps it lowers the last orders, as we do when asked to."""
+    """1e-5, because diffusers computes some coefficients in single precision.
+
+    Below 15 steps it lowers the last orders, as our lower_order_final does.
+    """
     diffusers = pytest.importorskip("diffusers")
     sigmas = schedule("log-uniform", 12, 0.05, 20.0)[: None if final else -1]
     ending = {"final_sigmas_type": "zero" if final else "sigma_min"}
@@ -100,7 +107,7 @@ def test_euler_is_that_of_diffusers():
     ],
 )
 def test_samplers_are_those_of_azula(name, sampler, options):
-    """Its multistep samplers hold the same quantity polynomial and integrate it exactly: equal to rounding."""
+    """Its multistep samplers integrate the same polynomial exactly: equal up to rounding."""
     sample = pytest.importorskip("azula.sample")
     from azula.denoise import Denoiser, DiracPosterior
     from azula.noise import VESchedule

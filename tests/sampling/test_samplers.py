@@ -1,6 +1,7 @@
-"""Schedules against their formulas; samplers against the flow of a Gaussian, which is linear and known in closed form.
+"""Schedules against their formulas; samplers against the linear, known flow of a Gaussian.
 
-Along an eigenvector of C with variance c the probability-flow ODE takes x at level s to m + (x - m) sqrt((c + t^2) / (c + s^2)).
+Along an eigenvector of C with variance c the probability-flow ODE maps x at level s to
+m + (x - m) sqrt((c + t^2) / (c + s^2)) at level t.
 Orders of all samplers on a curved law are in test_integrator.py.
 """
 
@@ -26,7 +27,7 @@ every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
-def test_a_schedule_decreases_strictly_to_zero_in_so_many_steps(name, steps):
+def test_a_schedule_decreases_strictly_to_zero(name, steps):
     sigmas = schedule(name, steps, LOW, HIGH)
     assert sigmas.shape == (steps + 1,)
     assert (sigmas.diff() < 0).all()
@@ -100,7 +101,10 @@ def test_noise_levels_stay_within_those_the_prior_was_trained_for(gaussian_poste
 
 
 def test_noise_levels_start_where_a_prior_of_wide_data_says():
-    """Standard deviations 100 and 1 by the probability flow: 99.5 and 1 from the prior's 1000, 62.5 from a ceiling of 80; 1 % for 1000 steps of first order."""
+    """Standard deviations 100 and 1: the flow gives 99.5 and 1 from 1000, but 62.5 from 80.
+
+    1 % for 1000 steps of first order.
+    """
     prior = inverse.GaussianPrior(
         torch.zeros(2).double(), torch.tensor([1e4, 1.0]).double(), sigma_min=0.01, sigma_max=1000.0
     )
@@ -145,7 +149,7 @@ def affine_map(sampler, sigmas):
 
 
 def error(sampler, steps):
-    """Distance of mean and standard deviation at level 0.1, from N(0, 400 I) at 20, to the exact ones."""
+    """Error of mean and standard deviation at level 0.1, from N(0, 400 I) at level 20."""
     sigmas = log_uniform(steps + 1, 0.1, 20.0)
     mean, stretch = affine_map(sampler, sigmas)
     exact = ((VARIANCES + 0.1**2) / (VARIANCES + 20.0**2)).sqrt()
@@ -171,14 +175,17 @@ DETERMINISTIC = [
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_every_deterministic_sampler_transports_noise_to_the_prior(name):
-    """N(0, sigma_max^2 I) to N(m, C) with 500 steps: up to m sqrt(c) / sigma_max and the sampler's own error, 1.3% at first order."""
+    """N(0, sigma_max^2 I) to N(m, C) with 500 steps.
+
+    The error is m sqrt(c) / sigma_max and the sampler's, 1.3% at first order.
+    """
     mean, stretch = affine_map(SAMPLERS[name], schedule("karras", 500, 0.002, 80.0))
     torch.testing.assert_close(mean, MEAN, rtol=0, atol=0.05)
     torch.testing.assert_close((80 * stretch).square(), VARIANCES, rtol=0.02, atol=0)
 
 
 def test_ancestral_sampling_ends_in_the_prior():
-    """20000 chains of 300 steps: mean and variance within 4 standard errors and the first-order bias, 2%."""
+    """20000 chains of 300 steps: within 4 standard errors and the first-order bias, 2%."""
     n = 20_000
     generator = inverse.seeded("chains")
 
@@ -209,7 +216,7 @@ def test_the_last_step_is_the_denoised_image(name):
 @pytest.mark.parametrize(
     "name", [name for name, found in DECLARED.items() if not (found.adaptive or found.spanning)]
 )
-def test_a_sampler_yields_one_iterate_a_step_and_leaves_its_start_alone(name):
+def test_a_sampler_yields_one_iterate_a_step_and_does_not_write_into_its_start(name):
     x, sigmas = 20 * torch.ones(2, 3, dtype=torch.float64), schedule("karras", 7, 0.1, 20.0)
     iterates = list(SAMPLERS[name](PRIOR, x, sigmas, inverse.Generators.for_samples(0, 2, 1)))
     assert len(iterates) == 7
@@ -227,7 +234,7 @@ GUIDANCE = {
 
 @pytest.mark.parametrize("name", GUIDANCE)
 def test_a_guidance_takes_a_level_for_each_row(name, gaussian_posterior):
-    """What an adaptive sampler asks for: rows at levels of their own are those of the batches at one level."""
+    """A batch whose rows have different levels equals batches of one level each."""
     posterior = gaussian_posterior("blur-circular", images=2)
     streams = lambda: inverse.Generators.for_samples(0, 2, 1)  # noqa: E731
     x, levels = posterior.truth + 0.3, torch.tensor([0.3, 2.0], dtype=torch.float64)
@@ -252,7 +259,7 @@ def test_a_guidance_takes_a_level_for_each_row(name, gaussian_posterior):
     ],
 )
 def test_every_guidance_takes_every_kind_of_sampler(name, sampler, gaussian_posterior):
-    """The samples explain y better than the prior's mean does, and the record says how they were drawn."""
+    """The samples explain y better than the prior's mean, and the record names the sampler."""
     posterior = gaussian_posterior("blur-circular", images=1, sigma_y=0.02)
     result = inverse.solve(posterior, inverse.get_method(name, sampler=sampler, steps=20))
     assert (

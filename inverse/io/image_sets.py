@@ -53,10 +53,9 @@ def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
-            ends = itertools.pairwise(offsets)
             return [
-                _decode(blob[a:b].tobytes(), channels, f"{path}[{i}]")
-                for i, (a, b) in enumerate(ends)
+                _decode(blob[start:end].tobytes(), channels, f"{path}[{i}]")
+                for i, (start, end) in enumerate(itertools.pairwise(offsets))
             ]
         return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
 
@@ -65,19 +64,17 @@ def _from_hdf5(path: Path, channels: int) -> list[np.ndarray]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return _from_arrays(
-            path,
-            {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)},
-            channels,
-        )
+        datasets = {n: item[()] for n, item in file.items() if isinstance(item, h5py.Dataset)}
+    return _from_arrays(path, datasets, channels)
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> list[np.ndarray]:
     stacks = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim in (3, 4)]
     if len(stacks) != 1:
-        found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "nothing"
+        contents = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items())
         raise InputError(
-            f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), found {found}"
+            f"images {path}: expected one uint8 array (N, H, W) or (N, H, W, C), "
+            f"found {contents or 'nothing'}"
         )
     stack = stacks[0] if stacks[0].ndim == 4 else stacks[0][..., None]
     if stack.shape[-1] == channels:

@@ -25,6 +25,7 @@ from inverse.priors.evaluation.half_precision import fingerprint, half_precision
 from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, usable_memory
 from inverse.priors.evaluation.tiling import tiled
 from inverse.priors.prior import Prior
+from inverse.rows import like
 
 BYTES_PER_PIXEL_BOUND = 16 * 1024
 """Upper bound on the memory of a prior: five times that of the shipped U-Net with its graph.
@@ -134,13 +135,8 @@ class Evaluator:
 
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
         dtype = self._dtype(x)
-        level = (
-            sigma.to(x.device, dtype)
-            if torch.is_tensor(sigma)
-            else torch.full((), sigma, dtype=dtype, device=x.device)
-        )
-        level = level.reshape(-1).expand(x.shape[0])
         cast = x.to(dtype)
+        level = like(sigma, cast).reshape(-1).expand(x.shape[0])
         rows, side = self._plan(cast, level, gradient)
         run = self._run(gradient)
         if side:

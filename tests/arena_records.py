@@ -1,4 +1,4 @@
-"""Records that look like those of a real run, made up from a seed."""
+"""Simulated records that look like those of a real run, and small real ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from inverse.arena.record import RECORDS, Record
 
-METHODS = {  # PSNR above the problem's base, seconds per evaluation, VJPs per evaluation, MiB
+METHODS = {  # PSNR above the base of the problem, seconds and VJPs per evaluation, MiB
     "pseudo-inverse": (-6.0, 0.0, 0, 40),
     "tikhonov": (-1.6, 0.0, 0, 44),
     "tv": (-0.4, 0.0, 0, 60),
@@ -40,7 +40,7 @@ def record(
     psnr: float | None = 25.0,
     **changes: Any,
 ) -> Record:
-    """One cell, plain unless told otherwise; `psnr` is its only metric if `metrics` are not given."""
+    """A record with default fields; `psnr` is its only metric if `metrics` is not given."""
     options = changes.pop("options", {})
     fields: dict[str, Any] = {
         "problem": {"name": problem, "options": changes.pop("problem_options", {}), "version": "1"},
@@ -81,7 +81,7 @@ def table(
     problems: int = 5,
     steps: tuple[int, ...] = (),
 ) -> list[Record]:
-    """methods x problems x truths x seeds x budgets (or x steps) cells; one in 97 failed or was skipped."""
+    """methods x problems x truths x seeds x budgets (or steps) cells; one in 97 did not finish."""
     draw, rows = random.Random(0), []
     names = [
         (name if i < len(METHODS) else f"{name}-{i // len(METHODS) + 1}", name)
@@ -151,7 +151,7 @@ def solved(
     truths: int = 2,
     samples: int = 4,
 ) -> list[Record]:
-    """Real cells of the `gaussian` problem with their artifacts, written to `folder`."""
+    """Solve cells of the `gaussian` problem; write their records and artifacts to `folder`."""
     import inverse
     from inverse.metrics.shipped import METRICS
 
@@ -187,7 +187,7 @@ def solved(
 
 
 def write(folder: Path, rows: list[Record]) -> list[Record]:
-    """Put records where `read_records` finds them."""
+    """Write records to a folder that `read_records` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORDS).write_text("".join(row.to_json() + "\n" for row in rows))
     return rows

@@ -20,11 +20,12 @@ def version_of(cls: Any) -> str:
     their own package. It excludes the core (see `core_version`), so that a change to one method is
     a new version of that method alone.
     """
-    return _version_of(tuple(base.__module__ for base in cls.__mro__))
+    return version_of_modules(tuple(base.__module__ for base in cls.__mro__))
 
 
 @functools.cache
-def _version_of(modules: tuple[str, ...]) -> str:
+def version_of_modules(modules: tuple[str, ...]) -> str:
+    """Hash of modules and of what they import from their own package, kept for this process."""
     waiting, seen = list(modules), dict[str, str]()
     while waiting:
         name = waiting.pop()

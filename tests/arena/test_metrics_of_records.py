@@ -1,4 +1,4 @@
-"""The arena's metrics against closed forms and their definitions."""
+"""Metrics against closed forms and their definitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def photograph() -> torch.Tensor:
 
 
 def test_an_exact_sampler_has_the_scores_of_its_law():
-    """Truth and nine samples are independent standard normals: CRPS 1/sqrt(pi), coverage 0.8, spread over skill 1, each within 4 standard errors."""
+    """The truth and nine samples are independent standard normals.
+
+    CRPS 1/sqrt(pi), coverage 0.8 and spread over skill 1, each within 4 standard errors.
+    """
     n = 40_000
     found = result(draws(1, 9, n), draws(1, n, seed=1))
     assert METRICS["crps"](found) == pytest.approx(
@@ -46,7 +49,7 @@ def test_an_exact_sampler_has_the_scores_of_its_law():
     assert METRICS["rmse"](found) == pytest.approx(math.sqrt(1 + 1 / 9), abs=4 / math.sqrt(n))
 
 
-def test_a_sampler_of_half_the_spread_is_found_out():
+def test_a_sampler_of_half_the_spread_is_overconfident():
     n = 40_000
     found = result(0.5 * draws(1, 9, n), draws(1, n, seed=1))
     assert METRICS["spread-skill"](found) == pytest.approx(
@@ -61,7 +64,7 @@ def test_energy_score_of_two_samples_is_the_definition():
 
 
 def test_area_weighting_is_that_of_the_sphere():
-    """An error on one band of latitude counts by the band's share of the area, up to the midpoint rule."""
+    """An error on a band of latitude counts by its share of the area, up to the midpoint rule."""
     truth = torch.zeros(1, 1, 90, 4)
     answer = truth.clone()
     answer[..., :30, :] = (
@@ -84,7 +87,7 @@ def test_perceptual_similarity_is_one_for_the_truth_and_falls_with_noise(photogr
     assert scores[0] > scores[1] > scores[2] > 0
 
 
-def test_what_does_not_apply_is_none():
+def test_a_metric_that_does_not_apply_is_none():
     points = result(draws(2, 1, 5), draws(2, 5, seed=1))
     assert {name for name, metric in METRICS.items() if metric(points) is not None} == {
         "rmse",
@@ -108,7 +111,7 @@ def test_what_does_not_apply_is_none():
 
 
 def test_an_ensemble_is_scored_by_its_weights():
-    """Half of the particles are far away and weigh nothing."""
+    """Half of the particles are far away and have weight zero."""
     problem = inverse.get_problem("gaussian", side=4)
     posterior = problem.posterior(0, dtype=torch.float64)
     good = inverse.solve(posterior, "mmps", samples=40)
@@ -126,8 +129,8 @@ def test_an_ensemble_is_scored_by_its_weights():
     )
 
 
-def test_a_budget_of_an_ensemble_is_that_of_its_whole_cloud():
-    """64 samples are a cloud of 64 particles, each of which takes one evaluation a step."""
+def test_the_budget_of_a_particle_method_covers_its_whole_cloud():
+    """64 samples are a cloud of 64 particles, which take one evaluation each per step."""
     posterior = inverse.get_problem("gaussian", side=4).posterior(0, dtype=torch.float64)
     assert fit(
         posterior, inverse.get_method("fk-steering"), {"nfe": 100}, 64, False

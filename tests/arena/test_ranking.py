@@ -1,4 +1,4 @@
-"""The arena's statistics against SciPy, closed forms and tables worked out by hand."""
+"""The statistics of the arena against SciPy, closed forms and tables computed by hand."""
 
 import itertools
 import json
@@ -42,11 +42,14 @@ DEMSAR = np.array(
         [0.957, 0.978, 0.946, 0.970],
     ]
 )
-"""Area under the curve of four classifiers on fourteen data sets: Demsar 2006, table 6 (0.976 for a 0.975 that is ranked as the larger)."""
+"""Area under the curve of four classifiers on fourteen data sets: Demsar 2006, table 6.
+
+One 0.975 is entered as 0.976, because the paper ranks it as the larger of two.
+"""
 
 
 def of_scores(scores, names="abcdefgh", metric="psnr"):
-    """One record a cell of a (truths, contestants) table; None is a failed cell."""
+    """A record for each cell of a table (truths, contestants); None is a failed cell."""
     return [
         record(
             names[j],
@@ -62,8 +65,11 @@ def of_scores(scores, names="abcdefgh", metric="psnr"):
 # --- means and intervals --------------------------------------------------------------------------
 
 
-def test_the_interval_is_that_of_student_for_a_normal_sample():
-    """The expanded percentile interval of the mean approaches t s / sqrt n; 4000 resamples leave about 3 % in a 97.5 % quantile."""
+def test_the_interval_is_students_for_a_normal_sample():
+    """The expanded percentile interval of the mean approaches t s / sqrt(n).
+
+    With 4000 resamples, a 97.5 % quantile has an error of about 3 %.
+    """
     scores = stats.norm.ppf((np.arange(30) + 0.5) / 30)
     found = estimate(scores.tolist())
     half = stats.t.ppf(0.975, 29) * scores.std(ddof=1) / math.sqrt(30)
@@ -71,14 +77,17 @@ def test_the_interval_is_that_of_student_for_a_normal_sample():
     assert (found.low, found.high) == pytest.approx((-half, half), rel=0.06)
 
 
-def test_the_interval_covers_as_it_says_with_eight_truths():
-    """95 % of 1000 intervals, give or take 4 standard errors of 0.7 %; the plain percentile interval covers 89 %."""
+def test_the_interval_covers_at_its_level_with_eight_truths():
+    """95 % of 1000 intervals within 4 standard errors of 0.7 %.
+
+    The plain percentile interval covers 89 %.
+    """
     draws = np.random.default_rng(0).normal(3.0, 2.0, size=(1000, 8))
     covered = np.mean([found.low <= 3.0 <= found.high for found in map(estimate, draws.tolist())])
     assert 0.922 < covered < 0.978
 
 
-def test_the_interval_of_two_values_is_their_range_and_one_has_none():
+def test_two_values_have_their_range_as_interval_and_one_has_none():
     assert (estimate([1.0, 3.0]).low, estimate([1.0, 3.0]).high) == (1.0, 3.0)
     assert estimate([2.5]) == Estimate(2.5, None, None, 1)
     assert estimate([]) is None
@@ -89,12 +98,12 @@ def test_an_estimate_does_not_depend_on_the_order_of_the_records():
     assert estimate(scores) == estimate(scores[::-1])
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_zero_width():
     found = estimate([0.1] * 5)
     assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-15)
 
 
-def test_seeds_of_one_truth_count_once():
+def test_the_seeds_of_a_truth_are_averaged():
     (group,) = grouped(
         [record(truth=0, seed=s, psnr=20.0) for s in range(3)]
         + [record(truth=1, seed=0, psnr=30.0)]
@@ -116,7 +125,7 @@ def test_steps_that_a_budget_chose_do_not_divide_a_contestant():
     assert len(grouped(rows)) == 3
 
 
-def test_steps_that_the_suite_asked_for_do():
+def test_steps_that_the_suite_set_divide_a_contestant():
     free = [record(options={"steps": s}) for s in (10, 20)]
     pinned = [record(options={"steps": s}, budget={"nfe": 100}) for s in (10, 20)]
     for rows in (free, pinned):
@@ -162,7 +171,7 @@ def test_a_failed_cell_has_no_value_and_no_influence():
     assert grouped(rows)[0].estimate("seconds").truths == 1
 
 
-def test_nan_is_no_value():
+def test_nan_counts_as_no_value():
     assert value(record(psnr=float("nan")), "psnr") is None
 
 
@@ -170,7 +179,10 @@ def test_nan_is_no_value():
 
 
 def test_demsars_example():
-    """Average ranks and critical difference as printed there; his Friedman statistic of 9.28 has no correction for ties."""
+    """Average ranks and critical difference as printed in the paper.
+
+    Its Friedman statistic of 9.28 has no correction for ties.
+    """
     found = compare(grouped(of_scores(DEMSAR, ["c", "cm", "ccf", "cmcf"])), "psnr")
     assert [json.loads(c)["name"] for c in found.contestants] == ["cmcf", "cm", "ccf", "c"]
     assert found.ranks == pytest.approx([1.964, 2.000, 2.893, 3.143], abs=5e-4)
@@ -213,7 +225,7 @@ def test_wilcoxon_is_scipys(n):
 
 @pytest.mark.parametrize("n", [5, 12, 30])
 def test_wilcoxon_with_ties_and_zeros_is_scipys(n):
-    """SciPy takes zeros out too, but chooses its method by the count before."""
+    """SciPy drops zeros too, but chooses its method by the count before that."""
     differences = np.random.default_rng(n).integers(-3, 6, size=n).astype(float)
     kept = differences[differences != 0]
     assert len(kept) < n or n == 5
@@ -224,20 +236,23 @@ def test_wilcoxon_with_ties_and_zeros_is_scipys(n):
 
 
 def test_wilcoxon_of_six_wins_by_hand():
-    """All signs alike: 2 of the 2^6 assignments are as extreme."""
+    """If all signs are equal, 2 of the 2^6 assignments are as extreme."""
     assert wilcoxon(np.arange(1.0, 7.0)) == 2 / 64
     assert wilcoxon(np.zeros(6)) == 1.0
 
 
 def test_holm_by_hand():
-    """0.01 x 4, 0.02 x 3, 0.03 x 2 (raised to 0.06), 0.6 x 1; in the order they came."""
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 (raised to 0.06), 0.6 x 1, in the order of the input."""
     assert holm([0.02, 0.6, 0.01, 0.03]) == pytest.approx([0.06, 0.6, 0.04, 0.06])
     assert holm([0.5, 0.9, 0.4]) == pytest.approx([1.0, 1.0, 1.0])
     assert holm([]).shape == (0,)
 
 
 def test_holm_keeps_the_family_wise_error():
-    """Uniform p values of ten true hypotheses: any rejected at 5 % in 5 % of 4000 families, 4 standard errors 1.4 %."""
+    """Ten true hypotheses with uniform p values: 5 % of the families have a rejection at 5 %.
+
+    4 standard errors over 4000 families are 1.4 %.
+    """
     families = np.random.default_rng(0).uniform(size=(4000, 10))
     assert abs(np.mean([holm(p).min() < 0.05 for p in families]) - 0.0488) < 0.014
 
@@ -273,13 +288,13 @@ def test_a_clear_winner_stands_outside_every_clique():
     assert found.p[0, 1] < 0.05 < found.p[1, 2]
 
 
-def test_closeness_decides_where_a_metric_has_a_number_to_be_close_to():
+def test_a_metric_with_an_ideal_value_ranks_by_distance():
     found = compare(grouped(of_scores([[0.5, 1.0, 1.2]] * 6, metric="misfit")), "misfit")
     assert [json.loads(c)["name"] for c in found.contestants] == ["b", "c", "a"]
 
 
-def test_leaders_are_told_from_the_rest_by_paired_differences():
-    """b trails a by 1 dB on every truth, whatever the truths' own spread; c trails by 0.1 on the mean and leads on half of them."""
+def test_leaders_are_separated_by_paired_differences():
+    """b trails a by 1 dB on every truth; c trails by 0.1 dB on average and leads on half of them."""
     truths = [20.0, 25.0, 30.0, 35.0, 40.0]
     trail = {"a": [0.0] * 5, "b": [1.0] * 5, "c": [1.0, -0.8, 1.0, -0.8, 0.1]}
     rows = [
@@ -290,7 +305,7 @@ def test_leaders_are_told_from_the_rest_by_paired_differences():
     found = grouped(rows)
     assert leaders(found, "psnr") == [0, 2]
     assert leaders(grouped([row for row in rows if row.truth < 4]), "psnr") == [0, 2, 1], (
-        "four truths tell nobody apart"
+        "four truths cannot separate methods"
     )
     assert leaders(
         grouped([row for row in rows if (row.method["name"], row.truth) != ("a", 0)]), "psnr"
@@ -299,26 +314,26 @@ def test_leaders_are_told_from_the_rest_by_paired_differences():
 
 
 def test_comparisons_are_on_common_cells():
-    """`a` wins on the cells it shares with `b`; on the one it lacks, `b` scores what would have turned the means."""
+    """`a` wins on the cells it shares with `b`, which alone has a cell that would reverse the means."""
     rows = of_scores([[20, 10]] * 9 + [[None, 500]])
     found = compare(grouped(rows), "psnr")
     assert (found.observations, found.possible, found.ranks) == (9, 10, (1.0, 2.0))
     assert json.loads(found.contestants[0])["name"] == "a"
 
 
-def test_whoever_finished_too_few_is_left_out_and_named():
+def test_a_method_with_too_few_finished_cells_is_left_out_and_named():
     found = compare(grouped(of_scores([[3, 2, 1 if i < 4 else None] for i in range(10)])), "psnr")
     assert (len(found.contestants), found.observations) == (2, 10)
     assert {json.loads(c)["name"]: n for c, n in found.left_out.items()} == {"c": 4}
 
 
-def test_whoever_finished_nothing_is_named_too():
+def test_a_method_without_finished_cells_is_named_too():
     found = compare(grouped(of_scores([[3, 2, None]] * 3)), "psnr")
     assert list(found.left_out.values()) == [0]
 
 
 def test_seeds_are_paired_before_they_are_averaged():
-    """Truth 0 lacks seed 1 of `b`: that cell of `a`, however bad, is not counted."""
+    """Truth 0 lacks seed 1 of `b`, so the bad value of that cell of `a` does not count."""
     rows = [
         record(m, truth=t, seed=s, psnr=p)
         for t in range(6)
@@ -371,8 +386,8 @@ def test_a_comparison_does_not_depend_on_the_order_of_the_records():
 # --- cost against quality -------------------------------------------------------------------------
 
 
-def test_the_front_is_what_nothing_dominates():
-    """Against the definition, every pair compared."""
+def test_the_front_holds_the_points_that_no_point_dominates():
+    """Compared with the definition over all pairs."""
     rng = np.random.default_rng(0)
     points = [tuple(map(float, p)) for p in rng.integers(0, 8, size=(40, 2))]
     dominated = {
@@ -397,7 +412,10 @@ def test_the_front_of_groups_looks_at_means():
 
 
 def test_solved_by_hand():
-    """Best 30 dB on truth 0, 20 dB on truth 1. `a` reaches 1 dB with 20 evaluations on truth 0 and 80 on truth 1; `b` never on truth 0."""
+    """The best values are 30 dB on truth 0 and 20 dB on truth 1.
+
+    `a` comes within 1 dB with 20 evaluations on truth 0 and 80 on truth 1; `b` never on truth 0.
+    """
 
     def cell(method, truth, psnr, nfe):
         return record(
@@ -435,7 +453,7 @@ def test_a_failed_cell_stays_in_the_denominator():
     assert [len(cells) for cells in solved(grouped(rows), "psnr", 1.0, "seconds").values()] == [1]
 
 
-def test_a_relative_target_and_one_with_a_number():
+def test_a_relative_target_and_an_ideal_value():
     rows = [
         record("a", metrics={"rmse": 0.100, "misfit": 0.4}),
         record("b", metrics={"rmse": 0.109, "misfit": 0.95}),

@@ -125,7 +125,7 @@ def test_markdown_of_hostile_names_is_inert():
     assert not re.search(r"(?<!\\)[`\[\]]", row)
 
 
-def test_an_unknown_metric_is_shown_and_not_ranked():
+def test_an_unknown_metric_is_shown_without_a_rank():
     text = markdown([record("a", metrics={"mystery": 1.0}), record("b", metrics={"mystery": 2.0})])
     assert "| mystery |" in text
     assert "**1" not in text
@@ -134,7 +134,7 @@ def test_an_unknown_metric_is_shown_and_not_ranked():
 # --- names ----------------------------------------------------------------------------------------
 
 
-def test_namesakes_are_told_apart_by_what_differs():
+def test_labels_hold_the_options_that_differ():
     rows = [record("dps", options={"zeta": z, "eta": 1.0}) for z in (0.5, 1.0)] + [
         record("tv", options={"strength": 0.1}),
         record("dps", options={"eta": 1.0, "zeta": 1.0}, samples=8),
@@ -148,7 +148,7 @@ def test_namesakes_are_told_apart_by_what_differs():
     ]
 
 
-def test_settings_are_told_apart_by_options_crop_prior_and_device():
+def test_labels_of_settings_hold_options_crop_prior_and_device():
     rows = [record(problem_options={"kernel": k}) for k in ("gaussian", "motion")] + [
         record("x", "denoise"),
         record("x", "denoise", device="cuda"),
@@ -162,7 +162,7 @@ def test_settings_are_told_apart_by_options_crop_prior_and_device():
     ]
 
 
-def test_budgets_read_as_words():
+def test_labels_of_budgets():
     assert budget_label('{"nfe": 100, "seconds": 2.5}') == "100 evaluations + VJPs, 2.5 s"
     assert budget_label("null") == "no limit"
 
@@ -183,7 +183,7 @@ def test_every_record_is_in_the_page_once():
     }
 
 
-def test_the_page_says_what_the_statistics_say():
+def test_the_page_holds_the_statistics():
     rows = table(truths=4, problems=2)
     data, groups = payload(rows), grouped(rows)
     for shown, group in zip(data["rows"], groups, strict=True):
@@ -234,8 +234,8 @@ def test_infinity_and_nan_do_not_break_the_page():
 # --- what it does not do --------------------------------------------------------------------------
 
 
-def test_the_page_points_nowhere():
-    """No element names another place; artifacts are linked from JSON, relative."""
+def test_the_page_refers_to_no_other_file():
+    """No element has an external address; artifacts are linked from JSON by relative paths."""
     page = report.page(table(truths=2, problems=1))
     for tag, attributes, _ in parts(page):
         for name in ("src", "href", "action", "srcset", "data", "poster"):
@@ -248,7 +248,7 @@ def test_the_page_points_nowhere():
     assert "url(" not in re.sub(r"data:[^\"]*", "", page)
 
 
-def test_the_policy_allows_our_two_scripts_and_no_connection():
+def test_the_policy_allows_two_scripts_and_no_connection():
     elements = parts(report.page([record()]))
     policy = next(
         a["content"]
@@ -306,7 +306,7 @@ def test_write_makes_one_file(tmp_path, real):
     assert report.write(folder, tmp_path) == tmp_path / "report.html"
 
 
-def test_no_records_is_one_line_and_no_file(tmp_path):
+def test_missing_records_are_an_error_and_leave_no_file(tmp_path):
     with pytest.raises(InputError, match=r"no records\.jsonl"):
         report.write(tmp_path / "nothing", tmp_path / "x.html")
     assert list(tmp_path.iterdir()) == []
@@ -314,7 +314,7 @@ def test_no_records_is_one_line_and_no_file(tmp_path):
         report.page([])
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_unwritable_path_is_an_error(tmp_path):
     write(tmp_path / "records", [record()])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -330,8 +330,8 @@ def pixels(uri):
     )
 
 
-def test_thumbnails_show_what_the_artifacts_hold(real):
-    """The 8 x 8 fields of the gaussian problem, whose thumbnails lose nothing but the rounding to bytes."""
+def test_thumbnails_show_the_artifacts(real):
+    """The thumbnails of the 8 x 8 fields of `gaussian` are exact up to the rounding to bytes."""
     folder, _ = real
     found = gallery(folder, read_records(folder))
     assert (len(found.scenes), found.beyond, found.unusable) == (2, 0, {})
@@ -351,7 +351,7 @@ def test_thumbnails_show_what_the_artifacts_hold(real):
 
 
 def test_one_scale_of_uncertainty_for_all_methods(real):
-    """The brightest of all methods is the end of the scale; a method that is surer everywhere is darker everywhere."""
+    """The brightest value of all methods is the end of the scale; less uncertainty is darker."""
     folder, _ = real
     scene = gallery(folder, read_records(folder)).scenes[0]
     stds = {
@@ -388,7 +388,7 @@ def test_a_changed_artifact_is_not_shown(real, tmp_path):
     assert [r.cell for scene in found.scenes for r in scene.records] == [rows[3].cell]
 
 
-def test_the_size_cap_holds_and_is_told(real):
+def test_the_size_cap_holds_and_is_reported(real):
     folder, rows = real
     one = gallery(folder, rows).scenes[0].size
     found = gallery(folder, rows, cap=one + 10)
@@ -397,7 +397,7 @@ def test_the_size_cap_holds_and_is_told(real):
     assert embedded(report.page(rows, found), "pictures")["beyond"] == 1
 
 
-def test_what_is_no_picture_is_left_to_the_artifact(tmp_path):
+def test_results_without_an_image_have_no_thumbnail(tmp_path):
     import inverse
 
     result = inverse.solve(
@@ -409,7 +409,7 @@ def test_what_is_no_picture_is_left_to_the_artifact(tmp_path):
     assert gallery(tmp_path, [record(artifact="a.h5")]).scenes == []
 
 
-def test_not_a_number_among_options_does_not_break_the_page():
+def test_nan_among_options_does_not_break_the_page():
     assert embedded(report.page([record(options={"zeta": float("nan")})]), "data")["tables"][
         "method"
     ][0]["options"] == {"zeta": None}

@@ -1,4 +1,4 @@
-"""The arena's page in a real browser: headless Chromium, offline. Skipped where there is none.
+"""The report in headless Chromium, offline; skipped without a browser.
 
 Needs Debian's `chromium` (or CHROMIUM=path) and `pip install playwright`.
 """
@@ -44,10 +44,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Page files: `plain` with made-up records, `real` with real ones and pictures, `hostile`, `large` with 2 000 cells."""
+    """Pages: `plain` (simulated records), `real` (with pictures), `hostile`, `large` (2000 cells)."""
     folder = tmp_path_factory.mktemp("pages")
     rows = solved(folder / "real")
-    made = {
+    texts = {
         "plain": report.page(table(truths=3, budgets=(20, 100), problems=3)),
         "real": report.page(rows, gallery(folder / "real", rows), "real"),
         "hostile": report.page(
@@ -61,34 +61,32 @@ def pages(tmp_path_factory):
         ),
         "large": report.page(table(truths=10, seeds=2, methods=20)),
     }
-    for name, text in made.items():
+    for name, text in texts.items():
         (folder / f"{name}.html").write_text(text)
     return folder
 
 
 @pytest.fixture
 def visit(browser, pages):
-    """Open a page; afterwards nothing may have been complained of or asked for."""
-    contexts, said, asked = [], [], []
+    """Open a page; at the end the console must be silent and no request have been made."""
+    contexts, messages, requests = [], [], []
 
     def open_page(name, address="", **settings):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"file://{pages}/{name}.html{address}")
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith((f"file://{pages}/", "data:"))] == []
-    assert len([url for url in asked if url.startswith("file:")]) == len(
-        contexts
-    )  # the page itself and no other file
+    assert messages == []
+    assert [url for url in requests if not url.startswith((f"file://{pages}/", "data:"))] == []
+    assert len([url for url in requests if url.startswith("file:")]) == len(contexts)
 
 
 def column(page, key):
@@ -118,7 +116,7 @@ def drawn(page, section):
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def test_the_first_screen_says_which_method(visit):
+def test_the_first_screen_names_the_best_method(visit):
     page = visit("plain")
     box = page.locator("#answers").bounding_box()
     assert box["y"] + box["height"] < 900
@@ -127,14 +125,14 @@ def test_the_first_screen_says_which_method(visit):
         for group in grouped(table(truths=3, budgets=(20, 100), problems=3))
         if '"nfe": 100' in group.budget
     ]
-    said = page.eval_on_selector_all(
+    answers = page.eval_on_selector_all(
         "#answers tbody tr",
         "rows => rows.map(row => [row.querySelector('th').textContent, row.querySelector('b').textContent])",
     )
-    for problem, best in said:
+    for problem, best in answers:
         own = [group for group in found if group.records[0].problem["name"] == problem]
         assert best == own[leaders(own, "psnr")[0]].records[0].method["name"]
-    assert len(said) == 3
+    assert len(answers) == 3
     page.click("#answers tbody button >> nth=1")
     assert page.input_value("#problem") == "1"
     assert page.locator("#answers tbody tr").count() == 1
@@ -171,7 +169,7 @@ def test_the_best_comes_first_whatever_better_means(visit):
 
 
 def test_the_table_shows_the_means(visit):
-    """Every mean on the screen against the statistics, to the digits shown."""
+    """Compare every mean on the screen with the statistics, to the digits shown."""
     page = visit("plain")
     page.select_option("#problem", label="inpainting")
     page.select_option("#budget", "0")
@@ -428,7 +426,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit):
 
 
 def test_two_thousand_cells_load_within_two_seconds(visit):
-    """Best of three, on a loaded machine; measured to the first frame that shows the table."""
+    """The best of three loads, up to the first frame that shows the table."""
     times = []
     for _ in range(3):
         page = visit("large")

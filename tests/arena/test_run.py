@@ -1,4 +1,4 @@
-"""The arena: a fair plan, rows that are safe at once, a folder that any interruption leaves usable."""
+"""Running suites: fair plans, records that survive any interruption, budgets, reproduction."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ name = "tikhonov"
 nfe = 10
 """
 TIMES = ("seconds", "floor_seconds", "peak_memory", "started")
-"""What two runs of a cell need not have in common."""
+"""Fields that may differ between two runs of a cell."""
 
 
 def write_suite(folder: Path, text: str = SUITE, name: str = "tiny.toml") -> Path:
@@ -88,7 +88,7 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder in which the tiny suite ran; not to be changed."""
+    """A folder in which the tiny suite ran; tests do not change it."""
     folder = tmp_path_factory.mktemp("finished")
     run(folder)
     return folder / "records"
@@ -104,7 +104,7 @@ def test_every_method_meets_the_same_measurement(finished):
     assert len({record.observation for record in records}) == 2
 
 
-def test_an_observation_is_the_problems_own_draw():
+def test_an_observation_is_drawn_by_the_problem():
     problem = inverse.get_problem("bimodal")
     observation = Bank(None).get(problem, describe(problem, "", None), 1, 7)
     expected = problem.measure(problem.truths()[1][None], inverse.seeded(7, "measurement", 1))
@@ -119,8 +119,8 @@ def test_a_stored_observation_that_was_changed_is_refused(tmp_path):
     assert torch.equal(bank.get(problem, about, 0, 0).y, kept.y)
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
-    at = content.find(kept.y.numpy().tobytes())
-    content[at + 3] ^= 1
+    offset = content.find(kept.y.numpy().tobytes())
+    content[offset + 3] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"sha256 is .* was changed"):
         bank.get(problem, about, 0, 0)
@@ -143,10 +143,11 @@ class Spy(inverse.Method):
 
     def run(self, posterior, samples, generator):
         if posterior.truth is not None:
-            raise RuntimeError("the truth is here")
+            raise RuntimeError("the truth is visible")
         held = [value for value in vars(posterior).values() if isinstance(value, type(posterior.y))]
-        if any(value.shape[1:] == posterior.shape and value.ndim == 2 and value is not posterior.y for value in held):
-            raise RuntimeError("a tensor like the truth is here")
+        others = [value for value in held if value is not posterior.y and value.ndim == 2]
+        if any(value.shape[1:] == posterior.shape for value in others):
+            raise RuntimeError("a tensor like the truth is visible")
         yield inverse.standard_normal(posterior, generator)
 
 @inverse.hookimpl
@@ -177,7 +178,7 @@ def test_a_method_never_receives_the_truth(tmp_path, fresh_registry):
     ],
 )
 def test_a_method_gets_the_most_steps_within_the_budget(name, budget, steps):
-    """One evaluation and one VJP a step of DPS, one evaluation a step of RED-diff, five of DAPS."""
+    """A step takes an evaluation and a VJP of DPS, one evaluation of RED-diff, five of DAPS."""
     posterior, method = inverse.get_problem("bimodal").posterior(0), inverse.get_method(name)
     found = fit(posterior, method, budget, 1, pinned=False)
     assert found.skip is None
@@ -189,7 +190,7 @@ def test_a_method_gets_the_most_steps_within_the_budget(name, budget, steps):
     assert at <= 1 < above
 
 
-def test_who_does_not_fit_is_skipped_and_says_what_it_takes():
+def test_a_method_over_the_budget_is_skipped_with_its_cost():
     posterior = inverse.get_problem("bimodal").posterior(0)
     assert (
         "times the budget"
@@ -249,13 +250,13 @@ def test_a_record_comes_back_from_its_line(finished):
         assert Record.from_json(record.to_json()) == record
 
 
-def test_skips_are_rows_with_reasons(finished):
+def test_skips_are_records_with_reasons(finished):
     skipped = [record for record in read_records(finished) if record.method["name"] == "tikhonov"]
     assert [record.status for record in skipped] == ["skipped", "skipped"]
     assert all("tikhonov needs an image" in record.reason for record in skipped)
 
 
-def test_failures_are_rows_with_reasons_and_hide_nobody(tmp_path, fresh_registry):
+def test_failures_are_records_with_reasons_and_stop_no_other_cell(tmp_path, fresh_registry):
     plugin = tmp_path / "broken.py"
     plugin.write_text(
         method_source("broken").replace(
@@ -276,7 +277,7 @@ def test_failures_are_rows_with_reasons_and_hide_nobody(tmp_path, fresh_registry
     assert run(tmp_path, (tmp_path / "tiny.toml").read_text(), retry=True).computed == 2
 
 
-def test_a_truncated_last_line_is_repaired_and_said(tmp_path, capsys):
+def test_a_truncated_last_line_is_repaired_and_reported(tmp_path, capsys):
     run(tmp_path)
     path, whole = tmp_path / "records" / "records.jsonl", table(tmp_path / "records")
     path.write_bytes(path.read_bytes()[:-40])
@@ -367,8 +368,8 @@ def test_an_artifact_that_was_changed_is_refused(tmp_path):
 METHODS_AB = [method_source(name).replace("yield 0 *", "yield 0.5 *") for name in ("mine", "other")]
 
 
-def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
-    """A comment or a docstring is no change."""
+def test_only_a_changed_method_runs_again(tmp_path, fresh_registry):
+    """Comments and docstrings do not count as changes."""
     files = [tmp_path / "mine.py", tmp_path / "other.py"]
     for path, code in zip(files, METHODS_AB, strict=True):
         path.write_text(code)
@@ -379,7 +380,7 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
 
     def computed() -> int:
         plugins.registry.cache_clear()
-        versions._version_of.cache_clear()
+        versions.version_of_modules.cache_clear()
         for path in files:
             plugins.registry().load_file(path)
         return run(tmp_path, text).computed
@@ -395,7 +396,7 @@ def test_a_changed_method_runs_again_and_nobody_else(tmp_path, fresh_registry):
     assert len(read_records(tmp_path / "records")) == 4
 
 
-def test_versions_differ_by_code_alone():
+def test_versions_depend_on_the_code_alone():
     assert version_of(type(inverse.get_method("dps"))) != version_of(
         type(inverse.get_method("daps"))
     )
@@ -413,11 +414,11 @@ APART_FROM_SOLVES = {
     "circuit_training",
     "codec_training",
 }
-"""Modules of plug-ins that train and fit; no solve imports them."""
+"""Modules of plug-ins for training and fitting, which no solve imports."""
 
 
 def test_what_methods_run_on_is_the_core():
-    """Whatever of the package a plug-in imports is in the core's version, but for what raises errors and finds files and classes."""
+    """The version of the core covers all modules that plug-ins import, except errors and lookup."""
     files = [
         path
         for folder in ("plugins", "problems")
@@ -458,12 +459,12 @@ for folder in sys.stdin:
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
 """
-"""Forks a process for each run, so that twenty of them import torch once."""
+"""Forks a process for each run, so that twenty runs import torch once."""
 
 
 @pytest.fixture
-def begin():
-    """Start `inverse bench run` in a folder: its process id, and a function that waits for its wait status."""
+def start_run():
+    """Start `inverse bench run` in a folder: its process id, and a function that waits for its end."""
     with subprocess.Popen(
         [sys.executable, "-c", ZYGOTE],
         stdin=subprocess.PIPE,
@@ -487,31 +488,34 @@ def rows(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def kill_and_continue(begin, tmp_path: Path, kills: int, text: str, seed: int) -> None:
-    """SIGKILL a run `kills` times, each a random while after it wrote one more row, and compare with a run that nobody disturbed."""
-    still, shot, chance = tmp_path / "still", tmp_path / "shot", random.Random(seed)
-    for folder in (still, shot):
+def kill_and_continue(start_run, tmp_path: Path, kills: int, text: str, seed: int) -> None:
+    """SIGKILL a run `kills` times and compare the records with those of an undisturbed run.
+
+    Each kill comes a random time after the run wrote another record.
+    """
+    undisturbed, killed, draw = tmp_path / "undisturbed", tmp_path / "killed", random.Random(seed)
+    for folder in (undisturbed, killed):
         folder.mkdir()
         write_suite(folder, text)
-    _, ended = begin(still)
+    _, ended = start_run(undisturbed)
     assert ended() == 0
     for _ in range(kills):
-        before = rows(shot)
-        pid, ended = begin(shot)
+        before = rows(killed)
+        pid, ended = start_run(killed)
         deadline = time.monotonic() + 120
-        while rows(shot) == before and time.monotonic() < deadline:
+        while rows(killed) == before and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(draw.uniform(0, 0.03))
         os.kill(pid, signal.SIGKILL)
         assert os.WTERMSIG(ended()) == signal.SIGKILL, "the run was over before the last kill"
-        assert rows(shot) > before
-    _, ended = begin(shot)
+        assert rows(killed) > before
+    _, ended = start_run(killed)
     assert ended() == 0
-    assert table(shot / "records") == table(still / "records")
-    assert rows(shot) == rows(still)
-    names = {record.artifact for record in read_records(still / "records") if record.artifact}
+    assert table(killed / "records") == table(undisturbed / "records")
+    assert rows(killed) == rows(undisturbed)
+    names = {record.artifact for record in read_records(undisturbed / "records") if record.artifact}
     assert {
-        f"artifacts/{path.name}" for path in (shot / "records" / "artifacts").glob("*.h5")
+        f"artifacts/{path.name}" for path in (killed / "records" / "artifacts").glob("*.h5")
     } == names
 
 
@@ -523,9 +527,9 @@ def many(truths: int) -> str:
     )
 
 
-def test_three_kills_leave_the_table_of_an_undisturbed_run(begin, tmp_path):
+def test_three_kills_leave_the_table_of_an_undisturbed_run(start_run, tmp_path):
     kill_and_continue(
-        begin,
+        start_run,
         tmp_path,
         3,
         many(8).replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"'),
@@ -534,13 +538,13 @@ def test_three_kills_leave_the_table_of_an_undisturbed_run(begin, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_the_table_of_an_undisturbed_run(begin, tmp_path):
+def test_twenty_kills_leave_the_table_of_an_undisturbed_run(start_run, tmp_path):
     text = (
         many(8)
         .replace('"bimodal"', '"bimodal"\n\n[[problems]]\nname = "mixture"')
         .replace("samples = 4", "samples = 4\nseeds = [0, 1, 2, 3, 4, 5, 6]")
     )
-    kill_and_continue(begin, tmp_path, 20, text, seed=1)
+    kill_and_continue(start_run, tmp_path, 20, text, seed=1)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, command):
@@ -551,7 +555,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, command):
     outcome.refused("another run uses this folder", str(os.getpid()))
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+def test_an_interrupted_run_says_how_to_continue(tmp_path):
     outcome = process(
         "bench",
         "run",
@@ -586,7 +590,7 @@ def test_the_recorded_command_runs(finished, command):
     assert outcome.out.splitlines()[-1] == "the same, bit for bit"
 
 
-def test_an_answer_that_is_not_the_recorded_one_is_said(tmp_path, finished, command):
+def test_a_different_answer_is_reported(tmp_path, finished, command):
     record = next(record for record in read_records(finished) if record.method["name"] == "dps")
     append(tmp_path, replace(record, metrics={**record.metrics, "rmse": 1.0}))
     outcome = command("bench", "reproduce", record.cell[:8], "--records", tmp_path)
@@ -600,7 +604,7 @@ def test_an_answer_that_is_not_the_recorded_one_is_said(tmp_path, finished, comm
 # --- the floor ------------------------------------------------------------------------------------
 
 
-def test_the_floor_adds_up_what_was_counted():
+def test_the_floor_sums_the_counted_evaluations():
     floor = Floor(forward=1.0, vjp=10.0, A=100.0, A_adjoint=1000.0)
     assert floor.seconds({"nfe": 2, "vjp": 3, "A": 4, "A_adjoint": 5}) == 2 + 30 + 400 + 5000
 
@@ -618,8 +622,8 @@ def test_the_floor_measures_the_prior():
     assert found.A < 0.005
 
 
-def test_a_warm_up_is_not_in_the_account(finished):
-    """The first cell of a method costs what the others do."""
+def test_the_warm_up_is_not_counted(finished):
+    """The first cell of a method has the same cost as the others."""
     costs = {
         json.dumps(record.cost)
         for record in read_records(finished)
@@ -657,15 +661,17 @@ def test_compare_finds_the_regression_and_nothing_else():
     before = rows_of({"a": [30.0, 31.0, 29.0, 30.5, 30.0], "b": [25.0, 26.0, 24.0, 25.0, 25.0]})
     after = rows_of({"a": [28.0, 29.1, 27.0, 28.4, 28.0], "b": [25.0, 26.2, 23.9, 25.1, 24.9]})
     found = compare_records(before, after)
-    assert [(move.method, move.metric) for move in found.changes if move.worse] == [("a", "psnr")]
-    (move,) = (move for move in found.changes if move.worse)
-    assert move.change.mean == pytest.approx(-2.0)
-    assert move.change.low < -2.0 < move.change.high < 0
+    assert [(change.method, change.metric) for change in found.changes if change.worse] == [
+        ("a", "psnr")
+    ]
+    (worse,) = (change for change in found.changes if change.worse)
+    assert worse.change.mean == pytest.approx(-2.0)
+    assert worse.change.low < -2.0 < worse.change.high < 0
     assert not compare_records(before, after, threshold=0.1).regressed
     assert not compare_records(after, before).regressed
 
 
-def test_compare_reads_a_metric_with_an_ideal_by_its_distance():
+def test_compare_takes_the_distance_to_an_ideal_value():
     before, after = (
         rows_of({"a": [1.5, 1.6, 1.4]}, "misfit"),
         rows_of({"a": [1.0, 1.1, 0.9]}, "misfit"),
@@ -674,7 +680,7 @@ def test_compare_reads_a_metric_with_an_ideal_by_its_distance():
     assert compare_records(after, before).regressed
 
 
-def test_compare_counts_a_cell_that_fails_by_now_as_broken():
+def test_compare_counts_a_cell_that_no_longer_finishes_as_broken():
     before = rows_of({"a": [30.0, 31.0]})
     after = [before[0], replace(before[1], status="failed", reason="diverged", metrics={})]
     found = compare_records(before, after)
@@ -682,7 +688,7 @@ def test_compare_counts_a_cell_that_fails_by_now_as_broken():
     assert found.broken == ["deblur, a, truth 1, seed 0: failed (diverged)"]
 
 
-def test_compare_refuses_sets_that_have_nothing_in_common():
+def test_compare_refuses_sets_without_common_cells():
     with pytest.raises(InputError, match="sets of 1 and 1 cells have none in common"):
         compare_records(rows_of({"a": [1.0]}), rows_of({"b": [1.0]}))
 
@@ -756,7 +762,8 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
         (
             (
                 'name = "dps"',
-                'name = "dps"\ntuned = { problem = "bimodal", truths = [1, 2], metric = "rmse", trials = 3 }',
+                'name = "dps"\n'
+                'tuned = { problem = "bimodal", truths = [1, 2], metric = "rmse", trials = 3 }',
             ),
             ("line 15, methods.2.tuned", "dps was tuned on truths [1] of bimodal"),
         ),
@@ -766,7 +773,7 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
         ),
     ],
 )
-def test_a_bad_suite_is_one_line_that_says_where(tmp_path, command, change, words):
+def test_an_invalid_suite_is_refused_with_line_and_key(tmp_path, command, change, words):
     assert change[0] in SUITE
     command(
         "bench", "run", write_suite(tmp_path, SUITE.replace(*change)), "--out", "records"
@@ -774,7 +781,7 @@ def test_a_bad_suite_is_one_line_that_says_where(tmp_path, command, change, word
     assert not (tmp_path / "records" / "records.jsonl").exists()
 
 
-def test_names_that_are_not_there_are_refused(tmp_path, command):
+def test_unknown_names_and_places_are_refused(tmp_path, command):
     command("bench", "run", "smoek").refused(
         "neither a .toml file nor a shipped suite", "did you mean 'smoke'?"
     )
@@ -802,7 +809,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, command):
     )
 
 
-def test_a_metric_that_needs_what_is_not_there_is_null(tmp_path):
+def test_a_metric_that_does_not_apply_is_null(tmp_path):
     run(tmp_path, SUITE.replace('"crps"]', '"crps", "psnr", "coverage"]'))
     for record in read_records(tmp_path / "records"):
         if record.status == "ok":
@@ -819,7 +826,7 @@ def test_a_shipped_suite_is_valid(name):
 # --- tuning ---------------------------------------------------------------------------------------
 
 
-def test_tune_wants_a_split_that_the_suite_does_not_test_on(tmp_path, command):
+def test_tune_refuses_truths_that_the_suite_tests_on(tmp_path, command):
     suite = write_suite(tmp_path)
     base = ("tune", "dps", "bimodal", "--metric", "rmse", "--suite", suite, "--range")
     command(*base, "zeta=0.1:10:log", "--truths", "1,2").refused(
@@ -830,7 +837,7 @@ def test_tune_wants_a_split_that_the_suite_does_not_test_on(tmp_path, command):
     command(*base, "zeta=0.1:1", "--truths", "two").refused("whole numbers")
 
 
-def test_tune_finds_what_is_better_and_writes_an_entry_that_a_suite_takes(tmp_path, command):
+def test_tune_improves_on_the_defaults_and_writes_an_entry_for_a_suite(tmp_path, command):
     pytest.importorskip("optuna")
     outcome = command(
         "tune",
@@ -869,7 +876,7 @@ def test_tune_finds_what_is_better_and_writes_an_entry_that_a_suite_takes(tmp_pa
 # --- Ray ------------------------------------------------------------------------------------------
 
 
-def test_ray_that_is_not_installed_or_not_reachable_is_said(tmp_path, command):
+def test_missing_or_unreachable_ray_is_reported(tmp_path, command):
     words = (
         ("nothing answers at '127.0.0.1:9'",)
         if _has_ray()
@@ -919,10 +926,10 @@ def inverse_methods():
 
 
 @pytest.mark.slow
-def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(
+def test_ray_gives_the_records_of_a_local_run_although_a_worker_is_killed(
     tmp_path, monkeypatch, fresh_registry
 ):
-    """A real cluster of two workers on this machine; a method kills the worker that runs it first with SIGKILL."""
+    """Two workers on this machine; a method kills the first worker that runs it."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("MORTAL", str(tmp_path / "killed"))
@@ -947,7 +954,7 @@ def test_ray_workers_make_the_records_of_a_local_run_though_one_is_killed(
 # --- what a cell is -------------------------------------------------------------------------------
 
 
-def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
+def test_the_hash_of_a_cell_changes_with_everything_that_determines_its_numbers(finished):
     cell = Cell.of(read_records(finished)[0])
     changes = {
         "problem": {**cell.problem, "options": {"sigma_y": 9}},
@@ -967,8 +974,8 @@ def test_the_name_of_a_cell_changes_with_all_that_decides_its_numbers(finished):
     assert replace(cell, metrics=("psnr",), device="cpu:0").digest == cell.digest
 
 
-def test_worker_scores_after_the_clock_stopped(monkeypatch):
-    """A metric that takes long changes no seconds."""
+def test_scoring_is_not_timed(monkeypatch):
+    """A slow metric does not change the seconds of a record."""
     from inverse.metrics.shipped import METRICS
 
     problem = inverse.get_problem("bimodal")

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS with random networks: against torchmetrics' own modules, and what is said where the weights are not there."""
+"""LPIPS and DISTS with random networks against torchmetrics, and errors of missing weights."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def networks():
 
 
 @pytest.fixture
-def given(networks, tmp_path, monkeypatch):
-    """Write a network and name it for a metric: given("lpips", "squeeze", ".pth")."""
+def write_weights(networks, tmp_path, monkeypatch):
+    """Write a network and set the variable of a metric: write_weights("lpips", "squeeze", ".pth")."""
 
     def give(metric: str, network: str, suffix: str = ".pth"):
         path = tmp_path / f"{network}{suffix}"
@@ -59,10 +59,10 @@ def result(mean: torch.Tensor, truth: torch.Tensor | None) -> Result:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
-    given("lpips", "squeeze", suffix)
-    theirs = import_beside_torchvision("torchmetrics.functional.image.lpips")
-    module = theirs._NoTrainLpips(
+def test_lpips_is_torchmetrics_with_the_users_features(write_weights, networks, suffix):
+    write_weights("lpips", "squeeze", suffix)
+    torchmetrics = import_beside_torchvision("torchmetrics.functional.image.lpips")
+    module = torchmetrics._NoTrainLpips(
         pretrained=True, net="squeeze", pnet_rand=True
     )  # its linear layers, and random features
     with torch.no_grad():
@@ -80,36 +80,36 @@ def test_lpips_is_torchmetrics_with_the_users_features(given, networks, suffix):
                 }
             )
     truth, noisy = images()
-    wanted = theirs._lpips_update(noisy, truth, net=module, normalize=True).mean()
+    wanted = torchmetrics._lpips_update(noisy, truth, net=module, normalize=True).mean()
     assert METRICS["lpips"](result(noisy, truth)) == pytest.approx(
         float(wanted), rel=1e-5
     )  # float32 sums
     assert METRICS["lpips"](result(truth, truth)) == pytest.approx(0, abs=1e-7)
 
 
-def test_dists_is_torchmetrics_with_the_users_features(given, networks, monkeypatch):
-    given("dists", "vgg")
-    theirs, vgg = (
+def test_dists_is_torchmetrics_with_the_users_features(write_weights, networks, monkeypatch):
+    write_weights("dists", "vgg")
+    torchmetrics, vgg = (
         import_beside_torchvision("torchmetrics.functional.image.dists"),
         import_beside_torchvision("torchvision.models.vgg"),
     )
 
-    def local(weights):  # in the place of what downloads
+    def local(weights):  # replaces the function that downloads
         layers = vgg.make_layers(vgg.cfgs["D"])
         layers.load_state_dict({k.removeprefix("features."): v for k, v in networks["vgg"].items()})
         return SimpleNamespace(features=layers)
 
-    monkeypatch.setattr(theirs, "vgg16", local)
+    monkeypatch.setattr(torchmetrics, "vgg16", local)
     truth, noisy = images()
-    wanted = theirs.DISTSNetwork()(noisy, truth).mean().detach()
+    wanted = torchmetrics.DISTSNetwork()(noisy, truth).mean().detach()
     assert METRICS["dists"](result(noisy, truth)) == pytest.approx(
         float(wanted), rel=1e-4
     )  # float32, variances summed otherwise
     assert METRICS["dists"](result(truth, truth)) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_grey_picture_is_one_of_equal_colours_and_what_is_none_has_no_score(given):
-    given("lpips", "squeeze")
+def test_a_grey_picture_counts_as_coloured_and_other_fields_have_no_score(write_weights):
+    write_weights("lpips", "squeeze")
     truth, noisy = images(channels=1)
     grey = METRICS["lpips"](result(noisy, truth))
     assert grey == pytest.approx(
@@ -133,7 +133,7 @@ name = "pseudo-inverse"
 """
 
 
-def test_a_suite_that_asks_for_it_needs_the_weights_before_it_runs(command, tmp_path, monkeypatch):
+def test_a_suite_with_lpips_is_refused_without_the_weights(command, tmp_path, monkeypatch):
     (tmp_path / "suite.toml").write_text(SUITE)
     monkeypatch.delenv("INVERSE_LPIPS_WEIGHTS", raising=False)
     ran = command("bench", "run", tmp_path / "suite.toml", "--out", tmp_path / "records")
@@ -144,10 +144,10 @@ def test_a_suite_that_asks_for_it_needs_the_weights_before_it_runs(command, tmp_
     assert not (tmp_path / "records").exists()
 
 
-def test_a_record_says_which_network_scored_it(command, given, tmp_path):
+def test_a_record_names_the_network_that_scored_it(command, write_weights, tmp_path):
     from inverse.arena.record import read_records
 
-    given("lpips", "squeeze")
+    write_weights("lpips", "squeeze")
     (tmp_path / "suite.toml").write_text(SUITE)
     assert command("bench", "run", tmp_path / "suite.toml", "--out", tmp_path / "records").code == 0
     (record,) = read_records(tmp_path / "records")
@@ -162,7 +162,7 @@ def test_a_record_says_which_network_scored_it(command, given, tmp_path):
         (None, "cannot be read as a state dict (No such file or directory)"),
     ],
 )
-def test_a_file_that_is_none_is_one_line(tmp_path, monkeypatch, content, words):
+def test_an_unreadable_file_is_an_error_of_one_line(tmp_path, monkeypatch, content, words):
     path = tmp_path / "weights.pth"
     if content is not None:
         path.write_bytes(content)
@@ -173,8 +173,10 @@ def test_a_file_that_is_none_is_one_line(tmp_path, monkeypatch, content, words):
     assert "\n" not in str(error.value)
 
 
-def test_the_wrong_network_and_half_of_one_are_refused(given, networks, tmp_path, monkeypatch):
-    given("dists", "squeeze")
+def test_a_wrong_and_an_incomplete_network_are_refused(
+    write_weights, networks, tmp_path, monkeypatch
+):
+    write_weights("dists", "squeeze")
     with pytest.raises(InputError, match=r"holds squeezenet1_1; it takes vgg16"):
         METRICS["dists"].ready()
     save_file(

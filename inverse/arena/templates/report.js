@@ -77,14 +77,14 @@ function drawAnswer() {
     const pick = () => { state.problem = s; $("problem").value = s; drawAll(); $("leaderboard").scrollIntoView(); };
     const told = best.est[q.name][3] >= D.least, names = told ? called : (row) => `${called(row)} ${number(mean(row, q.name), q.name)}`;
     const rest = alike.slice(0, FEW).map(names).join(", ") + (told && alike.length > FEW ? ` and ${alike.length - FEW} more` : "");
-    return h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", title: "Show this problem alone", onclick: pick }, D.settings[s])),
+    return h("tr", {}, h("th", { scope: "row" }, h("button", { type: "button", title: "Show only this problem", onclick: pick }, D.settings[s])),
       h("td", { "data-is": "best mean" }, h("span", { class: "pick" }, mark(best.m), h("b", {}, called(best)), h("span", { class: "range" }, number(mean(best, q.name), q.name)))),
-      h("td", { "data-is": told ? "not clearly worse" : "next, not told apart", title: alike.map(called).join(", ") }, told ? rest || "nobody" : h("span", { class: "none" }, `${plural(best.est[q.name][3], "truth")} cannot tell; next: `), told ? null : rest || "nobody"),
+      h("td", { "data-is": told ? "not clearly worse" : "next, not separated", title: alike.map(called).join(", ") }, told ? rest || "none" : h("span", { class: "none" }, `too few truths (${best.est[q.name][3]}) to rank; next: `), told ? null : rest || "none"),
       h("td", { "data-is": told ? "fastest of these" : "seconds" }, h("span", { class: "pick" }, told ? mark(fastest.m) : null, told ? called(fastest) : null, h("span", { class: "range" }, cost(told ? fastest : best) < Infinity ? `${number(cost(told ? fastest : best), "seconds")} s` : "–"))));
   });
   const heads = ["Problem", `Best mean ${titled(q || { label: "" })}${q ? arrow(q) : ""}`, ...(rows.some(([, [best]]) => best.est[q.name][3] >= D.least) ? ["Not clearly worse", "Fastest of these"] : ["Next", "Seconds"])];
   $("answers").replaceChildren(h("thead", {}, h("tr", {}, ...heads.map((text) => h("th", { class: "text", scope: "col" }, text)))), h("tbody", {}, ...lines));
-  $("answer-note").textContent = `With ${limits === "no limit" ? "no budget" : limits}. Not clearly worse: the 95 % interval of the paired difference to the best, over truths, does not lie above zero. Fewer than ${D.least} truths tell nobody apart; then the next best are named.`;
+  $("answer-note").textContent = `With ${limits === "no limit" ? "no budget" : limits}. Not clearly worse: the 95 % interval of the paired difference to the best, over truths, does not lie above zero. Fewer than ${D.least} truths cannot separate methods; the next best are listed instead.`;
 }
 
 // --- the table --------------------------------------------------------------------------------------------------------
@@ -100,13 +100,13 @@ function columns() {
   return [
     { key: "name", text: "Method", value: (row) => D.contestants[row.m], rising: true, kind: "name" },
     ...(state.budget < 0 && D.budgets.length > 1 ? [{ key: "budget", text: "Budget", value: (row) => row.b, rising: true, kind: "text", show: (row) => D.budgets[row.b] }] : []),
-    { key: "rank", text: "Rank", help: "average rank on the cells that all compared methods finished, 1 the best", value: rankOf, rising: true, show: (row) => (rankOf(row) == null ? "–" : rankOf(row).toFixed(1)) },
+    { key: "rank", text: "Rank", help: "average rank on the cells that all compared methods finished; 1 is the best", value: rankOf, rising: true, show: (row) => (rankOf(row) == null ? "–" : rankOf(row).toFixed(1)) },
     { ...metricColumn(quantities[state.metric]), main: true },
     { key: "whisker", text: "95 % interval", kind: "whisker" },
     ...others.map(metricColumn),
     ...["nfe", "vjp", "seconds", "peak_memory"].filter(has).map((name) => ({ ...metricColumn(quantities[name]), cost: true })),
     ...(rows.some((row) => row.eff != null) ? [{ key: "eff", text: "Efficiency", help: "time of the counted evaluations alone over the time taken", value: (row) => row.eff, show: (row) => (row.eff == null ? "–" : `${(100 * row.eff).toFixed(0)} %`) }] : []),
-    { key: "cells", text: "Cells", help: "finished, of those asked for", value: (row) => row.n[0], show: (row) => { const total = row.n[0] + row.n[1] + row.n[2] + row.missing; return row.n[0] === total ? `${total}` : `${row.n[0]} of ${total}`; } },
+    { key: "cells", text: "Cells", help: "finished cells, of those in the suite", value: (row) => row.n[0], show: (row) => { const total = row.n[0] + row.n[1] + row.n[2] + row.missing; return row.n[0] === total ? `${total}` : `${row.n[0]} of ${total}`; } },
   ];
 }
 const metricColumn = (q) => ({ key: q.name, text: titled(q) + (D.costs.includes(q) ? "" : arrow(q)), q, value: (row) => (mean(row, q.name) == null ? null : D.costs.includes(q) || q.better === null ? mean(row, q.name) : loss(q, mean(row, q.name))), rising: true, show: (row) => number(mean(row, q.name), q.name) });
@@ -205,16 +205,16 @@ function openRecord(index) {
     ["prior", `${T.prior[cell.prior].name}, sha256 ${T.prior[cell.prior].sha256}`], ["observation", cell.observation],
     ...Object.entries(cell.metrics || {}).map(([name, value]) => [(quantities[name] || { label: name }).label, number(value, name)]),
     ["evaluations per sample", Object.keys(cell.cost || {}).length ? ["nfe", "vjp", "A", "A_adjoint"].map((name) => `${quantities[name].label} ${number(cell.cost[name], name)}`).join(", ") : null],
-    ["seconds", cell.seconds == null ? null : number(cell.seconds, "seconds") + (cell.floor_seconds == null ? "" : `, of which evaluations alone ${number(cell.floor_seconds, "seconds")}`)],
+    ["seconds", cell.seconds == null ? null : number(cell.seconds, "seconds") + (cell.floor_seconds == null ? "" : `, evaluations alone ${number(cell.floor_seconds, "seconds")}`)],
     ["peak memory", cell.peak_memory == null ? null : number(cell.peak_memory, "peak_memory")],
     ["ran on", `${cell.device}, ${cell.dtype}, ${cell.executor}`], ["started", cell.started], ["versions", pairs(T.versions[cell.versions])],
   ].filter(([, value]) => value != null && value !== "");
   const copy = h("button", { type: "button", class: "quiet", onclick: async () => { try { await navigator.clipboard.writeText(cell.command); copy.textContent = "Copied"; } catch { getSelection().selectAllChildren(command); copy.textContent = "Selected: copy with Ctrl-C"; } } }, "Copy");
-  const command = h("pre", { id: "command", tabindex: "0" }, cell.command || "the record holds no command");
+  const command = h("pre", { id: "command", tabindex: "0" }, cell.command || "the record has no command");
   $("record-title").textContent = `${D.contestants[rowOf(index).m]} on ${D.settings[rowOf(index).s]}`;
   $("record-body").replaceChildren(
     ...(cell.status === "ok" ? [] : [h("p", { class: "reason" }, `${cell.status}: ${cell.reason || "no reason given"}`)]),
-    h("p", { class: "note" }, "To do this cell again:"), h("div", { class: "command" }, command, cell.command ? copy : null),
+    h("p", { class: "note" }, "Command that computes this cell again:"), h("div", { class: "command" }, command, cell.command ? copy : null),
     h("dl", {}, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
     ...(cell.href ? [h("p", {}, h("a", { href: cell.href }, "Artifact (HDF5)"), h("span", { class: "note" }, cell.artifact_sha256 ? ` sha256 ${cell.artifact_sha256.slice(0, 16)}…` : ""))] : []),
     h("details", {}, h("summary", {}, "Record as JSON (numbers to six digits)"), h("pre", { tabindex: "0" }, JSON.stringify({ ...cell, problem, method, prior: T.prior[cell.prior], versions: T.versions[cell.versions], budget: T.budget[cell.budget], href: undefined }, null, 2))),
@@ -237,12 +237,12 @@ function drawRanking() {
   const where = `${q ? q.label : ""} ${s < 0 ? `on ${D.settings.length} problems` : `on ${D.settings[s]}`}, ${D.budgets[b]}`;
   $("pairs-box").hidden = !c;
   if (!c) {
-    $("ranking-note").textContent = `${where}: nothing to compare. It takes two methods with finished cells in common, and a metric that says which is better.`;
+    $("ranking-note").textContent = `${where}: nothing to compare. A comparison needs two methods with common finished cells, and a metric with a direction.`;
     return $("diagram").replaceChildren();
   }
-  const left = c.left.length ? ` Left out for too few finished cells: ${c.left.map(([m, n]) => `${D.contestants[m]} (${n} of ${c.common[1]})`).join(", ")}.` : "";
-  const equal = c.friedman == null ? "" : ` That all are equal has p = ${probability(c.friedman)} (Friedman).`;
-  const few = 2 / 2 ** c.blocks * ((c.order.length * (c.order.length - 1)) / 2) > 0.05 ? " So few truths cannot tell any two of so many methods apart, however different they look." : "";
+  const left = c.left.length ? ` Left out because of too few finished cells: ${c.left.map(([m, n]) => `${D.contestants[m]} (${n} of ${c.common[1]})`).join(", ")}.` : "";
+  const equal = c.friedman == null ? "" : ` Friedman test of equality: p = ${probability(c.friedman)}.`;
+  const few = 2 / 2 ** c.blocks * ((c.order.length * (c.order.length - 1)) / 2) > 0.05 ? " With so few truths and so many methods, no test can find a difference." : "";
   $("ranking-note").textContent = `${where}. Average ranks over ${plural(c.blocks, "truth")}, ${c.common[0]} of ${c.common[1]} observations finished by all. Bars join methods among which no paired Wilcoxon test with Holm's correction finds a difference at 5 %.${equal}${few}${left}`;
   $("diagram").replaceChildren(diagram(c));
   const p = (i, j) => { if (i > j) [i, j] = [j, i]; const k = c.order.length; return c.p[i * k - (i * (i + 1)) / 2 + j - i - 1]; };
@@ -334,7 +334,7 @@ function logarithmic(values, name) {
   const text = name === "peak_memory" ? "peak memory (MiB)" : titled(quantities[name]);
   return { at, zero, axis: { text, tickvals: [...(zero ? [floor] : []), ...ticks.map(Math.log10)], ticktext: [...(zero ? ["0"] : []), ...ticks.map((t) => String(+t.toPrecision(1)))] } };
 }
-const qualityAxis = () => { const q = quantities[state.metric]; return { text: titled(q) + (typeof q.better === "number" ? `, ${q.better} is right` : ""), ...(q.better === "lower" ? { autorange: "reversed" } : {}) }; };
+const qualityAxis = () => { const q = quantities[state.metric]; return { text: titled(q) + (typeof q.better === "number" ? `, ideal ${q.better}` : ""), ...(q.better === "lower" ? { autorange: "reversed" } : {}) }; };
 const target = (q) => (typeof q.better === "number" ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: q.better, y1: q.better, line: { color: paint("--soft"), width: 1, dash: "dot" } }] : []);
 const told = (row, ...more) => [`<b>${plain(D.contestants[row.m])}</b>`, state.budget < 0 ? plain(D.budgets[row.b]) : null, ...more].filter(Boolean).join("<br>");
 const interval = (e, name) => number(e[0], name) + (e[1] == null ? "" : ` (${number(e[1], name)} to ${number(e[2], name)})`);
@@ -361,10 +361,10 @@ function drawSolved() {
   const families = (D.solved[`${state.metric}|${level}|${cost}`] || []).map((cells, f) => ({ f, m: D.rows.find((row) => row.f === f && visible(row.m))?.m, cells: cells.filter((i) => state.problem < 0 || rowOf(i).s === state.problem) })).filter((family) => family.m !== undefined && D.rows.some((row) => row.f === family.f && (state.problem < 0 || row.s === state.problem)));
   const total = settings().reduce((sum, s) => sum + D.observations[s], 0);
   const spent = (i) => (cost === "seconds" ? D.cells[i].seconds : D.cells[i].cost.nfe + D.cells[i].cost.vjp);
-  $("solved-note").textContent = q && q.within.length ? `Share of the ${plural(total, "observation")} on which a method came within ${q.within[level]} of ${typeof q.better === "number" ? q.better : `the best ${q.label} that anybody reached`}, against what it spent; of several budgets the cheapest that sufficed. Higher and further left is better.` : "This metric has no target.";
+  $("solved-note").textContent = q && q.within.length ? `Share of the ${plural(total, "observation")} on which a method came within ${q.within[level]} of ${typeof q.better === "number" ? q.better : `the best ${q.label} of any method`}, against its cost; of several budgets, the cheapest sufficient one counts. Higher and further left is better.` : "This metric has no target.";
   if (!families.length || !q.within.length) return panels("solved", []);
   const nowhere = families.filter(({ cells }) => !cells.length).map(({ f }) => D.families[f]);
-  if (nowhere.length) $("solved-note").textContent += ` On none: ${nowhere.join(", ")}.`;
+  if (nowhere.length) $("solved-note").textContent += ` Methods that solve none: ${nowhere.join(", ")}.`;
   const make = () => {
     const scale = logarithmic(families.flatMap((family) => family.cells.map(spent)), cost);
     const far = Math.max(0, ...families.flatMap((family) => family.cells.map((i) => scale.at(spent(i))))) + 0.12;
@@ -412,9 +412,9 @@ function drawPictures() {
   const chosen = inScope();
   const unusable = Object.keys(P.unusable).length;
   $("images").hidden = !P.scenes.length && !unusable;
-  const lost = [P.beyond ? `${plural(P.beyond, "more observation")} beyond the size of this page` : "", unusable && P.scenes.length ? `${plural(unusable, "artifact")} not shown (${[...new Set(Object.values(P.unusable))].slice(0, 3).join("; ")})` : ""].filter(Boolean).join("; ");
+  const lost = [P.beyond ? `${plural(P.beyond, "more observation")} beyond the size limit of this page` : "", unusable && P.scenes.length ? `${plural(unusable, "artifact")} not shown (${[...new Set(Object.values(P.unusable))].slice(0, 3).join("; ")})` : ""].filter(Boolean).join("; ");
   $("viewer").hidden = $("scale-note").hidden = $("scene-controls").hidden = !chosen.length;
-  $("images-note").textContent = (chosen.length ? "Thumbnails; the artifact of a record has every pixel and sample. Choose any picture for the right side." : P.scenes.length ? "No pictures for this problem." : `None of ${plural(unusable, "artifact")} can be shown (${Object.values(P.unusable)[0]}); where artifacts lie beside the records there are pictures here.`) + (lost ? ` Left out: ${lost}.` : "");
+  $("images-note").textContent = (chosen.length ? "Thumbnails; the artifact of a record has every pixel and sample. Choose any picture for the right side." : P.scenes.length ? "No pictures for this problem." : `None of ${plural(unusable, "artifact")} can be shown (${Object.values(P.unusable)[0]}); pictures need the artifacts beside the records.`) + (lost ? ` Left out: ${lost}.` : "");
   if (!chosen.length) return options($("scene"), [["", "none"]], "");
   if (!chosen.includes(view.scene)) view.scene = chosen[0];
   options($("scene"), chosen.map((i) => { const cell = D.cells[P.scenes[i].items[0][0]]; return [i, `${D.settings[rowOf(P.scenes[i].items[0][0]).s]}, truth ${cell.truth}${cell.seed ? `, seed ${cell.seed}` : ""}`]; }), view.scene);

@@ -111,7 +111,8 @@ def tune(task: Task, progress: Callable[[int, float], None] = lambda trial, best
     Args:
         progress: called with the number of each trial and its loss.
 
-    Raises: InputError if optuna is not installed, the metric has no direction, or no trial finished.
+    Raises: InputError if optuna is not installed, the metric has no direction, or no trial
+        finished.
     """
     try:
         import optuna

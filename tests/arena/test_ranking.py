@@ -294,7 +294,7 @@ def test_a_metric_with_an_ideal_value_ranks_by_distance():
 
 
 def test_leaders_are_separated_by_paired_differences():
-    """b trails a by 1 dB on every truth; c trails by 0.1 dB on average and leads on half of them."""
+    """b trails a by 1 dB on every truth; c by 0.1 dB on average, and leads on half of them."""
     truths = [20.0, 25.0, 30.0, 35.0, 40.0]
     trail = {"a": [0.0] * 5, "b": [1.0] * 5, "c": [1.0, -0.8, 1.0, -0.8, 0.1]}
     rows = [
@@ -314,7 +314,7 @@ def test_leaders_are_separated_by_paired_differences():
 
 
 def test_comparisons_are_on_common_cells():
-    """`a` wins on the cells it shares with `b`, which alone has a cell that would reverse the means."""
+    """`a` wins on the common cells; `b` has another cell, which would reverse the means."""
     rows = of_scores([[20, 10]] * 9 + [[None, 500]])
     found = compare(grouped(rows), "psnr")
     assert (found.observations, found.possible, found.ranks) == (9, 10, (1.0, 2.0))

@@ -1,4 +1,4 @@
-"""The arena's page and tables as text: what they say, what they carry, and what cannot get out of them."""
+"""The report as text: its tables, its data, its thumbnails, and its protection from records."""
 
 import base64
 import dataclasses
@@ -80,7 +80,8 @@ def test_markdown_by_hand():
     assert markdown(rows) == (
         "**deblur**, no limit\n"
         "\n"
-        "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ | efficiency | cells |\n"
+        "| method | PSNR (dB) ↑ | residual χ² → 1 | evaluations ↓ | VJPs ↓ | seconds ↓ "
+        "| efficiency | cells |\n"
         "|---|---:|---:|---:|---:|---:|---:|---:|\n"
         "| a | **21.00 [20.00, 22.00]** | **0.600** | 100 | 0 | 1.5 | 67 % | 2 |\n"
         "| b | 20.50 | 1.100 | 100 | 0 | 12 | 8 % | 1 of 2 |\n"

@@ -44,7 +44,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Pages: `plain` (simulated records), `real` (with pictures), `hostile`, `large` (2000 cells)."""
+    """Pages: `plain` (simulated), `real` (with pictures), `hostile`, `large` (2000 cells)."""
     folder = tmp_path_factory.mktemp("pages")
     rows = solved(folder / "real")
     texts = {
@@ -92,7 +92,8 @@ def visit(browser, pages):
 def column(page, key):
     """The texts of a column, in the order of the rows on the screen."""
     at = page.evaluate(
-        "key => [...document.querySelectorAll('#board thead th')].findIndex(th => th.querySelector(`[data-key='${key}']`))",
+        "key => [...document.querySelectorAll('#board thead th')]"
+        ".findIndex(th => th.querySelector(`[data-key='${key}']`))",
         key,
     )
     return page.eval_on_selector_all(
@@ -127,7 +128,7 @@ def test_the_first_screen_names_the_best_method(visit):
     ]
     answers = page.eval_on_selector_all(
         "#answers tbody tr",
-        "rows => rows.map(row => [row.querySelector('th').textContent, row.querySelector('b').textContent])",
+        "rows => rows.map(row => ['th', 'b'].map(name => row.querySelector(name).textContent))",
     )
     for problem, best in answers:
         own = [group for group in found if group.records[0].problem["name"] == problem]
@@ -303,7 +304,8 @@ def test_the_slider_divides_the_pictures(visit):
     page.keyboard.press("ArrowRight")
     assert (
         page.evaluate(
-            "document.getElementById('divide').style.left || getComputedStyle(document.getElementById('slider-frame')).getPropertyValue('--cut')"
+            "document.getElementById('divide').style.left || "
+            "getComputedStyle(document.getElementById('slider-frame')).getPropertyValue('--cut')"
         )
         == "0.5%"
     )
@@ -324,7 +326,8 @@ def test_pictures_zoom_in_step(visit):
     page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
     transforms = page.evaluate(
-        "[...new Set([...document.querySelectorAll('#viewer img:not([hidden])')].map(img => getComputedStyle(img).transform.split(',')[0]))]"
+        "[...new Set([...document.querySelectorAll('#viewer img:not([hidden])')]"
+        ".map(img => getComputedStyle(img).transform.split(',')[0]))]"
     )
     assert transforms == ["matrix(4"]
     assert page.inner_text("#zoom-level") == "4\u00d7"
@@ -368,7 +371,11 @@ def test_hostile_text_stays_text(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_follow_the_system_and_the_button(visit, scheme):
     page = visit("plain", color_scheme=scheme)
-    luminance = "(() => { const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number); return (r + g + b) / 765; })()"
+    luminance = """(() => {
+        const colour = getComputedStyle(document.body).backgroundColor;
+        const [r, g, b] = colour.match(/[0-9.]+/g).map(Number);
+        return (r + g + b) / 765;
+    })()"""
     assert (page.evaluate(luminance) > 0.5) == (scheme == "light")
     page.click("#theme")
     assert (page.evaluate(luminance) > 0.5) == (scheme == "dark")
@@ -406,8 +413,10 @@ def test_text_and_marks_have_contrast(visit, scheme):
 def test_every_control_has_a_name(visit):
     page = visit("real")
     see_everything(page)
-    nameless = """[...document.querySelectorAll('button, select, input, a[href], [role=img], img:not([hidden])')].filter(node => !(
-        node.getAttribute('aria-label') || node.textContent.trim() || node.closest('label') || node.getAttribute('alt'))).map(node => node.outerHTML)"""
+    controls = "button, select, input, a[href], [role=img], img:not([hidden])"
+    nameless = f"""[...document.querySelectorAll('{controls}')].filter(node => !(
+        node.getAttribute('aria-label') || node.textContent.trim() ||
+        node.closest('label') || node.getAttribute('alt'))).map(node => node.outerHTML)"""
     assert page.evaluate(nameless) == []
     assert page.evaluate("document.documentElement.lang") == "en"
 
@@ -419,7 +428,8 @@ def test_a_phone_needs_no_sideways_scrolling(visit):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert (
         page.evaluate(
-            "Math.min(...[...document.querySelectorAll('#filters select, #filters input')].map(node => node.getBoundingClientRect().height))"
+            "Math.min(...[...document.querySelectorAll('#filters select, #filters input')]"
+            ".map(node => node.getBoundingClientRect().height))"
         )
         >= 32
     )
@@ -433,7 +443,8 @@ def test_two_thousand_cells_load_within_two_seconds(visit):
         page.wait_for_selector("#board tr.row")
         times.append(
             page.evaluate(
-                "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+                "new Promise(done => requestAnimationFrame(() => "
+                "requestAnimationFrame(() => done(performance.now()))))"
             )
         )
     assert page.evaluate("D.cells.length") == 2000

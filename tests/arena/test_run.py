@@ -464,7 +464,7 @@ for folder in sys.stdin:
 
 @pytest.fixture
 def start_run():
-    """Start `inverse bench run` in a folder: its process id, and a function that waits for its end."""
+    """Start `inverse bench run` in a folder: its process id, and a function that waits for it."""
     with subprocess.Popen(
         [sys.executable, "-c", ZYGOTE],
         stdin=subprocess.PIPE,

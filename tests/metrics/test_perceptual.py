@@ -34,7 +34,7 @@ def networks():
 
 @pytest.fixture
 def write_weights(networks, tmp_path, monkeypatch):
-    """Write a network and set the variable of a metric: write_weights("lpips", "squeeze", ".pth")."""
+    """Write a network for a metric: write_weights("lpips", "squeeze", ".pth")."""
 
     def give(metric: str, network: str, suffix: str = ".pth"):
         path = tmp_path / f"{network}{suffix}"

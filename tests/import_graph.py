@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -25,6 +26,7 @@ def module_name(path: Path) -> str:
     return ".".join([PACKAGES[folder], *inner]).removesuffix(".__init__")
 
 
+@functools.cache
 def sources() -> dict[str, Path]:
     """Every module of the project, by name."""
     return {
@@ -55,6 +57,7 @@ def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
     return found
 
 
+@functools.cache
 def module_graph() -> Graph:
     """Module -> modules of the project that it imports.
 

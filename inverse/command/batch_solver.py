@@ -38,7 +38,7 @@ PARALLEL: dict[str, Literal["fresh", "stale"]] = {"patches": "fresh", "patches:s
 """Values of --parallel, and the halos that the processes of torchrun then exchange."""
 
 CPU_PIXELS = 2**16
-"""Pixels of all rows beyond which a larger batch is no faster on a CPU (bench/batch_throughput.py)."""
+"""Pixels in a batch beyond which a CPU is no faster (bench/batch_throughput.py)."""
 
 
 class BatchSolver:

@@ -67,6 +67,14 @@ def test_a_plug_ins_metric_is_a_column_of_the_table_of_solve(solve, plugin, tmp_
     assert row.split()[6] == f"{float(result.mean.max() - result.mean.min()):.4f}"
 
 
+def test_the_table_of_fields_has_errors_in_place_of_similarities(command):
+    outcome = command("solve", "--problem", "atmosphere", "--method", "pseudo-inverse")
+    assert outcome.code == 0, outcome.err
+    headings = next(line for line in outcome.out.splitlines() if "RMSE" in line)
+    scores = re.split(r"\s{2,}", headings.strip())[3:-3]
+    assert scores == ["RMSE", "CRPS", "residual chi2"]
+
+
 def test_a_plug_ins_metric_is_ranked_in_the_report_of_bench(command, tmp_path, monkeypatch):
     files, entry_points = {"outside_contrast.py": PLUGIN}, {"contrast": "outside_contrast"}
     write_distribution(tmp_path / "site", "outside-contrast", files, entry_points)

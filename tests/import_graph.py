@@ -1,7 +1,9 @@
 """Who imports whom, read from the source: every import counts, wherever it stands and however it is written.
 
-    python tests/import_graph.py            # rooms by floor, and what each imports
-    python tests/import_graph.py --modules  # the same for modules
+    python tests/import_graph.py            # rooms of the core by floor, and what each imports
+    python tests/import_graph.py --plug-ins # with those of plugins/ and problems/
+    python tests/import_graph.py --modules  # modules in place of rooms
+    python tests/import_graph.py --write    # put the rooms of the core into docs/design.md
 
 A *room* is a module of `inverse/` itself, or a folder. A room's *floor* is one above the highest room that it imports.
 """
@@ -127,18 +129,37 @@ def floors(graph: Graph) -> dict[str, int]:
     return placed
 
 
+def picture(graph: Graph, prefix: str = "inverse.") -> str:
+    """A line for each node whose name starts with `prefix`: floor, name, what it imports."""
+    floor = floors(graph)
+    nodes = sorted((n for n in graph if n.startswith(prefix)), key=lambda n: (-floor.get(n, 99), n))
+    lines = []
+    for node in nodes:
+        needed = ", ".join(sorted(m.removeprefix("inverse.") for m in graph[node]))
+        lines.append(f"{floor.get(node, 'cycle'):>5}  {node.removeprefix('inverse.')}: {needed}")
+    return "\n".join(line.rstrip(" :") for line in lines) + "\n"
+
+
+def with_picture(page: str) -> str:
+    """The design page with today's picture between its markers."""
+    before, _, rest = page.partition("<!-- rooms -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    return f"{before}<!-- rooms -->\n```\n{picture(rooms(module_graph()))}```\n{end}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--modules", action="store_true")
-    graph = module_graph() if parser.parse_args().modules else rooms(module_graph())
-    floor = floors(graph)
-    for node in sorted(graph, key=lambda n: (-floor.get(n, 99), n)):
-        short = ", ".join(sorted(m.removeprefix("inverse.") for m in graph[node]))
-        sys.stdout.write(
-            f"{floor.get(node, 'cycle'):>5}  {node.removeprefix('inverse.')}: {short}\n"
-        )
+    parser.add_argument("--modules", action="store_true", help="modules in place of rooms")
+    parser.add_argument("--plug-ins", action="store_true", help="with plugins/ and problems/")
+    parser.add_argument("--write", action="store_true", help="write into docs/design.md")
+    given = parser.parse_args()
+    graph = module_graph() if given.modules else rooms(module_graph())
+    sys.stdout.write(picture(graph, "inverse" if given.plug_ins else "inverse."))
+    if given.write:
+        page = ROOT / "docs" / "design.md"
+        page.write_text(with_picture(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from import_graph import (
     room_of,
     rooms,
     sources,
+    with_picture,
 )
 
 from inverse.registry.discovery import registry
@@ -164,6 +165,12 @@ def test_the_core_names_no_registered_method_problem_or_prior():
     names = {name for kind in kinds for name in registry().table(kind)} - WORDS
     found = {module_name(path): sorted(strings(path) & names) for path in CORE}
     assert {module: named for module, named in found.items() if named} == {}
+
+
+def test_the_design_page_shows_todays_rooms():
+    """`python tests/import_graph.py --write` redraws them; a new plug-in does not change them."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert with_picture(page) == page
 
 
 # --- what is loaded ---------------------------------------------------------------------------------------------------

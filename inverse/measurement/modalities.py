@@ -96,11 +96,11 @@ def stacked_noise(operator: Any, sigma: dict[str, float | Tensor]) -> GaussianNo
 def per_modality(
     operator: Any, y: Tensor, values: dict[str, float], default: float = 1.0
 ) -> Tensor:
-    """A number for each modality of an operator, laid out on the entries of y (B, *out_shape): (*out_shape).
+    """The value of each entry's modality: y (B, *out_shape) -> (*out_shape).
 
     Args:
-        values: by the name of the modality.
-        default: for the modalities that are not named.
+        values: the value of each named modality.
+        default: the value of all other modalities.
 
     Raises: OptionError for a name that is not a modality.
     """

@@ -1,4 +1,4 @@
-"""A prior whose samples lie nearer to its mean, or farther from it, than those of the prior that it wraps."""
+"""A prior that scales the deviations of another prior from its mean."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from inverse.priors.prior import Prior
 
 
 class AmplifiedPrior(Prior):
-    """The law of mean + amplitude (x0 - mean), x0 drawn from another prior:
+    """The law of mean + amplitude (x0 - mean), with x0 drawn from another prior:
 
-        D(x, sigma) = mean + amplitude (D_native(mean + (x - mean) / amplitude, sigma / amplitude) - mean)
+        D(x, sigma) = mean + amplitude (D_native(z, sigma / amplitude) - mean)
+        z = mean + (x - mean) / amplitude
 
-    Its Jacobian is that of the native denoiser, since the factors amplitude and 1 / amplitude cancel; no rounding is added to it.
+    Its Jacobian is that of the native denoiser, since the factors amplitude and 1 / amplitude
+    cancel; the gradient skips both, so that they add no rounding error.
 
-    The noise levels to trust are those of the native prior, so that a method walks down the same ones; the native prior is
-    evaluated at sigma / amplitude, which is what `asked_levels` reports.
+    The trusted noise levels are those of the native prior, so that a method uses the same levels.
+    The native prior is evaluated at sigma / amplitude, which `asked_levels` returns.
 
     Args:
-        native: the prior whose anomalies are scaled, in the same units.
-        amplitude: positive.
-        mean: around which they are scaled, model units; broadcasts to one x.
+        native: the prior whose deviations are scaled, in the same units.
+        amplitude: positive factor.
+        mean: centre of the scaling, model units; broadcasts to one x.
     """
 
     def __init__(self, native: Prior, amplitude: float | Tensor, mean: Tensor):
@@ -66,5 +68,5 @@ class _Relabelled(torch.autograd.Function):
 
 
 def _with_gradient_of(x: Tensor, value: Tensor) -> Tensor:
-    """`value` in the forward pass, whose gradient goes to x as it is."""
+    """`value` in the forward pass; its gradient passes to x unchanged."""
     return _Relabelled.apply(x, value) if x.requires_grad else value

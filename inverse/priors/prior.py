@@ -60,7 +60,10 @@ class Prior(nn.Module):
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
 
     def asked_levels(self, sigma: Tensor | float) -> Tensor | float:
-        """The levels to hold against `sigma_min` and `sigma_max` when this prior is asked for sigma; sigma itself, unless it wraps another."""
+        """The noise levels to compare with `sigma_min` and `sigma_max` for an evaluation at sigma.
+
+        They are sigma itself, unless the prior wraps another at other levels.
+        """
         return sigma
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Circuits against the enumeration of everything they could say, and against the models that they contain."""
+"""Circuits against enumeration of all assignments, and against models that are special cases."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ EXACT = {"rtol": 0, "atol": 1e-10}
 
 
 def random_graph(variables: int, generator: torch.Generator) -> RegionGraph:
-    """Up to three partitions a region, into up to three parts, regions shared, several leaves for some variables."""
+    """Up to three partitions of a region into up to three parts; shared regions, several leaves."""
     leaves = [
         i
         for i in range(variables)
         for _ in range(1 + int(torch.randint(2, (), generator=generator)))
     ]
-    sums, of = [], {}
+    sums, number = [], {}
 
     def region(scope: frozenset[int], root: bool = False) -> int:
-        if scope in of and torch.rand((), generator=generator) < 0.7:
-            return of[scope]
+        if scope in number and torch.rand((), generator=generator) < 0.7:
+            return number[scope]
         if len(scope) == 1 and not root:
             mine = [k for k, v in enumerate(leaves) if v in scope]
             partitions = [(k,) for k in mine]
@@ -44,8 +44,8 @@ def random_graph(variables: int, generator: torch.Generator) -> RegionGraph:
                 parts = [frozenset(v for v in scope if label[v] == k) for k in range(3)]
                 partitions.append(tuple(region(part) for part in parts if part))
         sums.append(tuple(partitions))
-        of[scope] = len(leaves) + len(sums) - 1
-        return of[scope]
+        number[scope] = len(leaves) + len(sums) - 1
+        return number[scope]
 
     region(frozenset(range(variables)), root=True)
     return RegionGraph(tuple(leaves), tuple(sums))
@@ -69,7 +69,7 @@ def assignments(circuit: Circuit) -> torch.Tensor:
 
 
 def enumerated(circuit: Circuit, theta: torch.Tensor | None = None) -> torch.Tensor:
-    """p(x) of every assignment, (K^n,), by recursion over the regions as written in the definition, in probabilities."""
+    """p(x) of every assignment (K^n,), by the recursion of the definition, in probabilities."""
     x, weights, L = assignments(circuit), circuit.weights, len(circuit.graph.variables)
     theta = circuit.theta if theta is None else theta
     row = {
@@ -90,7 +90,7 @@ def enumerated(circuit: Circuit, theta: torch.Tensor | None = None) -> torch.Ten
 
 
 def soft_evidence(circuit: Circuit, batch: int = 2) -> torch.Tensor:
-    """Random weights above and below 1; in the first row, the first variable is known and the last is not."""
+    """Random log-weights; in the first row the first variable is known and the last is unknown."""
     evidence = normal(batch, circuit.graph.size, circuit.categories, seed=3)
     evidence[0, 0, 1:] = -torch.inf
     evidence[0, -1] = 0
@@ -106,7 +106,7 @@ def weighed(circuit: Circuit, evidence: torch.Tensor) -> torch.Tensor:
 
 
 def marginals(circuit: Circuit, joint: torch.Tensor) -> torch.Tensor:
-    """Single-variable marginals of a law on all assignments: (B, K^n) -> (B, n, K), normalised."""
+    """Normalised marginals of a law on all assignments: (B, K^n) -> (B, n, K)."""
     one_hot = torch.nn.functional.one_hot(assignments(circuit), circuit.categories).double()
     total = torch.einsum("bx,xnk->bnk", joint, one_hot)
     return total / total.sum(-1, keepdim=True)
@@ -116,7 +116,7 @@ every_circuit = pytest.mark.parametrize("seed", range(12))
 
 
 @every_circuit
-def test_the_law_sums_to_one_and_is_the_definition(seed):
+def test_law_is_the_definition_and_sums_to_one(seed):
     circuit = random_circuit(seed)
     torch.testing.assert_close(
         circuit.log_likelihood(circuit.nothing(3)), torch.zeros(3, dtype=torch.float64), **EXACT
@@ -138,7 +138,7 @@ def test_soft_evidence_has_the_enumerated_likelihood(seed):
 
 
 @every_circuit
-def test_the_posterior_is_the_enumerated_one(seed):
+def test_posterior_is_the_enumerated_one(seed):
     circuit = random_circuit(seed)
     evidence = soft_evidence(circuit)
     torch.testing.assert_close(
@@ -147,7 +147,7 @@ def test_the_posterior_is_the_enumerated_one(seed):
 
 
 @every_circuit
-def test_leave_one_out_is_the_posterior_without_ones_own_evidence(seed):
+def test_leave_one_out_is_the_posterior_without_the_evidence_on_the_variable(seed):
     circuit = random_circuit(seed)
     evidence = soft_evidence(circuit)
     found = circuit.beliefs(evidence).leave_one_out
@@ -160,8 +160,8 @@ def test_leave_one_out_is_the_posterior_without_ones_own_evidence(seed):
 
 
 @every_circuit
-def test_the_predictive_draws_the_variable_again_from_its_leaf(seed):
-    """Enumerated over x, and over the state that made each variable: sum_k p(k | evidence) theta_k."""
+def test_predictive_draws_the_variable_again_from_its_leaf(seed):
+    """Enumerated over x and over the state k of each variable: sum_k p(k | evidence) theta_k."""
     circuit = random_circuit(seed)
     evidence = soft_evidence(circuit)
     joint = weighed(circuit, evidence)
@@ -171,7 +171,7 @@ def test_the_predictive_draws_the_variable_again_from_its_leaf(seed):
         for k in range(circuit.states):
             alone = circuit.theta.clone()
             alone[[j for j, v in enumerate(circuit.graph.variables) if v == variable]] = 0
-            alone[leaf, k] = circuit.theta[leaf, k]  # no other state makes the variable
+            alone[leaf, k] = circuit.theta[leaf, k]  # no other state generates the variable
             share = joint @ (enumerated(circuit, alone) / enumerated(circuit))
             expected[:, variable] += share[:, None] * circuit.theta[leaf, k]
     torch.testing.assert_close(circuit.beliefs(evidence).predictive, expected, **EXACT)
@@ -192,7 +192,10 @@ def test_pairwise_marginals_are_the_enumerated_ones(seed):
 
 @pytest.mark.parametrize("seed", [1, 2, 7])
 def test_samples_given_evidence_have_the_enumerated_frequencies(seed):
-    """Chi-square of 20000 draws over all assignments, pooled where fewer than 5 are expected, below its 1e-4 quantile (normal approximation)."""
+    """Chi-square of 20000 draws below its 1 - 1e-4 quantile (normal approximation).
+
+    Assignments with fewer than 5 expected draws are pooled.
+    """
     circuit, rows = random_circuit(seed), 20_000
     evidence = soft_evidence(circuit)[:1]
     drawn = circuit.sample(
@@ -216,7 +219,7 @@ def test_samples_given_evidence_have_the_enumerated_frequencies(seed):
     assert chi_square < freedom + 3.8 * math.sqrt(2 * freedom) + 5
 
 
-def test_a_draw_does_not_depend_on_its_batch():
+def test_draw_does_not_depend_on_its_batch():
     circuit = random_circuit(3)
     evidence = soft_evidence(circuit)
     together = circuit.sample(evidence, inverse.Generators.for_samples(0, 2, 1))
@@ -239,16 +242,16 @@ def test_impossible_evidence_is_refused():
         ((0,), (((1,),),), "smaller numbers"),
     ],
 )
-def test_a_graph_that_is_no_circuit_is_refused(variables, sums, fault):
+def test_invalid_region_graph_is_refused(variables, sums, fault):
     with pytest.raises(InputError, match=fault):
         RegionGraph(variables, sums)
 
 
-# --- models that circuits contain -----------------------------------------------------------------
+# --- special cases --------------------------------------------------------------------------------
 
 
-def test_a_chain_is_a_hidden_markov_model():
-    """Likelihood and smoothed symbols against the forward-backward recursions in probabilities."""
+def test_chain_is_a_hidden_markov_model():
+    """Likelihood and smoothed symbols by the forward-backward recursions in probabilities."""
     T, H, K = 7, 3, 4
     circuit = Circuit(
         RegionGraph.tree([i - 1 for i in range(T)]), H, K, generator=inverse.seeded("hmm")
@@ -274,7 +277,7 @@ def test_a_chain_is_a_hidden_markov_model():
 
 @pytest.fixture(scope="module")
 def data() -> torch.Tensor:
-    """400 draws of 8 variables in 4 categories: thresholds of a Gaussian whose neighbours correlate."""
+    """400 draws of 8 variables in 4 categories: thresholds of a tree of correlated Gaussians."""
     z = normal(400, 8, seed=11)
     for i in range(1, 8):
         z[:, i] = 0.8 * z[:, (i - 1) // 2] + 0.6 * z[:, i]
@@ -282,7 +285,7 @@ def data() -> torch.Tensor:
 
 
 def chow_liu_log_likelihood(x: torch.Tensor, parents: list[int]) -> float:
-    """Mean log-likelihood of the tree with the data's own frequencies, from entropies alone: minus sum_i H(x_i | x_parent)."""
+    """Mean log-likelihood of the tree with empirical frequencies: minus sum_i H(x_i | x_parent)."""
 
     def entropy(*columns: torch.Tensor) -> float:
         p = torch.unique(torch.stack(columns, 1), dim=0, return_counts=True)[1].double() / len(x)
@@ -294,8 +297,8 @@ def chow_liu_log_likelihood(x: torch.Tensor, parents: list[int]) -> float:
     )
 
 
-def test_the_chow_liu_tree_is_the_best_of_all_trees(data):
-    """Against all 125 labelled trees on five of the variables (Cayley: 5^3), each given by its Pruefer sequence."""
+def test_chow_liu_tree_is_the_best_of_all_trees(data):
+    """All 125 labelled trees on five variables (Cayley: 5^3), from their Pruefer sequences."""
     x, best = data[:, :5], -math.inf
     for code in itertools.product(range(5), repeat=3):
         degree = [1 + code.count(i) for i in range(5)]
@@ -317,13 +320,13 @@ def test_the_chow_liu_tree_is_the_best_of_all_trees(data):
     assert chow_liu_log_likelihood(x, found) == pytest.approx(best, abs=1e-10)
 
 
-def test_without_noise_an_hclt_starts_at_the_chow_liu_tree(data):
+def test_hclt_without_noise_has_the_likelihood_of_the_chow_liu_tree(data):
     circuit = hclt(data, 4, 4, noise=0.0, pseudocount=0.0).double()
     tree = chow_liu_log_likelihood(data, chow_liu_tree(mutual_information(data, 4)))
     assert float(log_likelihoods(circuit, data).mean()) == pytest.approx(tree, abs=1e-6)
 
 
-def test_a_trained_hclt_is_at_least_the_chow_liu_tree_of_the_same_data(data):
+def test_trained_hclt_is_better_than_the_chow_liu_tree_of_the_same_data(data):
     circuit = hclt(data, 4, 8)
     list(fit(circuit, data, 60, pseudocount=0.0))
     assert float(log_likelihoods(circuit, data).mean()) > chow_liu_log_likelihood(
@@ -357,8 +360,8 @@ def test_em_from_shared_regions_never_lowers_the_likelihood(data):
     assert history.diff().min() > -1e-9
 
 
-def test_em_on_complete_tables_counts(data):
-    """One state everywhere: after one step the leaves are the frequencies, with the pseudocount spread evenly."""
+def test_em_with_one_state_gives_the_frequencies(data):
+    """With one state, one step gives the frequencies, with the pseudocount spread evenly."""
     circuit = Circuit(RegionGraph.quad_split(2, 4), 1, 4).double()
     list(fit(circuit, data, 1, pseudocount=2.0))
     expected = (
@@ -367,7 +370,7 @@ def test_em_on_complete_tables_counts(data):
     torch.testing.assert_close(circuit.theta[:, 0], expected, **EXACT)
 
 
-def test_mini_batches_reach_nearly_what_full_batches_do(data):
+def test_mini_batches_gain_at_least_90_percent_of_full_batches(data):
     full, mini = (Circuit(RegionGraph.quad_split(2, 4), 4, 4).double() for _ in range(2))
     list(fit(full, data, 60, pseudocount=0.1))
     list(fit(mini, data, 20, batch=50, pseudocount=0.1, step=(0.5, 0.05)))
@@ -378,7 +381,7 @@ def test_mini_batches_reach_nearly_what_full_batches_do(data):
     assert ends[1] - start > 0.9 * (ends[0] - start)
 
 
-def test_a_gaussian_leaf_is_the_mass_of_its_bins():
+def test_gaussian_leaf_is_the_mass_of_its_bins():
     circuit = Circuit(RegionGraph.quad_split(1, 1), 1, 5, leaves="gaussian").double()
     circuit.mean.fill_(1.7)
     circuit.deviation.fill_(0.8)
@@ -392,16 +395,16 @@ def test_a_gaussian_leaf_is_the_mass_of_its_bins():
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1])
-def test_moments_given_gaussian_looks_are_integrals_of_the_definition(spread):
-    """Two pixels with values N(level, spread^2), one seen twice: Riemann sums over a fine grid of both."""
+def test_moments_given_noisy_pixels_are_integrals_of_the_definition(spread):
+    """Two pixels with values N(level, spread^2), one measured twice: Riemann sums on a grid."""
     circuit = Circuit(RegionGraph.quad_split(1, 2), 2, 3, shape=(1, 2), spread=spread).double()
     x, y = (
         torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2),
         torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2),
     )
     variance, noise = torch.tensor([0.09, 0.25]).double(), torch.tensor([0.04, torch.inf]).double()
-    found = pixel_moments(circuit, x, variance, y, noise)
-    mean, var = found.mean, found.variance
+    moments = pixel_moments(circuit, x, variance, y, noise)
+    mean, var = moments.mean, moments.variance
     v = torch.linspace(-1.5, 2.5, 8001, dtype=torch.float64) if spread else circuit.levels
     around = (
         (-0.5 * ((v - circuit.levels[:, None]) / (spread or 1)).square()).exp()
@@ -426,8 +429,8 @@ def test_moments_given_gaussian_looks_are_integrals_of_the_definition(spread):
         )
 
 
-def test_the_circuit_prior_obeys_tweedie():
-    """sigma^2 times the slope of E[x0 | x] is Var[x0 | x], with the decoding's units and two blocks."""
+def test_circuit_prior_obeys_tweedie():
+    """sigma^2 times the slope of E[x0 | x] is Var[x0 | x], with scaled units and two blocks."""
     circuit = Circuit(RegionGraph.quad_split(2, 2), 3, 4, shape=(2, 2), spread=0.05).double()
     prior = CircuitPrior(circuit, 1, shift=0.5, scale=0.5)
     x, sigma = normal(1, 1, 2, 4, seed=4).requires_grad_(), torch.tensor(0.7, dtype=torch.float64)
@@ -441,10 +444,10 @@ def test_the_circuit_prior_obeys_tweedie():
     ).variance
     torch.testing.assert_close(sigma**2 * slope.diagonal(), variance.flatten() / 0.25, **EXACT)
     torch.testing.assert_close(slope, slope.T, **EXACT)
-    assert slope[:2, 2:4].abs().max() < 1e-12  # columns 2 and 3 of the picture are another block
+    assert slope[:2, 2:4].abs().max() < 1e-12  # columns 2 and 3 are another block
 
 
-def test_quantising_rounds_to_the_nearest_level():
+def test_quantise_rounds_to_the_nearest_level():
     assert quantise(torch.tensor([-1.0, 0.0, 0.16, 0.17, 1.0, 2.0]), 4).tolist() == [
         0,
         0,

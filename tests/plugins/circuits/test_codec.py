@@ -1,4 +1,4 @@
-"""The codec: its identities, its training, circuits over its codes, and what they say of an image; what is refused."""
+"""The codec, circuits over its codes, their guide of an image, and refusals."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conftest import image_prior
 
 import inverse
 from inverse.errors import OptionError, PriorError
+from inverse.io.images import write_png
 from inverse.training.loop import TrainConfig
 from inverse_plugins.circuits.cards import (
     CodecCard,
@@ -25,7 +26,7 @@ from inverse_plugins.circuits.circuit import Circuit
 from inverse_plugins.circuits.codec import FAINT, Codec, CodecConfig
 from inverse_plugins.circuits.codec_training import CodecTraining, evaluate
 from inverse_plugins.circuits.distillation import distil
-from inverse_plugins.circuits.expectation_maximisation import log_likelihoods
+from inverse_plugins.circuits.expectation_maximisation import fit, log_likelihoods
 from inverse_plugins.circuits.graph import RegionGraph
 from inverse_plugins.circuits.guides import ImageEvidence, TokenGuide, load_guide
 
@@ -41,7 +42,7 @@ def codec() -> Codec:
 
 
 def guide(**settings: object) -> TokenGuide:
-    """Two by two codes, 8 x 8 pixels."""
+    """A guide of two by two codes, 8 x 8 pixels."""
     return TokenGuide(
         Circuit(
             RegionGraph.quad_split(2, 2), 3, 6, shape=(2, 2), generator=inverse.seeded("tokens")
@@ -63,7 +64,7 @@ def photographs(count: int = 60) -> np.ndarray:
 # --- the autoencoder ------------------------------------------------------------------------------
 
 
-def test_the_code_is_the_nearest_one_by_brute_force():
+def test_code_is_the_nearest_by_brute_force():
     c, u = codec(), torch.rand(2, 3, 16, 8, dtype=torch.float64, generator=inverse.seeded("u"))
     z = c.features(u)
     square = (z[:, :, None] - c.book.T[None, :, :, None, None]).square().mean(1)
@@ -71,13 +72,11 @@ def test_the_code_is_the_nearest_one_by_brute_force():
         c.distances(z), square.sqrt().permute(0, 2, 3, 1), rtol=0, atol=1e-12
     )
     assert torch.equal(c.encode(u), square.argmin(1))
-    assert (
-        z.square().mean(1).sub(1).abs().max() < 0.05
-    )  # unit size, but for the epsilon of the norm, which counts where features are small
+    assert z.square().mean(1).sub(1).abs().max() < 0.05  # unit size up to the epsilon of the norm
     assert c.decode(c.encode(u)).shape == u.shape
 
 
-def test_soft_codes_keep_the_nearest_and_grow_hard_as_they_cool():
+def test_soft_codes_keep_the_nearest_and_become_hard_at_low_temperature():
     c, u = codec(), torch.rand(1, 3, 8, 8, dtype=torch.float64, generator=inverse.seeded("u"))
     d = c.distances(c.features(u))
     warm = c.soft_codes(u, torch.full((1, 2, 2), 0.3, dtype=torch.float64), top=3)
@@ -89,7 +88,7 @@ def test_soft_codes_keep_the_nearest_and_grow_hard_as_they_cool():
     cold = c.soft_codes(u, torch.full((1, 2, 2), 1e-9).double(), top=3).softmax(-1)
     torch.testing.assert_close(
         cold, torch.nn.functional.one_hot(c.encode(u), 6).double(), rtol=0, atol=1e-7
-    )  # the rest weigh 1e-8
+    )  # the others have weight 1e-8
 
 
 def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tmp_path):
@@ -97,9 +96,7 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
     config = TrainConfig(16, 60, 8, 1e-2, warmup=5, network=SMALL)
     whole = CodecTraining(images, config, tmp_path / "whole.safetensors")
     losses = [float(whole.take_step()) for _ in range(60)]
-    assert sum(losses[-10:]) < 0.8 * sum(
-        losses[:10]
-    )  # 0.65 when this was written; 1 for a frozen layer or book
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])  # 0.65 when written; 1 for a frozen codebook
     for steps in (30, 60):
         part = CodecTraining(
             images, replace(config, steps=steps, cooldown=0.0), tmp_path / "part.safetensors"
@@ -112,7 +109,7 @@ def test_training_lowers_the_error_and_a_resumed_run_is_the_uninterrupted_one(tm
     assert all(torch.equal(whole.ema[name], value) for name, value in part.ema.items())
 
 
-def test_a_code_that_nothing_uses_starts_anew(tmp_path):
+def test_unused_code_restarts_at_a_feature(tmp_path):
     training = CodecTraining(
         [list(photographs())], TrainConfig(16, 600, 2, network=SMALL), tmp_path / "c.safetensors"
     )
@@ -123,7 +120,7 @@ def test_a_code_that_nothing_uses_starts_anew(tmp_path):
     assert training.prior.book[3].square().mean() < 1.01
 
 
-def test_a_saved_codec_is_loaded(tmp_path):
+def test_saved_codec_is_loaded(tmp_path):
     c = codec().float()
     save_codec(c, tmp_path / "mine.safetensors", licence="CC0")
     loaded, u = (
@@ -137,30 +134,24 @@ def test_a_saved_codec_is_loaded(tmp_path):
     )
     torch.testing.assert_close(
         loaded.render(c.features(u)), c.render(c.features(u)), rtol=0, atol=5e-3
-    )  # half precision, a few layers
+    )  # half precision through a few layers
 
 
 # --- circuits over codes --------------------------------------------------------------------------
 
 
 def test_tied_leaves_share_one_table_in_training_too():
-    """Two tied variables and two samples: one M-step from any start gives both the frequencies of all four values."""
+    """One M-step gives two tied variables the frequencies of all four values."""
     circuit = Circuit(RegionGraph((0, 1), (((0, 1),),)), 1, 3, ties=[0, 0]).double()
     x = torch.tensor([[0, 1], [2, 1]])
-    list(inverse_fit(circuit, x))
+    list(fit(circuit, x, 1, pseudocount=0.0))
     torch.testing.assert_close(
         circuit.theta[:, 0], torch.tensor([[0.25, 0.5, 0.25]] * 2).double(), rtol=0, atol=1e-12
     )
 
 
-def inverse_fit(circuit: Circuit, x: torch.Tensor):
-    from inverse_plugins.circuits.expectation_maximisation import fit
-
-    return fit(circuit, x, 1, pseudocount=0.0)
-
-
 def test_distillation_finds_the_clusters():
-    """Codes that follow a hidden class of two: the start is the law with that class, ln 2 a sample; independent variables would need 4 ln 2."""
+    """Codes of two hidden classes: ln 2 nats a sample, where independent codes take 4 ln 2."""
     z = torch.arange(200) % 2
     x, features = (
         z[:, None].expand(200, 4).clone(),
@@ -173,8 +164,8 @@ def test_distillation_finds_the_clusters():
     )
 
 
-def test_draws_share_an_upward_pass_and_the_law():
-    """count draws of each row by one call, rows in turn from few streams: frequencies within 4 standard errors of the posterior's."""
+def test_repeated_draws_of_a_row_follow_its_posterior():
+    """4000 draws of two rows from one stream: frequencies within 4 standard errors."""
     circuit = guide().circuit
     evidence = torch.randn(2, 4, 6, dtype=torch.float64, generator=inverse.seeded("evidence"))
     drawn = circuit.sample(evidence, inverse.Generators([inverse.seeded("draws")]), 4000).unflatten(
@@ -188,7 +179,7 @@ def test_draws_share_an_upward_pass_and_the_law():
 # --- the guide ------------------------------------------------------------------------------------
 
 
-def look(batch: int = 2) -> ImageEvidence:
+def image_evidence(batch: int = 2) -> ImageEvidence:
     x = torch.rand(batch, 3, 8, 16, dtype=torch.float64, generator=inverse.seeded("look"))
     noise = torch.full((1, 8, 16), torch.inf, dtype=torch.float64)
     noise[:, :, :6] = 0.0
@@ -196,22 +187,36 @@ def look(batch: int = 2) -> ImageEvidence:
 
 
 @pytest.mark.parametrize("drawn", ["independent", "joint"])
-def test_the_moments_are_those_of_decoded_draws(drawn):
-    """Of one block alone as of two; seen pixels as x0_hat has them; the codec's error is in every variance."""
-    both, g = look(), guide(drawn=drawn, draws=64)
-    mean, variance = g.moments(both, inverse.Generators.for_samples(0, 2, 1))
-    assert torch.equal(mean[both.measured], both.x0_hat[both.measured])
-    assert variance.min() >= 0.1**2
-    assert variance.max() < 0.5**2 + 0.1**2 + 0.01
-    again, _ = g.moments(
-        ImageEvidence(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise),
-        inverse.Generators.for_samples(0, 1, 1, first_image=1),
-    )
-    torch.testing.assert_close(again[0], mean[1], rtol=0, atol=1e-12)
+def test_moments_of_the_token_guide_are_those_of_decoded_draws(drawn):
+    """Of 64 draws, with the codec's error; measured pixels have the mean x0_hat."""
+    evidence, g = image_evidence(), guide(drawn=drawn, draws=64)
+    mean, variance = g.moments(evidence, inverse.Generators.for_samples(0, 2, 1))
+    fraction = torch.tensor([1.0, 0.5, 0.0, 0.0]).double().expand(2, 2, 4)
+    filled = torch.where(evidence.measured, evidence.y, evidence.x0_hat)
+    soft_codes = g.codec.soft_codes(filled, g.hot + fraction * (g.cold - g.hot), g.top)
+    rows, known = (
+        torch.stack([t[:, :, :2], t[:, :, 2:]], 1).reshape(4, 4, -1)
+        for t in (soft_codes, fraction[..., None])
+    )  # two blocks of 2 x 2 codes in each image
+    codes = g.draw_codes(rows, known[..., 0], inverse.Generators.for_samples(0, 2, 1))
+    maps = codes.reshape(2, 2, 64, 2, 2)
+    maps = torch.cat([maps[:, 0], maps[:, 1]], -1)
+    decoded = g.codec.decode(maps.flatten(0, 1)).unflatten(0, (2, 64)).clamp(0, 1)
+    expected = torch.where(evidence.measured, evidence.x0_hat, decoded.mean(1))
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(variance, decoded.var(1) + 0.1**2, rtol=0, atol=1e-12)
+
+
+def test_guide_of_an_image_does_not_depend_on_its_batch():
+    both, g = image_evidence(), guide(draws=64)
+    mean, _ = g.moments(both, inverse.Generators.for_samples(0, 2, 1))
+    second = ImageEvidence(both.x[1:], both.variance, both.x0_hat[1:], both.y[1:], both.noise)
+    alone, _ = g.moments(second, inverse.Generators.for_samples(0, 1, 1, first_image=1))
+    torch.testing.assert_close(alone[0], mean[1], rtol=0, atol=1e-12)
 
 
 def test_independent_codes_follow_the_published_mixture():
-    """p ~ predictive^(1 - f) w^f, by frequencies within 4 standard errors."""
+    """p ~ predictive^(1 - f) w^f; frequencies within 4 standard errors."""
     g, fraction = guide(draws=20_000), torch.tensor([[0.0, 0.25, 0.5, 1.0]]).double()
     evidence = torch.randn(1, 4, 6, dtype=torch.float64, generator=inverse.seeded("evidence"))
     drawn = g.draw_codes(evidence, fraction, inverse.Generators([inverse.seeded("draws")]))
@@ -223,7 +228,7 @@ def test_independent_codes_follow_the_published_mixture():
     assert ((found - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
 
 
-def test_blocks_of_codes_come_back_where_they_were():
+def test_unblocks_inverts_blocks():
     g = guide()
     codes = torch.arange(2 * 4 * 6).reshape(2, 4, 6, 1)
     assert torch.equal(
@@ -236,7 +241,7 @@ def test_blocks_of_codes_come_back_where_they_were():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mine.safetensors, a codec, and tokens.safetensors, a circuit over its codes."""
+    """A codec in mine.safetensors, and a circuit over its codes in tokens.safetensors."""
     folder, g = tmp_path_factory.mktemp("tokens"), guide()
     card = save_codec(g.codec, folder / "mine.safetensors")
     save_circuit(
@@ -245,7 +250,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_circuit_over_codes_steers_and_without_a_share_does_not(files):
+def test_circuit_over_codes_steers_unless_its_weight_is_zero(files):
     prior = image_prior()
     seen = torch.arange(8).expand(3, 8, 8) < 4
     y = prior.decode(prior.sample(1, inverse.seeded("tokens"))) * seen
@@ -277,8 +282,8 @@ def test_a_circuit_over_codes_steers_and_without_a_share_does_not(files):
     assert (solved(drawn="joint").samples - steered.samples).abs().max() > 1e-6
 
 
-def test_the_commands_train_a_codec_and_a_circuit_over_its_codes(command, tmp_path):
-    """Gradients of four colours: the circuit needs well under the log2 6 bits a code of independent uniform ones."""
+def test_commands_train_a_codec_and_a_circuit_over_its_codes(command, tmp_path):
+    """Gradients of four colours: below the log2 6 = 2.58 bits of independent uniform codes."""
     np.savez(tmp_path / "few.npz", images=photographs())
     options = [
         "--size",
@@ -303,13 +308,15 @@ def test_the_commands_train_a_codec_and_a_circuit_over_its_codes(command, tmp_pa
         *options,
     )
     assert outcome.code == 0, outcome
-    said = json.loads(outcome.out.splitlines()[-1])
+    report = json.loads(outcome.out.splitlines()[-1])
     assert (tmp_path / "mine.samples.png").is_file()
-    _, found = evaluate(
+    _, fidelity = evaluate(
         load_codec(tmp_path / "mine.json"),
         torch.from_numpy(photographs()).permute(0, 3, 1, 2).float() / 255,
     )
-    assert abs(found["psnr"] - said["fidelity"]["psnr"]) < 1.0  # other crops of the same pictures
+    assert (
+        abs(fidelity["psnr"] - report["fidelity"]["psnr"]) < 1.0
+    )  # other crops of the same images
     options = [
         "--codec",
         str(tmp_path / "mine.safetensors"),
@@ -338,7 +345,7 @@ def test_the_commands_train_a_codec_and_a_circuit_over_its_codes(command, tmp_pa
     assert isinstance(load_guide(tmp_path / "tokens.safetensors"), TokenGuide)
 
 
-def test_a_codec_that_belongs_to_another_circuit_is_refused(files, tmp_path):
+def test_codec_of_another_circuit_is_refused(files, tmp_path):
     for name in ("tokens.json", "tokens.safetensors"):
         (tmp_path / name).write_bytes((files / name).read_bytes())
     other = codec()
@@ -349,12 +356,12 @@ def test_a_codec_that_belongs_to_another_circuit_is_refused(files, tmp_path):
     (tmp_path / "mine.json").unlink()
     with pytest.raises(
         PriorError,
-        match=r"circuit tokens was trained on codes of mine, whose card .*mine\.json is missing; put that codec",
+        match=r"was trained on codes of mine, whose card .*mine\.json is missing; put that codec",
     ):
         load_guide(tmp_path / "tokens.safetensors")
 
 
-def test_an_image_that_the_codes_do_not_cover_is_refused(command, files, tiny_prior, picture_64):
+def test_image_that_blocks_of_codes_do_not_tile_is_refused(command, files, tiny_prior, odd_picture):
     options = ["--prior", str(tiny_prior), "--set", f"circuit={files / 'tokens.safetensors'}"]
     outcome = command(
         "solve",
@@ -363,19 +370,18 @@ def test_an_image_that_the_codes_do_not_cover_is_refused(command, files, tiny_pr
         "--method",
         "tractable-steering",
         "--input",
-        str(picture_64),
+        str(odd_picture),
         *options,
     )
     outcome.refused("codes of blocks of 8 x 8 pixels in 3 channels", "3 x 60 x 60")
 
 
 @pytest.fixture
-def picture_64(tmp_path: Path) -> Path:
-    inverse_picture = tmp_path / "odd.png"
-    from inverse.io.images import write_png
-
-    write_png(inverse_picture, torch.rand(3, 60, 60, generator=inverse.seeded("odd")))
-    return inverse_picture
+def odd_picture(tmp_path: Path) -> Path:
+    """A picture of 60 x 60 pixels."""
+    path = tmp_path / "odd.png"
+    write_png(path, torch.rand(3, 60, 60, generator=inverse.seeded("odd")))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -386,7 +392,7 @@ def picture_64(tmp_path: Path) -> Path:
         (["--codec", "nobody"], ["codec 'nobody' is not known"]),
     ],
 )
-def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
+def test_options_that_exclude_each_other_are_refused(command, tmp_path, options, words):
     np.savez(tmp_path / "few.npz", images=photographs(20))
     outcome = command(
         "train-circuit",
@@ -399,7 +405,7 @@ def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
     outcome.refused(*words)
 
 
-def test_crops_that_are_no_whole_patches_are_refused(command, tmp_path):
+def test_crops_of_partial_patches_are_refused(command, tmp_path):
     outcome = command(
         "train-codec",
         "--images",
@@ -412,6 +418,6 @@ def test_crops_that_are_no_whole_patches_are_refused(command, tmp_path):
     outcome.refused("multiple of 4", "18")
 
 
-def test_options_of_the_draws_are_checked():
+def test_a_single_draw_is_refused():
     with pytest.raises(OptionError, match="draws must be at least 2"):
         inverse.get_method("tractable-steering", draws=1)

@@ -1,4 +1,4 @@
-"""The twist of a circuit: exact on a discrete law by enumeration, whether the circuit is that law or not; and what is refused."""
+"""The twist of a circuit: exact by enumeration, for the circuit of the law and for others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEN = torch.tensor([False, True, False, True]).reshape(1, 1, 4)
 
 
 def chain(path: Path, seed: int, sharp: int = 4) -> Path:
-    """A circuit over four pixels of three levels that say much about each other."""
+    """A circuit over four strongly dependent pixels of three levels."""
     generator = inverse.seeded("chain", seed)
     circuit = Circuit(RegionGraph.tree([-1, 0, 1, 2]), 4, 3, generator=generator)
     circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)
@@ -35,7 +35,7 @@ def chain(path: Path, seed: int, sharp: int = 4) -> Path:
 
 
 def posterior(law: Path) -> inverse.Posterior:
-    """Pixels 1 and 3 seen in noise that leaves neighbouring levels in doubt."""
+    """Pixels 1 and 3 measured in noise that does not separate neighbouring levels."""
     prior = CircuitPrior(
         load_circuit(law).double(), 1, shift=0.5, scale=0.5, sigma_min=0.05, sigma_max=80.0
     )
@@ -65,7 +65,7 @@ def enumerated(law: Path) -> tuple[torch.Tensor, float]:
     return log_joint.softmax(0), float(log_joint.logsumexp(0))
 
 
-def found(result: inverse.Result) -> torch.Tensor:
+def frequencies(result: inverse.Result) -> torch.Tensor:
     """Weighted frequencies of the 81 pictures, mean over measurements."""
     values = (result.samples.flatten(2).clamp(0, 1) * 2).round().long() @ torch.tensor(
         [27, 9, 3, 1]
@@ -75,9 +75,12 @@ def found(result: inverse.Result) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("twist", ["the law itself", "another law", "half its power"])
-def test_the_samples_are_the_enumerated_posterior_whatever_the_circuit(tmp_path, twist):
-    """Total variation from enumeration: 1.5 times the mean of as many independent draws as the least effective size on the way, and 0.02 for the
-    steps; and the evidence. The prior without y is far off."""
+def test_samples_are_the_enumerated_posterior_for_every_circuit(tmp_path, twist):
+    """Total variation from enumeration, and the evidence.
+
+    The bound is 1.5 times the mean for as many independent draws as the smallest effective sample
+    size, plus 0.02 for the steps. The prior without y is far off.
+    """
     law, other = (
         chain(tmp_path / "law.safetensors", 0),
         chain(tmp_path / "other.safetensors", 5, sharp=1),
@@ -92,7 +95,7 @@ def test_the_samples_are_the_enumerated_posterior_whatever_the_circuit(tmp_path,
     expected, log_evidence = enumerated(law)
     drawn = min(entry["ess"][0] for entry in result.provenance["trace"])
     floor = 0.5 * float((expected * (1 - expected) / drawn).sqrt().sum() * math.sqrt(2 / math.pi))
-    assert float((found(result) - expected).abs().sum() / 2) < 1.5 * floor + 0.02
+    assert float((frequencies(result) - expected).abs().sum() / 2) < 1.5 * floor + 0.02
     assert float(result.log_evidence) == pytest.approx(log_evidence, abs=0.1)
     prior = log_likelihoods(
         load_circuit(law).double(), torch.cartesian_prod(*[torch.arange(3)] * 4)
@@ -100,14 +103,14 @@ def test_the_samples_are_the_enumerated_posterior_whatever_the_circuit(tmp_path,
     assert float((prior - expected).abs().sum() / 2) > 0.2
 
 
-def test_a_circuit_that_is_the_law_keeps_the_weights_nearly_equal(tmp_path):
-    """Its twist is p(y | x) itself: what is left is the error of the chain's steps. Another law's loses more."""
+def test_circuit_of_the_law_keeps_the_weights_nearly_equal(tmp_path):
+    """Its twist is p(y | x) up to the error of the steps; the circuit of another law loses more."""
     law, other = (
         chain(tmp_path / "law.safetensors", 0),
         chain(tmp_path / "other.safetensors", 5, sharp=1),
     )
 
-    def least(circuit: Path) -> float:
+    def smallest_effective_share(circuit: Path) -> float:
         method = inverse.get_method(
             "tractable-smc", steps=80, particles=400, circuit=str(circuit), ess_threshold=0.01
         )
@@ -119,12 +122,12 @@ def test_a_circuit_that_is_the_law_keeps_the_weights_nearly_equal(tmp_path):
             / 400
         )
 
-    assert least(law) > 0.8
-    assert least(other) < 0.78
+    assert smallest_effective_share(law) > 0.8
+    assert smallest_effective_share(other) < 0.78
 
 
-def test_the_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
-    """log p(y | x) by direct summation over the pictures, up to a constant, and s^2 times its gradient by autograd."""
+def test_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
+    """log p(y | x) by direct sums, up to a constant, and s^2 times its gradient by autograd."""
     circuit = load_circuit(chain(tmp_path / "law.safetensors", 0)).double()
     u = torch.rand(5, 1, 1, 4, dtype=torch.float64, generator=inverse.seeded("u")).requires_grad_()
     y, noise = (
@@ -152,7 +155,7 @@ def test_the_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
+def test_circuit_that_does_not_tile_the_image_is_refused_in_one_line(command, tmp_path):
     save_circuit(
         Circuit(RegionGraph.quad_split(3, 5), 2, 2, shape=(3, 5)), tmp_path / "odd.safetensors"
     )
@@ -168,7 +171,7 @@ def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
     outcome.refused("15 variables", "3 x 5 pixels", "multiples")
 
 
-def test_another_operator_and_a_power_of_zero_are_refused():
+def test_other_operators_and_a_power_of_zero_are_refused():
     p = inverse.get_problem("denoise").posterior(
         torch.zeros(3, 8, 8), prior=image_prior(), dtype=torch.float64
     )

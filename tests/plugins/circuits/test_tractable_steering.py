@@ -1,4 +1,4 @@
-"""Steering by a circuit: nothing where it has no share, exact where it has all of it, the stated mean in between; and what is refused."""
+"""Steering: the base at weight zero, exact at full weight, the stated mean between; refusals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
     return masked(prior, prior.decode(prior.sample(2, inverse.seeded("steering"))), seen, sigma_y)
 
 
-# --- nothing and everything -----------------------------------------------------------------------
+# --- weight zero and full weight ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -68,7 +68,7 @@ def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
     [{"a0": 1.0, "a1": 1.0, "fraction": 1.0}, {"fraction": 0.0}],
     ids=["a = 1", "no step"],
 )
-def test_without_a_share_the_base_comes_out_bit_by_bit(circuit_file, base, without):
+def test_circuit_without_weight_leaves_the_base_unchanged(circuit_file, base, without):
     posterior = eight_by_eight()
     method = inverse.get_method(
         "tractable-steering", base=base, circuit=str(circuit_file), steps=12, **without
@@ -82,7 +82,9 @@ def test_without_a_share_the_base_comes_out_bit_by_bit(circuit_file, base, witho
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_with_a_share_every_base_changes_at_no_cost_in_evaluations(circuit_file, base):
+def test_circuit_with_weight_changes_every_base_at_the_same_number_of_evaluations(
+    circuit_file, base
+):
     posterior = eight_by_eight()
     steered, plain = (
         inverse.solve(
@@ -97,12 +99,15 @@ def test_with_a_share_every_base_changes_at_no_cost_in_evaluations(circuit_file,
     assert steered.cost.nfe == plain.cost.nfe
 
 
-def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp_path):
-    """A discrete law on four pixels, one seen without noise: frequencies of the 27 completions against enumeration, 4000 draws (standard error
-    at most 0.008) and 100 steps; the same base with the same law's unconditional denoiser is far off."""
+def test_samples_are_posterior_if_the_circuit_is_the_law_and_has_full_weight(tmp_path):
+    """A discrete law on four pixels, one of them known: frequencies of the 27 completions.
+
+    4000 draws (standard error at most 0.008) and 100 steps against enumeration. The base with the
+    unconditional denoiser of the same law is far off.
+    """
     generator, rows = inverse.seeded("law"), 4000
     circuit = Circuit(RegionGraph.tree([-1, 0, 1, 2]), 4, 3, generator=generator)
-    circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)  # pixels that say much about each other
+    circuit.table.copy_(torch.eye(3)[[0, 1, 2, 1]] + 0.02)  # strongly dependent pixels
     for i in range(1, 4):
         circuit.weight(i).copy_(torch.rand(1, 4, 4, generator=generator) ** 4 + 0.01)
     path = tmp_path / "law.safetensors"
@@ -138,10 +143,10 @@ def test_with_the_exact_law_and_all_the_share_the_samples_are_the_posteriors(tmp
     assert base > steered + 0.05
 
 
-# --- in between -----------------------------------------------------------------------------------
+# --- between --------------------------------------------------------------------------------------
 
 
-def test_the_share_follows_the_published_schedule():
+def test_exponent_follows_the_published_schedule():
     method = inverse.get_method("tractable-steering", steps=250, fraction=1.0)
     assert 1 - method.exponent(0) == pytest.approx(0.2 * (1 - math.exp(-2)))
     assert method.exponent(50) == pytest.approx(0.8404, abs=1e-4)
@@ -152,9 +157,12 @@ def test_the_share_follows_the_published_schedule():
 
 
 @pytest.mark.parametrize("probes", [None, 4])
-def test_the_mean_is_the_precision_weighted_one(tmp_path, probes):
-    """One step of ddnm returns the steered denoiser at the first level. Pixels independent under the circuit and, for random probes to be exact,
-    under the prior, whose variance given x is closed-form; the circuit's side by direct summation."""
+def test_mean_is_weighted_by_precision(tmp_path, probes):
+    """One step of ddnm returns the steered denoiser at the first level.
+
+    The prior's variance given x has a closed form; random probes are exact for independent pixels.
+    The circuit's side is a direct sum over levels of independent pixels.
+    """
     circuit = Circuit(RegionGraph.quad_split(1, 3), 1, 5, shape=(1, 3))
     path = tmp_path / "independent.safetensors"
     save_circuit(circuit, path)
@@ -204,8 +212,8 @@ def test_the_mean_is_the_precision_weighted_one(tmp_path, probes):
     torch.testing.assert_close(found.flatten()[1:], expected[1:], rtol=0, atol=1e-6)
 
 
-def test_the_step_variance_is_the_ancestral_samplers():
-    """beta_tilde = (1 - ab') / (1 - ab) (1 - ab / ab'), ab = 1 / (1 + sigma^2), from the definition of the VP chain."""
+def test_step_variance_is_that_of_the_ancestral_sampler():
+    """beta_tilde = (1 - ab') / (1 - ab) (1 - ab / ab') of the VP chain, ab = 1 / (1 + sigma^2)."""
     posterior, method = eight_by_eight(), inverse.get_method("tractable-steering")
     s, t = torch.tensor(3.0, dtype=torch.float64), torch.tensor(2.5, dtype=torch.float64)
     _, v = method.denoiser_moments(posterior, normal(2, 3, 8, 8), s, t, None)
@@ -216,7 +224,7 @@ def test_the_step_variance_is_the_ancestral_samplers():
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
+def test_circuit_that_does_not_tile_the_image_is_refused_in_one_line(command, tmp_path):
     save_circuit(
         Circuit(RegionGraph.quad_split(3, 5), 2, 2, shape=(3, 5)), tmp_path / "odd.safetensors"
     )
@@ -232,7 +240,7 @@ def test_a_circuit_that_does_not_fit_is_refused_in_one_line(command, tmp_path):
     outcome.refused("15 variables", "3 x 5 pixels", "256", "multiples")
 
 
-def test_an_operator_without_a_mask_is_refused(circuit_file):
+def test_operator_without_a_mask_is_refused(circuit_file):
     posterior = inverse.get_problem("denoise").posterior(
         torch.zeros(3, 8, 8), prior=image_prior(), dtype=torch.float64
     )
@@ -243,12 +251,12 @@ def test_an_operator_without_a_mask_is_refused(circuit_file):
         )
 
 
-def test_a_base_that_differentiates_is_no_choice():
+def test_unknown_base_is_refused():
     with pytest.raises(OptionError, match="must be one of ddnm"):
         inverse.get_method("tractable-steering", base="dps")
 
 
-def test_a_replaced_denoiser_has_no_jacobian():
+def test_replaced_denoiser_has_no_jacobian():
     posterior = eight_by_eight().replaced(denoise=lambda x, sigma: x)
     assert torch.equal(posterior.denoise(normal(2, 3, 8, 8), 1.0), normal(2, 3, 8, 8))
     with pytest.raises(UnsupportedError, match="no Jacobian"):
@@ -259,8 +267,8 @@ def test_a_replaced_denoiser_has_no_jacobian():
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
-def test_a_saved_circuit_is_loaded(tmp_path, leaves):
-    """Up to half precision: 2^-11 of each of 16 leaves, 5 sums and a gaussian's ends."""
+def test_saved_circuit_is_loaded(tmp_path, leaves):
+    """The tolerance is half precision, 2^-11, in 16 leaves, 5 sums and the ends of Gaussians."""
     circuit = Circuit(RegionGraph.quad_split(4, 4), 3, 4, shape=(4, 4), spread=0.1, leaves=leaves)
     card = save_circuit(circuit, tmp_path / "one.safetensors", licence="CC0")
     loaded = load_circuit(tmp_path / "one.json")
@@ -278,7 +286,7 @@ def test_a_saved_circuit_is_loaded(tmp_path, leaves):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.safetensors"]
 
 
-def test_a_file_that_is_not_the_cards_is_refused(circuit_file, tmp_path):
+def test_file_with_another_hash_than_the_card_is_refused(circuit_file, tmp_path):
     for name in ("small.safetensors", "small.json"):
         (tmp_path / name).write_bytes(circuit_file.with_name(name).read_bytes())
     damaged = bytearray(circuit_file.read_bytes())
@@ -288,7 +296,7 @@ def test_a_file_that_is_not_the_cards_is_refused(circuit_file, tmp_path):
         load_circuit(tmp_path / "small.safetensors")
 
 
-def test_a_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_path):
+def test_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_path):
     import hashlib
 
     blob = pickle.dumps({"table": 1})
@@ -309,7 +317,7 @@ def test_a_pickle_is_refused_even_with_its_hash_on_the_card(circuit_file, tmp_pa
         ("gone.safetensors", "no such file"),
     ],
 )
-def test_a_circuit_that_is_not_there_is_refused(name, words):
+def test_missing_circuit_is_refused(name, words):
     with pytest.raises(PriorError, match=words):
         load_circuit(name)
 
@@ -318,8 +326,8 @@ def test_a_circuit_that_is_not_there_is_refused(name, words):
 
 
 @pytest.mark.parametrize("structure", ["hclt", "quad"])
-def test_the_command_trains_a_circuit(command, tmp_path, structure):
-    """Pictures whose pixels all share one grey value: better than independent pixels, log2 4 = 2 bits each, by nearly all of that."""
+def test_command_trains_a_circuit(command, tmp_path, structure):
+    """Pictures of one grey value each: far below the log2 4 = 2 bits of independent pixels."""
     grey = np.random.default_rng(0).integers(0, 4, size=(300, 1, 1)) * 85
     np.savez(tmp_path / "flat.npz", images=np.broadcast_to(grey, (300, 4, 4)).astype(np.uint8))
     options = [
@@ -360,7 +368,7 @@ def test_the_command_trains_a_circuit(command, tmp_path, structure):
         (["--pseudocount", "-1"], ["pseudocount must be at least 0, got -1"]),
     ],
 )
-def test_what_cannot_be_trained_is_refused(command, tmp_path, options, words):
+def test_invalid_training_options_are_refused(command, tmp_path, options, words):
     np.savez(tmp_path / "flat.npz", images=np.zeros((20, 14, 14), dtype=np.uint8))
     out = tmp_path / "out" / "flat.safetensors"
     outcome = command(

@@ -368,6 +368,9 @@ def circuit_line(name: str) -> str:
 
 ABOUT = """# Circuits, and steering by them
 
+This page measures inpainting guided by probabilistic circuits, for users of `tractable-steering`
+and `tractable-smc`.
+
 **RMSE** is taken over the missing pixels, with intensities in [0, 1], and averaged over 20 images.
 Brackets give the mean paired difference from the base (the first row, or the row of the same name
 without steering) and its 95 % interval (Student's t, 20 images). **Time** is processor time over

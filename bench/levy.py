@@ -51,6 +51,9 @@ TUNING = range(900, 964)
 READING = "## Reading\n"
 ABOUT = """# Walks with independent increments
 
+This page compares methods with a Gibbs sampler on walks with Gaussian, sparse or heavy-tailed
+increments, for users of non-Gaussian priors.
+
 Written by `{command}` in {minutes:.0f} minutes of a share of one core.
 
 x is the cumulative sum of 64 independent increments. The noise is 25 dB below the median signal

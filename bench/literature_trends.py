@@ -27,6 +27,8 @@ from inverse.metrics.shipped import METRICS
 RESULTS = Path(__file__).parents[1] / "results"
 ABOUT = """# Trends
 
+This page checks trends of the literature, for readers of papers on diffusion solvers.
+
 Written by `{command}`, after `bench/conjugate.py` and `bench/memory.py`.
 
 The table lists trends that papers on diffusion solvers report repeatedly, and whether they hold in

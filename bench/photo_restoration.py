@@ -88,6 +88,8 @@ def page(about: dict, results: dict[str, dict[str, list[dict]]]) -> str:
     size, count = about["size"], about["photographs"]
     return f"""# Three restorations of held-out photographs
 
+This page compares methods on photographs, for users who restore pictures.
+
 The images are central {size}-pixel squares of {count} photographs of the BSDS500 test set, measured
 with `sigma_y = {about["sigma_y"]}`. Each method draws one sample with its default options and the
 prior `{about["prior"]}`. The table gives the mean ± standard error over the photographs; most of it

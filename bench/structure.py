@@ -97,6 +97,8 @@ READING = "## Reading\n"
 COMMAND = "python bench/structure.py --data $INVERSE_DATA --out {out} --count {count}"
 ABOUT = """# Coarse structure for deblurring
 
+This page measures `structure-prior` and `structure-icdpm`, for users who restore blurry pictures.
+
 Written by `{command}`. The networks were trained by the commands on their cards,
 `data/structure/structure-blur.json` and `data/structure/structure-icdpm.json`.
 

@@ -233,7 +233,7 @@ def _provenance(
 
 def _level_notes(rows: Posterior, method: Method) -> list[str]:
     """A note if the method called the prior at noise levels outside the prior's range."""
-    prior, levels = rows.prior, rows.levels_asked
+    prior, levels = rows.prior, rows.evaluated_levels
     if prior.exact or levels is None:
         return []
     lowest, highest = levels

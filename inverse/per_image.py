@@ -1,4 +1,4 @@
-"""The images of one batch solved side by side, each with a prior, an operator or a noise model that is its own."""
+"""Images of one batch solved separately, each with its own prior, operator or noise model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def image_by_image(
 ) -> Iterator[Tensor | Weighted]:
     """The iterates of a batch whose images are run separately and advance together.
 
-    An image whose run has ended keeps its answer while the others go on. A batch of one image is run as it is.
+    An image whose run has ended keeps its answer while the others go on. A batch of one image is
+    run as it is.
 
     Args:
         posterior: of B rows, `samples` consecutive ones for each image.

@@ -1,6 +1,6 @@
-"""The posterior p(x | y): all that a method sees, in model units, with every evaluation counted.
+"""The posterior p(x | y): what a method sees, in model units, with every evaluation counted.
 
-y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x)).
+    y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x))
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from inverse.priors.evaluation.transfer import to_device
 from inverse.priors.prior import Prior
 
 Denoise = Callable[[Tensor, Tensor | float], Tensor]
+"""(x (B, *shape), sigma () or (B,)) -> x0_hat (B, *shape)."""
 
 
 @dataclass
 class Account:
-    """What was evaluated: the cost, and the noise levels that the prior was asked for.
+    """The evaluations of a solve: their cost, and the noise levels of the prior's evaluations.
 
-    Levels are looked at by `range` alone, so that no step waits for a device.
+    Only `range` reads the levels, so that no step waits for a device.
     """
 
     cost: Cost
     levels: list[Tensor | float] = field(default_factory=list)
 
-    def asked(self, x: Tensor, sigma: Tensor | float) -> None:
-        """Count one evaluation of the prior for each row of x, at these noise levels."""
+    def count_prior(self, x: Tensor, sigma: Tensor | float) -> None:
+        """Count one evaluation of the prior for each row of x, at noise level sigma."""
         self.cost.prior_rows += x.shape[0]
         self.levels.append(sigma)
 
     def range(self, device: torch.device) -> tuple[float, float] | None:
-        """Least and largest level, None where there is none."""
+        """The least and the largest level; None before the first evaluation."""
         if not self.levels:
             return None
         flat = (
@@ -53,7 +54,8 @@ class Account:
 
 def _no_jacobian(x: Tensor, sigma: Tensor | float) -> Any:
     raise UnsupportedError(
-        "a denoiser that was replaced has no Jacobian here; use a method that does not differentiate it"
+        "the denoiser of this posterior was replaced and has no Jacobian; "
+        "use a method that does not differentiate the denoiser"
     )
 
 
@@ -61,15 +63,16 @@ class Posterior(LinearSolves):
     """p(x | y) of a prior, an operator, a noise model and a batch of measurements.
 
     Args:
-        prior: the denoiser; used as it is, on its own device.
-        operator: a deepinv physics object in physical units; cloned here, never changed.
-        noise: the law of y given A(x); by default the operator's own noise model.
+        prior: the denoiser, on its own device; it is not copied.
+        operator: a deepinv physics object in physical units; the posterior works on a clone.
         y: measurements (B, *out_shape).
-        shape: of one x; by default the prior's, where that is fully known, or that of A^T y.
+        noise: the law of y given A(x); by default the operator's noise model.
+        shape: of one x; by default the prior's shape if it is fully known, else that of A^T y.
         dtype: of x and of the operator's arithmetic.
-        truth: the images (B, *shape) behind y in physical units, where known. It is dropped by `rows`: a method never sees it.
+        truth: the images (B, *shape) behind y, physical units, if known. `rows` drops them, so that
+            no method sees them.
         execution: how evaluations are carried out.
-        provenance: what the measurement and the prior came from; carried into the result.
+        provenance: origin of the measurement and the prior; carried into the result.
 
     Raises: InputError if y holds NaN or infinity, or does not fit the operator and the shape.
     """
@@ -99,7 +102,8 @@ class Posterior(LinearSolves):
         if not bool(torch.isfinite(y).all()):
             bad = int((~torch.isfinite(y)).sum())
             raise InputError(
-                f"measurement: {bad} of {y.numel()} values are NaN or infinite; mask them out or remove them"
+                f"measurement: {bad} of {y.numel()} values are NaN or infinite; "
+                "mask them out or remove them"
             )
         self.y = to_device(y, self.device, dtype)
         self.linear = operators.is_linear(operator) and prior.affine
@@ -112,17 +116,17 @@ class Posterior(LinearSolves):
 
     @property
     def cost(self) -> Cost:
-        """What this posterior and every one that `replaced` derived from it evaluated."""
+        """Evaluations of this posterior and of every posterior that `replaced` derived from it."""
         return self.account.cost
 
     def replaced(self, *, denoise: Denoise | None = None, **parts: Any) -> Posterior:
-        """This posterior with other parts; what the new one evaluates is counted here, costs and noise levels alike.
+        """This posterior with other parts, on the same account of cost and noise levels.
 
         Args:
-            denoise: (x (B, *shape), sigma) -> (B, *shape), in place of the denoiser; its own evaluations
-                of this posterior are counted, and it has no Jacobian.
+            denoise: a function in place of the denoiser; it has no Jacobian, and evaluations of this
+                posterior inside it are counted.
             parts: y (B, *out_shape), noise, operator, prior (in the same model units), truth, or
-                `account`, to be counted on another one.
+                another `account`.
         """
         if parts.keys() & {"prior", "operator"}:
             other = Posterior(
@@ -146,12 +150,15 @@ class Posterior(LinearSolves):
         return other
 
     def rows(self, samples: int) -> Posterior:
-        """The posterior a method receives: each measurement repeated `samples` times in a row, a fresh account, no truth."""
+        """The posterior that a method receives: a new account, and no truth.
+
+        Each measurement is repeated `samples` times in consecutive rows.
+        """
         y = self.y.repeat_interleave(samples, dim=0)
         return self.replaced(y=y, truth=None, account=Account(Cost(rows=len(y))))
 
     def tempered(self, weights: Tensor) -> Posterior:
-        """p(x) times the likelihood of each entry of y to a power, for Gaussian noise: its variance is R / weights.
+        """p(x) times a power of the likelihood of each entry of y: noise of variance R / weights.
 
         Args:
             weights: (*out_shape), positive.
@@ -168,18 +175,18 @@ class Posterior(LinearSolves):
     def __len__(self) -> int:
         return len(self.y)
 
-    # --- the prior ---------------------------------------------------------------------------------------------------
+    # --- the prior --------------------------------------------------------------------------------
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x0_hat = E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
-        self.account.asked(x, self.prior.asked_levels(sigma))
+        """E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
+        self.account.count_prior(x, self.prior.native_sigma(sigma))
         return self._evaluator.denoise(x, sigma)
 
     def tweedie(
         self, x: Tensor, sigma: Tensor | float
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x0_hat and v -> (d x0_hat / d x)^T v; the vjp may be called more than once."""
-        self.account.asked(x, self.prior.asked_levels(sigma))
+        """x0_hat = E[x0 | x] and its VJP, v -> (d x0_hat / d x)^T v, which may be called repeatedly."""
+        self.account.count_prior(x, self.prior.native_sigma(sigma))
         x0_hat, pull = self._evaluator.tweedie(x, sigma)
 
         def vjp(v: Tensor) -> Tensor:
@@ -189,15 +196,15 @@ class Posterior(LinearSolves):
         return x0_hat, vjp
 
     @property
-    def levels_asked(self) -> tuple[float, float] | None:
-        """Least and largest noise level that the prior was asked for; None before it was asked."""
+    def evaluated_levels(self) -> tuple[float, float] | None:
+        """Least and largest noise level at which the prior was evaluated; None before that."""
         return self.account.range(self.device)
 
     @property
     def _evaluator(self) -> Evaluator:
         return evaluator(self.prior, self.execution)
 
-    # --- the operator ------------------------------------------------------------------------------------------------
+    # --- the operator -----------------------------------------------------------------------------
 
     def A(self, x: Tensor) -> Tensor:
         """The clean measurement of x: (B, *shape) -> (B, *out_shape), units of y."""
@@ -224,7 +231,10 @@ class Posterior(LinearSolves):
 
     @property
     def sigma_y(self) -> float:
-        """Standard deviation of Gaussian noise, units of y (root mean square where it varies); raises for other noise."""
+        """Standard deviation of the noise, units of y; the root mean square where it varies.
+
+        Raises: UnsupportedError for noise that is not Gaussian.
+        """
         if not isinstance(self.noise, GaussianNoise):
             raise UnsupportedError(
                 f"sigma_y is defined for Gaussian noise, this posterior has {self.noise!r}"
@@ -246,7 +256,7 @@ class Posterior(LinearSolves):
             value = self.noise.log_prob(self.y, self.operator.A(self.prior.decode(x)))
             return torch.autograd.grad(value.sum(), x)[0]
 
-    # --- checks -------------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
     def _infer_shape(self) -> tuple[int, ...]:
         known = tuple(n for n in self.prior.shape if n is not None)
@@ -255,31 +265,35 @@ class Posterior(LinearSolves):
         if operators.is_linear(self.operator):
             try:
                 return tuple(self.operator.A_adjoint(self.y[:1]).shape[1:])
-            except RuntimeError as error:  # y does not fit: the shape that the operator was built for lets the check below say what would
+            except RuntimeError as error:
+                # y does not fit; with the operator's own shape, `_check_shapes` says what would
                 if size := getattr(self.operator, "img_size", None):
                     return tuple(size)
+                found, reason = tuple(self.y.shape[1:]), str(error).splitlines()[0]
                 raise InputError(
-                    f"measurement: the operator does not take its shape {tuple(self.y.shape[1:])} ({str(error).splitlines()[0]})"
+                    f"measurement: the operator does not take its shape {found} ({reason})"
                 ) from error
         raise InputError(
-            "posterior: the prior takes any size and the operator is not linear; pass shape=(channels, height, width)"
+            "posterior: the prior takes any size and the operator is not linear; "
+            "pass shape=(channels, height, width)"
         )
 
     def _check_shapes(self) -> None:
         if not self.prior.fits(self.shape):
             want = " x ".join("any" if n is None else str(n) for n in self.prior.shape)
-            raise InputError(
-                f"the prior denoises {want}, the unknown has shape {' x '.join(map(str, self.shape))}"
-            )
+            found = " x ".join(map(str, self.shape))
+            raise InputError(f"the prior denoises {want}, the unknown has shape {found}")
         probe = torch.zeros(1, *self.shape, dtype=self.dtype, device=self.device)
         try:
             with torch.no_grad():
                 expected = tuple(self.operator.A(self.prior.decode(probe)).shape[1:])
         except RuntimeError as error:
+            reason = str(error).splitlines()[0]
             raise InputError(
-                f"the operator does not take an image of shape {self.shape} ({str(error).splitlines()[0]})"
+                f"the operator does not take an image of shape {self.shape} ({reason})"
             ) from error
-        if expected != tuple(self.y.shape[1:]):
+        if expected != (measured := tuple(self.y.shape[1:])):
             raise InputError(
-                f"measurement: its shape is {tuple(self.y.shape[1:])}, the operator expects {expected} for an image of shape {self.shape}"
+                f"measurement: its shape is {measured}, the operator expects {expected} "
+                f"for an image of shape {self.shape}"
             )

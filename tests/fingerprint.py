@@ -3,8 +3,8 @@
     python tests/fingerprint.py --write     # remember what this checkout computes on this machine
     python -m pytest -m slow tests/test_fingerprint.py
 
-A refactoring must leave every hash as it is. Hashes depend on the processor and on torch, so that they are compared on the
-machine that wrote them alone; the file with them names it.
+A refactoring must not change a hash. Hashes depend on the processor and on torch, so that they are
+compared only on the machine that wrote them; the file of hashes names that machine.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def quick(name: str, **more: Any) -> inverse.Method:
 
 
 def method_cells() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
-    """Every method: in float64 on a Gaussian image, and on what it was made for where that is something else."""
+    """Every method: in float64 on a Gaussian image, and those of `OWN` on their own problems."""
     prior = image_prior()
     for name in registry().table("inverse_methods"):
 

@@ -1,11 +1,12 @@
-"""Who imports whom, read from the source: every import counts, wherever it stands and however it is written.
+"""Who imports whom, read from the sources; lazy imports, imports by string: every import counts.
 
     python tests/import_graph.py            # rooms of the core by floor, and what each imports
     python tests/import_graph.py --plug-ins # with those of plugins/ and problems/
     python tests/import_graph.py --modules  # modules in place of rooms
     python tests/import_graph.py --write    # put the rooms of the core into docs/design.md
 
-A *room* is a module of `inverse/` itself, or a folder. A room's *floor* is one above the highest room that it imports.
+A *room* is a folder, a module of `inverse/`, or a plug-in. The *floor* of a room is one above the
+highest room that it imports.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def sources() -> dict[str, Path]:
 
 
 def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
-    """Names that a piece of code imports: lazily, for type checkers alone, or as a string given to `import_module`.
+    """Names that code imports: eagerly, lazily, for type checkers, or as a string.
 
     `from package import module` imports the module, not what the package itself defines.
     """
@@ -63,8 +64,8 @@ def imported_names(tree: ast.AST, modules: Collection[str] = ()) -> set[str]:
 def module_graph() -> Graph:
     """Module -> modules of the project that it imports.
 
-    The package `inverse` serves its public names lazily: a module that imports `inverse` for one of them depends on the module
-    that defines it, and on nothing else. `builtin` is known to the registry through an entry point, as every plug-in is.
+    The package `inverse` serves its public names lazily: a module that uses one of them depends on
+    the module that defines it. The registry knows `builtin` through an entry point, like a plug-in.
     """
     files = sources()
     public = {name: f"inverse.{home}" for name, home in _public_homes(files["inverse"]).items()}
@@ -106,7 +107,7 @@ def _attributes_of_inverse(tree: ast.AST) -> set[str]:
 
 
 def room_of(module: str) -> str:
-    """`inverse.priors.networks.unet` lies in `inverse.priors`, `inverse.engine` is a room of its own."""
+    """`inverse.priors.networks.unet` lies in the room `inverse.priors`."""
     package, _, rest = module.partition(".")
     return f"{package}.{rest.split('.')[0]}" if rest else package
 

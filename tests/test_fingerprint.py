@@ -1,4 +1,4 @@
-"""A refactoring changes no number: ninety small runs are bit-identical to what is remembered of this machine."""
+"""Ninety small runs give the hashes that were stored on this machine."""
 
 import json
 
@@ -11,6 +11,7 @@ def test_every_small_run_is_bit_identical():
     remembered = json.loads(fingerprint.FILE.read_text())
     if remembered["machine"] != fingerprint.machine():
         pytest.skip(
-            f"hashes were written on {remembered['machine']}; `python tests/fingerprint.py --write` remembers those of this machine"
+            f"the hashes were stored on {remembered['machine']}; "
+            "`python tests/fingerprint.py --write` stores those of this machine"
         )
     assert fingerprint.differences(fingerprint.fingerprints(), remembered["cells"]) == []

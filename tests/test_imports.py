@@ -28,7 +28,7 @@ HIGHEST_FLOOR = 13
 
 
 def imports(path: Path) -> set[str]:
-    """Every module a file imports, at any depth of its code: "inverse.engine" for `from inverse.engine import solve`."""
+    """Every module that a file imports, at any depth of its code."""
     return imported_names(ast.parse(path.read_text()), sources())
 
 
@@ -64,7 +64,7 @@ def test_the_core_knows_no_method_and_no_problem(path):
 
 
 def alone(path: Path) -> bool:
-    """Whether a plug-in is one file, and not a package with networks, commands or readers of its own."""
+    """Whether a plug-in is one file, not a package."""
     return len(path.relative_to(ROOT).parts) == 2
 
 
@@ -105,7 +105,7 @@ ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena", "inverse.
 
 
 def test_a_solve_needs_no_training_no_check_and_no_benchmark():
-    """Methods and problems, and what they are solved by, import none of these; a plug-in's own trainings and commands do."""
+    """The engine, methods and problems reach none of these; commands of plug-ins do."""
     graph = module_graph()
     reached, waiting = (
         set(),
@@ -139,7 +139,7 @@ def test_rooms_import_in_no_circle_and_on_few_floors():
 
 
 WORDS = {"gaussian"}
-"""Names that are words of the field as well: a method may need Gaussian noise, and there is a problem of that name."""
+"""Names that are also words of the field: a method may need Gaussian noise."""
 
 
 def strings(path: Path) -> set[str]:
@@ -173,7 +173,7 @@ def test_the_design_page_shows_todays_rooms():
     assert with_picture(page) == page
 
 
-# --- what is loaded ---------------------------------------------------------------------------------------------------
+# --- what is loaded ---------------------------------------------------------------------------
 
 
 def loaded_by(code: str) -> set[str]:

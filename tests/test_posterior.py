@@ -481,7 +481,7 @@ def test_whatever_is_replaced_is_counted_on_one_account(gaussian_posterior, gaus
     for count, given in enumerate(parts, 1):
         posterior.replaced(**given).denoise(x, 10.0**count)
         assert posterior.cost.prior_rows == 2 * count
-        assert posterior.levels_asked == (10.0, 10.0**count)
+        assert posterior.evaluated_levels == (10.0, 10.0**count)
 
 
 def test_a_replaced_denoiser_has_no_jacobian(gaussian_posterior):

@@ -20,7 +20,7 @@ class AmplifiedPrior(Prior):
     cancel; the gradient skips both, so that they add no rounding error.
 
     The trusted noise levels are those of the native prior, so that a method uses the same levels.
-    The native prior is evaluated at sigma / amplitude, which `asked_levels` returns.
+    The native prior is evaluated at sigma / amplitude, which `native_sigma` returns.
 
     Args:
         native: the prior whose deviations are scaled, in the same units.
@@ -44,8 +44,8 @@ class AmplifiedPrior(Prior):
         x0_hat = self.native(z, sigma / self.amplitude)
         return _with_gradient_of(x0_hat, self.mean + self.amplitude * (x0_hat.detach() - self.mean))
 
-    def asked_levels(self, sigma: Tensor | float) -> Tensor | float:
-        return self.native.asked_levels(torch.as_tensor(sigma).to(self.amplitude) / self.amplitude)
+    def native_sigma(self, sigma: Tensor | float) -> Tensor | float:
+        return self.native.native_sigma(torch.as_tensor(sigma).to(self.amplitude) / self.amplitude)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.native.decode(x)

@@ -59,7 +59,7 @@ class Prior(nn.Module):
         """The device of the weights; None for a prior without weights."""
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
 
-    def asked_levels(self, sigma: Tensor | float) -> Tensor | float:
+    def native_sigma(self, sigma: Tensor | float) -> Tensor | float:
         """The noise levels to compare with `sigma_min` and `sigma_max` for an evaluation at sigma.
 
         They are sigma itself, unless the prior wraps another at other levels.

@@ -1,4 +1,4 @@
-"""Write docs/gallery.md: the registered methods, problems, samplers and metrics, as their code describes them.
+"""Write docs/gallery.md: registered methods, problems, samplers and metrics, by their own words.
 
 python bench/gallery.py
 """

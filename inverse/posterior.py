@@ -1,6 +1,6 @@
 """The posterior p(x | y): what a method sees, in model units, with every evaluation counted.
 
-    y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x))
+y = A(x) + noise,    posterior.A(x) = operator.A(prior.decode(x))
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Posterior(LinearSolves):
         """This posterior with other parts, on the same account of cost and noise levels.
 
         Args:
-            denoise: a function in place of the denoiser; it has no Jacobian, and evaluations of this
-                posterior inside it are counted.
+            denoise: a function in place of the denoiser; it has no Jacobian, and what it evaluates
+                of this posterior is counted.
             parts: y (B, *out_shape), noise, operator, prior (in the same model units), truth, or
                 another `account`.
         """
@@ -175,7 +175,7 @@ class Posterior(LinearSolves):
     def __len__(self) -> int:
         return len(self.y)
 
-    # --- the prior --------------------------------------------------------------------------------
+    # --- the prior ----------------------------------------------------------------------------
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x] at noise level sigma: x (B, *shape), sigma () or (B,) -> (B, *shape)."""
@@ -185,7 +185,7 @@ class Posterior(LinearSolves):
     def tweedie(
         self, x: Tensor, sigma: Tensor | float
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x0_hat = E[x0 | x] and its VJP, v -> (d x0_hat / d x)^T v, which may be called repeatedly."""
+        """E[x0 | x] and its VJP, v -> (d x0_hat / d x)^T v, which may be called repeatedly."""
         self.account.count_prior(x, self.prior.native_sigma(sigma))
         x0_hat, pull = self._evaluator.tweedie(x, sigma)
 
@@ -204,7 +204,7 @@ class Posterior(LinearSolves):
     def _evaluator(self) -> Evaluator:
         return evaluator(self.prior, self.execution)
 
-    # --- the operator -----------------------------------------------------------------------------
+    # --- the operator -------------------------------------------------------------------------
 
     def A(self, x: Tensor) -> Tensor:
         """The clean measurement of x: (B, *shape) -> (B, *out_shape), units of y."""
@@ -256,7 +256,7 @@ class Posterior(LinearSolves):
             value = self.noise.log_prob(self.y, self.operator.A(self.prior.decode(x)))
             return torch.autograd.grad(value.sum(), x)[0]
 
-    # --- checks -----------------------------------------------------------------------------------
+    # --- checks -------------------------------------------------------------------------------
 
     def _infer_shape(self) -> tuple[int, ...]:
         known = tuple(n for n in self.prior.shape if n is not None)

@@ -235,7 +235,7 @@ def test_photographs_have_the_power_law_of_the_card():
     assert float((grey[..., 1:] - grey[..., :-1]).square().mean()) < 0.2 * float(grey.var())
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def test_a_prior_without_a_known_gaussian_is_refused(network_prior, gaussian_prior):

@@ -1,4 +1,4 @@
-"""The README does what it says: its Python runs, its example is the file it names, its table is what the bench wrote."""
+"""The README and the pages agree with the code, the examples and the results."""
 
 import json
 import re

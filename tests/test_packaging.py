@@ -129,7 +129,7 @@ def test_this_installation_registers_the_first_party():
     assert values == {"inverse.builtin", "inverse_plugins", "inverse_problems"}
 
 
-# --- the third-party distribution -----------------------------------------------------------------
+# --- the third-party distribution -------------------------------------------------------------
 
 
 @needs_demo

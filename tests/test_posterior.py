@@ -1,4 +1,4 @@
-"""The posterior: model units throughout, exact derivatives and solves, honest counting, and a caller left in peace."""
+"""The posterior: model units, exact derivatives and solves, the account, the caller's tensors."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def model_matrix(posterior):
 
 
 def measured(operator, noise, prior=None, images=2):
-    """A posterior of truths in (0, 1), positive under the sigmoid, for noise models that need it."""
+    """A posterior whose truths are in (0, 1), for noise models that need positive signals."""
     prior = prior or image_prior()
     clean = operator.A(normal(images, *SHAPE).sigmoid())
     return inverse.Posterior(
@@ -27,7 +27,7 @@ def measured(operator, noise, prior=None, images=2):
     )
 
 
-# --- the prior --------------------------------------------------------------------------------------------------------
+# --- the prior --------------------------------------------------------------------------------
 
 
 def test_tweedie_gives_the_denoised_image(gaussian_posterior):
@@ -45,7 +45,7 @@ def test_tweedie_vjp_is_the_exact_jacobian_transposed(gaussian_posterior):
 
 
 def test_tweedie_vjp_of_a_network_equals_finite_differences(network_prior):
-    """<v, J u> by central differences of step 1e-5 in float64: error of the order of 1e-10, relative 1e-6."""
+    """<v, J u> by central differences of step 1e-5 in float64: relative error about 1e-6."""
     prior = network_prior.double()
     posterior = inverse.Posterior(
         prior,
@@ -101,7 +101,7 @@ def test_a_float32_prior_serves_a_float64_posterior(network_prior):
     assert posterior.denoise(normal(2, 3, 16, 16), 0.5).dtype == torch.float64
 
 
-# --- units ------------------------------------------------------------------------------------------------------------
+# --- units ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +137,7 @@ def test_norm_squared_is_the_largest_eigenvalue_in_model_units(gaussian_posterio
     assert gaussian_posterior("denoise").norm_squared == pytest.approx(0.25, rel=1e-12)
 
 
-# --- the likelihood ---------------------------------------------------------------------------------------------------
+# --- the likelihood ---------------------------------------------------------------------------
 
 NONLINEAR = inverse.operator(lambda x: x.square() + 0.1, shape=SHAPE, linear=False)
 LIKELIHOODS = {
@@ -186,7 +186,7 @@ def test_sigma_y_is_refused_where_noise_is_not_gaussian():
         _ = measured(NONLINEAR, inverse.PoissonNoise(0.1)).sigma_y
 
 
-# --- linear solves ----------------------------------------------------------------------------------------------------
+# --- linear solves ----------------------------------------------------------------------------
 
 
 def normal_solution(posterior, v, signal):
@@ -208,7 +208,10 @@ def normal_solution(posterior, v, signal):
     ids=["one", "small", "per-row"],
 )
 def test_solve_normal_equals_a_dense_solve(gaussian_posterior, name, signal):
-    """Condition number up to 30 * 0.25 / 0.01 = 750; the blur's decomposition is made in float32 but serves A and U alike."""
+    """Condition number up to 30 * 0.25 / 0.01 = 750.
+
+    The blur's decomposition is made in float32, but A and U share it.
+    """
     posterior = gaussian_posterior(name, execution=TIGHT)
     v = normal(*posterior.y.shape, seed=4)
     torch.testing.assert_close(
@@ -242,7 +245,7 @@ def test_solve_normal_with_a_diagonal_signal_equals_a_dense_solve(gaussian_poste
 
 @pytest.mark.parametrize("name", ["deblur", "deblur defocus"])
 def test_a_diagonal_signal_is_preconditioned(name):
-    """A signal that varies by a tenth, which the mean of nearly describes: few iterations, where there were more than a hundred."""
+    """The mean describes a signal that varies by a tenth: few iterations, not over a hundred."""
     problem = inverse.get_problem(
         "deblur", kernel="defocus" if "defocus" in name else "gaussian", width=2.0
     )
@@ -279,7 +282,7 @@ def test_solve_normal_with_a_sigma_for_each_measurement():
 
 @pytest.mark.parametrize("name", ["blur-circular", "area", "inpainting"])
 def test_filters_in_one_way_back_add_up(gaussian_posterior, name):
-    """The images of an operator that loses some have a part that no singular vector sees, where f(0) acts."""
+    """A lossy operator leaves a part of the image that no singular vector sees: f(0) acts there."""
     posterior, x, z = gaussian_posterior(name), normal(2, *SHAPE), normal(2, *SHAPE, seed=1)
     f, g = (lambda lam: 1 / (1 + lam)), (lambda lam: torch.where(lam > 0, 2.0, 5.0))
     torch.testing.assert_close(
@@ -319,7 +322,10 @@ def test_prox_in_float32_equals_float64_at_every_noise_level(
 
 
 def test_weak_but_measured_components_are_kept_in_float32():
-    """Singular values of a strong blur below 1e-4 carry signal at sigma_y = 1e-4, although their squares vanish beside float32's epsilon."""
+    """Singular values below 1e-4 carry signal at sigma_y = 1e-4.
+
+    Their squares vanish beside the epsilon of float32.
+    """
     problem, truth = (
         inverse.get_problem("deblur", boundary="circular", sigma_y=1e-4),
         normal(1, 3, 32, 32).sigmoid(),
@@ -349,7 +355,7 @@ def test_prox_is_the_minimiser(gaussian_posterior, name):
 @pytest.mark.parametrize("variance", [1.0, 1e-8])
 @pytest.mark.parametrize("name", ["denoise", "area", "inpainting"])
 def test_prox_without_noise_meets_the_measurement(gaussian_posterior, name, variance):
-    """Also in float32 and for a variance as small as the end of a diffusion: the step onto A x = y does not depend on it."""
+    """The step onto A x = y does not depend on the variance, in float32 and for a small one."""
     y = gaussian_posterior(name, sigma_y=0.0).y
     posterior = problems(0.0)[name].posterior(
         y=y, prior=inverse.FlatPrior(SHAPE, shift=0.5, scale=0.5)
@@ -400,7 +406,7 @@ def test_prox_with_the_priors_covariance_is_the_exact_posterior_mean():
     )
 
 
-# --- the account ------------------------------------------------------------------------------------------------------
+# --- the account ------------------------------------------------------------------------------
 
 
 def counts(cost):
@@ -465,7 +471,7 @@ def test_micro_batches_are_counted_once(gaussian_prior, network_prior):
     assert posterior.cost.nfe == 1
 
 
-# --- posteriors derived from another ---------------------------------------------------------------------------------------
+# --- posteriors derived from another ----------------------------------------------------------
 
 
 def test_whatever_is_replaced_is_counted_on_one_account(gaussian_posterior, gaussian_prior):
@@ -492,7 +498,7 @@ def test_a_replaced_denoiser_has_no_jacobian(gaussian_posterior):
 
 
 def test_replacing_the_operator_leaves_no_spectrum_of_the_old_one(gaussian_posterior):
-    """Closed-form solves cache singular values; the new operator's are those of a fresh posterior."""
+    """Closed-form solves cache singular values; a new operator must not reuse them."""
     posterior = gaussian_posterior("blur-circular")
     posterior.solve_normal(posterior.y)
     operator = gaussian_posterior("denoise").operator
@@ -503,7 +509,7 @@ def test_replacing_the_operator_leaves_no_spectrum_of_the_old_one(gaussian_poste
     assert torch.equal(replaced.solve_normal(posterior.y), fresh.solve_normal(posterior.y))
 
 
-# --- a caller left in peace -------------------------------------------------------------------------------------------
+# --- the caller's tensors -------------------------------------------------------------------
 
 
 def test_a_method_receives_no_truth(gaussian_posterior):
@@ -557,7 +563,7 @@ def test_the_prior_is_used_as_it_is(gaussian_posterior, gaussian_prior):
     assert gaussian_posterior().prior is gaussian_prior
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def test_nan_in_the_measurement_is_refused():
@@ -617,7 +623,7 @@ def test_the_shape_is_inferred_through_the_adjoint(flat_prior):
     )
 
 
-# --- units of the prior -----------------------------------------------------------------------------------------------
+# --- units of the prior -----------------------------------------------------------------------
 
 
 def test_a_rescaled_prior_is_the_same_law():

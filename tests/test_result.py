@@ -40,7 +40,7 @@ def result(images=2, samples=5, weighted=False, shape=(3, 4, 6), **more):
 
 TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 
-# --- files ---------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -88,7 +88,7 @@ def test_a_tensor_that_is_a_view_can_be_saved(tmp_path):
     assert torch.equal(Result.load(tmp_path / "result.h5").truth, before.truth)
 
 
-# --- atomic writes -------------------------------------------------------------------------------
+# --- atomic writes ----------------------------------------------------------------------------
 
 
 def interrupt_write(path, error):
@@ -124,7 +124,7 @@ def test_a_save_that_fails_half_way_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- invalid files -------------------------------------------------------------------------------
+# --- invalid files ----------------------------------------------------------------------------
 
 
 def saved(folder):
@@ -190,7 +190,7 @@ def test_a_missing_file_is_named(tmp_path):
         Result.load(tmp_path / "nothing.h5")
 
 
-# --- mean and standard deviation -----------------------------------------------------------------
+# --- mean and standard deviation --------------------------------------------------------------
 
 
 def test_equal_weights_give_numpys_mean_and_deviation():
@@ -251,7 +251,7 @@ def test_the_deviation_of_one_weighted_particle_is_zero():
     assert (r.std == 0).all()
 
 
-# --- the best sample, and draws ------------------------------------------------------------------
+# --- the best sample, and draws ---------------------------------------------------------------
 
 
 def test_the_best_sample_has_the_largest_weight():
@@ -304,7 +304,7 @@ def test_a_draw_of_no_samples_is_refused():
         result().draw(0)
 
 
-# --- costs ---------------------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------------------
 
 
 def test_costs_are_per_sample():

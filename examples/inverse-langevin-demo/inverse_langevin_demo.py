@@ -1,4 +1,4 @@
-"""Annealed Langevin dynamics as an outside distribution: this module and its pyproject.toml are all it takes."""
+"""Annealed Langevin dynamics as a distribution of its own: this module and a pyproject.toml."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import inverse
 
 @dataclass(frozen=True)
 class LangevinDemo(inverse.Method):
-    """Langevin steps on p_sigma(x) N(y; A x, sigma_y^2 + sigma^2 |A|^2) while sigma falls, so that the law tends to p(x | y).
+    """Langevin steps on p_sigma(x) N(y; A x, sigma_y^2 + sigma^2 |A|^2) while sigma falls.
 
     Args:
         steps: noise levels, uniform in log sigma.
@@ -16,8 +16,8 @@ class LangevinDemo(inverse.Method):
     """
 
     name = "langevin-demo"
-    reference = "Jalal et al., Robust Compressed Sensing MRI with Deep Generative Priors, NeurIPS 2021, https://arxiv.org/abs/2108.01368"
-    equation = "x' = x + h (score(x, sigma) + A^T (y - A x) / (sigma_y^2 + sigma^2 |A|^2)) + sqrt(2 h) z,  h = eta sigma^2 / 2"
+    reference = "Jalal et al., NeurIPS 2021, https://arxiv.org/abs/2108.01368"
+    equation = "x' = x + h (score + A^T (y - A x) / (sigma_y^2 + sigma^2 |A|^2)) + sqrt(2 h) z"
     claim = "exact in the limit"
     needs = ("linear", "gaussian")
 

@@ -262,7 +262,7 @@ def _has_photographs(problem: Any) -> bool:
     return isinstance(problem, ImageProblem)
 
 
-# --- where in the file ----------------------------------------------------------------------------
+# --- where in the file ------------------------------------------------------------------------
 
 
 def _key_path(location: tuple[Any, ...]) -> tuple[Any, ...]:

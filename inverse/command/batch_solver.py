@@ -85,7 +85,7 @@ class BatchSolver:
         self._reported: set[str] = set()
         self._batch_sizes: dict[Hashable, int] = {}
 
-    # --- inputs -----------------------------------------------------------------------------------
+    # --- inputs -------------------------------------------------------------------------------
 
     def read(
         self, place: tuple[int, Path | None, Path]
@@ -163,7 +163,7 @@ class BatchSolver:
         except InverseError:
             return 1  # the solve reports the error
 
-    # --- solving ----------------------------------------------------------------------------------
+    # --- solving ------------------------------------------------------------------------------
 
     def solve(self, batch: list[Input]) -> Solved:
         """Solve a batch, and return each input with its result.

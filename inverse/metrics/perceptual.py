@@ -153,7 +153,7 @@ def _fill(module: nn.Module, features: Features) -> None:
         parameter.requires_grad_(False)
 
 
-# --- LPIPS ----------------------------------------------------------------------------------------
+# --- LPIPS ------------------------------------------------------------------------------------
 
 
 def build_lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], Tensor]:
@@ -173,7 +173,7 @@ def build_lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], 
     return lambda x, y: module(x, y, normalize=True).flatten()
 
 
-# --- DISTS ----------------------------------------------------------------------------------------
+# --- DISTS ------------------------------------------------------------------------------------
 
 
 class DISTS(nn.Module):

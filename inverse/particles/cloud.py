@@ -29,7 +29,7 @@ from inverse.seeding import Generators
 
 Scheme = Literal["systematic", "stratified", "residual", "multinomial"]
 
-# --- weights --------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def next_temperature(
     return torch.where(enough(torch.ones_like(low)), torch.ones_like(low), low)
 
 
-# --- resampling -----------------------------------------------------------------------------------
+# --- resampling -------------------------------------------------------------------------------
 
 
 def ancestors(
@@ -128,7 +128,7 @@ def _inverse_cdf(W: Tensor, u: Tensor) -> Tensor:
     )
 
 
-# --- the cloud ------------------------------------------------------------------------------------
+# --- the cloud --------------------------------------------------------------------------------
 
 
 class CloudGenerators(Generators):
@@ -241,7 +241,7 @@ class Cloud:
         return rows
 
     def weighted(self, samples: int) -> Weighted:
-        """The iterate: the cloud with its weights if it has `samples` particles, else draws from it.
+        """The cloud with its weights if it has `samples` particles, else draws from it.
 
         Islands count in proportion to their evidence; the evidence of the image is the mean of
         theirs.

@@ -62,7 +62,7 @@ def of_scores(scores, names="abcdefgh", metric="psnr"):
     ]
 
 
-# --- means and intervals --------------------------------------------------------------------------
+# --- means and intervals ----------------------------------------------------------------------
 
 
 def test_the_interval_is_students_for_a_normal_sample():
@@ -112,7 +112,7 @@ def test_the_seeds_of_a_truth_are_averaged():
     assert (group.estimate("psnr").mean, group.estimate("psnr").truths) == (25.0, 2)
 
 
-# --- groups ---------------------------------------------------------------------------------------
+# --- groups -----------------------------------------------------------------------------------
 
 
 def test_steps_that_a_budget_chose_do_not_divide_a_contestant():
@@ -175,7 +175,7 @@ def test_nan_counts_as_no_value():
     assert value(record(psnr=float("nan")), "psnr") is None
 
 
-# --- comparisons ----------------------------------------------------------------------------------
+# --- comparisons ------------------------------------------------------------------------------
 
 
 def test_demsars_example():
@@ -383,7 +383,7 @@ def test_a_comparison_does_not_depend_on_the_order_of_the_records():
     assert one.p == pytest.approx(other.p)
 
 
-# --- cost against quality -------------------------------------------------------------------------
+# --- cost against quality ---------------------------------------------------------------------
 
 
 def test_the_front_holds_the_points_that_no_point_dominates():

@@ -65,7 +65,7 @@ def embedded(page, name):
     )
 
 
-# --- Markdown -------------------------------------------------------------------------------------
+# --- Markdown ---------------------------------------------------------------------------------
 
 
 def test_markdown_by_hand():
@@ -132,7 +132,7 @@ def test_an_unknown_metric_is_shown_without_a_rank():
     assert "**1" not in text
 
 
-# --- names ----------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------
 
 
 def test_labels_hold_the_options_that_differ():
@@ -168,7 +168,7 @@ def test_labels_of_budgets():
     assert budget_label("null") == "no limit"
 
 
-# --- what the page carries ------------------------------------------------------------------------
+# --- what the page carries --------------------------------------------------------------------
 
 
 def test_every_record_is_in_the_page_once():
@@ -232,7 +232,7 @@ def test_infinity_and_nan_do_not_break_the_page():
     assert data["cells"][0]["metrics"] == {"psnr": None, "ssim": None}
 
 
-# --- what it does not do --------------------------------------------------------------------------
+# --- what it does not do ----------------------------------------------------------------------
 
 
 def test_the_page_refers_to_no_other_file():
@@ -293,7 +293,7 @@ def test_artifact_links_stay_relative():
     assert cell["href"] == "./javascript%3Aalert%281%29"
 
 
-# --- files ----------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------
 
 
 def test_write_makes_one_file(tmp_path, real):
@@ -322,7 +322,7 @@ def test_an_unwritable_path_is_an_error(tmp_path):
         report.write(tmp_path / "records", tmp_path / "file" / "x.html")
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------
 
 
 def pixels(uri):

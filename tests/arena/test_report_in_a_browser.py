@@ -114,7 +114,7 @@ def drawn(page, section):
     page.wait_for_selector(f"#{section} .js-plotly-plot .main-svg", timeout=20000)
 
 
-# --- the answer -----------------------------------------------------------------------------------
+# --- the answer -------------------------------------------------------------------------------
 
 
 def test_the_first_screen_names_the_best_method(visit):
@@ -139,7 +139,7 @@ def test_the_first_screen_names_the_best_method(visit):
     assert page.locator("#answers tbody tr").count() == 1
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------
 
 
 def test_sorting(visit):
@@ -241,7 +241,7 @@ def test_unfinished_cells_are_listed_and_open(visit):
     assert re.match("(failed|skipped): ", page.inner_text("dialog .reason"))
 
 
-# --- plots ----------------------------------------------------------------------------------------
+# --- plots ------------------------------------------------------------------------------------
 
 
 def test_all_plots_are_drawn_without_a_request(visit):
@@ -286,7 +286,7 @@ def test_the_diagram_ranks_as_the_statistics_do(visit):
     assert [float(rank) for rank in shown] == pytest.approx(ranks, abs=0.006)
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------
 
 
 def test_the_slider_divides_the_pictures(visit):
@@ -350,7 +350,7 @@ def test_uncertainty_and_the_next_observation(visit):
     assert page.input_value("#scene") == "1"
 
 
-# --- everybody's page -----------------------------------------------------------------------------
+# --- everybody's page -------------------------------------------------------------------------
 
 
 def test_hostile_text_stays_text(visit):

@@ -94,7 +94,7 @@ def finished(tmp_path_factory) -> Path:
     return folder / "records"
 
 
-# --- fairness -------------------------------------------------------------------------------------
+# --- fairness ---------------------------------------------------------------------------------
 
 
 def test_every_method_meets_the_same_measurement(finished):
@@ -164,7 +164,7 @@ def test_a_method_never_receives_the_truth(tmp_path, fresh_registry):
     assert [record.status for record in read_records(tmp_path / "records")] == ["ok", "ok"]
 
 
-# --- budgets --------------------------------------------------------------------------------------
+# --- budgets ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_seconds_are_a_budget(tmp_path):
     )  # the steps are those that the folder keeps, however fast the machine is today
 
 
-# --- records --------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back_from_its_line(finished):
@@ -327,7 +327,7 @@ def test_the_rows_of_a_cell_that_ran_again_are_replaced(tmp_path, finished):
     assert left.method["version"] == "new"
 
 
-# --- continuing -----------------------------------------------------------------------------------
+# --- continuing -------------------------------------------------------------------------------
 
 
 def test_a_finished_suite_computes_nothing(tmp_path):
@@ -438,7 +438,7 @@ def test_what_methods_run_on_is_the_core():
     assert {"posterior", "sampling", "engine"} <= counted
 
 
-# --- interruption ---------------------------------------------------------------------------------
+# --- interruption -----------------------------------------------------------------------------
 
 
 ZYGOTE = """
@@ -571,7 +571,7 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path):
     assert run(tmp_path, many(8)).computed == 16 - kept
 
 
-# --- doing it again -------------------------------------------------------------------------------
+# --- doing it again ---------------------------------------------------------------------------
 
 
 def test_any_cell_is_the_same_bit_for_bit(finished):
@@ -601,7 +601,7 @@ def test_a_different_answer_is_reported(tmp_path, finished, command):
     )
 
 
-# --- the floor ------------------------------------------------------------------------------------
+# --- the floor --------------------------------------------------------------------------------
 
 
 def test_the_floor_sums_the_counted_evaluations():
@@ -632,7 +632,7 @@ def test_the_warm_up_is_not_counted(finished):
     assert len(costs) == 1
 
 
-# --- comparing ------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------
 
 
 def rows_of(scores: dict[str, list[float]], metric: str = "psnr", **also) -> list[Record]:
@@ -706,7 +706,7 @@ def test_compare_exits_with_one_on_a_regression(tmp_path, command):
     )
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -823,7 +823,7 @@ def test_a_shipped_suite_is_valid(name):
     assert load_suite(name).title
 
 
-# --- tuning ---------------------------------------------------------------------------------------
+# --- tuning -----------------------------------------------------------------------------------
 
 
 def test_tune_refuses_truths_that_the_suite_tests_on(tmp_path, command):
@@ -873,7 +873,7 @@ def test_tune_improves_on_the_defaults_and_writes_an_entry_for_a_suite(tmp_path,
         run(tmp_path, head.replace("[0]", "[0, 4]") + (tmp_path / "tuned.toml").read_text())
 
 
-# --- Ray ------------------------------------------------------------------------------------------
+# --- Ray --------------------------------------------------------------------------------------
 
 
 def test_missing_or_unreachable_ray_is_reported(tmp_path, command):
@@ -951,7 +951,7 @@ def test_ray_gives_the_records_of_a_local_run_although_a_worker_is_killed(
     assert cluster == table(tmp_path / "records")
 
 
-# --- what a cell is -------------------------------------------------------------------------------
+# --- what a cell is ---------------------------------------------------------------------------
 
 
 def test_the_hash_of_a_cell_changes_with_everything_that_determines_its_numbers(finished):

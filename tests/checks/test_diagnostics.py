@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=inverse.seeded("diagnostics", seed), dtype=torch.float64)
 
 
-# --- scores ---------------------------------------------------------------------------------------
+# --- scores -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("m", [2, 5])
@@ -94,7 +94,7 @@ def test_shapes_that_do_not_fit_are_refused():
         scores.fair_crps(normal(3, 1, 2), normal(3, 2))
 
 
-# --- exchangeability ------------------------------------------------------------------------------
+# --- exchangeability --------------------------------------------------------------------------
 
 
 def test_rank_counts_the_samples_below():
@@ -174,7 +174,7 @@ def test_randomisation_is_exact_for_heavy_tails():
         assert abs(sum(x <= a + 1e-9 for x in p) - 1000 * a) < 3.3 * math.sqrt(1000 * a * (1 - a))
 
 
-# --- uniform laws ---------------------------------------------------------------------------------
+# --- uniform laws -----------------------------------------------------------------------------
 
 
 def test_ecdf_p_value_is_that_of_enumeration():
@@ -247,7 +247,7 @@ def test_tarp_is_uniform_for_an_exact_sampler_and_not_for_a_narrow_one():
     )
 
 
-# --- the report -----------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------
 
 
 def test_holm_steps_down():
@@ -303,7 +303,7 @@ def test_report_refuses_what_it_cannot_test():
         diagnostics.report(diagnostics.Simulations(normal(10, 5, 2) / 0, normal(10, 2)))
 
 
-# --- power ----------------------------------------------------------------------------------------
+# --- power ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_vectorised_exact_sampler_is_the_problems_exact_posterior(problem):
         )
 
 
-# --- diagnose -------------------------------------------------------------------------------------
+# --- diagnose ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

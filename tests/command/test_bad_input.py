@@ -50,7 +50,7 @@ def save(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-# --- files ----------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["--input", "--measurement"])
@@ -133,7 +133,7 @@ def test_input_and_measurement_together(refuse, picture):
     )
 
 
-# --- measurements ---------------------------------------------------------------------------------
+# --- measurements -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -242,7 +242,7 @@ def test_measurement_too_small_for_super_resolution(refuse, tmp_path, size):
     )
 
 
-# --- kernels and masks ----------------------------------------------------------------------------
+# --- kernels and masks ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_unknown_mask(refuse, picture):
     )
 
 
-# --- noise ----------------------------------------------------------------------------------------
+# --- noise ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", ["deblur", "denoise", "inpainting", "super-resolution"])
@@ -411,7 +411,7 @@ def test_zero_sigma_y_has_no_likelihood():
         posterior.log_likelihood(truth)
 
 
-# --- names and options ----------------------------------------------------------------------------
+# --- names and options ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -575,7 +575,7 @@ def test_a_negative_seed_is_refused_in_python():
         inverse.solve(posterior, "pseudo-inverse", seed=-1)
 
 
-# --- output ---------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------
 
 
 def test_output_below_a_file(refuse, picture):
@@ -626,7 +626,7 @@ def test_diverging_method_is_one_line(solve, picture, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# --- real processes -------------------------------------------------------------------------------
+# --- real processes ---------------------------------------------------------------------------
 
 
 def test_error_reaches_the_shell_as_one_line():
@@ -740,7 +740,7 @@ def test_interruption_saves_the_last_iterate_and_says_so(interrupted, tmp_path):
         assert bool(file.attrs["interrupted"])
 
 
-# --- particles ------------------------------------------------------------------------------------
+# --- particles --------------------------------------------------------------------------------
 
 HOLES = '''
 import math

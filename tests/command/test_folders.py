@@ -81,7 +81,7 @@ def rows(outcome) -> list[dict]:
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
-# --- batches --------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_batch_below_one_is_refused(solve, photos):
     solve("--input", photos, "--batch", 0).refused("batch must be at least 1, got 0")
 
 
-# --- inputs that fail -----------------------------------------------------------------------------
+# --- inputs that fail -------------------------------------------------------------------------
 
 
 def test_a_bad_file_is_reported_and_skipped(solve, photos):
@@ -296,7 +296,7 @@ def test_one_image_that_exceeds_the_memory_is_refused_in_one_line(solve, photos,
     )
 
 
-# --- devices, disks and interruptions -------------------------------------------------------------
+# --- devices, disks and interruptions ---------------------------------------------------------
 
 
 def test_a_device_failure_keeps_earlier_batches(solve, photos, own):

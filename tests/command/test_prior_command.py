@@ -23,7 +23,7 @@ pytest_plugins = "cli_fixtures"
 
 X, SIGMA = normal(2, 3, 16, 16).float(), torch.tensor(0.4)
 
-# --- info -----------------------------------------------------------------------------------------
+# --- info -------------------------------------------------------------------------------------
 
 
 def test_info_prints_the_card(command, tiny_prior):
@@ -46,7 +46,7 @@ def test_an_unknown_prior_is_refused_with_the_known_ones(command):
     command("prior", "info", "foto-64").refused("did you mean 'photo-64'?")
 
 
-# --- verify ---------------------------------------------------------------------------------------
+# --- verify -----------------------------------------------------------------------------------
 
 
 class Faulty(Prior):
@@ -190,7 +190,7 @@ def test_verify_refuses_weights_of_another_hash(command, tmp_path):
     command("prior", "verify", path).refused("sha256 is", "the card says")
 
 
-# --- convert --------------------------------------------------------------------------------------
+# --- convert ----------------------------------------------------------------------------------
 
 
 def own_file(folder: Path) -> Path:

@@ -35,7 +35,7 @@ def picture(tmp_path) -> Path:
     return write_picture(tmp_path / "photo.png")
 
 
-# --- solve: input ---------------------------------------------------------------------------------
+# --- solve: input -----------------------------------------------------------------------------
 
 
 def test_shipped_photograph_needs_no_input(solve):
@@ -246,7 +246,7 @@ def test_dtype_of_the_state(solve, picture, dtype, stored):
     assert load(Path("out")).samples.dtype == stored
 
 
-# --- solve: output --------------------------------------------------------------------------------
+# --- solve: output ----------------------------------------------------------------------------
 
 
 def test_table_has_the_scores_and_the_last_line_is_the_path(solve, picture):
@@ -382,7 +382,7 @@ def test_solving_again_replaces_the_files_and_leaves_others(solve, picture):
     assert load(Path("out")).provenance["seed"] == 1
 
 
-# --- listings -------------------------------------------------------------------------------------
+# --- listings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_every_command_has_help(command, name):
     assert "Usage: inverse" in outcome.out
 
 
-# --- parsing --------------------------------------------------------------------------------------
+# --- parsing ----------------------------------------------------------------------------------
 
 
 def test_a_repeatable_option_is_repeated_for_each_value():
@@ -472,7 +472,7 @@ def test_assignment_keeps_later_equal_signs_and_the_last_value():
     assert assignments(["a=x=y", "b=", "b=2"], "--set") == {"a": "x=y", "b": "2"}
 
 
-# --- real processes -------------------------------------------------------------------------------
+# --- real processes ---------------------------------------------------------------------------
 
 
 def test_output_is_quiet_when_it_is_not_a_terminal(tmp_path, picture, tiny_prior):

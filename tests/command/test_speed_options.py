@@ -158,7 +158,7 @@ def test_a_prior_with_other_channels_than_the_image_is_refused():
         inverse.get_problem("denoise").posterior(torch.full((3, 8, 8), 0.5), prior=grey)
 
 
-# --- reading ahead --------------------------------------------------------------------------------
+# --- reading ahead ----------------------------------------------------------------------------
 
 
 def test_the_next_file_is_read_while_the_caller_uses_the_current_file():
@@ -188,7 +188,7 @@ def test_an_unreadable_file_raises_when_the_caller_reaches_it():
         next(files)
 
 
-# --- the limit ------------------------------------------------------------------------------------
+# --- the limit --------------------------------------------------------------------------------
 
 
 def test_bench_limit_prints_efficiencies_and_why_not(command):

@@ -44,7 +44,7 @@ def test_per_row_multiplies_whole_rows():
     assert torch.equal(per_row(a, x) * x, torch.stack([a[i] * x[i] for i in range(3)]))
 
 
-# --- conjugate gradients -------------------------------------------------------------------------
+# --- conjugate gradients ----------------------------------------------------------------------
 
 
 def test_conjugate_gradient_equals_a_dense_solve():
@@ -203,7 +203,7 @@ def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
     assert torch.equal(together, torch.cat(alone))
 
 
-# --- functions of A A^T --------------------------------------------------------------------------
+# --- functions of A A^T -----------------------------------------------------------------------
 
 SHAPE = (2, 6, 9)
 DECOMPOSABLE = {
@@ -265,7 +265,7 @@ def test_functional_calculus_does_not_amplify_rounding():
     torch.testing.assert_close(result, v.float(), rtol=0, atol=1e-5)
 
 
-# --- the operator norm ---------------------------------------------------------------------------
+# --- the operator norm ------------------------------------------------------------------------
 
 
 def test_norm_squared_is_the_largest_eigenvalue():

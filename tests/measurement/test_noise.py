@@ -18,7 +18,7 @@ def positive(*shape, seed=0):
     return normal(*shape, seed=seed).square() + 0.1
 
 
-# --- densities -----------------------------------------------------------------------------------
+# --- densities --------------------------------------------------------------------------------
 
 
 def test_gaussian_log_prob_is_the_normal_density():
@@ -81,7 +81,7 @@ def test_laplace_log_prob_is_the_laplace_density():
     torch.testing.assert_close(inverse.LaplaceNoise(0.3).log_prob(y, clean), expected, **ROUNDING)
 
 
-# --- draws ---------------------------------------------------------------------------------------
+# --- draws ------------------------------------------------------------------------------------
 
 MODELS = {
     "gaussian": (inverse.GaussianNoise(0.3), lambda clean: torch.full_like(clean, 0.09), 3.0),
@@ -131,7 +131,7 @@ def test_laplace_draws_are_finite():
     ).all()
 
 
-# --- refusals ------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
@@ -170,7 +170,7 @@ def test_a_rate_negative_by_rounding_is_zero():
     )
 
 
-# --- deepinv's noise models ----------------------------------------------------------------------
+# --- deepinv's noise models -------------------------------------------------------------------
 
 DEEPINV = {
     "gaussian": (lambda p: p.GaussianNoise(sigma=0.3), inverse.GaussianNoise(0.3)),

@@ -213,7 +213,7 @@ def test_clone_copies_a_generator_with_its_state():
     assert torch.equal(physics(torch.zeros(1, 1, 4, 4)), first)
 
 
-# --- the decorator -------------------------------------------------------------------------------
+# --- the decorator ----------------------------------------------------------------------------
 
 
 def test_decorated_function_gets_its_adjoint():
@@ -258,7 +258,7 @@ def test_matrix_of_a_decorated_operator_is_the_matrix():
     )
 
 
-# --- sharp edges of deepinv ----------------------------------------------------------------------
+# --- sharp edges of deepinv -------------------------------------------------------------------
 
 
 def test_a_measurement_does_not_modify_the_truth():

@@ -132,7 +132,7 @@ def counted(posterior):
     return {"A": posterior.cost.A_rows, "A_adjoint": posterior.cost.A_adjoint_rows}
 
 
-# --- a diagonal signal ---------------------------------------------------------------------------
+# --- a diagonal signal ------------------------------------------------------------------------
 
 
 @every_operator
@@ -197,7 +197,7 @@ def test_a_diagonal_signal_under_unequal_noise_equals_a_dense_solve(name):
     )
 
 
-# --- rows ----------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------
 
 
 @every_operator
@@ -240,7 +240,7 @@ def test_a_batch_is_counted_until_its_last_row_converges(name):
     assert max(alone) == posterior.cost.A
 
 
-# --- the account ---------------------------------------------------------------------------------
+# --- the account ------------------------------------------------------------------------------
 
 
 @every_operator
@@ -330,7 +330,7 @@ def test_closed_forms_count_their_products(name):
         }, what
 
 
-# --- what solves are used for --------------------------------------------------------------------
+# --- what solves are used for -----------------------------------------------------------------
 
 
 @every_operator

@@ -36,7 +36,7 @@ def cloud(images=2, particles=8, **options):
     return Cloud(x, CloudGenerators(stream(i) for i in range(images)), **options)
 
 
-# --- weights --------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------
 
 
 def test_the_effective_size_follows_its_definition():
@@ -82,7 +82,7 @@ def test_a_flat_likelihood_needs_one_temperature_step():
     assert one.item() == 1
 
 
-# --- resampling -----------------------------------------------------------------------------------
+# --- resampling -------------------------------------------------------------------------------
 
 
 @every_scheme
@@ -162,7 +162,7 @@ def test_a_cloud_is_resampled_by_its_own_stream(scheme):
     assert torch.equal(together[2:3], alone)
 
 
-# --- the cloud ------------------------------------------------------------------------------------
+# --- the cloud --------------------------------------------------------------------------------
 
 
 def test_weights_and_evidence_are_those_of_importance_sampling():
@@ -260,7 +260,7 @@ def test_islands_do_not_mix():
     assert (rows[4:] >= 4).all()
 
 
-# --- quarantine -----------------------------------------------------------------------------------
+# --- quarantine -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -299,12 +299,12 @@ def test_a_cloud_of_nan_is_an_error_that_names_the_level():
 def test_a_cloud_of_probability_zero_is_an_error_that_names_the_level():
     with pytest.raises(
         InputError,
-        match=r"all 8 particles of measurement 0 .* probability zero or NaN at noise level sigma = 7",
+        match=r"all 8 particles of measurement 0 .* zero or NaN at noise level sigma = 7",
     ):
         cloud().reweight(torch.full((16,), -math.inf), 7.0)
 
 
-# --- methods --------------------------------------------------------------------------------------
+# --- methods ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

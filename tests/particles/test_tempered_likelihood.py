@@ -120,7 +120,7 @@ def test_lanczos_stops_in_an_invariant_subspace():
     torch.testing.assert_close(weights, torch.ones(1, dtype=torch.float64))
 
 
-# --- Langevin -------------------------------------------------------------------------------------
+# --- Langevin ---------------------------------------------------------------------------------
 
 COUNT, STEP = 20_000, 0.3
 

@@ -102,7 +102,7 @@ def within(found, expected, errors):
     )
 
 
-# --- nothing measured -----------------------------------------------------------------------------
+# --- nothing measured -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", ["girsanov", "pde"])
@@ -150,7 +150,7 @@ def test_without_data_the_sde_is_the_ancestral_sampler():
     within(second_moments(result).diagonal(dim1=1, dim2=2), chain(15, 20.0)[-1], 4)
 
 
-# --- a Gaussian prior: no error but the chain's ---------------------------------------------------
+# --- a Gaussian prior: no error but the chain's -----------------------------------------------
 
 
 @pytest.mark.parametrize("substep", ["exact", "euler"])
@@ -195,7 +195,7 @@ def test_the_chains_error_halves_with_the_step():
         assert all(1.7 < a / b < 2.3 for a, b in pairwise(errors)), errors
 
 
-# --- a Gaussian prior: the posterior --------------------------------------------------------------
+# --- a Gaussian prior: the posterior ----------------------------------------------------------
 
 
 def test_mean_covariance_and_evidence_are_the_posteriors():
@@ -258,7 +258,7 @@ def test_the_cloud_follows_its_path(options):
         within(torch.einsum("is,isa,isb->iab", w, x, x), second, 4)
 
 
-# --- the paper's weights --------------------------------------------------------------------------
+# --- the paper's weights ----------------------------------------------------------------------
 
 
 def test_the_papers_weights_converge_to_the_exact_ones():
@@ -341,7 +341,7 @@ def test_stiff_guidance_needs_the_exact_substep():
     assert solve(1, 32, on=stiff, anneal="none", substep="exact", steps=60).samples.abs().max() < 10
 
 
-# --- more than one mode ---------------------------------------------------------------------------
+# --- more than one mode -----------------------------------------------------------------------
 
 
 def test_both_modes_keep_their_masses():
@@ -386,7 +386,7 @@ def test_a_mixtures_modes_keep_their_masses():
         assert distance(other.samples[0], other.weights[0]) > 0.2
 
 
-# --- nonlinear operators --------------------------------------------------------------------------
+# --- nonlinear operators ----------------------------------------------------------------------
 
 
 NONLINEAR = [
@@ -418,7 +418,7 @@ def test_a_nonlinear_operator_agrees_with_quadrature(options):
         assert abs(z.mean() - 1) < 4 * z.std() / 20**0.5 + (0.3 if "weights" in options else 0.05)
 
 
-# --- ensembles ------------------------------------------------------------------------------------
+# --- ensembles --------------------------------------------------------------------------------
 
 
 def test_permuted_particles_are_permuted_in_the_next_step():
@@ -477,7 +477,7 @@ def test_the_papers_shortcut_returns_the_heaviest_unresampled_particle():
     assert torch.equal(shortcut.samples[0], weighted.best.expand(16, *SHAPE))
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def assert_law(x: Tensor, law: Law) -> None:
     )
 
 
-# --- the closed forms -----------------------------------------------------------------------------
+# --- the closed forms -------------------------------------------------------------------------
 
 
 def guided(p: Conjugate, K: Tensor, s: float) -> tuple[Tensor, Tensor]:
@@ -391,7 +391,7 @@ def law_of_repaint(p: Conjugate, method: inverse.Method) -> Law:
     return law
 
 
-# --- each method samples its closed form ----------------------------------------------------------
+# --- each method samples its closed form ------------------------------------------------------
 
 LINEAR = [
     ("pigdm", {"steps": 50}, lambda p: law_of_pigdm(p, 50)),
@@ -471,7 +471,7 @@ def test_sitcom_stops_each_row_at_the_noise(operator):
     assert float(chi.max()) <= 1.0
 
 
-# --- claims ---------------------------------------------------------------------------------------
+# --- claims -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

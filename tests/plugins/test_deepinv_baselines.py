@@ -73,7 +73,7 @@ def half(u, sigma, **_):
     return u / 2
 
 
-# --- nothing gets out -----------------------------------------------------------------------------
+# --- nothing gets out -------------------------------------------------------------------------
 
 
 def test_a_bare_ddrm_writes_into_y_and_the_baseline_does_not():
@@ -161,7 +161,7 @@ def test_a_bare_prox_couples_the_batch_and_the_baseline_does_not():
     torch.testing.assert_close(solve(y).samples[:1], solve(y[:1]).samples, rtol=0, atol=1e-10)
 
 
-# --- deepinv is asked in its own convention -------------------------------------------------------
+# --- deepinv is asked in its own convention ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_diffpir_refuses_options_it_cannot_run(options, message):
         inverse.get_method("deepinv-diffpir", **options)
 
 
-# --- how right they are ---------------------------------------------------------------------------
+# --- how right they are -----------------------------------------------------------------------
 
 VIEWS = pytest.mark.parametrize("view", ["inpainting", "blur", "random"])
 

@@ -74,7 +74,7 @@ def decibel(error, signal):
     return -10 * torch.log10(error.square().mean() / signal.var())
 
 
-# --- the batch ------------------------------------------------------------------------------------
+# --- the batch --------------------------------------------------------------------------------
 
 
 @every_method
@@ -110,7 +110,7 @@ def test_the_cost_of_a_sample_does_not_depend_on_the_batch(name, prior, truths):
     assert batch.rows == 4 * one.rows
 
 
-# --- seeds ----------------------------------------------------------------------------------------
+# --- seeds ------------------------------------------------------------------------------------
 
 
 @every_method
@@ -185,7 +185,7 @@ def test_two_runs_on_one_posterior_do_not_influence_each_other(name, prior, trut
     assert torch.equal(inverse.solve(posterior, method, seed=1).samples, expected)
 
 
-# --- the answer -----------------------------------------------------------------------------------
+# --- the answer -------------------------------------------------------------------------------
 
 
 @every_method
@@ -282,7 +282,7 @@ def test_another_noise_is_solved_or_refused(name, noise, prior, truths):
         assert isinstance(noise, inverse.PoissonNoise), error  # noqa: PT017
 
 
-# --- units ----------------------------------------------------------------------------------------
+# --- units ------------------------------------------------------------------------------------
 
 
 def native(prior, a, b):
@@ -340,7 +340,7 @@ def test_the_units_of_y_do_not_matter(name, prior, truths):
     torch.testing.assert_close(in_bytes, in_unit_range, rtol=0, atol=1e-5)
 
 
-# --- declarations ---------------------------------------------------------------------------------
+# --- declarations -----------------------------------------------------------------------------
 
 
 @every_method

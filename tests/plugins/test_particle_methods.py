@@ -276,7 +276,7 @@ def test_the_plug_in_twist_handles_a_nonlinear_operator():
     assert standard_errors((result.log_evidence - evidence.log()).exp(), 1.0) < 3.5
 
 
-# --- rewards --------------------------------------------------------------------------------------
+# --- rewards ----------------------------------------------------------------------------------
 
 
 def test_a_reward_tilts_the_prior_without_a_measurement(tmp_path):
@@ -362,7 +362,7 @@ def test_an_invalid_reward_is_refused(options, words):
         inverse.solve(posterior(), inverse.get_method("fk-steering", steps=2, **options))
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------
 
 
 @every_configuration
@@ -491,7 +491,7 @@ def test_moments_of_a_network_need_not_be_variances(network_prior):
     )
 
 
-# --- what FPS-SMC does, which is not exact --------------------------------------------------------
+# --- what FPS-SMC does, which is not exact ----------------------------------------------------
 
 
 def fps_moments(sigma_y):

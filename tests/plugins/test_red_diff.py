@@ -69,7 +69,7 @@ def fixed_point(p, lam, weight):
     return m + torch.linalg.solve(A.T @ A + R, A.T @ (p.y[0] - A @ m))
 
 
-# --- random order, plain gradient steps -----------------------------------------------------------
+# --- random order, plain gradient steps -------------------------------------------------------
 
 
 def test_the_fixed_point_is_the_specifications():
@@ -104,13 +104,13 @@ def test_the_mean_of_random_order_gradient_descent_is_the_fixed_point(weight):
 
 
 def test_the_fixed_point_is_not_the_posterior_mode():
-    """R saturates at lambda; the prior's precision is 1 / variance. They differ by the tolerance."""
+    """R saturates at lambda, and the prior's precision is 1 / variance, within the tolerance."""
     p = posterior((1.0, 0.05), (1.0, 1.0), 1.0, sigma_y=1.0)
     mode, _ = p.prior.posterior(torch.ones(1, 2, dtype=F64), 1.0, p.y[0])
     assert (fixed_point(p, 1.0, "linear") - mode).abs().max() > 0.1
 
 
-# --- descending order -----------------------------------------------------------------------------
+# --- descending order -------------------------------------------------------------------------
 
 CASE, MODE = (
     {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7},
@@ -156,7 +156,7 @@ def test_a_noiseless_measurement_is_met():
     assert (mu @ torch.tensor(CASE["A"], dtype=F64) - CASE["y"]).abs().mean() < 0.05
 
 
-# --- options --------------------------------------------------------------------------------------
+# --- options ----------------------------------------------------------------------------------
 
 
 def short(**options):

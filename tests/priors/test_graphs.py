@@ -224,7 +224,7 @@ def test_a_method_with_gradients_gives_the_same_through_graphs(network_prior):
     torch.testing.assert_close(*samples, rtol=1e-3, atol=1e-3)
 
 
-# --- device transfers -----------------------------------------------------------------------------
+# --- device transfers -------------------------------------------------------------------------
 
 
 def test_to_device_copies():

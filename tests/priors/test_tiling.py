@@ -26,7 +26,7 @@ def network(config):
     return randomise(prior).double().eval().requires_grad_(False)
 
 
-# --- locality ------------------------------------------------------------------------------------
+# --- locality ---------------------------------------------------------------------------------
 
 
 @every_config
@@ -68,7 +68,7 @@ def test_the_network_is_equivariant_to_shifts_by_its_stride(config):
     )
 
 
-# --- tiles ---------------------------------------------------------------------------------------
+# --- tiles ------------------------------------------------------------------------------------
 
 
 @every_config
@@ -105,7 +105,7 @@ def test_spans_cover_every_pixel_once(length, tile):
     )
 
 
-# --- executions of a posterior -------------------------------------------------------------------
+# --- executions of a posterior ----------------------------------------------------------------
 
 
 def posterior(config=CONFIGS["two-levels"], size=(69, 72), images=3, **execution):
@@ -178,7 +178,7 @@ def test_autocast_keeps_the_state_in_float32():
     assert 0 < (half - full).abs().max() < 0.1
 
 
-# --- padding -------------------------------------------------------------------------------------
+# --- padding ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 8), (8, 8)])

@@ -61,7 +61,7 @@ def state(module: str) -> plugins.Loaded:
     return row
 
 
-# --- an installed distribution --------------------------------------------------------------------
+# --- an installed distribution ----------------------------------------------------------------
 
 
 def test_entry_point_that_names_a_module_contributes_it(install):
@@ -274,7 +274,7 @@ def inverse_metrics():
     assert "darkest" in record
 
 
-# --- a file ---------------------------------------------------------------------------------------
+# --- a file -----------------------------------------------------------------------------------
 
 
 def test_method_in_a_file_is_listed_explained_and_run(command, solve, plugin_file, tmp_path):
@@ -399,7 +399,7 @@ def test_without_observers_there_is_no_step_hook(fresh_registry):
     assert step_hook() is None
 
 
-# --- a class --------------------------------------------------------------------------------------
+# --- a class ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
     assert error["dpmpp-2m"] < error["evodiff"] < error["ddim"]
 
 
-# --- the kernel -----------------------------------------------------------------------------------
+# --- the kernel -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_order_one_of_the_sde_is_the_ancestral_sampler():
     )
 
 
-# --- the formulas as printed ----------------------------------------------------------------------
+# --- the formulas as printed ------------------------------------------------------------------
 
 
 def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generators) -> torch.Tensor:
@@ -359,7 +359,7 @@ def test_sampler_is_the_printed_formula(name):
     )
 
 
-# --- noise ----------------------------------------------------------------------------------------
+# --- noise ------------------------------------------------------------------------------------
 
 
 class Impulses:
@@ -452,7 +452,7 @@ def test_eta_zero_draws_no_noise():
     )
 
 
-# --- every sampler --------------------------------------------------------------------------------
+# --- every sampler ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -504,7 +504,7 @@ def test_repeated_levels_and_float32_give_finite_samples(name):
     assert bool(x.isfinite().all())
 
 
-# --- wrappers -------------------------------------------------------------------------------------
+# --- wrappers ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -551,7 +551,7 @@ def test_thresholding_is_per_sample_and_idle_within_the_ceiling():
     assert torch.allclose(found[1, 0], outside.clamp(-level, level) * 1.5 / level)
 
 
-# --- options --------------------------------------------------------------------------------------
+# --- options ----------------------------------------------------------------------------------
 
 
 def test_settings_of_a_sampler_are_its_keyword_parameters():

@@ -1,6 +1,7 @@
 """Our samplers against diffusers' schedulers and azula's samplers, if those are installed.
 
-    pip install diffusers azula && python -m pytest tests/sampling/test_parity_with_other_libraries.py
+    pip install diffusers azula
+    python -m pytest tests/sampling/test_parity_with_other_libraries.py
 
 Independent implementations agree step by step on an exact denoiser. No other code needs these
 packages.
@@ -30,7 +31,7 @@ def ours(sampler, sigmas: torch.Tensor, **options) -> torch.Tensor:
     return x
 
 
-# --- diffusers ------------------------------------------------------------------------------------
+# --- diffusers --------------------------------------------------------------------------------
 
 
 def theirs(scheduler, sigmas: torch.Tensor, variance_preserving: bool) -> torch.Tensor:
@@ -91,7 +92,7 @@ def test_euler_is_that_of_diffusers():
     )
 
 
-# --- azula ----------------------------------------------------------------------------------------
+# --- azula ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

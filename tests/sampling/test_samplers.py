@@ -22,7 +22,7 @@ LOW, HIGH = 0.02, 50.0
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 
-# --- schedules ------------------------------------------------------------------------------------
+# --- schedules --------------------------------------------------------------------------------
 
 
 @every_schedule
@@ -127,7 +127,7 @@ def test_noise_levels_in_the_wrong_order_are_refused(gaussian_posterior):
         inverse.noise_levels(gaussian_posterior(), "karras", 10, sigma_min=3.0, sigma_max=1.0)
 
 
-# --- samplers on a Gaussian -----------------------------------------------------------------------
+# --- samplers on a Gaussian -------------------------------------------------------------------
 
 MEAN, VARIANCES = (
     torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64),
@@ -223,7 +223,7 @@ def test_a_sampler_yields_one_iterate_a_step_and_does_not_write_into_its_start(n
     assert (x == 20).all()
 
 
-# --- guidance -------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------
 
 GUIDANCE = {
     name: entry.thing

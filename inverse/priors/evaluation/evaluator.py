@@ -131,7 +131,7 @@ class Evaluator:
         """The evaluator of the same prior without autocast."""
         return evaluator(self.prior, replace(self.execution, autocast=None))
 
-    # --- an evaluation ----------------------------------------------------------------------------
+    # --- an evaluation ------------------------------------------------------------------------
 
     def _evaluate(self, x: Tensor, sigma: Tensor | float, gradient: bool) -> Tensor:
         dtype = self._dtype(x)
@@ -167,7 +167,7 @@ class Evaluator:
         half = self.execution.autocast
         return nullcontext() if half is None else torch.autocast(device.type, HALVES[half])
 
-    # --- memory -----------------------------------------------------------------------------------
+    # --- memory -------------------------------------------------------------------------------
 
     def _plan(self, x: Tensor, level: Tensor, gradient: bool) -> tuple[int, int | None]:
         """Rows per call, and the side of the tiles; None for whole images."""
@@ -278,7 +278,7 @@ class Evaluator:
                 return f"{side[0]}x{side[1]} pixels would fit"
         return "this prior has no smaller size that fits; use a device with more memory"
 
-    # --- compilation ------------------------------------------------------------------------------
+    # --- compilation --------------------------------------------------------------------------
 
     def _run(self, gradient: bool) -> Callable[[Tensor, Tensor], Tensor]:
         """The prior, compiled if requested and unless compilation has failed."""

@@ -247,7 +247,7 @@ def test_invalid_region_graph_is_refused(variables, sums, fault):
         RegionGraph(variables, sums)
 
 
-# --- special cases --------------------------------------------------------------------------------
+# --- special cases ----------------------------------------------------------------------------
 
 
 def test_chain_is_a_hidden_markov_model():
@@ -334,7 +334,7 @@ def test_trained_hclt_is_better_than_the_chow_liu_tree_of_the_same_data(data):
     )
 
 
-# --- learning -------------------------------------------------------------------------------------
+# --- learning ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
@@ -391,7 +391,7 @@ def test_gaussian_leaf_is_the_mass_of_its_bins():
     )
 
 
-# --- pixels ---------------------------------------------------------------------------------------
+# --- pixels -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1])

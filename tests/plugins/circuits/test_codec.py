@@ -61,7 +61,7 @@ def photographs(count: int = 60) -> np.ndarray:
     return (255 * np.einsum("kij,nkc->nijc", weights, corners)).astype(np.uint8)
 
 
-# --- the autoencoder ------------------------------------------------------------------------------
+# --- the autoencoder --------------------------------------------------------------------------
 
 
 def test_code_is_the_nearest_by_brute_force():
@@ -137,7 +137,7 @@ def test_saved_codec_is_loaded(tmp_path):
     )  # half precision through a few layers
 
 
-# --- circuits over codes --------------------------------------------------------------------------
+# --- circuits over codes ----------------------------------------------------------------------
 
 
 def test_tied_leaves_share_one_table_in_training_too():
@@ -176,7 +176,7 @@ def test_repeated_draws_of_a_row_follow_its_posterior():
     assert ((found - p).abs() < 4 * (p * (1 - p) / 4000).sqrt() + 1e-9).all()
 
 
-# --- the guide ------------------------------------------------------------------------------------
+# --- the guide --------------------------------------------------------------------------------
 
 
 def image_evidence(batch: int = 2) -> ImageEvidence:
@@ -236,7 +236,7 @@ def test_unblocks_inverts_blocks():
     )
 
 
-# --- files, the command, refusals -----------------------------------------------------------------
+# --- files, the command, refusals -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

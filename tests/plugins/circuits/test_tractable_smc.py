@@ -152,7 +152,7 @@ def test_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
     torch.testing.assert_close(given.mean - alone.mean, variance * gradient, rtol=0, atol=1e-9)
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def test_circuit_that_does_not_tile_the_image_is_refused_in_one_line(command, tmp_path):

@@ -59,7 +59,7 @@ def eight_by_eight(sigma_y: float = 0.05) -> inverse.Posterior:
     return masked(prior, prior.decode(prior.sample(2, inverse.seeded("steering"))), seen, sigma_y)
 
 
-# --- weight zero and full weight ------------------------------------------------------------------
+# --- weight zero and full weight --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -143,7 +143,7 @@ def test_samples_are_posterior_if_the_circuit_is_the_law_and_has_full_weight(tmp
     assert base > steered + 0.05
 
 
-# --- between --------------------------------------------------------------------------------------
+# --- between ----------------------------------------------------------------------------------
 
 
 def test_exponent_follows_the_published_schedule():
@@ -221,7 +221,7 @@ def test_step_variance_is_that_of_the_ancestral_sampler():
     assert float(v) == pytest.approx(float((1 - before) / (1 - ab) * (1 - ab / before)))
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def test_circuit_that_does_not_tile_the_image_is_refused_in_one_line(command, tmp_path):
@@ -263,7 +263,7 @@ def test_replaced_denoiser_has_no_jacobian():
         posterior.tweedie(normal(2, 3, 8, 8), 1.0)
 
 
-# --- files ----------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", ["categorical", "gaussian"])
@@ -322,7 +322,7 @@ def test_missing_circuit_is_refused(name, words):
         load_circuit(name)
 
 
-# --- training -------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("structure", ["hclt", "quad"])

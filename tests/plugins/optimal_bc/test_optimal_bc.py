@@ -72,7 +72,7 @@ def fit_command_of(options):
     )
 
 
-# --- the solver as a function of its start --------------------------------------------------------
+# --- the solver as a function of its start ----------------------------------------------------
 
 
 def ddnm_by_matrices(posterior, starts, steps):
@@ -174,7 +174,7 @@ def test_without_a_table_every_image_starts_from_candidate_0(prior):
     assert note == f"the start is an unfitted random draw; `{command}` fits one for table=FILE"
 
 
-# --- the search -----------------------------------------------------------------------------------
+# --- the search -------------------------------------------------------------------------------
 
 
 def test_best_candidate_is_that_of_the_closed_form(prior, tmp_path):
@@ -286,7 +286,7 @@ def test_references_do_not_depend_on_names_and_order(tmp_path, prior):
     assert chosen[0][0].shape == (3, 16, 16)
 
 
-# --- expected gain --------------------------------------------------------------------------------
+# --- expected gain ----------------------------------------------------------------------------
 
 
 def synthetic(k, r, between, within, generator):
@@ -330,7 +330,7 @@ def test_expected_maximum_of_normals(count, value):
     assert expected_maximum(count) == pytest.approx(value, abs=1e-6)
 
 
-# --- sizes ----------------------------------------------------------------------------------------
+# --- sizes ------------------------------------------------------------------------------------
 
 
 def test_other_sizes_repeat_the_start_periodically():
@@ -342,7 +342,7 @@ def test_other_sizes_repeat_the_start_periodically():
     assert torch.equal(tiled(x, (3, 5, 6)), x[:, :5, :6])
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -504,7 +504,7 @@ def test_page_quotes_the_benchmark_records(monkeypatch):
     assert markdown(variants) in (root / "docs" / "boundary.md").read_text()
 
 
-# --- the command ----------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def picture(*size, seed=0):
     return torch.rand(1, 3, *size, generator=inverse.seeded("picture", seed))
 
 
-# --- blurs ----------------------------------------------------------------------------------------
+# --- blurs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -139,7 +139,7 @@ def test_unknown_family_is_refused_with_the_known_families():
         BlurCorpus(("motion", "fog"))
 
 
-# --- coarse pictures ------------------------------------------------------------------------------
+# --- coarse pictures --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 24), (3, 13, 21), (1, 9, 9)])
@@ -187,7 +187,7 @@ def test_scales_are_powers_of_two():
         StructureConfig(scales=(2, 3))
 
 
-# --- pseudo-measurements beside y -----------------------------------------------------------------
+# --- pseudo-measurements beside y -------------------------------------------------------------
 
 
 BETA = {2: 0.5, 4: 0.25}
@@ -368,7 +368,7 @@ def test_image_that_ends_early_keeps_its_last_iterate(gaussian_posterior):
     )
 
 
-# --- the diffusion network ------------------------------------------------------------------------
+# --- the diffusion network --------------------------------------------------------------------
 
 
 def test_zero_initialised_guide_changes_no_bit():
@@ -472,7 +472,7 @@ def test_answers_do_not_depend_on_the_units_of_the_prior(files, gaussian_posteri
     torch.testing.assert_close(samples, others, rtol=0, atol=1e-5)
 
 
-# --- training -------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------
 
 
 LOOPS = {
@@ -574,7 +574,7 @@ def test_saved_network_is_loaded_in_half_precision(files, conditional):
         assert torch.equal(a.half().float(), b), name
 
 
-# --- shipped networks -----------------------------------------------------------------------------
+# --- shipped networks -------------------------------------------------------------------------
 
 
 def test_shipped_structure_networks_are_small_and_beat_the_blurry_picture():
@@ -622,7 +622,7 @@ def test_shipped_diffusion_network_deblurs_shipped_photographs():
     assert bool((10 * (blurry / error).log10() > 0.1).all())
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------
 
 
 def refusal(method, posterior, **options):

@@ -314,7 +314,7 @@ def test_rolling_longitude_rolls_the_output(guidance):
     torch.testing.assert_close(answers[1], answers[0].roll(3, -1), rtol=0, atol=1e-6)
 
 
-# --- the published settings ----------------------------------------------------------------------
+# --- the published settings -------------------------------------------------------------------
 
 
 def test_the_preset_sets_options_left_at_their_defaults():
@@ -485,7 +485,7 @@ def test_inflation_moves_members_away_from_their_mean():
     torch.testing.assert_close(inflated - inflated.mean(0), 1.3 * (plain - plain.mean(0)))
 
 
-# --- options and other posteriors ----------------------------------------------------------------
+# --- options and other posteriors -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

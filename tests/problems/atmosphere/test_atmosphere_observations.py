@@ -43,7 +43,7 @@ def table(path: Path, text: str) -> Path:
     return path
 
 
-# --- IGRA ----------------------------------------------------------------------------------------
+# --- IGRA -------------------------------------------------------------------------------------
 
 
 def test_a_sounding_has_the_values_of_the_file():
@@ -187,7 +187,7 @@ def test_soundings_become_observations():
     }
 
 
-# --- tables and points ---------------------------------------------------------------------------
+# --- tables and points ------------------------------------------------------------------------
 
 CSV = """station,latitude,longitude,t2m [degC],t2m_sigma [K]
 A,51.5,-0.1,10.0,0.3
@@ -301,7 +301,7 @@ def test_units_are_converted(unit, to, value, expected):
     assert a * value + b == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-# --- thinning, withholding, simulation -----------------------------------------------------------
+# --- thinning, withholding, simulation --------------------------------------------------------
 
 
 def observed_at(places, values=None, sigma=0.6):

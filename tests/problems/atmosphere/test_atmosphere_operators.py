@@ -63,7 +63,7 @@ def test_float32_and_gradients_pass_through(name):
     torch.testing.assert_close(gradient, operator.A_adjoint(v), rtol=1e-5, atol=1e-5)
 
 
-# --- coarsening ----------------------------------------------------------------------------------
+# --- coarsening -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 9])
@@ -106,7 +106,7 @@ def test_impossible_factors_are_refused(factor):
         coarsen(REGION, factor)
 
 
-# --- sampling ------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------
 
 
 def test_sampling_is_exact_for_bilinear_fields():
@@ -175,7 +175,7 @@ def test_places_outside_are_counted():
         sample(REGION, torch.tensor([49.9, 55.0, 55.0]), torch.tensor([0.0, 0.0, 2.1]))
 
 
-# --- grids ---------------------------------------------------------------------------------------
+# --- grids ------------------------------------------------------------------------------------
 
 
 def test_longitudes_that_jump_are_unrolled():
@@ -214,7 +214,7 @@ def test_distance_on_the_sphere():
     )
 
 
-# --- stacking ------------------------------------------------------------------------------------
+# --- stacking ---------------------------------------------------------------------------------
 
 
 def test_a_stack_concatenates_its_parts():

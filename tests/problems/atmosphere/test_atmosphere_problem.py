@@ -80,7 +80,7 @@ def coarse_of(hour, domain, factor=4):
     return coarsen(domain.grid, factor).A(hour[None])[0, 0].numpy(), domain.grid.coarsened(factor)
 
 
-# --- the problem ---------------------------------------------------------------------------------
+# --- the problem ------------------------------------------------------------------------------
 
 
 def test_the_shipped_hours_are_plausible(hour):
@@ -227,7 +227,7 @@ def test_a_prior_of_photographs_is_refused(fuse, tmp_path, hour, domain):
     )
 
 
-# --- the command ---------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 
 def test_the_shipped_hour_is_solved_and_written(fuse, tmp_path):
@@ -426,7 +426,7 @@ def test_heights_in_dam_have_the_name_of_geopotential_heights(command, tmp_path)
         assert sorted(data.used_sigma.values.tolist()) == [1.0, 1.0, 1.5, 1.5]
 
 
-# --- bad files -----------------------------------------------------------------------------------
+# --- bad files --------------------------------------------------------------------------------
 
 
 def truncated(tmp_path, hour, domain):

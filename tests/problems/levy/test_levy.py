@@ -39,7 +39,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=inverse.seeded("levy tests", seed), dtype=F64)
 
 
-# --- the Gibbs sampler ---------------------------------------------------------------------------
+# --- the Gibbs sampler ------------------------------------------------------------------------
 
 
 def geweke(gibbs, law, sweeps=8, count=20000):
@@ -207,7 +207,7 @@ def test_diagnostics_on_chains_of_known_correlation():
     assert split_rhat(shifted).allclose(torch.full((3,), expected, dtype=F64), rtol=0.05)
 
 
-# --- the denoiser --------------------------------------------------------------------------------
+# --- the denoiser -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [0.003, 0.1, 0.7, 4.0, 50.0])
@@ -286,7 +286,7 @@ def test_improbable_walks_are_denoised(law, sigma):
     assert gradient.isfinite().all()
 
 
-# --- the problem ---------------------------------------------------------------------------------
+# --- the problem ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

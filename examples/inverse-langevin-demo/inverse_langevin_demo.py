@@ -29,18 +29,13 @@ class LangevinDemo(inverse.Method):
         sigmas = inverse.noise_levels(posterior, "log-uniform", self.steps)[:-1]
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
         for sigma in sigmas:
-            h, variance = (
-                self.eta * sigma**2 / 2,
-                posterior.sigma_y**2 + sigma**2 * posterior.norm_squared,
-            )
+            h = self.eta * sigma**2 / 2
+            variance = posterior.sigma_y**2 + sigma**2 * posterior.norm_squared
             for _ in range(self.inner):
                 prior_score = (posterior.denoise(x, sigma) - x) / sigma**2
                 likelihood_score = posterior.A_adjoint(posterior.residual(x)) / variance
-                x = (
-                    x
-                    + h * (prior_score + likelihood_score)
-                    + (2 * h).sqrt() * generator.randn_like(x)
-                )
+                z = generator.randn_like(x)
+                x = x + h * (prior_score + likelihood_score) + (2 * h).sqrt() * z
             yield x
 
 

@@ -157,18 +157,14 @@ class AFDPS(inverse.ParticleMethod):
         x, x0_hat = cloud.x, posterior.denoise(cloud.x, s)
         sde = self.variant == "sde"
         mean, v2 = x0_hat + (t / s) ** (1 + sde) * (x - x0_hat), sde * t * t * (1 - (t / s) ** 2)
-        before, exact = (
-            posterior.log_likelihood(x).double(),
-            sde and tempered is not None and self.substep == "exact",
-        )
+        before = posterior.log_likelihood(x).double()
+        exact = sde and tempered is not None and self.substep == "exact"
         if exact:
             new = tempered.draw(mean, v2, b, cloud.generator)
             log_ratio = 0
         else:
-            shift, z = (
-                v2 * a * posterior.likelihood_score(x) if v2 > 0 else 0 * x,
-                cloud.generator.randn_like(x),
-            )
+            shift = v2 * a * posterior.likelihood_score(x) if v2 > 0 else 0 * x
+            z = cloud.generator.randn_like(x)
             new = mean + shift + v2**0.5 * z
             log_ratio = -row_dot(shift, shift / 2 + v2**0.5 * z).double() / v2 if v2 > 0 else 0
         if self.weights == "pde":

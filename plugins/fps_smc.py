@@ -81,10 +81,8 @@ class FPSSMC(inverse.ParticleMethod):
         observe(first)
         cloud.x = tempered.draw(0 * cloud.x, first**2, 1.0, cloud.generator)
         for sigma, s, t in transitions(sigmas):
-            x0_hat, c = (
-                posterior.denoise(cloud.x, sigma),
-                1 - (t / s) ** 2 if self.c is None else self.c,
-            )
+            x0_hat = posterior.denoise(cloud.x, sigma)
+            c = 1 - (t / s) ** 2 if self.c is None else self.c
             m = x0_hat + math.sqrt(1 - c) * t / s * (cloud.x - x0_hat)
             noise = math.sqrt(1 - c) * noise + math.sqrt(c) * self._noise(images, t, cloud)
             observe(t)

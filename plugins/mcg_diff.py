@@ -89,11 +89,9 @@ class MCGDiff(inverse.ParticleMethod):
     ) -> Iterator[inverse.Weighted]:
         posterior, cloud = self.cloud(posterior, samples, generator)
         levels, taus = self._levels(posterior)
-        seen, tempered, filtered = (
-            posterior.A_dagger(posterior.residual(0 * cloud.x)),
-            TemperedLikelihood(posterior),
-            posterior.filter,
-        )
+        seen = posterior.A_dagger(posterior.residual(0 * cloud.x))
+        tempered = TemperedLikelihood(posterior)
+        filtered = posterior.filter
 
         def variance(lam, s, t):
             """v_s of the coordinates seen at level t, else infinity; lam: eigenvalues of A^T A."""

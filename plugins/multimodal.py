@@ -279,10 +279,8 @@ class Multimodal(inverse.Guidance):
         The authors name two modalities, either of which may be absent, and weight a modality only
         beside others.
         """
-        values, published = (
-            _values(field, getattr(self, field)),
-            getattr(self, field) == PUBLISHED.get(field),
-        )
+        values = _values(field, getattr(self, field))
+        published = getattr(self, field) == PUBLISHED.get(field)
         if published:
             values = {
                 name: value

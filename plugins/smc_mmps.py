@@ -93,11 +93,9 @@ class SMCMMPS(ParticleMethod):
         for next_sigma, (_, s, t) in zip(sigmas[1:], transitions(sigmas), strict=True):
             past.appendleft(s)
             ancestor = cloud.resample(self.power)
-            log_psi, free, guided = (
-                log_psi[ancestor],
-                [D[ancestor] for D in free],
-                [D[ancestor] for D in guided],
-            )
+            log_psi = log_psi[ancestor]
+            free = [D[ancestor] for D in free]
+            guided = [D[ancestor] for D in guided]
             step = chain.step(s, t, past)
             z = cloud.generator.randn_like(cloud.x)
             drift = (

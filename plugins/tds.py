@@ -78,10 +78,8 @@ class TDS(inverse.ParticleMethod):
             raise OptionError(f"tds: tau must be at least 0, got {self.tau:g}")
 
     def unsupported(self, posterior):
-        entries, found = (
-            posterior.y[0].numel(),
-            f"{type(posterior.operator).__name__} with {posterior.noise!r}",
-        )
+        entries = posterior.y[0].numel()
+        found = f"{type(posterior.operator).__name__} with {posterior.noise!r}"
         if self.twist in ("pigdm", "moment") and not (posterior.linear and posterior.gaussian):
             return (
                 f"tds: twist={self.twist} needs a linear operator and Gaussian noise, "

@@ -84,11 +84,9 @@ class Impulses:
         return out.reshape(x.shape)
 
 
-MATRIX, Y, SIGMA_Y = (
-    normal(4, 6, seed=5),
-    normal(4, seed=6),
-    torch.tensor([0.3, 0.05, 0.1, 0.2], dtype=F64),
-)
+MATRIX = normal(4, 6, seed=5)
+Y = normal(4, seed=6)
+SIGMA_Y = torch.tensor([0.3, 0.05, 0.1, 0.2], dtype=F64)
 
 
 def posterior_of(prior, rows: int = 1) -> inverse.Posterior:
@@ -185,16 +183,12 @@ def test_an_exact_guidance_stays_exact_at_less_cost(level):
 
 def test_on_a_mixture_the_start_is_better_the_higher_it_is():
     """Total variation to the exact law of x at the level, by quadrature: from 0.4 down to 0."""
-    means, variances = (
-        torch.tensor([[[[-1.5]]], [[[1.0]]]], dtype=F64),
-        torch.tensor([0.1, 0.2], dtype=F64),
-    )
+    means = torch.tensor([[[[-1.5]]], [[[1.0]]]], dtype=F64)
+    variances = torch.tensor([0.1, 0.2], dtype=F64)
     prior = MixturePrior(torch.tensor([0.4, 0.6], dtype=F64), means, variances)
     y, sigma_y, one = torch.tensor([0.1], dtype=F64), 1.0, torch.ones(1, 1, dtype=F64)
-    exact, fitted = (
-        prior.given(one, sigma_y, y),
-        GaussianPrior(prior.mean, prior.covariance).given(one, sigma_y, y),
-    )
+    exact = prior.given(one, sigma_y, y)
+    fitted = GaussianPrior(prior.mean, prior.covariance).given(one, sigma_y, y)
     x = torch.linspace(-80, 80, 40_001, dtype=F64).reshape(-1, 1, 1, 1)
     distance = [
         float((exact.log_density(x, s).exp() - fitted.log_density(x, s).exp()).abs().sum())

@@ -107,17 +107,15 @@ ABOVE_SOLVES = ("inverse.training", "inverse.checks", "inverse.arena", "inverse.
 def test_a_solve_needs_no_training_no_check_and_no_benchmark():
     """The engine, methods and problems reach none of these; commands of plug-ins do."""
     graph = module_graph()
-    reached, waiting = (
-        set(),
-        [
-            "inverse.engine",
-            *(
-                module_name(path)
-                for path in METHODS + PROBLEMS
-                if alone(path) or path.stem == "__init__"
-            ),
-        ],
-    )
+    reached = set()
+    waiting = [
+        "inverse.engine",
+        *(
+            module_name(path)
+            for path in METHODS + PROBLEMS
+            if alone(path) or path.stem == "__init__"
+        ),
+    ]
     while waiting:
         name = waiting.pop()
         reached.add(name)

@@ -253,10 +253,8 @@ def test_a_diagonal_signal_is_preconditioned(name):
         torch.full((1, 3, 32, 32), 0.5),
         prior=inverse.FlatPrior((3, None, None), shift=0.5, scale=0.5),
     )
-    d, v = (
-        1 + 0.1 * torch.rand(1, 3, 32, 32, generator=inverse.seeded(0)),
-        normal(1, 3, 32, 32).float(),
-    )
+    d = 1 + 0.1 * torch.rand(1, 3, 32, 32, generator=inverse.seeded(0))
+    v = normal(1, 3, 32, 32).float()
     posterior.solve_normal(v, d)
     assert posterior.cost.A < 25
     plain = posterior.rows(1)
@@ -326,10 +324,8 @@ def test_weak_but_measured_components_are_kept_in_float32():
 
     Their squares vanish beside the epsilon of float32.
     """
-    problem, truth = (
-        inverse.get_problem("deblur", boundary="circular", sigma_y=1e-4),
-        normal(1, 3, 32, 32).sigmoid(),
-    )
+    problem = inverse.get_problem("deblur", boundary="circular", sigma_y=1e-4)
+    truth = normal(1, 3, 32, 32).sigmoid()
     prior = inverse.FlatPrior((3, 32, 32), shift=0.5, scale=0.5)
     y = problem.posterior(truth, prior=prior, dtype=torch.float64).y
     single, double = (
@@ -342,11 +338,9 @@ def test_weak_but_measured_components_are_kept_in_float32():
 @pytest.mark.parametrize("name", NAMES)
 def test_prox_is_the_minimiser(gaussian_posterior, name):
     """The gradient of -log p(y | x) + |x - z|^2 / (2 variance) vanishes there."""
-    posterior, z, variance = (
-        gaussian_posterior(name, execution=TIGHT),
-        normal(2, *SHAPE),
-        torch.tensor([0.3, 2.0], dtype=torch.float64),
-    )
+    posterior = gaussian_posterior(name, execution=TIGHT)
+    z = normal(2, *SHAPE)
+    variance = torch.tensor([0.3, 2.0], dtype=torch.float64)
     x = posterior.prox(z, variance)
     gradient = (x - z) / variance.reshape(-1, 1, 1, 1) - posterior.likelihood_score(x)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
@@ -630,21 +624,17 @@ def test_a_rescaled_prior_is_the_same_law():
     """In model units [-1, 1] and natively in [0, 1]: mean 0.5 m + 0.5, covariance C / 4."""
     model = image_prior()
     native = inverse.GaussianPrior(0.5 * model.mean + 0.5, 0.25 * model.covariance)
-    brought, x, sigma = (
-        RescaledPrior(native, a=0.5, b=0.5),
-        normal(2, *SHAPE),
-        torch.tensor([0.1, 3.0], dtype=torch.float64),
-    )
+    brought = RescaledPrior(native, a=0.5, b=0.5)
+    x = normal(2, *SHAPE)
+    sigma = torch.tensor([0.1, 3.0], dtype=torch.float64)
     torch.testing.assert_close(brought(x, sigma), model(x, sigma), rtol=0, atol=1e-12)
     torch.testing.assert_close(brought.decode(x), model.decode(x), rtol=0, atol=1e-13)
 
 
 def test_score_and_eps_follow_from_the_denoiser():
-    prior, x, sigma = (
-        image_prior(),
-        normal(2, *SHAPE),
-        torch.tensor([0.1, 3.0], dtype=torch.float64),
-    )
+    prior = image_prior()
+    x = normal(2, *SHAPE)
+    sigma = torch.tensor([0.1, 3.0], dtype=torch.float64)
     s = sigma.reshape(-1, 1, 1, 1)
     torch.testing.assert_close(
         prior.eps(x, sigma), -s * prior.score(x, sigma), rtol=1e-12, atol=1e-12

@@ -101,10 +101,8 @@ def compare(groups: Sequence[Group], name: str) -> Comparison | None:
     if len(entered) > MAX_CONTESTANTS:
         best = np.argsort(stats.rankdata(table, axis=1).mean(0), kind="stable")
         left_out |= {entered[i]: len(common) for i in best[MAX_CONTESTANTS:]}
-        entered, table = (
-            [entered[i] for i in best[:MAX_CONTESTANTS]],
-            table[:, best[:MAX_CONTESTANTS]],
-        )
+        entered = [entered[i] for i in best[:MAX_CONTESTANTS]]
+        table = table[:, best[:MAX_CONTESTANTS]]
     average = stats.rankdata(table, axis=1).mean(0)
     order = np.argsort(average, kind="stable")
     ranks, table = average[order], table[:, order]

@@ -303,10 +303,8 @@ def _per_entry(x: Tensor, generator: torch.Generator, curves: dict[str, Any]) ->
             )
             continue
         inside = frequency[..., k : members - k].sum(2)
-        mean, reach = (
-            float(inside[:, 0].mean()),
-            1.96 * float(inside[:, 0].std()) / math.sqrt(images),
-        )
+        mean = float(inside[:, 0].mean())
+        reach = 1.96 * float(inside[:, 0].std()) / math.sqrt(images)
         p = randomisation_p_value(inside[..., None], generator)
         detail = f"between order statistics {k} and {members - k} of {members - 1}"
         checks.append(

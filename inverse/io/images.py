@@ -62,10 +62,8 @@ def read_image(path: str | Path, channels: int = 3) -> Picture:
     if array.shape[2] == 1 and channels == 3:
         array, notes = np.repeat(array, 3, axis=2), [*notes, "grey repeated to three channels"]
     elif array.shape[2] == 3 and channels == 1:
-        array, notes = (
-            array @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32),
-            [*notes, "colour converted to grey"],
-        )
+        array = array @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+        notes = [*notes, "colour converted to grey"]
     return Picture(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), tuple(notes))
 
 

@@ -77,10 +77,8 @@ def next_temperature(
     low, high = temperature, torch.ones_like(temperature)
     for _ in range(iterations):
         middle = (low + high) / 2
-        low, high = (
-            torch.where(enough(middle), middle, low),
-            torch.where(enough(middle), high, middle),
-        )
+        low = torch.where(enough(middle), middle, low)
+        high = torch.where(enough(middle), high, middle)
     return torch.where(enough(torch.ones_like(low)), torch.ones_like(low), low)
 
 

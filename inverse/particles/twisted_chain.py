@@ -45,11 +45,9 @@ def twisted_chain(
             cloud.x = x0_hat
             cloud.reweight(posterior.log_likelihood(x0_hat).double() - log_twist, t)
         else:
-            shift, c, z = (
-                (s * s - t * t) * gradient,
-                t * math.sqrt(1 - (t / s) ** 2),
-                cloud.generator.randn_like(cloud.x),
-            )
+            shift = (s * s - t * t) * gradient
+            c = t * math.sqrt(1 - (t / s) ** 2)
+            z = cloud.generator.randn_like(cloud.x)
             cloud.x = x0_hat + (t / s) ** 2 * (cloud.x - x0_hat) + shift + c * z
             log_ratio = -row_dot(shift, shift / 2 + c * z).double() / c**2 - log_twist
             x0_hat, gradient, log_twist = twist(cloud.x, t)

@@ -47,10 +47,8 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     Raises: UnknownNameError for a name that is not an option; OptionError for a value that the
         option's type does not admit.
     """
-    fields, hints = (
-        {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)},
-        typing.get_type_hints(cls),
-    )
+    fields = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
     label = getattr(cls, "name", cls.__name__)
     arguments = {}
     for name, value in values.items():

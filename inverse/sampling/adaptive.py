@@ -57,10 +57,8 @@ def adaptive(
     levels = sigmas.tolist()
     start, end = -math.log(levels[0]), -math.log(levels[-1] or levels[-2])
     pair, entries = {2: _first_and_second, 3: _second_and_third}[order], tuple(range(1, x.ndim))
-    lam, shortest = (
-        torch.full_like(x[(slice(None), *[slice(1)] * len(entries))], start),
-        (end - start) * 1e-4,
-    )
+    lam = torch.full_like(x[(slice(None), *[slice(1)] * len(entries))], start)
+    shortest = (end - start) * 1e-4
     h, before = torch.full_like(lam, min(first, end - start)), x
     while bool((active := lam < end).any()):
         step = torch.where(active, h, shortest)

@@ -103,10 +103,8 @@ class Codec(nn.Module):
         def level(i: int) -> list[nn.Module]:
             return [Residual(widths[i]) for _ in range(config.blocks[i])]
 
-        encoder, decoder = (
-            [nn.Conv2d(pixels, widths[0], 3, padding=1), *level(0)],
-            [nn.Conv2d(config.code_width, widths[-1], 3, padding=1), *level(-1)],
-        )
+        encoder = [nn.Conv2d(pixels, widths[0], 3, padding=1), *level(0)]
+        decoder = [nn.Conv2d(config.code_width, widths[-1], 3, padding=1), *level(-1)]
         for i, (fine, coarse) in enumerate(pairwise(widths)):
             encoder += [nn.Conv2d(fine, coarse, 2, stride=2), *level(i + 1)]
         for i, (coarse, fine) in enumerate(pairwise(reversed(widths))):

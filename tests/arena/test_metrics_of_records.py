@@ -117,10 +117,8 @@ def test_an_ensemble_is_scored_by_its_weights():
     good = inverse.solve(posterior, "mmps", samples=40)
     far = torch.cat([good.samples, good.samples + 3], 1)
     log_weights = torch.cat([torch.zeros(1, 40), torch.full((1, 40), -torch.inf)], 1).log_softmax(1)
-    weighted, blind = (
-        replace(good, samples=far, log_weights=log_weights),
-        replace(good, samples=far),
-    )
+    weighted = replace(good, samples=far, log_weights=log_weights)
+    blind = replace(good, samples=far)
     for name in ("crps", "energy-score"):
         assert METRICS[name](weighted) == pytest.approx(METRICS[name](good), rel=0.2)
         assert METRICS[name](blind) > 3 * METRICS[name](good)

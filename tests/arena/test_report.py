@@ -362,10 +362,8 @@ def test_one_scale_of_uncertainty_for_all_methods(real):
         max(np.quantile(std, 0.995) for std in stds.values()), rel=1e-5
     )
     for shown, uri in zip(scene.records, scene.stds, strict=True):
-        brightness, std = (
-            pixels(uri).astype(float).sum(-1).ravel(),
-            stds[shown.method["name"]].ravel(),
-        )
+        brightness = pixels(uri).astype(float).sum(-1).ravel()
+        std = stds[shown.method["name"]].ravel()
         if std.max() == 0:  # a deterministic method
             assert (pixels(uri) == np.array(VIRIDIS[0])).all()
         else:

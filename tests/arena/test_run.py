@@ -672,10 +672,8 @@ def test_compare_finds_the_regression_and_nothing_else():
 
 
 def test_compare_takes_the_distance_to_an_ideal_value():
-    before, after = (
-        rows_of({"a": [1.5, 1.6, 1.4]}, "misfit"),
-        rows_of({"a": [1.0, 1.1, 0.9]}, "misfit"),
-    )
+    before = rows_of({"a": [1.5, 1.6, 1.4]}, "misfit")
+    after = rows_of({"a": [1.0, 1.1, 0.9]}, "misfit")
     assert not compare_records(before, after).regressed
     assert compare_records(after, before).regressed
 

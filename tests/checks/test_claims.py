@@ -115,10 +115,8 @@ def test_a_defect_fails_the_claim_it_breaks(defect, claim, words):
 
 def test_a_limit_holds_if_the_error_falls_and_fails_if_it_stays():
     """A spread that is too wide by 5 / steps has order 1; a constant error has order 0."""
-    falling, staying = (
-        judge("slow", "exact in the limit", limit={"steps": 1}),
-        judge("narrow", "exact in the limit", limit={"steps": 1}),
-    )
+    falling = judge("slow", "exact in the limit", limit={"steps": 1})
+    staying = judge("narrow", "exact in the limit", limit={"steps": 1})
     assert falling.held
     assert falling.order == pytest.approx(1, abs=0.2)
     assert list(falling.effort) == [0.25, 0.5, 1.0, 2.0, 4.0]

@@ -15,12 +15,10 @@ def covariance(d, seed):
 
 
 def test_w2_of_commuting_gaussians_is_the_distance_of_their_roots():
-    m, n, a, b = (
-        torch.zeros(3).double(),
-        torch.tensor([1.0, 2.0, 2.0]).double(),
-        torch.tensor([1.0, 4.0, 9.0]).double(),
-        torch.tensor([4.0, 4.0, 1.0]).double(),
-    )
+    m = torch.zeros(3).double()
+    n = torch.tensor([1.0, 2.0, 2.0]).double()
+    a = torch.tensor([1.0, 4.0, 9.0]).double()
+    b = torch.tensor([4.0, 4.0, 1.0]).double()
     assert distances.gaussian_w2(m, a.diag(), n, b.diag()) == pytest.approx(
         math.sqrt(9 + 1 + 0 + 4)
     )

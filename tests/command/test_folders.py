@@ -213,11 +213,9 @@ def test_batch_size_follows_speed_and_memory(solve, photos):
 
 
 def test_an_input_with_its_own_problem_has_no_batch_key():
-    problem, prior, values = (
-        inverse.get_problem("denoise"),
-        inverse.FlatPrior((3, None, None)),
-        torch.zeros(3, 8, 9),
-    )
+    problem = inverse.get_problem("denoise")
+    prior = inverse.FlatPrior((3, None, None))
+    values = torch.zeros(3, 8, 9)
     item = Input(0, Path("a.png"), Path("out"), problem, values)
     assert batch_key(item, problem, prior) == (3, 8, 9)
     assert batch_key(replace(item, problem=inverse.get_problem("denoise")), problem, prior) is None

@@ -59,11 +59,9 @@ def test_conjugate_gradient_equals_a_dense_solve():
 
 
 def test_conjugate_gradient_from_any_start_equals_a_dense_solve():
-    matrix, b, start = (
-        symmetric(torch.linspace(0.1, 10, N)),
-        normal(5, N, seed=1),
-        normal(5, N, seed=2),
-    )
+    matrix = symmetric(torch.linspace(0.1, 10, N))
+    b = normal(5, N, seed=1)
+    start = normal(5, N, seed=2)
     torch.testing.assert_close(
         conjugate_gradient(row_by_row(matrix), b, start, EXACT),
         torch.linalg.solve(matrix, b.T).T,
@@ -125,10 +123,8 @@ def test_conjugate_gradient_of_the_zero_matrix_stops_at_once():
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
 def test_conjugate_gradient_stops_at_the_relative_residual(tolerance):
-    matrix, b = (
-        symmetric(torch.logspace(-2, 2, N)),
-        normal(4, N, seed=1) * torch.tensor([[1e-6], [1.0], [1e6], [1.0]], dtype=torch.float64),
-    )
+    matrix = symmetric(torch.logspace(-2, 2, N))
+    b = normal(4, N, seed=1) * torch.tensor([[1e-6], [1.0], [1e6], [1.0]], dtype=torch.float64)
     x = conjugate_gradient(row_by_row(matrix), b, settings=CG(tolerance, 500))
     assert ((b - x @ matrix).norm(dim=1) <= tolerance * b.norm(dim=1) * (1 + 1e-6)).all()
 
@@ -173,21 +169,17 @@ def test_the_inverse_as_preconditioner_needs_one_step():
 @pytest.mark.parametrize("start", [None, normal(4, N, seed=2)], ids=["from-zero", "from-anywhere"])
 def test_a_preconditioner_does_not_change_the_solution(start):
     """A diagonal preconditioner over four decades, far from the inverse."""
-    matrix, b, near = (
-        symmetric(torch.linspace(0.1, 10, N)),
-        normal(4, N, seed=1),
-        torch.logspace(-2, 2, N, dtype=torch.float64),
-    )
+    matrix = symmetric(torch.linspace(0.1, 10, N))
+    b = normal(4, N, seed=1)
+    near = torch.logspace(-2, 2, N, dtype=torch.float64)
     x = conjugate_gradient(row_by_row(matrix), b, start, EXACT, precondition=lambda v: near * v)
     torch.testing.assert_close(x, torch.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-10)
 
 
 def test_a_preconditioned_row_does_not_depend_on_the_other_rows():
     """Bit by bit, as without a preconditioner."""
-    matrix, near = (
-        symmetric(torch.logspace(-2, 2, N)),
-        torch.logspace(-1, 1, N, dtype=torch.float64),
-    )
+    matrix = symmetric(torch.logspace(-2, 2, N))
+    near = torch.logspace(-1, 1, N, dtype=torch.float64)
     b = torch.stack(
         [
             normal(N, seed=1),
@@ -241,10 +233,8 @@ def test_functional_calculus_equals_a_dense_function_of_A_At(make, f):
 @pytest.mark.parametrize("make", DECOMPOSABLE.values(), ids=DECOMPOSABLE)
 def test_a_filter_of_three_terms_equals_dense_functions_of_At_A(make):
     """Three functions, one of them 0 at 0, so that the null space of A is tested too."""
-    operator, x = (
-        operators.clone(make(), "cpu", torch.float64),
-        [normal(3, *SHAPE, seed=seed) for seed in range(3)],
-    )
+    operator = operators.clone(make(), "cpu", torch.float64)
+    x = [normal(3, *SHAPE, seed=seed) for seed in range(3)]
     functions = [lambda lam: 1 / (lam + 0.1), lambda lam: lam, lambda lam: (-lam).exp() - 2]
     A = dense(operator, SHAPE)
     lam, basis = torch.linalg.eigh(A.T @ A)

@@ -161,10 +161,8 @@ def test_a_negative_photon_rate_is_refused():
 
 
 def test_a_rate_negative_by_rounding_is_zero():
-    zero, almost = (
-        torch.zeros(1, 4, dtype=torch.float64),
-        torch.full((1, 4), -1e-9, dtype=torch.float64),
-    )
+    zero = torch.zeros(1, 4, dtype=torch.float64)
+    almost = torch.full((1, 4), -1e-9, dtype=torch.float64)
     assert torch.equal(
         inverse.PoissonNoise(0.1).log_prob(zero, almost), torch.zeros(1, dtype=torch.float64)
     )
@@ -197,10 +195,8 @@ def test_deepinv_draws_have_the_variance_of_the_likelihood(make, expected):
     clean = torch.full((1, 200_000), 2.0)
     model = make(inverse.physics)
     model.rng = torch.Generator().manual_seed(1)
-    theirs, ours = (
-        (model(clean) - clean).var(),
-        (expected.sample(clean, inverse.seeded(0)) - clean).var(),
-    )
+    theirs = (model(clean) - clean).var()
+    ours = (expected.sample(clean, inverse.seeded(0)) - clean).var()
     assert abs(theirs / ours - 1) < 0.05
 
 

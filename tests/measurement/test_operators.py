@@ -181,10 +181,8 @@ def test_blur_equals_deepinvs_sums(kernel, boundary):
 
     The rank-one factors of the Gaussian have the precision of float32, hence 1e-7.
     """
-    problem, shape = (
-        inverse.get_problem("deblur", kernel=kernel, kernel_size=11, boundary=boundary),
-        (3, 19, 24),
-    )
+    problem = inverse.get_problem("deblur", kernel=kernel, kernel_size=11, boundary=boundary)
+    shape = (3, 19, 24)
     assert operators.is_decomposable(problem.operator(shape)) == (kernel == "gaussian")
     ours = operators.clone(problem.operator(shape), "cpu", torch.float64)
     theirs = inverse.physics.Blur(filter=problem.filter().double(), padding=boundary, use_fft=False)
@@ -273,10 +271,8 @@ def test_a_measurement_does_not_modify_the_truth():
 def test_a_posterior_does_not_modify_the_callers_operator(name, flat_prior):
     """deepinv's prox_l2 and A_dagger would keep the solver settings of a call for later calls."""
     problem = inverse.get_problem(name)
-    operator, y = (
-        problem.operator((3, 32, 32)),
-        problem.measure(torch.rand(1, 3, 32, 32), inverse.seeded(0)),
-    )
+    operator = problem.operator((3, 32, 32))
+    y = problem.measure(torch.rand(1, 3, 32, 32), inverse.seeded(0))
     settings = {k: v for k, v in vars(operator).items() if not k.startswith("_")}
     before = {k: v.clone() for k, v in operator.state_dict().items()}
     posterior = inverse.Posterior(

@@ -47,10 +47,8 @@ every_closed = pytest.mark.parametrize("name", CLOSED)
 def posterior_of(name, execution=TIGHT, sigma=SIGMA_Y):
     operator = OPERATORS[name]()
     clean = operators.clone(operator, "cpu", torch.float64).A(normal(ROWS, *SHAPE, seed=1))
-    noise, prior = (
-        inverse.GaussianNoise(sigma),
-        inverse.FlatPrior((2, None, None), shift=0.5, scale=0.5),
-    )
+    noise = inverse.GaussianNoise(sigma)
+    prior = inverse.FlatPrior((2, None, None), shift=0.5, scale=0.5)
     return inverse.Posterior(
         prior, operator, clean, noise, shape=SHAPE, dtype=torch.float64, execution=execution
     )
@@ -165,10 +163,8 @@ def test_the_preconditioner_needs_a_known_basis(name):
     Without a basis, the number of iterations is the same.
     """
     preconditioned, plain = posterior_of(name), posterior_of(name)
-    d, v = (
-        1 + 0.1 * torch.rand(ROWS, *SHAPE, generator=inverse.seeded(0), dtype=torch.float64),
-        right_hand_side(plain),
-    )
+    d = 1 + 0.1 * torch.rand(ROWS, *SHAPE, generator=inverse.seeded(0), dtype=torch.float64)
+    v = right_hand_side(plain)
     preconditioned.solve_normal(v, d)
     plain.solve_normal(v, lambda x: d * x)
     if name in PLAIN:
@@ -215,11 +211,9 @@ def test_a_row_does_not_depend_on_the_other_rows(name):
 @every_operator
 @pytest.mark.parametrize("call", ["prox", "A_dagger"])
 def test_a_row_of_a_derived_solve_does_not_depend_on_the_other_rows(name, call):
-    posterior, z, levels = (
-        posterior_of(name, LOOSE),
-        normal(ROWS, *SHAPE, seed=2),
-        torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64),
-    )
+    posterior = posterior_of(name, LOOSE)
+    z = normal(ROWS, *SHAPE, seed=2)
+    levels = torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64)
     calls = {"prox": lambda p, i: p.prox(z[i], levels[i]), "A_dagger": lambda p, i: p.A_dagger(p.y)}
     together = calls[call](posterior, slice(None))
     alone = torch.cat([calls[call](row(posterior, i), slice(i, i + 1)) for i in range(ROWS)])
@@ -266,11 +260,9 @@ def test_an_iterative_solve_counts_every_product(name, call):
 
 @every_iterative
 def test_a_derived_iterative_solve_counts_every_product(name):
-    posterior, z, generator = (
-        posterior_of(name, LOOSE),
-        normal(ROWS, *SHAPE, seed=2),
-        inverse.Generators.for_samples(0, ROWS, 1),
-    )
+    posterior = posterior_of(name, LOOSE)
+    z = normal(ROWS, *SHAPE, seed=2)
+    generator = inverse.Generators.for_samples(0, ROWS, 1)
     posterior.solve_normal(posterior.y)  # determines a basis
     rows = count_rows(posterior)
     for call in (
@@ -291,11 +283,9 @@ def test_closed_forms_count_their_products(name):
 
     Filters and solves with a scalar signal need changes of basis alone, which are not counted.
     """
-    posterior, z, generator = (
-        posterior_of(name),
-        normal(ROWS, *SHAPE, seed=2),
-        inverse.Generators.for_samples(0, ROWS, 1),
-    )
+    posterior = posterior_of(name)
+    z = normal(ROWS, *SHAPE, seed=2)
+    generator = inverse.Generators.for_samples(0, ROWS, 1)
     f = lambda lam: 1 / (1 + lam)  # noqa: E731
     through = {"U_adjoint": 1, "V": 1}
     expected = {

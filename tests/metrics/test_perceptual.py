@@ -89,10 +89,8 @@ def test_lpips_is_torchmetrics_with_the_users_features(write_weights, networks, 
 
 def test_dists_is_torchmetrics_with_the_users_features(write_weights, networks, monkeypatch):
     write_weights("dists", "vgg")
-    torchmetrics, vgg = (
-        import_beside_torchvision("torchmetrics.functional.image.dists"),
-        import_beside_torchvision("torchvision.models.vgg"),
-    )
+    torchmetrics = import_beside_torchvision("torchmetrics.functional.image.dists")
+    vgg = import_beside_torchvision("torchvision.models.vgg")
 
     def local(weights):  # replaces the function that downloads
         layers = vgg.make_layers(vgg.cfgs["D"])

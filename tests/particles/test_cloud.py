@@ -60,11 +60,9 @@ def test_both_effective_sizes_agree_for_equal_weights():
 
 
 def test_the_next_temperature_meets_its_target():
-    log_weights, log_likelihood, start = (
-        normal(3, 200),
-        40 * normal(3, 200, seed=1),
-        torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64),
-    )
+    log_weights = normal(3, 200)
+    log_likelihood = 40 * normal(3, 200, seed=1)
+    start = torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64)
     step = next_temperature(log_weights, log_likelihood, start, 0.7) - start
     reached = conditional_effective_size(log_weights, step[:, None] * log_likelihood)
     torch.testing.assert_close(

@@ -19,12 +19,10 @@ from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.seeding import Generators
 
 SHAPE = (1, 1, 2)
-A, C, SIGMA_Y, Y = (
-    torch.tensor([[1.0, 0.5]], dtype=torch.float64),
-    torch.tensor([1.0, 0.3], dtype=torch.float64),
-    0.5,
-    1.3,
-)
+A = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+C = torch.tensor([1.0, 0.3], dtype=torch.float64)
+SIGMA_Y = 0.5
+Y = 1.3
 H = A.T @ A / SIGMA_Y**2
 SDE = {"variant": "sde"}
 ODE = {"variant": "ode", "corrector_steps": 2, "sigma_max": 20.0}
@@ -250,10 +248,8 @@ def test_the_cloud_follows_its_path(options):
         mean, second, _ = gaussian(
             C + t * t if options else law[k], 1 / (1 + (float((A @ A.T).sqrt()) * t / SIGMA_Y) ** 2)
         )
-        w, x = (
-            iterates[k - 1].log_weights.view(images, n).softmax(1),
-            iterates[k - 1].x.view(images, n, 2),
-        )
+        w = iterates[k - 1].log_weights.view(images, n).softmax(1)
+        x = iterates[k - 1].x.view(images, n, 2)
         within(torch.einsum("is,isa->ia", w, x), mean, 4)
         within(torch.einsum("is,isa,isb->iab", w, x, x), second, 4)
 

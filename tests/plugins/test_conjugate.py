@@ -82,10 +82,8 @@ def conjugate(name: str, side: int = 4) -> Conjugate:
     noise, physics = inverse.GaussianNoise(SIGMA_Y), None
     if name == "inpainting":
         mask = (torch.randperm(n, generator=generator) < n // 2).reshape(shape)
-        noise, physics = (
-            inverse.GaussianNoise(SIGMA_Y, observed=mask),
-            inverse.physics.Inpainting(img_size=shape, mask=mask.double()),
-        )
+        noise = inverse.GaussianNoise(SIGMA_Y, observed=mask)
+        physics = inverse.physics.Inpainting(img_size=shape, mask=mask.double())
     elif name == "blur":
         physics = inverse.physics.BlurFFT(img_size=shape, filter=torch.ones(1, 1, 3, 3) / 9)
     else:
@@ -566,10 +564,8 @@ def test_langevin_converges_to_the_posterior_with_its_steps(operator):
 def test_lgd_with_many_draws_is_pigdm():
     p = conjugate("inpainting")
     rows = p.posterior.rows(1000)
-    x, sigma = (
-        p.mean.reshape(p.posterior.shape).expand(1000, *p.posterior.shape),
-        torch.tensor(0.05, dtype=torch.float64),
-    )
+    x = p.mean.reshape(p.posterior.shape).expand(1000, *p.posterior.shape)
+    sigma = torch.tensor(0.05, dtype=torch.float64)
     expected = (inverse.get_method("pigdm").denoise(rows, x, sigma) - rows.denoise(x, sigma))[0]
     found = (
         inverse.get_method("lgd", draws=200, temper=0.0).denoise(rows, x, sigma, Stream(0))
@@ -590,12 +586,10 @@ def test_the_exact_proximal_draw_has_the_law_of_its_conditional():
 
 def test_the_langevin_proximal_draw_has_the_law_of_its_recursion():
     p = conjugate("dense")
-    z, steps, rate, variance = (
-        torch.full((20000, *p.posterior.shape), 0.1, dtype=torch.float64),
-        20,
-        0.3,
-        0.04,
-    )
+    z = torch.full((20000, *p.posterior.shape), 0.1, dtype=torch.float64)
+    steps = 20
+    rate = 0.3
+    variance = 0.04
     x = p.posterior.rows(20000).prox_langevin(z, variance, Stream(3), steps, rate).flatten(1)
     step = rate / (1 / variance + (SCALE / SIGMA_Y) ** 2)
     law = Law(z[0].flatten(), 0 * p.I)

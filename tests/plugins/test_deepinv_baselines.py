@@ -107,11 +107,9 @@ def test_a_bare_prox_leaves_its_solver_settings_behind_and_the_baseline_does_not
 
 
 def test_a_bare_ddrm_moves_the_global_generators_and_seed_0_is_no_seed():
-    model, physics, y = (
-        deepinv("sampling").DDRM(half, sigmas=[1.0, 0.5, 0.0]),
-        physics_in_01(),
-        normal(1, 1, 4, 4),
-    )
+    model = deepinv("sampling").DDRM(half, sigmas=[1.0, 0.5, 0.0])
+    physics = physics_in_01()
+    y = normal(1, 1, 4, 4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         before = torch.get_rng_state()
@@ -329,14 +327,9 @@ def test_our_dps_with_the_step_of_a_score_is_theirs_at_the_same_weight(view):
     0.05 is the distance of two sets of draws of one law.
     """
     p = posterior(view)
-    scale, unit = (
-        p.prior.scale,
-        float(
-            inverse.get_problem("gaussian", side=4, view=view)
-            .exact(p.y[0])
-            .covariance.trace()
-            .sqrt()
-        ),
+    scale = p.prior.scale
+    unit = float(
+        inverse.get_problem("gaussian", side=4, view=view).exact(p.y[0]).covariance.trace().sqrt()
     )
     ours, _ = draw(p, "dps", step="score", zeta=30 * scale)
     theirs, _ = draw(p, "deepinv-dps", steps=100, weight=30.0)

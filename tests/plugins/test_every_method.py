@@ -141,11 +141,9 @@ def test_the_callers_tensors_are_bit_equal_after_a_run(name, prior, truths):
     """y, truth, the operator's parameters and the prior's weights; and torch's global generator."""
     method = quick(name)
     chosen = posterior_for(method, truths[:2], prior)
-    operator, y, truth = (
-        operators.clone(chosen.operator, "cpu", torch.float64),
-        chosen.y.clone(),
-        chosen.truth.clone(),
-    )
+    operator = operators.clone(chosen.operator, "cpu", torch.float64)
+    y = chosen.y.clone()
+    truth = chosen.truth.clone()
     posterior = inverse.Posterior(
         prior, operator, y, chosen.noise, truth=truth, dtype=torch.float64
     )

@@ -248,14 +248,10 @@ def test_the_plug_in_twist_handles_a_nonlinear_operator():
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
     )
-    cube, y = (
-        inverse.operator(lambda x: x**3, shape=(1, 1, 1), linear=False),
-        torch.full((24, 1, 1, 1), 2.0).double(),
-    )
-    p, chosen = (
-        inverse.Posterior(prior, cube, y, inverse.GaussianNoise(1.0), dtype=torch.float64),
-        inverse.get_method("tds", twist="dps", steps=30),
-    )
+    cube = inverse.operator(lambda x: x**3, shape=(1, 1, 1), linear=False)
+    y = torch.full((24, 1, 1, 1), 2.0).double()
+    p = inverse.Posterior(prior, cube, y, inverse.GaussianNoise(1.0), dtype=torch.float64)
+    chosen = inverse.get_method("tds", twist="dps", steps=30)
     grid = torch.linspace(-8, 8, 40001).double()
     density = (
         torch.exp(
@@ -311,14 +307,10 @@ def test_an_operator_without_a_gradient_is_enough():
     prior = inverse.GaussianPrior(
         torch.zeros(1, 1, 1).double(), torch.ones(1, 1).double(), sigma_min=0.01, sigma_max=30.0
     )
-    sign, y = (
-        inverse.operator(lambda x: x.detach().sign(), shape=(1, 1, 1), linear=False),
-        torch.ones(24, 1, 1, 1).double(),
-    )
-    p, chosen = (
-        inverse.Posterior(prior, sign, y, inverse.GaussianNoise(1.0), dtype=torch.float64),
-        inverse.get_method("fk-steering", steps=30),
-    )
+    sign = inverse.operator(lambda x: x.detach().sign(), shape=(1, 1, 1), linear=False)
+    y = torch.ones(24, 1, 1, 1).double()
+    p = inverse.Posterior(prior, sign, y, inverse.GaussianNoise(1.0), dtype=torch.float64)
+    chosen = inverse.get_method("fk-steering", steps=30)
     result = inverse.solve(p, chosen, samples=400)
     expected = math.tanh(1) * (2 / math.pi * chain(chosen, prior, p).covariance).sqrt().flatten()
     assert standard_errors(unbiased(result, moments(result)[0], expected), 0) < 3.5
@@ -410,10 +402,8 @@ def test_an_operator_that_is_always_nan_is_an_error_that_names_the_level():
 
 def test_the_twist_follows_the_measurement():
     """Few entries, many, and an operator that is not linear; an explicit choice is kept."""
-    many, bent = (
-        posterior(matrix=normal(17, 2)),
-        inverse.operator(torch.tanh, shape=SHAPE, linear=False),
-    )
+    many = posterior(matrix=normal(17, 2))
+    bent = inverse.operator(torch.tanh, shape=SHAPE, linear=False)
     nonlinear = inverse.Posterior(
         law(),
         bent,

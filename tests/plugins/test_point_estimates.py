@@ -15,11 +15,9 @@ F64 = torch.float64
 def gaussian():
     """Six unknowns, three measurements: the posterior, and what it is made of, in one unit."""
     root = normal(6, 6, dtype=F64)
-    C, m, A = (
-        root @ root.T / 6 + 0.05 * torch.eye(6, dtype=F64),
-        normal(6, seed=1, dtype=F64),
-        normal(3, 6, seed=2, dtype=F64),
-    )
+    C = root @ root.T / 6 + 0.05 * torch.eye(6, dtype=F64)
+    m = normal(6, seed=1, dtype=F64)
+    A = normal(3, 6, seed=2, dtype=F64)
     y = A @ (m + root @ normal(6, seed=3, dtype=F64) / 6**0.5)
     posterior = inverse.Posterior(
         inverse.GaussianPrior(m, C),

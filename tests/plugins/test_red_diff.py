@@ -112,10 +112,8 @@ def test_the_fixed_point_is_not_the_posterior_mode():
 
 # --- descending order -------------------------------------------------------------------------
 
-CASE, MODE = (
-    {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7},
-    torch.tensor([0.6512, 0.0977], dtype=F64),
-)
+CASE = {"variances": (1.0, 0.3), "A": (1.0, 0.5), "y": 0.7}
+MODE = torch.tensor([0.6512, 0.0977], dtype=F64)
 TRACKING = {"lambda_": 0.25, "steps": 1000, "lr": 0.05, "normalise": "sum"}
 
 

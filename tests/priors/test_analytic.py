@@ -155,10 +155,8 @@ def dense_conditioning(mean, C, law, matrix, sigma_y, y):
 @pytest.mark.parametrize("kind", ["full", "shared", "diagonal", "isotropic"])
 def test_each_component_is_conditioned_as_a_dense_gaussian(kind):
     law = mixture(kind)
-    matrix, y = (
-        torch.randn(2, 3, generator=generator(7), dtype=F64),
-        torch.tensor([0.4, -1.0], dtype=F64),
-    )
+    matrix = torch.randn(2, 3, generator=generator(7), dtype=F64)
+    y = torch.tensor([0.4, -1.0], dtype=F64)
     given = law.given(matrix, 0.3, y)
     for k, (mean, C) in enumerate(zip(law.means, law.covariances.expand(4, 3, 3), strict=True)):
         expected = dense_conditioning(mean, C, law, matrix, 0.3, y)
@@ -173,11 +171,9 @@ def test_bayes_rule_holds_pointwise():
     """
     for kind in ("full", "shared", "diagonal", "isotropic"):
         law = mixture(kind)
-        matrix, y, sigma_y = (
-            torch.randn(2, 3, generator=generator(8), dtype=F64),
-            torch.tensor([0.4, -1.0], dtype=F64),
-            0.3,
-        )
+        matrix = torch.randn(2, 3, generator=generator(8), dtype=F64)
+        y = torch.tensor([0.4, -1.0], dtype=F64)
+        sigma_y = 0.3
         x = law.sample(10, generator(9))
         r = (y - law.decode(x) @ matrix.T) / sigma_y
         likelihood = -0.5 * (r.square() + math.log(2 * math.pi * sigma_y**2)).sum(1)
@@ -225,10 +221,8 @@ def test_gaussian_posterior_equals_that_of_a_one_component_mixture():
     law = GaussianPrior(
         torch.randn(2, 3, generator=generator(2), dtype=F64), spd(6), shift=0.5, scale=0.5
     )
-    matrix, y = (
-        torch.randn(3, 6, generator=generator(1), dtype=F64),
-        torch.randn(3, generator=generator(2), dtype=F64),
-    )
+    matrix = torch.randn(3, 6, generator=generator(1), dtype=F64)
+    y = torch.randn(3, generator=generator(2), dtype=F64)
     mean, covariance = law.posterior(matrix, 0.2, y)
     expected = dense_conditioning(law.mean.flatten(), law.covariance, law, matrix, 0.2, y)
     assert torch.allclose(mean, expected[0], atol=1e-9)
@@ -259,10 +253,8 @@ def test_low_rank_equals_its_dense_gaussian(m):
     """Given 2 numbers, the posterior has rank 4 of 6; given 5, it has full rank."""
     law = low_rank()
     dense = GaussianPrior(law.mean, law.covariance, **law.units)
-    matrix, y = (
-        torch.randn(m, 6, generator=generator(1), dtype=F64),
-        torch.randn(m, generator=generator(4), dtype=F64),
-    )
+    matrix = torch.randn(m, 6, generator=generator(1), dtype=F64)
+    y = torch.randn(m, generator=generator(4), dtype=F64)
     sigma_y = torch.linspace(0.1, 0.5, m, dtype=F64)
     given, expected = law.given(matrix, sigma_y, y), dense.given(matrix, sigma_y, y)
     x, level = law.sample(3, generator(3)), torch.tensor([0.1, 1.0, 10.0], dtype=F64)

@@ -166,10 +166,8 @@ def test_an_edm_network_loads_its_safetensors(tmp_path):
 
     save_file({"weight": torch.ones(1)}, tmp_path / "f.safetensors")
     x = normal(1, *SHAPE).float()
-    initial, loaded = (
-        parametrisations.edm(F()),
-        parametrisations.edm(F(), weights=tmp_path / "f.safetensors"),
-    )
+    initial = parametrisations.edm(F())
+    loaded = parametrisations.edm(F(), weights=tmp_path / "f.safetensors")
     torch.testing.assert_close(initial(x, torch.tensor(0.5)), x / 2)
     torch.testing.assert_close(loaded(x, torch.tensor(0.5)), x)
     (tmp_path / "f.pt").write_bytes(b"\x80pickle")

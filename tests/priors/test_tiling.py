@@ -159,11 +159,9 @@ def test_a_prior_that_is_not_local_is_never_tiled(gaussian_posterior):
 
 def test_autocast_keeps_the_state_in_float32():
     """With 8 bits, the network's term has an error of about 1 %; the skip connection is exact."""
-    prior, x, y = (
-        network(CONFIGS["two-levels"]).float(),
-        normal(3, 3, 69, 72, seed=1).float(),
-        normal(3, 3, 69, 72),
-    )
+    prior = network(CONFIGS["two-levels"]).float()
+    x = normal(3, 3, 69, 72, seed=1).float()
+    y = normal(3, 3, 69, 72)
     half, full = (
         inverse.Posterior(
             prior,

@@ -307,10 +307,8 @@ def test_file_is_shown_with_its_path(command, plugin_file):
 
 
 def test_several_files_may_be_given(command, plugin_file):
-    first, second = (
-        plugin_file(method_source("own-a"), "a.py"),
-        plugin_file(method_source("own-b"), "b.py"),
-    )
+    first = plugin_file(method_source("own-a"), "a.py")
+    second = plugin_file(method_source("own-b"), "b.py")
     listing = command("methods", "--plugin", first, "--plugin", second).out
     assert "own-a" in listing
     assert "own-b" in listing

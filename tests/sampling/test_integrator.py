@@ -329,10 +329,8 @@ def printed(name: str, D, x: torch.Tensor, sigmas: torch.Tensor, noise: Generato
         else:
             r0, r1 = math.log(levels[i - 1] / s) / h, math.log(levels[i - 2] / levels[i - 1]) / h
             P, Q = (m[0] - m[1]) / r0, (m[1] - m[2]) / r1
-            D1, D2 = (
-                P + r0 / (r0 + r1) * (P - Q),
-                (2 if name == "dpmpp-3m" else 1) * (P - Q) / (r0 + r1),
-            )
+            D1 = P + r0 / (r0 + r1) * (P - Q)
+            D2 = (2 if name == "dpmpp-3m" else 1) * (P - Q) / (r0 + r1)
             p1, p2 = em(-h), em(-h) / h + 1
             x = q * x - p1 * m[0] + p2 * D1 - (p2 / h - 1 / 2) * D2
     return x
@@ -404,10 +402,8 @@ def test_sde_keeps_the_marginals_of_a_known_image_at_any_step(order, eta):
     ],
 )
 def test_variance_of_a_gaussian_converges_at_its_order(sampler, order):
-    law, end = (
-        GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64)),
-        math.exp(-END),
-    )
+    law = GaussianPrior(torch.zeros(1, dtype=F64), torch.tensor(0.04, dtype=F64))
+    end = math.exp(-END)
     error = [
         variance(
             sampler,
@@ -510,11 +506,9 @@ def test_repeated_levels_and_float32_give_finite_samples(name):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_mean_reverting_process_is_the_mr_sampler(eta):
     """One step of MRS in its coordinate x_t = mu + alpha (x0 - mu) + s z is one step of ours."""
-    spread, mu, x = (
-        0.2,
-        torch.tensor([[0.5, -0.1]], dtype=F64),
-        torch.tensor([[0.8, 0.3]], dtype=F64),
-    )
+    spread = 0.2
+    mu = torch.tensor([[0.5, -0.1]], dtype=F64)
+    x = torch.tensor([[0.8, 0.3]], dtype=F64)
     native = lambda x, sigma: 0.3 * x + 0.1  # noqa: E731
     (a_s, s_s), (a_t, s_t) = ((a, spread * math.sqrt(1 - a * a)) for a in (0.4, 0.8))
     h, D = math.log(a_t / s_t * s_s / a_s), native(x, s_s)

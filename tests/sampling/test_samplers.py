@@ -129,10 +129,8 @@ def test_noise_levels_in_the_wrong_order_are_refused(gaussian_posterior):
 
 # --- samplers on a Gaussian -------------------------------------------------------------------
 
-MEAN, VARIANCES = (
-    torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64),
-    torch.tensor([1.0, 0.05, 4.0], dtype=torch.float64),
-)
+MEAN = torch.tensor([0.7, -1.2, 0.3], dtype=torch.float64)
+VARIANCES = torch.tensor([1.0, 0.05, 4.0], dtype=torch.float64)
 PRIOR = inverse.GaussianPrior(MEAN, VARIANCES)
 
 
@@ -203,10 +201,8 @@ def test_ancestral_sampling_ends_in_the_prior():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_last_step_is_the_denoised_image(name):
     """Into level 0 every sampler returns x0_hat: on a schedule of one step, D(x, sigma_max)."""
-    x, sigmas = (
-        5 * torch.ones(2, 3, dtype=torch.float64),
-        torch.tensor([5.0, 0.0], dtype=torch.float64),
-    )
+    x = 5 * torch.ones(2, 3, dtype=torch.float64)
+    sigmas = torch.tensor([5.0, 0.0], dtype=torch.float64)
     generator = inverse.Generators.for_samples(0, 2, 1)
     torch.testing.assert_close(
         last(SAMPLERS[name](PRIOR, x, sigmas, generator)), PRIOR(x, sigmas[0]), rtol=0, atol=1e-12

@@ -212,10 +212,8 @@ def test_samples_given_evidence_have_the_enumerated_frequencies(seed):
     pooled = [torch.cat([t[often], t[~often].sum()[None]]) for t in (found, expected)]
     if pooled[1][-1] == 0:
         pooled = [t[:-1] for t in pooled]
-    chi_square, freedom = (
-        float(((pooled[0] - pooled[1]).square() / pooled[1]).sum()),
-        len(pooled[0]) - 1,
-    )
+    chi_square = float(((pooled[0] - pooled[1]).square() / pooled[1]).sum())
+    freedom = len(pooled[0]) - 1
     assert chi_square < freedom + 3.8 * math.sqrt(2 * freedom) + 5
 
 
@@ -256,11 +254,9 @@ def test_chain_is_a_hidden_markov_model():
     circuit = Circuit(
         RegionGraph.tree([i - 1 for i in range(T)]), H, K, generator=inverse.seeded("hmm")
     ).double()
-    start, steps, theta = (
-        circuit.weights[0][0, 0],
-        [w[0] for w in circuit.weights[1:]],
-        circuit.theta,
-    )
+    start = circuit.weights[0][0, 0]
+    steps = [w[0] for w in circuit.weights[1:]]
+    theta = circuit.theta
     w = normal(1, T, K, seed=5)
     emitted = [theta[t] @ w[0, t].exp() for t in range(T)]
     forward, backward = [start * emitted[0]], [torch.ones(H, dtype=torch.float64)]
@@ -398,10 +394,8 @@ def test_gaussian_leaf_is_the_mass_of_its_bins():
 def test_moments_given_noisy_pixels_are_integrals_of_the_definition(spread):
     """Two pixels with values N(level, spread^2), one measured twice: Riemann sums on a grid."""
     circuit = Circuit(RegionGraph.quad_split(1, 2), 2, 3, shape=(1, 2), spread=spread).double()
-    x, y = (
-        torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2),
-        torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2),
-    )
+    x = torch.tensor([0.3, 0.8]).double().reshape(1, 1, 1, 2)
+    y = torch.tensor([0.6, 0.0]).double().reshape(1, 1, 1, 2)
     variance, noise = torch.tensor([0.09, 0.25]).double(), torch.tensor([0.04, torch.inf]).double()
     moments = pixel_moments(circuit, x, variance, y, noise)
     mean, var = moments.mean, moments.variance

@@ -123,10 +123,8 @@ def test_unused_code_restarts_at_a_feature(tmp_path):
 def test_saved_codec_is_loaded(tmp_path):
     c = codec().float()
     save_codec(c, tmp_path / "mine.safetensors", licence="CC0")
-    loaded, u = (
-        load_codec(tmp_path / "mine.safetensors"),
-        torch.rand(1, 3, 8, 8, generator=inverse.seeded("u")),
-    )
+    loaded = load_codec(tmp_path / "mine.safetensors")
+    u = torch.rand(1, 3, 8, 8, generator=inverse.seeded("u"))
     assert (loaded.config, loaded.residual, CodecCard.read(tmp_path / "mine.json").licence) == (
         SMALL,
         0.1,
@@ -153,10 +151,8 @@ def test_tied_leaves_share_one_table_in_training_too():
 def test_distillation_finds_the_clusters():
     """Codes of two hidden classes: ln 2 nats a sample, where independent codes take 4 ln 2."""
     z = torch.arange(200) % 2
-    x, features = (
-        z[:, None].expand(200, 4).clone(),
-        z[:, None, None].expand(200, 4, 1) * torch.ones(200, 4, 2),
-    )
+    x = z[:, None].expand(200, 4).clone()
+    features = z[:, None, None].expand(200, 4, 1) * torch.ones(200, 4, 2)
     circuit = Circuit(RegionGraph.quad_split(2, 2), 2, 2, shape=(2, 2), ties=[0, 0, 0, 0]).double()
     distil(circuit, x, features, pseudocount=0.0, seed=1)
     torch.testing.assert_close(

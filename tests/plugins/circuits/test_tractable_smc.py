@@ -81,10 +81,8 @@ def test_samples_are_the_enumerated_posterior_for_every_circuit(tmp_path, twist)
     The bound is 1.5 times the mean for as many independent draws as the smallest effective sample
     size, plus 0.02 for the steps. The prior without y is far off.
     """
-    law, other = (
-        chain(tmp_path / "law.safetensors", 0),
-        chain(tmp_path / "other.safetensors", 5, sharp=1),
-    )
+    law = chain(tmp_path / "law.safetensors", 0)
+    other = chain(tmp_path / "other.safetensors", 5, sharp=1)
     options = {
         "circuit": str(other if twist == "another law" else law),
         "power": 0.5 if twist == "half its power" else 1.0,
@@ -105,10 +103,8 @@ def test_samples_are_the_enumerated_posterior_for_every_circuit(tmp_path, twist)
 
 def test_circuit_of_the_law_keeps_the_weights_nearly_equal(tmp_path):
     """Its twist is p(y | x) up to the error of the steps; the circuit of another law loses more."""
-    law, other = (
-        chain(tmp_path / "law.safetensors", 0),
-        chain(tmp_path / "other.safetensors", 5, sharp=1),
-    )
+    law = chain(tmp_path / "law.safetensors", 0)
+    other = chain(tmp_path / "other.safetensors", 5, sharp=1)
 
     def smallest_effective_share(circuit: Path) -> float:
         method = inverse.get_method(
@@ -130,20 +126,16 @@ def test_twist_is_the_log_probability_of_y_and_its_gradient(tmp_path):
     """log p(y | x) by direct sums, up to a constant, and s^2 times its gradient by autograd."""
     circuit = load_circuit(chain(tmp_path / "law.safetensors", 0)).double()
     u = torch.rand(5, 1, 1, 4, dtype=torch.float64, generator=inverse.seeded("u")).requires_grad_()
-    y, noise = (
-        torch.rand(1, 1, 4, dtype=torch.float64, generator=inverse.seeded("y")),
-        torch.where(SEEN, SIGMA_Y**2, torch.inf).double(),
-    )
+    y = torch.rand(1, 1, 4, dtype=torch.float64, generator=inverse.seeded("y"))
+    noise = torch.where(SEEN, SIGMA_Y**2, torch.inf).double()
     variance, nothing = torch.tensor(0.4).double(), torch.tensor(torch.inf).double()
     x = torch.cartesian_prod(*[torch.arange(3)] * 4)
     pictures, prior = x.double() / 2, log_likelihoods(circuit, x)
     near = prior - 0.5 * (u.reshape(5, 1, 4) - pictures).square().sum(-1) / variance
     seen = -0.5 * ((y.reshape(4) - pictures).square() / noise.reshape(4)).sum(-1)
     expected = (near + seen).logsumexp(1) - near.logsumexp(1)
-    given, alone = (
-        pixel_moments(circuit, u.detach(), variance, y, noise),
-        pixel_moments(circuit, u.detach(), variance, y, nothing),
-    )
+    given = pixel_moments(circuit, u.detach(), variance, y, noise)
+    alone = pixel_moments(circuit, u.detach(), variance, y, nothing)
     twist = given.log_likelihood - alone.log_likelihood
     torch.testing.assert_close(
         twist - twist[0], (expected - expected[0]).detach(), rtol=0, atol=1e-9

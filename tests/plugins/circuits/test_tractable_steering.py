@@ -199,10 +199,8 @@ def test_mean_is_weighted_by_precision(tmp_path, probes):
     a = 0.6 + 0.4 * math.exp(-1)
     assert method.exponent(0) == pytest.approx(a)
     gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(3))
-    D, v1 = (
-        mean.flatten() + gain @ (x - mean).flatten(),
-        (covariance - gain @ covariance).diagonal(),
-    )
+    D = mean.flatten() + gain @ (x - mean).flatten()
+    v1 = (covariance - gain @ covariance).diagonal()
     levels = torch.linspace(-1, 1, 5, dtype=torch.float64)
     weight = theta * torch.exp(-0.5 * ((x.reshape(3, 1) - levels) / sigma) ** 2)
     weight = weight / weight.sum(1, keepdim=True)

@@ -78,11 +78,9 @@ def fit_command_of(options):
 def ddnm_by_matrices(posterior, starts, steps):
     """h(z, y) for every z (K, n): (K, n), model units, by dense matrices and a pseudo-inverse."""
     prior = posterior.prior
-    A, C, m = (
-        dense(posterior.operator, posterior.shape) * prior.scale,
-        prior.covariance,
-        prior.mean.flatten(),
-    )
+    A = dense(posterior.operator, posterior.shape) * prior.scale
+    C = prior.covariance
+    m = prior.mean.flatten()
     y = posterior.y.flatten() - dense(posterior.operator, posterior.shape) @ torch.full_like(
         m, prior.shift
     )
@@ -209,11 +207,10 @@ def test_choice_is_at_least_as_good_as_every_candidate_explored_on_all_images(pr
 
 
 def test_halving_keeps_its_budget_and_finds_a_candidate_that_is_best_on_every_image():
-    losses, calls = (
-        torch.rand(64, 16, generator=inverse.seeded("halving"))
-        + torch.arange(64).roll(20)[:, None],
-        [],
+    losses = (
+        torch.rand(64, 16, generator=inverse.seeded("halving")) + torch.arange(64).roll(20)[:, None]
     )
+    calls = []
 
     def explore(alive, images):
         calls.append((len(alive), images))
@@ -271,10 +268,8 @@ def test_refinement_lowers_the_loss_and_keeps_the_norm(prior, tmp_path):
 
 
 def test_references_do_not_depend_on_names_and_order(tmp_path, prior):
-    problem, pictures = (
-        inverse.get_problem("super-resolution", factor=2),
-        [pixels(20, 24, seed=s) for s in range(6)],
-    )
+    problem = inverse.get_problem("super-resolution", factor=2)
+    pictures = [pixels(20, 24, seed=s) for s in range(6)]
     network = inverse.FlatPrior((3, None, None))
     chosen = []
     for folder, order in (("a", pictures), ("b", pictures[::-1])):
@@ -459,10 +454,8 @@ def test_table_of_another_shape_is_refused(fitted):
 
 def test_table_of_a_changed_solver_is_refused(fitted, prior):
     """Same name, same options, other answers."""
-    table, posterior = (
-        load_table(fitted),
-        problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64),
-    )
+    table = load_table(fitted)
+    posterior = problems()["area"].posterior(draws(prior, 1), prior=prior, dtype=torch.float64)
     assert table.misfit(deterministic_solver("ddnm", 4), posterior) is None
     changed = dataclasses.replace(table, probe=[value + 0.01 for value in table.probe])
     assert "ddnm no longer gives the answers" in changed.misfit(

@@ -216,11 +216,9 @@ def conditioned(posterior, noisy=None, sigma=0.0):
     """E[x0 | y], or E[x0 | y, x = x0 + sigma n], by dense algebra: (1, *shape), model units."""
     prior, n = posterior.prior, posterior.prior.mean.numel()
     A = dense(posterior.operator, posterior.shape)
-    H, offset, R = (
-        A * prior.scale,
-        A.sum(1) * prior.shift,
-        (posterior.noise.sigma**2).expand(posterior.y.shape[1:]).flatten(),
-    )
+    H = A * prior.scale
+    offset = A.sum(1) * prior.shift
+    R = (posterior.noise.sigma**2).expand(posterior.y.shape[1:]).flatten()
     seen = posterior.y.flatten() - offset
     if noisy is not None:
         H, seen, R = (
@@ -279,11 +277,9 @@ def test_posterior_with_structure_is_the_exact_stacked_gaussian(
 
 def test_structure_narrows_the_posterior_and_shuffled_structure_hurts():
     """Mean square error of the exact posterior mean over 16 draws: 0.92 and 2.2 times."""
-    prior, truth, tau = (
-        image_prior(),
-        draws(image_prior(), 16),
-        torch.full((1, 1, 4, 4), 0.02, dtype=torch.float64),
-    )
+    prior = image_prior()
+    truth = draws(image_prior(), 16)
+    tau = torch.full((1, 1, 4, 4), 0.02, dtype=torch.float64)
     posteriors = [
         problems()["blur"].posterior(t, prior=prior, dtype=torch.float64, first_image=i)
         for i, t in enumerate(truth)
@@ -581,10 +577,8 @@ def test_shipped_structure_networks_are_small_and_beat_the_blurry_picture():
     """Shipped photographs, which are not training data, and a new kernel: 0.2 dB at 1/4 and 1/8."""
     path = shipped_cards("structure", "structure")["structure-blur"]
     assert path.with_suffix(".safetensors").stat().st_size < 8 << 20
-    net, problem = (
-        load_structure("structure-blur"),
-        inverse.get_problem("deblur", kernel="motion", kernel_size=21, kernel_seed=5),
-    )
+    net = load_structure("structure-blur")
+    problem = inverse.get_problem("deblur", kernel="motion", kernel_size=21, kernel_seed=5)
     truths = torch.stack([t[:, 64:192, 64:192] for t in problem.truths()])
     y = torch.cat(
         [problem.measure(t[None], inverse.seeded("shipped", i)) for i, t in enumerate(truths)]
@@ -632,10 +626,8 @@ def refusal(method, posterior, **options):
 
 
 def two_channels():
-    prior, blur = (
-        inverse.FlatPrior((2, 16, 16), shift=0.5, scale=0.5),
-        inverse.physics.Blur(filter=torch.full((1, 1, 3, 3), 1 / 9), padding="reflect"),
-    )
+    prior = inverse.FlatPrior((2, 16, 16), shift=0.5, scale=0.5)
+    blur = inverse.physics.Blur(filter=torch.full((1, 1, 3, 3), 1 / 9), padding="reflect")
     return inverse.Posterior(prior, blur, torch.rand(1, 2, 16, 16), inverse.GaussianNoise(0.1))
 
 

@@ -135,10 +135,8 @@ def scalar_law(
             R + gamma * m * m,
         )  # slope (x - D) / s - s J (y - D) / (R + gamma s^2), D = J x
         slope = (1 - J) / m + m * J * J / R_m
-        a, b = (
-            a * np.exp((v - u) * slope),
-            b * np.exp((v - u) * slope) - (v - u) * m * J * y / R_m * np.exp((v - u) * slope / 2),
-        )
+        a = a * np.exp((v - u) * slope)
+        b = b * np.exp((v - u) * slope) - (v - u) * m * J * y / R_m * np.exp((v - u) * slope / 2)
     return b, a * a * sigmas[0] ** 2
 
 
@@ -154,10 +152,8 @@ def test_sda_has_the_bias_of_its_ode(gamma, shift, share):
         sigma_min=0.01,
         sigma_max=30.0,
     )
-    operator, y = (
-        inverse.operator(lambda x: 1.0 * x, shape=(1, 1, 4000)),
-        torch.ones(1, 1, 1, 4000, dtype=torch.float64),
-    )
+    operator = inverse.operator(lambda x: 1.0 * x, shape=(1, 1, 4000))
+    y = torch.ones(1, 1, 1, 4000, dtype=torch.float64)
     posterior = inverse.Posterior(
         prior, operator, y, inverse.GaussianNoise(0.5), dtype=torch.float64
     )
@@ -246,10 +242,8 @@ def test_the_order_of_modalities_does_not_matter(guidance):
 
 @pytest.mark.parametrize("guidance", ["mmps", "pigdm", "sda"])
 def test_a_modality_with_infinite_noise_has_no_effect(guidance):
-    vague, without = (
-        with_tight_tolerance(measured({"coarse": 0.7, "stations": 1e8})),
-        with_tight_tolerance(measured(order=("coarse",))),
-    )
+    vague = with_tight_tolerance(measured({"coarse": 0.7, "stations": 1e8}))
+    without = with_tight_tolerance(measured(order=("coarse",)))
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     torch.testing.assert_close(
         fused(vague, 2, **options), fused(without, 2, **options), rtol=0, atol=1e-6
@@ -265,10 +259,8 @@ def test_a_weight_is_a_power_of_the_likelihood(guidance):
     half = {name: 2 * sigma if name == "stations" else sigma for name, sigma in SIGMA.items()}
     options = {"guidance": guidance, "steps": 20, **GUIDANCES[guidance]}
     with_noise = options | ({"gamma": "coarse:0.01,stations:0.04"} if guidance == "sda" else {})
-    tempered, noisier = (
-        fused(with_tight_tolerance(measured()), 2, weights="stations:0.25", **options),
-        fused(with_tight_tolerance(measured(half)), 2, **with_noise),
-    )
+    tempered = fused(with_tight_tolerance(measured()), 2, weights="stations:0.25", **options)
+    noisier = fused(with_tight_tolerance(measured(half)), 2, **with_noise)
     torch.testing.assert_close(tempered, noisier, rtol=0, atol=1e-7)
 
 
@@ -291,12 +283,10 @@ def test_rolling_longitude_rolls_the_output(guidance):
     clean = turned[0].A(truth)
     y = clean + noise.sigma * normal(*clean.shape, seed=9)
     rolled = torch.cat([y[..., :8].unflatten(-1, (2, 4)).roll(1, -1).flatten(-2), y[..., 8:]], -1)
-    method, answers = (
-        inverse.get_method(
-            "multimodal", guidance=guidance, steps=20, sampler="heun", **GUIDANCES[guidance]
-        ),
-        [],
+    method = inverse.get_method(
+        "multimodal", guidance=guidance, steps=20, sampler="heun", **GUIDANCES[guidance]
     )
+    answers = []
     for operator, observed, shift in zip(turned, (y, rolled), (0, 3), strict=True):
         posterior = with_tight_tolerance(
             inverse.Posterior(flat, operator, observed, noise, dtype=torch.float64)
@@ -405,11 +395,9 @@ def test_the_amplitude_is_the_most_probable_one_for_each_measurement():
     law = field()
     for factor in (0.5, 2.0):
         posterior = measured(truth=draws(scaled(law, factor), 1))
-        H, sigma, y = (
-            dense(posterior.operator, SHAPE),
-            posterior.noise.sigma.flatten(),
-            posterior.y.flatten(),
-        )
+        H = dense(posterior.operator, SHAPE)
+        sigma = posterior.noise.sigma.flatten()
+        y = posterior.y.flatten()
         tried = torch.logspace(-0.5, 0.5, 4001, dtype=torch.float64)
         best = tried[
             torch.stack(

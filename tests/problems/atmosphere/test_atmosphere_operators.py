@@ -53,10 +53,8 @@ def test_adjoint_matches_the_dot_test(name):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_float32_and_gradients_pass_through(name):
     make, shape = OPERATORS[name]
-    operator, x = (
-        clone(make(), "cpu", torch.float32),
-        normal(2, *shape, dtype=torch.float32).requires_grad_(),
-    )
+    operator = clone(make(), "cpu", torch.float32)
+    x = normal(2, *shape, dtype=torch.float32).requires_grad_()
     y = operator.A(x)
     v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad(y, x, v)
@@ -122,11 +120,9 @@ def test_sampling_is_exact_for_bilinear_fields():
 
 
 def test_sampling_at_grid_points_returns_them():
-    field, lat, lon = (
-        normal(1, 1, *GLOBE.shape),
-        torch.tensor(GLOBE.latitudes),
-        torch.tensor(GLOBE.longitudes),
-    )
+    field = normal(1, 1, *GLOBE.shape)
+    lat = torch.tensor(GLOBE.latitudes)
+    lon = torch.tensor(GLOBE.longitudes)
     places = lat.repeat_interleave(len(lon)), lon.repeat(len(lat))
     torch.testing.assert_close(
         sample(GLOBE, *places).A(field).flatten(), field.flatten(), rtol=0, atol=1e-12

@@ -162,10 +162,8 @@ def test_the_gaussian_has_the_tapered_sample_covariance():
     covariance = 1.25 * torch.from_numpy(np.cov(x.numpy().T, bias=True)) * gaspari_cohn(km, 150.0)
     torch.testing.assert_close(fitted.law.covariance, covariance, rtol=1e-9, atol=1e-9)
     dense = GaussianPrior(x.mean(0).reshape(1, 7, 9), covariance, shift=280.0, scale=2.0)
-    noisy, sigma = (
-        torch.randn(3, 1, 7, 9, generator=inverse.seeded(0), dtype=torch.float64),
-        torch.tensor(0.7, dtype=torch.float64),
-    )
+    noisy = torch.randn(3, 1, 7, 9, generator=inverse.seeded(0), dtype=torch.float64)
+    sigma = torch.tensor(0.7, dtype=torch.float64)
     torch.testing.assert_close(fitted.law(noisy, sigma), dense(noisy, sigma))
     expected = float(dense.log_density((smooth(10, 1) - 280) / 2).mean()) / 63
     assert fitted.held_out == pytest.approx(expected, rel=1e-9)
@@ -237,10 +235,8 @@ def test_a_circular_network_is_equivariant_to_rotation():
         network = UNet(config).double()
         for parameter in network.parameters():
             parameter.data.normal_(0, 0.1)
-    x, level = (
-        torch.randn(2, 2, 11, 24, generator=inverse.seeded(0), dtype=torch.float64),
-        torch.zeros(2, dtype=torch.float64),
-    )
+    x = torch.randn(2, 2, 11, 24, generator=inverse.seeded(0), dtype=torch.float64)
+    level = torch.zeros(2, dtype=torch.float64)
     output = network(x, level).detach()
     for turn in (4, 12):
         torch.testing.assert_close(network(x.roll(turn, -1), level), output.roll(turn, -1))
@@ -343,10 +339,8 @@ def test_train_writes_a_prior_of_trajectories_that_loads(tmp_path, steps):
         where,
     )
     data.to_netcdf(tmp_path / "hourly.nc", engine="h5netcdf")
-    periods, out = (
-        ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06"),
-        tmp_path / "mine.safetensors",
-    )
+    periods = ("2019-03-01/2019-03-03", "2019-03-04/2019-03-05", "2019-03-06/2019-03-06")
+    out = tmp_path / "mine.safetensors"
     assert load_fields(tmp_path / "hourly.nc", ["t2m"], periods[0]).windows(3).values.shape == (
         12,
         3,
@@ -417,11 +411,10 @@ def test_the_zonal_covariance_averages_all_rotations_of_the_fields():
 def test_the_zonal_law_matches_its_dense_form_and_is_equivariant():
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     dense = GaussianPrior(law.mean, law.covariance)
-    x, sigma = (
-        law.encode(globe(3, 1))
-        + 0.3 * torch.randn(3, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64),
-        torch.tensor(0.4, dtype=torch.float64),
+    x = law.encode(globe(3, 1)) + 0.3 * torch.randn(
+        3, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64
     )
+    sigma = torch.tensor(0.4, dtype=torch.float64)
     torch.testing.assert_close(law(x, sigma), dense(x, sigma))
     torch.testing.assert_close(law.log_density(x, 0.4), dense.log_density(x, 0.4))
     torch.testing.assert_close(law(x.roll(3, -1), sigma), law(x, sigma).roll(3, -1))
@@ -487,11 +480,10 @@ def test_a_zonal_law_can_be_corrected(tmp_path):
     law = fit_zonal(globe(30), GLOBE, rank=6, taper=3000.0, scale=2.0)
     prior = CorrectedPrior(law, UNetConfig(1, (8,), (1,), 16)).double()
     prior.law.double()
-    x, sigma = (
-        law.encode(globe(2, 1))
-        + 0.3 * torch.randn(2, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64),
-        torch.tensor([0.1, 0.8]).double(),
+    x = law.encode(globe(2, 1)) + 0.3 * torch.randn(
+        2, 2, 7, 8, generator=inverse.seeded(0), dtype=torch.float64
     )
+    sigma = torch.tensor([0.1, 0.8]).double()
     torch.testing.assert_close(prior(x, sigma), prior.law(x, sigma))
     C = prior.law.covariance
     for s, e in zip(sigma, prior.scales(sigma)[0], strict=True):

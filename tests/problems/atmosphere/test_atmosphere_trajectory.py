@@ -174,10 +174,8 @@ def test_a_window_of_all_hours_is_the_trajectory():
 def test_composed_windows_approach_the_chain_as_they_widen():
     """The error of the score is of order sigma^2 for small noise, and falls with the window."""
     law = TrajectoryPrior(hour(), RHO, 11)
-    x0, noise = (
-        law.sample(64, inverse.seeded(3)),
-        torch.randn(64, *law.shape, generator=inverse.seeded(4), dtype=F64),
-    )
+    x0 = law.sample(64, inverse.seeded(3))
+    noise = torch.randn(64, *law.shape, generator=inverse.seeded(4), dtype=F64)
     composed = [ComposedPrior(law.over(2 * k + 1), 1, 11) for k in (0, 1, 2, 3)]
 
     def apart(prior, sigma):

@@ -133,12 +133,10 @@ def quadrature(law, view, sigma_y, y, reach=12.0, count=4001):
     options = [(u, weight)] + (
         [(torch.zeros(1, dtype=F64), torch.tensor([law.spike], dtype=F64))] if law.spike else []
     )
-    total, mean, second, zero = (
-        0.0,
-        torch.zeros(2, dtype=F64),
-        torch.zeros(2, 2, dtype=F64),
-        torch.zeros(2, dtype=F64),
-    )
+    total = 0.0
+    mean = torch.zeros(2, dtype=F64)
+    second = torch.zeros(2, 2, dtype=F64)
+    zero = torch.zeros(2, dtype=F64)
     for (u1, w1), (u2, w2) in itertools.product(options, options):
         x = torch.stack(torch.broadcast_tensors(u1[:, None], u1[:, None] + u2), -1)
         p = w1[:, None] * w2 * torch.exp(-0.5 * ((y - x @ view.T) / sigma_y).square().sum(-1))
@@ -169,10 +167,8 @@ def test_two_steps_agree_with_quadrature(law, y):
 def test_gaussian_increments_match_the_closed_form():
     problem = inverse.get_problem("levy", increments="gaussian", view="convolution")
     y = problem.posterior(3, dtype=F64).y
-    exact, chains = (
-        problem.exact(y),
-        problem.gibbs().run(y, inverse.seeded("closed form"), chains=8, burn_in=1, keep=500)[0],
-    )
+    exact = problem.exact(y)
+    chains = problem.gibbs().run(y, inverse.seeded("closed form"), chains=8, burn_in=1, keep=500)[0]
     pooled = chains.flatten(0, 1)  # sweeps are independent
     z = (pooled.mean(0) - exact.mean) / (exact.covariance.diagonal() / len(pooled)).sqrt()
     assert z.abs().max() < 4.5

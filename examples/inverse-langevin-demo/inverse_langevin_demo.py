@@ -1,4 +1,4 @@
-"""Annealed Langevin dynamics as a distribution of its own: this module and a pyproject.toml."""
+"""Annealed Langevin dynamics as a separate distribution: this module and a pyproject.toml."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_fixtures import method_source, process
+from import_graph import module_graph
 
 import inverse
 from inverse.arena import source
@@ -405,35 +405,18 @@ def test_versions_depend_on_the_code_alone():
     )
 
 
-APART_FROM_SOLVES = {
-    "blurs",
-    "commands",
-    "search",
-    "training",
-    "tempering",
-    "circuit_training",
-    "codec_training",
-}
-"""Modules of plug-ins for training and fitting, which no solve imports."""
-
-
 def test_what_methods_run_on_is_the_core():
-    """The version of the core covers all modules that plug-ins import, except errors and lookup."""
-    files = [
-        path
-        for folder in ("plugins", "problems")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.stem not in APART_FROM_SOLVES
-    ]
-    used = {
-        name
-        for path in files
-        for name in re.findall(r"^\s*from inverse\.(\w+)", path.read_text(), re.MULTILINE)
-    }
-    counted = {
-        path.relative_to(ROOT / "inverse").parts[0].removesuffix(".py")
-        for path in source.core_modules()
-    }
+    """Plug-ins run on modules that the core version counts, or that decide no sample."""
+    graph = module_graph()
+    roots = [m for m in graph if m.count(".") == 1 and not m.startswith("inverse.")]
+    reached, waiting = set(), roots
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting = [*waiting, *(n for n in graph[name] - reached if not n.startswith("inverse."))]
+    used = {n.split(".")[1] for name in reached for n in graph[name] if n.startswith("inverse.")}
+    files = (path.relative_to(ROOT / "inverse") for path in source.core_modules())
+    counted = {file.parts[0].removesuffix(".py") for file in files}
     assert used - counted <= {"errors", "io", "panel", "registry", "result"}
     assert {"posterior", "sampling", "engine"} <= counted
 

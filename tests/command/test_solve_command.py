@@ -412,7 +412,7 @@ def test_method_is_explained(command):
         "equation: ",
         "claim: point estimate",
         "needs: Gaussian noise",
-        "injected and predicted noise",
+        "mismatch of the predicted noise",
     ):
         assert part in text
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}

@@ -197,7 +197,7 @@ def test_bench_limit_prints_efficiencies_and_why_not(command):
     assert outcome.code == 0
     assert "red-diff" in outcome.out
     assert "repaint needs an inpainting operator" in outcome.out
-    assert "asks nothing of the prior" in outcome.out
+    assert "does not evaluate the prior" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,7 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
         (sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
-    NeurIPS
-        2022, eq. 5.
+    NeurIPS 2022, eq. 5.
     """
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     return (

@@ -25,8 +25,10 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
     """EVODiff with its released constants: first order on exact denoisers, experimental.
 
     The notation is that of the demonstration with alpha = 1: m data predictions, H = 1/t - 1/s, h
-    the step in lambda, r the ratio of the previous step to it. Departure: the step into 0 is the
-    final denoise, for which the release has its own damped constants.
+    the step in lambda, r the ratio of the previous step to it; shifted is |zeta*| - 1/2, which the
+    release turns around and weights by the consistency of the last two predictions above 20 steps.
+    Departure: the step into 0 is the final denoise, for which the release has its own damped
+    constants.
     """
     sigmas = sigmas.unique_consecutive()
     top, end = float(sigmas[0]), float(sigmas[-1] or sigmas[-2])
@@ -53,8 +55,11 @@ def evodiff(denoise: Denoise, x: Tensor, sigmas: Tensor, generator: Generators) 
             Bp, Bn = D1 / (r * h), r * D2 / h
             eta = 0.5 * torch.sigmoid((0.5 * _ratio(Bn + Bp, Bn - Bp, Bn - Bp)).abs())
             B = -eta * D1 / r + r * (1 - eta) * D2
-            zeta = torch.sigmoid((_ratio(x_P - x_E - 0.5 * tH * B / r_i, D1, D1) / tH).abs() - 0.5)
-            x = x_E + 0.5 * tH * B / (torch.sigmoid(zeta) if len(sigmas) > 21 else zeta)
+            shifted = (_ratio(x_P - x_E - 0.5 * tH * B / r_i, D1, D1) / tH).abs() - 0.5
+            if len(sigmas) > 21:
+                D = (m - old) / (1 / t - 1 / s)
+                shifted = -shifted * torch.sigmoid(_ratio(m, D, D) * (2 - (t / s) ** 2))
+            x = x_E + 0.5 * tH * B / torch.sigmoid(shifted)
         m, old, before = new, m, s
         yield x
 

@@ -205,6 +205,53 @@ def test_second_order_beats_first_and_evodiff_exact_beats_2m_at_twenty_steps():
     assert error["dpmpp-2m"] < error["evodiff"] < error["ddim"]
 
 
+def released_evodiff(denoise, x, sigmas, above_twenty):
+    """The demonstration's multistep loop in its own letters, kappa = sigma and alpha = 1, NumPy."""
+    sig = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    pc = lambda a, b: np.clip((a * b).sum(1, keepdims=True) / (b * b).sum(1, keepdims=True), -2, 2)  # noqa: E731
+    kappas, t_T, t_0 = sigmas, sigmas[0], sigmas[-1]
+    models = [denoise(x, kappas[0])]
+    k_s, k_t = kappas[:2]
+    x = k_t / k_s * x + k_t * (1 / k_t - 1 / k_s) * models[0]
+    models.append(denoise(x, k_t))
+    for k_1, k_0, k_t in zip(kappas, kappas[1:], kappas[2:], strict=False):
+        m1, m0 = models[-2:]
+        h, r_logh = 1 / k_t - 1 / k_0, np.log(k_1 / k_0) / np.log(k_0 / k_t)
+        euler = k_t / k_0 * x + k_t * h * m0
+        weight = 0.5 * (1 - ((k_t + t_0) / (t_T + t_0)) ** 2)
+        base = np.sqrt((k_t / k_0) / (k_0 / k_1))
+        r1 = (1 - weight) * base + weight * pc(m0, m1)
+        D1 = m0 - r1 * m1
+        r_i = np.clip(sig(0.25 * np.abs(r1)) * r_logh, 0.25 * r_logh, 1.5 * r_logh)
+        x = euler + 0.5 * k_t * h / r_i * D1
+        mt = denoise(x, k_t)
+        D2 = mt - ((1 - weight) * base + weight * pc(mt, m0)) * m0
+        B_pre, B_next = D1 / r_logh / h, r_logh / h * D2
+        eta = 0.5 * sig(np.abs(0.5 * pc(B_next + B_pre, B_next - B_pre)))
+        B = -eta / r_logh * D1 + r_logh * (1 - eta) * D2
+        shift = np.abs(pc(x - euler - 0.5 * k_t * h / r_i * B, D1) / (h * k_t)) - 0.5
+        if above_twenty:
+            D10 = (m0 - m1) / h
+            shift = -shift * sig(pc(m0, D10) * (2 - (k_t / k_0) ** 2))
+        x = euler + 0.5 * k_t * h / sig(shift) * B
+        models.append(mt)
+    return x
+
+
+@pytest.mark.parametrize("steps", [12, 24])
+def test_evodiff_is_the_released_loop(steps):
+    """With fewer and with more than 20 steps, where the release changes the sign of a sigmoid."""
+    x, _ = flow()
+    sigmas = grid(steps)
+
+    def denoise(x, sigma):
+        return posterior_law()(torch.tensor(x), torch.tensor(sigma, dtype=F64)).numpy()
+
+    expected = released_evodiff(denoise, x.numpy(), sigmas.numpy(), steps > 20)
+    found = last(SAMPLERS["evodiff"](posterior_law(), x, sigmas, None))
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-10)
+
+
 # --- the kernel -------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from inverse.errors import InputError, UnsupportedError
 from inverse.execution import Cost, Execution, check_precision
 from inverse.measurement import operators
-from inverse.measurement.noise import GaussianNoise, Noise
+from inverse.measurement.noise import GaussianNoise, Noise, likelihood_of
 from inverse.measurement.solves import LinearSolves
 from inverse.priors.evaluation.evaluator import Evaluator, evaluator
 from inverse.priors.evaluation.transfer import to_device
@@ -92,8 +92,6 @@ class Posterior(LinearSolves):
         execution: Execution | None = None,
         provenance: dict[str, Any] | None = None,
     ):
-        from inverse.measurement.noise import likelihood_of
-
         self.device = prior.device or y.device
         self.dtype, self.prior, self.execution = dtype, prior, execution or Execution()
         check_precision(self.device, self.execution.autocast or str(dtype).removeprefix("torch."))

@@ -28,8 +28,22 @@ from inverse.io.command_line import (
 from inverse.registry.defaults import default
 
 
+class _ProblemOptions:
+    """What requests share: the options of the problem."""
+
+    problem_option: list[str]
+
+    @property
+    def problem_options(self) -> dict[str, str]:
+        """The options of the problem by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return assignments(self.problem_option, "--problem-option")
+
+
 @dataclass(frozen=True)
-class Request:
+class Request(_ProblemOptions):
     """What the user asks of `inverse solve`.
 
     A field is an option of the command: its type, its default, its name and its help text. The
@@ -125,14 +139,6 @@ class Request:
         return bool(self.measurement)
 
     @property
-    def problem_options(self) -> dict[str, str]:
-        """The options of the problem by name.
-
-        Raises: OptionError for text that is not NAME=VALUE.
-        """
-        return assignments(self.problem_option, "--problem-option")
-
-    @property
     def method_options(self) -> dict[str, Any]:
         """The options of the method by name, `steps` included.
 
@@ -150,7 +156,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class DiagnosisRequest:
+class DiagnosisRequest(_ProblemOptions):
     """What the user asks of `inverse diagnose`; a field is an option, as in `Request`."""
 
     problem: ProblemName = default("diagnose", "problem")
@@ -190,14 +196,6 @@ class DiagnosisRequest:
         bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
     ] = False
     plugin: PluginFiles = field(default_factory=list)
-
-    @property
-    def problem_options(self) -> dict[str, str]:
-        """The options of the problem by name.
-
-        Raises: OptionError for text that is not NAME=VALUE.
-        """
-        return assignments(self.problem_option, "--problem-option")
 
     @property
     def method_options(self) -> dict[str, str]:

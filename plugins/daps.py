@@ -1,37 +1,49 @@
 """DAPS: decoupled annealing posterior sampling.
 
 Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving Diffusion Inverse Problem Solving with
-Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1).
+Decoupled Noise Annealing, CVPR 2025, https://arxiv.org/abs/2407.01521 (algorithm 1), with the
+settings of the release for images, https://github.com/zhangbingliang2019/DAPS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.sampling.langevin import langevin
 from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
 class DAPS(inverse.Method):
-    """Solve the ODE to x0_hat, draw x0 ~ N(x0_hat, sigma^2 I) given y, and add fresh noise.
+    """Solve the ODE to x0_hat, draw x0 ~ N(x0_hat, s^2 I) given y, and add fresh noise.
 
-    Departures: for a linear operator with Gaussian noise the draw is exact (perturbation and a
-    linear solve), where the paper runs Langevin. For others the curvature sets the Langevin step;
-    the paper tunes it for each task, against an assumed noise of 0.01. The first level is cut to
-    the prior's range.
+    `inner=langevin` is the release: steps too small to forget x0_hat where A sees nothing. Like the
+    release it drops the half of |y - A x|^2 / (2 tau^2), and ignores sigma_y.
+
+    `inner=exact` draws from the Gaussian itself. In the null space of A the draw is x0_hat + s z,
+    and the next level adds t z' to that. Every level then starts from too much noise, s^2 + t^2,
+    and what A does not see stays noisy to the end.
+
+    Departures: the first level is cut to the prior's range. The Langevin step of a linear operator
+    of norm above 1 is divided by the squared norm. Noise that is not Gaussian keeps its likelihood.
 
     Args:
-        steps: annealing levels; the paper's 200.
-        ode_steps: Euler steps from each level to 0; the paper's 5.
-        sigma_max, sigma_min: first and last level, model units; the paper's 100 and 0.1.
-        ode_sigma_min: last level of the ODE before 0, model units.
-        langevin_steps: Langevin steps for other operators and noises; the paper's 100.
-        langevin_rate: Langevin step relative to the inverse curvature.
+        steps: annealing levels; the release's 200.
+        ode_steps: Euler steps from each level to ode_sigma_min; the release's 5.
+        sigma_max, sigma_min: first and last level, model units; the release's 100 and 0.1.
+        ode_sigma_min: last level of the ODE, model units; the release's 0.01.
+        inner: how x0 is drawn given y: langevin, or exact for a linear A and Gaussian noise.
+        langevin_steps: Langevin steps at each level; the release's 100.
+        lr: Langevin step at the first level; the release's 1e-4 for linear operators on images, and
+            5e-5 for others.
+        lr_min_ratio: Langevin step at the last level, relative to the first; the release's 0.01.
+        tau: assumed noise of y in place of sigma_y, model units; the release's 0.01.
     """
 
     name = "daps"
@@ -41,14 +53,18 @@ class DAPS(inverse.Method):
     )
     equation = "x0 ~ p(y | x0) N(x0; ODE(x, s), s^2 I);  x' = x0 + t z"
     claim = "biased"
+    units = "tau is a noise of y on [-1, 1]"
 
     steps: int = 200
     ode_steps: int = 5
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     ode_sigma_min: float = 0.01
+    inner: Literal["langevin", "exact"] = "langevin"
     langevin_steps: int = 100
-    langevin_rate: float = 0.3
+    lr: float = 1e-4
+    lr_min_ratio: float = 0.01
+    tau: float = 0.01
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,6 +72,16 @@ class DAPS(inverse.Method):
             raise OptionError(
                 "daps: need ode_steps of at least 1 and 0 < ode_sigma_min < sigma_min < sigma_max"
             )
+        if not (self.lr > 0 and self.lr_min_ratio > 0 and self.tau > 0):
+            raise OptionError("daps: lr, lr_min_ratio and tau must be positive")
+
+    def unsupported(self, posterior):
+        exact = self.inner == "exact" and not (posterior.linear and posterior.gaussian)
+        return super().unsupported(posterior) or (
+            "daps: inner=exact needs a linear operator with Gaussian noise; use inner=langevin"
+            if exact
+            else None
+        )
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
@@ -63,17 +89,38 @@ class DAPS(inverse.Method):
         sigma_max = min(self.sigma_max, posterior.prior.sigma_max)
         sigmas = inverse.noise_levels(posterior, "karras", self.steps, self.sigma_min, sigma_max)
         euler = inverse.get_sampler("ddim")
+        assumed = self._assumed(posterior)
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        for _, s, t in transitions(sigmas):
-            inner = inverse.noise_levels(posterior, "karras", self.ode_steps, self.ode_sigma_min, s)
-            *_, x0_hat = euler(posterior.denoise, x, inner, generator)
-            if posterior.linear and posterior.gaussian:
+        for i, (_, s, t) in enumerate(transitions(sigmas)):
+            ode = inverse.noise_levels(
+                posterior, "karras", self.ode_steps + 1, self.ode_sigma_min, s
+            )
+            *_, x0_hat = euler(posterior.denoise, x, ode[:-1], generator)
+            if self.inner == "exact":
                 x0 = posterior.prox_sample(x0_hat, s * s, generator)
             else:
-                x0 = posterior.prox_langevin(
-                    x0_hat, s * s, generator, self.langevin_steps, self.langevin_rate
+                x0 = langevin(
+                    x0_hat,
+                    self._rate(posterior, i / self.steps),
+                    self.langevin_steps,
+                    score=lambda x, x0_hat=x0_hat, s=s: (x0_hat - x) / (s * s),
+                    gradient=assumed.likelihood_score,
+                    generator=generator,
                 )
             yield (x := x0 + t * generator.randn_like(x0) if t > 0 else x0)
+
+    def _assumed(self, posterior):
+        """The posterior whose likelihood is exp(-|y - A x|^2 / tau^2)."""
+        if not posterior.gaussian:
+            return posterior
+        sigma = self.tau / 2**0.5 * posterior.prior.scale
+        return posterior.replaced(noise=inverse.GaussianNoise(sigma, posterior.noise.observed))
+
+    def _rate(self, posterior, share):
+        """The Langevin step after a share of the levels."""
+        rate = self.lr * (1 - share * (1 - self.lr_min_ratio))
+        norm = posterior.norm_squared / posterior.prior.scale**2 if posterior.linear else 1.0
+        return rate / max(1.0, norm)
 
 
 @inverse.hookimpl

@@ -1,15 +1,17 @@
 """DDNM and DDNM+: the range of A from the measurement, its null space from the prior.
 
 Wang, Yu, Zhang, Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, ICLR 2023,
-https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), in the VE coordinate
-x / sqrt(alpha_bar).
+https://arxiv.org/abs/2212.00490 (algorithm 1; DDNM+: eq. 17-19), and the release,
+https://github.com/wyhuai/DDNM, in the VE coordinate x / sqrt(alpha_bar).
+
+    s -> t is a step, eps = (x - x0_hat) / s;    the step ends with noise of level t in all
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,15 +23,20 @@ from inverse.sampling.schedules import transitions
 
 @dataclass(frozen=True)
 class DDNM(inverse.Method):
-    """Replace the range part of x0_hat by A^+ y, then take an ancestral step.
+    """Replace the range part of x0_hat by A^+ y, then take a step with fresh noise.
+
+    `rule=released` is what the authors run: fresh noise eta t, and the rest of t along eps.
+    `rule=paper` is the ancestral step of algorithm 1, which weights the correction by
+    a = 1 - d / s.
 
     The method is meant for sigma_y = 0: it copies the noise of y into the samples. Departure: no
     time travel, which the paper does not use for linear tasks either.
 
     Args:
         steps: steps of the VP schedule; the paper's 100.
-        eta: fraction of fresh noise, from 1 (ancestral, the paper's algorithm) to 0 (DDIM's step
-            with the corrected x0).
+        rule: released or paper.
+        eta: fraction of fresh noise, from 1 to 0 (DDIM's step with the corrected x0); by default
+            the release's 0.85, or the paper's 1.
     """
 
     name = "ddnm"
@@ -38,19 +45,26 @@ class DDNM(inverse.Method):
         "Model, ICLR 2023, https://arxiv.org/abs/2212.00490"
     )
     equation = (
-        "x0 = x0_hat + A^+ (y - A x0_hat);  x' = a x0 + (1 - a) x + c z,  "
-        "c = eta t sqrt(1 - t^2/s^2),  a = 1 - sqrt(t^2 - c^2)/s"
+        "x0 = x0_hat + A^+ (y - A x0_hat);  x' = x0 + c z + d eps,  c = eta t,  d^2 = t^2 - c^2"
     )
     claim = "none"  # on noisy measurements
     needs: ClassVar[tuple[str, ...]] = ("linear",)
 
     steps: int = 100
-    eta: float = 1.0
+    rule: Literal["released", "paper"] = "released"
+    eta: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
+        if self.eta is not None and not 0 <= self.eta <= 1:
             raise OptionError(f"{self.name}: eta must lie in [0, 1], got {self.eta:g}")
+
+    def derived(self, posterior):
+        return {"eta": self._eta}
+
+    @property
+    def _eta(self):
+        return (0.85 if self.rule == "released" else 1.0) if self.eta is None else self.eta
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
@@ -60,48 +74,78 @@ class DDNM(inverse.Method):
         for sigma, s, t in transitions(sigmas):
             x0_hat = posterior.denoise(x, sigma)
             correction = posterior.A_dagger(posterior.residual(x0_hat))
-            c = self.eta * t * (1 - (t / s) ** 2) ** 0.5
-            a = 1 - (t * t - c * c) ** 0.5 / s
-            mean = x + a * (x0_hat - x)
-            z = generator.randn_like(x) if c > 0 else torch.zeros_like(x)
-            yield (x := self._step(posterior, mean, a, correction, c, z))
+            c = self._eta * t
+            if self.rule == "paper":
+                c *= (1 - (t / s) ** 2) ** 0.5
+            d = (t * t - c * c) ** 0.5
+            a = 1.0 if self.rule == "released" else 1 - d / s
+            eps = (x - x0_hat) / s
+            yield (x := x0_hat + self._step(posterior, correction, eps, generator, a, c, d))
 
-    def _step(self, posterior, mean, a, correction, c, z):
-        return mean + a * correction + c * z
+    def _step(self, posterior, correction, eps, generator, a, c, d):
+        z = generator.randn_like(eps) if c > 0 else torch.zeros_like(eps)
+        return a * correction + c * z + d * eps
 
 
 @dataclass(frozen=True)
 class DDNMPlus(DDNM):
     """Weaken the correction and the fresh noise of DDNM where y is noisier than the step.
 
-    In the singular basis, with c the noise of the step: Lambda = min(1, c s_i / (a sigma_y)), and
-    the fresh variance is c^2 - (a Lambda sigma_y / s_i)^2, so that the total variance is c^2.
+    In the singular basis y / s_i has noise u = sigma_y / s_i, of which the correction copies
+    Lambda u. `rule=released`: where t >= u, Lambda = 1, and fresh noise fills up to t; where t < u,
+    Lambda = d / u, and the fresh noise is c; eps enters only where s_i = 0. `rule=paper`:
+    Lambda = min(1, c / (a u)), and the fresh variance is c^2 - (a Lambda u)^2; where s_i is small
+    this amplifies what x0_hat gets wrong.
 
     Args:
         steps: steps of the VP schedule; the paper's 100.
-        eta: fraction of fresh noise, from 1 (ancestral) to 0, where y has no influence.
+        rule: released or paper.
+        eta: fraction of fresh noise, from 1 to 0; by default the release's 0.85, or the paper's 1.
     """
 
     name = "ddnm-plus"
     equation = (
-        "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  "
-        "x' = a x0 + (1 - a) x + noise, of variance c^2 in all"
+        "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = x0 + fresh z + d eps (where A is 0),  "
+        "of variance t^2 in all"
     )
     needs = ("decomposable", "gaussian", "white")
 
-    def _step(self, posterior, mean, a, correction, c, z):
+    def _step(self, posterior, correction, eps, generator, a, c, d):
+        if posterior.noise.noiseless:
+            return super()._step(posterior, correction, eps, generator, a, c, d)
+        weight, fresh, old = (self._paper if self.rule == "paper" else self._released)(
+            posterior.sigma_y, a, c, d
+        )
+        drawn = c > 0 or (d > 0 and self.rule == "released")
+        z = generator.randn_like(eps) if drawn else torch.zeros_like(eps)
+        return posterior.filter(correction, weight, (z, fresh), (eps, old))
+
+    @staticmethod
+    def _released(sigma_y, a, c, d):
+        """Lambda, fresh and d as functions of lam = s_i^2."""
+        t = (c * c + d * d) ** 0.5
+
+        def u(lam):
+            return torch.where(lam > 0, sigma_y / lam.sqrt(), torch.inf)
+
+        return (
+            lambda lam: torch.where(u(lam) > t, d / u(lam), 1.0),
+            lambda lam: torch.where(u(lam) > t, c, (t * t - u(lam).clamp(max=t) ** 2).sqrt()),
+            lambda lam: torch.where(lam > 0, 0.0, d),
+        )
+
+    @staticmethod
+    def _paper(sigma_y, a, c, d):
+        """a Lambda, fresh and d as functions of lam = s_i^2."""
+
         def weight(lam):
-            return torch.where(
-                lam > 0, (c * lam.sqrt() / (a * posterior.sigma_y)).clamp(max=1.0), 1.0
-            )
+            return torch.where(lam > 0, (c * lam.sqrt() / sigma_y).clamp(max=a), a)
 
         def fresh(lam):
-            copied = torch.where(lam > 0, a * weight(lam) * posterior.sigma_y / lam.sqrt(), 0.0)
+            copied = torch.where(lam > 0, weight(lam) * sigma_y / lam.sqrt(), 0.0)
             return (c * c - copied**2).clamp_min(0).sqrt()
 
-        if posterior.noise.noiseless:
-            return super()._step(posterior, mean, a, correction, c, z)
-        return mean + posterior.filter(a * correction, weight, (z, fresh))
+        return weight, fresh, lambda lam: torch.full_like(lam, d)
 
 
 @inverse.hookimpl

@@ -89,8 +89,7 @@ def ddnm_by_matrices(posterior, starts, steps):
     x = levels[0] * starts.double()
     for s, t in pairwise(levels):
         x0 = m + (x - m) @ torch.linalg.solve(C + s * s * eye, C)
-        x0 = x0 + (y - x0 @ A.T) @ pseudo.T
-        x = x0 + t / s * (x - x0)
+        x = x0 + (y - x0 @ A.T) @ pseudo.T + t / s * (x - x0)
     return x
 
 

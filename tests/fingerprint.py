@@ -488,9 +488,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="remember what is found")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     arguments = parser.parse_args()
+    kept = json.loads(FILE.read_text()) if arguments.only else {"machine": machine(), "cells": {}}
+    if arguments.write and kept["machine"] != machine():
+        parser.error("the hashes are those of another machine; write all of them, without --only")
     found = fingerprints(arguments.only)
     if arguments.write:
-        FILE.write_text(json.dumps({"machine": machine(), "cells": found}, indent=1) + "\n")
+        cells = {**kept["cells"], **found}
+        FILE.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1) + "\n")
     changed = differences(found, json.loads(FILE.read_text())["cells"])
     sys.stdout.write(
         "\n".join([*changed, f"{len(found)} cells, {len(changed)} differences"]) + "\n"

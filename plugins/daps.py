@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 import inverse
@@ -99,14 +100,7 @@ class DAPS(inverse.Method):
             if self.inner == "exact":
                 x0 = posterior.prox_sample(x0_hat, s * s, generator)
             else:
-                x0 = langevin(
-                    x0_hat,
-                    self._rate(posterior, i / self.steps),
-                    self.langevin_steps,
-                    score=lambda x, x0_hat=x0_hat, s=s: (x0_hat - x) / (s * s),
-                    gradient=assumed.likelihood_score,
-                    generator=generator,
-                )
+                x0 = self._langevin(assumed, x0_hat, s, i / self.steps, generator)
             yield (x := x0 + t * generator.randn_like(x0) if t > 0 else x0)
 
     def _assumed(self, posterior):
@@ -116,11 +110,37 @@ class DAPS(inverse.Method):
         sigma = self.tau / 2**0.5 * posterior.prior.scale
         return posterior.replaced(noise=inverse.GaussianNoise(sigma, posterior.noise.observed))
 
-    def _rate(self, posterior, share):
-        """The Langevin step after a share of the levels."""
+    def _langevin(self, assumed, x0_hat, s, share, generator):
+        """The Langevin steps of level s, after a share of the levels."""
         rate = self.lr * (1 - share * (1 - self.lr_min_ratio))
-        norm = posterior.norm_squared / posterior.prior.scale**2 if posterior.linear else 1.0
-        return rate / max(1.0, norm)
+        if assumed.linear:
+            rate /= max(1.0, assumed.norm_squared / assumed.prior.scale**2)
+        if not (assumed.decomposable and assumed.gaussian):
+            return langevin(
+                x0_hat,
+                rate,
+                self.langevin_steps,
+                score=lambda x: (x0_hat - x) / (s * s),
+                gradient=assumed.likelihood_score,
+                generator=generator,
+            )
+        n = self.langevin_steps
+        variance = assumed.sigma_y**2
+
+        def forgets(lam):  # a step multiplies the distance from the mode by 1 - forgets
+            return rate * (1 / s**2 + lam.double() / variance)
+
+        def moved(lam):
+            return (1 - (1 - forgets(lam)) ** n).to(lam)
+
+        def spread(lam):
+            h = forgets(lam)
+            total = torch.where(h < 2, (1 - (1 - h) ** (2 * n)) / (h * (2 - h)), n)
+            return (2 * rate * total).sqrt().to(lam)
+
+        mode = assumed.prox(x0_hat, s * s)
+        z = generator.randn_like(x0_hat)
+        return x0_hat + assumed.filter(mode - x0_hat, moved, (z, spread))
 
 
 @inverse.hookimpl

@@ -29,6 +29,8 @@ PROBLEMS = {
     "super-resolution x4": ("super-resolution", {"factor": 4}),
     "box inpainting": ("inpainting", {"mask": "box"}),
 }
+MORE = {"random inpainting": ("inpainting", {"mask": "random"})}
+"""Problems that only `--problems` names."""
 METHODS = ("pseudo-inverse", "tikhonov", "tv", "diffpir", "dpir", "dps", "red-diff", "red-map")
 COLUMNS = ("psnr", "ssim", "misfit", "nfe", "vjp", "seconds")
 
@@ -122,7 +124,7 @@ def main() -> None:
     options = dict(pair.split("=", 1) for pair in arguments.set)
     results: dict[str, dict[str, list[dict]]] = {}
     for label in arguments.problems:
-        name, settings = PROBLEMS[label]
+        name, settings = (PROBLEMS | MORE)[label]
         problem = inverse.get_problem(name, sigma_y=arguments.sigma_y, **settings)
         for method_name in arguments.methods:
             method = inverse.get_method(method_name, **options)

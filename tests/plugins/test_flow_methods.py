@@ -213,6 +213,96 @@ def test_ot_ode_starts_between_the_pseudo_inverse_and_noise(coloured):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+# --- D-Flow -------------------------------------------------------------------------------------
+
+
+def source_map(C, steps):
+    """M and N of T(x0) = M x0 + N m, the midpoint rule with dense matrices."""
+    eye, delta = torch.eye(4, dtype=F64), 1 / steps
+
+    def slope(t):
+        """v = (P - 1) / (1 - t) x + (1 - t P) / (1 - t) m, with P the gain of the destination."""
+        t = min(max(t, 1 / (1 + 1e6)), 1 / (1 + 1e-6))
+        P = t * C @ torch.linalg.inv(t**2 * C + (1 - t) ** 2 * eye)
+        return (P - eye) / (1 - t), (eye - t * P) / (1 - t)
+
+    M, N = eye, torch.zeros_like(eye)
+    for i in range(steps):
+        (early, early_m), (half, half_m) = slope(i * delta), slope((i + 0.5) * delta)
+        middle_M = M + delta / 2 * early @ M
+        middle_N = N + delta / 2 * (early @ N + early_m)
+        M, N = M + delta * half @ middle_M, N + delta * (half @ middle_N + half_m)
+    return M, N
+
+
+def d_flow(p, **options):
+    return inverse.solve(p, inverse.get_method("d-flow", **options)).samples[0, 0]
+
+
+def test_d_flow_ends_at_the_mode_of_its_source(coloured):
+    """|x0|^2 / 2 with lambda = 2 sigma_y^2: Bayes' rule for x0 under the discrete flow."""
+    C, m = coloured
+    p, A, y = gaussian(C, m)
+    M, N = source_map(C, 5)
+    expected, _ = exact(M @ M.T, N @ m, A, y)
+    found = d_flow(p, steps=5, regulariser="gaussian", lambda_=2 * SIGMA_Y**2, lbfgs_steps=30)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_d_flow_tends_to_the_mean_of_the_posterior(coloured):
+    """The error of the midpoint rule falls at least as the square of the step."""
+    C, m = coloured
+    p, A, y = gaussian(C, m)
+    errors = [
+        (
+            d_flow(p, steps=n, regulariser="gaussian", lambda_=2 * SIGMA_Y**2, lbfgs_steps=30)
+            - exact(C, m, A, y)[0]
+        ).norm()
+        for n in (4, 8)
+    ]
+    assert errors[1] < 0.01
+    assert errors[0] / errors[1] > 3
+
+
+@pytest.mark.parametrize("lambda_", [0.05, 0.5])
+def test_d_flow_with_the_papers_regulariser_is_stationary(coloured, lambda_):
+    """-2 M^T A^T (y - A x) + lambda (x0 - 3 x0 / |x0|^2) = 0 with n = 4."""
+    C, m = coloured
+    p, A, y = gaussian(C, m, scale=0.5)
+    M, N = source_map(C, 5)
+    x = (d_flow(p, steps=5, lambda_=lambda_, lbfgs_steps=100)) / 0.5
+    x0 = torch.linalg.solve(M, x - N @ m)
+    misfit = -2 * M.T @ A.T @ (y / 0.5 - A @ x)
+    prior = lambda_ * x0 * (1 - 3 / x0.square().sum())
+    torch.testing.assert_close(misfit, -prior, rtol=0, atol=1e-5)
+
+
+def test_the_memory_of_d_flow_does_not_grow_with_its_steps(network_prior):
+    """One evaluation of the network at a time has a graph, however many steps there are."""
+    alive, most = 0, []
+
+    class Counted(inverse.Posterior):
+        def tweedie(self, x, sigma):
+            nonlocal alive
+            x0_hat, vjp = super().tweedie(x, sigma)
+            alive += 1
+            most.append(alive)
+
+            def once(v):
+                nonlocal alive
+                alive -= 1
+                return vjp(v)
+
+            return x0_hat, once
+
+    problem = inverse.get_problem("denoise")
+    truth = torch.rand(3, 8, 8, generator=inverse.seeded(0))
+    whole = problem.posterior(truth, prior=network_prior)
+    p = Counted(network_prior, whole.operator, whole.y, whole.noise, shape=(3, 8, 8))
+    inverse.solve(p, inverse.get_method("d-flow", steps=9, lbfgs_steps=1))
+    assert max(most) == 1 < 18 <= len(most)
+
+
 # --- options ------------------------------------------------------------------------------------
 
 
@@ -223,6 +313,9 @@ def test_ot_ode_starts_between_the_pseudo_inverse_and_noise(coloured):
         ("pnp-flow", {"alpha": -1.0}, "alpha at least 0"),
         ("flower", {"gamma": 2}, "gamma must be 0 or 1"),
         ("ot-ode", {"start_time": 1.0}, r"start_time must be in \[0, 1\), got 1"),
+        ("d-flow", {"start_time": 1.0}, r"start_time must be in \[0, 1\)"),
+        ("d-flow", {"alpha": 1.5}, r"alpha must be in \[0, 1\), got 1.5"),
+        ("d-flow", {"lbfgs_steps": 0}, "lbfgs_steps must be at least 1"),
         ("ot-ode", {"start_time": -0.1}, r"start_time must be in \[0, 1\)"),
     ],
 )

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.execution import CG
+from inverse.measurement.finite_differences import smooth_least_squares
 from inverse.sampling.schedules import transitions
 
 
@@ -25,9 +27,10 @@ class DPIR(inverse.Method):
     With alpha_k = lambda sigma_y^2 / sigma_k^2 in the paper's |y - A x|^2 + alpha_k |x - z|^2, x_k
     is the proximal point of variance sigma_k^2 / lambda. No step adds noise.
 
-    Departures: the iteration starts from the pseudo-inverse damped at the noise level (the paper
-    starts from y for deblurring and from bicubic interpolation for super-resolution). Images are
-    not rotated or flipped between the steps, which helps denoisers that are not equivariant.
+    Departures: the iteration starts from a smooth least-squares solution, which fills holes (the
+    paper starts from y for deblurring and from bicubic interpolation for super-resolution, and has
+    no inpainting). Images are not rotated or flipped between the steps, which helps denoisers that
+    are not equivariant.
 
     Args:
         steps: number of iterations; the paper's 8 for deblurring, 24 for super-resolution.
@@ -70,12 +73,24 @@ class DPIR(inverse.Method):
             if self.sigma_min is None
             else self.sigma_min
         )
-        z = posterior.pseudo_inverse()
+        z = smooth_start(posterior)
         sigmas = inverse.noise_levels(posterior, "log-uniform", self.steps, last, self.sigma_max)
         for sigma, s, _ in transitions(sigmas):
             x = posterior.prox(z, s**2 / self.lambda_)
             z = posterior.denoise(x, sigma)
             yield z
+
+
+def smooth_start(posterior: inverse.Posterior) -> Tensor:
+    """argmin |y - A x|^2 + 10 sigma_y^2 |grad x|^2 of an image, model units: (B, *shape).
+
+    It is the pseudo-inverse, damped at the noise level, if x is not an image.
+    """
+    if len(posterior.shape) != 3:
+        return posterior.pseudo_inverse()
+    sigma_y = max(posterior.sigma_y / posterior.prior.scale, 1e-3)
+    weight = 10 * (sigma_y * posterior.prior.scale**2) ** 2
+    return smooth_least_squares(posterior, weight, CG(1e-3, 100))
 
 
 @inverse.hookimpl

@@ -78,7 +78,7 @@ def test_integer_and_float_convolutions_agree_and_gradients_ignore_the_rounding(
     as_floats = layer(leaf)
     (gradient,) = torch.autograd.grad(as_floats.sum(), leaf)
     with torch.no_grad():
-        for integers in (layer, copy.deepcopy(layer)):
+        for integers in (layer, copy.deepcopy(layer)):  # in floats where integers are not exact
             torch.testing.assert_close(integers(x), as_floats.detach(), rtol=0, atol=1e-4)
         plain = conv(x)
     assert float((as_floats.detach() - plain).norm() / plain.norm()) < 0.03

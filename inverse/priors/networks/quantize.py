@@ -15,6 +15,7 @@ between the prior's limits as time. They also refine the rounding block by block
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -116,8 +117,9 @@ class Int8ConvTranspose(Int8):
 class Int8Conv(Int8):
     """A convolution; its inputs are rounded if `step` is positive.
 
-    On a CPU without gradients, oneDNN multiplies the integers. Otherwise, the same rounded numbers
-    are multiplied as floats, and gradients ignore the rounding (straight-through).
+    On a CPU that sums products of integers exactly, and without gradients, oneDNN multiplies the
+    integers. Otherwise, the same rounded numbers are multiplied as floats, and gradients ignore the
+    rounding (straight-through).
     """
 
     step: Tensor
@@ -135,13 +137,14 @@ class Int8Conv(Int8):
         step, zero = float(self.step), int(self.zero)
         differentiated = torch.is_grad_enabled() and x.requires_grad
         supported = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-        if step > 0 and supported and not differentiated:
-            return self._integers(x, step, zero)
+        if step > 0 and supported and not differentiated and sums_integers_exactly():
+            return self.integers(x, step, zero)
         if step > 0:
             x = x + (step * ((x / step).round() + zero).clamp(0, 255).sub(zero) - x).detach()
         return F.conv2d(x, self.dequantized(x), self.bias.to(x), self.stride, self.padding)
 
-    def _integers(self, x: Tensor, step: float, zero: int) -> Tensor:
+    def integers(self, x: Tensor, step: float, zero: int) -> Tensor:
+        """The convolution with inputs (step, zero) in oneDNN's integers, on the CPU: as forward."""
         onednn = torch.ops.onednn
         scale = self.scale.flatten().float()
         geometry = (self.stride, self.padding, [1, 1], 1)
@@ -156,6 +159,22 @@ class Int8Conv(Int8):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"packed": None}  # a packed weight can be neither copied nor pickled
+
+
+@functools.cache
+def sums_integers_exactly() -> bool:
+    """Whether oneDNN's integer convolutions are exact on this processor.
+
+    Without the instructions of VNNI, sums of two products are cut to 16 bits, and 2 x 255 x 127
+    exceeds them.
+    """
+    conv = nn.Conv2d(8, 8, 1)
+    nn.init.ones_(conv.weight)
+    layer = Int8Conv(conv.requires_grad_(False), 0, True)
+    x = torch.full((1, 8, 4, 4), 255.0)
+    with torch.no_grad():
+        exact = F.conv2d(x, layer.dequantized(x), layer.bias)
+        return torch.allclose(layer.integers(x, 1.0, 0), exact, rtol=1e-3)
 
 
 INT8_LAYERS: dict[type, tuple[Any, int]] = {

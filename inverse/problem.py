@@ -6,7 +6,7 @@ import hashlib
 import importlib.resources
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -124,9 +124,25 @@ class Problem(ABC):
         from inverse.io.images import write_png
         from inverse.panel import panel
 
-        if result.samples.ndim == 5 and result.samples.shape[2] in (1, 3):
-            write_png(folder / "reconstruction.png", result.mean[0])
-            write_png(folder / "panel.png", panel(result))
+        if result.samples.ndim != 5 or result.samples.shape[2] not in (1, 3):
+            return
+        operator = operators.clone(
+            self.operator(tuple(result.samples.shape[2:])), torch.device("cpu"), result.y.dtype
+        )
+        residual = result.y - operator.A(result.mean.to(result.y.dtype))
+        shown, left = (self.as_pictures(y, operator) for y in (result.y, residual))
+        write_png(folder / "reconstruction.png", result.mean[0])
+        write_png(folder / "panel.png", panel(replace(result, y=shown), residual=left))
+
+    def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
+        """Measurements or residuals as the panel shows them: (B, *out_shape) -> the same y.
+
+        A problem whose measurements are not pictures returns, for example, A^T y.
+
+        Args:
+            operator: of this problem, on the device and in the dtype of y.
+        """
+        return y
 
     def exact(self, y: Tensor) -> Any:
         """The exact posterior of y (*out_shape), physical units, or None without a closed form."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,9 @@ class MRI(inverse.ImageProblem):
         picture = inverse.read_image(file, channels=2)
         return self, picture.pixels, list(picture.notes)
 
-    def export(self, result: inverse.Result, folder: Path) -> None:
-        """Write reconstruction.png and panel.png; they show the zero-filled measurement, A^T y."""
-        operator = inverse.measurement.operators.clone(
-            self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype
-        )
-        super().export(replace(result, y=operator.A_adjoint(result.y)), folder)
+    def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
+        """The zero-filled reconstruction A^T y: (B, 2, H, W) -> (B, 1, H, W)."""
+        return operator.A_adjoint(y)
 
 
 @functools.cache

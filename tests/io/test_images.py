@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ from PIL import Image
 from inverse.errors import InputError
 from inverse.execution import Cost
 from inverse.io.images import grid, input_files, read_image, write_png
-from inverse.panel import heat, panel
+from inverse.panel import detail, heat, panel
 from inverse.result import Result
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
@@ -322,6 +323,21 @@ def test_panel_takes_measurements_of_any_size(y_shape):
     sheet = panel(result(1, True, y_shape=y_shape))
     assert sheet.shape == (3, 4 * 20 + 16, 4 * (4 * 26 + 4))
     assert 0 <= sheet.min() <= sheet.max() <= 1
+
+
+def test_a_large_panel_magnifies_the_part_with_the_strongest_gradients():
+    """The square of a quarter of the side is shown four times as large, and framed above."""
+    x = torch.zeros(1, 1, 3, 120, 160)
+    x[..., 60:90, 80:110] = (torch.arange(30) % 2).float()
+    flat = replace(result(1, True, (3, 120, 160), (3, 120, 160)), samples=x)
+    top, left, side = detail(x[0, 0])
+    assert side == 30
+    assert max(abs(top - 60), abs(left - 80)) <= 1
+    sheet = panel(flat, residual=torch.rand(1, 3, 120, 160))
+    assert sheet.shape == (3, 2 * (120 + 16), 5 * (160 + 4))
+    second = sheet[:, 120 + 32 :, 164:]
+    shown = second[:, :120, 20:140]
+    assert torch.equal(shown[:, ::4, ::4], x[0, 0, :, top : top + side, left : left + side])
 
 
 def test_heat_is_monotone_in_brightness():

@@ -17,10 +17,14 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
     return image[:, top : top + size, left : left + size]
 
 
-def photographs(folder: Path, count: int, size: int) -> list[Tensor]:
-    """Central crops (3, size, size) of the first `count` photographs that are large enough."""
+def photographs(folder: Path, count: int, size: int, every: int = 1) -> list[Tensor]:
+    """Central crops (3, size, size) of the first `count` photographs that are large enough.
+
+    Args:
+        every: step between the files taken.
+    """
     crops: list[Tensor] = []
-    for file in input_files([folder]):
+    for file in input_files([folder])[::every]:
         pixels = read_image(file).pixels
         if min(pixels.shape[-2:]) >= size and len(crops) < count:
             crops.append(centre_crop(pixels, size))
@@ -28,12 +32,9 @@ def photographs(folder: Path, count: int, size: int) -> list[Tensor]:
 
 
 def held_out(source: Path, count: int, size: int, channels: int, every: int) -> list[Tensor]:
-    """Central crops (C, size, size) of the first photographs in a folder.
-
-    Of an .npz, take every `every`-th image instead.
-    """
+    """Central crops (C, size, size) of every `every`-th image of a folder or an .npz."""
     if source.is_dir():
-        return photographs(source, count, size)
+        return photographs(source, count, size, every)
     crops = []
     for image in load_images(source, size, channels)[::every][:count]:
         top, left = ((n - size) // 2 for n in image.shape[:2])

@@ -74,6 +74,7 @@ def solve(
         raise OptionError(f"samples must be at least 1, got {samples}")
     if reason := method.unsupported(posterior):
         raise UnsupportedError(reason)
+    asked, (method, reason) = method, method.chosen(posterior, samples)
     rows = posterior.rows(samples)
     generator = Generators.for_samples(
         seed, len(posterior), samples, device=posterior.device, first_image=first_image
@@ -113,6 +114,8 @@ def solve(
         if answer is None:
             raise InputError(f"{method.name} yielded nothing")
         result = _result(posterior, rows, method, answer, samples, seed, seconds, interrupted)
+        if method is not asked:
+            _note_choice(result.provenance, asked, method, reason)
     if interrupted:
         raise Interrupted(result)
     return result
@@ -229,6 +232,13 @@ def _provenance(
     if notes := [*method.notes(posterior), *_level_notes(rows, method)]:
         provenance["notes"] = [*posterior.provenance.get("notes", []), *notes]
     return provenance
+
+
+def _note_choice(provenance: dict[str, Any], asked: Method, chosen: Method, reason: str) -> None:
+    """Record the method that the user named beside the one that it chose, and why."""
+    provenance["asked"] = {"name": asked.name, "options": values(asked)}
+    note = f"{asked.name} chose {chosen.name}: {reason}"
+    provenance["notes"] = [note, *provenance.get("notes", [])]
 
 
 def _level_notes(rows: Posterior, method: Method) -> list[str]:

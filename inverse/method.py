@@ -102,6 +102,15 @@ class Method(ABC):
         found = f"{type(posterior.operator).__name__} with {posterior.noise!r}"
         return f"{self.name} needs {' and '.join(missing)}; this posterior has {found}"
 
+    def chosen(self, posterior: Posterior, samples: int) -> tuple[Method, str]:
+        """The method that runs on this posterior, and why; itself and "" unless it is a choice.
+
+        Args:
+            posterior: of one or more measurements.
+            samples: samples for each measurement.
+        """
+        return self, ""
+
     def derived(self, posterior: Posterior) -> dict[str, float]:
         """Settings computed from the options and this posterior, for the record."""
         return {}

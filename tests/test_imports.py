@@ -136,8 +136,8 @@ def test_rooms_import_in_no_circle_and_on_few_floors():
     assert max(floors(graph).values()) <= HIGHEST_FLOOR
 
 
-WORDS = {"gaussian"}
-"""Names that are also words of the field: a method may need Gaussian noise."""
+WORDS = {"gaussian", "auto"}
+"""Names that are also words: a method may need Gaussian noise, an option may be automatic."""
 
 
 def strings(path: Path) -> set[str]:

@@ -23,7 +23,7 @@ from inverse.errors import (
     UnsupportedError,
 )
 from inverse.execution import Execution
-from inverse.io.devices import DTYPES, check_device
+from inverse.io.devices import AUTO, DTYPES, automatic, check_device
 from inverse.method import Method
 from inverse.posterior import Posterior
 from inverse.priors.evaluation.evaluator import evaluator
@@ -68,8 +68,10 @@ class BatchSolver:
         self.method: Method = get_method(request.method, **request.method_options)
         _check_values(request)
         device, memory = check_device(request.device), request.memory
-        self.dtype, autocast = DTYPES[request.dtype]
+        self.dtype, autocast = DTYPES.get(request.dtype, DTYPES["float32"])
         self.prior = self.problem.resolve_prior(request.prior, device, self.dtype)
+        if request.dtype == AUTO:
+            _, autocast = DTYPES[automatic(getattr(self.prior, "bf16_loss", None), device)]
         if request.parallel:
             from inverse.priors.evaluation.patches import divide_among_ranks, memory_per_rank
 
@@ -267,8 +269,9 @@ def _check_values(request: Request) -> None:
     if request.samples < 1:
         raise OptionError(f"samples must be at least 1, got {request.samples}")
     check_seed(request.seed)
-    if request.dtype not in DTYPES:
-        raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got '{request.dtype}'")
+    if request.dtype not in (AUTO, *DTYPES):
+        known = ", ".join((AUTO, *DTYPES))
+        raise OptionError(f"dtype must be one of {known}, got '{request.dtype}'")
     if request.batch is not None and request.batch < 1:
         raise OptionError(f"batch must be at least 1, got {request.batch}")
 

@@ -129,9 +129,8 @@ def earlier_result(
     except InputError:
         return None
     stored = dict(result.provenance)
-    stored["method"] = {
-        name: value for name, value in stored.get("method", {}).items() if name != "derived"
-    }
+    ran = stored.get("method", {})
+    stored["method"] = stored.get("asked") or {k: v for k, v in ran.items() if k != "derived"}
     wanted = {
         "input": str(item.file),
         "problem": _name_and_options(item.problem),

@@ -79,9 +79,10 @@ class Request(_ProblemOptions):
     dtype: Annotated[
         str,
         typer.Option(
-            help="float32 or float64; bf16 or fp16 for the prior alone (the state stays float32)."
+            help="float32 or float64; bf16 or fp16 for the prior alone (the state stays float32); "
+            "auto is bf16 where it is faster and the prior loses less than 0.01 dB."
         ),
-    ] = "float32"
+    ] = "auto"
     compile: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,9 @@ from inverse.metrics.metric import Metric
 from inverse.metrics.registered import registered_metrics
 from inverse.result import Result
 
+NEXT = "next: --samples 8 draws samples and shows their spread; inverse methods lists the methods"
+"""What the command suggests after a single answer."""
+
 COSTS = {"nfe": ("prior evaluations", 0), "vjp": ("vjps", 0), "seconds": ("seconds", 1)}
 """Heading and decimals of the columns that follow the scores."""
 
@@ -61,6 +64,8 @@ def report(records: list[dict[str, Any]], as_json: bool) -> None:
         return
     _print_table(records)
     _print_notes(records)
+    if all(record["samples"] == 1 for record in records):
+        print(NEXT)
     folder = Path(records[-1]["out"])
     print(folder if len(records) == 1 else folder.parent)
 

@@ -30,6 +30,8 @@ class PriorCard(Card):
         sigma_min, sigma_max: smallest and largest trusted noise level, model units.
         network: fields of `UNetConfig`; empty for a Gaussian without a network.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
+        bf16_loss: largest loss of PSNR (dB) of the denoiser in bf16, over noise levels from 2 to
+            500 of 255 (`bench/denoise.py --bf16`); None if it was not measured.
         power_law: mean and power spectrum of the training data, fitted by `field.fit_power_law`;
             for `analytic_start`.
         law: shape, rank and kind of the Gaussian in the weights, and how it was fitted; empty
@@ -54,6 +56,7 @@ class PriorCard(Card):
     sigma_max: float
     network: dict[str, Any]
     denoising: dict[str, Any] = field(default_factory=dict)
+    bf16_loss: float | None = None
     power_law: dict[str, list] = field(default_factory=dict)
     law: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +122,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     card = PriorCard.read(card_path)
     prior: Any = _read_prior(card, card.weights(name, card_path))
     prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra
-    prior.crop = card.training.get("crop")
+    prior.crop, prior.bf16_loss = card.training.get("crop"), card.bf16_loss
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 

@@ -460,7 +460,7 @@ def test_zero_sigma_y_has_no_likelihood():
         (("--problem-option", "kernel"), ("--problem-option takes name=value, got 'kernel'",)),
         (("--samples", "0"), ("samples must be at least 1, got 0",)),
         (("--samples", "-2"), ("samples must be at least 1, got -2",)),
-        (("--dtype", "float16"), ("dtype must be one of float32, float64, bf16", "got 'float16'")),
+        (("--dtype", "float16"), ("dtype must be one of auto, float32, float64", "got 'float16'")),
         (("--device", "gpu"), ("device 'gpu' is not available", "this machine has cpu")),
         (("--device", "meta"), ("device 'meta' is not available", "this machine has cpu")),
     ],

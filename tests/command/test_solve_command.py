@@ -67,7 +67,7 @@ def test_problem_and_method_have_defaults(command, tiny_prior, picture):
     )
     assert (record["problem"], record["method"], record["options"]["steps"], record["nfe"]) == (
         "deblur",
-        "red-diff",
+        "dpir",
         2,
         2,
     )
@@ -319,7 +319,7 @@ def test_json_has_neither_infinity_nor_not_a_number():
 
 
 @pytest.mark.parametrize(
-    ("samples", "truth", "tiles"), [(1, True, 4), (3, True, 5), (1, False, 2), (3, False, 3)]
+    ("samples", "truth", "tiles"), [(1, True, 5), (3, True, 6), (1, False, 3), (3, False, 4)]
 )
 def test_panel_has_one_tile_for_each_picture(solve, tmp_path, samples, truth, tiles):
     path = write_picture(tmp_path / "a.png", pixels(24, 60))

@@ -197,7 +197,7 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
 @pytest.mark.parametrize(
     ("changes", "message_part"),
     [
-        ({"unknown": 1}, "a prior card has no field 'unknown'; known: denoising, extra"),
+        ({"unknown": 1}, "a prior card has no field 'unknown'; known: bf16_loss, denoising"),
         ({"licenze": "CC0"}, "a prior card has no field 'licenze'; did you mean 'licence'?"),
         (
             {"network": {"depth": 3}},

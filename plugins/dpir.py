@@ -90,7 +90,7 @@ def smooth_start(posterior: inverse.Posterior) -> Tensor:
         return posterior.pseudo_inverse()
     sigma_y = max(posterior.sigma_y / posterior.prior.scale, 1e-3)
     weight = 10 * (sigma_y * posterior.prior.scale**2) ** 2
-    return smooth_least_squares(posterior, weight, CG(1e-3, 100))
+    return smooth_least_squares(posterior, weight, CG(1e-6, 100))
 
 
 @inverse.hookimpl

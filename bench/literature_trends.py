@@ -243,14 +243,15 @@ def daps_against_dps(photographs: Photographs) -> Row:
     gap = daps - dps
     return (
         "DAPS beats DPS by 4 to 5 dB on super-resolution x4, sigma_y = 0.05 on [-1, 1]",
-        f"daps (50 levels of 5) {daps:.2f}, dps (100) {dps:.2f}: {gap:+.2f} dB. Inner draws are "
-        "exact, where the paper runs 100 Langevin steps, and a sample is scored, not a mean",
+        f"daps (50 levels of 5) {daps:.2f}, dps (100) {dps:.2f}: {gap:+.2f} dB; a sample is "
+        "scored, not a mean",
         verdict(gap > 3, "weaker" if gap > 0.5 else "does not hold"),
     )
 
 
 def phase_retrieval_success(photographs: Photographs) -> Row:
-    options = {"dps": {}, "daps": {"steps": 50, "langevin_steps": 30}, "pnp-dm": {"steps": 50}}
+    released = {"lr": 5e-5, "tau": 0.02}  # for nonlinear operators; this y is in model units
+    options = {"dps": {}, "daps": {"steps": 50, **released}, "pnp-dm": {"steps": 50}}
     shares = {name: phase_retrieval(photographs.ledger, name, o) for name, o in options.items()}
     best_of_four = min(1 - (1 - shares[name]) ** 4 for name in ("daps", "pnp-dm"))
     return (

@@ -52,7 +52,8 @@ def methods_by_label(budget: int) -> dict[str, tuple[inverse.Method, int]]:
     methods = {}
     for variant, cost in (("sde", 1), ("ode", 2)):
         for n in PARTICLES:
-            options = {"variant": variant, "particles": n, "steps": budget // (n * cost)}
+            options = {"variant": variant, "anneal": "noise-aware", "particles": n}
+            options["steps"] = budget // (n * cost)
             method = inverse.get_method("afdps", **options)
             methods[f"afdps {variant}, {n} particles"] = (method, n)
     for name in OTHERS:

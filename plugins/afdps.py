@@ -24,6 +24,9 @@ from inverse.rows import row_dot
 from inverse.sampling.langevin import adjusted_langevin, langevin
 from inverse.sampling.schedules import karras
 
+FEW = 1024
+"""Number of unknowns up to which a cloud is taken to represent the posterior."""
+
 
 @dataclass(frozen=True)
 class AFDPS(inverse.ParticleMethod):
@@ -50,10 +53,12 @@ class AFDPS(inverse.ParticleMethod):
         rho: exponent of the Karras schedule.
         sigma_max: first noise level, model units; by default the prior's.
         sigma_min: last noise level before 0, model units; by default the prior's, at least 0.002.
-        variant: ode, or sde, which is worse in few dimensions, and better on images at half the
-            cost of a step.
+        variant: ode or sde; auto is ode up to 1024 unknowns, and sde above, where it is better and
+            a step costs half.
         anneal: a(s), the power of the likelihood: 1 (none, the paper's first version),
-            1 - s / sigma_max (linear, TMLR) or sigma_y^2 / (sigma_y^2 + gamma^2 s^2) (noise-aware).
+            1 - s / sigma_max (linear, TMLR) or sigma_y^2 / (sigma_y^2 + gamma^2 s^2) (noise-aware);
+            auto is noise-aware up to 1024 unknowns, and none above, where one particle survives in
+            any case, and full guidance makes the better path.
         gamma: factor of s in noise-aware annealing; by default the norm of A, or for a nonlinear A
             that of the map to physical units.
         weights: girsanov (exact for the discrete chain) or pde.
@@ -84,8 +89,8 @@ class AFDPS(inverse.ParticleMethod):
     rho: float = 7.0
     sigma_max: float | None = None
     sigma_min: float | None = None
-    variant: Literal["sde", "ode"] = "ode"
-    anneal: Literal["none", "linear", "noise-aware"] = "noise-aware"
+    variant: Literal["auto", "sde", "ode"] = "auto"
+    anneal: Literal["auto", "none", "linear", "noise-aware"] = "auto"
     gamma: float | None = None
     weights: Literal["girsanov", "pde"] = "girsanov"
     substep: Literal["exact", "euler"] = "exact"
@@ -107,7 +112,7 @@ class AFDPS(inverse.ParticleMethod):
             )
 
     def unsupported(self, posterior):
-        noise_aware = self.anneal == "noise-aware" and not posterior.gaussian
+        noise_aware = self._chosen(posterior)[1] == "noise-aware" and not posterior.gaussian
         return super().unsupported(posterior) or (
             "afdps: anneal=noise-aware needs Gaussian noise; use anneal=linear"
             if noise_aware
@@ -115,7 +120,18 @@ class AFDPS(inverse.ParticleMethod):
         )
 
     def derived(self, posterior):
-        return {"gamma": self._gamma(posterior)} if self.anneal == "noise-aware" else {}
+        variant, anneal = self._chosen(posterior)
+        gamma = {"gamma": self._gamma(posterior)} if anneal == "noise-aware" else {}
+        return {"variant": variant, "anneal": anneal, **gamma}
+
+    def _chosen(self, posterior):
+        """The variant and the annealing."""
+        low = math.prod(posterior.shape) <= FEW
+        variant, anneal = ("ode", "noise-aware") if low else ("sde", "none")
+        return (
+            variant if self.variant == "auto" else self.variant,
+            anneal if self.anneal == "auto" else self.anneal,
+        )
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
@@ -155,7 +171,7 @@ class AFDPS(inverse.ParticleMethod):
     def _move(self, posterior, cloud, tempered, s, t, a, b):
         """Return x' and the increments of the log-weights of one step."""
         x, x0_hat = cloud.x, posterior.denoise(cloud.x, s)
-        sde = self.variant == "sde"
+        sde = self._chosen(posterior)[0] == "sde"
         mean, v2 = x0_hat + (t / s) ** (1 + sde) * (x - x0_hat), sde * t * t * (1 - (t / s) ** 2)
         before = posterior.log_likelihood(x).double()
         exact = sde and tempered is not None and self.substep == "exact"
@@ -179,7 +195,7 @@ class AFDPS(inverse.ParticleMethod):
 
         r dtau = (v^2/2)(a^2 |grad mu|^2 - a Lap mu) - a H . grad mu - (da/dtau) mu.
         """
-        x, dtau, sde = cloud.x, s - t, self.variant == "sde"
+        x, dtau, sde = cloud.x, s - t, self._chosen(posterior)[0] == "sde"
         grad, g2 = -posterior.likelihood_score(x), 2 * s
         v2, H = sde * g2, (1 + sde) * g2 / 2 * (x0_hat - x) / s**2
         r = -a * row_dot(H, grad).double()
@@ -203,7 +219,7 @@ class AFDPS(inverse.ParticleMethod):
 
     def _correct(self, posterior, cloud, tempered, s, t, b):
         """Take Langevin steps that leave q_t invariant."""
-        if self.variant == "sde" or self.corrector == "none":
+        if self._chosen(posterior)[0] == "sde" or self.corrector == "none":
             return
         h = self.corrector_rate * math.log(s / t) / (1 / t**2 + b * _curvature(posterior, tempered))
 
@@ -235,9 +251,10 @@ class AFDPS(inverse.ParticleMethod):
 
     def _power(self, posterior, s, sigma_max):
         """a(s)."""
-        if self.anneal == "noise-aware":
+        _, anneal = self._chosen(posterior)
+        if anneal == "noise-aware":
             return 1 / (1 + (self._gamma(posterior) * s / posterior.sigma_y) ** 2)
-        return 1.0 if self.anneal == "none" else 1 - s / sigma_max
+        return 1.0 if anneal == "none" else 1 - s / sigma_max
 
     def _gamma(self, posterior):
         return self.gamma or (

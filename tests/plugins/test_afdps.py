@@ -484,7 +484,7 @@ def test_the_papers_shortcut_returns_the_heaviest_unresampled_particle():
         ({"rho": 0.0}, "rho, corrector_steps, corrector_rate and gamma must be positive"),
         ({"gamma": -1.0}, "must be positive"),
         ({"corrector_rate": 0.0}, "must be positive"),
-        ({"variant": "pde"}, "variant must be one of sde, ode, got 'pde'"),
+        ({"variant": "pde"}, "variant must be one of auto, sde, ode, got 'pde'"),
     ],
 )
 def test_invalid_options_give_a_one_line_error(options, words):

@@ -1,0 +1,122 @@
+r"""Compare methods on photographs, each at its own settings instead of under one budget.
+
+    python bench/own_settings.py --images "$INVERSE_DATA/bsds500/test" --records own.jsonl \
+        --write docs/own-settings
+
+One sample of each photograph. Finished runs are stored in --records, one per line, and not
+repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from images import photographs, psnr
+from ledger import Ledger
+from options import add_images, new_parser
+from output import command_line, in_results, insert_tables, markdown_table, write_json
+
+import inverse
+from inverse.registry.discovery import with_settings
+
+PROBLEMS = {
+    "motion deblur": ("deblur", {"kernel": "motion"}),
+    "circular deblur": ("deblur", {"boundary": "circular"}),
+    "super-resolution x4": ("super-resolution", {"factor": 4}),
+    "box inpainting": ("inpainting", {"mask": "box"}),
+    "random inpainting": ("inpainting", {"mask": "random"}),
+}
+METHODS = ("tv", "diffpir", "dpir", "ddrm", "ddnm", "ddnm-plus", "dps", "lgd", "tmpd", "langevin")
+METHODS += ("repaint", "daps", "pnp-dm", "sitcom")
+"""Methods, with settings after a colon: pnp-dm:rho_min=0.3,steps=50."""
+
+
+def score(
+    problem: inverse.Problem, method: inverse.Method, truths: torch.Tensor, prior: inverse.Prior
+) -> dict:
+    """PSNR of a sample of each photograph, and the cost of one, or why the method cannot run."""
+    try:
+        result = inverse.solve(problem.posterior(truths, prior=prior), method, samples=1)
+    except inverse.InverseError as error:
+        return {"skipped": str(error)}
+    values = psnr(result.samples[:, 0].clamp(0, 1), result.truth)
+    return {
+        "psnr": values.tolist(),
+        "nfe": result.cost.nfe,
+        "vjp": result.cost.vjp,
+        "misfit": float(result.misfit.mean()),
+    }
+
+
+def cell(row: dict, best: dict) -> str:
+    """Mean PSNR, and its difference to total variation with the standard error of that."""
+    if "skipped" in row:
+        return "-"
+    values, base = (torch.tensor(r["psnr"], dtype=torch.float64) for r in (row, best))
+    difference = values - base
+    error = float(difference.std()) / math.sqrt(len(difference))
+    return f"{values.mean():.2f} ({difference.mean():+.2f} ± {error:.2f})"
+
+
+def table(results: dict[str, dict[str, dict]]) -> str:
+    """Methods by their mean difference to total variation; calls are evaluations + VJPs."""
+    methods = list(dict.fromkeys(name for rows in results.values() for name in rows))
+
+    def gain(name: str) -> float:
+        gains = [
+            sum(rows[name]["psnr"]) / len(rows[name]["psnr"])
+            - sum(rows["tv"]["psnr"]) / len(rows["tv"]["psnr"])
+            for rows in results.values()
+            if "psnr" in rows.get(name, {})
+        ]
+        return sum(gains) / len(gains) if gains else -math.inf
+
+    lines = []
+    for name in sorted(methods, key=gain, reverse=True):
+        rows = [problems.get(name, {"skipped": ""}) for problems in results.values()]
+        costs = [f"{row['nfe']:.0f} + {row['vjp']:.0f}" for row in rows if "nfe" in row]
+        best = [problems["tv"] for problems in results.values()]
+        cells = [cell(row, base) for row, base in zip(rows, best, strict=True)]
+        lines.append([f"`{name}`", *cells, costs[0] if costs else "-"])
+    return markdown_table(["method", *results, "calls"], lines)
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    add_images(parser, count=3, size=64, text="folder of photographs")
+    parser.add_argument("--prior", default="photo-64")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=PROBLEMS)
+    parser.add_argument("--sigma-y", type=float, default=0.02)
+    parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
+    parser.add_argument("--records", help="file of finished runs, to read and to append to")
+    parser.add_argument("--write", help="page (without .md) into which to insert the table")
+    arguments = parser.parse_args()
+
+    ledger, prior = Ledger(arguments.records), inverse.load_prior(arguments.prior)
+    every = arguments.every
+    truths = torch.stack(photographs(arguments.images, arguments.count * every, arguments.size))
+    truths = truths[::every]
+    results: dict[str, dict[str, dict]] = {}
+    for name in dict.fromkeys(("tv", *arguments.methods)):
+        for label in arguments.problems:
+            kind, settings = PROBLEMS[label]
+            problem = inverse.get_problem(kind, sigma_y=arguments.sigma_y, **settings)
+            key = f"{label} {name} {len(truths)} {arguments.size} {every} {arguments.sigma_y}"
+            row = ledger.get(
+                key, lambda p=problem, n=name: score(p, with_settings(n), truths, prior)
+            )
+            results.setdefault(label, {})[name] = row
+            print(label, name, row, flush=True)
+    text = f"`{command_line()}`\n\n{table(results)}\n"
+    print(text)
+    if arguments.write:
+        insert_tables(Path(f"{arguments.write}.md"), text)
+        record = {"command": command_line(), "results": results}
+        write_json(in_results(Path(f"{arguments.write}.json")), record)
+
+
+if __name__ == "__main__":
+    main()

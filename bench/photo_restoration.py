@@ -29,7 +29,11 @@ PROBLEMS = {
     "super-resolution x4": ("super-resolution", {"factor": 4}),
     "box inpainting": ("inpainting", {"mask": "box"}),
 }
-MORE = {"random inpainting": ("inpainting", {"mask": "random"})}
+MORE = {
+    "random inpainting": ("inpainting", {"mask": "random"}),
+    "hdr": ("hdr", {}),
+    "phase retrieval": ("phase-retrieval", {}),
+}
 """Problems that only `--problems` names."""
 METHODS = ("pseudo-inverse", "tikhonov", "tv", "diffpir", "dpir", "dps", "red-diff", "red-map")
 COLUMNS = ("psnr", "ssim", "misfit", "nfe", "vjp", "seconds")

@@ -47,6 +47,9 @@ class REDDiff(inverse.Method):
         lambda_: weight of the prior term; auto is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in
             model units: the authors' 0.25 without noise, and 1 at sigma_y = 0.1; docs/methods.md
             has the calibration.
+        auto: rule of lambda = auto: noise, as above; gain multiplies it by the root of the mean
+            over the largest squared gain of A, which is near 1 for masks and reductions and small
+            for blurs.
         weight: function of the level s that weights the prior term.
         order: order in which the levels are visited.
         normalise: mean divides the data term by the number of measurements and the prior term by
@@ -69,6 +72,7 @@ class REDDiff(inverse.Method):
     steps: int = 100
     lr: float = 0.1
     lambda_: float | None = None
+    auto: Literal["noise", "gain"] = "noise"
     weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]
     order: Literal["descending", "ascending", "random"] = "descending"
     normalise: Literal["mean", "sum"] = "mean"
@@ -145,11 +149,21 @@ class REDDiff(inverse.Method):
         return update
 
     def _lambda(self, posterior):
-        return (
-            0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2)
-            if self.lambda_ is None
-            else self.lambda_
-        )
+        if self.lambda_ is not None:
+            return self.lambda_
+        lam = 0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2)
+        return lam * mean_gain(posterior) ** 0.5 if self.auto == "gain" else lam
+
+
+def mean_gain(posterior: inverse.Posterior) -> float:
+    """Mean over largest squared gain of A, from one random measurement; 1 if A is not linear."""
+    if not posterior.linear:
+        return 1.0
+    assert isinstance(posterior.noise, inverse.GaussianNoise)
+    v = torch.randn(posterior.y[:1].shape, generator=torch.Generator().manual_seed(0))
+    v = v.to(posterior.y) * posterior.noise.weights(posterior.y)
+    back = posterior.prior.decode_adjoint(posterior.operator.A_adjoint(v))
+    return float(back.square().sum() / v.square().sum()) / posterior.norm_squared
 
 
 @inverse.hookimpl

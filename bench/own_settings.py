@@ -10,6 +10,7 @@ repeated.
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ def score(
     problem: inverse.Problem, method: inverse.Method, truths: torch.Tensor, prior: inverse.Prior
 ) -> dict:
     """PSNR of a sample of each photograph, and the cost of one, or why the method cannot run."""
+    start = time.process_time()
     try:
         result = inverse.solve(problem.posterior(truths, prior=prior), method, samples=1)
     except inverse.InverseError as error:
@@ -47,6 +49,7 @@ def score(
         "nfe": result.cost.nfe,
         "vjp": result.cost.vjp,
         "misfit": float(result.misfit.mean()),
+        "seconds": (time.process_time() - start) / len(truths),
     }
 
 

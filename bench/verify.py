@@ -27,13 +27,13 @@ def table(verdicts: list[Verdict]) -> str:
 
 def table_row(v: Verdict) -> list[str]:
     scores = [
-        None if m.skipped else m.figures[main_figure(c)].score
+        m.figures[main_figure(c)].score if m.figures else None
         for m, c in zip(v.cases, all_cases(), strict=True)
     ]
     return [
         f"`{v.method}`",
         str(v.claim),
-        "yes" if v.held else "**no**",
+        "**no**" if v.failures else v.outcome,
         *("-" if s is None else f"{s:.3f}" if s < 10 else f"{s:.0f}" for s in scores),
         "" if v.order is None else f"{v.order:.1f}",
         "" if v.batch is None else f"{v.batch:.0e}",
@@ -61,7 +61,7 @@ def main() -> None:
     verdicts = []
     for name in arguments.methods:
         verdicts.append(verify(name))
-        print(name, "held" if verdicts[-1].held else verdicts[-1].failures, flush=True)
+        print(name, verdicts[-1].outcome, *verdicts[-1].failures, flush=True)
     text = table(verdicts)
     print(text)
     if arguments.write:

@@ -23,7 +23,7 @@ from inverse.checks.exact_cases import (
     reference,
 )
 from inverse.engine import solve, versions
-from inverse.errors import InverseError, OptionError
+from inverse.errors import InputError, InverseError, OptionError, UnsupportedError
 from inverse.execution import Cost
 from inverse.measurement import operators
 from inverse.method import Method, Weighted
@@ -46,7 +46,8 @@ class Measured:
         figures: figures by name; empty if the case was skipped.
         cost: evaluations for each sample, by name.
         seconds: duration of all samples.
-        skipped: why the case was skipped, or None.
+        skipped: why the method cannot run on the case, or None.
+        failed: the error or the divergence on the case, or None.
     """
 
     case: str
@@ -54,6 +55,7 @@ class Measured:
     cost: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     skipped: str | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Verdict:
             standard deviations; None if the method did not run.
         rotation: the main figure before and after multiplying y and A by an orthogonal matrix.
         failures: why the claim, or an obligation of every method, does not hold; empty if all hold.
+        unchecked: why nothing was checked, with what the method needs; None if something was.
         versions: versions of the packages that can change the figures.
     """
 
@@ -82,12 +85,18 @@ class Verdict:
     batch: float | None
     rotation: tuple[float, float] | None
     failures: list[str]
+    unchecked: str | None
     versions: dict[str, str]
 
     @property
     def held(self) -> bool:
-        """Whether the claim and the obligations of every method hold."""
-        return not self.failures
+        """Whether the claim and the obligations of every method were checked and hold."""
+        return self.outcome == "yes"
+
+    @property
+    def outcome(self) -> str:
+        """Either "yes" if the claim holds, "no" if anything fails, "not checked" if no case ran."""
+        return "no" if self.failures else "not checked" if self.unchecked else "yes"
 
 
 def sample(
@@ -101,18 +110,19 @@ def sample(
     Returns: samples (measurements * samples, d), measurement by measurement, physical units; their
     cost; and the duration in seconds.
 
-    Raises: OptionError if the method cannot run on the posterior or diverges.
+    Raises: UnsupportedError if the method cannot run on the posterior, InputError if it diverges,
+    and the errors of the method.
     """
     rows = posterior.rows(samples)
     if reason := method.unsupported(rows):
-        raise OptionError(reason)
+        raise UnsupportedError(reason)
     stream, started_at = seeded("verify", seed), time.perf_counter()
     with torch.no_grad():
         (answer,) = deque(method.run(rows, samples, SharedStream(stream, len(rows))), maxlen=1)
     seconds = time.perf_counter() - started_at
     x = answer.x if isinstance(answer, Weighted) else answer
     if not bool(x.isfinite().all()):
-        raise OptionError(f"{method.name} diverged")
+        raise InputError("the samples hold NaN or infinity")
     if isinstance(answer, Weighted) and answer.log_weights is not None:
         log_weights = answer.log_weights.double().unflatten(0, (len(posterior), samples))
         chosen = ancestors(log_weights, Generators([stream] * len(posterior)), samples)
@@ -121,17 +131,25 @@ def sample(
 
 
 def measure(method: Method, case: Reference, samples: int, seed: int = 0) -> Measured:
-    """The figures of a method on one case, or why the case was skipped."""
+    """The figures of a method on one case, or why the case was skipped or failed."""
     try:
         x, cost, seconds = sample(method, case.posterior, samples, seed)
-    except InverseError as error:
+    except UnsupportedError as error:
         return Measured(case.name, skipped=str(error))
+    except Exception as error:  # of a plug-in: it fails this case, and the others go on
+        return Measured(case.name, failed=_in_words(error))
     return Measured(
         case.name,
         {name: case.figure(name, value) for name, value in figures(case, x).items()},
         {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")},
         seconds,
     )
+
+
+def _in_words(error: Exception) -> str:
+    """The first line of an error, with its class unless the error is written for users."""
+    lines = str(error).splitlines() or ["no message"]
+    return lines[0] if isinstance(error, InverseError) else f"{type(error).__name__}: {lines[0]}"
 
 
 def with_effort(method: Method, factor: float, samples: int = 1) -> Method:
@@ -258,14 +276,23 @@ def verify(
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
     rotation = batch = None
+    failures: list[str] = []
     on_probe = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
         method, probe, samples, seed
     )
     if on_probe.figures:
         curve = _effort_curve(method, on_probe, probe, samples, seed)
-        batch = batch_dependence(method, probe)
-        x, _, _ = sample(method, rotated(probe, method), samples, seed)
-        rotation = (on_probe.figures[name].value, figures(probe, x)[name])
+        try:
+            batch = batch_dependence(method, probe)
+        except Exception as error:
+            failures.append(f"with another batch: {_in_words(error)}")
+        try:
+            x, _, _ = sample(method, rotated(probe, method), samples, seed)
+            rotation = (on_probe.figures[name].value, figures(probe, x)[name])
+        except UnsupportedError:
+            rotation = None
+        except Exception as error:
+            failures.append(f"after y and A are rotated: {_in_words(error)}")
     verdict = Verdict(
         method.name,
         values(method),
@@ -275,10 +302,13 @@ def verify(
         convergence_order(probe, curve),
         batch,
         rotation,
-        [],
+        failures,
+        None,
         versions(),
     )
-    return replace(verdict, failures=list(_failures(method, verdict, samples)))
+    judged = _judged(method, verdict, samples)
+    failures += _failures(verdict, judged, samples)
+    return replace(verdict, unchecked=None if failures else _unchecked(verdict, judged))
 
 
 def _effort_curve(
@@ -289,29 +319,49 @@ def _effort_curve(
         return {}
     curve, name = {}, main_figure(probe.case)
     for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
-        scaled = with_effort(method, factor, samples)
+        try:
+            scaled = with_effort(method, factor, samples)
+        except OptionError:  # the method has no instance of so little effort
+            continue
         point = on_probe if factor == 1 else measure(scaled, probe, samples, seed)
         if point.figures:
             curve[factor] = point.figures[name].value
     return curve
 
 
-def _failures(method: Method, verdict: Verdict, samples: int) -> Iterator[str]:
+def _judged(
+    method: Method, verdict: Verdict, samples: int
+) -> list[tuple[Reference, dict[str, Figure]]]:
+    """The cases that ran and that the claim covers, with the figures on each."""
+    ran = [(reference(m.case, samples), m.figures) for m in verdict.cases if m.figures]
+    return [(case, figure) for case, figure in ran if method.any_prior or case.case.gaussian]
+
+
+def _unchecked(verdict: Verdict, judged: Sequence[Any]) -> str | None:
+    """Why nothing was checked, or None.
+
+    A claim needs a case that it covers. Without a claim, the checks of every method need the probe.
+    """
+    if judged if verdict.claim != "none" else verdict.batch is not None:
+        return None
+    cases = "case that its claim covers" if verdict.claim != "none" else f"case `{PROBE}`"
+    reasons = dict.fromkeys(m.skipped.split(";")[0] for m in verdict.cases if m.skipped)
+    return f"ran on no {cases}" + (f" ({'; '.join(reasons)})" if reasons else "")
+
+
+def _failures(
+    verdict: Verdict, judged: Sequence[tuple[Reference, dict[str, Figure]]], samples: int
+) -> Iterator[str]:
     """What does not hold, in words; docs/verify.md states the rules."""
-    references = [(reference(m.case, samples), m.figures) for m in verdict.cases if m.figures]
-    judged = [
-        (case, measured) for case, measured in references if method.any_prior or case.case.gaussian
-    ]
-    if judged:
-        probe = reference(PROBE, samples)
-        yield from _obligation_failures(verdict, probe)
-        for case, measured in judged:
-            yield from _claim_failures(verdict.claim, case, measured)
-        if verdict.claim == "exact in the limit" and verdict.effort:
-            yield from _limit_failures(verdict, probe)
-    elif verdict.claim != "none":
-        reasons = "; ".join({m.skipped for m in verdict.cases if m.skipped})
-        yield f"ran on none of the cases that its claim covers ({reasons})"
+    for measured in verdict.cases:
+        if measured.failed:
+            yield f"{measured.case}: {measured.failed}"
+    probe = reference(PROBE, samples)
+    yield from _obligation_failures(verdict, probe)
+    for case, figure in judged:
+        yield from _claim_failures(verdict.claim, case, figure)
+    if judged and verdict.claim == "exact in the limit" and verdict.effort:
+        yield from _limit_failures(verdict, probe)
 
 
 def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:

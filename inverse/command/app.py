@@ -243,7 +243,10 @@ def verify(
     ] = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """Check a method's claim against exact posteriors; exit with code 1 if the claim fails."""
+    """Check a method's claim against exact posteriors.
+
+    Exit code 1 if the claim fails, 3 if nothing was checked.
+    """
     if all_ == (name is not None):
         raise OptionError("verify: give either one METHOD or --all")
     if all_ and set_:
@@ -257,8 +260,8 @@ def verify(
         if name is None
         else [get_method(name, **assignments(set_, "--set"))]
     )
-    if not run(methods, samples, seed, case or None, out, json_):
-        raise typer.Exit(1)
+    if code := run(methods, samples, seed, case or None, out, json_):
+        raise typer.Exit(code)
 
 
 app.add_typer(arena.bench, name="bench")

@@ -20,6 +20,9 @@ from inverse.method import Method
 
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
 
+WORDS = {"yes": "held", "no": "FAILED", "not checked": "not checked"}
+"""The outcome of a verdict in the last line."""
+
 
 def run(
     methods: Sequence[Method],
@@ -28,7 +31,7 @@ def run(
     cases: Sequence[str] | None,
     out: Path,
     as_json: bool,
-) -> bool:
+) -> int:
     """Verify methods one by one, write `out/METHOD.json` for each, and print the verdicts.
 
     Args:
@@ -36,7 +39,7 @@ def run(
         out: folder of the JSON records.
         as_json: whether to print the records instead of tables.
 
-    Returns: whether every claim holds.
+    Returns: the exit code: 1 if a claim fails, otherwise 3 if nothing was checked, otherwise 0.
 
     Raises: InputError if the folder cannot be written, and the errors of `inverse.verify`.
     """
@@ -49,6 +52,7 @@ def run(
         record = {
             **dataclasses.asdict(verdict),
             "held": verdict.held,
+            "outcome": verdict.outcome,
             "samples": samples,
             "seed": seed,
         }
@@ -60,21 +64,28 @@ def run(
             _print(_figures(verdict))
             _print(_obligations(verdict))
         verdicts.append(verdict)
+    outcomes = [verdict.outcome for verdict in verdicts]
+    code = 1 if "no" in outcomes else 0 if "yes" in outcomes else 3
     if as_json:
-        return all(v.held for v in verdicts)
+        return code
     if len(methods) > 1:
         _print(_summary(verdicts))
     for verdict in verdicts:
         for failure in verdict.failures:
             print(f"{verdict.method}: {failure}")
-    held = sum(v.held for v in verdicts)
-    print(
-        f"{held} of {len(verdicts)} claims hold"
-        if len(verdicts) > 1
-        else f"{verdicts[0].method} claims {verdicts[0].claim}: {'held' if held else 'FAILED'}"
-    )
+        if verdict.unchecked:
+            print(f"{verdict.method}: not checked: it {verdict.unchecked}")
+    if len(verdicts) > 1:
+        checked = len(outcomes) - (left := outcomes.count("not checked"))
+        print(
+            f"{outcomes.count('yes')} of {checked} claims hold"
+            + (f"; {left} methods were not checked" if left else "")
+        )
+    else:
+        verdict = verdicts[0]
+        print(f"{verdict.method} claims {verdict.claim}: {WORDS[verdict.outcome]}")
     print(out if len(methods) > 1 else out / f"{methods[0].name}.json")
-    return held == len(verdicts)
+    return code
 
 
 def _figures(verdict: Verdict) -> Table:
@@ -88,6 +99,9 @@ def _figures(verdict: Verdict) -> Table:
     for measured in verdict.cases:
         if measured.skipped:
             table.add_row(measured.case, measured.skipped.split(";")[0], style="dim")
+            continue
+        if measured.failed:
+            table.add_row(measured.case, f"FAILED: {measured.failed}")
             continue
         for line in ("value", "floor", "prior", "score"):
             cells = [
@@ -150,10 +164,15 @@ def _summary(verdicts: Sequence[Verdict]) -> Table:
         )
     for v in verdicts:
         rotation = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
-        row = ["-" if m.skipped else _number(_main_figure(m).score) for m in v.cases]
+        row = [
+            "-" if m.skipped else "error" if m.failed else _number(_main_figure(m).score)
+            for m in v.cases
+        ]
         order = "" if v.order is None else f"{v.order:.1f}"
         batch = "" if v.batch is None else f"{v.batch:.0e}"
-        table.add_row(v.method, v.claim, "yes" if v.held else "NO", *row, order, batch, rotation)
+        table.add_row(
+            v.method, v.claim, "NO" if v.failures else v.outcome, *row, order, batch, rotation
+        )
     return table
 
 

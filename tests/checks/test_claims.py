@@ -135,9 +135,66 @@ def test_a_case_that_a_method_cannot_run_on_is_skipped_with_its_reason():
     assert verdict.cases[0].skipped == "repaint needs an inpainting operator"
     assert verdict.cases[0].figures == {}
     assert verdict.cases[1].figures["W2"].score < 1
-    assert (
-        "ran on none" in inverse.verify("repaint", samples=SAMPLES, cases=("random",)).failures[0]
+    assert verdict.outcome == "yes"
+
+
+@pytest.mark.parametrize("claim", ["exact", "exact in the limit", "biased", "none"])
+def test_a_method_that_no_case_suits_is_not_checked_and_says_what_it_needs(claim):
+    method = type("Wish", (Planted,), {"claim": claim, "unsupported": lambda *_: "needs a lake"})
+    verdict = inverse.verify(method(), samples=SAMPLES, cases=GAUSSIAN)
+    assert (verdict.outcome, verdict.held, verdict.failures) == ("not checked", False, [])
+    words = "case `random`" if claim == "none" else "case that its claim covers"
+    assert verdict.unchecked == f"ran on no {words} (needs a lake)"
+
+
+def test_a_gaussian_claim_is_not_checked_by_a_mixture():
+    method = inverse.get_method("pigdm", steps=10)
+    verdict = inverse.verify(method, samples=SAMPLES, cases=("bimodal",))
+    assert verdict.cases[0].figures
+    assert verdict.outcome == "not checked"
+
+
+@dataclass(frozen=True)
+class Faulty(Planted):
+    """An exact sampler that fails under one condition."""
+
+    name = "faulty"
+    where: str = "case"
+    how: str = "raises"
+
+    def run(self, posterior, samples, generator):
+        found = {"case": len(posterior) == SAMPLES and posterior.y.shape[1:] == (1, 4, 4)}
+        found |= {"batch": len(posterior) == 24, "rotation": posterior.y.ndim == 2}
+        if found[self.where]:
+            if self.how == "raises":
+                raise ZeroDivisionError("division by zero")
+            yield posterior.A_adjoint(posterior.y) * (torch.nan if self.how == "nan" else 1)
+            return
+        yield from super().run(posterior, samples, generator)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raises", "ZeroDivisionError: division by zero"),
+        ("nan", "the samples hold NaN or infinity"),
+    ],
+)
+def test_an_error_or_nan_fails_its_case_and_the_others_go_on(how, words):
+    verdict = inverse.verify(
+        Faulty(how=how), samples=SAMPLES, cases=("inpainting", "random", "blur")
     )
+    assert verdict.failures == [f"inpainting: {words}"]
+    assert [m.failed for m in verdict.cases] == [words, None, None]
+    assert [bool(m.figures) for m in verdict.cases] == [False, True, True]
+
+
+def test_an_error_in_another_batch_or_after_a_rotation_is_a_failure():
+    error = "ZeroDivisionError: division by zero"
+    batch = inverse.verify(Faulty(where="batch"), samples=SAMPLES, cases=("random",))
+    assert batch.failures == [f"with another batch: {error}"]
+    rotation = inverse.verify(Faulty(where="rotation"), samples=SAMPLES, cases=("random",))
+    assert rotation.failures == [f"after y and A are rotated: {error}"]
 
 
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():
@@ -209,6 +266,40 @@ def test_the_command_fails_a_third_partys_false_claim_with_exit_1_and_stores_why
     assert record["cases"][0]["figures"]["W2"]["score"] >= 1
 
 
+PARTIAL = """
+    def unsupported(self, posterior):
+        return "guess needs a lake" if len(posterior.shape) != 1 else None
+"""
+
+
+def test_the_command_exits_with_3_if_nothing_was_checked(command, tmp_path):
+    text = PLUGIN.format(claim="none").replace("    def run", PARTIAL + "    def run")
+    (tmp_path / "guess.py").write_text(text)
+    asked = ("verify", "guess", "--plugin", "guess.py", "--samples", 200, "--case", "random")
+    done = command(*asked)
+    assert done.code == 3
+    assert "guess: not checked: it ran on no case `random` (guess needs a lake)" in done.out
+    assert "guess claims none: not checked" in done.out
+    record = json.loads(command(*asked, "--json").out)
+    assert (record["held"], record["outcome"]) == (False, "not checked")
+
+
+def test_the_command_shows_the_error_of_a_case(command, tmp_path):
+    text = PLUGIN.format(claim="none").replace(
+        "        yield",
+        "        if len(posterior.y[0].flatten()) == 16:\n"
+        "            raise KeyError('lake')\n        yield",
+    )
+    (tmp_path / "guess.py").write_text(text)
+    done = command(
+        *("verify", "guess", "--plugin", "guess.py", "--samples", 200),
+        *("--case", "inpainting", "--case", "random"),
+    )
+    assert done.code == 1
+    assert "guess: inpainting: KeyError: 'lake'" in done.out
+    assert "FAILED: KeyError: 'lake'" in done.out
+
+
 def test_the_command_passes_a_method_without_claim_and_prints_one_record(command, tmp_path):
     (tmp_path / "guess.py").write_text(PLUGIN.format(claim="none"))
     done = command(
@@ -240,7 +331,7 @@ def test_every_registered_method_keeps_its_claim():
     broken = {
         name: v.failures
         for name in registry().table("inverse_methods")
-        if not (v := inverse.verify(name)).held
+        if (v := inverse.verify(name)).failures
     }
     assert broken == {}
 

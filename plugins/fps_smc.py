@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import inverse
 from inverse.errors import OptionError
@@ -24,7 +24,9 @@ class FPSSMC(inverse.ParticleMethod):
     The path of y_t is drawn once for each image. A step is an exact draw from (step of the
     sampler) p(y_t | x_t), weighted by the likelihood of y_t before it. The noise of y_t is the
     same at all levels, but the filter treats it as new at each of them. With sigma_y > 0 the
-    answer is therefore too narrow, the more so the more levels lie below sigma_y / s.
+    answer is therefore too narrow, the more so the more levels lie below sigma_y / s. It gives no
+    evidence: the product of its weights estimates the density of the path of y_t under new noise
+    at every level, not p(y).
 
     Departures: the levels are cut to the prior's range; a cloud is resampled only when its
     effective size is small; the last step, too, is a draw given y.
@@ -90,7 +92,7 @@ class FPSSMC(inverse.ParticleMethod):
             cloud.x = (
                 tempered.draw(m[cloud.resample()], c * t * t, 1.0, cloud.generator) if t > 0 else m
             )
-            yield cloud.weighted(samples)
+            yield replace(cloud.weighted(samples), log_evidence=None, trace=_trace(cloud))
 
     def _noise(self, images, t, cloud):
         """A z for each image, z standard normal from the stream of its cloud."""
@@ -98,6 +100,11 @@ class FPSSMC(inverse.ParticleMethod):
             cloud.x[:: len(cloud.x) // len(images)]
         )
         return images.A(z) - images.A(0 * z)
+
+
+def _trace(cloud):
+    """The trace of the cloud without the evidence."""
+    return [{k: v for k, v in step.items() if k != "log_evidence"} for step in cloud.trace]
 
 
 @inverse.hookimpl

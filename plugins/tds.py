@@ -33,10 +33,11 @@ class TDS(inverse.ParticleMethod):
     """Guide particles by the gradient of a twist, an estimate of p(y | x), and weight its error.
 
     The only remaining error is that of the prior's chain, whatever the twist; a good twist needs
-    few particles. For an image whose pixels are measured (A A^T = I), `pigdm` is the paper's twist
-    of the same variance. Departures: sigma_y enters the covariance of the twist (the paper's y has
-    no noise); x0_hat is not clipped; the twist without the likelihood's covariance is a power of
-    the likelihood, so that it applies to every operator and noise.
+    few particles. The evidence is that of the chain, too. For an image whose pixels are measured (A
+    A^T = I), `pigdm` is the paper's twist of the same variance. Departures: sigma_y enters the
+    covariance of the twist (the paper's y has no noise); x0_hat is not clipped; the twist without
+    the likelihood's covariance is a power of the likelihood, so that it applies to every operator
+    and noise.
 
     Args:
         steps: number of noise levels.

@@ -109,7 +109,8 @@ class PoissonNoise(Noise):
     Args:
         gain: units of y per photon, > 0 (deepinv's convention).
 
-    log_prob: without the terms in y alone.
+    log_prob: all terms; it is the log-probability of the k = y / gain photons, and log k! is
+        log Gamma(k + 1) where k is not an integer.
     Raises: NoiseError for a gain that is not positive, or a clean measurement that is negative
         beyond rounding.
     """
@@ -124,7 +125,8 @@ class PoissonNoise(Noise):
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         photons = _non_negative(clean) / self.gain
-        return (torch.xlogy(y / self.gain, photons) - photons).flatten(1).sum(1)
+        k = y / self.gain
+        return (torch.xlogy(k, photons) - photons - torch.lgamma(k + 1)).flatten(1).sum(1)
 
     def __repr__(self) -> str:
         return f"PoissonNoise({self.gain:g})"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import normal
+from scipy.stats import poisson
 
 import inverse
 from inverse.errors import NoiseError
@@ -57,16 +58,23 @@ def test_chi_square_is_the_mean_squared_residual_of_the_observed_entries():
     )
 
 
-def test_poisson_log_prob_is_the_poisson_density_up_to_a_term_in_y_alone():
-    """The difference between two clean measurements removes the constant in y alone."""
+def test_poisson_log_prob_is_the_log_probability_of_the_photons():
+    """With all terms, against SciPy, in float64."""
     gain, photons = 0.05, torch.poisson(20 * positive(2, *SHAPE), generator=inverse.seeded(0))
-    noise, (a, b) = inverse.PoissonNoise(gain), (positive(2, *SHAPE, seed=s) for s in (1, 2))
-    exact = [
-        torch.distributions.Poisson(clean / gain).log_prob(photons).flatten(1).sum(1)
-        for clean in (a, b)
-    ]
-    log_probs = [noise.log_prob(photons * gain, clean) for clean in (a, b)]
-    torch.testing.assert_close(log_probs[0] - log_probs[1], exact[0] - exact[1], rtol=1e-10, atol=0)
+    clean = positive(2, *SHAPE, seed=1)
+    expected = torch.from_numpy(poisson.logpmf(photons.numpy(), (clean / gain).numpy()))
+    torch.testing.assert_close(
+        inverse.PoissonNoise(gain).log_prob(photons * gain, clean),
+        expected.flatten(1).sum(1),
+        rtol=1e-10,
+        atol=0,
+    )
+
+
+def test_poisson_probabilities_of_all_counts_sum_to_one():
+    k = torch.arange(200, dtype=torch.float64)[:, None]
+    log_probs = inverse.PoissonNoise(0.3).log_prob(0.3 * k, torch.full_like(k, 0.3 * 7))
+    assert log_probs.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_poisson_log_prob_of_zero_photons_from_darkness_is_zero():

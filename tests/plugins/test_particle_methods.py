@@ -512,6 +512,12 @@ def test_filtering_treats_the_same_noise_as_new_at_every_level():
     assert 0.05 < (a @ covariance @ a) / (a @ exact @ a) < 0.5
 
 
+def test_filtering_gives_no_evidence():
+    result = inverse.solve(posterior(), inverse.get_method("fps-smc", steps=5), samples=20)
+    assert result.log_evidence is None
+    assert all("log_evidence" not in step for step in result.provenance["trace"])
+
+
 def test_filtering_a_flat_likelihood_gives_equal_weights():
     result = inverse.solve(
         posterior(2, 0 * MATRIX), inverse.get_method("fps-smc", steps=10), samples=50

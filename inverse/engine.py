@@ -22,7 +22,7 @@ from inverse.priors.evaluation.transfer import to_host
 from inverse.registry.discovery import get_method
 from inverse.registry.options import values
 from inverse.result import Result
-from inverse.seeding import Generators
+from inverse.seeding import Generators, as_seed
 
 Observer = Callable[..., Any]
 
@@ -39,6 +39,7 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
 
 
+@torch.inference_mode(False)
 def solve(
     posterior: Posterior,
     method: Method | type[Method] | str,
@@ -69,7 +70,7 @@ def solve(
         InputError: the method diverged.
         DeviceError, MemoryLimitError: the device failed or ran out of memory.
     """
-    method = method_instance(method)
+    method, seed = method_instance(method), as_seed(seed)
     if samples < 1:
         raise OptionError(f"samples must be at least 1, got {samples}")
     if reason := method.unsupported(posterior):

@@ -79,6 +79,7 @@ class Posterior(LinearSolves):
 
     prior: Prior
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         prior: Prior,
@@ -103,7 +104,7 @@ class Posterior(LinearSolves):
                 f"measurement: {bad} of {y.numel()} values are NaN or infinite; "
                 "mask them out or remove them"
             )
-        self.y = to_device(y, self.device, dtype)
+        self.y = to_device(y.clone() if y.is_inference() else y, self.device, dtype)
         self.linear = operators.is_linear(operator) and prior.affine
         self.decomposable = self.linear and operators.is_decomposable(operator)
         self.gaussian = isinstance(self.noise, GaussianNoise)

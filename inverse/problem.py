@@ -22,7 +22,7 @@ from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
 from inverse.registry.defaults import default
 from inverse.registry.options import values
-from inverse.seeding import indices, seeded
+from inverse.seeding import as_seed, indices, seeded
 
 if TYPE_CHECKING:
     from inverse.result import Result
@@ -173,6 +173,7 @@ class Problem(ABC):
             return prior
         return (load_prior(prior) if prior else self.make_prior()).to(device, dtype)
 
+    @torch.inference_mode(False)
     def posterior(
         self,
         truth: Tensor | int = 0,
@@ -223,7 +224,7 @@ class Problem(ABC):
             "problem": {"name": self.name, "options": values(self)},
             "prior": getattr(prior, "name", type(prior).__name__),
             "measurement_sha256": measurement_sha256(y),
-            "measurement_seed": None if x is None else seed,
+            "measurement_seed": None if x is None else as_seed(seed),
         }
         return Posterior(
             prior,

@@ -7,7 +7,9 @@ on the batch in which it was computed. The global generator is never used.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -15,21 +17,38 @@ from torch import Tensor
 from inverse.errors import OptionError
 
 
-def seeded(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def seeded(*key: SupportsIndex | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose seed is a hash of `key`: seeded(0, "noise", 3) differs from seeded(0, 3).
 
-    Raises: OptionError for a negative number.
+    Args:
+        key: words and integers; numpy's and torch's integers count as Python's.
+
+    Raises: OptionError for a negative number, or a part that is neither a word nor an integer.
     """
-    for part in key:
-        if isinstance(part, int):
-            check_seed(part)
-    digest = hashlib.sha256(repr(key).encode()).digest()
+    parts = tuple(part if isinstance(part, str) else as_seed(part) for part in key)
+    digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def indices(first: int | Sequence[int], count: int) -> Sequence[int]:
     """Indices of images in a larger set: `count` of them starting at `first`, or those listed."""
-    return range(first, first + count) if isinstance(first, int) else first
+    if isinstance(first, Sequence):
+        return first
+    start = as_seed(first)
+    return range(start, start + count)
+
+
+def as_seed(value: SupportsIndex) -> int:
+    """A Python integer, from one of Python, numpy or torch.
+
+    Raises: OptionError for anything else, or a negative number.
+    """
+    try:
+        seed = operator.index(value)
+    except TypeError:
+        raise OptionError(f"seed must be an integer, got {value!r}") from None
+    check_seed(seed)
+    return seed
 
 
 def check_seed(seed: int, bits: int | None = None) -> None:

@@ -150,7 +150,8 @@ class Deblur(inverse.ImageProblem):
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:
     """Factors (f, g) with k = outer(f, g) to float32 rounding, or None if the rank is higher."""
     U, s, Vh = torch.linalg.svd(k.double())
-    return (U[:, 0] * s[0], Vh[0]) if s[1:].max() <= 1e-6 * s[0] else None
+    higher = bool((s[1:] > 1e-6 * s[0]).any())
+    return None if higher else (U[:, 0] * s[0], Vh[0])
 
 
 @inverse.hookimpl

@@ -81,7 +81,7 @@ class Inpainting(inverse.ImageProblem):
 
     def _random(self, height: int, width: int) -> Tensor:
         generator = inverse.seeded(self.mask_seed, "random mask")
-        return torch.rand(height, width, generator=generator) >= self.missing
+        return torch.rand(height, width, generator=generator, dtype=torch.float32) >= self.missing
 
     def _free_form(self, height: int, width: int) -> Tensor:
         """Strokes of connected segments with round ends, drawn until `missing` is reached."""
@@ -90,10 +90,11 @@ class Inpainting(inverse.ImageProblem):
         corner = torch.tensor([height - 1.0, width - 1.0])
         observed = torch.ones(height, width, dtype=torch.bool)
         while 1 - observed.float().mean() < self.missing:
-            u = torch.rand(4, generator=generator)
+            u = torch.rand(4, generator=generator, dtype=torch.float32)
             start, angle = u[:2] * torch.tensor([height, width]), float(u[2]) * 2 * math.pi
             radius = size * (0.02 + 0.03 * float(u[3]))
-            for turn, length in torch.rand(6, 2, generator=generator).tolist():
+            draws = torch.rand(6, 2, generator=generator, dtype=torch.float32)
+            for turn, length in draws.tolist():
                 angle += (turn - 0.5) * math.pi / 1.5
                 direction = torch.tensor([math.sin(angle), math.cos(angle)])
                 step = size * (0.05 + 0.15 * length) * direction
@@ -108,7 +109,7 @@ class Inpainting(inverse.ImageProblem):
                 f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
                 f"the image {height}x{width}; resize the mask"
             )
-        return mask >= 0.5
+        return (mask > 0) & (mask >= mask.max() / 2)  # a mask of 0 and 1 among them
 
 
 def _distance_to_segment(height: int, width: int, start: Tensor, step: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -102,15 +103,21 @@ def print_outcome(solver: BatchSolver, records: list[dict[str, Any]]) -> None:
 def output_folders(files: list[Path | None], out: Path) -> list[Path]:
     """The output folder of each file: `out` for a single file, otherwise `out/STEM`.
 
-    Files that share a stem get their position appended to it.
+    Files that share a stem get a number appended to it, their position or the next one that makes a
+    name that no other file has.
     """
     if len(files) == 1:
         return [out]
     stems = [file.stem for file in files if file]
-    return [
-        out / (stem if stems.count(stem) == 1 else f"{stem}-{index}")
-        for index, stem in enumerate(stems)
-    ]
+    taken = set(stems)
+    names = []
+    for index, stem in enumerate(stems):
+        name = stem
+        if stems.count(stem) > 1:
+            name = next(n for i in itertools.count(index) if (n := f"{stem}-{i}") not in taken)
+            taken.add(name)
+        names.append(name)
+    return [out / name for name in names]
 
 
 def write(solved: Solved) -> None:

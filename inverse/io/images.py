@@ -89,9 +89,11 @@ def _images_in(folder: Path) -> list[Path]:
     readable = ", ".join(sorted(PICTURES | ARRAYS))
     images, others = [], []
     for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue  # such as the ._ files that macOS leaves beside pictures
         if path.suffix.lower() in PICTURES | ARRAYS:
             images.append(path)
-        elif path.is_file() and not path.name.startswith("."):
+        elif path.is_file():
             others.append(path.name)
     if not images:
         raise InputError(f"{folder}: the folder holds no image ({readable})")

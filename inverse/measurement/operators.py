@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import OperatorError
+from inverse.errors import OperatorError, OptionError
 from inverse.measurement.deepinv_import import deepinv
 from inverse.seeding import seeded
 
@@ -31,30 +31,42 @@ def operator(
         def grey(x):
             return x.mean(1, keepdim=True)
 
-    Automatic differentiation gives the adjoint.
+    Automatic differentiation gives the adjoint. y takes the precision of x.
 
     Args:
         function: x (B, *shape) -> y (B, *out_shape), physical units.
         shape: shape of one x.
         linear: whether the function is linear; `adjoint_error` checks the claim.
 
+    Raises: OptionError, when it is applied, if the function returns complex numbers.
+
     Returns: a deepinv `LinearPhysics` (or `Physics` when `linear` is false).
     """
 
     def wrap(f: Callable[[Tensor], Tensor]):
         physics = deepinv("physics")
+
+        def A(x: Tensor, **_: Any) -> Tensor:
+            y = f(x)
+            if y.is_complex():
+                raise OptionError(
+                    "operator: the function returns complex numbers; return their real and "
+                    "imaginary parts as two channels (torch.view_as_real)"
+                )
+            return y.to(x.dtype)
+
         if not linear:
-            return physics.Physics(A=lambda x, **_: f(x))
+            return physics.Physics(A=A)
 
         def adjoint(v: Tensor, **_: Any) -> Tensor:
             with torch.enable_grad():
                 x = torch.zeros(
                     v.shape[0], *shape, dtype=v.dtype, device=v.device, requires_grad=True
                 )
-                (result,) = torch.autograd.grad(f(x), x, v)
+                (result,) = torch.autograd.grad(A(x), x, v)
             return result
 
-        return physics.LinearPhysics(A=lambda x, **_: f(x), A_adjoint=adjoint, img_size=shape)
+        return physics.LinearPhysics(A=A, A_adjoint=adjoint, img_size=shape)
 
     return wrap if function is None else wrap(function)
 

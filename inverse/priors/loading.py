@@ -108,6 +108,7 @@ def cards() -> dict[str, Path]:
     return {name: entry.thing for name, entry in registry().table("inverse_priors").items()}
 
 
+@torch.inference_mode(False)
 def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     """A prior from its registered name, its `.safetensors` file, its card, or a diffusers folder.
 

@@ -1,10 +1,10 @@
-"""Write the tables of docs/leaderboard.md and of the README from the committed records.
+"""Write the tables of docs/leaderboard.md from the committed records.
 
     inverse bench run photo --out results/records/photo
     python bench/leaderboard.py
 
 The first command runs the missing cells of a suite; the other suites are exact and atmosphere. The
-second writes both tables.
+second writes the tables.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ RECORDS = ROOT / "results" / "records"
 
 
 def tables() -> str:
-    return "\n\n".join(
+    """One table of PSNR for the photographs, then all scores of every suite."""
+    suites = [
         f"## {path.name}\n\n{markdown(read_records(path))}" for path in sorted(RECORDS.iterdir())
-    )
+    ]
+    return "\n\n".join([f"## PSNR of `photo`\n\n{photo_table()}", *suites])
 
 
 def photo_table() -> str:
@@ -74,7 +76,6 @@ def photo_table() -> str:
 def main() -> None:
     new_parser(__doc__).parse_args()
     insert_tables(ROOT / "docs" / "leaderboard.md", tables())
-    insert_tables(ROOT / "README.md", photo_table())
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def table(results: dict[str, dict[str, list[dict]]]) -> str:
 def page(about: dict, results: dict[str, dict[str, list[dict]]]) -> str:
     """The page: settings, command and table."""
     size, count = about["size"], about["photographs"]
+    note = f"\n{about['note']}\n" if "note" in about else ""
     return f"""# Three restorations of held-out photographs
 
 This page compares methods on photographs, for users who restore pictures.
@@ -107,7 +108,7 @@ ratios only. More methods and problems under one budget, on fewer photographs:
 python bench/photo_restoration.py --images "$INVERSE_DATA/bsds500/test" \\
     --count {count} --size {size} --out docs/photo
 ```
-
+{note}
 {table(results)}"""
 
 

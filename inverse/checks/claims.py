@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -314,7 +315,11 @@ def verify(
 def _effort_curve(
     method: Method, on_probe: Measured, probe: Reference, samples: int, seed: int
 ) -> dict[float, float]:
-    """Main figure on the probe case by factor on the effort; empty for a method without limit."""
+    """Main figure on the probe case by factor on the effort; empty for a method without limit.
+
+    For a method that claims a limit, all points start from the same number of particles, at least
+    `samples`: a smaller default would make the first point worse and so the limit easier.
+    """
     if not set(method.limit) & set(values(method)):
         return {}
     curve, name = {}, main_figure(probe.case)
@@ -323,7 +328,8 @@ def _effort_curve(
             scaled = with_effort(method, factor, samples)
         except OptionError:  # the method has no instance of so little effort
             continue
-        point = on_probe if factor == 1 else measure(scaled, probe, samples, seed)
+        same = factor == 1 and (scaled == method or method.claim != "exact in the limit")
+        point = on_probe if same else measure(scaled, probe, samples, seed)
         if point.figures:
             curve[factor] = point.figures[name].value
     return curve
@@ -402,6 +408,15 @@ def _ignores_data(figure: Figure) -> bool:
 def _limit_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
     name = main_figure(probe.case)
     late = {factor: value for factor, value in verdict.effort.items() if factor >= 1}
+    if 1.0 not in late or len(late) < 3:
+        yield f"{PROBE}: claims to be exact in the limit, but does not run with more effort"
+        return
+    for (_, before), (factor, after) in pairwise(late.items()):
+        if probe.excess(name, after) > 5 and after > 1.1 * before + 5 * probe.floors[name][1]:
+            yield (
+                f"{PROBE}: claims to be exact in the limit, but {name} rises from {before:.3g} "
+                f"to {after:.3g} at x{factor:g} effort"
+            )
     order = convergence_order(probe, late)
     if probe.excess(name, late[max(late)]) > 5 and (order is None or order < 0.25):
         points = ", ".join(f"x{factor:g} {value:.3g}" for factor, value in late.items())

@@ -124,6 +124,38 @@ def test_a_limit_holds_if_the_error_falls_and_fails_if_it_stays():
     assert "does not fall with effort" in staying.failures[0]
 
 
+@dataclass(frozen=True)
+class Plateau(Planted):
+    """Twice too wide at any number of particles, and wider still with few."""
+
+    claim = "exact in the limit"
+    limit = {"particles": 1}
+    particles: int = 10
+
+    def run(self, posterior, samples, generator):
+        (x,) = super().run(posterior, samples, generator)
+        mean = x.unflatten(0, (-1, samples)).mean(1).repeat_interleave(samples, 0)
+        yield mean + (2 if self.particles >= SAMPLES else 6) * (x - mean)
+
+
+@pytest.mark.parametrize("particles", [10, SAMPLES])
+def test_a_small_default_does_not_make_a_limit_easier(particles):
+    verdict = inverse.verify(Plateau(particles=particles), samples=SAMPLES, cases=("random",))
+    assert any("does not fall with effort" in failure for failure in verdict.failures)
+    assert verdict.effort[1.0] == pytest.approx(verdict.effort[4.0])
+
+
+def test_a_limit_fails_if_the_error_rises_on_the_way_or_more_effort_does_not_run():
+    verdict = judge("slow", "exact in the limit", limit={"steps": 1})
+    probe = exact_cases.reference("random", SAMPLES)
+    rising = replace(verdict, effort={1.0: 0.58, 2.0: 0.38, 4.0: 0.55, 8.0: 0.2})
+    assert list(claims._limit_failures(rising, probe)) == [
+        "random: claims to be exact in the limit, but W2 rises from 0.38 to 0.55 at x4 effort"
+    ]
+    short = replace(verdict, effort={0.5: 0.6, 1.0: 0.5})
+    assert "does not run with more effort" in next(claims._limit_failures(short, probe))
+
+
 def test_a_weighted_ensemble_is_judged_by_its_weights():
     verdict = judge("weighted", "exact")
     assert verdict.cases[0].figures["mean"].score < 0.1

@@ -65,7 +65,8 @@ class Part:
     example: int
 
 
-STEPS_75 = {"fraction": 0.75}
+STEPS_10 = {"fraction": 0.1, "base": "ddnm"}
+STEPS_75 = {"fraction": 0.75, "base": "ddnm"}
 PARTS = {
     "digits": Part(
         "Digits, a circuit over pixels",
@@ -79,14 +80,18 @@ PARTS = {
         0.0,
         {
             "ddnm": ("", "ddnm", {}),
-            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, STEPS_10),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
             "steered, 75 %, Tweedie": (
                 "ddnm",
                 STEERED,
                 {**STEPS_75, "variance": "tweedie", "probes": 1},
             ),
-            "circuit alone (a = 0)": ("ddnm", STEERED, {"fraction": 1.0, "a0": 0.0, "a1": 0.0}),
+            "circuit alone (a = 0)": (
+                "ddnm",
+                STEERED,
+                {**STEPS_10, "fraction": 1.0, "a0": 0.0, "a1": 0.0},
+            ),
             "diffpir": ("", "diffpir", {}),
             "diffpir, steered, 75 %": ("diffpir", STEERED, {**STEPS_75, "base": "diffpir"}),
         },
@@ -104,7 +109,7 @@ PARTS = {
         0.0,
         {
             "ddnm": ("", "ddnm", {}),
-            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, STEPS_10),
             "steered, 75 %": ("ddnm", STEERED, STEPS_75),
             "steered, 75 %, joint draws": ("ddnm", STEERED, {**STEPS_75, "drawn": "joint"}),
             "diffpir": ("", "diffpir", {}),
@@ -134,7 +139,7 @@ PARTS = {
         0.0,
         {
             "ddnm": ("", "ddnm", {}),
-            "steered, 10 % of the steps": ("ddnm", STEERED, {"fraction": 0.1}),
+            "steered, 10 % of the steps": ("ddnm", STEERED, STEPS_10),
         },
         ("ddnm", "steered, 10 % of the steps"),
         7,
@@ -280,7 +285,7 @@ def overhead(data: Path, steps: int = 50, turns: int = 3) -> dict[str, float]:
     circuits = ("circuit-photo-64", "circuit-photo-8")
     methods = [
         inverse.get_method("ddnm", steps=steps),
-        *(inverse.get_method(STEERED, steps=steps, circuit=c) for c in circuits),
+        *(inverse.get_method(STEERED, steps=steps, circuit=c, base="ddnm") for c in circuits),
     ]
     seconds: list[list[float]] = [[] for _ in methods]
     for _ in range(turns):
@@ -377,7 +382,7 @@ without steering) and its 95 % interval (Student's t, 20 images). **Time** is pr
 that of the base. There are seven masks: *left* and *top* observe that half; *expand* observes a
 central square of half (1) or a quarter (2) of the side; the strips are a quarter of the side wide;
 *wide* is a free-form mask of 60 %. The prior runs in bf16. Options that the name of a case does not
-mention are defaults. The circuits:
+mention are defaults of the method; the base is `ddnm` with its defaults. The circuits:
 
 {circuits}
 """

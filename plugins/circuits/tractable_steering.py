@@ -17,7 +17,10 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.registry.discovery import with_settings
 from inverse_plugins.circuits.guides import ImageEvidence, load_guide, measured_pixels
+
+BASES = ("ddnm", "ddnm-plus", "diffpir", "repaint", "copaint")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,15 @@ class TractableSteering(inverse.Method):
     to 0 over the steps. a = 1 is the base method, bit for bit.
 
     Departures: both sides enter by mean and variance; their geometric mean is then a Gaussian, and
-    its mean goes to the base, where the authors draw from 256 bins. The variance of decoded draws
-    includes the codec's own error. The bases are methods of this library; theirs is CoPaint.
+    its mean goes to the base. `bins=256` draws each pixel instead, as the authors do. The variance
+    of decoded draws includes the codec's own error. The authors' base is `copaint`; the default has
+    its DDIM step (eta = 0) and needs no gradient of the network. The gradient steps of `copaint`
+    are not steered, as theirs.
 
     Args:
-        steps: steps of the base method, on the VP schedule.
-        base: method to steer, otherwise with its defaults.
+        steps: steps of the base method, on the VP schedule; a setting of the base takes precedence.
+        base: method to steer (ddnm, ddnm-plus, diffpir, repaint or copaint), with settings after a
+            colon: diffpir:zeta=0.3,steps=50; otherwise with its defaults.
         circuit: shipped circuit, or a .safetensors file; image sides must be multiples of its block
             sides.
         fraction: share of the steps, from the first, that are steered; the paper takes 0.1 for
@@ -54,6 +60,8 @@ class TractableSteering(inverse.Method):
         hot, cold: temperatures of the soft code of a patch without known pixels and of a known
             patch.
         top: number of codes of a patch that keep their weight.
+        bins: number of intensities from which each pixel of a steered image is drawn, the authors'
+            256; auto takes the mean of the weighted Gaussians.
     """
 
     name = "tractable-steering"
@@ -66,7 +74,7 @@ class TractableSteering(inverse.Method):
     needs = ("linear", "gaussian", "image")
 
     steps: int = 100
-    base: Literal["ddnm", "ddnm-plus", "diffpir", "repaint"] = "ddnm"
+    base: str = "ddnm:eta=0"
     circuit: str = "circuit-photo-8"
     fraction: float = 0.1
     a0: float = 0.8
@@ -79,9 +87,17 @@ class TractableSteering(inverse.Method):
     hot: float = 0.1
     cold: float = 0.01
     top: int = 20
+    bins: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if (name := self.base.partition(":")[0]) not in BASES:
+            raise OptionError(
+                f"tractable-steering: base must be one of {', '.join(BASES)}, got '{name}'"
+            )
+        _ = self.steered  # refuses wrong settings of the base
+        if self.bins is not None and self.bins < 2:
+            raise OptionError(f"tractable-steering: bins must be at least 2, got {self.bins}")
         if self.draws < 2 or self.top < 1 or not min(self.hot, self.cold) > 0:
             raise OptionError(
                 "tractable-steering: draws must be at least 2, top at least 1, hot and cold above 0"
@@ -102,13 +118,14 @@ class TractableSteering(inverse.Method):
     @property
     def steered(self):
         """The base method."""
-        return inverse.get_method(self.base, steps=self.steps)
+        return with_settings(self.base, steps=self.steps)
 
     def exponent(self, i):
         """a at step i, counted from 0: the denoiser's weight in the geometric mean."""
-        if i >= self.fraction * self.steps:
+        steps = self.steered.steps
+        if i >= self.fraction * steps:
             return 1.0
-        return self.a0 + (self.a1 - self.a0) * math.exp(-self.k * (1 - i / self.steps))
+        return self.a0 + (self.a1 - self.a0) * math.exp(-self.k * (1 - i / steps))
 
     @property
     def total(self):
@@ -126,7 +143,7 @@ class TractableSteering(inverse.Method):
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor | inverse.Weighted]:
         guide = self.guide.to(posterior.device, posterior.dtype)
-        levels = inverse.noise_levels(posterior, "vp", self.steps)
+        levels = inverse.noise_levels(posterior, "vp", self.steered.steps)
         (known, noise), prior = measured_pixels(posterior), posterior.prior
 
         def denoise(x, sigma):
@@ -139,11 +156,17 @@ class TractableSteering(inverse.Method):
                 prior.decode(x), (prior.scale * sigma) ** 2, prior.decode(x0_hat), known, noise
             )
             mean, variance = guide.moments(evidence, generator)
+            if self.bins is not None:
+                u, v = generator.rand_like(x), v1 * prior.scale**2
+                return prior.encode(
+                    drawn_pixels(self.bins, u, a, prior.decode(x0_hat), v, mean, variance)
+                )
             m, v2 = prior.encode(mean), variance / prior.scale**2
             w1, w2 = a / v1, (1 - a) / v2
             return (w1 * x0_hat + w2 * m) / (w1 + w2)
 
-        yield from self.steered.run(posterior.replaced(denoise=denoise), samples, generator)
+        steered = posterior.replaced(denoise=denoise, tweedie=posterior.tweedie)
+        yield from self.steered.run(steered, samples, generator)
 
     def denoiser_moments(self, posterior, x, s, t, generator):
         """Mean (B, *shape) and variance of x0 according to the denoiser, model units.
@@ -161,3 +184,23 @@ class TractableSteering(inverse.Method):
             signs = (generator.randn_like(x).sign() for _ in range(self.probes))
             slope = sum(v * vjp(v) for v in signs) / self.probes
         return x0_hat, (s**2 * slope).clamp(1e-6, s**2)
+
+
+def drawn_pixels(bins, u, a, m1, v1, m2, v2):
+    """A draw of each pixel from p1^a p2^(1 - a) on `bins` intensities from 0 to 1, by uniform u.
+
+    As in the authors' code, p1 is the denoiser's Gaussian, cut at two standard deviations (here, at
+    least the nearest bin remains), and p2 the circuit's, with a floor of 1e-3 on its density in
+    units of [-1, 1].
+    """
+    values = torch.linspace(0, 1, bins, dtype=u.dtype, device=u.device)
+    distance1, distance2 = ((values - m[..., None]).square() for m in (m1.clamp(0, 1), m2))
+    v1, v2 = (v.expand_as(u)[..., None] for v in (v1, v2))
+    density2 = torch.exp(-0.5 * distance2 / v2) / (2 * math.pi * v2).sqrt() + 2e-3
+    log_p = -0.5 * a * distance1 / v1 + (1 - a) * density2.log()
+    if a > 0:
+        cut = torch.maximum(4 * v1, distance1.amin(-1, keepdim=True))
+        log_p = log_p.masked_fill(distance1 > cut, -torch.inf)
+    cumulative = log_p.softmax(-1).cumsum(-1)
+    place = torch.searchsorted(cumulative, u[..., None] * cumulative[..., -1:], right=True)
+    return values[place[..., 0].clamp_max(bins - 1)]

@@ -270,7 +270,7 @@ def test_circuit_over_codes_steers_unless_its_weight_is_zero(files):
         )
         return inverse.solve(posterior, method, samples=2)
 
-    base = inverse.solve(posterior, inverse.get_method("ddnm", steps=10), samples=2)
+    base = inverse.solve(posterior, inverse.get_method("ddnm", steps=10, eta=0), samples=2)
     steered = solved()
     assert torch.equal(solved(a0=1.0, a1=1.0).samples, base.samples)
     assert (steered.samples - base.samples).abs().max() > 1e-3

@@ -31,7 +31,7 @@ class PriorCard(Card):
         network: fields of `UNetConfig`; empty for a Gaussian without a network.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         bf16_loss: largest loss of PSNR (dB) of the denoiser in bf16, over noise levels from 2 to
-            500 of 255 (`bench/denoise.py --bf16`); None if it was not measured.
+            500 of 255 (`bench/denoise.py --against bf16`); None if it was not measured.
         power_law: mean and power spectrum of the training data, fitted by `field.fit_power_law`;
             for `analytic_start`.
         law: shape, rank and kind of the Gaussian in the weights, and how it was fitted; empty

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from images import psnr
+from images import centre_crop, psnr
 from options import add_out, new_parser
 from output import command_line, in_results, markdown_table, write_json
 
@@ -52,8 +52,7 @@ def crops(folder: Path, count: int, size: int) -> torch.Tensor:
         half = torch.nn.functional.interpolate(
             pixels, scale_factor=0.5, mode="bicubic", antialias=True
         )[0].clamp(0, 1)
-        top, left = ((n - size) // 2 for n in half.shape[-2:])
-        found.append(half[:, top : top + size, left : left + size])
+        found.append(centre_crop(half, size))
     return torch.stack(found)
 
 

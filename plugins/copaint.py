@@ -16,7 +16,7 @@ from torch import Tensor
 import inverse
 from inverse.errors import OptionError
 from inverse.rows import per_row, row_dot
-from inverse.sampling.schedules import transitions
+from inverse.sampling.schedules import transitions, walk_with_jumps
 
 REJECTIONS = 40
 """After as many rejections a gradient step is given up; rounding alone then decides."""
@@ -81,15 +81,8 @@ class CoPaint(inverse.Method):
         return len(self.walk()) - 1
 
     def walk(self):
-        """Visited levels, counted from the clean image."""
-        stops = range(self.jump_length, self.steps - self.jump_length + 1, self.jump_length)
-        walk, jumps = [self.steps], dict.fromkeys(stops, self.repeats - 1)
-        while walk[-1] > 0:
-            walk.append(walk[-1] - 1)
-            if jumps.get(walk[-1], 0) > 0:
-                jumps[walk[-1]] -= 1
-                walk.extend(range(walk[-1] + 1, walk[-1] + self.jump_length + 1))
-        return walk
+        """Visited levels, counted from the clean image: steps, ..., 0, with the jumps back."""
+        return walk_with_jumps(self.steps, self.jump_length, self.repeats)
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

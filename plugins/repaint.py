@@ -14,7 +14,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.sampling.schedules import transitions
+from inverse.sampling.schedules import transitions, walk_with_jumps
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,7 @@ class RePaint(inverse.Method):
 
     def walk(self):
         """Visited levels, counted from the clean image: steps, ..., 0, with the jumps back."""
-        jumps = dict.fromkeys(
-            range(self.jump_length, self.steps - self.jump_length + 1, self.jump_length),
-            self.repeats - 1,
-        )
-        walk = [self.steps]
-        while walk[-1] > 0:
-            walk.append(walk[-1] - 1)
-            if jumps.get(walk[-1], 0) > 0:
-                jumps[walk[-1]] -= 1
-                walk.extend(range(walk[-1] + 1, walk[-1] + self.jump_length + 1))
-        return walk
+        return walk_with_jumps(self.steps, self.jump_length, self.repeats)
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

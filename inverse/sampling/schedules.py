@@ -126,3 +126,23 @@ def schedule(name: str, steps: int, sigma_min: float, sigma_max: float) -> Tenso
     return torch.cat(
         [SCHEDULES[name](steps, sigma_min, sigma_max), torch.zeros(1, dtype=torch.float64)]
     )
+
+
+def walk_with_jumps(steps: int, jump_length: int, repeats: int) -> list[int]:
+    """Visited levels, counted from the clean image: steps, ..., 0, with jumps back (time travel).
+
+    Args:
+        steps: number of levels.
+        jump_length: levels between the places of the jumps, and levels of a jump.
+        repeats: number of passes over the levels of a jump; 1 is a walk without jumps.
+
+    Source: Lugmayr et al., RePaint, CVPR 2022, https://arxiv.org/abs/2201.09865, appendix B.
+    """
+    stops = range(jump_length, steps - jump_length + 1, jump_length)
+    walk, jumps = [steps], dict.fromkeys(stops, repeats - 1)
+    while walk[-1] > 0:
+        walk.append(walk[-1] - 1)
+        if jumps.get(walk[-1], 0) > 0:
+            jumps[walk[-1]] -= 1
+            walk.extend(range(walk[-1] + 1, walk[-1] + jump_length + 1))
+    return walk

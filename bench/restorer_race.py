@@ -1,14 +1,18 @@
-"""Train candidate restorers, denoisers of low noise alone, for equal processor time.
+"""Train candidates for the next photographic prior for equal processor time.
 
     python bench/restorer_race.py warm-muon --seconds 3300 --out OUT --start photo-warm.safetensors
     python bench/restorer_race.py wide-muon --seconds 6600 --out OUT
+    python bench/restorer_race.py all-levels --seconds 9000 --out OUT --start photo-warm.safetensors
 
 The data are the photographs of $INVERSE_DATA/photographs (all but every tenth) at reductions from 1
 to 12, and those of $INVERSE_DATA/bsds500/train. Every 600 seconds of processor time the script
 appends the PSNR of the averaged weights to OUT/NAME/curve.jsonl, at noise 15, 25 and 50 of 255, on
 central crops of every tenth photograph (whole and halved) and of sixteen photographs of BSDS500
 test. A run that was stopped resumes at the step that it saved last. The law of the noise is
-log-normal around 0.2 in model units (25 of 255).
+log-normal around 0.2 in model units (25 of 255). The candidate `all-levels` draws a quarter of each
+batch from the thumbnails of Tiny ImageNet, at noise from 0.5 to 80: there the noise buries their
+compression, and their 40 000 scenes teach layout. Its curve also has the loss at noise 1, 3 and 10
+on 64 validation thumbnails.
 
 Muon steps along the orthogonalised momentum of every convolution inside the trunk, scaled to the
 step length of AdamW; the other parameters take AdamW's steps. Source: Jordan et al., Muon: An
@@ -33,13 +37,18 @@ from PIL import Image
 from torch import Tensor
 
 import inverse
+from inverse.io.devices import gains_from_bf16
 from inverse.io.files import atomic_write
+from inverse.io.image_sets import load_images
 from inverse.priors.networks.unet import UNetConfig
 
 REDUCTIONS = (1, 1.5, 2, 3, 4, 6, 8, 12)
 SHARES = (1, 1, 1.2, 1.2, 1, 0.7, 0.5, 0.3, 1.5)
 """How often each reduction, and BSDS500 last, is drawn."""
 LEVELS = (15, 25, 50)
+HIGH_LEVELS = (1.0, 3.0, 10.0)
+"""Noise (model units) at which the loss on thumbnails is measured."""
+BF16 = gains_from_bf16(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,12 @@ class Candidate:
     rate: float
     batch: int = 32
     size: int = 64
+    thumbnails: float = 0.0
+    """Share of each batch that is drawn from the thumbnails, at high noise."""
 
 
 CANDIDATES = {
+    "all-levels": Candidate(None, True, 6e-4, thumbnails=0.25),
     "warm-muon": Candidate(None, True, 3e-4),
     "warm-adam": Candidate(None, False, 3e-4),
     "wide-muon": Candidate(UNetConfig(3, (96, 160), (3, 4), 128), True, 2e-3),
@@ -96,41 +108,87 @@ def held_out(data: Path, size: int = 128) -> Tensor:
 
 
 def denoising(prior: inverse.Prior, crops: Tensor) -> dict[int, float]:
-    """Noise level of 255 -> mean PSNR (dB) of the crops, evaluated in bf16."""
+    """Noise level of 255 -> mean PSNR (dB) of the crops, evaluated in the precision of training."""
     found = {}
     for level in LEVELS:
         noise = torch.randn(crops.shape, generator=torch.Generator().manual_seed(level))
         x = prior.encode(crops + level / 255 * noise)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             parts = [prior(part, torch.tensor(level / 255 / prior.scale)) for part in x.split(8)]
         estimate = prior.decode(torch.cat(parts).float()).clamp(0, 1)
         found[level] = round(float(psnr(estimate, crops).mean()), 3)
     return found
 
 
+def thumbnails(data: Path) -> tuple[list[np.ndarray], Tensor]:
+    """Training thumbnails (64, 64, 3), uint8, and 64 validation thumbnails in model units."""
+    training = [
+        image
+        for part in (0, 1)
+        for image in load_images(data / f"tiny_imagenet64_{part}_jpeg.npz", 64, 3)
+    ]
+    validation = load_images(data / "tiny_imagenet64_val_jpeg.npz", 64, 3)[:64]
+    return training, model_units([torch.from_numpy(image.copy()) for image in validation])
+
+
+def model_units(images: list[Tensor]) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] from images (H, W, 3), uint8."""
+    x = (torch.stack(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def high_losses(prior: inverse.Prior, x0: Tensor) -> dict[float, float]:
+    """Noise level (model units) -> mean loss over images x0, evaluated as it is trained."""
+    found = {}
+    for sigma in HIGH_LEVELS:
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(int(sigma)))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            loss = prior.loss(x0, torch.full((len(x0),), sigma), noise)
+        found[sigma] = round(float(loss), 5)
+    return found
+
+
 def batch_of(
     sources: list[list[np.ndarray]], candidate: Candidate, generator: torch.Generator
 ) -> Tensor:
-    """Crops in the eight orientations: (batch, 3, size, size), model units."""
+    """Crops in the eight orientations: (batch, 3, size, size), model units; thumbnails come last.
+
+    The last of the sources is that of the thumbnails if the candidate is trained on them.
+    """
     shares, size, crops = torch.tensor(SHARES), candidate.size, []
     draw = lambda n: int(torch.randint(n, (), generator=generator))  # noqa: E731
-    for _ in range(candidate.batch):
+    for index in range(candidate.batch):
         source = sources[int(torch.multinomial(shares, 1, generator=generator))]
+        if index >= candidate.batch - high_count(candidate):
+            source = sources[-1]
         image = source[draw(len(source))]
         top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
         crop = torch.from_numpy(image[top : top + size, left : left + size])
         turn = draw(8)
         crop = crop.flip([axis for axis in (0, 1) if turn >> axis & 1])
         crops.append(crop.transpose(0, 1) if turn & 4 else crop)
-    x = (torch.stack(crops).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    return x.contiguous(memory_format=torch.channels_last)
+    return model_units(crops)
+
+
+def high_count(candidate: Candidate) -> int:
+    """Images of a batch that are thumbnails at high noise."""
+    return round(candidate.thumbnails * candidate.batch)
+
+
+def noise_levels(candidate: Candidate, generator: torch.Generator) -> Tensor:
+    """sigma (batch,) in model units: log-normal around 0.2, and around 2 for the thumbnails."""
+    z, high = torch.randn(candidate.batch, generator=generator), high_count(candidate)
+    low = torch.exp(math.log(0.2) + 0.9 * z).clamp(0.008, 1.2)
+    wide = torch.exp(math.log(2.0) + 1.1 * z).clamp(0.5, 80.0)
+    return torch.cat([low[: len(z) - high], wide[len(z) - high :]])
 
 
 def orthogonalised(momentum: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix to a kernel (out, in, h, w): five Newton-Schulz steps."""
     matrix = momentum.flatten(1)
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = (wide / (wide.norm() + 1e-7)).bfloat16()
+    x = wide / (wide.norm() + 1e-7)
+    x = x.bfloat16() if BF16 else x
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
@@ -171,10 +229,10 @@ class Run:
         candidate = self.candidate
         generator = torch.Generator().manual_seed(self.step + 1)
         x0 = batch_of(sources, candidate, generator)
-        sigma = torch.exp(math.log(0.2) + 0.9 * torch.randn(len(x0), generator=generator))
+        sigma = noise_levels(candidate, generator)
         noise = torch.randn(x0.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = self.prior.loss(x0, sigma.clamp(0.008, 1.2), noise)
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            loss = self.prior.loss(x0, sigma, noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0, foreach=True)
         fall = min(1.0, max(0.02, (budget - self.seconds) / (0.3 * budget)))
@@ -228,7 +286,7 @@ class Run:
                 for name, value in self.tensors().items():
                     value.copy_(file.get_tensor(name))
 
-    def record(self, crops: Tensor, loss: float | None) -> None:
+    def record(self, crops: Tensor, small: Tensor | None, loss: float | None) -> None:
         """Append the scores of the averaged weights to the curve."""
         kept = {k: p.detach().clone() for k, p in self.weights.items()}
         with torch.no_grad():
@@ -237,6 +295,7 @@ class Run:
             row = {"step": self.step, "crops": self.step * self.candidate.batch}
             row |= {"seconds": round(self.seconds), "loss": loss}
             row |= {"psnr": denoising(self.prior.eval(), crops)}
+            row |= {} if small is None else {"high": high_losses(self.prior, small)}
             for name, p in self.weights.items():
                 p.copy_(kept[name])
         self.prior.train()
@@ -258,8 +317,12 @@ def main() -> None:
     folder = given.out / given.name
     folder.mkdir(parents=True, exist_ok=True)
     run, sources, crops = Run(candidate, given.start, folder), corpus(data), held_out(data)
+    small = None
+    if candidate.thumbnails:
+        images, small = thumbnails(data)
+        sources = [*sources, images]
     if not run.step:
-        run.record(crops, None)
+        run.record(crops, small, None)
     losses: list[float] = []
     saved = recorded = run.seconds
     while run.seconds < given.seconds:
@@ -270,10 +333,10 @@ def main() -> None:
             run.save()
             saved = run.seconds
         if run.seconds - recorded > 600:
-            run.record(crops, float(np.mean(losses)))
+            run.record(crops, small, float(np.mean(losses)))
             recorded = run.seconds
     run.save()
-    run.record(crops, float(np.mean(losses)) if losses else None)
+    run.record(crops, small, float(np.mean(losses)) if losses else None)
 
 
 if __name__ == "__main__":

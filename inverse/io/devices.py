@@ -23,25 +23,29 @@ SMALL_LOSS = 0.01
 
 
 def automatic(loss: float | None, device: torch.device) -> str:
-    """The fastest precision that costs nothing: bf16 if the loss is small, or float32.
-
-    On a device that does not multiply bf16 it is emulated, and slower than float32.
+    """The fastest precision that costs nothing: bf16 if it is faster and the loss is small.
 
     Args:
         loss: of PSNR (dB) in bf16, measured; None if it was not.
     """
     small = loss is not None and loss < SMALL_LOSS
-    return "bf16" if small and multiplies_bf16(device) else "float32"
+    return "bf16" if small and gains_from_bf16(device) else "float32"
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a processor or GPU has instructions that multiply bf16."""
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether convolutions are faster in bf16 than in float32 on a processor or GPU.
+
+    Processors without instructions for bf16 emulate it. Intel's AVX-512 instruction does no more
+    products per second than float32, and the conversions make `photo-64` slower
+    (`bench/precision_speed.py`); its AMX tiles and AMD's instruction do gain.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    amd = "AMD" in str(found.get("cpu_name", ""))
+    return bool(found.get("amx_bf16") or (amd and found.get("avx512_bf16")))
 
 
 def check_device(name: str) -> torch.device:

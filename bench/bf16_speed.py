@@ -1,6 +1,6 @@
 r"""Time the prior in bf16 against float32 on this processor, one thread, alternating.
 
-    OMP_NUM_THREADS=1 python bench/bf16_speed.py --out results/tables/bf16-speed
+OMP_NUM_THREADS=1 python bench/bf16_speed.py --out results/tables/bf16-speed
 """
 
 from __future__ import annotations

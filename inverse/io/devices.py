@@ -43,7 +43,7 @@ def gains_from_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, object] = dict(getattr(torch.cpu, "get_capabilities", dict)())
     amd = "AMD" in str(found.get("cpu_name", ""))
     return bool(found.get("amx_bf16") or (amd and found.get("avx512_bf16")))
 

@@ -257,9 +257,7 @@ class AFDPS(inverse.ParticleMethod):
         return 1.0 if anneal == "none" else 1 - s / sigma_max
 
     def _gamma(self, posterior):
-        return self.gamma or (
-            posterior.norm_squared**0.5 if posterior.linear else posterior.prior.scale
-        )
+        return self.gamma or posterior.norm_squared**0.5
 
 
 def _curvature(posterior, tempered):

@@ -29,9 +29,10 @@ class DPS(inverse.Method):
 
     Args:
         steps: steps of the VP schedule; the paper uses 1000.
-        zeta: step size of the likelihood gradient. For the paper's step, auto is 5 sqrt(m) / steps
-            for m measurements, since the norm grows as sqrt(m) and the steps add up; the paper's 1
-            for 1000 steps on 3x256x256 corresponds to 2.3 instead of 5 (docs/methods.md has the
+        zeta: step size of the likelihood gradient. For the paper's step, auto is 5 sqrt(m) / (|A|
+            steps) for m measurements (|A| = 1 for a nonlinear A), since the norm grows as sqrt(m)
+            and the steps add up. The paper's 1, for 1000 steps on 3x256x256 and for averages over
+            4x4 pixels too (|A| = 1/4), corresponds to 2.3 instead of 5 (docs/methods.md has the
             calibration). For the score step, auto is sqrt(m) / (2 sigma_y): the gradient then
             equals half of the likelihood's where the residual is at the noise level.
         step: paper, zeta at every level; or score, zeta (s^2 - t^2) from level s to t, as a score
@@ -101,7 +102,8 @@ class DPS(inverse.Method):
         if self.zeta is not None:
             return self.zeta
         if self.step == "paper":
-            return 5 * posterior.y[0].numel() ** 0.5 / self.steps
+            gain = posterior.norm_squared**0.5 / posterior.prior.scale
+            return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
         return (
             float(posterior.noise.weights(posterior.y).sum()) ** 0.5
             * posterior.prior.scale

@@ -125,7 +125,7 @@ class FKSteering(inverse.ParticleMethod):
         """b, the factor of the default reward at level s."""
         if self.tau == 0 or self.reward is not None or not posterior.gaussian:
             return 1.0
-        gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+        gain = posterior.norm_squared
         return 1 / (1 + gain / (1 / s**2 + 1 / self.tau**2) / posterior.sigma_y**2)
 
     def _potential(self, r, history, product):

@@ -23,8 +23,7 @@ class AnnealedLangevin(inverse.Method):
     """Take Langevin steps on p_sigma(x) N(y; A x, R + gamma^2 I) at each noise level.
 
     With gamma = |A| sigma a step of epsilon sigma^2 is stable at every level. Departures: gamma
-    follows sigma (Jalal et al. tune it), and R may vary over the measurements. For a nonlinear A,
-    |A| is that of the map to physical units.
+    follows sigma (Jalal et al. tune it), and R may vary over the measurements.
 
     Args:
         steps: noise levels, log-uniform.
@@ -68,7 +67,7 @@ class AnnealedLangevin(inverse.Method):
             posterior, "log-uniform", self.steps, self.sigma_min, self.sigma_max
         )[:-1]
         x = sigmas[0] * inverse.standard_normal(posterior, generator)
-        gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+        gain = posterior.norm_squared
         for s in sigmas:
             variance = posterior.noise.variance(posterior.y) + gain * s**2
             eta = self.epsilon * s**2

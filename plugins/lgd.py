@@ -7,32 +7,41 @@ the VE coordinate.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.rows import per_row
+from inverse.rows import per_row, row_dot
+from inverse.sampling.schedules import transitions
 
 
 @dataclass(frozen=True)
-class LGD(inverse.Guidance):
-    """Guide by log E[p(y | x0)] over x0 ~ N(x0_hat, r^2 I), with the mean taken over a few draws.
+class LGD(inverse.Method):
+    """Take an ancestral step, then one along grad_x log E[exp(-loss(x0))], x0 ~ N(x0_hat, r^2 I).
 
-    r^2 = sigma^2 / (1 + sigma^2). With many draws, Gaussian noise and temper = 0 the method is
+    The mean is taken over a few draws, and r^2 = sigma^2 / (1 + sigma^2). A step takes one VJP of
+    the prior. The paper leaves the loss and its scale to the task.
+
+    loss=norm is |y - A x0| with a step of the kind of `dps`, each sample with its own norm in model
+    units. It damps itself, because the spread of the draws enters the norm. loss=likelihood is -log
+    p(y | x0), whose step is that of a score. With many draws, Gaussian noise and temper = 0 it is
     PiGDM. With few, the best draw takes nearly all the weight, and the gradient is as stiff as the
-    likelihood.
-
-    Departure: the variance of Gaussian noise is therefore sigma_y^2 + temper r^2 |A|^2, which
-    raises the likelihood to a power. temper = 0 is the paper's loss; it diverges on a 24x24 field
-    with a 1/f^2 spectrum and a 5x5 blur at 100 and at 400 steps. A step takes one VJP of the
-    prior.
+    likelihood. The variance of Gaussian noise is therefore sigma_y^2 + temper r^2 |A|^2, which
+    raises the likelihood to a power; temper = 0 diverges on a 24x24 field with a 1/f^2 spectrum and
+    a 5x5 blur at 100 and at 400 steps.
 
     Args:
+        steps: steps of the VP schedule.
         draws: number of Monte Carlo samples n.
-        temper: share of the spread of the draws that is added to the noise.
+        loss: norm or likelihood.
+        zeta: step for loss=norm; by default that of `dps`, 5 sqrt(m) / (|A| steps) for m
+            measurements.
+        temper: share of the spread of the draws that is added to the noise for loss=likelihood.
     """
 
     name = "lgd"
@@ -41,56 +50,85 @@ class LGD(inverse.Guidance):
         "Plug-and-Play Controllable Generation, ICML 2023, "
         "https://proceedings.mlr.press/v202/song23k.html"
     )
-    equation = "E[x0|x,y] = x0_hat + sigma^2 grad_x log 1/n sum_i p(y | x0_hat + r z_i)"
+    equation = "x' = ancestral(x, x0_hat) + zeta grad_x log 1/n sum_i exp(-loss(x0_hat + r z_i))"
     claim = "biased"
-    needs = ("noisy",)
+    units = (
+        "its step zeta |grad| / |y - A x| is a length in the units of the paper, "
+        "images and measurements in [-1, 1]"
+    )
 
+    steps: int = 100
     draws: int = 10
+    loss: Literal["norm", "likelihood"] = "norm"
+    zeta: float | None = None
     temper: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.draws < 1 or not self.temper >= 0:
+        if self.draws < 1 or not self.temper >= 0 or not (self.zeta is None or self.zeta >= 0):
             raise OptionError(
-                "lgd: draws must be at least 1 and temper at least 0, "
-                f"got {self.draws} and {self.temper:g}"
+                "lgd: draws must be at least 1, zeta and temper at least 0, "
+                f"got {self.draws}, {self.zeta} and {self.temper:g}"
             )
 
-    def guide(self, posterior, generator):
-        return lambda x, sigma: self.denoise(posterior, x, sigma, generator)
+    def unsupported(self, posterior):
+        stiff = self.loss == "likelihood" and posterior.noise.noiseless
+        return super().unsupported(posterior) or (
+            "lgd: loss=likelihood needs noise; use loss=norm" if stiff else None
+        )
 
-    def denoise(
-        self,
-        posterior: inverse.Posterior,
-        x: Tensor,
-        sigma: Tensor,
-        generator: inverse.Generators | None = None,
-    ) -> Tensor:
-        """Without a generator x0_hat is the only draw: the gradient of DPS, not normalised."""
+    def derived(self, posterior):
+        return {"zeta": self._zeta(posterior)} if self.loss == "norm" else {}
+
+    def run(
+        self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
+    ) -> Iterator[Tensor]:
+        sigmas, norm = inverse.noise_levels(posterior, "vp", self.steps), self.loss == "norm"
+        zeta = self._zeta(posterior)
+        x = sigmas[0] * inverse.standard_normal(posterior, generator)
+        for sigma, s, t in transitions(sigmas):
+            x0_hat, ascent = self.ascent(posterior, x, sigma, generator)
+            ratio = (t / s) ** 2
+            x = x0_hat + ratio * (x - x0_hat)
+            if t > 0:
+                x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
+            step = zeta * ((1 + s * s) * (1 + t * t)) ** 0.5 if norm else s * s - t * t
+            yield (x := x + step * ascent)
+
+    def ascent(
+        self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor, generator: inverse.Generators
+    ) -> tuple[Tensor, Tensor]:
+        """x0_hat and grad_x log sum_i exp(-loss(x0_hat + r z_i)): x (B, *shape) -> two alike."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
         r = sigma / (1 + sigma**2) ** 0.5
-        points = (
-            [x0_hat]
-            if generator is None
-            else [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
-        )
-        power = self._power(posterior, r)
-        weights = torch.stack(
-            [power.flatten() * posterior.log_likelihood(x0) for x0 in points]
-        ).softmax(0)
-        scores = (
-            per_row(w, x) * posterior.likelihood_score(x0)
-            for w, x0 in zip(weights, points, strict=True)
-        )
-        score = sum(scores, torch.zeros_like(x))
-        return x0_hat + sigma**2 * power * vjp(score)
+        points = [x0_hat + r * generator.randn_like(x) for _ in range(self.draws)]
+        loss = _norm if self.loss == "norm" else self._likelihood
+        values, gradients = zip(*(loss(posterior, x0, r) for x0 in points), strict=True)
+        weights = torch.stack([value.flatten() for value in values]).softmax(0)
+        terms = (per_row(w, x) * g for w, g in zip(weights, gradients, strict=True))
+        return x0_hat, vjp(sum(terms, torch.zeros_like(x)))
 
-    def _power(self, posterior, r):
-        """sigma_y^2 / (sigma_y^2 + temper r^2 |A|^2)."""
-        if not posterior.gaussian:
-            return torch.ones_like(r)
-        gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
-        return 1 / (1 + self.temper * r**2 * gain / posterior.sigma_y**2)
+    def _likelihood(self, posterior, x0, r):
+        """The log-likelihood with noise sigma_y^2 + temper r^2 |A|^2, and its gradient."""
+        power = torch.ones_like(r)
+        if posterior.gaussian:
+            gain = posterior.norm_squared
+            power = 1 / (1 + self.temper * r**2 * gain / posterior.sigma_y**2)
+        value = power.flatten() * posterior.log_likelihood(x0)
+        return value, power * posterior.likelihood_score(x0)
+
+    def _zeta(self, posterior):
+        if self.zeta is not None:
+            return self.zeta
+        gain = posterior.norm_squared**0.5 / posterior.prior.scale
+        return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
+
+
+def _norm(posterior, x0, r):
+    """-|y - A x0| in model units, and its gradient."""
+    e = posterior.residual(x0)
+    norm = row_dot(e, e).sqrt().clamp_min(1e-12) * posterior.prior.scale
+    return -norm, posterior.A_vjp(x0, e) / per_row(norm, x0)
 
 
 @inverse.hookimpl

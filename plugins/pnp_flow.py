@@ -68,7 +68,7 @@ class PnPFlow(inverse.Method):
         x = torch.zeros(
             len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
         )
-        norm = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+        norm = posterior.norm_squared
         for n in range(self.steps):
             t = n / self.steps
             gamma = self.lr * (1 - t) ** self.alpha / norm

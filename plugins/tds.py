@@ -153,7 +153,7 @@ def _moment(posterior, x0_hat, vjp, r2, s):
 
 
 def _dps(posterior, x0_hat, vjp, r2, s):
-    gain = posterior.norm_squared if posterior.linear else posterior.prior.scale**2
+    gain = posterior.norm_squared
     power = 1 / (1 + gain * r2 / posterior.sigma_y**2) if posterior.gaussian else 1.0
     return (
         x0_hat,

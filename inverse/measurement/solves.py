@@ -304,7 +304,12 @@ class LinearSolves(ABC):
 
     @cached_property
     def norm_squared(self) -> float:
-        """Largest eigenvalue of A^T A in model units (power iteration from a fixed start)."""
+        """Largest eigenvalue of A^T A in model units (power iteration from a fixed start).
+
+        For a nonlinear operator, that of the map to physical units alone.
+        """
+        if not self.linear:
+            return self.prior.scale**2
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
         return float(

@@ -186,18 +186,19 @@ def guided(p: Conjugate, K: Tensor, s: float) -> tuple[Tensor, Tensor]:
     return J - K @ p.A @ J, rest + K @ (p.b - p.A @ rest)
 
 
-def ancestral_step(law: Law, G: Tensor, h: Tensor, s: float, t: float) -> Law:
-    a = 1 - (t / s) ** 2
-    I = torch.eye(len(h), dtype=h.dtype)  # noqa: E741
-    return law.then(a * G + (1 - a) * I, a * h, a * t**2 * I)
-
-
-def ddim_step(
+def ancestral_step(
     law: Law, G: Tensor, h: Tensor, s: float, t: float, noise: Tensor | float = 0.0
 ) -> Law:
+    """x' = a (G x + h + noise) + (1 - a) x + ancestral noise, with a = 1 - (t / s)^2."""
+    a = 1 - (t / s) ** 2
+    I = torch.eye(len(h), dtype=h.dtype)  # noqa: E741
+    return law.then(a * G + (1 - a) * I, a * h, a * t**2 * I + a**2 * noise)
+
+
+def ddim_step(law: Law, G: Tensor, h: Tensor, s: float, t: float) -> Law:
     w = 1 - t / s
     I = torch.eye(len(h), dtype=h.dtype)  # noqa: E741
-    return law.then(w * G + (1 - w) * I, w * h, w**2 * noise)
+    return law.then(w * G + (1 - w) * I, w * h)
 
 
 def heun_step(
@@ -234,13 +235,13 @@ def law_of_tmpd(p: Conjugate, steps: int) -> Law:
 
 
 def law_of_lgd(p: Conjugate, steps: int, temper: float = 1.0) -> Law:
-    """With one draw the weight is 1 and the guidance is affine with noise."""
-    levels, norm = levels_of(p, "karras", steps), float(torch.linalg.matrix_norm(p.A, 2)) ** 2
+    """With one draw the weight is 1 and the guidance by the likelihood is affine with noise."""
+    levels, norm = levels_of(p, "vp", steps), float(torch.linalg.matrix_norm(p.A, 2)) ** 2
     law = start(p, levels[0])
     for s, t in pairwise(levels):
         r2 = s**2 / (1 + s**2)
         K = s**2 * p.J(s) @ p.A.T / (SIGMA_Y**2 + temper * r2 * norm)
-        law = ddim_step(law, *guided(p, K, s), s, t, (K @ p.A) @ (K @ p.A).T * r2)
+        law = ancestral_step(law, *guided(p, K, s), s, t, (K @ p.A) @ (K @ p.A).T * r2)
     return law
 
 
@@ -414,8 +415,12 @@ LINEAR = [
     ("tmpd", {"steps": 50}, lambda p: law_of_tmpd(p, 50)),
     ("mmps", {"steps": 25, "tolerance": 1e-9}, lambda p: law_of_mmps(p, 25)),
     ("mmps", {"steps": 25, "tolerance": 1e-9, "solver": "cg"}, lambda p: law_of_mmps(p, 25)),
-    ("lgd", {"steps": 100, "draws": 1}, lambda p: law_of_lgd(p, 100)),
-    ("lgd", {"steps": 100, "draws": 1, "temper": 0.0}, lambda p: law_of_lgd(p, 100, temper=0.0)),
+    ("lgd", {"steps": 100, "draws": 1, "loss": "likelihood"}, lambda p: law_of_lgd(p, 100)),
+    (
+        "lgd",
+        {"steps": 100, "draws": 1, "loss": "likelihood", "temper": 0.0},
+        lambda p: law_of_lgd(p, 100, temper=0.0),
+    ),
     ("ddnm", {"steps": 50}, lambda p: law_of_ddnm(p, 50)),
     ("ddnm", {"steps": 50, "rule": "paper"}, lambda p: law_of_ddnm(p, 50, rule="paper")),
     ("diffpir", {"steps": 50}, lambda p: law_of_diffpir(p, 50)),
@@ -587,13 +592,21 @@ def test_lgd_with_many_draws_is_pigdm():
     x = p.mean.reshape(p.posterior.shape).expand(1000, *p.posterior.shape)
     sigma = torch.tensor(0.05, dtype=torch.float64)
     expected = (inverse.get_method("pigdm").denoise(rows, x, sigma) - rows.denoise(x, sigma))[0]
-    found = (
-        inverse.get_method("lgd", draws=200, temper=0.0).denoise(rows, x, sigma, Stream(0))
-        - rows.denoise(x, sigma)
-    ).mean(0)
+    lgd = inverse.get_method("lgd", draws=200, loss="likelihood", temper=0.0)
+    found = sigma**2 * lgd.ascent(rows, x, sigma, Stream(0))[1].mean(0)
     assert (
         float((found - expected).norm() / expected.norm()) < 0.02
     )  # bias of 200 self-normalised weights, error of 1000 rows: measured 0.005
+
+
+def test_lgd_without_a_spread_takes_the_step_of_dps():
+    p = conjugate("dense")
+    x = p.mean.reshape(1, *p.posterior.shape) + 0.1
+    tiny = torch.tensor(1e-9, dtype=torch.float64)
+    _, ascent = inverse.get_method("lgd", draws=3).ascent(p.posterior, x, tiny, Stream(0))
+    e = (p.posterior.residual(x)).flatten()
+    norm = e.norm() * p.posterior.prior.scale
+    torch.testing.assert_close(ascent, p.posterior.A_vjp(x, p.posterior.residual(x)) / norm)
 
 
 def test_the_exact_proximal_draw_has_the_law_of_its_conditional():

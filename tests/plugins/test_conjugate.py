@@ -225,12 +225,12 @@ def law_of_pigdm(p: Conjugate, steps: int) -> Law:
 
 
 def law_of_tmpd(p: Conjugate, steps: int) -> Law:
-    levels = levels_of(p, "karras", steps)
+    levels = levels_of(p, "vp", steps)
     law = start(p, levels[0])
     for s, t in pairwise(levels):
         V = s**2 * p.J(s)
         K = V @ p.A.T @ torch.linalg.inv(p.A @ V.sum(1).clamp_min(0).diag() @ p.A.T + p.R)
-        law = ddim_step(law, *guided(p, K, s), s, t)
+        law = ancestral_step(law, *guided(p, K, s), s, t)
     return law
 
 
@@ -431,7 +431,7 @@ LINEAR = [
     ),
     ("daps", {"steps": 20}, lambda p: law_of_daps(p, 20, "langevin")),
     ("daps", {"steps": 20, "inner": "exact"}, lambda p: law_of_daps(p, 20, "exact")),
-    ("pnp-dm", {"steps": 50, "prior_steps": 5}, lambda p: law_of_pnp_dm(p, 50, 5, 0.1)),
+    ("pnp-dm", {"steps": 50, "prior_steps": 5}, lambda p: law_of_pnp_dm(p, 50, 5, 0.03)),
     ("langevin", {"steps": 30, "inner_steps": 3}, lambda p: law_of_langevin(p, 30, 3)),
 ]
 

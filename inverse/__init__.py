@@ -55,6 +55,7 @@ MODULES = {
     "get_sampler": "sampling.options",
     "load_prior": "priors.loading",
     "read_image": "io.images",
+    "read_mask": "io.images",
     "as_reconstructor": "deepinv_reconstructors",
     "from_reconstructor": "deepinv_reconstructors",
 }
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     from inverse.deepinv_reconstructors import as_reconstructor, from_reconstructor
     from inverse.engine import Interrupted, solve
     from inverse.execution import CG, Execution
-    from inverse.io.images import read_image
+    from inverse.io.images import read_image, read_mask
     from inverse.measurement.modalities import stack, stacked_noise
     from inverse.measurement.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
     from inverse.measurement.operators import adjoint_error, operator

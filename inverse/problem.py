@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -256,8 +256,11 @@ class Problem(ABC):
 class ImageProblem(Problem):
     """Base of the problems on photographs: truths are colour images in [0, 1].
 
-    A subclass implements `operator` only.
+    A subclass implements `operator` only. One whose measurements are not intensities sets
+    `measured_role` to "numbers".
     """
+
+    measured_role: ClassVar[Literal["picture", "numbers"]] = "picture"
 
     def open(self, file: Path, prior: Prior, measured: bool) -> tuple[Problem, Tensor, list[str]]:
         """Read a picture or array: this problem, its pixels (C, H, W), and notes for the user.
@@ -268,7 +271,11 @@ class ImageProblem(Problem):
         """
         from inverse.io.images import read_image
 
-        picture = read_image(file, prior.shape[0] or 3)
+        channels = prior.shape[0] or 3
+        if measured:
+            picture = read_image(file, channels, self.measured_role, max(0.5, 5 * self.sigma_y))
+        else:
+            picture = read_image(file, channels)
         return self, picture.pixels, list(picture.notes)
 
     def pictures(self, prior: Prior | None = None) -> list[Path]:

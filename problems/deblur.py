@@ -123,7 +123,7 @@ class Deblur(inverse.ImageProblem):
         return motion_kernel(self.sides["motion"], self.kernel_seed)
 
     def _from_file(self) -> Tensor:
-        k = inverse.read_image(self.kernel, channels=1).pixels[0]
+        k = inverse.read_image(self.kernel, channels=1, role="kernel").pixels[0]
         if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
             raise InputError(
                 f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; "

@@ -19,7 +19,8 @@ class Inpainting(inverse.ImageProblem):
 
     Args:
         mask: box (centred), random (single pixels), free-form (brush strokes), or the path of a
-            mask picture (white = observed) of the image's size.
+            mask picture of the image's size: white, or opaque if it has transparency, is observed.
+        invert: whether white, or opaque, is a hole instead.
         missing: fraction of missing pixels of random and free-form, in (0, 1).
         box: side of the box as a fraction of the image's shorter side, in (0, 1).
         mask_seed: random seed of random and free-form.
@@ -38,6 +39,7 @@ class Inpainting(inverse.ImageProblem):
     missing: float = 0.5
     box: float = 0.25
     mask_seed: int = 0
+    invert: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,10 +60,24 @@ class Inpainting(inverse.ImageProblem):
                 f"inpainting: mask '{self.mask}' is neither a file nor a known mask; "
                 f"{suggestion(self.mask, makers)}"
             )
-        mask = makers.get(self.mask, self._from_file)(height, width)
+        mask = makers.get(self.mask, self._from_file)(height, width) ^ self.invert
         if not bool(mask.any()):
             raise InputError("inpainting: the mask leaves no pixel observed; use another mask")
         return mask
+
+    def open(self, file: Path, prior: inverse.Prior, measured: bool):
+        """Read a picture or array, whose pixels in holes may be NaN, and say how much is missing.
+
+        Raises: InputError if the file or the mask cannot be used.
+        """
+        problem, values, notes = super().open(file, prior, measured)
+        observed = self.observed(*values.shape[-2:])
+        if measured:
+            values = torch.where(observed, values, torch.zeros_like(values))
+        if Path(self.mask).is_file():
+            notes += [f"mask: {note}" for note in inverse.read_mask(self.mask)[1]]
+        share = 1 - float(observed.double().mean())
+        return problem, values, [*notes, f"{share:.1%} of the pixels will be filled"]
 
     def operator(self, shape: tuple[int, ...]):
         """The product of an image (C, H, W) with the mask."""
@@ -103,13 +119,13 @@ class Inpainting(inverse.ImageProblem):
         return observed
 
     def _from_file(self, height: int, width: int) -> Tensor:
-        mask = inverse.read_image(self.mask, channels=1).pixels[0]
+        mask, _ = inverse.read_mask(self.mask)
         if mask.shape != (height, width):
             raise InputError(
                 f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
                 f"the image {height}x{width}; resize the mask"
             )
-        return (mask > 0) & (mask >= mask.max() / 2)  # a mask of 0 and 1 among them
+        return mask
 
 
 def _distance_to_segment(height: int, width: int, start: Tensor, step: Tensor) -> Tensor:

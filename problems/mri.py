@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError
+from inverse.io.arrays import datasets
+from inverse.io.images import read_complex
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class MRI(inverse.ImageProblem):
                 f"mri: mask '{self.mask}' is neither a file nor a known mask; "
                 "known: random, equispaced"
             )
-        mask = inverse.read_image(self.mask, channels=1).pixels[0] >= 0.5
+        mask, _ = inverse.read_mask(self.mask)
         if mask.shape != (height, width):
             raise InputError(
                 f"mri: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
@@ -139,25 +140,33 @@ class MRI(inverse.ImageProblem):
         return [inverse.read_image(path, channels=1).pixels for path in self.pictures()]
 
     def open(self, file: Path, prior: inverse.Prior, measured: bool):
-        """Read a slice or a measurement: complex (H, W) in .npy, or real (2, H, W) in .npy or .h5.
+        """Read a slice or a measurement: complex (H, W) or real (2, H, W) in .npy, .npz or .h5.
 
-        Raises: InputError if the file is of another kind.
+        Several slices of one coil, (slices, H, W) or (slices, 1, H, W) as in fastMRI's `kspace`,
+        give the middle one.
+
+        Raises: InputError if the file is of another kind or has several coils.
         """
         if not measured:
             return super().open(file, prior, measured)
-        suffix = file.suffix.lower()
-        if suffix not in (".npy", ".h5", ".hdf5"):
+        spectrum = read_complex(file)
+        if spectrum is None:
+            picture = inverse.read_image(file, channels=2, role="numbers")
+            return self, picture.pixels, list(picture.notes)
+        notes = ["complex"]
+        sides = tuple(spectrum.shape)
+        if spectrum.ndim == 4 and spectrum.shape[1] == 1:
+            spectrum = spectrum[:, 0]
+        if spectrum.ndim == 3 and (len(spectrum) == 1 or "kspace" in datasets(file)):
+            if len(spectrum) > 1:
+                notes.append(f"slice {len(spectrum) // 2} of {len(spectrum)}, counted from 0")
+            spectrum = spectrum[len(spectrum) // 2]
+        if spectrum.ndim != 2:
             raise InputError(
-                f"mri: a measurement is complex (H, W) or real (2, H, W) in .npy, or real in .h5; "
-                f"got {file}"
+                f"{file}: complex numbers of shape {sides}; this problem takes one coil and one "
+                "slice, (height, width); combine the coils first"
             )
-        if suffix == ".npy":
-            values = np.load(file, mmap_mode="r", allow_pickle=False)
-            if np.iscomplexobj(values):
-                spectrum = torch.from_numpy(np.array(values.squeeze(), np.complex64))
-                return self, torch.view_as_real(spectrum).movedim(-1, 0), ["complex"]
-        picture = inverse.read_image(file, channels=2)
-        return self, picture.pixels, list(picture.notes)
+        return self, torch.view_as_real(spectrum).movedim(-1, 0), notes
 
     def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
         """The zero-filled reconstruction A^T y: (B, 2, H, W) -> (B, 1, H, W)."""

@@ -26,6 +26,7 @@ class PhaseRetrieval(inverse.ImageProblem):
 
     name = "phase-retrieval"
     summary = "the modulus of the Fourier transform of a photograph"
+    measured_role = "numbers"
 
     oversampling: float = 0.5
     sigma_y: float = 0.02

@@ -1,21 +1,26 @@
-"""Image files: pictures and arrays to tensors, tensors to PNG."""
+"""Image files in their roles: pictures, masks, kernels and measured numbers; PNG files."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inverse.errors import InputError
+from inverse.io.arrays import is_array, read_numbers
 from inverse.io.files import atomic_write
+from inverse.io.pictures import KINDS, check_intensities, read_raster
 
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
-ARRAYS = {".npy", ".h5", ".hdf5"}
+ARRAYS = {".npy", ".npz", ".h5", ".hdf5"}
+Role = Literal["picture", "kernel", "numbers"]
+"""What an image is to a problem: intensities, weights, or numbers of any range."""
+LUMA = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,40 +36,117 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_image(path: str | Path, channels: int = 3) -> Picture:
-    """Read a picture (PNG, JPEG, TIFF, WebP, BMP) or an array (.npy, .h5).
+def read_image(
+    path: str | Path, channels: int = 3, role: Role = "picture", margin: float = 0.0
+) -> Picture:
+    """Read a picture (PNG, JPEG, TIFF, WebP, BMP) or an array (.npy, .npz, .h5), by content.
 
-    Pictures may have 8 or 16 bits, grey or colour, and alpha.
+    Pictures may have any depth, grey or colour, and alpha: transparency is white paper, but 0 in a
+    kernel. Unsigned integers of an array are scaled as in a picture, except in the role "numbers".
 
     Args:
         channels: 3 or 1. A grey picture is repeated; a colour picture is averaged with luma
             weights. An array must have this number of channels.
+        role: picture, whose numbers lie in [0, 1]; kernel and numbers, of any range.
+        margin: how far the numbers of a picture in an array may lie outside [0, 1], for noise.
 
-    Raises: InputError if the file is missing, empty, not an image, or has other channels.
+    Raises: InputError if the file is missing, empty, not an image, has other channels or another
+        range, or does not fit into memory.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a file")
-    if path.stat().st_size == 0:
+    path, head = _head(Path(path))
+    if is_array(head):
+        return _array_picture(read_numbers(path, head), channels, path, role, margin)
+    raster = read_raster(path, head)
+    values, notes = raster.values, list(raster.notes)
+    if raster.alpha is not None:
+        paper = 0.0 if role == "kernel" else 1.0
+        values = values * raster.alpha + paper * (1 - raster.alpha)
+        notes.append("transparency taken as 0" if paper == 0 else "transparency laid on white")
+    if values.shape[2] == 1 and channels == 3:
+        values, notes = np.repeat(values, 3, axis=2), [*notes, "grey repeated to three channels"]
+    elif values.shape[2] == 3 and channels == 1:
+        values, notes = values @ LUMA, [*notes, "colour converted to grey"]
+    pixels = np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+    return Picture(torch.from_numpy(pixels), tuple(notes))
+
+
+def read_mask(path: str | Path) -> tuple[Tensor, tuple[str, ...]]:
+    """Read a mask: boolean (H, W), true where a pixel is observed, and notes.
+
+    A picture or array of two values: the larger is observed. In a picture with transparency the
+    opaque pixels are observed. Up to a twentieth of the pixels may lie between the two values, as
+    at smoothed edges; they are observed above the middle.
+
+    Raises: InputError if the file is unreadable or has more values, as a photograph has.
+    """
+    path, head = _head(Path(path))
+    if is_array(head):
+        array = read_numbers(path, head)
+        array = array.reshape([n for n in array.shape if n > 1] or [1])
+        if array.ndim == 3 and len(array) in (1, 3) and (array == array[:1]).all():
+            array = array[0]
+        if array.ndim == 3 and array.shape[2] == 3 and (array == array[..., :1]).all():
+            array = array[..., 0]
+        if array.ndim != 2 or array.dtype.kind not in "buif":
+            raise InputError(f"mask {path}: expected (height, width), found shape {array.shape}")
+        return _two_valued(path, array.astype(np.float32))
+    raster = read_raster(path, head)
+    if raster.alpha is not None and (raster.alpha < 1).any():
+        return torch.from_numpy(raster.alpha[..., 0] == 1), ("transparent pixels are holes",)
+    values = raster.values
+    return _two_valued(path, values[..., 0] if values.shape[2] == 1 else (values @ LUMA)[..., 0])
+
+
+def _two_valued(path: Path, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
+    if not np.isfinite(values).all():
+        raise InputError(f"mask {path}: holds NaN or infinity; use 0 for holes and 1 elsewhere")
+    found, counts = np.unique(values, return_counts=True)
+    low, high = float(found[0]), float(found[-1])
+    if low == high:
+        return torch.full(values.shape, high > 0), ()
+    between = (values > low + 0.1 * (high - low)) & (values < high - 0.1 * (high - low))
+    if between.mean() > 0.05:
+        order = counts.argsort()[::-1][:2]
+        common = " and ".join(f"{found[i]:.3g} ({counts[i] / values.size:.0%})" for i in order)
+        raise InputError(
+            f"mask {path}: {len(found)} different values, the commonest {common}; expected two, "
+            "black for holes and white for observed pixels"
+        )
+    smooth = len(found) > 2
+    notes = (f"{len(found)} values, observed above the middle",) if smooth else ()
+    return torch.from_numpy(values >= (low + high) / 2), notes
+
+
+def _head(path: Path) -> tuple[Path, bytes]:
+    """The path and the first bytes of a file.
+
+    Raises: InputError if it is missing, a folder, empty, or of no known kind.
+    """
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected a file")
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
+    if not head:
         raise InputError(f"{path}: is empty (0 bytes)")
     suffix = path.suffix.lower()
-    if suffix in ARRAYS:
-        return _array_picture(_read_array(path), channels, path)
-    if suffix not in PICTURES:
+    if not (is_array(head) or _is_picture(head) or suffix in PICTURES | ARRAYS):
         raise InputError(
             f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, "
             f"got '{suffix or 'no suffix'}'"
         )
-    array, notes = _read_picture(path)
-    array, notes = _flatten_alpha(array, notes)
-    if array.shape[2] == 1 and channels == 3:
-        array, notes = np.repeat(array, 3, axis=2), [*notes, "grey repeated to three channels"]
-    elif array.shape[2] == 3 and channels == 1:
-        array = array @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
-        notes = [*notes, "colour converted to grey"]
-    return Picture(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), tuple(notes))
+    if suffix in ARRAYS and not is_array(head) and not _is_picture(head):
+        raise InputError(f"{path}: not a readable array (neither .npy, .npz nor HDF5, nor {KINDS})")
+    return path, head
+
+
+def _is_picture(head: bytes) -> bool:
+    marks = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+    return head.startswith(marks) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def input_files(paths: list[Path]) -> list[Path]:
@@ -129,132 +211,52 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
     return sheet
 
 
-def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Pixels (H, W, C), float32 in [0, 1], at full depth for 16-bit files, and notes."""
-    try:
-        deep = _deep_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _deep_png(path)
-        array, notes = (deep, []) if deep is not None else _read_eight_bit(path)
-    except Exception as error:  # each reader raises its own types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path}: not a readable image ({reason}); expected PNG, JPEG, TIFF, WebP or BMP"
-        ) from error
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 4):
-        raise InputError(
-            f"{path}: expected a single picture (height, width[, channels]), "
-            f"found an array of shape {array.shape}"
-        )
-    array = array[..., None] if array.ndim == 2 else array
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / 65535, [*notes, "16-bit"]
-    if array.dtype == bool or array.dtype == np.uint8:
-        return array.astype(np.float32) / (1 if array.dtype == bool else 255), notes
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32), [*notes, "floating point, used as intensities"]
-    raise InputError(f"{path}: pixels are {array.dtype}; expected 8-bit, 16-bit or floating point")
-
-
-def _expand(image):
-    """Palette images become RGB(A), CMYK and similar modes RGB; other modes are unchanged."""
-    if image.mode == "P":
-        return image.convert("RGBA" if "transparency" in image.info else "RGB")
-    return image if image.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16") else image.convert("RGB")
-
-
-def _read_eight_bit(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Pixels of the first page, turned upright, as Pillow reads them, and notes."""
-    from PIL import Image, ImageOps
-
-    notes = []
-    with Image.open(path) as image:
-        if (pages := getattr(image, "n_frames", 1)) > 1:
-            notes.append(f"first of {pages} pages")
-        if image.getexif().get(0x0112, 1) != 1:
-            notes.append("turned upright as its EXIF orientation says")
-        if _png_depth(path) == (16, 4):
-            notes.append("16-bit grey with alpha, read at 8 bits")
-        return np.asarray(_expand(ImageOps.exif_transpose(image))), notes
-
-
-def _deep_png(path: Path) -> np.ndarray | None:
-    """Pixels of a 16-bit PNG, which Pillow reduces to 8 bits in colour; None for other files."""
-    depth, colour_type = _png_depth(path)
-    mode = {0: "mono", 2: "rgb", 6: "rgba"}.get(colour_type)
-    if depth != 16 or mode is None:
-        return None
-    import kornia_rs
-
-    return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
-
-
-def _png_depth(path: Path) -> tuple[int, int]:
-    """Bits per channel and colour type of a PNG; (0, 0) for other files."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    return (head[24], head[25]) if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 else (0, 0)
-
-
-def _deep_tiff(path: Path) -> np.ndarray | None:
-    """Pixels of a TIFF of more than 8 bits, which Pillow does not read in colour; else None."""
-    import tifffile
-
-    # The error reports a damaged file; tifffile would log it as well.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    with tifffile.TiffFile(path) as file:
-        shallow = not len(file.pages) or (file.pages.first.dtype or np.dtype(float)).itemsize == 1
-        return None if shallow else file.asarray()
-
-
-def _flatten_alpha(array: np.ndarray, notes: list[str]) -> tuple[np.ndarray, list[str]]:
-    if array.shape[2] not in (2, 4):
-        return array, notes
-    alpha = array[..., -1:]
-    return array[..., :-1] * alpha + (1 - alpha), [*notes, "transparency laid on white"]
-
-
 def read_array(path: Path) -> Tensor:
-    """Real numbers of any shape from a .npy or .h5 file, float32, stored values.
+    """Real numbers of any shape from a .npy, .npz or .h5 file, float32, stored values.
 
-    An .h5 file must hold a dataset `y` or a single dataset.
+    A file of several arrays must hold one named `y` or a single numeric one.
 
-    Raises: InputError if the file is missing, has another suffix, or holds anything else.
+    Raises: InputError if the file is missing, is no array, or holds anything else.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix.lower() not in ARRAYS:
+    path, head = _head(Path(path))
+    if not is_array(head):
         raise InputError(
             f"{path}: the input of this problem is an array, not a picture; "
             f"expected one of {', '.join(sorted(ARRAYS))}"
         )
-    array = _read_array(path)
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise InputError(f"{path}: expected real numbers, found {array.dtype}")
+    array = read_numbers(path, head)
+    _check_real(path, array)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        if path.suffix.lower() == ".npy":
-            return np.load(path, allow_pickle=False)
-        import h5py
+def read_complex(path: Path) -> Tensor | None:
+    """Complex numbers of any shape from a .npy, .npz or .h5 file, complex64; None if they are real.
 
-        with h5py.File(path, "r") as file:
-            names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
-            name = "y" if "y" in names else names[0] if len(names) == 1 else None
-            if name is None:
-                raise InputError(
-                    f"{path}: expected a dataset 'y' or a single dataset, "
-                    f"found {', '.join(names) or 'none'}"
-                )
-            return file[name][()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable array ({str(error).splitlines()[0]})") from error
+    A file of several arrays must hold one named `y` or `kspace`, or a single numeric one.
+
+    Raises: InputError if the file is missing or no array.
+    """
+    path, head = _head(Path(path))
+    if not is_array(head):
+        raise InputError(
+            f"{path}: expected an array ({', '.join(sorted(ARRAYS))}), found a picture"
+        )
+    array = read_numbers(path, head)
+    if not np.iscomplexobj(array):
+        return None
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.complex64))
 
 
-def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
-    """A picture of an array: channels first, unsigned integers scaled to [0, 1]."""
-    if not (np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)):
+def _check_real(path: Path, array: np.ndarray) -> None:
+    if array.dtype.kind not in "buif":
         raise InputError(f"{path}: expected real numbers, found {array.dtype}")
+
+
+def _array_picture(
+    array: np.ndarray, channels: int, path: Path, role: Role, margin: float
+) -> Picture:
+    """A picture of an array: channels first, unsigned integers scaled to [0, 1]."""
+    _check_real(path, array)
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 2:
@@ -269,6 +271,9 @@ def _array_picture(array: np.ndarray, channels: int, path: Path) -> Picture:
             f"store it as ({channels}, height, width)"
         )
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)
+    scale = 1 if role == "numbers" else scale
+    if scale == 1 and role == "picture":
+        check_intensities(path, array, margin)
     pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
     return Picture(pixels, (f"{array.dtype} divided by {scale}",) if scale > 1 else ())
 

@@ -120,11 +120,12 @@ def test_alpha_is_laid_on_white_with_a_note(tmp_path, sixteen):
     )
 
 
-def test_sixteen_bit_grey_with_alpha_notes_its_lost_depth(tmp_path):
-    picture = read_image(
-        write_png16(tmp_path / "a.png", pixels(channels=2, dtype=np.uint16)), channels=1
-    )
-    assert "16-bit grey with alpha, read at 8 bits" in picture.notes
+def test_sixteen_bit_grey_with_alpha_keeps_its_depth(tmp_path):
+    array = pixels(channels=2, dtype=np.uint16)
+    picture = read_image(write_png16(tmp_path / "a.png", array), channels=1)
+    grey, alpha = as_tensor(array, 65535).split(1)
+    assert picture.notes == ("16-bit", "transparency laid on white")
+    torch.testing.assert_close(picture.pixels, grey * alpha + 1 - alpha, rtol=0, atol=1e-6)
 
 
 def test_grey_is_repeated_with_a_note(tmp_path):
@@ -162,7 +163,7 @@ def test_the_first_of_several_pages_is_read_with_a_note(tmp_path):
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "batch of one"])
 def test_array_layouts_are_recognised(tmp_path, layout):
-    array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+    array = np.random.default_rng(0).random((3, 8, 9), dtype=np.float32)
     stored = {
         "channels first": array,
         "channels last": array.transpose(1, 2, 0),
@@ -184,7 +185,7 @@ def test_integer_arrays_are_scaled_with_a_note(tmp_path, dtype, largest):
 
 @pytest.mark.parametrize("name", ["y", "anything"])
 def test_hdf5_measurement_is_found(tmp_path, name):
-    array = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+    array = np.random.default_rng(0).random((3, 8, 9), dtype=np.float32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file[name] = array
         if name == "y":

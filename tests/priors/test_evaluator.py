@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import inverse
 from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError
 from inverse.execution import Execution, check_precision
+from inverse.memory import free_memory
 from inverse.priors.evaluation.evaluator import evaluator
-from inverse.priors.evaluation.memory import bytes_needed, free_memory, is_out_of_memory, peak_bytes
+from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, peak_bytes
 from inverse.rows import like
 
 CPU = torch.device("cpu")

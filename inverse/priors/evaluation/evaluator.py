@@ -20,9 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from inverse.errors import ExecutionWarning, MemoryLimitError
 from inverse.execution import HALVES, Execution
+from inverse.memory import usable_memory
 from inverse.priors.evaluation.compilation import compiled, error_summary, is_compiler_error
 from inverse.priors.evaluation.half_precision import fingerprint, half_precision_copy
-from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, usable_memory
+from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory
 from inverse.priors.evaluation.tiling import tiled
 from inverse.priors.prior import Prior
 from inverse.rows import like

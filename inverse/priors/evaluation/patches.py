@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.priors.evaluation.memory import usable_memory
+from inverse.memory import usable_memory
 from inverse.priors.networks.unet import UNet, pad_to_multiple
 from inverse.priors.prior import NetworkPrior, Prior
 

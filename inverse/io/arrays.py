@@ -1,0 +1,118 @@
+"""Array files to numbers: .npy, .npz and .h5, by content, checked before they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from inverse.errors import InputError
+from inverse.io.sizes import check_memory
+
+PREFERRED = ("y", "kspace")
+"""Datasets that hold the measurement if a file has several: ours, and fastMRI's."""
+
+
+def is_array(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is an .npy, .npz or HDF5 file."""
+    return head.startswith((b"\x93NUMPY", b"\x89HDF", b"PK\x03\x04"))
+
+
+def datasets(path: Path) -> list[str]:
+    """Names of the datasets at the top of an HDF5 file; none for other files."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return []
+    with h5py.File(path, "r") as file:
+        return [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+
+
+def read_numbers(path: Path, head: bytes) -> np.ndarray:
+    """The numbers of a file, of any shape, real or complex.
+
+    A file of several arrays must hold one named `y` or `kspace`, or a single numeric one.
+
+    Args:
+        head: the first bytes of the file, which tell its kind.
+
+    Raises: InputError if the file cannot be read, holds no such array, keeps its numbers in another
+        file, or does not fit into memory.
+    """
+    try:
+        if head.startswith(b"\x93NUMPY"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            check_memory(path, array.shape)
+            array = np.array(array)
+        elif head.startswith(b"PK"):
+            array = _from_npz(path)
+        else:
+            array = _from_hdf5(path)
+    except InputError:
+        raise
+    except Exception as error:  # each reader raises its own types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "Python objects" in reason or "allow_pickle" in reason:
+            reason = "it holds Python objects, which are never loaded"
+        raise InputError(f"{path}: not a readable array ({reason})") from error
+    return _joined(array)
+
+
+def _from_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        name = _chosen(path, list(archive.files))
+        return archive[name]
+
+
+def _from_hdf5(path: Path) -> np.ndarray:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        for name in file:
+            if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+                raise InputError(f"{path}: '{name}' is a link to another file; store the numbers")
+        found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        numeric = [n for n, d in found.items() if d.shape and _numeric(d.dtype)]
+        dataset = found[_chosen(path, numeric, list(found))]
+        if dataset.external or dataset.is_virtual:
+            raise InputError(
+                f"{path}: the numbers of '{dataset.name}' lie in another file; store them here"
+            )
+        if dataset.size and not dataset.id.get_storage_size():
+            raise InputError(
+                f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing"
+            )
+        check_memory(path, dataset.shape)
+        return dataset[()]
+
+
+def _chosen(path: Path, names: list[str], listed: list[str] | None = None) -> str:
+    """The name of the array to read."""
+    for name in PREFERRED:
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise InputError(
+        f"{path}: expected a dataset 'y' or a single dataset, "
+        f"found {', '.join(sorted(listed or names)) or 'none'}"
+    )
+
+
+def _numeric(dtype: np.dtype) -> bool:
+    return dtype.kind in "biufc" or _parts(dtype) is not None
+
+
+def _parts(dtype: np.dtype) -> tuple[str, str] | None:
+    """Names of the real and imaginary fields of a compound that stands for complex numbers."""
+    names = dtype.names or ()
+    pairs = (("r", "i"), ("real", "imag"), ("re", "im"))
+    return next((p for p in pairs if {n.lower() for n in names} == set(p)), None)
+
+
+def _joined(array: np.ndarray) -> np.ndarray:
+    """Complex numbers of a compound of real and imaginary parts; other arrays unchanged."""
+    if (parts := _parts(array.dtype)) is None:
+        return array
+    fields = {name.lower(): array[name] for name in array.dtype.names or ()}
+    return fields[parts[0]] + 1j * fields[parts[1]]

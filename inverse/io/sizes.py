@@ -1,0 +1,31 @@
+"""Sizes that files declare, checked against the memory that is free before anything is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from inverse.errors import InputError
+from inverse.memory import free_memory
+
+COPIES = 4
+"""float32 copies of an image that reading and a first evaluation hold at once."""
+
+
+def check_memory(path: Path, shape: Iterable[int]) -> None:
+    """Check that an array of this shape fits into the free memory, in float32 and copied.
+
+    Raises: InputError that names the shape, what it needs and what is free.
+    """
+    shape = tuple(int(n) for n in shape)
+    needed, free = math.prod(shape) * 4 * COPIES, free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
+        size = "x".join(map(str, shape))
+        side = f"about {math.sqrt(free / needed):.1%} of its sides would fit"
+        raise InputError(
+            f"{path}: {size} values need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
+            f"free; {side}"
+        )

@@ -172,6 +172,28 @@ class Grid:
         return f"{len(lat)} x {len(lon)} points, {ranges}"
 
 
+def west_to_east(longitudes: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of columns from west to east, and their increasing longitudes, in degrees.
+
+    Longitudes may fall, lie within 0 to 360 or -180 to 180 in two pieces, or repeat the first
+    column at the end, which is then left out. A regional grid begins after its widest gap, a global
+    one with its first column.
+    """
+    lon = np.asarray(longitudes, dtype=np.float64)
+    if not np.isfinite(lon).all() or len(lon) < 2:
+        return np.arange(len(lon)), lon
+    columns = np.unique(np.round(lon % 360, 6), return_index=True)[1]
+    ring = lon[columns] % 360
+    gaps = np.diff(ring, append=ring[0] + 360)
+    regional = gaps.max() > 1.01 * np.median(gaps)
+    first = (int(gaps.argmax()) + 1) % len(ring) if regional else int(columns.argmin())
+    columns, ring = np.roll(columns, -first), np.roll(ring, -first)
+    east = ring[0] + (ring - ring[0]) % 360
+    if columns[0] == 0:
+        return columns, east - ring[0] + lon[0]  # the file's own origin
+    return columns, east - 360 if east[0] > 180 else east
+
+
 def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     """Great-circle distances in km: (n, m).
 

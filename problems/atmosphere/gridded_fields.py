@@ -11,9 +11,19 @@ import numpy as np
 
 from inverse.errors import InputError
 from inverse_problems.atmosphere.domain import Domain
-from inverse_problems.atmosphere.grid import Grid
-from inverse_problems.atmosphere.netcdf import HOUR, file_times, is_missing, moment, opened, stamp
-from inverse_problems.atmosphere.units import check_plausible, conversion
+from inverse_problems.atmosphere.grid import Grid, west_to_east
+from inverse_problems.atmosphere.netcdf import (
+    HOUR,
+    file_times,
+    is_missing,
+    moment,
+    opened,
+    stamp,
+    time_name,
+    unit_of,
+    within_valid_range,
+)
+from inverse_problems.atmosphere.units import check_plausible, conversion, is_impossible
 
 LATITUDES: dict[str, tuple[str, ...]] = {
     "units": ("degrees_north", "degree_north", "degreen", "degreesn"),
@@ -60,11 +70,13 @@ def read_fields(path: Path, variables: tuple[str, ...] = ()) -> GriddedFields:
         if not gridded:
             present = ", ".join(map(str, data.data_vars)) or "nothing"
             raise InputError(f"{path}: no variable on a latitude-longitude grid; found {present}")
-        grid, layers, units = Grid.of(data[lat].values, data[lon].values), {}, {}
+        columns, longitudes = west_to_east(data[lon].values)
+        grid, layers, units = Grid.of(data[lat].values, longitudes), {}, {}
+        time = (data[time_name(data)].dims or (None,))[0] if time_name(data) else None
         for name, item in gridded.items():
-            for label, layer in _layers(str(name), item, lat, lon, path):
+            for label, layer in _layers(str(name), item, lat, lon, time, path):
                 if not variables or label in variables:
-                    layers[label], units[label] = layer, item.attrs.get("units")
+                    layers[label], units[label] = layer[..., columns], unit_of(item)
         if missing := [name for name in variables if name not in layers]:
             raise InputError(
                 f"{path}: has no variable {', '.join(missing)}; "
@@ -107,6 +119,7 @@ def conformed(fields: GriddedFields, domain: Domain, path: Path) -> tuple[Gridde
         a, b = conversion(unit, target, source)
         values = np.where(is_missing(values), np.nan, values) * a + b
         check_plausible(values, target, source, unit)
+        values = np.where(is_impossible(values, target), np.nan, values)
         missing += int(np.isnan(values).sum())
         channels.append(values)
     grid, values = fields.domain.grid, np.stack(channels, 1)
@@ -139,7 +152,7 @@ def window_of(
             raise InputError(
                 f"{path}: has no times; a window of {hours} hours needs a dimension 'time'"
             )
-        return fields.values[0], None
+        return fields.values[0], None if time is None else moment(time).astype("datetime64[m]")
     first, last = fields.times[0], fields.times[-1]
     span = f"{len(fields.times)} times from {stamp(first)} to {stamp(last)}"
     if time is None and (len(fields.times) > hours or last - first >= hours * HOUR):
@@ -171,24 +184,30 @@ def _axis(data: Any, axis: dict[str, tuple[str, ...]], path: Path) -> str:
 
 
 def _layers(
-    name: str, item: Any, lat: str, lon: str, path: Path
+    name: str, item: Any, lat: str, lon: str, time: Any, path: Path
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(label, values (times, H, W)) of each pressure level of a variable, or of the variable."""
+    """(label, values (times, H, W)) of each pressure level of a variable, or of the variable.
+
+    Args:
+        time: the dimension of the times; None if the file has none.
+    """
+    time = "time" if time is None else time
+    item = item.copy(data=within_valid_range(item))
     level = next((dim for dim in item.dims if dim in LEVELS), None)
-    rest = [dim for dim in item.dims if dim not in (lat, lon, level, "time")]
+    rest = [dim for dim in item.dims if dim not in (lat, lon, level, time)]
     if long := [dim for dim in rest if item.sizes[dim] > 1]:
         raise InputError(
             f"{path}: variable {name} has a dimension '{long[0]}' of {item.sizes[long[0]]}; "
             "select one entry of it first"
         )
     item = item.squeeze(rest, drop=True)
-    item = item if "time" in item.dims else item.expand_dims("time")
+    item = item if time in item.dims else item.expand_dims(time)
     if level is None:
-        yield name, np.asarray(item.transpose("time", lat, lon).values, dtype=np.float64)
+        yield name, np.asarray(item.transpose(time, lat, lon).values, dtype=np.float64)
         return
     a, b, unit = 1.0, 0.0, item[level].attrs.get("units")
     if unit is not None:
         a, b = conversion(unit, "hPa", f"{path}: {level}")
-    layers = np.asarray(item.transpose(level, "time", lat, lon).values, dtype=np.float64)
+    layers = np.asarray(item.transpose(level, time, lat, lon).values, dtype=np.float64)
     for pressure, values in zip(item[level].values, layers, strict=True):
         yield f"{name}_{a * float(pressure) + b:g}", values

@@ -69,6 +69,12 @@ class MeasurementFiles:
             return Scene(domain, factor, coarse, start=start), notes
         if start is None and domain.hours > 1:
             start = _earliest(tables)
+        timed = [path for path, table in tables if not np.isnat(table.time).all()]
+        if start is None and coarse is not None and timed:
+            raise InputError(
+                f"{timed[0]}: its observations have times, {self.file} has none; say which hour "
+                "the field is of with --problem-option time=2019-03-25T12"
+            )
         parts = []
         for path, table in tables:
             part, reasons = admitted(table, domain, str(path), start)

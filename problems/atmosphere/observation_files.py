@@ -12,21 +12,26 @@ import numpy as np
 
 from inverse.errors import InputError
 from inverse_problems.atmosphere import shipped_data
-from inverse_problems.atmosphere.igra import (
-    Sounding,
-    is_soundings,
-    lines,
-    read_soundings,
+from inverse_problems.atmosphere.igra import Sounding, is_soundings, lines, read_soundings
+from inverse_problems.atmosphere.netcdf import (
+    is_netcdf,
+    opened,
+    point_times,
+    unit_of,
+    within_valid_range,
 )
-from inverse_problems.atmosphere.netcdf import opened, point_times
 from inverse_problems.atmosphere.observations import Observations, observations
+from inverse_problems.atmosphere.tables import Table, number_of, read_table, time_of
 from inverse_problems.atmosphere.units import conversion
 
-NETCDF = (".nc", ".nc4", ".cdf")
-LATITUDE, LONGITUDE = ("latitude", "lat"), ("longitude", "lon")
+LATITUDE, LONGITUDE = ("latitude", "lat"), ("longitude", "lon", "long", "lng")
+STATION = ("station", "station_id", "stationid", "id", "wmo_id", "wmo", "stid", "station_name")
+STATION += ("platform_id", "site", "site_id")
+TIME = ("time", "valid", "valid_time", "obs_time", "datetime", "date_time", "timestamp", "date")
+ELEVATION = ("elevation", "elev", "altitude", "alt", "height", "name", "index", "")
+"""Columns that are not used, the nameless index column of exported tables among them."""
 RAOB = "station,valid,pres,"
 """Beginning of a table of soundings of the Iowa Environmental Mesonet."""
-PLACE = ("station", "latitude", "longitude")
 LEVELS = (850.0, 500.0)
 """Pressure levels (hPa) read from soundings by default."""
 HEADING = re.compile(r"^\s*(?P<name>[^\[\(]+?)\s*[\[\(]\s*(?P<unit>[^\]\)]+?)\s*[\]\)]\s*$")
@@ -41,27 +46,22 @@ def read_observations(path: Path) -> Observations:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix in NETCDF:
+    if is_netcdf(path):
         return read_points(path)
     if next(lines(path), "").startswith(RAOB):
         return read_raob(path, raob_places())
-    if path.suffix in (".csv", ".tsv"):
-        return read_csv(path)
     if is_soundings(path):
         return from_soundings(read_soundings(path)[:1])
-    raise InputError(
-        f"{path}: expected stations as .csv, points as .nc, "
-        "or soundings in IGRA format or as a table"
-    )
+    return read_csv(path)
 
 
 def holds_points(path: Path) -> bool:
     """Whether a measurement holds point observations rather than gridded fields.
 
     It does unless it is a NetCDF file or a Zarr store whose latitude and longitude have different
-    dimensions.
+    dimensions. The content decides, not the name.
     """
-    if path.suffix not in (*NETCDF, ".zarr"):
+    if not is_netcdf(path) and path.suffix.lower() not in (".nc", ".nc4", ".cdf", ".zarr"):
         return True
     with opened(path) as data:
         return _point_dimension(data) is not None
@@ -72,25 +72,26 @@ def read_csv(path: Path) -> Observations:
 
     A variable's heading states its unit: "t2m [K]", "t_850 [degC]". An empty cell, NaN or a usual
     fill value is a missing value. "t2m_sigma [K]" is the standard deviation of the instrument;
-    "time" is the time (ISO 8601, UTC). Columns "elevation" and "name" are ignored.
+    "time" is the time (UTC unless it states an offset). Usual synonyms of these headings are
+    understood; columns "elevation" and "name" and a nameless index are ignored. `read_table` says
+    which encodings, separators and decimal signs are.
 
     Raises: InputError for a missing column or unit, an unreadable cell or an empty table.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            names, records = [str(name).strip() for name in table.fieldnames or ()], list(table)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable table ({error})") from error
-    columns = _variable_columns(names, path)
+    table = read_table(path)
+    columns = _variable_columns(table, path)
+    place = {role: table.column(names) for role, names in PLACE.items()}
+    time = table.column(TIME)
     rows, times = [], []
-    for number, line in enumerate(records, 2):
-        line, where = {str(key).strip(): value for key, value in line.items()}, f"line {number}"
+    for number, line in enumerate(table.rows, 2):
+        where = f"line {number}"
         numbers = {
-            name: _number(line[name], f"{path}, {where}, column '{name}'")
-            for name in (*PLACE[1:], *(column for column, _ in columns.values()))
+            name: table.number(line[name], f"{path}, {where}, column '{name}'")
+            for name in (
+                place["latitude"],
+                place["longitude"],
+                *(column for column, _ in columns.values()),
+            )
         }
         for variable, (column, unit) in columns.items():
             if variable.endswith("_sigma") and variable.removesuffix("_sigma") in columns:
@@ -100,9 +101,10 @@ def read_csv(path: Path) -> Observations:
                 spread, spread_unit = columns[f"{variable}_sigma"]
                 gain, _ = conversion(spread_unit, unit, f"{path}: column '{spread}'")
                 sigma = numbers[spread] * gain
-            place = str(line["station"]).strip(), numbers["latitude"], numbers["longitude"]
-            rows.append((*place, variable, unit, numbers[column], sigma))
-            times.append(_time(line.get("time"), f"{path}, {where}, column 'time'"))
+            at = numbers[place["latitude"]], numbers[place["longitude"]]
+            station = line[place["station"]].strip()
+            rows.append((station, *at, variable, unit, numbers[column], sigma))
+            times.append(time_of(line[time] if time else "", f"{path}, {where}, column 'time'"))
     if not rows:
         raise InputError(
             f"{path}: holds no observation; "
@@ -111,21 +113,27 @@ def read_csv(path: Path) -> Observations:
     return observations(rows, times)
 
 
-def _variable_columns(names: list[str], path: Path) -> dict[str, tuple[str, str]]:
+PLACE = {"station": STATION, "latitude": LATITUDE, "longitude": LONGITUDE}
+
+
+def _variable_columns(table: Table, path: Path) -> dict[str, tuple[str, str]]:
     """Variable -> its column and unit, from the headings of a table."""
-    if missing := [name for name in PLACE if name not in names]:
+    if missing := [role for role, names in PLACE.items() if table.column(names) is None]:
         raise InputError(
-            f"{path}: has no column {', '.join(missing)}; "
-            "expected station, latitude, longitude and variables such as 't2m [K]'"
+            f"{path}: has no column {', '.join(missing)}; found {', '.join(table.names)[:200]} "
+            f"(separated by {table.separator_name}); expected station, latitude, longitude and "
+            "variables such as 't2m [K]'"
         )
+    known = {table.column(names) for names in (*PLACE.values(), TIME)}
     columns = {}
-    for name in names:
-        if name in (*PLACE, "elevation", "name", "time"):
+    for name in table.names:
+        if name in known or name.lower() in (*ELEVATION, *STATION, *TIME):
             continue
         match = HEADING.match(name)
         if match is None:
             raise InputError(f"{path}: column '{name}' has no units; write e.g. '{name} [K]'")
-        columns[match["name"]] = (name, match["unit"])
+        if match["name"].lower() not in ELEVATION:
+            columns[match["name"]] = (name, match["unit"])
     return columns
 
 
@@ -149,7 +157,7 @@ def read_points(path: Path) -> Observations:
             if name not in (lat, lon)
             and item.dims == (dim,)
             and item.dtype.kind in "fiu"
-            and "time" not in str(name)
+            and not _is_about(item, str(name))
         }
         stations, times = _station_names(data, dim), point_times(data, dim, path)
         places = list(zip(stations, data[lat].values, data[lon].values, strict=True))
@@ -160,7 +168,7 @@ def read_points(path: Path) -> Observations:
             sigma = np.full(len(stations), np.nan)
             if f"{name}_sigma" in measured:
                 sigma = data[f"{name}_sigma"].values.astype(float)
-            unit, values = item.attrs.get("units"), item.values.astype(float)
+            unit, values = unit_of(item), within_valid_range(item)
             for place, value, spread in zip(places, values, sigma, strict=True):
                 rows.append((*place, str(name), unit, value, spread))
     if not rows:
@@ -187,11 +195,11 @@ def read_raob(
     wanted = {f"{level:g}" for level in levels}
     for number, line in enumerate(csv.DictReader(lines(path)), 2):
         where, station = f"{path}, line {number}", line["station"]
-        stations.setdefault(station, _time(line["valid"], f"{where}, column 'valid'"))
-        level = f"{_number(line['pres'], where):g}"
+        stations.setdefault(station, time_of(line["valid"], f"{where}, column 'valid'"))
+        level = f"{number_of(line['pres'], where):g}"
         if level in wanted:
             for short, column in (("t", "tmpc"), ("z", "hght")):
-                value = _number(line[column], where)
+                value = number_of(line[column], where)
                 if not np.isnan(value):
                     reported.setdefault((station, f"{short}_{level}"), value)
     nan, rows = float("nan"), []
@@ -234,26 +242,6 @@ def from_soundings(
     return observations(rows, times)
 
 
-def _number(text: str | None, where: str) -> float:
-    if text is None or text.strip().lower() in ("", "nan", "na", "null", "-"):
-        return float("nan")
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: expected a number, found '{text}'") from error
-
-
-def _time(text: str | None, where: str) -> np.datetime64:
-    """A time in ISO 8601, UTC; not-a-time for an empty cell."""
-    text = (text or "").strip().removesuffix("Z").removesuffix("+00:00")
-    try:
-        return np.datetime64(text or "NaT", "m")
-    except ValueError as error:
-        raise InputError(
-            f"{where}: expected a time such as 2019-03-25T12:00, found '{text}'"
-        ) from error
-
-
 def _point_dimension(data: Any) -> str | None:
     """The dimension that latitude and longitude share, or None."""
     lat, lon = _coordinate(data, LATITUDE), _coordinate(data, LONGITUDE)
@@ -270,10 +258,37 @@ def _coordinate(data: Any, names: tuple[str, ...]) -> str | None:
     return None
 
 
+def _is_about(item: Any, name: str) -> bool:
+    """Whether a variable of points is a time, an identifier or a flag, not a measurement."""
+    attributes = item.attrs
+    return (
+        "time" in name
+        or "since" in str(attributes.get("units", ""))
+        or "cf_role" in attributes
+        or "flag_values" in attributes
+        or "flag_masks" in attributes
+        or name.lower() in STATION
+        or name.lower() in ELEVATION
+    )
+
+
 def _station_names(data: Any, dim: str) -> list[str]:
-    """The first text variable of the points, or else their numbers."""
-    for name in (*data.data_vars, *data.coords):
-        if data[name].dims == (dim,) and data[name].dtype.kind in "OSU":
-            texts = data[name].values
-            return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    """Names of the points: CF's identifier, a usual name of one, or a text that names one place.
+
+    Without any of them, their numbers.
+    """
+    along = [name for name in (*data.data_vars, *data.coords) if data[name].dims == (dim,)]
+    roles = [name for name in along if "cf_role" in data[name].attrs]
+    usual = sorted(
+        (name for name in along if str(name).lower() in STATION),
+        key=lambda name: STATION.index(str(name).lower()),
+    )
+    texts = [name for name in along if data[name].dtype.kind in "OSU"]
+    lat, lon = _coordinate(data, LATITUDE), _coordinate(data, LONGITUDE)
+    places = list(zip(data[lat].values.tolist(), data[lon].values.tolist(), strict=True))
+    for name in (*roles, *usual, *texts):
+        names = [t.decode() if isinstance(t, bytes) else str(t) for t in data[name].values]
+        names = [text.strip() for text in names]
+        if len(set(zip(names, places, strict=True))) == len(set(names)):
+            return names
     return [str(i) for i in range(data.sizes[dim])]

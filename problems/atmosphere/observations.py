@@ -15,7 +15,7 @@ from inverse.seeding import seeded
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.grid import distance
 from inverse_problems.atmosphere.netcdf import is_missing
-from inverse_problems.atmosphere.units import check_plausible, conversion
+from inverse_problems.atmosphere.units import check_plausible, conversion, is_impossible
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,9 @@ def admitted(
     complete = ~is_missing(table.value) & ~is_missing(table.latitude) & ~is_missing(table.longitude)
     keep(complete, "missing values")
     table = _in_units_of(domain, table, source)
+    units = zip(table.value, table.unit, strict=True)
+    possible = np.array([not is_impossible(value, unit) for value, unit in units], dtype=bool)
+    keep(possible, "values that are impossible on Earth, or codes for missing ones")
     keep(domain.grid.locate(*table.places)[2].numpy(), f"outside the grid ({domain.grid})")
     if start is not None:
         table = _assigned_to_hours(table, start)

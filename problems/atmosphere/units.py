@@ -5,6 +5,8 @@ Angles and times are not converted.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from inverse.errors import InputError
@@ -25,6 +27,7 @@ _KNOWN: dict[str, tuple[str, float, float]] = {
     "km h-1": ("m s-1", 1 / 3.6, 0),
     "Pa": ("Pa", 1, 0),
     "hPa": ("Pa", 100, 0),
+    "kPa": ("Pa", 1000, 0),
     "kg kg-1": ("kg kg-1", 1, 0),
     "g kg-1": ("kg kg-1", 1e-3, 0),
     "%": ("1", 0.01, 0),
@@ -36,50 +39,38 @@ Heights are geopotential divided by standard gravity.
 """
 
 _SPELLINGS = {
-    "kelvin": "K",
-    "k": "K",
-    "degk": "K",
-    "c": "degC",
-    "celsius": "degC",
-    "degc": "degC",
-    "deg_c": "degC",
-    "degrees_celsius": "degC",
-    "degree_celsius": "degC",
-    "°c": "degC",
-    "degf": "degF",
-    "fahrenheit": "degF",
-    "f": "degF",
-    "m**2 s**-2": "m2 s-2",
-    "m^2/s^2": "m2 s-2",
-    "m2/s2": "m2 s-2",
-    "m^2 s^-2": "m2 s-2",
-    "gpm": "m",
-    "meter": "m",
-    "metre": "m",
-    "meters": "m",
-    "metres": "m",
-    "m s**-1": "m s-1",
-    "m/s": "m s-1",
-    "m s^-1": "m s-1",
-    "kt": "knot",
-    "knots": "knot",
-    "km/h": "km h-1",
-    "pascal": "Pa",
-    "pa": "Pa",
-    "hpa": "hPa",
-    "mbar": "hPa",
-    "mb": "hPa",
-    "millibar": "hPa",
-    "millibars": "hPa",
-    "kg/kg": "kg kg-1",
-    "kg kg**-1": "kg kg-1",
-    "g/kg": "g kg-1",
-    "g kg**-1": "g kg-1",
-    "percent": "%",
+    "K": "k kelvin kelvins degk degreek degreesk degreekelvin degreeskelvin degkelvin",
+    "degC": "c celsius centigrade degc degreec degreesc degreecelsius degreescelsius degcelsius",
+    "degF": "f fahrenheit degf degreef degreesf degreefahrenheit degreesfahrenheit degfahrenheit",
+    "m2 s-2": "m2s-2 m2/s2 m2/s^2 j/kg jkg-1",
+    "m": "gpm m meter metre meters metres geopotentialmeter geopotentialmetre geopotentialmeters"
+    " geopotentialmetres",
+    "km": "km kilometer kilometre kilometers kilometres gpkm",
+    "dam": "dam gpdam dgpm decameter decametre decameters decametres",
+    "m s-1": "ms-1 m/s m/sec msec-1 mps meterspersecond metrespersecond meterpersecond"
+    " metrepersecond",
+    "knot": "kt kts knot knots kn",
+    "km h-1": "km/h kmh-1 kph kmh kilometersperhour kilometresperhour",
+    "Pa": "pa pascal pascals n/m2 nm-2",
+    "hPa": "hpa mb mbar millibar millibars mbars hectopascal hectopascals",
+    "kPa": "kpa kilopascal kilopascals",
+    "kg kg-1": "kgkg-1 kg/kg",
+    "g kg-1": "gkg-1 g/kg",
+    "%": "% percent pct",
+    "1": "1 0-1 (0-1) fraction dimensionless",
 }
+"""Unit -> its spellings in lower case, without spaces, underscores, dots and signs of powers."""
 
-PLAUSIBLE = {"K": (140.0, 350.0)}
-"""Base unit -> range of values on Earth, for units whose confusion shows in the values."""
+_CANONICAL = {spelling: unit for unit, text in _SPELLINGS.items() for spelling in text.split()}
+
+PLAUSIBLE = {
+    "K": (140.0, 350.0),
+    "Pa": (0.0, 120_000.0),
+    "m s-1": (-150.0, 150.0),
+    "m2 s-2": (-20_000.0, 1_000_000.0),
+    "kg kg-1": (-0.01, 0.2),
+}
+"""Base unit -> range of values on Earth."""
 
 
 def conversion(unit: str | None, target: str, source: str) -> tuple[float, float]:
@@ -115,6 +106,14 @@ def plausible(unit: str) -> tuple[float, float]:
     return (low - b) / a, (high - b) / a
 
 
+def is_impossible(values: np.ndarray | float, unit: str) -> np.ndarray:
+    """Where values in a known unit lie outside the range on Earth: boolean, same shape."""
+    values = np.asarray(values)
+    low, high = plausible(unit)
+    with np.errstate(invalid="ignore"):
+        return (values < low) | (values > high)
+
+
 def check_plausible(values: np.ndarray, unit: str, source: str, stated: str) -> None:
     """Check that values are plausible for a quantity in this unit.
 
@@ -125,9 +124,8 @@ def check_plausible(values: np.ndarray, unit: str, source: str, stated: str) -> 
 
     Raises: InputError if more than half of the values are out of the plausible range.
     """
-    low, high = plausible(unit)
     present = values[~np.isnan(values)]
-    if len(present) and np.mean((present < low) | (present > high)) > 0.5:
+    if len(present) and is_impossible(present, unit).mean() > 0.5:
         raise InputError(
             f"{source}: units are said to be '{stated}', but its values are then "
             f"{present.min():.4g} to {present.max():.4g} {unit}; correct the units attribute"
@@ -137,7 +135,10 @@ def check_plausible(values: np.ndarray, unit: str, source: str, stated: str) -> 
 def _canonical(unit: str) -> str:
     """The spelling of a unit in `_KNOWN`, or the unit itself."""
     text = str(unit).strip()
-    return text if text in _KNOWN else _SPELLINGS.get(text.lower(), text)
+    if text in _KNOWN:
+        return text
+    squeezed = text.lower().replace("℃", "degc").replace("°", "deg").replace("º", "deg")
+    return _CANONICAL.get(re.sub(r"\*\*|[\s_.·*^{}]", "", squeezed), text)
 
 
 def _alike(unit: str) -> list[str]:

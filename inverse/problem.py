@@ -37,6 +37,9 @@ class Problem(ABC):
         summary: one line for the list of problems.
         reference: paper or settings that the problem follows.
         prior: name of the default prior.
+        exports: names of the files that `export` writes.
+        needed_to_restore: options that a measurement of the user must state, because a default
+            would be a guess.
         cases: name -> options under which `inverse verify` checks methods against `exact`.
 
     Args:
@@ -50,6 +53,8 @@ class Problem(ABC):
     reference: ClassVar[str] = ""
     prior: ClassVar[str] = default("problem", "prior")
     cases: ClassVar[dict[str, dict[str, Any]]] = {}
+    exports: ClassVar[tuple[str, ...]] = ("reconstruction.png", "panel.png")
+    needed_to_restore: ClassVar[tuple[str, ...]] = ()
 
     sigma_y: float = 0.02
 

@@ -41,6 +41,7 @@ class Deblur(inverse.ImageProblem):
         "boundary 'reflect' as in Chung et al., ICLR 2023; "
         "trajectories of deepinv's MotionBlurGenerator"
     )
+    needed_to_restore = ("kernel",)
 
     kernel: str = "gaussian"
     width: float = 2.0

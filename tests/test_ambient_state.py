@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import inverse
-from inverse.command.solve import output_folders
+from inverse.command.outputs import output_folders
 from inverse.errors import OptionError
 from inverse.io.images import input_files
 

@@ -98,6 +98,7 @@ class BatchSolver:
         """
         try:
             item = read_input(*place, self.problem, self.prior, self.request.measured)
+            self._check_stated()
         except InverseError as error:
             return Input(*place, self.problem), error
         if not self.request.resume:
@@ -105,6 +106,20 @@ class BatchSolver:
         return item, earlier_result(
             item, self.method, self.request.samples, self._request_provenance()
         )
+
+    def _check_stated(self) -> None:
+        """Check that the options are stated without which a measurement cannot be restored.
+
+        Raises: OptionError that names the missing ones.
+        """
+        if not self.request.measured:
+            return
+        for name in self.problem.needed_to_restore:
+            if name not in self.request.problem_options:
+                raise OptionError(
+                    f"{self.problem.name}: a measurement needs its {name}, which is not guessed; "
+                    f"state it with --problem-option {name}=..."
+                )
 
     def usable(
         self, inputs: Iterable[tuple[Input, Result | InverseError | None]]

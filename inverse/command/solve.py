@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from torch import Tensor
 from inverse.command.background import read_ahead, write_behind
 from inverse.command.batch_solver import PARALLEL, BatchSolver, Solved
 from inverse.command.inputs import Input, batches
+from inverse.command.outputs import check_not_inputs, locked, named_files, output_folders
 from inverse.command.request import Request
 from inverse.command.summary import record, report
 from inverse.engine import Observer
@@ -55,9 +55,17 @@ def _run(request: Request, quiet: bool = False) -> bool:
         quiet: write and print nothing, because another process has the same results.
     """
     files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
+    folders = output_folders(files, request.out)
+    with nullcontext() if quiet else locked(folders):
+        return _solve_all(request, files, folders, quiet)
+
+
+def _solve_all(
+    request: Request, files: list[Path | None], folders: list[Path], quiet: bool
+) -> bool:
     check_writable(request.out)
     solver = BatchSolver(request, len(files), lambda batch: observers(batch, len(files), quiet))
-    folders = output_folders(files, request.out)
+    check_not_inputs([*files, *named_files(request.problem_options)], folders, solver.problem)
     places = list(zip(range(len(files)), files, folders, strict=True))
     records: dict[int, dict[str, Any]] = {}
     with write_behind(write) as put:
@@ -98,26 +106,6 @@ def print_outcome(solver: BatchSolver, records: list[dict[str, Any]]) -> None:
     if solver.skipped and not interrupted:
         rest = f"; the results of the others are in {out}" if records else ""
         raise InputError(f"{solver.skipped} of {solver.count} inputs skipped{rest}")
-
-
-def output_folders(files: list[Path | None], out: Path) -> list[Path]:
-    """The output folder of each file: `out` for a single file, otherwise `out/STEM`.
-
-    Files that share a stem get a number appended to it, their position or the next one that makes a
-    name that no other file has.
-    """
-    if len(files) == 1:
-        return [out]
-    stems = [file.stem for file in files if file]
-    taken = set(stems)
-    names = []
-    for index, stem in enumerate(stems):
-        name = stem
-        if stems.count(stem) > 1:
-            name = next(n for i in itertools.count(index) if (n := f"{stem}-{i}") not in taken)
-            taken.add(name)
-        names.append(name)
-    return [out / name for name in names]
 
 
 def write(solved: Solved) -> None:

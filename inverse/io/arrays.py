@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,13 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
 def _from_npz(path: Path) -> np.ndarray:
     with np.load(path, allow_pickle=False) as archive:
         name = _chosen(path, list(archive.files))
+        with zipfile.ZipFile(path) as members, members.open(f"{name}.npy") as member:
+            major, _ = np.lib.format.read_magic(member)
+            read = {1: np.lib.format.read_array_header_1_0}.get(
+                major, np.lib.format.read_array_header_2_0
+            )
+            shape = read(member)[0]
+        check_memory(path, shape)
         return archive[name]
 
 

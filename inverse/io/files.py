@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ from inverse.errors import InputError
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it if the block succeeds and removed otherwise.
 
-    The folder is created if it does not exist. Raises: OSError.
+    Its name is its own, so that processes may write the same file at once; the last one wins. The
+    folder is created if it does not exist. Raises: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
         temporary.replace(path)

@@ -73,6 +73,7 @@ class Atmosphere(inverse.Problem):
         "2025, https://arxiv.org/abs/2506.22780"
     )
     prior: ClassVar[str] = "era5-uk-t2m"
+    exports: ClassVar[tuple[str, ...]] = ("analysis.nc", "map.png")
 
     sigma_y: float = 0.5
     sigma_coarse: float | None = None

@@ -1,0 +1,88 @@
+"""Results are written where the user said, over nothing that the user gave."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from cli_fixtures import write_picture
+
+from inverse.command.outputs import locked, output_folders
+from inverse.errors import InputError
+from inverse.io.files import atomic_write
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("...png", "a.png"),
+        ("..png", "a.png"),
+        (". .png", "....png"),
+        ("a\n.png", "a\t.png"),
+        ("x.png", "d/x.png", "d/x-0.png", "d/x-1.png"),
+        ("X.png", "x.jpg", "x-0.png"),
+        ("é" * 126 + ".png", "é" * 126 + ".jpg"),
+    ],
+)
+def test_output_folders_lie_in_the_output_and_are_distinct(tmp_path, names):
+    folders = output_folders([Path(name) for name in names], tmp_path / "out")
+    assert len({str(folder).casefold() for folder in folders}) == len(names)
+    for folder in folders:
+        folder.mkdir(parents=True)
+        assert folder.resolve().parent == (tmp_path / "out").resolve()
+
+
+@pytest.mark.parametrize("name", ["reconstruction.png", "panel.png"])
+def test_an_input_is_not_replaced(solve, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    path = write_picture(tmp_path / "out" / name)
+    before = path.read_bytes()
+    solve("--problem", "denoise", "--input", f"out/{name}").refused("the results would replace it")
+    assert path.read_bytes() == before
+
+
+def test_a_mask_is_not_replaced(solve, tmp_path):
+    (tmp_path / "out").mkdir()
+    write_picture(tmp_path / "out" / "panel.png")
+    write_picture(tmp_path / "p.png")
+    given = ("--problem", "inpainting", "--input", "p.png", "--problem-option")
+    solve(*given, "mask=out/panel.png").refused("the results would replace it")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    (tmp_path / "x").mkdir()
+    same = tmp_path / "x" / ".." / "a"
+    with locked([tmp_path / "a"]):
+        second = locked([tmp_path / "b", same])
+        with pytest.raises(InputError, match="another run of inverse writes to it"):
+            second.__enter__()
+        with locked([tmp_path / "b"]):
+            pass
+    with locked([tmp_path / "a"]):
+        pass
+
+
+def _write_often(path: Path) -> None:
+    for _ in range(50):
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"whole")
+
+
+def test_processes_may_write_one_file(tmp_path):
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_write_often, args=(tmp_path / "f",)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_measurement_is_not_deblurred_with_a_default_kernel(solve, tmp_path):
+    write_picture(tmp_path / "y.png")
+    given = ("--problem", "deblur", "--method", "tikhonov", "--measurement", "y.png")
+    solve(*given).refused("a measurement needs its kernel", "kernel=")
+    assert not (tmp_path / "out").exists()
+    assert solve(*given, "--problem-option", "kernel=gaussian", "width=1").code == 0

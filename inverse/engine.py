@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,18 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import DeviceError, InputError, MemoryLimitError, OptionError, UnsupportedError
+from inverse.errors import (
+    DeviceError,
+    InputError,
+    MemoryLimitError,
+    OptionError,
+    PluginError,
+    UnsupportedError,
+)
 from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method, Weighted
 from inverse.posterior import Posterior
 from inverse.priors.evaluation.memory import is_out_of_memory
 from inverse.priors.evaluation.transfer import to_host
 from inverse.registry.discovery import get_method
-from inverse.registry.options import values
+from inverse.registry.options import build, source_file, values
 from inverse.result import Result
 from inverse.seeding import Generators, as_seed
 
 Observer = Callable[..., Any]
+END = object()  # what `next` returns after the last iterate, as None may be a mistaken iterate
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,7 +90,7 @@ def solve(
     )
     answer: Tensor | Weighted | None = None
     index, seconds, interrupted = 0, 0.0, False
-    iterates = iter(method.run(rows, samples, generator))
+    iterates = iterator_of(method, method.run(rows, samples, generator))
     with (
         torch.no_grad(),
         device_errors(posterior.device, lambda: f"in step {index + 1} of {method.name}"),
@@ -90,11 +98,11 @@ def solve(
         try:
             while True:
                 start = time.perf_counter()
-                step = next(iterates, None)
+                step = next(iterates, END)
                 seconds += time.perf_counter() - start
-                if step is None:
+                if step is END:
                     break
-                answer, index = step, index + 1
+                answer, index = checked_iterate(method, step, rows), index + 1
                 for observe in observers:
                     x = answer.x if isinstance(answer, Weighted) else answer
                     observe(
@@ -126,7 +134,37 @@ def method_instance(method: Method | type[Method] | str) -> Method:
     """The method itself, an instance of a class with default options, or of a registered name."""
     if isinstance(method, str):
         return get_method(method)
-    return method() if isinstance(method, type) else method
+    return build(method, {}) if isinstance(method, type) else method
+
+
+def iterator_of(method: Method, iterates: Any) -> Iterator[Tensor | Weighted]:
+    """The iterates of a run.
+
+    Raises: PluginError if the method returned its answer instead of yielding it.
+    """
+    if isinstance(iterates, Tensor) or not isinstance(iterates, Iterable):
+        raise PluginError(
+            f"{method.name} ({source_file(type(method))}): run must yield its iterates, "
+            f"it returned {type(iterates).__name__}"
+        )
+    return iter(iterates)
+
+
+def checked_iterate(method: Method, step: Any, rows: Posterior) -> Tensor | Weighted:
+    """An iterate, if it is a real tensor of the shape of the unknown.
+
+    Raises: PluginError with the name and the file of the method.
+    """
+    x, want = step.x if isinstance(step, Weighted) else step, (len(rows), *rows.shape)
+    found = type(x).__name__
+    if isinstance(x, Tensor):
+        if tuple(x.shape) == want and x.dtype.is_floating_point:
+            return step
+        found = f"{tuple(x.shape)} of {str(x.dtype).removeprefix('torch.')}"
+    raise PluginError(
+        f"{method.name} ({source_file(type(method))}): run must yield real tensors {want}, "
+        f"it yielded {found}"
+    )
 
 
 @contextmanager

@@ -30,9 +30,13 @@ from inverse.errors import (
     suggestion,
 )
 from inverse.registry import hooks as hookspecs
-from inverse.registry.options import build
+from inverse.registry.options import build, mistake, source_file
 
 GROUP = "inverse"
+DISTRIBUTION = "inverse-posterior"
+"""The distribution of the core, whose plug-ins are loaded first and keep their names."""
+CLASSES = ("inverse_methods", "inverse_problems")
+"""Hooks whose items are classes of options."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,24 @@ class Registry:
     Attributes:
         manager: the pluggy manager that calls the hooks.
         loaded: the plug-ins in the order of loading, failed ones included.
+        refused: by hook and name, the error of an item that its plug-in lost.
     """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("inverse")
         self.manager.add_hookspecs(hookspecs)
         self.loaded: list[Loaded] = []
+        self.refused: dict[tuple[str, str], Exception] = {}
 
     def load_entry_points(self) -> None:
         """Import every module that the entry points name, and record those that fail."""
         for entry in sorted(
             importlib.metadata.entry_points(group=GROUP),
-            key=lambda e: (e.dist.name if e.dist else "", e.value),
+            key=lambda e: (
+                e.dist is None or e.dist.name != DISTRIBUTION,
+                e.dist.name if e.dist else "",
+                e.value,
+            ),
         ):
             origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
             for name in _modules(entry.value):
@@ -127,11 +137,19 @@ class Registry:
                     else [(_name_of(thing), thing) for thing in things]
                 )
             except Exception as error:
-                self._note_failure(implementation, error)
+                self._note_failure(
+                    implementation.plugin_name, implementation.function.__name__, error
+                )
                 continue
-            yield from (
-                (name, Registered(thing, implementation.plugin_name)) for name, thing in pairs
-            )
+            for name, thing in pairs:
+                reason = mistake(thing) if hook in CLASSES else None
+                if reason is None:
+                    yield name, Registered(thing, implementation.plugin_name)
+                    continue
+                file = source_file(thing) if isinstance(thing, type) else implementation.plugin_name
+                refusal = PluginError(f"{_singular(hook)} '{name}' ({file}): {reason}")
+                self.refused[hook, name] = refusal
+                self._note_failure(implementation.plugin_name, hook, refusal)
 
     def add_commands(self, app: Any) -> None:
         """Let every plug-in add its commands to a typer application."""
@@ -139,40 +157,48 @@ class Registry:
             try:
                 implementation.function(app=app)
             except Exception as error:
-                self._note_failure(implementation, error)
+                self._note_failure(
+                    implementation.plugin_name, implementation.function.__name__, error
+                )
 
-    def _note_failure(self, implementation: pluggy.HookImpl, error: Exception) -> None:
-        """Record that a plug-in's hook raised; re-raise the error of a hook of the core."""
-        if implementation.plugin_name.startswith("inverse."):
+    def _note_failure(self, plugin: str, hook: str, error: Exception) -> None:
+        """Record that a plug-in lost an item; raise the error of a plug-in of the core."""
+        if plugin.startswith("inverse."):
             raise error
-        reason = f"{implementation.function.__name__}: {_one_line(error)}"
+        reason = f"{hook}: {_one_line(error)}"
         self.loaded = [
-            replace(item, error=reason) if item.module == implementation.plugin_name else item
-            for item in self.loaded
+            replace(item, error=reason) if item.module == plugin else item for item in self.loaded
         ]
 
     def table(self, hook: str) -> dict[str, Registered]:
         """What a hook registers, sorted by name.
 
-        Raises: DuplicateNameError if two plug-ins register the same name.
+        The plug-in that is loaded first keeps a name; the others lose it, and `loaded` says so.
         """
         table: dict[str, Registered] = {}
         for name, entry in self._items(hook):
-            if name in table and table[name].thing is not entry.thing:
-                raise DuplicateNameError(
+            if name not in table:
+                table[name] = entry
+            elif table[name].thing is not entry.thing:
+                error = DuplicateNameError(
                     f"{_singular(hook)} '{name}' is registered twice: by {table[name].module} "
                     f"and by {entry.module}; remove or rename one"
                 )
-            table[name] = entry
+                self._note_failure(entry.module, hook, error)
+                if any(p.module == entry.module and p.distribution == "file" for p in self.loaded):
+                    self.refused[hook, name] = error
         return dict(sorted(table.items()))
 
     def find(self, hook: str, name: str) -> Any:
         """What a hook registers under `name`.
 
         Raises: UnknownNameError with the closest name, the list of names and the plug-ins that
-            failed to load.
+            failed to load; PluginError if its class cannot be used; DuplicateNameError if a file
+            that was given as a plug-in claims it too.
         """
         table = self.table(hook)
+        if (hook, name) in self.refused:
+            raise self.refused[hook, name]
         if name in table:
             return table[name].thing
         failed = ", ".join(plugin.module for plugin in self.loaded if plugin.error)

@@ -6,15 +6,15 @@ A field whose name is a Python keyword ends in an underscore (`lambda_`); its pu
 from __future__ import annotations
 
 import dataclasses
+import enum
+import functools
+import inspect
 import re
-import types
 import typing
-from pathlib import Path
 from typing import Any
 
-from inverse.errors import OptionError, UnknownNameError, suggestion
-
-TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+from inverse.errors import InverseError, OptionError, UnknownNameError, suggestion
+from inverse.registry.types import convert, untyped, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +29,33 @@ class Option:
 
 def options(cls: type) -> list[Option]:
     """The options of a frozen dataclass, in the order of its fields."""
-    hints, helps = typing.get_type_hints(cls), _argument_docs(cls)
+    hints, helps = typing.get_type_hints(cls, include_extras=True), _argument_docs(cls)
     return [
         Option(
             f.name.rstrip("_"),
-            _words(hints[f.name]),
-            f.default if f.default is not dataclasses.MISSING else None,
+            words(hints[f.name]),
+            _default(f),
             helps.get(f.name, ""),
         )
         for f in dataclasses.fields(cls)
+        if f.init
     ]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
     """Build a frozen dataclass from values by public name; text is parsed by the field's type.
 
     Raises: UnknownNameError for a name that is not an option; OptionError for a value that the
-        option's type does not admit.
+        option's type or range does not admit, or that the class itself refuses.
     """
-    fields = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    fields = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls) if f.init}
+    hints = typing.get_type_hints(cls, include_extras=True)
     label = getattr(cls, "name", cls.__name__)
     arguments = {}
     for name, value in values.items():
@@ -56,109 +63,87 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         if key not in fields:
             raise UnknownNameError(f"{label} has no option '{name}'; {suggestion(key, fields)}")
         arguments[fields[key]] = convert(value, hints[fields[key]], f"{label}: {name}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except InverseError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OptionError(f"{label} ({source_file(cls)}): {reason}") from error
+
+
+def source_file(cls: type) -> str:
+    """The file of a class, or the name of its module if it has no file."""
+    try:
+        return inspect.getfile(cls)
+    except (TypeError, OSError):
+        return cls.__module__
+
+
+@functools.cache
+def mistake(cls: Any) -> str | None:
+    """What keeps a registered class from use, in one line; None if nothing does.
+
+    A class of options is a dataclass whose fields have defaults and types that text can give, and
+    whose methods take the arguments of the ones that they replace.
+    """
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        return f"{cls!r} is not a dataclass"
+    if abstract := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"{cls.__name__} does not define {', '.join(abstract)}"
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        return f"the annotations of {cls.__name__} cannot be read ({error})"
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    own = {
+        name
+        for name in inspect.get_annotations(cls)
+        if typing.get_origin(hints[name]) is not typing.ClassVar and hints[name] != typing.ClassVar
+    }
+    if forgotten := sorted(own - fields.keys()):
+        return f"{cls.__name__} declares {', '.join(forgotten)} but is not decorated as a dataclass"
+    for name, field in fields.items():
+        factory = field.default_factory
+        if not field.init:
+            continue
+        if field.default is dataclasses.MISSING and factory is dataclasses.MISSING:
+            return f"option {name} has no default; every option needs one"
+        if part := untyped(hints[name]):
+            return f"option {name} has the type {part}, which no text can give"
+    return _signature_mistake(cls)
+
+
+def _signature_mistake(cls: type) -> str | None:
+    """A method that does not take the arguments of the abstract one that it defines."""
+    for base in cls.__mro__[1:]:
+        for name in vars(base).get("__abstractmethods__", ()):
+            asked, given = getattr(base, name), getattr(cls, name)
+            if not (inspect.isfunction(asked) and inspect.isfunction(given)):
+                continue
+            parameters = list(inspect.signature(asked).parameters)
+            try:
+                inspect.signature(given).bind(*parameters)
+            except TypeError:
+                return f"{name} takes {inspect.signature(given)}, not ({', '.join(parameters)})"
+    return None
 
 
 def values(instance: Any) -> dict[str, Any]:
     """Values of all options by public name, as records store them."""
-    return {f.name.rstrip("_"): getattr(instance, f.name) for f in dataclasses.fields(instance)}
+    fields = (f for f in dataclasses.fields(instance) if f.init)
+    return {f.name.rstrip("_"): getattr(instance, f.name) for f in fields}
 
 
 def text(value: Any) -> str:
     """A value as text that the command line parses back to the value."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "()"
+    if isinstance(value, tuple | list | set | frozenset):
+        return ",".join(map(text, value)) or "()"
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{text(item)}" for key, item in value.items())
+    if isinstance(value, enum.Enum):
+        return str(value.value)
     return "auto" if value is None else str(value)
-
-
-def convert(value: Any, hint: Any, where: str) -> Any:
-    """Convert a value or its text to the type that a hint names.
-
-    Args:
-        hint: a type, a union, a `Literal` or a tuple type.
-        where: the beginning of an error message, such as "dps: steps".
-
-    Raises: OptionError if the type does not admit the value.
-    """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None or (
-            isinstance(value, str) and value.lower() in ("none", "auto") and types.NoneType in args
-        ):
-            return None
-        alternatives = [a for a in args if a is not types.NoneType]
-        for alternative in alternatives[:-1]:
-            try:
-                return convert(value, alternative, where)
-            except OptionError:
-                continue
-        return convert(value, alternatives[-1], where)
-    if origin is typing.Literal:
-        allowed = {str(a): a for a in args}
-        if str(value) not in allowed:
-            raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
-        return allowed[str(value)]
-    if origin is tuple:
-        parts = (
-            ()
-            if value == "()"
-            else value.split(",")
-            if isinstance(value, str)
-            else value
-            if isinstance(value, list | tuple)
-            else (value,)
-        )
-        return tuple(convert(part, args[0], where) for part in parts)
-    try:
-        return _SCALARS[hint](value) if hint in _SCALARS else value
-    except (ValueError, TypeError, OverflowError) as error:
-        raise OptionError(f"{where} must be {_words(hint)}, got '{value}'") from error
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(value)
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or number != number:
-        raise ValueError(value)
-    return number
-
-
-def _bool(value: Any) -> bool:
-    word = str(value).lower()
-    if word not in TRUE | FALSE:
-        raise ValueError(value)
-    return word in TRUE
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str | Path):
-        raise TypeError(value)
-    return str(value)
-
-
-_SCALARS = {int: _int, float: _float, bool: _bool, str: _str, Path: lambda value: Path(_str(value))}
-
-
-def _words(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("auto" if a is types.NoneType else _words(a) for a in args)
-    if origin is typing.Literal:
-        return " | ".join(map(str, args))
-    if origin is tuple:
-        return f"{_words(args[0])},..."
-    return {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        Path: "a path",
-    }.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _argument_docs(cls: type) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inverse.errors import OptionError, UnknownNameError, suggestion
 from inverse.registry.discovery import registry
-from inverse.registry.options import convert
+from inverse.registry.types import convert
 from inverse.sampling.integrator import Denoise
 from inverse.sampling.samplers import Sampler
 from inverse.seeding import Generators

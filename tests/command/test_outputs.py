@@ -12,6 +12,8 @@ from inverse.command.outputs import locked, output_folders
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
 
+pytest_plugins = "cli_fixtures"
+
 
 @pytest.mark.parametrize(
     "names",

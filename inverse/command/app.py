@@ -33,7 +33,15 @@ from inverse.io.command_line import (
 from inverse.registry.commands import commands
 from inverse.training import commands as training
 
-REPEATABLE = {"--input", "--measurement", "--set", "--problem-option", "--images"}
+REPEATABLE = {
+    "--simulate-from",
+    "--input",
+    "--restore",
+    "--measurement",
+    "--set",
+    "--problem-option",
+    "--images",
+}
 """Options that take several values: `--set a=1 b=2`."""
 
 
@@ -128,7 +136,7 @@ def root(
 @app.command()
 @options_from(Request)
 def solve(request: Request) -> None:
-    """Reconstruct the shipped photograph, your images (--input) or measurements (--measurement)."""
+    """Restore your measurements (--restore), or test on pictures that are degraded first."""
     from inverse.command.solve import run
 
     registry(request.plugin)

@@ -57,13 +57,21 @@ class Request(_ProblemOptions):
     input: Annotated[
         list[Path],
         typer.Option(
-            help="Ground truths to degrade and reconstruct: pictures, .npy, .h5 or folders.",
+            "--simulate-from",
+            "--input",
+            help="Your pictures, degraded first and then reconstructed, to test a method: "
+            "pictures, .npy, .npz, .h5 or folders.",
             show_default=False,
         ),
     ] = field(default_factory=list)
     measurement: Annotated[
         list[Path],
-        typer.Option(help="Real measurements without a ground truth.", show_default=False),
+        typer.Option(
+            "--restore",
+            "--measurement",
+            help="Your measurements (blurred, small, damaged pictures), restored as they are.",
+            show_default=False,
+        ),
     ] = field(default_factory=list)
     problem_option: ProblemOptions = field(default_factory=list)
     method_option: MethodOptions = field(default_factory=list)
@@ -125,14 +133,23 @@ class Request(_ProblemOptions):
     def __post_init__(self) -> None:
         if self.input and self.measurement:
             raise OptionError(
-                "solve: give either --input (ground truths to degrade) or --measurement "
-                "(real measurements), not both"
+                "solve: give either --input (or --simulate-from: pictures to degrade) or "
+                "--measurement (or --restore: real measurements), not both"
             )
 
     @property
     def files(self) -> list[Path]:
         """The files and folders to read: ground truths or measurements."""
         return self.input or self.measurement
+
+    @property
+    def opening(self) -> str:
+        """The first line of output: whether the measurement is simulated or the user's."""
+        if self.measurement:
+            return "restoring your measurement, no truth known"
+        if self.input:
+            return "simulated from your picture; --restore restores it as it is"
+        return "simulated from a shipped example; --restore FILE restores your own"
 
     @property
     def measured(self) -> bool:

@@ -102,6 +102,8 @@ def print_outcome(solver: BatchSolver, records: list[dict[str, Any]]) -> None:
         saved = f"the last iterates of {len(interrupted)} images are saved in {out}"
         print(f"inverse: interrupted; {saved}", file=sys.stderr)
     if records:
+        if not solver.request.as_json:
+            print(solver.request.opening)
         report(records, solver.request.as_json)
     if solver.skipped and not interrupted:
         rest = f"; the results of the others are in {out}" if records else ""

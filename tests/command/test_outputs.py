@@ -88,3 +88,18 @@ def test_a_measurement_is_not_deblurred_with_a_default_kernel(solve, tmp_path):
     solve(*given).refused("a measurement needs its kernel", "kernel=")
     assert not (tmp_path / "out").exists()
     assert solve(*given, "--problem-option", "kernel=gaussian", "width=1").code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--simulate-from", "simulated from your picture"),
+        ("--input", "simulated from your picture"),
+        ("--restore", "restoring your measurement, no truth known"),
+        ("--measurement", "restoring your measurement, no truth known"),
+    ],
+)
+def test_the_first_line_says_what_was_done(solve, tmp_path, option, words):
+    write_picture(tmp_path / "y.png")
+    outcome = solve("--problem", "denoise", "--method", "tikhonov", option, "y.png")
+    assert outcome.out.splitlines()[0].startswith(words)

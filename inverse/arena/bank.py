@@ -55,14 +55,14 @@ class Bank:
         Args:
             description: name, options, version and crop of the problem, which name the file.
 
-        Raises: InputError if the stored y has been changed, or the truth does not exist.
+        Raises: InputError if the stored y or truth has been changed, or the truth does not exist.
         """
         inputs = {name: option for name, option in description.items() if name != "given"}
         text = json.dumps([inputs, truth, seed], sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:24]
         path = None if self.folder is None else self.folder / f"{key}.safetensors"
-        if path is not None and path.is_file():
-            return _read(path)
+        if path is not None and path.is_file() and (stored := _read(path)) is not None:
+            return stored
         observation = self._draw(problem, description, truth, seed)
         if path is not None:
             metadata = {"problem": json.dumps(description, default=str)}
@@ -133,23 +133,30 @@ def _write(path: Path, observation: Observation, metadata: dict[str, str]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"y": observation.y.contiguous(), "truth": observation.truth.contiguous()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, {**metadata, "sha256": observation.sha256}))
+        hashes = {"sha256": observation.sha256, "truth_sha256": digest(observation.truth)}
+        temporary.write_bytes(save(tensors, {**metadata, **hashes}))
 
 
-def _read(path: Path) -> Observation:
+def _read(path: Path) -> Observation | None:
+    """A stored observation; None for a file of an older version, which seals y alone."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            stored = (file.metadata() or {}).get("sha256")
+            metadata = file.metadata() or {}
             y, truth = file.get_tensor("y"), file.get_tensor("truth")
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"observation {path}: cannot be read ({error}); remove the file to draw it again"
         ) from error
-    if (sha256 := digest(y)) != stored:
-        raise InputError(
-            f"observation {path}: sha256 is {sha256[:12]}..., expected {str(stored)[:12]}...; "
-            "the file was changed: remove it to draw the observation again"
-        )
-    return Observation(y, truth, sha256)
+    for name, value, key in (("y", y, "sha256"), ("truth", truth, "truth_sha256")):
+        found, expected = digest(value), metadata.get(key)
+        if key == "truth_sha256" and expected is None:
+            return None
+        if found != expected:
+            raise InputError(
+                f"observation {path}: sha256 of {name} is {found[:12]}..., "
+                f"expected {str(expected)[:12]}...; "
+                "the file was changed: remove it to draw the observation again"
+            )
+    return Observation(y, truth, metadata["sha256"])

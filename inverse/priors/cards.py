@@ -9,7 +9,9 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
+import math
 import typing
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,13 +85,15 @@ class Card:
         """
         path = cls.find(name)
         try:
-            fields = json.loads(path.read_text())
+            fields = _printable(json.loads(path.read_text(), parse_constant=_not_a_number))
             _check_fields(cls, fields)
             return cls(**fields)
         except FileNotFoundError as error:
             raise PriorError(
                 f"{cls.kind} card {path}: no such file; weights need their card beside them"
             ) from error
+        except RecursionError as error:
+            raise PriorError(f"{cls.kind} card {path}: not a valid card (nested deeply)") from error
         except (OSError, ValueError, TypeError, AttributeError, InverseError) as error:
             raise PriorError(f"{cls.kind} card {path}: not a valid card ({error})") from error
 
@@ -215,6 +219,7 @@ def _check_fields(cls: type[Card], fields: Any) -> None:
         names = ", ".join(fields) or "an empty object"
         raise OptionError(f"found {names}; missing are {', '.join(missing)}")
     hints = typing.get_type_hints(cls)
+    annotations = typing.get_type_hints(cls, include_extras=True)
     for name, value in fields.items():
         if name not in declared:
             raise OptionError(
@@ -224,10 +229,32 @@ def _check_fields(cls: type[Card], fields: Any) -> None:
         is_whole = hint is float and type(value) is int
         if hint in JSON_TYPES and JSON_TYPES[hint] != _json_type(value) and not is_whole:
             raise OptionError(f"{name} must be {JSON_TYPES[hint]}, found {_json_type(value)}")
+        for bound in getattr(annotations[name], "__metadata__", ()):
+            bound.check(value, name)
     if Path(fields["file"]).name != fields["file"]:
         raise OptionError(
             f"file must be the name of a file beside the card, found '{fields['file']}'"
         )
+
+
+def _not_a_number(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
+def _printable(value: Any) -> Any:
+    """A value of JSON without control characters in its text.
+
+    Raises: ValueError for a number beyond double precision.
+    """
+    if isinstance(value, str):
+        return "".join(c for c in value if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("it holds a number that is too large")
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value
 
 
 def _json_type(value: Any) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from inverse.errors import PriorError
+from inverse.errors import OptionError, PriorError
 from inverse.priors.analytic import FieldLaw, LowRankPrior
 from inverse.priors.cards import Card, weights_mismatch
 from inverse.priors.networks.corrected import CorrectedPrior
@@ -17,6 +17,7 @@ from inverse.priors.networks.unet import UNetConfig
 from inverse.priors.prior import NetworkPrior, Prior
 from inverse.registry.discovery import registry
 from inverse.registry.options import build
+from inverse.registry.types import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,11 @@ class PriorCard(Card):
     kind = "prior"
 
     units: str
-    shift: float
-    scale: float
-    sigma_data: float
-    sigma_min: float
-    sigma_max: float
+    shift: Annotated[float, Range(-1e9, 1e9)]
+    scale: Annotated[float, Range(1e-9, 1e9)]
+    sigma_data: Annotated[float, Range(1e-9, 1e9)]
+    sigma_min: Annotated[float, Range(0, 1e9)]
+    sigma_max: Annotated[float, Range(1e-9, 1e9)]
     network: dict[str, Any]
     denoising: dict[str, Any] = field(default_factory=dict)
     bf16_loss: float | None = None
@@ -64,6 +65,10 @@ class PriorCard(Card):
     quantization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        if not self.sigma_min < self.sigma_max:
+            raise OptionError(
+                f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
         _ = self.config  # raises for an invalid architecture
 
     @classmethod

@@ -160,7 +160,7 @@ class Training:
             weight_decay=1e-4,
             fused=True,
         )
-        self.step = 0
+        self.step, self.stopping = 0, False
         if checkpoint.exists():
             self._load()
 
@@ -177,7 +177,7 @@ class Training:
         while self.step < self.config.steps:
             losses = [*losses[-99:], self.take_step()]
             last = self.step == self.config.steps
-            if self.step % 20 and not last:
+            if self.step % 20 and not (last or self.stopping):
                 continue
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):
@@ -185,6 +185,8 @@ class Training:
                     f"train: the loss is {mean} at step {self.step}; "
                     f"try a lower learning rate than {self.config.learning_rate}"
                 )
+            if self.stopping and not last:  # set by `train_to_end` at a signal
+                raise KeyboardInterrupt
             if time.monotonic() - saved > save_every or last:
                 self.save()
                 saved = time.monotonic()
@@ -285,17 +287,29 @@ class Training:
             with safe_open(self.checkpoint, "pt", device=str(self.device)) as file:
                 metadata = file.metadata()
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            self._check_finite(tensors)
+            if metadata["config"] != self._fingerprint():
+                raise InputError(
+                    f"train: checkpoint {self.checkpoint} belongs to other settings; "
+                    "use the same settings or another --out, or delete it"
+                )
+            self._restore(int(metadata["step"]), tensors)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"train: checkpoint {self.checkpoint} is damaged ({error}); "
                 "delete it to start again"
             ) from error
-        if metadata["config"] != self._fingerprint():
-            raise InputError(
-                f"train: checkpoint {self.checkpoint} belongs to other settings; "
-                "use the same settings or another --out, or delete it"
-            )
-        self.step = int(metadata["step"])
+
+    def _check_finite(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise InputError(
+                    f"train: checkpoint {self.checkpoint} holds NaN or infinity in {name}; "
+                    "delete it to start again"
+                )
+
+    def _restore(self, step: int, tensors: dict[str, Tensor]) -> None:
+        self.step = step
         for name, value in self.extra_state().items():
             value.copy_(tensors[f"beside/{name}"])
         for name, p in self.parameters.items():

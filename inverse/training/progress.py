@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,6 +62,9 @@ def train_to_end(
 ) -> float | None:
     """Run a training to its end and report its progress; save its state on an interruption.
 
+    At SIGINT or SIGTERM the step that is running ends and is saved; a second SIGINT stops at once,
+    with the last checkpoint.
+
     Args:
         after: called after each report.
 
@@ -66,12 +72,14 @@ def train_to_end(
     """
     loss = float("nan")
     try:
-        with progress_reports(training.config.steps) as report:
+        with stops_at_signals(training), progress_reports(training.config.steps) as report:
             for progress in training.run():
                 loss = progress.loss
                 report(progress)
                 after(progress)
     except KeyboardInterrupt:
+        if not training.stopping:
+            raise
         training.save()
         print(
             f"inverse: interrupted at step {training.step}; run the same command to resume",
@@ -79,6 +87,27 @@ def train_to_end(
         )
         return None
     return loss
+
+
+@contextmanager
+def stops_at_signals(training: Training) -> Iterator[None]:
+    """Context manager under which SIGINT and SIGTERM end the training after a complete step."""
+
+    def stop(number: int, frame: Any) -> None:
+        if training.stopping and number == signal.SIGINT:
+            training.stopping = False
+            raise KeyboardInterrupt
+        training.stopping = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread receives signals
+        return
+    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -112,17 +112,18 @@ def test_an_observation_is_drawn_by_the_problem():
     assert observation.sha256 == digest(expected)
 
 
-def test_a_stored_observation_that_was_changed_is_refused(tmp_path):
+@pytest.mark.parametrize("part", ["y", "truth"])
+def test_a_stored_observation_that_was_changed_is_refused(part, tmp_path):
     problem = inverse.get_problem("bimodal")
     bank, about = Bank(tmp_path), describe(problem, "", None)
     kept = bank.get(problem, about, 0, 0)
     assert torch.equal(bank.get(problem, about, 0, 0).y, kept.y)
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
-    offset = content.find(kept.y.numpy().tobytes())
+    offset = content.find(getattr(kept, part).numpy().tobytes())
     content[offset + 3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"sha256 is .* was changed"):
+    with pytest.raises(InputError, match=rf"sha256 of {part} is .* was changed"):
         bank.get(problem, about, 0, 0)
 
 

@@ -181,6 +181,8 @@ REQUIRED = "name, file, sha256, units, shift, scale, sigma_data, sigma_min, sigm
         ("\x00\xff", ""),
         ("[]", f"found a list, expected an object with {REQUIRED})"),
         ("3", f"found a whole number, expected an object with {REQUIRED})"),
+        ("[" * 100_000 + "]" * 100_000, "nested deeply)"),
+        ('{"name": 1e999}', "it holds a number that is too large)"),
         ("null", f"found null, expected an object with {REQUIRED})"),
         ("{}", f"found an empty object; missing are {REQUIRED})"),
         (
@@ -219,6 +221,12 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
         ({"file": 3}, "file must be text, found a whole number)"),
         ({"shift": "0.5"}, "shift must be a number, found text)"),
         ({"training": None}, "training must be an object, found null)"),
+        ({"scale": 0.0}, "scale must be at least 1e-09 and at most 1e+09, got 0.0)"),
+        ({"scale": 1e308}, "scale must be at least 1e-09 and at most 1e+09, got 1e+308)"),
+        ({"sigma_min": -5}, "sigma_min must be at least 0 and at most 1e+09, got -5)"),
+        ({"sigma_max": float("inf")}, "it holds Infinity, which is not JSON)"),
+        ({"extra": {"a": [float("nan")]}}, "it holds NaN, which is not JSON)"),
+        ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min must be below sigma_max"),
     ],
 )
 def test_an_invalid_card_is_refused(prior_path, changes, message_part):
@@ -283,3 +291,10 @@ def test_another_file_type_is_refused(tmp_path):
 def test_an_unknown_name_is_refused():
     with pytest.raises(UnknownNameError, match="prior 'nobody' is not known"):
         load_prior("nobody")
+
+
+def test_text_of_a_card_has_no_control_characters(prior_path):
+    edit_card(prior_path, units="\x1b[31mred\u202e\x07", extra={"a\x00": ["\x9b"]})
+    card = PriorCard.read(prior_path)
+    assert card.units == "[31mred"
+    assert card.extra == {"a": [""]}

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 from dataclasses import replace
 
 import h5py
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import inverse
 from inverse.errors import InputError, OptionError
@@ -17,6 +20,7 @@ from inverse.priors.networks.unet import UNetConfig
 from inverse.training.crops import random_crops
 from inverse.training.loop import TrainConfig, Training, pixel_std
 from inverse.training.prior import load_start, train_prior
+from inverse.training.progress import train_to_end
 
 pytest_plugins = "cli_fixtures"
 
@@ -359,3 +363,37 @@ def test_a_run_that_diverges_leaves_the_good_checkpoint(images, tmp_path):
     with pytest.raises(InputError, match="the loss is nan"):
         list(training.run(save_every=0.0))
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_that_is_complete(number, images, tmp_path):
+    path = tmp_path / "own.checkpoint.safetensors"
+    training = Training([images], TINY, path)
+    take_step = training.take_step
+
+    def signalled_step():
+        if training.step == 1:
+            os.kill(os.getpid(), number)
+        return take_step()
+
+    training.take_step = signalled_step
+    before = signal.getsignal(number)
+    assert train_to_end(training) is None
+    assert signal.getsignal(number) is before
+    assert Training([images], TINY, path).step == 2
+
+
+def test_a_checkpoint_with_nan_is_refused(images, tmp_path):
+    path = tmp_path / "own.checkpoint.safetensors"
+    training = Training([images], TINY, path)
+    next(iter(training.ema.values())).fill_(float("nan"))
+    training.save()
+    with pytest.raises(InputError, match="holds NaN or infinity in ema/"):
+        Training([images], TINY, path)
+
+
+def test_a_checkpoint_without_metadata_is_refused(images, tmp_path):
+    path = tmp_path / "own.checkpoint.safetensors"
+    save_file({"network/x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="is damaged"):
+        Training([images], TINY, path)

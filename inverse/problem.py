@@ -208,6 +208,7 @@ class Problem(ABC):
         Raises: InputError if the index of the truth does not exist.
         """
         prior = self.resolve_prior(prior, device, dtype)
+        truth, y = getattr(truth, "pixels", truth), getattr(y, "pixels", y)  # of `read_image`
         x: Tensor | None = None
         if y is None:
             x = self._shipped_truth(truth, prior) if isinstance(truth, int) else truth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from inverse.io.files import strict_json
 from inverse.metrics.metric import Metric
 from inverse.metrics.registered import registered_metrics
 from inverse.result import Result
+
+CLOSE, FAR = 0.5, 2.0
+"""Residual chi-square below and above which the summary says what it usually means."""
 
 NEXT = "next: --samples 8 draws samples and shows their spread; inverse methods lists the methods"
 """What the command suggests after a single answer."""
@@ -106,11 +110,34 @@ def _print_notes(records: list[dict[str, Any]]) -> None:
         for note in record["notes"]:
             if note not in common:
                 print(f"{name}: {note}")
+        if judged := judgement(record.get("misfit")):
+            print(f"check {name}: {judged}")
         if record["ess"] is not None:
             size = f"effective sample size {record['ess']:.1f} of {record['samples']}"
             evidence = record["log_evidence"]
             law = "" if evidence is None else f", log p(y) = {evidence:.4g} nats"
             print(f"{name}: {size}{law}")
+
+
+def judgement(chi_square: float | None) -> str:
+    """What a residual chi-square per measurement usually means; "" if it is as expected.
+
+    Args:
+        chi_square: mean over the samples; about 1 for draws from the posterior.
+    """
+    if chi_square is None or not math.isfinite(chi_square):
+        return ""
+    if chi_square < CLOSE:
+        return (
+            f"residual chi-square {chi_square:.2g}, below {CLOSE}: the answer follows the noise, "
+            "or sigma_y is larger than the noise; try a smaller sigma_y"
+        )
+    if chi_square > FAR:
+        return (
+            f"residual chi-square {chi_square:.3g}, above {FAR:g}: the operator (kernel, mask, "
+            "factor) is not that of the measurement, or sigma_y is smaller than the noise"
+        )
+    return ""
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:

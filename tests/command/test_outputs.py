@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from cli_fixtures import write_picture
 
+import inverse
 from inverse.command.outputs import locked, output_folders
+from inverse.command.summary import judgement
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
 
@@ -103,3 +105,19 @@ def test_the_first_line_says_what_was_done(solve, tmp_path, option, words):
     write_picture(tmp_path / "y.png")
     outcome = solve("--problem", "denoise", "--method", "tikhonov", option, "y.png")
     assert outcome.out.splitlines()[0].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("chi_square", "words"),
+    [(0.33, "follows the noise"), (4.0, "kernel"), (1.0, ""), (float("nan"), ""), (None, "")],
+)
+def test_a_chi_square_far_from_one_is_explained(chi_square, words):
+    assert words in judgement(chi_square)
+    assert bool(judgement(chi_square)) == bool(words)
+
+
+def test_a_posterior_takes_what_read_image_returns(tmp_path):
+    picture = inverse.read_image(write_picture(tmp_path / "p.png"))
+    problem = inverse.get_problem("denoise")
+    assert problem.posterior(y=picture).y.shape == (1, *picture.pixels.shape)
+    assert problem.posterior(picture).truth.shape == (1, *picture.pixels.shape)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,13 +60,39 @@ def _no_jacobian(x: Tensor, sigma: Tensor | float) -> Any:
     )
 
 
+def as_batch(value: Any, what: str) -> Tensor:
+    """A tensor from a tensor, a numpy array or nested lists of numbers; integers become floats.
+
+    Args:
+        what: the beginning of an error message, such as "measurement".
+
+    Raises: InputError for anything else, or an array without values.
+    """
+    if not isinstance(value, Tensor):
+        found = type(value).__name__
+        if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+            raise InputError(
+                f"{what}: expected a tensor, got a {found} of {len(value)} tensors; "
+                "join them with torch.stack"
+            )
+        try:
+            value = torch.from_numpy(np.array(value, dtype=np.result_type(np.array(value), "f4")))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{what}: expected a tensor, a numpy array or lists of numbers, got {found}"
+            ) from error
+    if value.ndim == 0 or not value.numel():
+        raise InputError(f"{what}: it holds no values, its shape is {tuple(value.shape)}")
+    return value if value.is_floating_point() or value.is_complex() else value.float()
+
+
 class Posterior(LinearSolves):
     """p(x | y) of a prior, an operator, a noise model and a batch of measurements.
 
     Args:
         prior: the denoiser, on its own device; it is not copied.
         operator: a deepinv physics object in physical units; the posterior works on a clone.
-        y: measurements (B, *out_shape).
+        y: measurements (B, *out_shape): a tensor, a numpy array or nested lists of numbers.
         noise: the law of y given A(x); by default the operator's noise model.
         shape: of one x; by default the prior's shape if it is fully known, else that of A^T y.
         dtype: of x and of the operator's arithmetic.
@@ -74,7 +101,8 @@ class Posterior(LinearSolves):
         execution: how evaluations are carried out.
         provenance: origin of the measurement and the prior; carried into the result.
 
-    Raises: InputError if y holds NaN or infinity, or does not fit the operator and the shape.
+    Raises: InputError if y is empty, holds NaN or infinity, or does not fit the operator and the
+        shape; or for another object than a prior or an operator.
     """
 
     prior: Prior
@@ -93,6 +121,16 @@ class Posterior(LinearSolves):
         execution: Execution | None = None,
         provenance: dict[str, Any] | None = None,
     ):
+        if not isinstance(prior, Prior):
+            raise InputError(
+                f"prior: expected a prior, such as inverse.load_prior('photo-64'), got {prior!r}"
+            )
+        if not hasattr(operator, "A"):
+            raise InputError(
+                f"operator: expected a deepinv physics object or inverse.operator(function), "
+                f"got {type(operator).__name__}"
+            )
+        y = as_batch(y, "measurement")
         self.device = prior.device or y.device
         self.dtype, self.prior, self.execution = dtype, prior, execution or Execution()
         check_precision(self.device, self.execution.autocast or str(dtype).removeprefix("torch."))

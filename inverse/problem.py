@@ -17,7 +17,7 @@ from inverse.errors import InputError, OptionError
 from inverse.execution import Execution
 from inverse.measurement import operators
 from inverse.measurement.noise import GaussianNoise, Noise
-from inverse.posterior import Posterior
+from inverse.posterior import Posterior, as_batch
 from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
 from inverse.registry.defaults import default
@@ -196,7 +196,7 @@ class Problem(ABC):
         Args:
             truth: (*shape) or (B, *shape) in physical units, or the index of a shipped truth. Each
                 image is measured with its own noise stream (seed, index).
-            y: real measurement (*out_shape) or (B, *out_shape); `truth` is then ignored.
+            y: real measurement (*out_shape) or (B, *out_shape), in place of a truth.
             prior: object, name or path; by default the problem's own prior.
             seed: random seed of the measurement noise.
             device: device of a loaded prior.
@@ -205,13 +205,23 @@ class Problem(ABC):
             first_image: index of the first image, or the index of each image, when a larger set is
                 measured in parts.
 
-        Raises: InputError if the index of the truth does not exist.
+        Raises: InputError if the index of the truth does not exist, or for a truth beside y.
         """
+        seed = as_seed(seed)
+        if y is not None and not (isinstance(truth, int) and truth == 0):
+            raise InputError(
+                "posterior: pass a truth, whose measurement is simulated, or y, a measurement; "
+                "got both"
+            )
         prior = self.resolve_prior(prior, device, dtype)
         truth, y = getattr(truth, "pixels", truth), getattr(y, "pixels", y)  # of `read_image`
         x: Tensor | None = None
         if y is None:
-            x = self._shipped_truth(truth, prior) if isinstance(truth, int) else truth
+            x = (
+                self._shipped_truth(truth, prior)
+                if isinstance(truth, int)
+                else as_batch(truth, "truth")
+            )
             x = _batched(x, prior).to(dtype)
             shape = tuple(x.shape[1:])
             operator = self.operator(shape)
@@ -223,7 +233,7 @@ class Problem(ABC):
                 ]
             )
         else:
-            y = _batched(y, prior).to(dtype)
+            y = _batched(as_batch(y, "measurement"), prior).to(dtype)
             shape = self.signal_shape(tuple(y.shape[1:]))
             operator = self.operator(shape)
         provenance: dict[str, Any] = {

@@ -108,8 +108,12 @@ class Result:
 
         Its seconds are an equal share of the batch's. Its cost is that of the whole batch, counted
         in rows of the batch.
+
+        Raises: InputError for an image that does not exist.
         """
         images = len(self.samples)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < images:
+            raise InputError(f"image {index!r} does not exist; there are {images}, counted from 0")
         tensors = {name: getattr(self, name) for name in TENSORS}
         parts: dict[str, Any] = {
             name: None if value is None else value[index : index + 1]

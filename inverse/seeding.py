@@ -44,6 +44,8 @@ def as_seed(value: SupportsIndex) -> int:
     Raises: OptionError for anything else, or a negative number.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         seed = operator.index(value)
     except TypeError:
         raise OptionError(f"seed must be an integer, got {value!r}") from None

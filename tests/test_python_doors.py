@@ -1,0 +1,63 @@
+"""What Python passes by mistake is an InverseError with the reason, or it works."""
+
+import numpy as np
+import pytest
+import torch
+
+import inverse
+from inverse.errors import InputError, InverseError
+
+PRIOR = inverse.GaussianPrior(torch.zeros(1, 2, 2), torch.eye(4))
+HALF = inverse.operator(lambda x: x / 2, shape=(1, 2, 2))
+NOISE = inverse.GaussianNoise(0.1)
+Y = torch.full((1, 1, 2, 2), 0.5)
+
+
+@pytest.mark.parametrize("y", [Y.numpy(), Y.tolist(), np.ones((1, 1, 2, 2), dtype=np.uint8)])
+def test_arrays_and_lists_are_measurements(y):
+    result = inverse.solve(inverse.Posterior(PRIOR, HALF, y, NOISE), "tikhonov")
+    expected = inverse.Posterior(PRIOR, HALF, torch.tensor(np.array(y)).float(), NOISE)
+    assert torch.equal(result.samples, inverse.solve(expected, "tikhonov").samples)
+
+
+@pytest.mark.parametrize(
+    "y", [None, Y[:0], [Y, Y], (Y,), "y", 3.0, {}, [[1], [1, 2]], np.array(["a"]), object()]
+)
+def test_another_measurement_is_refused(y):
+    with pytest.raises(InputError, match="measurement: "):
+        inverse.Posterior(PRIOR, HALF, y, NOISE)
+
+
+@pytest.mark.parametrize("prior", [None, "photo-64", 3, Y])
+def test_something_else_than_a_prior_is_refused(prior):
+    with pytest.raises(InputError, match="prior: expected a prior"):
+        inverse.Posterior(prior, HALF, Y, NOISE)
+
+
+@pytest.mark.parametrize("operator", [None, "blur", Y, lambda x: x])
+def test_something_else_than_an_operator_is_refused(operator):
+    with pytest.raises(InputError, match="operator: expected"):
+        inverse.Posterior(PRIOR, operator, Y, NOISE)
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "0", True, -1, [0]])
+def test_a_seed_is_a_natural_number(seed):
+    posterior = inverse.Posterior(PRIOR, HALF, Y, NOISE)
+    with pytest.raises(InverseError, match="seed must be"):
+        inverse.solve(posterior, "tikhonov", seed=seed)
+    with pytest.raises(InverseError, match="seed must be"):
+        inverse.get_problem("bimodal").posterior(seed=seed)
+
+
+def test_a_truth_beside_a_measurement_is_refused():
+    problem = inverse.get_problem("bimodal")
+    truth = problem.truths()[0]
+    with pytest.raises(InputError, match="got both"):
+        problem.posterior(truth, y=torch.zeros(1))
+
+
+@pytest.mark.parametrize("index", [9, -1, 1, None, 0.0, "0", True])
+def test_an_image_that_does_not_exist_is_refused(index):
+    result = inverse.solve(inverse.Posterior(PRIOR, HALF, Y, NOISE), "tikhonov")
+    with pytest.raises(InputError, match="does not exist; there are 1"):
+        result.image(index)

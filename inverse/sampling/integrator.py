@@ -203,22 +203,51 @@ def multistep(
     order: int,
     rule: Rule,
     lower_order_final: bool = False,
+    single_start: bool = False,
 ) -> Iterator[Tensor]:
     """One evaluation a step, with a polynomial through the last `order` evaluations.
 
-    The first steps have fewer evaluations to use.
+    The first steps have fewer evaluations to use, and so a lower order.
 
     Args:
+        single_start: whether the first order - 1 steps are single steps of third order instead,
+            of three evaluations each. Their error of h^4 keeps the order up to four.
         lower_order_final: whether a step uses no more evaluations than there are steps left, itself
             included; for stiff denoisers and few steps.
     """
     sigmas = sigmas.unique_consecutive()
-    plan = _predictors(tuple(sigmas.tolist()), order, rule, lower_order_final)
+    levels = tuple(sigmas.tolist())
+    plan = _predictors(levels, order, rule, lower_order_final)
+    starts = order - 1 if single_start else 0
+    third = ((1 / 3, 2 / 3), Rule(rule.form))
+    inner, singles = _stages(levels[: starts + 1], (third,) * starts)
+    stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
     past = deque[Tensor](maxlen=order)
-    for (sigma, s, _), step in zip(transitions(sigmas), plan, strict=True):
+    for i, ((sigma, s, _), step) in enumerate(zip(transitions(sigmas), plan, strict=True)):
         past.appendleft(rule.predict(denoise, x, sigma, s))
-        x = step(x, past, generator)
+        if i < starts:
+            x = _through(denoise, x, past[0], singles[i], stages, rule, generator)
+        else:
+            x = step(x, past, generator)
         yield x
+
+
+def _through(
+    denoise: Denoise,
+    x: Tensor,
+    value: Tensor,
+    steps: Sequence[Step],
+    stages: Iterator[tuple[Tensor, float]],
+    rule: Rule,
+    generator: Generators,
+) -> Tensor:
+    """One single step through its stages: x (B, *shape) and its evaluation -> x at the end."""
+    *inside, last = steps
+    values = [value]
+    for step in inside:
+        inner_sigma, level = next(stages)
+        values[1:] = [rule.predict(denoise, step(x, values, generator), inner_sigma, level)]
+    return last(x, values, generator)
 
 
 def predictor_corrector(
@@ -263,15 +292,9 @@ def singlestep(
     schemes = schemes * (len(sigmas) - 1) if len(schemes) == 1 else schemes
     inner, plan = _stages(tuple(sigmas.tolist()), schemes)
     stages = iter(zip(sigmas.new_tensor(inner), inner, strict=True))
-    for (sigma, s, _), (_, rule), (*inside, last) in zip(
-        transitions(sigmas), schemes, plan, strict=False
-    ):
-        values = [rule.predict(denoise, x, sigma, s)]
-        for step in inside:
-            inner_sigma, level = next(stages)
-            u = step(x, values, generator)
-            values[1:] = [rule.predict(denoise, u, inner_sigma, level)]
-        x = last(x, values, generator)
+    for (sigma, s, _), (_, rule), steps in zip(transitions(sigmas), schemes, plan, strict=False):
+        value = rule.predict(denoise, x, sigma, s)
+        x = _through(denoise, x, value, steps, stages, rule, generator)
         yield x
 
 

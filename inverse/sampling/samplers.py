@@ -29,6 +29,7 @@ from inverse.sampling.integrator import (
     Rule,
     Scheme,
     exact,
+    half_log_snr,
     multistep,
     predictor_corrector,
     singlestep,
@@ -263,19 +264,20 @@ def dpmpp_2m(
     return multistep(denoise, x, sigmas, generator, 2, Rule(average=uniform), lower_order_final)
 
 
-@sampler(order=3)
+@sampler(order=3, starting=4)
 def dpmpp_3m(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
     generator: Generators,
     lower_order_final: bool = False,
+    single_start: bool = True,
 ) -> Iterator[Tensor]:
     """DPM-Solver++(3M) with the exact integrals of its parabola: third order.
 
     The published codes are of second order (`dpmpp-3m-compat`).
     """
-    return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final)
+    return multistep(denoise, x, sigmas, generator, 3, Rule(), lower_order_final, single_start)
 
 
 @sampler(order=2)
@@ -309,6 +311,11 @@ def dpmpp_2m_sde(
     return multistep(denoise, x, sigmas, generator, 2, Rule(eta=eta), lower_order_final)
 
 
+def _deis(log_snr: bool) -> Rule:
+    """Noise prediction, polynomial in VP time or in lambda = -log sigma."""
+    return Rule("noise", clock=half_log_snr if log_snr else vp_time)
+
+
 @sampler(order=2)
 def deis_tab1(
     denoise: Denoise,
@@ -316,57 +323,61 @@ def deis_tab1(
     sigmas: Tensor,
     generator: Generators,
     lower_order_final: bool = False,
+    log_snr: bool = False,
 ) -> Iterator[Tensor]:
     """DEIS tAB1: noise prediction linear in the time of the linear VP process; second order.
 
     Source: Zhang, Chen, ICLR 2023.
     """
-    return multistep(
-        denoise, x, sigmas, generator, 2, Rule("noise", clock=vp_time), lower_order_final
-    )
+    return multistep(denoise, x, sigmas, generator, 2, _deis(log_snr), lower_order_final)
 
 
-@sampler(order=3)
+@sampler(order=3, starting=4)
 def deis_tab2(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
     generator: Generators,
     lower_order_final: bool = False,
+    single_start: bool = True,
+    log_snr: bool = False,
 ) -> Iterator[Tensor]:
     """DEIS tAB2: noise prediction quadratic in VP time; third order.
 
     Source: Zhang, Chen, ICLR 2023.
     """
     return multistep(
-        denoise, x, sigmas, generator, 3, Rule("noise", clock=vp_time), lower_order_final
+        denoise, x, sigmas, generator, 3, _deis(log_snr), lower_order_final, single_start
     )
 
 
-@sampler(order=4)
+@sampler(order=4, starting=6)
 def deis_tab3(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
     generator: Generators,
     lower_order_final: bool = False,
+    single_start: bool = True,
+    log_snr: bool = False,
 ) -> Iterator[Tensor]:
     """DEIS tAB3: noise prediction cubic in VP time; fourth order.
 
     Source: Zhang, Chen, ICLR 2023.
     """
     return multistep(
-        denoise, x, sigmas, generator, 4, Rule("noise", clock=vp_time), lower_order_final
+        denoise, x, sigmas, generator, 4, _deis(log_snr), lower_order_final, single_start
     )
 
 
-@sampler(order=4)
+@sampler(order=4, starting=6)
 def rho_ab(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
     generator: Generators,
     lower_order_final: bool = False,
+    single_start: bool = True,
 ) -> Iterator[Tensor]:
     """DEIS rhoAB3: fourth-order Adams-Bashforth in sigma, where dx = eps dsigma.
 
@@ -380,6 +391,7 @@ def rho_ab(
         4,
         Rule("noise", clock=np.asarray, average=uniform),
         lower_order_final,
+        single_start,
     )
 
 

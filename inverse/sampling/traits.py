@@ -19,6 +19,7 @@ class Traits:
         adaptive: whether the sampler chooses its own noise levels.
         spanning: whether one step may span several intervals of the schedule.
         evaluations: evaluations of the denoiser in a step; the step into 0 takes one.
+        starting: evaluations at the start beyond those of the steps.
     """
 
     order: int | None = None
@@ -26,6 +27,7 @@ class Traits:
     adaptive: bool = False
     spanning: bool = False
     evaluations: int = 1
+    starting: int = 0
 
 
 def sampler(
@@ -35,11 +37,12 @@ def sampler(
     adaptive: bool = False,
     spanning: bool = False,
     evaluations: int = 1,
+    starting: int = 0,
 ) -> Callable[[SamplerFunction], SamplerFunction]:
     """Decorator that declares the `Traits` of a sampler: `@sampler(order=2)`."""
 
     def declare(function: SamplerFunction) -> SamplerFunction:
-        declared = Traits(order, stochastic, adaptive, spanning, evaluations)
+        declared = Traits(order, stochastic, adaptive, spanning, evaluations, starting)
         function.traits = declared  # type: ignore[attr-defined]
         return function
 

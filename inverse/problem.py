@@ -41,6 +41,8 @@ class Problem(ABC):
         needed_to_restore: options that a measurement of the user must state, because a default
             would be a guess.
         cases: name -> options under which `inverse verify` checks methods against `exact`.
+        photographic: whether the law has the spectrum of photographs; `inverse verify` holds biased
+            methods to their `bias` on it.
 
     Args:
         sigma_y: standard deviation of the measurement noise, in the units of y.
@@ -55,6 +57,7 @@ class Problem(ABC):
     cases: ClassVar[dict[str, dict[str, Any]]] = {}
     exports: ClassVar[tuple[str, ...]] = ("reconstruction.png", "panel.png")
     needed_to_restore: ClassVar[tuple[str, ...]] = ()
+    photographic: ClassVar[bool] = False
 
     sigma_y: float = 0.02
 

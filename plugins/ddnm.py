@@ -108,6 +108,7 @@ class DDNMPlus(DDNM):
         "x0 = x0_hat + Lambda A^+ (y - A x0_hat);  x' = x0 + fresh z + d eps (where A is 0),  "
         "of variance t^2 in all"
     )
+    claim = "biased"
     needs = ("decomposable", "gaussian", "white")
 
     def _step(self, posterior, correction, eps, generator, a, c, d):

@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -332,6 +332,7 @@ class DPS(GuidedDiffusion):
     name = "deepinv-dps"
     equation = "score + weight grad_x -|y - A(x0_hat(x))|"
     needs = ("image",)
+    bias: ClassVar[dict[str, float]] = {"marginal W2": 2.0, "unseen spread": 1.25}
     units = "it weighs |y - A x| as it is, without 1 / sigma_y"
 
     steps: int = 1000

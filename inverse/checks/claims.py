@@ -131,10 +131,13 @@ def sample(
     return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
 
 
-def measure(method: Method, case: Reference, samples: int, seed: int = 0) -> Measured:
+def measure(method: Method, case: Reference, seed: int = 0) -> Measured:
     """The figures of a method on one case, or why the case was skipped or failed."""
+    particles = getattr(method, "particles", None)
+    if case.case.photographic and isinstance(particles, int):
+        method = replace(method, **{"particles": max(particles, case.particles)})
     try:
-        x, cost, seconds = sample(method, case.posterior, samples, seed)
+        x, cost, seconds = sample(method, case.posterior, case.samples, seed)
     except UnsupportedError as error:
         return Measured(case.name, skipped=str(error))
     except Exception as error:  # of a plug-in: it fails this case, and the others go on
@@ -272,14 +275,14 @@ def verify(
     if samples < 100:
         raise OptionError(f"verify: samples must be at least 100 for a floor, got {samples}")
     check_seed(seed)
-    measured = [measure(method, reference(name, samples), samples, seed) for name in cases]
+    measured = [measure(method, reference(name, samples), seed) for name in cases]
     probe = reference(PROBE, samples)
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
     rotation = batch = None
     failures: list[str] = []
     on_probe = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
-        method, probe, samples, seed
+        method, probe, seed
     )
     if on_probe.figures:
         curve = _effort_curve(method, on_probe, probe, samples, seed)
@@ -308,7 +311,7 @@ def verify(
         versions(),
     )
     judged = _judged(method, verdict, samples)
-    failures += _failures(verdict, judged, samples)
+    failures += _failures(method, verdict, judged, samples)
     return replace(verdict, unchecked=None if failures else _unchecked(verdict, judged))
 
 
@@ -329,7 +332,7 @@ def _effort_curve(
         except OptionError:  # the method has no instance of so little effort
             continue
         same = factor == 1 and (scaled == method or method.claim != "exact in the limit")
-        point = on_probe if same else measure(scaled, probe, samples, seed)
+        point = on_probe if same else measure(scaled, probe, seed)
         if point.figures:
             curve[factor] = point.figures[name].value
     return curve
@@ -356,7 +359,10 @@ def _unchecked(verdict: Verdict, judged: Sequence[Any]) -> str | None:
 
 
 def _failures(
-    verdict: Verdict, judged: Sequence[tuple[Reference, dict[str, Figure]]], samples: int
+    method: Method,
+    verdict: Verdict,
+    judged: Sequence[tuple[Reference, dict[str, Figure]]],
+    samples: int,
 ) -> Iterator[str]:
     """What does not hold, in words; docs/verify.md states the rules."""
     for measured in verdict.cases:
@@ -366,6 +372,8 @@ def _failures(
     yield from _obligation_failures(verdict, probe)
     for case, figure in judged:
         yield from _claim_failures(verdict.claim, case, figure)
+        if verdict.claim == "biased" and case.case.photographic:
+            yield from _bias_failures(method.bias, case, figure)
     if judged and verdict.claim == "exact in the limit" and verdict.effort:
         yield from _limit_failures(verdict, probe)
 
@@ -399,6 +407,17 @@ def _claim_failures(claim: str, case: Reference, measured: dict[str, Figure]) ->
         yield f"{case.name}: score {figure.score:.2f}, no better than ignoring the data"
     if claim == "point estimate" and _ignores_data(mean):
         yield f"{case.name}: the estimate is no nearer to the posterior mean than the prior's mean"
+
+
+def _bias_failures(
+    bias: dict[str, float], case: Reference, measured: dict[str, Figure]
+) -> Iterator[str]:
+    """Figures of a photographic case above what a biased method states."""
+    for name, bound in bias.items():
+        if name not in measured:
+            yield f"{case.name}: `bias` bounds '{name}'; the figures are {', '.join(measured)}"
+        elif measured[name].value > bound:
+            yield f"{case.name}: {name} is {measured[name].value:.3g}, above the stated {bound:g}"
 
 
 def _ignores_data(figure: Figure) -> bool:

@@ -138,6 +138,54 @@ class Plateau(Planted):
         yield mean + (2 if self.particles >= SAMPLES else 6) * (x - mean)
 
 
+PHOTOGRAPHIC = ("photo reduction", "photo blur", "photo pixels")
+
+
+def failures_on_photographs(name, **options):
+    """The failures of a method on the photographic cases, with the checks of every method aside."""
+    method = inverse.get_method(name, **options)
+    return [
+        failure
+        for case in PHOTOGRAPHIC
+        for made in [exact_cases.reference(case, 100)]
+        for failure in claims._bias_failures(
+            method.bias, made, claims.measure(method, made).figures
+        )
+    ]
+
+
+def test_exact_draws_have_no_bias_on_photographs():
+    made = exact_cases.reference("photo pixels", 100)
+    x = made.exact.sample(100, seeded("again")).flatten(1)
+    values = exact_cases.figures(made, x)
+    assert all(made.excess(name, value) < 5 for name, value in values.items())
+    assert {n: len(s) for n, (_, s) in made.views.items()} == {"seen": 51, "unseen": 205}
+    wide = made.mean + 1.5 * (x - made.mean)
+    ratio = exact_cases.figures(made, wide)["unseen spread"] / values["unseen spread"]
+    assert ratio == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "defect", "words"),
+    [
+        ("daps", {"inner": "exact"}, "unseen spread is 1.4"),
+        ("ddnm-plus", {"rule": "paper"}, "photo blur: marginal W2 is 3."),
+    ],
+)
+def test_defects_that_small_smooth_images_hide_show_on_the_spectrum_of_photographs(
+    name, defect, words
+):
+    assert failures_on_photographs(name) == []
+    assert any(words in failure for failure in failures_on_photographs(name, **defect))
+
+
+def test_a_bound_on_an_unknown_figure_is_a_failure():
+    made = exact_cases.reference("photo pixels", 100)
+    figures = claims.measure(inverse.get_method("pseudo-inverse"), made).figures
+    (failure,) = claims._bias_failures({"w2": 1.0}, made, figures)
+    assert failure.startswith("photo pixels: `bias` bounds 'w2'; the figures are marginal W2, seen")
+
+
 @pytest.mark.parametrize("particles", [10, SAMPLES])
 def test_a_small_default_does_not_make_a_limit_easier(particles):
     verdict = inverse.verify(Plateau(particles=particles), samples=SAMPLES, cases=("random",))

@@ -26,6 +26,9 @@ PROBLEMS = {
     "mixture 80": {"d": 80, "d_y": 4, "instance": 3},
     "bimodal": {"mass": 0.3},
     "field": {"size": 9},
+    "photo-field": {"side": 8},
+    "photo-field blur": {"side": 8, "view": "blur"},
+    "photo-field pixels": {"side": 8, "view": "pixels"},
 }
 
 

@@ -20,7 +20,7 @@ TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 """Fields of a result that hold a tensor for each image; the last three may be None."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Posterior samples in physical units, with the measurement, cost and provenance.
 
@@ -49,6 +49,23 @@ class Result:
     log_evidence: Tensor | None = None
     interrupted: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The names, sizes and costs, one line each; tensors by their shapes."""
+        ran = {
+            key: value.get("name", "?") if isinstance(value, dict) else value
+            for key in ("problem", "method", "prior")
+            if (value := self.provenance.get(key)) is not None
+        }
+        tensors = ((name, getattr(self, name)) for name in TENSORS)
+        shapes = (f"{name} {tuple(t.shape)}" for name, t in tensors if t is not None)
+        lines = [
+            ", ".join(f"{key} {str(value)[:40]}" for key, value in ran.items()) or "no provenance",
+            ", ".join(shapes),
+            f"{self.cost.nfe:g} prior evaluations, {self.seconds:.3g} s"
+            + (", interrupted" if self.interrupted else ""),
+        ]
+        return "Result(\n" + "".join(f"  {line}\n" for line in lines) + ")"
 
     @property
     def weights(self) -> Tensor:

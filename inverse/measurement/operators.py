@@ -81,31 +81,62 @@ def is_decomposable(physics: object) -> bool:
     return isinstance(physics, deepinv("physics").DecomposablePhysics)
 
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Precisions that `adjoint_error` tries, in this order."""
+
+
 def adjoint_error(
-    physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64
+    physics: Any, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype | None = None
 ) -> float:
     """Relative error |<A u, v> - <u, A^T v>| / (|A u| |v|) of the adjoint for random u and v.
 
-    For a true adjoint it is zero to rounding.
+    For a true adjoint it is zero to rounding, also for A = 0.
 
     Args:
-        physics: a linear operator whose parameters are in `dtype`.
+        physics: a linear operator.
         shape: shape of one x.
+        dtype: of u and v; by default the first of float64, float32, float16 and bfloat16 that the
+            operator takes.
 
-    Raises: OperatorError if A^T v does not have the shape of u.
+    Raises: OperatorError if A takes none of these, or if A^T v does not have the shape of u.
     """
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.randn(1, *shape, generator=generator, dtype=dtype)
-    Au = physics.A(u)
-    v = torch.randn(Au.shape, generator=generator, dtype=dtype)
+    u, Au = _images_in_its_dtype(physics, shape, seed, dtype)
+    v = torch.randn(
+        Au.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64
+    )
+    v = v.to(Au)
     Atv = physics.A_adjoint(v)
     if Atv.shape != u.shape:
         raise OperatorError(
             f"{type(physics).__name__}: the adjoint returns shape {tuple(Atv.shape)}, "
             f"A takes {tuple(u.shape)}"
         )
+    u, v, Au, Atv = (t.double() for t in (u, v, Au, Atv))
     gap = (Au * v).sum() - (u * Atv).sum()
-    return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(dtype).tiny))
+    return float(gap.abs() / (Au.norm() * v.norm()).clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def _images_in_its_dtype(
+    physics: Any, shape: tuple[int, ...], seed: int, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Random u (1, *shape) and A u in the first precision that the operator takes."""
+    tensors = [*_tensors(physics, "parameters"), *_tensors(physics, "buffers")]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(device)
+    reasons = []
+    for each in (dtype,) if dtype else FLOATS:
+        try:
+            return u.to(each), physics.A(u.to(each))
+        except RuntimeError as error:  # such as tensors of another precision
+            reasons.append(str(error).partition("\n")[0])
+    raise OperatorError(
+        f"{type(physics).__name__}: A fails on an input of shape {tuple(u.shape)}: {reasons[0]}"
+    )
+
+
+def _tensors(physics: Any, kind: str) -> list[Tensor]:
+    return list(getattr(physics, kind, list)())
 
 
 def clone(physics: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

@@ -54,6 +54,16 @@ class Prior(nn.Module):
         self.shape, self.shift, self.scale = tuple(shape), float(shift), float(scale)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
 
+    def __repr__(self) -> str:
+        """Name, shape, number of weights and noise levels, on one line."""
+        name = getattr(self, "name", "")
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        shape = ", ".join("any" if n is None else str(n) for n in self.shape)
+        return (
+            f"{type(self).__name__}({f'{name}, ' if name else ''}shape ({shape}), "
+            f"{weights} weights, sigma {self.sigma_min:g} to {self.sigma_max:g})"
+        )
+
     @property
     def device(self) -> torch.device | None:
         """The device of the weights; None for a prior without weights."""

@@ -249,6 +249,31 @@ def test_adjoint_error_names_the_operator_whose_adjoint_has_another_shape():
         inverse.adjoint_error(physics, (1, 8, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_adjoint_error_takes_the_precision_of_the_operator(dtype):
+    matrix = normal(5, 48).to(dtype)
+    physics = inverse.operator(lambda x: x.flatten(1) @ matrix.T, shape=(3, 4, 4))
+    assert inverse.adjoint_error(physics, (3, 4, 4)) < 40 * torch.finfo(dtype).eps
+
+
+def test_zero_operator_is_its_own_adjoint_and_one_line_where_its_norm_is_needed():
+    zero = inverse.operator(lambda x: 0 * x, shape=(3, 8, 8))
+    assert inverse.adjoint_error(zero, (3, 8, 8)) == 0
+    posterior = inverse.Posterior(
+        inverse.load_prior("photo-64"), zero, torch.zeros(1, 3, 8, 8), inverse.GaussianNoise(0.1)
+    )
+    with pytest.raises(OperatorError, match="maps every image to zero"):
+        inverse.solve(posterior, "dps")
+
+
+def test_results_and_priors_print_in_ten_lines():
+    posterior = inverse.get_problem("gaussian").posterior()
+    result = inverse.solve(posterior, "tikhonov")
+    for thing in (result, posterior.prior, inverse.load_prior("photo-64")):
+        assert len(repr(thing).splitlines()) <= 10
+    assert "method tikhonov" in repr(result)
+
+
 def test_matrix_of_a_decorated_operator_is_the_matrix():
     matrix = normal(5, 12)
     torch.testing.assert_close(

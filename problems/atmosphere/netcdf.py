@@ -16,14 +16,18 @@ from inverse.errors import InputError, InverseError
 
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 HOUR = np.timedelta64(1, "h")
-FILLS = (-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -8888.0, -9999.0, -9999.9, -99999.0)
-FILLS += (-32767.0, -32768.0)
+FILLS = (
+    *(-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -8888.0, -9999.0, -9999.9, -99999.0),
+    *(-32767.0, -32768.0),
+)
 """Fill values of files that do not declare theirs; numbers beyond 1e10 are fill values too.
 
 Codes above 0, such as 9999, are values of some quantities: the range of the quantity tells.
 """
-TIMES = ("time", "valid_time", "obs_time", "observation_time", "time_obs", "datetime", "date")
-TIMES += ("timestamp", "times", "t", "valid")
+TIMES = (
+    *("time", "valid_time", "obs_time", "observation_time", "time_obs", "datetime", "date"),
+    *("timestamp", "times", "t", "valid"),
+)
 """Names of times, the most usual first."""
 SINCE = re.compile(r"\bsince\b")
 

@@ -25,8 +25,10 @@ from inverse_problems.atmosphere.tables import Table, number_of, read_table, tim
 from inverse_problems.atmosphere.units import conversion
 
 LATITUDE, LONGITUDE = ("latitude", "lat"), ("longitude", "lon", "long", "lng")
-STATION = ("station", "station_id", "stationid", "id", "wmo_id", "wmo", "stid", "station_name")
-STATION += ("platform_id", "site", "site_id")
+STATION = (
+    *("station", "station_id", "stationid", "id", "wmo_id", "wmo", "stid", "station_name"),
+    *("platform_id", "site", "site_id"),
+)
 TIME = ("time", "valid", "valid_time", "obs_time", "datetime", "date_time", "timestamp", "date")
 ELEVATION = ("elevation", "elev", "altitude", "alt", "height", "name", "index", "")
 """Columns that are not used, the nameless index column of exported tables among them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from inverse.analytic_start import analytic_start, unmet_requirement
 from inverse.errors import OptionError
 from inverse.posterior import Posterior
+from inverse.registry.options import check_ranges
+from inverse.registry.types import Range
 from inverse.sampling.integrator import Denoise
 from inverse.sampling.options import get_sampler
 from inverse.sampling.schedules import schedule
@@ -89,6 +91,7 @@ class Method(ABC):
         return [field for field in ("reference", "equation") if not getattr(cls, field)]
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         steps = getattr(self, "steps", None)
         if steps is not None and steps < 1:
             raise OptionError(f"{self.name}: steps must be at least 1, got {steps}")
@@ -158,7 +161,7 @@ class Guidance(Method):
             replaces the steps; auto is none.
     """
 
-    steps: int = 100
+    steps: Annotated[int, Range(1, 10**7)] = 100
     sampler: str = "ddim"
     schedule: str = "karras"
     sigma_max: float | None = None

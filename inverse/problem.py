@@ -21,7 +21,7 @@ from inverse.posterior import Posterior, as_batch
 from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
 from inverse.registry.defaults import default
-from inverse.registry.options import values
+from inverse.registry.options import check_ranges, values
 from inverse.seeding import as_seed, indices, seeded
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Problem(ABC):
     sigma_y: float = 0.02
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 0 <= self.sigma_y < float("inf"):
             raise OptionError(
                 f"{self.name}: sigma_y must be at least 0 and finite, got {self.sigma_y}"

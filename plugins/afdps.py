@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -85,7 +85,7 @@ class AFDPS(inverse.ParticleMethod):
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}
 
-    steps: int = 100
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     rho: float = 7.0
     sigma_max: float | None = None
     sigma_min: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -45,8 +46,8 @@ class DiffPIR(inverse.Method):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    steps: int = 100
-    lambda_: float = 1.0
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    lambda_: Annotated[float, inverse.Range(above=0, high=1e9)] = 1.0
     zeta: float = 1.0
 
     def __post_init__(self):

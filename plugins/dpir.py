@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -49,15 +50,13 @@ class DPIR(inverse.Method):
     claim = "point estimate"
     needs = ("linear", "gaussian")
 
-    steps: int = 24
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 24
     sigma_max: float = 2 * 49 / 255
     sigma_min: float | None = None
-    lambda_: float = 0.23
+    lambda_: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.23
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.lambda_ > 0:
-            raise OptionError(f"dpir: lambda must be positive, got {self.lambda_:g}")
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
             raise OptionError(
                 "dpir: need 0 < sigma_min < sigma_max, "

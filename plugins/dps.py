@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class DPS(inverse.Method):
         "images and measurements in [-1, 1]"
     )
 
-    steps: int = 100
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     zeta: float | None = None
     step: Literal["paper", "score"] = "paper"
 

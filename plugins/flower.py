@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class Flower(inverse.Method):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    steps: int = 100
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     gamma: int = 0
     sigma_data: float = 1.0
 

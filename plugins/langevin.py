@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class AnnealedLangevin(inverse.Method):
     claim = "exact in the limit"
     needs = ("gaussian",)
 
-    steps: int = 100
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     inner_steps: int = 5
     epsilon: float = 0.2
     sigma_max: float | None = None

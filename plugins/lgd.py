@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class LGD(inverse.Method):
         "images and measurements in [-1, 1]"
     )
 
-    steps: int = 100
-    draws: int = 10
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    draws: Annotated[int, inverse.Range(1, 10**7)] = 10
     loss: Literal["norm", "likelihood"] = "norm"
     zeta: float | None = None
     temper: float = 1.0

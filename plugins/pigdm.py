@@ -8,11 +8,11 @@ x / sqrt(alpha_bar).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,7 @@ class PiGDM(inverse.Guidance):
 
     sampler: str = "ancestral"
     schedule: str = "vp"
-    sigma_data: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.sigma_data > 0:
-            raise OptionError(f"pigdm: sigma_data must be positive, got {self.sigma_data:g}")
+    sigma_data: Annotated[float, inverse.Range(above=0, high=1e9)] = 1.0
 
     def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)

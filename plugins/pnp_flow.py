@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -49,8 +50,8 @@ class PnPFlow(inverse.Method):
     claim = "point estimate"
     needs = ("gaussian", "white")
 
-    steps: int = 100
-    draws: int = 5
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    draws: Annotated[int, inverse.Range(1, 10**7)] = 5
     alpha: float = 0.5
     lr: float = 1.0
 

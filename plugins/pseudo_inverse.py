@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ class PseudoInverse(inverse.Method):
     claim = "none"
     needs = ("linear",)
 
-    tolerance: float = 1e-3
-    max_iter: int = 100
+    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-3
+    max_iter: Annotated[int, inverse.Range(1, 10**7)] = 100
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -69,17 +69,17 @@ class REDDiff(inverse.Method):
     units = "lambda weighs |y - A x|^2 as it is, without 1 / sigma_y^2, as in the paper"
     needs = ("gaussian",)
 
-    steps: int = 100
-    lr: float = 0.1
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    lr: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.1
     lambda_: float | None = None
     auto: Literal["noise", "gain"] = "noise"
     weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]
     order: Literal["descending", "ascending", "random"] = "descending"
     normalise: Literal["mean", "sum"] = "mean"
-    sigma_x0: float = 0.0
+    sigma_x0: Annotated[float, inverse.Range(0, 1e9)] = 0.0
     optimizer: Literal["adam", "sgd"] = "adam"
-    beta1: float = 0.9
-    beta2: float = 0.99
+    beta1: Annotated[float, inverse.Range(0, below=1)] = 0.9
+    beta2: Annotated[float, inverse.Range(0, below=1)] = 0.99
 
     def __post_init__(self):
         super().__post_init__()
@@ -87,8 +87,6 @@ class REDDiff(inverse.Method):
             raise OptionError(
                 f"red-diff: at most 1000 steps in {self.order} order, got {self.steps}"
             )
-        if not self.lr > 0:
-            raise OptionError(f"red-diff: lr must be positive, got {self.lr:g}")
 
     def derived(self, posterior):
         """lambda, and the equivalent value without normalisation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class REDMap(inverse.Method):
     claim = "point estimate"
     needs = ("gaussian",)
 
-    steps: int = 100
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     sigma_max: float = 1.0
     sigma_min: float | None = None
     lr: float = 0.1

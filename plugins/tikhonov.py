@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -31,9 +32,9 @@ class Tikhonov(inverse.Method):
     needs = ("linear", "gaussian", "image")
 
     lambda_: float | None = None
-    strength: float = 30.0
-    tolerance: float = 1e-6
-    max_iter: int = 300
+    strength: Annotated[float, inverse.Range(0, 1e9)] = 30.0
+    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-6
+    max_iter: Annotated[int, inverse.Range(1, 10**7)] = 300
 
     def __post_init__(self):
         super().__post_init__()

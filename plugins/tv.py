@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -43,9 +44,9 @@ class TV(inverse.Method):
     units = "lambda = strength sigma_y weighs TV against |y - A x|^2, which grows by the square"
     needs = ("linear", "gaussian", "image")
 
-    steps: int = 300
+    steps: Annotated[int, inverse.Range(1, 10**7)] = 300
     lambda_: float | None = None
-    strength: float = 0.1
+    strength: Annotated[float, inverse.Range(0, 1e9)] = 0.1
 
     def __post_init__(self):
         super().__post_init__()

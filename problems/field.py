@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,11 +37,11 @@ class Field(inverse.Problem):
     prior: ClassVar[str] = ""
 
     sigma_y: float = 0.02
-    size: int = 64
-    width: float = 2.0
-    std: float = 0.12
-    length: float = 6.0
-    smoothness: float = 1.5
+    size: Annotated[int, inverse.Range(1, 4096)] = 64
+    width: Annotated[float, inverse.Range(above=0, high=1000)] = 2.0
+    std: Annotated[float, inverse.Range(above=0, high=1e6)] = 0.12
+    length: Annotated[float, inverse.Range(above=0, high=1e6)] = 6.0
+    smoothness: Annotated[float, inverse.Range(above=0, high=100)] = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,11 +44,11 @@ class Gaussian(Conjugate):
     cases = {view: {"side": 4, "view": view} for view in ("inpainting", "blur", "random")}
 
     sigma_y: float = 0.05
-    side: int = 8
+    side: Annotated[int, inverse.Range(1, 512)] = 8
     view: Literal["inpainting", "blur", "random"] = "inpainting"
     view_seed: int = 0
-    std: float = 0.12
-    length: float = 2.0
+    std: Annotated[float, inverse.Range(above=0, high=1e6)] = 0.12
+    length: Annotated[float, inverse.Range(above=0, high=1e6)] = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ Problems with Diffusion Models, ICLR 2024, https://arxiv.org/abs/2305.04391.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import inverse
 from inverse.errors import OptionError
@@ -26,7 +27,7 @@ class HDR(inverse.ImageProblem):
     name = "hdr"
     summary = "a photograph whose dark and bright parts are clipped"
 
-    gain: float = 2.0
+    gain: Annotated[float, inverse.Range(1, 1e6)] = 2.0
     sigma_y: float = 0.02
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ import typing
 from typing import Any
 
 from inverse.errors import InverseError, OptionError, UnknownNameError, suggestion
-from inverse.registry.types import convert, untyped, words
+from inverse.registry.types import Range, convert, untyped, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,17 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OptionError(f"{label} ({source_file(cls)}): {reason}") from error
+
+
+def check_ranges(instance: Any) -> None:
+    """Raises OptionError for an option outside the range that its annotation declares."""
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    label = getattr(instance, "name", type(instance).__name__)
+    for name, value in values(instance).items():
+        hint = hints.get(name) or hints[f"{name}_"]
+        for bound in getattr(hint, "__metadata__", ()):
+            if isinstance(bound, Range):
+                bound.check(value, f"{label}: {name}")
 
 
 def source_file(cls: type) -> str:

@@ -40,21 +40,30 @@ class Range:
     below: float = math.inf
 
     def check(self, value: Any, where: str) -> None:
-        """Raises OptionError for a number outside; other values, such as None, pass."""
+        """Raises OptionError that names the bound that a number breaks; None and others pass."""
         if not isinstance(value, int | float) or isinstance(value, bool):
             return
-        inside = self.low <= value <= self.high
-        if not (inside and self.above < value < self.below):
-            raise OptionError(f"{where} must be {self}, got {value}")
+        broken = {
+            "at least": value < self.low,
+            "above": value <= self.above,
+            "at most": value > self.high,
+            "below": value >= self.below,
+        }
+        said = [text for word, text in self._bounds() if broken[word]]
+        if said:
+            raise OptionError(f"{where} must be {' and '.join(said)}, got {value:.10g}")
+
+    def _bounds(self) -> list[tuple[str, str]]:
+        bounds = {"at least": self.low, "above": self.above, "at most": self.high}
+        bounds["below"] = self.below
+        return [
+            (word, "positive" if (word, bound) == ("above", 0) else f"{word} {bound:.10g}")
+            for word, bound in bounds.items()
+            if math.isfinite(bound)
+        ]
 
     def __str__(self) -> str:
-        bounds = [
-            ("at least", self.low),
-            ("above", self.above),
-            ("at most", self.high),
-            ("below", self.below),
-        ]
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))
+        return " and ".join(text for _, text in self._bounds())
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

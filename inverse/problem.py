@@ -125,6 +125,21 @@ class Problem(ABC):
 
         return self, read_array(file), []
 
+    def file_notes(self) -> list[str]:
+        """Notes for the user from reading the files that options name; none by default.
+
+        Raises: InputError if such a file cannot be used.
+        """
+        return []
+
+    def estimated_sigma_y(self, y: Tensor) -> float | None:
+        """Standard deviation of the noise in a measurement y (*out_shape), found from y alone.
+
+        None where y does not tell, the default. A problem whose measurement is a picture with white
+        noise returns `noise_estimate.noise_level(y)`.
+        """
+        return None
+
     def export(self, result: Result, folder: Path) -> None:
         """Write the files that a user opens first, beside result.h5.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
+from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 
 SEPARABLE_SIDE = 512
@@ -109,6 +110,17 @@ class Deblur(inverse.ImageProblem):
             return y_shape
         height, width = self.filter().shape[-2:]
         return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
+
+    def estimated_sigma_y(self, y):
+        """The noise level of the picture; see `noise_level`."""
+        return noise_level(y)
+
+    def file_notes(self) -> list[str]:
+        """The notes from reading the kernel file."""
+        if self.kernel in self.sides or not Path(self.kernel).is_file():
+            return []
+        notes = inverse.read_image(self.kernel, channels=1, role="kernel").notes
+        return [f"kernel: {note}" for note in notes]
 
     def _gaussian(self) -> Tensor:
         from inverse.measurement.kernels import gaussian_kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import inverse
+from inverse.measurement.noise_estimate import noise_level
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Denoise(inverse.ImageProblem):
     def operator(self, shape: tuple[int, ...]):
         """The identity."""
         return inverse.physics.Denoising()
+
+    def estimated_sigma_y(self, y):
+        """The noise level of the picture; see `noise_level`."""
+        return noise_level(y)
 
 
 @inverse.hookimpl

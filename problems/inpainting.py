@@ -11,6 +11,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
+from inverse.measurement.noise_estimate import noise_level
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,18 @@ class Inpainting(inverse.ImageProblem):
         observed = self.observed(*values.shape[-2:])
         if measured:
             values = torch.where(observed, values, torch.zeros_like(values))
-        if Path(self.mask).is_file():
-            notes += [f"mask: {note}" for note in inverse.read_mask(self.mask)[1]]
         share = 1 - float(observed.double().mean())
         return problem, values, [*notes, f"{share:.1%} of the pixels will be filled"]
+
+    def file_notes(self) -> list[str]:
+        """The notes from reading the mask file."""
+        if not Path(self.mask).is_file():
+            return []
+        return [f"mask: {note}" for note in inverse.read_mask(self.mask)[1]]
+
+    def estimated_sigma_y(self, y: Tensor) -> float | None:
+        """The noise level of the observed pixels; see `noise_level`."""
+        return noise_level(y, self.observed(*y.shape[-2:]))
 
     def operator(self, shape: tuple[int, ...]):
         """The product of an image (C, H, W) with the mask."""

@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from inverse.command.inputs import Input, batch_key, earlier_result, read_input
+from inverse.command.inputs import (
+    Input,
+    batch_key,
+    earlier_result,
+    read_input,
+    with_noise_estimated,
+)
 from inverse.command.request import Request
 from inverse.engine import Interrupted, Observer, device_errors, solve
 from inverse.errors import (
@@ -99,6 +105,8 @@ class BatchSolver:
         try:
             item = read_input(*place, self.problem, self.prior, self.request.measured)
             self._check_stated()
+            if self.request.measured and "sigma_y" not in self.request.problem_options:
+                item = with_noise_estimated(item)
         except InverseError as error:
             return Input(*place, self.problem), error
         if not self.request.resume:

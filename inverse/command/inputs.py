@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,9 @@ def read_input(
     Raises: InputError if the file cannot be used.
     """
     if file is None:
-        return Input(index, file, folder, problem)
+        return Input(index, file, folder, problem, notes=problem.file_notes())
     posed, values, notes = problem.open(file, prior, measured)
+    notes = [*notes, *posed.file_notes()]
     if invalid := int((~torch.isfinite(values)).sum()):
         raise InputError(
             f"{file}: {invalid} of {values.numel()} values are NaN or infinite; replace them, and "
@@ -69,6 +70,23 @@ def read_input(
             notes = [*notes, f"cropped from {before} to {after}"]
         values = cropped
     return Input(index, file, folder, posed, values, notes)
+
+
+def with_noise_estimated(item: Input) -> Input:
+    """The input with `sigma_y` estimated from its measurement, and a note, where that is possible.
+
+    For a measurement whose `sigma_y` the user did not state.
+    """
+    found = None if item.values is None else item.problem.estimated_sigma_y(item.values)
+    if found is None:
+        return item
+    sigma_y = float(f"{found:.3g}")
+    note = (
+        f"sigma_y = {sigma_y:g}, estimated from the measurement; "
+        "--problem-option sigma_y=... states it"
+    )
+    problem = replace(item.problem, sigma_y=sigma_y)
+    return replace(item, problem=problem, notes=[*item.notes, note])
 
 
 def batch_key(item: Input, problem: Problem, prior: Prior) -> Hashable | None:

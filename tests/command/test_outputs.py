@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_fixtures import write_picture
 
@@ -121,3 +123,25 @@ def test_a_posterior_takes_what_read_image_returns(tmp_path):
     problem = inverse.get_problem("denoise")
     assert problem.posterior(y=picture).y.shape == (1, *picture.pixels.shape)
     assert problem.posterior(picture).truth.shape == (1, *picture.pixels.shape)
+
+
+def test_noise_is_estimated_from_a_measurement_unless_stated(solve, tmp_path):
+    noisy = np.full((32, 32, 3), 128) + np.random.default_rng(0).normal(0, 25.5, (32, 32, 3))
+    file = write_picture(tmp_path / "noisy.png", noisy.clip(0, 255).round().astype(np.uint8))
+    options = "--problem", "denoise", "--method", "tikhonov", "--json"
+    row = json.loads(solve("--restore", file, *options).out)
+    assert float(row["problem_options"]["sigma_y"]) == pytest.approx(0.1, rel=0.1)
+    assert any("estimated from the measurement" in note for note in row["notes"])
+    for given in ("--restore", file, "--problem-option", "sigma_y=0.2"), ("--input", file):
+        row = json.loads(solve(*given, *options, "--out", f"out{len(given)}").out)
+        assert not any("estimated" in note for note in row["notes"])
+
+
+def test_notes_from_reading_a_kernel_reach_the_user(solve, tmp_path):
+    kernel = np.zeros((3, 3, 3), np.uint8)
+    kernel[1, 1] = 255
+    file = write_picture(tmp_path / "kernel.png", kernel)
+    options = "--problem", "deblur", "--method", "tikhonov", "--problem-option", f"kernel={file}"
+    picture = write_picture(tmp_path / "photo.png")
+    row = json.loads(solve("--restore", picture, *options, "--json").out)
+    assert "kernel: colour converted to grey" in row["notes"]

@@ -130,11 +130,19 @@ class Posterior(LinearSolves):
                 f"operator: expected a deepinv physics object or inverse.operator(function), "
                 f"got {type(operator).__name__}"
             )
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
+        model = operator.noise_model if noise is None else noise
+        if noise is None and type(model).__name__ == "ZeroNoise":
+            raise InputError(
+                "noise: neither the call nor the operator names a noise model; pass "
+                "noise=inverse.GaussianNoise(sigma), with sigma 0 for an exact measurement"
+            )
         y = as_batch(y, "measurement")
         self.device = prior.device or y.device
         self.dtype, self.prior, self.execution = dtype, prior, execution or Execution()
         check_precision(self.device, self.execution.autocast or str(dtype).removeprefix("torch."))
-        self.noise = likelihood_of(operator.noise_model) if noise is None else likelihood_of(noise)
+        self.noise = likelihood_of(model)
         self.operator = operators.clone(operator, self.device, dtype)
         if not bool(torch.isfinite(y).all()):
             bad = int((~torch.isfinite(y)).sum())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inverse.errors import InputError, OptionError
 from inverse.execution import Execution
+from inverse.io.devices import check_device
 from inverse.measurement import operators
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.posterior import Posterior, as_batch
@@ -191,8 +192,10 @@ class Problem(ABC):
             prior: object, name or path; None is the problem's own prior.
             device, dtype: of a loaded prior; an object keeps its own.
 
-        Raises: UnknownNameError or InputError if the prior cannot be loaded.
+        Raises: UnknownNameError or InputError if the prior cannot be loaded; OptionError for a
+            device that this machine lacks.
         """
+        device = check_device(device)
         if isinstance(prior, Prior):
             return prior
         return (load_prior(prior) if prior else self.make_prior()).to(device, dtype)

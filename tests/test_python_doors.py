@@ -61,3 +61,28 @@ def test_an_image_that_does_not_exist_is_refused(index):
     result = inverse.solve(inverse.Posterior(PRIOR, HALF, Y, NOISE), "tikhonov")
     with pytest.raises(InputError, match="does not exist; there are 1"):
         result.image(index)
+
+
+@pytest.mark.parametrize("device", ["gpu", "xyz", "cuda:99", "meta", None])
+def test_a_device_that_the_machine_lacks_is_refused(device):
+    with pytest.raises(InverseError, match="is not available; this machine has cpu"):
+        inverse.get_problem("bimodal").posterior(device=device)
+    with pytest.raises(InverseError, match="is not available; this machine has cpu"):
+        inverse.load_prior("photo-64", device=device)
+
+
+def test_a_measurement_without_a_noise_model_is_refused():
+    with pytest.raises(InputError, match=r"noise: neither .* names a noise model"):
+        inverse.Posterior(PRIOR, HALF, Y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int32, None])
+def test_a_precision_is_a_floating_dtype(dtype):
+    with pytest.raises(InputError, match=r"dtype: expected torch.float32"):
+        inverse.Posterior(PRIOR, HALF, Y, NOISE, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_answer_of_an_operator_takes_the_precision_of_x(dtype):
+    operator = inverse.operator(lambda x: (x / 2).to(dtype), shape=(1, 2, 2))
+    assert inverse.Posterior(PRIOR, operator, Y, NOISE).A(Y).dtype == torch.float32

@@ -48,15 +48,15 @@ def gains_from_bf16(device: torch.device) -> bool:
     return bool(found.get("amx_bf16") or (amd and found.get("avx512_bf16")))
 
 
-def check_device(name: str) -> torch.device:
-    """The device called `name`.
+def check_device(name: torch.device | str) -> torch.device:
+    """The device called `name`; a device is returned unchanged.
 
     Raises: OptionError if torch cannot use it on this machine.
     """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise OptionError(
             f"device '{name}' is not available; this machine has {', '.join(devices)}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import OptionError, PriorError
+from inverse.io.devices import check_device
 from inverse.priors.analytic import FieldLaw, LowRankPrior
 from inverse.priors.cards import Card, weights_mismatch
 from inverse.priors.networks.corrected import CorrectedPrior
@@ -118,8 +119,10 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
     """A prior from its registered name, its `.safetensors` file, its card, or a diffusers folder.
 
     Raises: PriorError if the weights are missing, truncated, pickled, or have another hash than the
-        card's; UnknownNameError for a name that is not registered.
+        card's; UnknownNameError for a name that is not registered; OptionError for a device that
+        this machine lacks.
     """
+    device = check_device(device)
     card_path = find_card(name)
     if card_path is None:
         from inverse.priors.networks.pipelines import from_diffusers

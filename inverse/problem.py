@@ -133,6 +133,13 @@ class Problem(ABC):
         """
         return []
 
+    def doubt(self, y: Tensor) -> str | None:
+        """What makes it doubtful that a measurement y (*out_shape) is meant as stated, or None.
+
+        The user is asked to confirm it before the measurement is restored.
+        """
+        return None
+
     def estimated_sigma_y(self, y: Tensor) -> float | None:
         """Standard deviation of the noise in a measurement y (*out_shape), found from y alone.
 
@@ -155,7 +162,8 @@ class Problem(ABC):
             self.operator(tuple(result.samples.shape[2:])), torch.device("cpu"), result.y.dtype
         )
         residual = result.y - operator.A(result.mean.to(result.y.dtype))
-        shown, left = (self.as_pictures(y, operator) for y in (result.y, residual))
+        shown = self.with_holes(self.as_pictures(result.y, operator))
+        left = self.as_pictures(residual, operator)
         write_png(folder / "reconstruction.png", result.mean[0])
         write_png(folder / "panel.png", panel(replace(result, y=shown), residual=left))
 
@@ -167,6 +175,10 @@ class Problem(ABC):
         Args:
             operator: of this problem, on the device and in the dtype of y.
         """
+        return y
+
+    def with_holes(self, y: Tensor) -> Tensor:
+        """Pictures of measurements (B, C, H, W) with their holes marked; unchanged by default."""
         return y
 
     def exact(self, y: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,14 +13,28 @@ import inverse
 from inverse.errors import InputError, OptionError, suggestion
 from inverse.measurement.noise_estimate import noise_level
 
+PAINTED = "red:"
+"""What precedes the file of a painted picture in the option `mask`."""
+
+TOLERANCE = 0.25
+"""How far the channels of painted damage may lie from pure red (intensity)."""
+
+MANY = 0.6
+"""Fraction of holes above which a mask file is doubted."""
+
+HOLE = (1.0, 0.0, 1.0)
+"""Colour of holes in the panel."""
+
 
 @dataclass(frozen=True)
 class Inpainting(inverse.ImageProblem):
     """Missing pixels, the same in every channel; y is zero where nothing was observed.
 
     Args:
-        mask: box (centred), random (single pixels), free-form (brush strokes), or the path of a
-            mask picture of the image's size: white, or opaque if it has transparency, is observed.
+        mask: box (centred), random (single pixels), free-form (brush strokes), the path of a
+            mask picture of the image's size (white, or opaque if it has transparency, is observed),
+            red (holes are painted red on the image itself) or red:FILE (on a copy of it). Red is at
+            least 0.75 red and at most 0.25 green and blue; a hole is one pixel wider.
         invert: whether white, or opaque, is a hole instead.
         missing: fraction of missing pixels of random and free-form, in (0, 1).
         box: side of the box as a fraction of the image's shorter side, in (0, 1).
@@ -56,10 +70,17 @@ class Inpainting(inverse.ImageProblem):
         Raises: InputError if the mask is unknown, has another size or observes no pixel.
         """
         makers = {"box": self._box, "random": self._random, "free-form": self._free_form}
+        if self.mask == "red":
+            raise InputError(
+                "inpainting: mask=red needs a painted picture; give it with --restore, or as "
+                "mask=red:FILE"
+            )
+        if self.mask.startswith(PAINTED):
+            makers[self.mask] = self._from_paint
         if self.mask not in makers and not Path(self.mask).exists():
             raise InputError(
                 f"inpainting: mask '{self.mask}' is neither a file nor a known mask; "
-                f"{suggestion(self.mask, makers)}"
+                f"{suggestion(self.mask, [*makers, 'red'])}"
             )
         mask = makers.get(self.mask, self._from_file)(height, width) ^ self.invert
         if not bool(mask.any()):
@@ -72,7 +93,9 @@ class Inpainting(inverse.ImageProblem):
         Raises: InputError if the file or the mask cannot be used.
         """
         problem, values, notes = super().open(file, prior, measured)
-        observed = self.observed(*values.shape[-2:])
+        if self.mask == "red":
+            problem = replace(self, mask=f"{PAINTED}{file}")
+        observed = problem.observed(*values.shape[-2:])
         if measured:
             values = torch.where(observed, values, torch.zeros_like(values))
         share = 1 - float(observed.double().mean())
@@ -83,6 +106,23 @@ class Inpainting(inverse.ImageProblem):
         if not Path(self.mask).is_file():
             return []
         return [f"mask: {note}" for note in inverse.read_mask(self.mask)[1]]
+
+    def doubt(self, y: Tensor) -> str | None:
+        """That a mask of a file leaves less than two fifths of the pixels."""
+        if self.mask in ("box", "random", "free-form"):
+            return None
+        share = 1 - float(self.observed(*y.shape[-2:]).double().mean())
+        if share <= MANY:
+            return None
+        return (
+            f"mask {self.mask} marks {share:.1%} of the pixels as holes; if it is meant the "
+            f"other way round, state --problem-option invert={str(not self.invert).lower()}"
+        )
+
+    def with_holes(self, y: Tensor) -> Tensor:
+        """Holes in magenta, for the panel."""
+        observed = self.observed(*y.shape[-2:])
+        return torch.where(observed, y, y.new_tensor(HOLE)[:, None, None])
 
     def estimated_sigma_y(self, y: Tensor) -> float | None:
         """The noise level of the observed pixels; see `noise_level`."""
@@ -128,7 +168,21 @@ class Inpainting(inverse.ImageProblem):
         return observed
 
     def _from_file(self, height: int, width: int) -> Tensor:
-        mask, _ = inverse.read_mask(self.mask)
+        return self._of_size(inverse.read_mask(self.mask)[0], height, width)
+
+    def _from_paint(self, height: int, width: int) -> Tensor:
+        file = self.mask.removeprefix(PAINTED)
+        red, *others = inverse.read_image(file).pixels
+        painted = (red >= 1 - TOLERANCE) & (torch.maximum(*others) <= TOLERANCE)
+        if not bool(painted.any()):
+            raise InputError(
+                f"inpainting: no pixel of {file} is red (red at least {1 - TOLERANCE:g}, green and "
+                f"blue at most {TOLERANCE:g}); paint the damage with pure red"
+            )
+        wider = torch.nn.functional.max_pool2d(painted[None].float(), 3, 1, 1)[0] > 0
+        return self._of_size(~wider, height, width)
+
+    def _of_size(self, mask: Tensor, height: int, width: int) -> Tensor:
         if mask.shape != (height, width):
             raise InputError(
                 f"inpainting: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "

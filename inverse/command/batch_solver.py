@@ -29,6 +29,7 @@ from inverse.errors import (
     UnsupportedError,
 )
 from inverse.execution import Execution
+from inverse.io.command_line import confirmed
 from inverse.io.devices import AUTO, DTYPES, automatic, check_device
 from inverse.method import Method
 from inverse.posterior import Posterior
@@ -138,8 +139,22 @@ class BatchSolver:
                 self.resumed.append((item, outcome))
             elif outcome is not None:
                 self.skip(item, outcome)
+            elif refusal := self._refusal(item):
+                self.skip(item, refusal)
             else:
                 yield item
+
+    def _refusal(self, item: Input) -> InverseError | None:
+        """The error for a doubtful measurement that the user does not confirm, or None."""
+        if not self.request.measured or self.request.yes or item.values is None:
+            return None
+        try:
+            doubt = item.problem.doubt(item.values)
+        except InverseError as error:
+            return error
+        if doubt is None or confirmed(f"{item.file}: {doubt}"):
+            return None
+        return InputError(f"{item.file}: {doubt}; --yes solves it as it is")
 
     def skip(self, item: Input, error: InverseError) -> None:
         """Skip an input; print each reason once.

@@ -117,6 +117,10 @@ class Request(_ProblemOptions):
         bool,
         typer.Option("--resume", help="Keep the results that an earlier, equal request finished."),
     ] = False
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Answer yes to every question, such as one about a large mask."),
+    ] = False
     parallel: Annotated[
         str | None,
         typer.Option(

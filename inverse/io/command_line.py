@@ -5,6 +5,7 @@ The module does not import torch.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,6 +100,13 @@ def registry(files: list[Path]) -> Registry:
     for path in files:
         loaded.load_file(path)
     return loaded
+
+
+def confirmed(doubt: str) -> bool:
+    """Ask the user on a terminal whether to go on; false where there is no terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return typer.confirm(f"{doubt}. Go on?", err=True)
 
 
 def assignments(pairs: list[str], option: str) -> dict[str, str]:

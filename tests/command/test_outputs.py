@@ -145,3 +145,32 @@ def test_notes_from_reading_a_kernel_reach_the_user(solve, tmp_path):
     picture = write_picture(tmp_path / "photo.png")
     row = json.loads(solve("--restore", picture, *options, "--json").out)
     assert "kernel: colour converted to grey" in row["notes"]
+
+
+def painted(folder, share):
+    """A grey picture (20, 20) whose first rows are painted red, and a mask file of the others."""
+    picture = np.full((20, 20, 3), 100, np.uint8)
+    picture[: round(20 * share)] = 230, 30, 20
+    mask = np.full((20, 20, 1), 255, np.uint8)
+    mask[: round(20 * share)] = 0
+    return write_picture(folder / "painted.png", picture), write_picture(folder / "m.png", mask)
+
+
+def test_damage_that_is_painted_red_is_filled_and_shown(solve, tmp_path):
+    file, _ = painted(tmp_path, 0.25)
+    options = "--problem", "inpainting", "--method", "tikhonov", "--problem-option", "mask=red"
+    row = json.loads(solve("--restore", file, *options, "--json").out)
+    assert "30.0% of the pixels will be filled" in row["notes"]
+    panel = inverse.read_image("out/panel.png").pixels
+    assert ((panel[0] == 1) & (panel[1] == 0) & (panel[2] == 1)).any()
+    grey = write_picture(tmp_path / "grey.png", np.full((20, 20, 3), 100, np.uint8))
+    solve("--restore", grey, *options).refused("no pixel of", "is red")
+    solve(*options).refused("mask=red needs a painted picture")
+
+
+def test_a_mask_file_of_mostly_holes_is_confirmed(solve, tmp_path):
+    file, mask = painted(tmp_path, 0.75)
+    options = "--problem", "inpainting", "--method", "tikhonov", "--problem-option", f"mask={mask}"
+    solve("--restore", file, *options).refused("75.0%", "invert=true", "--yes")
+    assert solve("--restore", file, *options, "--yes").code == 0
+    assert solve("--input", file, *options, "--out", "other").code == 0

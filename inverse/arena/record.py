@@ -8,6 +8,7 @@ counts. An incomplete last line is ignored.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from inverse.io.files import strict_json
 
 FORMAT = "inverse-record 1"
 RECORDS = "records.jsonl"
+CHECKSUM = "checksum"
 STATUSES = ("ok", "failed", "skipped")
 
 
@@ -124,18 +126,20 @@ class Record(Question):
         return json.dumps([*self.suite_settings, self.truth, self.seed], sort_keys=True)
 
     def to_json(self) -> str:
-        """One line of strict JSON; NaN and infinity are null."""
+        """One line of strict JSON, with its checksum; NaN and infinity are null."""
         row = {"format": FORMAT, "cell": self.cell, **dataclasses.asdict(self)}
-        return strict_json(row)
+        row = json.loads(strict_json(row))
+        return strict_json(row | {CHECKSUM: checksum(row)})
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Read one line.
+        """Read one line; lines of older versions have no checksum.
 
-        Raises: InputError if the line is not a record, or has another format version.
+        Raises: InputError if the line is not a record, has another format version, or was changed
+            after it was written.
         """
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse_constant)
         except ValueError as error:
             raise InputError(f"not a record ({error})") from error
         version = row.pop("format", None) if isinstance(row, dict) else None
@@ -144,6 +148,8 @@ class Record(Question):
                 f"a record of another version: expected '{FORMAT}', found {version!r}; "
                 "run the suite into a new folder"
             )
+        written = row.pop(CHECKSUM, None)
+        found = checksum({"format": version, **row})
         known = {f.name for f in dataclasses.fields(cls)}
         required = {
             f.name
@@ -157,7 +163,21 @@ class Record(Question):
             raise InputError(
                 f"not a record: status must be one of {', '.join(STATUSES)}, got {row['status']!r}"
             )
+        if written is not None and written != found:
+            raise InputError(
+                f"the row was changed after it was written: its checksum is {written}, its values "
+                f"have {found}; restore the line, or delete it and run its cell again"
+            )
         return cls(**row)
+
+
+def checksum(row: dict[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of a row of plain values, in any order of its keys."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; an absent number is null")
 
 
 def warn(message: str) -> None:
@@ -170,8 +190,10 @@ def read_records(folder: str | Path, report: Callable[[str], None] = warn) -> li
 
     An incomplete last line is reported and skipped; `repair` removes it from the file.
 
-    Raises: InputError if there is no file; with the line number, if a line is damaged or has
-        another format version.
+    Rows without a checksum are reported and read.
+
+    Raises: InputError if there is no file; with the line number, if a line is damaged or changed,
+        or has another format version.
     """
     path = _file(folder)
     if not path.is_file():
@@ -191,6 +213,11 @@ def read_records(folder: str | Path, report: Callable[[str], None] = warn) -> li
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, line {number}: {error}") from error
         newest[record.slot] = record
+    if unsealed := sum(f'"{CHECKSUM}": '.encode() not in line for line in whole):
+        report(
+            f"{path}: {unsealed} of {len(whole)} rows were written without a checksum; "
+            "a change in them goes unnoticed"
+        )
     return sorted(newest.values(), key=order)
 
 

@@ -307,6 +307,23 @@ def test_records_of_another_version_and_damaged_lines_are_named(tmp_path, finish
         read_records(tmp_path)
 
 
+def test_a_row_with_a_changed_digit_is_refused(tmp_path, finished):
+    path = tmp_path / "records.jsonl"
+    first, second = (finished / "records.jsonl").read_text().splitlines()[:2]
+    row = json.loads(second)
+    path.write_text(first + "\n" + json.dumps(row | {"samples": row["samples"] + 1}) + "\n")
+    with pytest.raises(InputError, match=r"line 2: the row was changed after it was written"):
+        read_records(tmp_path)
+    row.pop("checksum")
+    path.write_text(first + "\n" + json.dumps(row) + "\n")
+    notes = []
+    assert len(read_records(tmp_path, notes.append)) == 2
+    assert "1 of 2 rows were written without a checksum" in notes[0]
+    path.write_text(json.dumps(row | {"seconds": float("nan")}) + "\n")
+    with pytest.raises(InputError, match=r"line 1: not a record \(NaN is not JSON"):
+        read_records(tmp_path)
+
+
 def test_a_full_disk_leaves_whole_lines(tmp_path, finished, monkeypatch):
     record = read_records(finished)[0]
     append(tmp_path, record)

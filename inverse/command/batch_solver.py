@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from inverse.arena.source import prior_hash
 from inverse.command.inputs import (
     Input,
     batch_key,
@@ -77,6 +78,7 @@ class BatchSolver:
         device, memory = check_device(request.device), request.memory
         self.dtype, autocast = DTYPES.get(request.dtype, DTYPES["float32"])
         self.prior = self.problem.resolve_prior(request.prior, device, self.dtype)
+        self.prior_sha256 = prior_hash(self.prior)
         if request.dtype == AUTO:
             _, autocast = DTYPES[automatic(getattr(self.prior, "bf16_loss", None), device)]
         if request.parallel:
@@ -276,7 +278,10 @@ class BatchSolver:
     def _result_of(self, batch: Result, position: int, item: Input) -> Result:
         """One input's result, with the provenance of a solve alone and the size of its batch."""
         images = len(batch.samples)
-        provenance: dict[str, Any] = {"notes": [*item.notes, *batch.provenance["notes"]]}
+        provenance: dict[str, Any] = {
+            "notes": [*item.notes, *batch.provenance["notes"]],
+            "prior_sha256": self.prior_sha256,
+        }
         if item.values is None or images == 1:
             return replace(batch, provenance=batch.provenance | provenance)
         result = batch.image(position)
@@ -291,6 +296,7 @@ class BatchSolver:
         """The provenance that follows from the request, besides its problem and its method."""
         return {
             "prior": getattr(self.prior, "name", type(self.prior).__name__),
+            "prior_sha256": self.prior_sha256,
             "seed": self.request.seed,
             "measurement_seed": None if self.request.measured else self.request.seed,
             "dtype": str(self.dtype).removeprefix("torch."),

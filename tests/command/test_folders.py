@@ -381,6 +381,15 @@ def test_only_results_of_the_same_request_are_kept(anew, photos, own, changed):
     assert Path("solved").exists()
 
 
+def test_results_of_other_weights_of_the_same_name_are_solved_again(anew, photos, own, monkeypatch):
+    arguments = (*own(INTERRUPTED), "--input", photos / "a.png", photos / "b.png")
+    anew(*arguments)
+    Path("solved").unlink()
+    monkeypatch.setattr("inverse.command.batch_solver.prior_hash", lambda prior: "0" * 64)
+    anew(*arguments, "--resume")
+    assert Path("solved").exists()
+
+
 def test_a_file_that_changed_is_solved_again(anew, photos, own):
     arguments = (*own(INTERRUPTED), "--input", photos / "a.png", photos / "b.png", "--resume")
     anew(*arguments)

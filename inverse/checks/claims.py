@@ -32,10 +32,16 @@ from inverse.particles.cloud import ancestors
 from inverse.posterior import Posterior
 from inverse.registry.discovery import get_method
 from inverse.registry.options import values
+from inverse.sampling.options import get_sampler
+from inverse.sampling.traits import traits
 from inverse.seeding import Generators, SharedStream, check_seed, seeded
 
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Factors on the effort for the convergence order; a method that claims a limit also gets 4."""
+
+
+RESPONSE_SAMPLES = 100
+"""Samples for each y of `response`, whose noise mostly cancels."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,10 @@ class Verdict:
         batch: largest change of a sample caused by the other images of its batch, in posterior
             standard deviations; None if the method did not run.
         rotation: the main figure before and after multiplying y and A by an orthogonal matrix.
+        independence: largest correlation of samples at a fixed distance in the batch, in standard
+            deviations of independent ones; None for ensembles and point estimates.
+        response: error of the mean's change with y and its standard error, both relative to the
+            exact change, by factor on the effort; empty unless the claim is a limit.
         failures: why the claim, or an obligation of every method, does not hold; empty if all hold.
         unchecked: why nothing was checked, with what the method needs; None if something was.
         versions: versions of the packages that can change the figures.
@@ -85,6 +95,8 @@ class Verdict:
     order: float | None
     batch: float | None
     rotation: tuple[float, float] | None
+    independence: float | None
+    response: dict[float, tuple[float, float]]
     failures: list[str]
     unchecked: str | None
     versions: dict[str, str]
@@ -217,6 +229,51 @@ def batch_dependence(method: Method, reference: Reference) -> float | None:
     )
 
 
+def independence(x: Tensor) -> float | None:
+    """Largest correlation of samples at a fixed distance, in deviations of independent samples.
+
+        r_L = sum_i <u_i, u_(i+L)> / sqrt(n d),    u whitened samples, indices modulo n
+
+    Noise that pairs of samples share, adjacent or halves of the batch apart, shows at one L.
+
+    Args:
+        x: samples (n, d).
+
+    Returns: max_L |r_L|; None if the samples have no spread or are too few to be whitened.
+    """
+    u = x - x.mean(0)
+    U, spread, _ = torch.linalg.svd(u, full_matrices=False)
+    if len(x) < 4 * x.shape[1] or float(spread.max()) <= 1e-9 * float(x.norm()):
+        return None
+    u = U[:, spread > 1e-6 * spread.max()] * math.sqrt(len(x))
+    products = torch.fft.irfft(torch.fft.rfft(u, dim=0).abs().square().sum(1), n=len(u))
+    lags = products[1 : len(u) // 2 + 1] / math.sqrt(u.numel())
+    if len(u) % 2 == 0:  # half the batch apart, every product occurs twice
+        lags[-1] /= math.sqrt(2)
+    return float(lags.abs().max())
+
+
+def response(
+    method: Method, reference: Reference, samples: int, seed: int = 0
+) -> tuple[float, float]:
+    """Relative error of the change of the mean from one measurement to another, at the same seed.
+
+    The noise that both runs share cancels, so that an error of the gain shows in few samples.
+
+    Returns: |change - exact change| / |exact change|, and its standard error.
+    """
+    truths = torch.stack(reference.problem.truths()[:2])
+    both = reference.problem.posterior(truths, dtype=torch.float64)
+    means, runs = [], []
+    for row in range(2):
+        posterior = both.replaced(y=both.y[row : row + 1])
+        runs.append(sample(method, posterior, samples, seed)[0])
+        means.append(reference.problem.exact(both.y[row]).mean.flatten())
+    change, exact = runs[1] - runs[0], means[1] - means[0]
+    error = (change.mean(0) - exact).norm() / exact.norm()
+    return float(error), float(change.std(0).norm() / exact.norm()) / math.sqrt(samples)
+
+
 def rotated(reference: Reference, method: Method) -> Posterior:
     """The same posterior from Q A and Q y, with an orthogonal matrix Q.
 
@@ -279,7 +336,8 @@ def verify(
     probe = reference(PROBE, samples)
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
-    rotation = batch = None
+    rotation = batch = apart = None
+    gains: dict[float, tuple[float, float]] = {}
     failures: list[str] = []
     on_probe = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
         method, probe, seed
@@ -293,10 +351,15 @@ def verify(
         try:
             x, _, _ = sample(method, rotated(probe, method), samples, seed)
             rotation = (on_probe.figures[name].value, figures(probe, x)[name])
+            apart = independence(x) if _independent(method) else None
         except UnsupportedError:
             rotation = None
         except Exception as error:
             failures.append(f"after y and A are rotated: {_in_words(error)}")
+        try:
+            gains = _responses(method, probe, seed)
+        except Exception as error:
+            failures.append(f"with another y: {_in_words(error)}")
     verdict = Verdict(
         method.name,
         values(method),
@@ -306,6 +369,8 @@ def verify(
         convergence_order(probe, curve),
         batch,
         rotation,
+        apart,
+        gains,
         failures,
         None,
         versions(),
@@ -336,6 +401,24 @@ def _effort_curve(
         if point.figures:
             curve[factor] = point.figures[name].value
     return curve
+
+
+def _independent(method: Method) -> bool:
+    """Whether the samples of a method must be independent: neither a cloud nor an estimate."""
+    return not hasattr(method, "particles") and method.claim != "point estimate"
+
+
+def _responses(method: Method, probe: Reference, seed: int) -> dict[float, tuple[float, float]]:
+    """`response` by factor on the effort, for a claim that holds in the limit and no cloud.
+
+    Resampling differs from one y to another, so that the noise of a cloud does not cancel.
+    """
+    if method.claim != "exact in the limit" or not _independent(method):
+        return {}
+    return {
+        factor: response(with_effort(method, factor), probe, RESPONSE_SAMPLES, seed)
+        for factor in (1.0, 4.0)
+    }
 
 
 def _judged(
@@ -376,6 +459,8 @@ def _failures(
             yield from _bias_failures(method.bias, case, figure)
     if judged and verdict.claim == "exact in the limit" and verdict.effort:
         yield from _limit_failures(verdict, probe)
+        yield from _order_failures(method, verdict, probe)
+        yield from _response_failures(verdict)
 
 
 def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
@@ -393,6 +478,12 @@ def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
                 f"{name} is {before:.3g}, but {after:.3g} after y and A are rotated, which leaves "
                 "the posterior unchanged: check the adjoint"
             )
+    if verdict.independence is not None and verdict.independence > 6:
+        yield (
+            "samples at a fixed distance in the batch are correlated by "
+            f"{verdict.independence:.2g} standard deviations of independent ones: check that each "
+            "sample has its own noise"
+        )
 
 
 def _claim_failures(claim: str, case: Reference, measured: dict[str, Figure]) -> Iterator[str]:
@@ -442,4 +533,32 @@ def _limit_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
         yield (
             f"{PROBE}: claims to be exact in the limit, "
             f"but {name} does not fall with effort: {points}"
+        )
+
+
+def _order_failures(method: Method, verdict: Verdict, probe: Reference) -> Iterator[str]:
+    """A limit that is approached more slowly than the method's sampler does, by half an order."""
+    sampler = getattr(method, "sampler", None)  # settings, such as churn, may lower the order
+    if not isinstance(sampler, str) or ":" in sampler:
+        return
+    known = traits(get_sampler(sampler))
+    declared = known.order if known else None
+    late = {factor: value for factor, value in verdict.effort.items() if factor >= 1}
+    order = convergence_order(probe, late)
+    if declared and declared > 1 and order is not None and order < declared - 0.5:
+        yield (
+            f"{PROBE}: converges with order {order:.2f}, but its sampler {sampler} has order "
+            f"{declared}: check the noise levels of its steps"
+        )
+
+
+def _response_failures(verdict: Verdict) -> Iterator[str]:
+    """A mean that follows y with a gain whose error neither is below 1 % nor falls with effort."""
+    if len(verdict.response) < 2:
+        return
+    (first, _), (last, deviation) = verdict.response[1.0], verdict.response[4.0]
+    if last > 0.01 + 5 * deviation and last > first * 4**-0.25:
+        yield (
+            f"{PROBE}: claims to be exact in the limit, but the mean follows a change of y with an "
+            f"error of {first:.2g}, {last:.2g} at x4 effort: check A and its adjoint"
         )

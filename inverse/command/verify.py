@@ -138,6 +138,15 @@ def _obligations(verdict: Verdict) -> Table:
             "adjoint",
             f"W2 {verdict.rotation[0]:.3g}; {verdict.rotation[1]:.3g} after rotating y and A",
         )
+    if verdict.independence is not None:
+        table.add_row(
+            "independence",
+            f"samples are correlated by at most {verdict.independence:.2g} standard deviations of "
+            "independent ones",
+        )
+    if verdict.response:
+        errors = ", ".join(f"x{k:g}: {v:.2g}" for k, (v, _) in verdict.response.items())
+        table.add_row("response", f"relative error of the mean's change with y at {errors}")
     for measured in verdict.cases:
         if measured.cost:
             spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -32,7 +33,9 @@ from inverse.errors import (
 from inverse.execution import Execution
 from inverse.io.command_line import confirmed
 from inverse.io.devices import AUTO, DTYPES, automatic, check_device
+from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method
+from inverse.metrics.residual import neighbour_correlation
 from inverse.posterior import Posterior
 from inverse.priors.evaluation.evaluator import evaluator
 from inverse.problem import ImageProblem, Problem, measurement_sha256
@@ -245,7 +248,10 @@ class BatchSolver:
                 )
             except Interrupted as interruption:
                 result, self.interrupted = interruption.result, batch
-        return [(item, self._result_of(result, i, item)) for i, item in enumerate(batch)]
+        structure = _structure(posterior, result, batch[0].problem)
+        return [
+            (item, self._result_of(result, i, item, structure[i])) for i, item in enumerate(batch)
+        ]
 
     def posterior(self, batch: list[Input]) -> Posterior:
         """The posterior of inputs that share a key, or of a single input."""
@@ -275,13 +281,17 @@ class BatchSolver:
             return problem.pictures(self.prior)[0].stem
         return "truth 0"
 
-    def _result_of(self, batch: Result, position: int, item: Input) -> Result:
+    def _result_of(
+        self, batch: Result, position: int, item: Input, structure: float | None
+    ) -> Result:
         """One input's result, with the provenance of a solve alone and the size of its batch."""
         images = len(batch.samples)
         provenance: dict[str, Any] = {
             "notes": [*item.notes, *batch.provenance["notes"]],
             "prior_sha256": self.prior_sha256,
         }
+        if structure is not None:
+            provenance["residual_correlation"] = structure
         if item.values is None or images == 1:
             return replace(batch, provenance=batch.provenance | provenance)
         result = batch.image(position)
@@ -302,6 +312,21 @@ class BatchSolver:
             "dtype": str(self.dtype).removeprefix("torch."),
             "autocast": self.execution.autocast,
         }
+
+
+def _structure(posterior: Posterior, result: Result, problem: Problem) -> list[float | None]:
+    """The neighbour correlation of each image's residual, of its first sample; None if undefined.
+
+    It is defined for measurements that are pictures with noise of one level.
+    """
+    noise = posterior.noise
+    picture = isinstance(problem, ImageProblem) and problem.measured_role == "picture"
+    if not (picture and isinstance(noise, GaussianNoise) and result.y.ndim == 4):
+        return [None] * len(result.samples)
+    x = result.samples[:, 0].to(posterior.device, posterior.dtype)
+    residual = posterior.y - posterior.operator.A(x)
+    found = neighbour_correlation(residual.cpu(), noise.observed).tolist()
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def _values(item: Input) -> torch.Tensor:

@@ -14,6 +14,11 @@ from inverse.result import Result
 CLOSE, FAR = 0.5, 2.0
 """Residual chi-square below and above which the summary says what it usually means."""
 
+STRUCTURE = 0.1
+"""Neighbour correlation of the residual above which it holds more than noise.
+
+A kernel that is too narrow does not show: its answer explains the measurement too."""
+
 NEXT = "next: --samples 8 draws samples and shows their spread; inverse methods lists the methods"
 """What the command suggests after a single answer."""
 
@@ -56,6 +61,7 @@ def record(result: Result, folder: Path) -> dict[str, Any]:
         "seed": provenance["seed"],
         "ess": None if result.log_weights is None else float(result.ess.mean()),
         "log_evidence": None if result.log_evidence is None else float(result.log_evidence.mean()),
+        "residual_correlation": provenance.get("residual_correlation"),
         "notes": provenance.get("notes", []),
     }
 
@@ -112,6 +118,8 @@ def _print_notes(records: list[dict[str, Any]]) -> None:
                 print(f"{name}: {note}")
         if judged := judgement(record.get("misfit")):
             print(f"check {name}: {judged}")
+        if structured := structure(record.get("residual_correlation")):
+            print(f"check {name}: {structured}")
         if record["ess"] is not None:
             size = f"effective sample size {record['ess']:.1f} of {record['samples']}"
             evidence = record["log_evidence"]
@@ -138,6 +146,16 @@ def judgement(chi_square: float | None) -> str:
             "factor) is not that of the measurement, or sigma_y is smaller than the noise"
         )
     return ""
+
+
+def structure(correlation: float | None) -> str:
+    """What a neighbour correlation of the residual means; "" if it is as of noise."""
+    if correlation is None or not correlation > STRUCTURE:
+        return ""
+    return (
+        f"the residual still has structure (neighbour correlation {correlation:.2f}): the kernel "
+        "is probably wrong, or the noise is not white, or the answer is too smooth"
+    )
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:

@@ -174,3 +174,11 @@ def test_a_mask_file_of_mostly_holes_is_confirmed(solve, tmp_path):
     solve("--restore", file, *options).refused("75.0%", "invert=true", "--yes")
     assert solve("--restore", file, *options, "--yes").code == 0
     assert solve("--input", file, *options, "--out", "other").code == 0
+
+
+def test_structure_of_the_residual_is_said(solve, tmp_path):
+    rows = np.arange(40)[:, None, None] // 10 % 2 * 200
+    file = write_picture(tmp_path / "stripes.png", np.tile(rows, (1, 40, 3)).astype(np.uint8))
+    options = "--problem", "deblur", "--method", "tikhonov", "--restore", file
+    blur = "--problem-option", "kernel=gaussian", "--problem-option", "width=4"
+    assert "the residual still has structure" in solve(*options, *blur).out

@@ -316,8 +316,8 @@ def export(run: Run, crops: Tensor, path: Path) -> None:
         prior,
         path,
         training={
-            "data": "photographs under free licences and BSDS500 train at reductions from 1 to 12; "
-            "Tiny ImageNet thumbnails at noise above 0.5",
+            "data": "wallpapers of Linux distributions, BSDS500 train at reductions from 1 to "
+            "12; Tiny ImageNet thumbnails at noise above 0.5",
             "command": command_line(),
             "steps": run.step,
             "batch": run.candidate.batch,
@@ -331,8 +331,9 @@ def export(run: Run, crops: Tensor, path: Path) -> None:
             "16 photographs of BSDS500 test",
             "psnr": {str(level): value for level, value in denoising(prior, crops).items()},
         },
-        licence="weights BSD-3-Clause; trained on photographs under free licences, and on BSDS500 "
-        "and Tiny ImageNet, both distributed for research",
+        licence="weights BSD-3-Clause; trained on wallpapers of elementary OS, Pop!_OS and "
+        "Debian, free according to the distributions and not checked one by one, and on BSDS500 and Tiny "
+        "ImageNet, both distributed for research",
         limits="textures and faces are approximate; global structure beyond about 150 pixels is "
         "not modelled; not for diagnosis or identification",
         power_law=inverse.load_prior("photo-64").power_law,

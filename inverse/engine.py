@@ -268,7 +268,8 @@ def _provenance(
     if posterior.execution.autocast:
         provenance["autocast"] = posterior.execution.autocast
     provenance["versions"] = versions()
-    if notes := [*method.notes(posterior), *_level_notes(rows, method)]:
+    notes = [*method.notes(posterior), *_level_notes(rows, method)]
+    if notes := [*notes, *_collapse_notes(weighted, method)]:
         provenance["notes"] = [*posterior.provenance.get("notes", []), *notes]
     return provenance
 
@@ -291,6 +292,19 @@ def _level_notes(rows: Posterior, method: Method) -> list[str]:
     return [
         f"{method.name} asked the prior for noise levels from {lowest:.3g} to {highest:.3g}; "
         f"the prior is made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g} and guesses beyond"
+    ]
+
+
+def _collapse_notes(weighted: Weighted | None, method: Method) -> list[str]:
+    """A note if a single particle of some measurement held all weight at the end of the trace."""
+    last = (weighted.trace or [{}])[-1] if weighted is not None else {}
+    sizes = last.get("ess", [])
+    alone = sum(size < 1.1 for size in sizes)
+    if not alone:
+        return []
+    return [
+        f"{method.name} ended with one particle in {alone} of {len(sizes)} measurements: its "
+        "samples are copies or have no weight; try more particles or steps, or a larger sigma_y"
     ]
 
 

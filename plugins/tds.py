@@ -33,11 +33,11 @@ class TDS(inverse.ParticleMethod):
     """Guide particles by the gradient of a twist, an estimate of p(y | x), and weight its error.
 
     The only remaining error is that of the prior's chain, whatever the twist; a good twist needs
-    few particles. The evidence is that of the chain, too. For an image whose pixels are measured (A
-    A^T = I), `pigdm` is the paper's twist of the same variance. Departures: sigma_y enters the
-    covariance of the twist (the paper's y has no noise); x0_hat is not clipped; the twist without
-    the likelihood's covariance is a power of the likelihood, so that it applies to every operator
-    and noise.
+    few particles. The evidence is that of the chain, too, and with few steps it is high. For an
+    image whose pixels are measured (A A^T = I), `pigdm` is the paper's twist of the same variance.
+    Departures: sigma_y enters the covariance of the twist (the paper's y has no noise); x0_hat is
+    not clipped; the twist without the likelihood's covariance is a power of the likelihood, so that
+    it applies to every operator and noise.
 
     Args:
         steps: number of noise levels.
@@ -95,6 +95,14 @@ class TDS(inverse.ParticleMethod):
 
     def derived(self, posterior):
         return {"twist": self._chosen(posterior)}
+
+    def notes(self, posterior):
+        if self.steps >= 100:
+            return []
+        return [
+            f"tds: the log-evidence is that of a chain of {self.steps} steps, and tends to be "
+            "high; try 200 steps or more"
+        ]
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -369,6 +369,20 @@ def test_images_of_an_ensemble_are_independent():
     )
 
 
+@pytest.mark.parametrize(("ess", "count"), [([1.0, 1.0], 2), ([1.0, 20.0], 1), ([2.0, 3.0], 0)])
+def test_a_cloud_that_ends_with_one_particle_has_a_note(ess, count):
+    class Ending(Importance):
+        name = "ending"
+
+        def run(self, posterior, samples, generator):
+            (last,) = super().run(posterior, samples, generator)
+            yield Weighted(last.x, last.log_weights, last.log_evidence, [{"ess": ess}])
+
+    notes = inverse.solve(posterior(), Ending(), samples=4).provenance.get("notes", [])
+    words = f"ending ended with one particle in {count} of 2 measurements"
+    assert [note.startswith(words) for note in notes] == [True] * bool(count)
+
+
 def test_the_trace_is_kept_with_the_result(tmp_path):
     result = inverse.solve(posterior(), Importance(), samples=20)
     result.save(tmp_path / "result.h5")

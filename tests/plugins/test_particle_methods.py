@@ -551,3 +551,15 @@ def test_mcg_diff_refuses_an_operator_without_singular_values():
         match="operator with known singular values; this posterior has LinearPhysics",
     ):
         inverse.solve(p, inverse.get_method("mcg-diff"))
+
+
+def test_tds_says_that_its_evidence_is_high_with_few_steps():
+    problem = inverse.get_problem("gaussian", side=4, view="random")
+    p = problem.posterior(0, dtype=torch.float64)
+    exact = problem.law().log_evidence(problem.matrix(), problem.sigma_y, p.y[0].flatten())
+    few = inverse.get_method("tds", steps=50, particles=256)
+    results = [inverse.solve(p, few, samples=256, seed=seed) for seed in range(3)]
+    high = torch.stack([result.log_evidence[0] for result in results]) - exact
+    assert 0.1 < high.mean() < 0.4
+    assert any("log-evidence" in note for note in results[0].provenance["notes"])
+    assert inverse.get_method("tds").notes(p) == []

@@ -86,7 +86,7 @@ class AFDPS(inverse.ParticleMethod):
     limit = {"steps": 1.0, "particles": 1.0}
 
     steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    rho: float = 7.0
+    rho: Annotated[float, inverse.Range(high=1e6)] = 7.0
     sigma_max: float | None = None
     sigma_min: float | None = None
     variant: Literal["auto", "sde", "ode"] = "auto"
@@ -96,7 +96,7 @@ class AFDPS(inverse.ParticleMethod):
     substep: Literal["exact", "euler"] = "exact"
     corrector: Literal["none", "ula", "mala"] = "ula"
     corrector_steps: int = 1
-    corrector_rate: float = 1.0
+    corrector_rate: Annotated[float, inverse.Range(high=1e6)] = 1.0
     mode: Literal["smc", "paper-shortcut"] = "smc"
 
     def __post_init__(self):

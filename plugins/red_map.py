@@ -60,8 +60,8 @@ class REDMap(inverse.Method):
     steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     sigma_max: float = 1.0
     sigma_min: float | None = None
-    lr: float = 0.1
-    strength: float = 1.0
+    lr: Annotated[float, inverse.Range(high=1e9)] = 0.1
+    strength: Annotated[float, inverse.Range(high=1e9)] = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -220,6 +220,7 @@ def test_every_registered_default_survives_the_command_line(hook):
         ("red-diff", "beta1", -1, "beta1 must be at least 0, got -1"),
         ("red-diff", "beta2", 1, "beta2 must be below 1, got 1"),
         ("diffpir", "lambda", 1e-300, "lambda must be 0 or of magnitude"),
+        ("red-map", "lr", "inf", "lr must be at most 1000000000, got inf"),
         ("daps", "tau", -1, "tau must be positive, got -1"),
     ],
 )

@@ -332,8 +332,8 @@ def export(run: Run, crops: Tensor, path: Path) -> None:
             "psnr": {str(level): value for level, value in denoising(prior, crops).items()},
         },
         licence="weights BSD-3-Clause; trained on wallpapers of elementary OS, Pop!_OS and "
-        "Debian, free according to the distributions and not checked one by one, and on BSDS500 and Tiny "
-        "ImageNet, both distributed for research",
+        "Debian, free according to the distributions and not checked one by one, and on BSDS500 "
+        "and Tiny ImageNet, both distributed for research",
         limits="textures and faces are approximate; global structure beyond about 150 pixels is "
         "not modelled; not for diagnosis or identification",
         power_law=inverse.load_prior("photo-64").power_law,

@@ -155,7 +155,7 @@ def progress_bar(batch: list[Input], count: int) -> Iterator[Any]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    steps = TextColumn("step {task.completed}/{task.total}  {task.fields[status]}")
+    steps = TextColumn("{task.fields[status]}")
     columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task, last = bar.add_task(_label(batch, count), total=None, status=""), 0.0
@@ -166,7 +166,8 @@ def progress_bar(batch: list[Input], count: int) -> Iterator[Any]:
             if now - last < 0.3 and step != total:
                 return
             last = now
-            status = f"chi2 {misfit():.3g}  {nfe:.0f} prior evaluations"
+            of = "" if total is None else f"/{total}"
+            status = f"step {step}{of}  chi2 {misfit():.3g}  {nfe:.0f} prior evaluations"
             bar.update(task, completed=step, total=total, status=status)
 
         yield observer

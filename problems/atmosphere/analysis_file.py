@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,12 @@ def at_places(fields: Tensor, domain: Domain, observations: Observations) -> np.
     return operator.A(fields.double())[0, 0, 0].numpy()
 
 
+def _command() -> str:
+    """The command line of this process; "" where it is not the `inverse` command."""
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    return shlex.join(["inverse", *sys.argv[1:]]) if name == "inverse" else ""
+
+
 def _attributes(result: Result) -> dict[str, str]:
     provenance = result.provenance
     problem, method = provenance["problem"]["name"], provenance["method"]["name"]
@@ -112,9 +120,8 @@ def _attributes(result: Result) -> dict[str, str]:
         "Conventions": "CF-1.11",
         "title": "Ensemble analysis of a weather field from a coarse field and stations",
         "source": f"inverse {__version__}, {method} with the prior {provenance['prior']}",
-        "history": (
-            f"inverse solve --problem {problem} --method {method} --seed {provenance['seed']}"
-        ),
+        "history": _command()
+        or f"inverse.solve of {problem} with {method}, seed {provenance['seed']}",
         "provenance": json.dumps(rest, default=str),
     }
 

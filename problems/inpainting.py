@@ -92,9 +92,8 @@ class Inpainting(inverse.ImageProblem):
 
         Raises: InputError if the file or the mask cannot be used.
         """
-        problem, values, notes = super().open(file, prior, measured)
-        if self.mask == "red":
-            problem = replace(self, mask=f"{PAINTED}{file}")
+        _, values, notes = super().open(file, prior, measured)
+        problem = replace(self, mask=f"{PAINTED}{file}") if self.mask == "red" else self
         observed = problem.observed(*values.shape[-2:])
         if measured:
             values = torch.where(observed, values, torch.zeros_like(values))

@@ -66,6 +66,21 @@ def test_a_complex_operator_is_refused():
         operator.A(torch.ones(1, 1, 4, 4))
 
 
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x.long(), "returns torch.int64, which has no gradient"),
+        (lambda x: x > 0, "returns torch.bool"),
+        (lambda x: x.numpy(), "returns ndarray; return a tensor"),
+        (lambda x: None, "returns NoneType"),
+    ],
+)
+def test_an_operator_returns_floating_point_numbers(function, words):
+    operator = inverse.operator(function, shape=(1, 4, 4), linear=False)
+    with pytest.raises(OptionError, match=words):
+        operator.A(torch.ones(1, 1, 4, 4))
+
+
 def test_output_folders_never_collide():
     files = [Path(name) for name in ("a-1.png", "a.bmp", "a.png", "b.png", "a-3.png")]
     folders = output_folders(files, Path("out"))

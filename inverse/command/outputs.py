@@ -38,8 +38,9 @@ def output_folders(files: list[Path | None], out: Path) -> list[Path]:
 
 
 def named_files(options: dict[str, str]) -> list[Path]:
-    """The files that options of a problem name, such as a mask or a kernel."""
-    return [Path(value) for value in options.values() if value and len(value) < 4096]
+    """The files that options of a problem name, such as a mask or a kernel, or kind:FILE."""
+    stated = [value for value in options.values() if value and len(value) < 4096]
+    return [Path(text) for value in stated for text in (value, value.partition(":")[2]) if text]
 
 
 def check_not_inputs(

@@ -38,7 +38,8 @@ def operator(
         shape: shape of one x.
         linear: whether the function is linear; `adjoint_error` checks the claim.
 
-    Raises: OptionError, when it is applied, if the function returns complex numbers.
+    Raises: OptionError, when it is applied, if the function returns anything but real
+        floating-point numbers.
 
     Returns: a deepinv `LinearPhysics` (or `Physics` when `linear` is false).
     """
@@ -48,10 +49,19 @@ def operator(
 
         def A(x: Tensor, **_: Any) -> Tensor:
             y = f(x)
+            if not isinstance(y, Tensor):
+                raise OptionError(
+                    f"operator: the function returns {type(y).__name__}; return a tensor"
+                )
             if y.is_complex():
                 raise OptionError(
                     "operator: the function returns complex numbers; return their real and "
                     "imaginary parts as two channels (torch.view_as_real)"
+                )
+            if not y.is_floating_point():
+                raise OptionError(
+                    f"operator: the function returns {y.dtype}, which has no gradient; "
+                    "return floating-point numbers"
                 )
             return y.to(x.dtype)
 

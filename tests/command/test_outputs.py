@@ -53,7 +53,8 @@ def test_a_mask_is_not_replaced(solve, tmp_path):
     write_picture(tmp_path / "out" / "panel.png")
     write_picture(tmp_path / "p.png")
     given = ("--problem", "inpainting", "--input", "p.png", "--problem-option")
-    solve(*given, "mask=out/panel.png").refused("the results would replace it")
+    for mask in ("mask=out/panel.png", "mask=red:out/panel.png"):
+        solve(*given, mask).refused("the results would replace it")
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

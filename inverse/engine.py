@@ -28,7 +28,7 @@ from inverse.priors.evaluation.memory import is_out_of_memory
 from inverse.priors.evaluation.transfer import to_host
 from inverse.registry.discovery import get_method
 from inverse.registry.options import build, source_file, values
-from inverse.result import Result
+from inverse.result import Result, collapse_notes
 from inverse.seeding import Generators, as_seed
 
 Observer = Callable[..., Any]
@@ -269,7 +269,7 @@ def _provenance(
         provenance["autocast"] = posterior.execution.autocast
     provenance["versions"] = versions()
     notes = [*method.notes(posterior), *_level_notes(rows, method)]
-    if notes := [*notes, *_collapse_notes(weighted, method)]:
+    if notes := [*notes, *collapse_notes(method.name, provenance.get("trace"))]:
         provenance["notes"] = [*posterior.provenance.get("notes", []), *notes]
     return provenance
 
@@ -292,19 +292,6 @@ def _level_notes(rows: Posterior, method: Method) -> list[str]:
     return [
         f"{method.name} asked the prior for noise levels from {lowest:.3g} to {highest:.3g}; "
         f"the prior is made for {prior.sigma_min:.3g} to {prior.sigma_max:.3g} and guesses beyond"
-    ]
-
-
-def _collapse_notes(weighted: Weighted | None, method: Method) -> list[str]:
-    """A note if a single particle of some measurement held all weight at the end of the trace."""
-    last = (weighted.trace or [{}])[-1] if weighted is not None else {}
-    sizes = last.get("ess", [])
-    alone = sum(size < 1.1 for size in sizes)
-    if not alone:
-        return []
-    return [
-        f"{method.name} ended with one particle in {alone} of {len(sizes)} measurements: its "
-        "samples are copies or have no weight; try more particles or steps, or a larger sigma_y"
     ]
 
 

@@ -20,6 +20,23 @@ TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 """Fields of a result that hold a tensor for each image; the last three may be None."""
 
 
+def collapse_notes(method: str, trace: list[dict[str, Any]] | None) -> list[str]:
+    """A note if a single particle of some measurement held all weight at the end of a trace.
+
+    Args:
+        method: name of the method.
+        trace: of a particle method, with the effective sample sizes `ess` of each measurement.
+    """
+    sizes = (trace or [{}])[-1].get("ess", [])
+    alone = sum(size < 1.1 for size in sizes)
+    if not alone:
+        return []
+    return [
+        f"{method} ended with one particle in {alone} of {len(sizes)} measurements: its samples "
+        "are copies or have no weight; try more particles or steps, or a larger sigma_y"
+    ]
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
     """Posterior samples in physical units, with the measurement, cost and provenance.
@@ -144,6 +161,10 @@ class Result:
         provenance = dict(self.provenance)
         if trace := provenance.get("trace"):
             provenance["trace"] = [{k: of_image(v) for k, v in step.items()} for step in trace]
+            name = provenance["method"]["name"]
+            whole, own = collapse_notes(name, trace), collapse_notes(name, provenance["trace"])
+            kept = [note for note in provenance.get("notes", []) if note not in whole]
+            provenance["notes"] = [*kept, *own]
         return replace(self, **parts, seconds=self.seconds / images, provenance=provenance)
 
     def _row_weights(self) -> Tensor:

@@ -296,6 +296,7 @@ class BatchSolver:
             return replace(batch, provenance=batch.provenance | provenance)
         result = batch.image(position)
         provenance |= {
+            "notes": [*item.notes, *result.provenance["notes"]],
             "input": str(item.file),
             "measurement_sha256": measurement_sha256(result.y),
             "batch": {"images": images, "seconds": batch.seconds},

@@ -77,9 +77,9 @@ def train_to_end(
                 loss = progress.loss
                 report(progress)
                 after(progress)
+    except SecondInterrupt:
+        raise
     except KeyboardInterrupt:
-        if not training.stopping:
-            raise
         training.save()
         print(
             f"inverse: interrupted at step {training.step}; run the same command to resume",
@@ -89,14 +89,17 @@ def train_to_end(
     return loss
 
 
+class SecondInterrupt(KeyboardInterrupt):
+    """Ctrl-C while a training ends its last step."""
+
+
 @contextmanager
 def stops_at_signals(training: Training) -> Iterator[None]:
     """Context manager under which SIGINT and SIGTERM end the training after a complete step."""
 
     def stop(number: int, frame: Any) -> None:
         if training.stopping and number == signal.SIGINT:
-            training.stopping = False
-            raise KeyboardInterrupt
+            raise SecondInterrupt
         training.stopping = True
 
     if threading.current_thread() is not threading.main_thread():

@@ -210,6 +210,9 @@ def test_measurement_that_does_not_fit_the_operator_says_the_shape_it_expects(re
     )
 
 
+EXACT = inverse.GaussianNoise(0.0)
+
+
 def test_operator_that_cannot_take_the_measurement_is_one_line_in_python():
     camera = inverse.operator(lambda x: x.flatten(1) @ torch.ones(192, 5), shape=(3, 8, 8))
     with pytest.raises(
@@ -217,17 +220,16 @@ def test_operator_that_cannot_take_the_measurement_is_one_line_in_python():
         match=r"measurement: its shape is \(7,\), the operator expects \(5,\) "
         r"for an image of shape \(3, 8, 8\)",
     ):
-        Posterior(inverse.FlatPrior((3, None, None)), camera, torch.zeros(1, 7))
+        Posterior(inverse.FlatPrior((3, None, None)), camera, torch.zeros(1, 7), EXACT)
 
 
 def test_image_that_the_operator_cannot_take_is_one_line_in_python():
     circular = inverse.get_problem("deblur", boundary="circular", width=0.5).operator((3, 8, 8))
+    y = torch.zeros(1, 3, 9, 9)
     with pytest.raises(
         InverseError, match=r"the operator does not take an image of shape \(3, 9, 9\)"
     ):
-        Posterior(
-            inverse.FlatPrior((3, None, None)), circular, torch.zeros(1, 3, 9, 9), shape=(3, 9, 9)
-        )
+        Posterior(inverse.FlatPrior((3, None, None)), circular, y, EXACT, shape=(3, 9, 9))
 
 
 @pytest.mark.parametrize("size", [(3, 3, 8), (3, 8, 1)])

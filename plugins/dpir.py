@@ -66,7 +66,7 @@ class DPIR(inverse.Method):
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
-        sigma_y = posterior.sigma_y / posterior.norm_squared**0.5
+        sigma_y = posterior.sigma_y / posterior.norm
         last = (
             min(max(sigma_y, 2 * 0.255 / 255), self.sigma_max / 2)
             if self.sigma_min is None

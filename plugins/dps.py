@@ -102,7 +102,7 @@ class DPS(inverse.Method):
         if self.zeta is not None:
             return self.zeta
         if self.step == "paper":
-            gain = posterior.norm_squared**0.5 / posterior.prior.scale
+            gain = posterior.norm / posterior.prior.scale
             return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
         return (
             float(posterior.noise.weights(posterior.y).sum()) ** 0.5

@@ -120,7 +120,7 @@ class LGD(inverse.Method):
     def _zeta(self, posterior):
         if self.zeta is not None:
             return self.zeta
-        gain = posterior.norm_squared**0.5 / posterior.prior.scale
+        gain = posterior.norm / posterior.prior.scale
         return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
 
 

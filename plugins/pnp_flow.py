@@ -69,7 +69,7 @@ class PnPFlow(inverse.Method):
         x = torch.zeros(
             len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
         )
-        norm = posterior.norm_squared
+        norm = posterior.norm**2
         for n in range(self.steps):
             t = n / self.steps
             gamma = self.lr * (1 - t) ** self.alpha / norm

@@ -161,7 +161,7 @@ def mean_gain(posterior: inverse.Posterior) -> float:
     v = torch.randn(posterior.y[:1].shape, generator=torch.Generator().manual_seed(0))
     v = v.to(posterior.y) * posterior.noise.weights(posterior.y)
     back = posterior.prior.decode_adjoint(posterior.operator.A_adjoint(v))
-    return float(back.square().sum() / v.square().sum()) / posterior.norm_squared
+    return float(back.square().sum() / v.square().sum()) / posterior.norm**2
 
 
 @inverse.hookimpl

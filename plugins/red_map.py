@@ -78,7 +78,7 @@ class REDMap(inverse.Method):
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
-        gain = posterior.norm_squared**0.5
+        gain = posterior.norm
         sigma_y = posterior.sigma_y / gain
         last = (
             min(max(sigma_y, 0.02), self.sigma_max / 2)

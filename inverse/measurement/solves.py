@@ -307,14 +307,12 @@ class LinearSolves(ABC):
         """Largest eigenvalue of A^T A in model units (power iteration from a fixed start).
 
         For a nonlinear operator, that of the map to physical units alone.
-
-        Raises: OperatorError if it is zero: such an operator measures nothing.
         """
         if not self.linear:
             return self.prior.scale**2
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(1, *self.shape, generator=generator).to(self.device, self.dtype)
-        largest = float(
+        return float(
             norm_squared(
                 lambda u: self.prior.decode_adjoint(
                     self.operator.A_adjoint(self.operator.A(self.prior.scale * u))
@@ -322,12 +320,19 @@ class LinearSolves(ABC):
                 start,
             )
         )
-        if largest == 0:
+
+    @property
+    def norm(self) -> float:
+        """The root of `norm_squared`, by which steps are divided.
+
+        Raises: OperatorError if it is zero: such an operator measures nothing.
+        """
+        if self.norm_squared == 0:
             raise OperatorError(
                 f"{type(self.operator).__name__}: A maps every image to zero, so y says nothing "
                 "about x; check the mask or the kernel of the operator"
             )
-        return largest
+        return self.norm_squared**0.5
 
     def _near_inverse(
         self, signal: Tensor | float, variance: Tensor

@@ -91,6 +91,12 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise OptionError(f"{where} must be one of {', '.join(allowed)}, got '{value}'")
         return allowed[str(value)]
     kind = origin or hint
+    if kind is Callable:
+        if not callable(value):
+            raise OptionError(
+                f"{where} must be a function, which Python alone can give; got '{value}'"
+            )
+        return value
     if kind in _CONTAINERS:
         return _container(value, kind, args, where)
     if kind in (dict, Mapping):

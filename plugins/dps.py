@@ -15,8 +15,9 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.rows import per_row, row_dot
+from inverse.rows import per_row
 from inverse.sampling.schedules import transitions
+from inverse_plugins._residual_norm import UNITS, default_step, paper_length, residual_norm
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,7 @@ class DPS(inverse.Method):
     )
     equation = "x' = ancestral(x, x0_hat) - zeta grad_x |y - A(x0_hat(x))|"
     claim = "biased"
-    units = (
-        "its step zeta |grad| / |y - A x| is a length in the units of the paper, "
-        "images and measurements in [-1, 1]"
-    )
+    units = UNITS
 
     steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     zeta: float | None = None
@@ -73,17 +71,14 @@ class DPS(inverse.Method):
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:
                 x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
-            score = s * s - t * t
-            paper = ((1 + s * s) * (1 + t * t)) ** 0.5
-            x = x + zeta * (score if self.step == "score" else paper) * ascent
-            yield x
+            length = s * s - t * t if self.step == "score" else paper_length(s, t)
+            yield (x := x + zeta * length * ascent)
 
     def _tweedie_and_ascent(self, posterior, x, sigma):
         """x0_hat and -grad_x |y - A(x0_hat)|; the graph of the network is freed on return."""
         x0_hat, vjp = posterior.tweedie(x, sigma)
-        r = posterior.residual(x0_hat)
-        norm = row_dot(r, r).sqrt().clamp_min(1e-12) * posterior.prior.scale
-        return x0_hat, vjp(posterior.A_vjp(x0_hat, r)) / per_row(norm, x)
+        norm, back = residual_norm(posterior, x0_hat)
+        return x0_hat, vjp(back) / per_row(norm, x)
 
     def derived(self, posterior):
         return {"zeta": self._zeta(posterior)}
@@ -102,8 +97,7 @@ class DPS(inverse.Method):
         if self.zeta is not None:
             return self.zeta
         if self.step == "paper":
-            gain = posterior.norm / posterior.prior.scale
-            return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
+            return default_step(posterior, self.steps)
         return (
             float(posterior.noise.weights(posterior.y).sum()) ** 0.5
             * posterior.prior.scale

@@ -16,8 +16,9 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
-from inverse.rows import per_row, row_dot
+from inverse.rows import per_row
 from inverse.sampling.schedules import transitions
+from inverse_plugins._residual_norm import UNITS, default_step, paper_length, residual_norm
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ class LGD(inverse.Method):
     )
     equation = "x' = ancestral(x, x0_hat) + zeta grad_x log 1/n sum_i exp(-loss(x0_hat + r z_i))"
     claim = "biased"
-    units = (
-        "its step zeta |grad| / |y - A x| is a length in the units of the paper, "
-        "images and measurements in [-1, 1]"
-    )
+    units = UNITS
 
     steps: Annotated[int, inverse.Range(1, 10**7)] = 100
     draws: Annotated[int, inverse.Range(1, 10**7)] = 10
@@ -92,7 +90,7 @@ class LGD(inverse.Method):
             x = x0_hat + ratio * (x - x0_hat)
             if t > 0:
                 x = x + t * (1 - ratio) ** 0.5 * generator.randn_like(x)
-            step = zeta * ((1 + s * s) * (1 + t * t)) ** 0.5 if norm else s * s - t * t
+            step = zeta * paper_length(s, t) if norm else s * s - t * t
             yield (x := x + step * ascent)
 
     def ascent(
@@ -118,17 +116,13 @@ class LGD(inverse.Method):
         return value, power * posterior.likelihood_score(x0)
 
     def _zeta(self, posterior):
-        if self.zeta is not None:
-            return self.zeta
-        gain = posterior.norm / posterior.prior.scale
-        return 5 * posterior.y[0].numel() ** 0.5 / (gain * self.steps)
+        return default_step(posterior, self.steps) if self.zeta is None else self.zeta
 
 
 def _norm(posterior, x0, r):
     """-|y - A x0| in model units, and its gradient."""
-    e = posterior.residual(x0)
-    norm = row_dot(e, e).sqrt().clamp_min(1e-12) * posterior.prior.scale
-    return -norm, posterior.A_vjp(x0, e) / per_row(norm, x0)
+    norm, back = residual_norm(posterior, x0)
+    return -norm, back / per_row(norm, x0)
 
 
 @inverse.hookimpl

@@ -50,6 +50,8 @@ MODULES = {
     "diagnose": "checks.calibration",
     "verify": "checks.claims",
     "hookimpl": "registry.hooks",
+    "Count": "registry.types",
+    "Positive": "registry.types",
     "Range": "registry.types",
     "get_method": "registry.discovery",
     "get_problem": "registry.discovery",
@@ -85,7 +87,7 @@ if TYPE_CHECKING:
     from inverse.problem import ImageProblem, Problem
     from inverse.registry.discovery import get_method, get_problem
     from inverse.registry.hooks import hookimpl
-    from inverse.registry.types import Range
+    from inverse.registry.types import Count, Positive, Range
     from inverse.result import Result
     from inverse.sampling.options import get_sampler
     from inverse.seeding import Generators, seeded

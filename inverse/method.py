@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from inverse.analytic_start import analytic_start, unmet_requirement
 from inverse.errors import OptionError
 from inverse.posterior import Posterior
 from inverse.registry.options import check_ranges
-from inverse.registry.types import Range
+from inverse.registry.types import Count
 from inverse.sampling.integrator import Denoise
 from inverse.sampling.options import get_sampler
 from inverse.sampling.schedules import schedule
@@ -161,7 +161,7 @@ class Guidance(Method):
             replaces the steps; auto is none.
     """
 
-    steps: Annotated[int, Range(1, 10**7)] = 100
+    steps: Count = 100
     sampler: str = "ddim"
     schedule: str = "karras"
     sigma_max: float | None = None

@@ -85,7 +85,7 @@ class AFDPS(inverse.ParticleMethod):
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     rho: Annotated[float, inverse.Range(high=1e6)] = 7.0
     sigma_max: float | None = None
     sigma_min: float | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -59,8 +58,8 @@ class CoPaint(inverse.Method):
     units = "lr and reg are for images and measurements in [-1, 1]"
     needs = ("gaussian", "white")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 250
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 2
+    steps: inverse.Count = 250
+    iterations: inverse.Count = 2
     lr: float = 0.02
     lr_growth: float = 1.012
     reg: float = 1e-4

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -57,7 +57,7 @@ class DFlow(inverse.Method):
     units = "lambda weighs R against |y - A x|^2 as it is, without 1 / sigma_y^2, as in the paper"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 6
+    steps: inverse.Count = 6
     lbfgs_steps: int = 400
     lambda_: float = 0.01
     alpha: float = 0.1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,16 +56,16 @@ class DAPS(inverse.Method):
     claim = "biased"
     units = "tau is a noise of y on [-1, 1]"
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 200
+    steps: inverse.Count = 200
     ode_steps: int = 5
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     ode_sigma_min: float = 0.01
     inner: Literal["langevin", "exact"] = "langevin"
-    langevin_steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    lr: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-4
-    lr_min_ratio: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.01
-    tau: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.01
+    langevin_steps: inverse.Count = 100
+    lr: inverse.Positive = 1e-4
+    lr_min_ratio: inverse.Positive = 0.01
+    tau: inverse.Positive = 0.01
 
     def __post_init__(self):
         super().__post_init__()

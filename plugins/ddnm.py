@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class DDNM(inverse.Method):
     claim = "none"  # on noisy measurements
     needs: ClassVar[tuple[str, ...]] = ("linear",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     rule: Literal["released", "paper"] = "released"
     eta: float | None = None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ class DDRM(inverse.Method):
     claim = "biased"
     needs = ("decomposable", "gaussian", "white")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 20
+    steps: inverse.Count = 20
     eta: float = 0.85
     eta_b: float = 1.0
 

@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -217,7 +217,7 @@ class DDRM(Baseline):
     )
     needs = ("decomposable", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     eta: float = 0.85
     eta_b: float = 1.0
 
@@ -250,7 +250,7 @@ class DiffPIR(Baseline):
     needs = ("linear", "gaussian", "noisy", "image")
     units = "it starts from A^T y, which grows by the square"
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     lambda_: float = 7.0
     zeta: float = 0.1
 
@@ -288,7 +288,7 @@ class GuidedDiffusion(Baseline):
     them when every row of the batch has converged.
     """
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     weight: float = 1.0
 
     def reconstruct(self, posterior, physics, y, generator):
@@ -335,7 +335,7 @@ class DPS(GuidedDiffusion):
     bias: ClassVar[dict[str, float]] = {"marginal W2": 2.0, "unseen spread": 1.25}
     units = "it weighs |y - A x| as it is, without 1 / sigma_y"
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 1000
+    steps: inverse.Count = 1000
     guidance: Literal["norm", "annealed"] = "norm"
 
     def model(self, denoiser, times):
@@ -365,7 +365,7 @@ class PiGDM(GuidedDiffusion):
     )
     needs = ("linear", "gaussian", "noisy")
 
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 3
+    iterations: inverse.Count = 3
 
     def model(self, denoiser, times):
         return self.guided_by(
@@ -390,7 +390,7 @@ class MomentMatching(GuidedDiffusion):
     equation = "score + J^T A^T (sigma^2 A J A^T + sigma_y^2 I)^-1 (y - A x0_hat)"
     needs = ("linear", "gaussian", "noisy")
 
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 3
+    iterations: inverse.Count = 3
 
     def model(self, denoiser, times):
         return self.guided_by(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -46,8 +45,8 @@ class DiffPIR(inverse.Method):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    lambda_: Annotated[float, inverse.Range(above=0, high=1e9)] = 1.0
+    steps: inverse.Count = 100
+    lambda_: inverse.Positive = 1.0
     zeta: float = 1.0
 
     def __post_init__(self):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -50,10 +49,10 @@ class DPIR(inverse.Method):
     claim = "point estimate"
     needs = ("linear", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 24
+    steps: inverse.Count = 24
     sigma_max: float = 2 * 49 / 255
     sigma_min: float | None = None
-    lambda_: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.23
+    lambda_: inverse.Positive = 0.23
 
     def __post_init__(self):
         super().__post_init__()

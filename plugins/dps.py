@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class DPS(inverse.Method):
     claim = "biased"
     units = UNITS
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     zeta: float | None = None
     step: Literal["paper", "score"] = "paper"
 

@@ -12,7 +12,7 @@ import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class FKSteering(inverse.ParticleMethod):
     limit = {"steps": 1.0, "particles": 1.0}
 
     particles: int = 64
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     schedule: str = "karras"
     sigma_max: float | None = None
     sigma_min: float | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import inverse
 from inverse.errors import OptionError
@@ -55,7 +55,7 @@ class FPSSMC(inverse.ParticleMethod):
     bias: ClassVar[dict[str, float]] = {"marginal W2": 1.5, "unseen spread": 1.25}  # ends narrow
     needs = ("linear", "gaussian", "noisy")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     schedule: str = "vp"
     sigma_max: float | None = None
     sigma_min: float | None = None

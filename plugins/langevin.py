@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -46,7 +45,7 @@ class AnnealedLangevin(inverse.Method):
     claim = "exact in the limit"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     inner_steps: int = 5
     epsilon: float = 0.2
     sigma_max: float | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,8 +55,8 @@ class LGD(inverse.Method):
     claim = "biased"
     units = UNITS
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    draws: Annotated[int, inverse.Range(1, 10**7)] = 10
+    steps: inverse.Count = 100
+    draws: inverse.Count = 10
     loss: Literal["norm", "likelihood"] = "norm"
     zeta: float | None = None
     temper: float = 1.0

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
 
 import torch
 
@@ -64,7 +63,7 @@ class MCGDiff(inverse.ParticleMethod):
     limit = {"steps": 1.0, "particles": 1.0}
     needs = ("decomposable", "gaussian", "noisy")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     schedule: str = "karras"
     sigma_max: float | None = None
     sigma_min: float | None = None

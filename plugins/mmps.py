@@ -7,7 +7,6 @@ Maximization, NeurIPS 2024, https://arxiv.org/abs/2405.13712 (moment matching po
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -39,11 +38,11 @@ class MMPS(inverse.Guidance):
     claim = "exact in the limit"
     needs = ("linear", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 50
+    steps: inverse.Count = 50
     sampler: str = "heun"
     solver: Solver = "gmres"
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 20
-    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-3
+    iterations: inverse.Count = 20
+    tolerance: inverse.Positive = 1e-3
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ class Multimodal(inverse.Guidance):
     claim = "exact in the limit"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 50
+    steps: inverse.Count = 50
     sampler: str = "heun"
     guidance: Literal["mmps", "pigdm", "sda", "dps"] = "mmps"
     weights: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Multimodal(inverse.Guidance):
     average: tuple[str, ...] = ()
     sigma_data: float = 1.0
     solver: Solver = "gmres"
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 20
+    iterations: inverse.Count = 20
     tolerance: float = 1e-3
     corrected: bool = False
     clamp: float | None = None

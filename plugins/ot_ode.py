@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class OTODE(inverse.Method):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     start_time: float = 0.2
     gamma: Literal["constant", "adaptive"] = "constant"
 

@@ -8,7 +8,6 @@ x / sqrt(alpha_bar).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -45,7 +44,7 @@ class PiGDM(inverse.Guidance):
 
     sampler: str = "ancestral"
     schedule: str = "vp"
-    sigma_data: Annotated[float, inverse.Range(above=0, high=1e9)] = 1.0
+    sigma_data: inverse.Positive = 1.0
 
     def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)

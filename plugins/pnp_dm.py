@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -56,14 +55,14 @@ class PnPDM(inverse.Method):
     claim = "exact in the limit"
     limit = {"steps": 1, "prior_steps": 0.5, "rho_min": -0.5}
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    rho_max: Annotated[float, inverse.Range(above=0, high=1e9)] = 10.0
+    steps: inverse.Count = 100
+    rho_max: inverse.Positive = 10.0
     decay: float = 0.9
-    rho_min: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.03
+    rho_min: inverse.Positive = 0.03
     prior_steps: int = 10
     sampler: str = "ancestral"
     langevin_steps: int = 100
-    langevin_rate: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.3
+    langevin_rate: inverse.Positive = 0.3
 
     def __post_init__(self):
         super().__post_init__()

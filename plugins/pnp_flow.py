@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -50,8 +49,8 @@ class PnPFlow(inverse.Method):
     claim = "point estimate"
     needs = ("gaussian", "white")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    draws: Annotated[int, inverse.Range(1, 10**7)] = 5
+    steps: inverse.Count = 100
+    draws: inverse.Count = 5
     alpha: float = 0.5
     lr: float = 1.0
 

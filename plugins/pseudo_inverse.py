@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -29,8 +28,8 @@ class PseudoInverse(inverse.Method):
     claim = "none"
     needs = ("linear",)
 
-    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-3
-    max_iter: Annotated[int, inverse.Range(1, 10**7)] = 100
+    tolerance: inverse.Positive = 1e-3
+    max_iter: inverse.Count = 100
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

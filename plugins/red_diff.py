@@ -69,8 +69,8 @@ class REDDiff(inverse.Method):
     units = "lambda weighs |y - A x|^2 as it is, without 1 / sigma_y^2, as in the paper"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
-    lr: Annotated[float, inverse.Range(above=0, high=1e9)] = 0.1
+    steps: inverse.Count = 100
+    lr: inverse.Positive = 0.1
     lambda_: float | None = None
     auto: Literal["noise", "gain"] = "noise"
     weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]

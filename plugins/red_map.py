@@ -57,7 +57,7 @@ class REDMap(inverse.Method):
     claim = "point estimate"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     sigma_max: float = 1.0
     sigma_min: float | None = None
     lr: Annotated[float, inverse.Range(high=1e9)] = 0.1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
@@ -44,7 +43,7 @@ class RePaint(inverse.Method):
     units = "it takes y for pixels, and 0 and 1 for the only values of the mask"
     needs = ("linear",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 50
+    steps: inverse.Count = 50
     jump_length: int = 10
     repeats: int = 10
 

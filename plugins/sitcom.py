@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ class SITCOM(inverse.Method):
     claim = "biased"
     needs = ("gaussian",)
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 20
+    steps: inverse.Count = 20
     inner_steps: int = 20
     lr: float = 0.01
     lambda_: float = 0.0

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -62,13 +62,13 @@ class SMCMMPS(ParticleMethod):
     any_prior = True
     needs: ClassVar[tuple[str, ...]] = ("linear", "gaussian", "noisy")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     schedule: str = "karras"
     sigma_max: float | None = None
     sigma_min: float | None = None
     explicit: int = 8
-    iterations: Annotated[int, inverse.Range(1, 10**7)] = 20
-    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-3
+    iterations: inverse.Count = 20
+    tolerance: inverse.Positive = 1e-3
     power: float = 1.0
     final: Literal["weights", "metropolis"] = "weights"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class TDS(inverse.ParticleMethod):
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 100
+    steps: inverse.Count = 100
     schedule: str = "karras"
     sigma_max: float | None = None
     sigma_min: float | None = None

@@ -33,8 +33,8 @@ class Tikhonov(inverse.Method):
 
     lambda_: float | None = None
     strength: Annotated[float, inverse.Range(0, 1e9)] = 30.0
-    tolerance: Annotated[float, inverse.Range(above=0, high=1e9)] = 1e-6
-    max_iter: Annotated[int, inverse.Range(1, 10**7)] = 300
+    tolerance: inverse.Positive = 1e-6
+    max_iter: inverse.Count = 300
 
     def __post_init__(self):
         super().__post_init__()

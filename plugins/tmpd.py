@@ -8,7 +8,6 @@ by its row sums).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class TMPD(inverse.Guidance):
     claim = "biased"
     needs = ("linear", "gaussian")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 400
+    steps: inverse.Count = 400
     sampler: str = "ancestral"
     schedule: str = "vp"
 

@@ -44,7 +44,7 @@ class TV(inverse.Method):
     units = "lambda = strength sigma_y weighs TV against |y - A x|^2, which grows by the square"
     needs = ("linear", "gaussian", "image")
 
-    steps: Annotated[int, inverse.Range(1, 10**7)] = 300
+    steps: inverse.Count = 300
     lambda_: float | None = None
     strength: Annotated[float, inverse.Range(0, 1e9)] = 0.1
 

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -64,6 +64,13 @@ class Range:
 
     def __str__(self) -> str:
         return " and ".join(text for _, text in self._bounds())
+
+
+Count = Annotated[int, Range(1, 10**7)]
+"""A number of steps, iterations or draws."""
+
+Positive = Annotated[float, Range(above=0, high=1e9)]
+"""A rate, a weight or a scale."""
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

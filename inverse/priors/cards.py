@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from inverse.errors import InputError, InverseError, OptionError, PriorError, suggestion
 from inverse.io.files import atomic_write
+from inverse.registry.options import ranges
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -219,7 +220,6 @@ def _check_fields(cls: type[Card], fields: Any) -> None:
         names = ", ".join(fields) or "an empty object"
         raise OptionError(f"found {names}; missing are {', '.join(missing)}")
     hints = typing.get_type_hints(cls)
-    annotations = typing.get_type_hints(cls, include_extras=True)
     for name, value in fields.items():
         if name not in declared:
             raise OptionError(
@@ -229,7 +229,7 @@ def _check_fields(cls: type[Card], fields: Any) -> None:
         is_whole = hint is float and type(value) is int
         if hint in JSON_TYPES and JSON_TYPES[hint] != _json_type(value) and not is_whole:
             raise OptionError(f"{name} must be {JSON_TYPES[hint]}, found {_json_type(value)}")
-        for bound in getattr(annotations[name], "__metadata__", ()):
+        for bound in ranges(cls).get(name, ()):
             bound.check(value, name)
     if Path(fields["file"]).name != fields["file"]:
         raise OptionError(

@@ -74,13 +74,21 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
 def check_ranges(instance: Any) -> None:
     """Raises OptionError for an option outside the range that its annotation declares."""
-    hints = typing.get_type_hints(type(instance), include_extras=True)
     label = getattr(instance, "name", type(instance).__name__)
-    for name, value in values(instance).items():
-        hint = hints.get(name) or hints[f"{name}_"]
-        for bound in getattr(hint, "__metadata__", ()):
-            if isinstance(bound, Range):
-                bound.check(value, f"{label}: {name}")
+    for field, bounds in ranges(type(instance)).items():
+        for bound in bounds:
+            bound.check(getattr(instance, field), f"{label}: {field.rstrip('_')}")
+
+
+def ranges(cls: type) -> dict[str, list[Range]]:
+    """The ranges that the fields of a dataclass declare, by field."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    declared = {
+        f.name: [b for b in getattr(hints[f.name], "__metadata__", ()) if isinstance(b, Range)]
+        for f in dataclasses.fields(cls)
+        if f.init
+    }
+    return {field: bounds for field, bounds in declared.items() if bounds}
 
 
 def source_file(cls: type) -> str:

@@ -286,21 +286,20 @@ class BatchSolver:
     ) -> Result:
         """One input's result, with the provenance of a solve alone and the size of its batch."""
         images = len(batch.samples)
+        alone = item.values is None or images == 1
+        result = batch if alone else batch.image(position)
         provenance: dict[str, Any] = {
-            "notes": [*item.notes, *batch.provenance["notes"]],
+            "notes": [*item.notes, *result.provenance["notes"]],
             "prior_sha256": self.prior_sha256,
         }
         if structure is not None:
             provenance["residual_correlation"] = structure
-        if item.values is None or images == 1:
-            return replace(batch, provenance=batch.provenance | provenance)
-        result = batch.image(position)
-        provenance |= {
-            "notes": [*item.notes, *result.provenance["notes"]],
-            "input": str(item.file),
-            "measurement_sha256": measurement_sha256(result.y),
-            "batch": {"images": images, "seconds": batch.seconds},
-        }
+        if not alone:
+            provenance |= {
+                "input": str(item.file),
+                "measurement_sha256": measurement_sha256(result.y),
+                "batch": {"images": images, "seconds": batch.seconds},
+            }
         return replace(result, provenance=result.provenance | provenance)
 
     def _request_provenance(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def gains_from_bf16(device: torch.device) -> bool:
 
     Processors without instructions for bf16 emulate it. Intel's AVX-512 instruction does no more
     products per second than float32, and the conversions make `photo-64` slower
-    (`bench/precision_speed.py`); its AMX tiles and AMD's instruction do gain.
+    (`bench/bf16_speed.py`); its AMX tiles and AMD's instruction do gain.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

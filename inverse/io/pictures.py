@@ -108,12 +108,9 @@ def _from_deep_png(path: Path, head: bytes) -> Raster:
     width, height = (int.from_bytes(head[i : i + 4], "big") for i in (16, 20))
     check_memory(path, (height, width, 4))
     array = imagecodecs.png_decode(path.read_bytes())
-    array = array if array.ndim == 3 else array[..., None]
     with Image.open(path) as image:
         orientation, profile = image.getexif().get(0x0112, 1), image.info.get("icc_profile")
-    kind = "MINISBLACK" if array.shape[2] < 3 else "RGB"
-    extras = [2] if array.shape[2] in (2, 4) else []
-    return _raster(path, array, kind, 16, extras, orientation, profile or b"", [])
+    return _untagged(path, array, 16, orientation, profile, [])
 
 
 def _from_pillow(path: Path) -> Raster:
@@ -125,10 +122,21 @@ def _from_pillow(path: Path) -> Raster:
         notes = [f"first of {pages} pages"] if pages > 1 else []
         orientation, profile = image.getexif().get(0x0112, 1), image.info.get("icc_profile")
         array = np.asarray(_expanded(image))
+    return _untagged(path, array, 8 * array.dtype.itemsize, orientation, profile, notes)
+
+
+def _untagged(
+    path: Path,
+    array: np.ndarray,
+    bits: int,
+    orientation: int,
+    profile: bytes | None,
+    notes: list[str],
+) -> Raster:
+    """The raster of samples whose number alone says what they are: grey or RGB, and opacity."""
     array = array if array.ndim == 3 else array[..., None]
     kind = "MINISBLACK" if array.shape[2] < 3 else "RGB"
     extras = [2] if array.shape[2] in (2, 4) else []
-    bits = 8 * array.dtype.itemsize
     return _raster(path, array, kind, bits, extras, orientation, profile or b"", notes)
 
 

@@ -72,7 +72,8 @@ def read_fields(path: Path, variables: tuple[str, ...] = ()) -> GriddedFields:
             raise InputError(f"{path}: no variable on a latitude-longitude grid; found {present}")
         columns, longitudes = west_to_east(data[lon].values)
         grid, layers, units = Grid.of(data[lat].values, longitudes), {}, {}
-        time = (data[time_name(data)].dims or (None,))[0] if time_name(data) else None
+        named = time_name(data)
+        time = data[named].dims[0] if named and data[named].dims else "time"
         for name, item in gridded.items():
             for label, layer in _layers(str(name), item, lat, lon, time, path):
                 if not variables or label in variables:
@@ -184,14 +185,13 @@ def _axis(data: Any, axis: dict[str, tuple[str, ...]], path: Path) -> str:
 
 
 def _layers(
-    name: str, item: Any, lat: str, lon: str, time: Any, path: Path
+    name: str, item: Any, lat: str, lon: str, time: str, path: Path
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(label, values (times, H, W)) of each pressure level of a variable, or of the variable.
 
     Args:
-        time: the dimension of the times; None if the file has none.
+        time: the dimension of the times, or the name of the one that a file without them gets.
     """
-    time = "time" if time is None else time
     item = item.copy(data=within_valid_range(item))
     level = next((dim for dim in item.dims if dim in LEVELS), None)
     rest = [dim for dim in item.dims if dim not in (lat, lon, level, time)]

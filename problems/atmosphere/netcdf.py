@@ -118,15 +118,14 @@ def within_valid_range(item: Any) -> np.ndarray:
 
     def unpacked(bound: Any) -> float:
         bound = np.asarray(bound).ravel()[0]
-        packed = np.asarray(bound).dtype.kind in "iu" and (scale != 1 or offset != 0)
+        packed = bound.dtype.kind in "iu" and (scale != 1 or offset != 0)
         return float(bound) * scale + offset if packed else float(bound)
 
-    bounds = sorted(
-        -np.inf if low is None and side else np.inf if bound is None else unpacked(bound)
-        for side, bound in ((True, low), (False, high))
-    )
+    least = -np.inf if low is None else unpacked(low)
+    most = np.inf if high is None else unpacked(high)
+    least, most = min(least, most), max(least, most)  # a negative scale swaps them
     with np.errstate(invalid="ignore"):
-        return np.where((values < bounds[0]) | (values > bounds[1]), np.nan, values)
+        return np.where((values < least) | (values > most), np.nan, values)
 
 
 def is_missing(values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from inverse.errors import InputError
 from inverse_problems.atmosphere import shipped_data
 from inverse_problems.atmosphere.igra import Sounding, is_soundings, lines, read_soundings
 from inverse_problems.atmosphere.netcdf import (
+    SINCE,
     is_netcdf,
     opened,
     point_times,
@@ -265,7 +266,7 @@ def _is_about(item: Any, name: str) -> bool:
     attributes = item.attrs
     return (
         "time" in name
-        or "since" in str(attributes.get("units", ""))
+        or SINCE.search(str(attributes.get("units", ""))) is not None
         or "cf_role" in attributes
         or "flag_values" in attributes
         or "flag_masks" in attributes

@@ -33,8 +33,7 @@ class LGD(inverse.Method):
     p(y | x0), whose step is that of a score. With many draws, Gaussian noise and temper = 0 it is
     PiGDM. With few, the best draw takes nearly all the weight, and the gradient is as stiff as the
     likelihood. The variance of Gaussian noise is therefore sigma_y^2 + temper r^2 |A|^2, which
-    raises the likelihood to a power; temper = 0 diverges on a 24x24 field with a 1/f^2 spectrum and
-    a 5x5 blur at 100 and at 400 steps.
+    raises the likelihood to a power.
 
     Args:
         steps: steps of the VP schedule.

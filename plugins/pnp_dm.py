@@ -27,8 +27,8 @@ class PnPDM(inverse.Method):
     Departures: rho_min is 0.03. On the linear-Gaussian problems of docs/conjugate.md the distance
     to the posterior is 0.8 to 1.0 of its spread with the paper's 0.3, about 0.2 with 0.1 and about
     0.1 with 0.03; on photographs the residual of random inpainting has chi-square 8.9, 2.6 and 1.2
-    (docs/own-settings.md). The reverse diffusion has its own number of steps at each rho, where the paper
-    enters a fixed EDM schedule at rho. The curvature sets the Langevin step.
+    (docs/own-settings.md). The reverse diffusion has its own number of steps at each rho, where the
+    paper enters a fixed EDM schedule at rho. The curvature sets the Langevin step.
 
     Args:
         steps: Gibbs sweeps; the paper's 100.

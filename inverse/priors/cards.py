@@ -10,21 +10,34 @@ import hashlib
 import importlib.resources
 import json
 import math
-import typing
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError, InverseError, OptionError, PriorError, suggestion
 from inverse.io.files import atomic_write
-from inverse.registry.options import ranges
+from inverse.priors.card_schema import Fields, Width, json_type, validated
 
 Model = TypeVar("Model", bound=nn.Module)
+
+LARGEST_CARD = 16 << 20
+"""Bytes of a card; the largest shipped one has 20 kB."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Entries of `Card.training` that are read again; the others are text for readers.
+
+    Args:
+        crop: side of the training crops (pixels).
+    """
+
+    crop: Width | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +60,7 @@ class Card:
     name: str
     file: str
     sha256: str
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Annotated[dict[str, Any], Fields(Training, others=True)] = field(default_factory=dict)
     licence: str = ""
     limits: str = ""
 
@@ -86,9 +99,11 @@ class Card:
         """
         path = cls.find(name)
         try:
+            if path.stat().st_size > LARGEST_CARD:
+                raise OptionError(f"it is larger than {LARGEST_CARD >> 20} MiB")
             fields = _printable(json.loads(path.read_text(), parse_constant=_not_a_number))
-            _check_fields(cls, fields)
-            return cls(**fields)
+            _check_names(cls, fields)
+            return validated(cls, fields)
         except FileNotFoundError as error:
             raise PriorError(
                 f"{cls.kind} card {path}: no such file; weights need their card beside them"
@@ -99,7 +114,12 @@ class Card:
             raise PriorError(f"{cls.kind} card {path}: not a valid card ({error})") from error
 
     @classmethod
-    def load(cls, name: str | Path, make: Callable[[Self, dict[str, Tensor]], Model]) -> Model:
+    def load(
+        cls,
+        name: str | Path,
+        make: Callable[[Self, dict[str, Tensor]], Model],
+        check: bool = True,
+    ) -> Model:
         """The model that a card describes, in single precision and evaluation mode.
 
         The global random state is unchanged.
@@ -107,6 +127,8 @@ class Card:
         Args:
             make: builds the model from the card and the arrays of its file; it removes the arrays
                 that are not part of the model's state.
+            check: run `make` without allocating arrays first, to compare sizes; a model whose
+                constructor reads values of arrays compares sizes itself.
 
         Raises: PriorError if the file of weights is missing, truncated, a pickle, has another hash
             than the card's, or does not fit the card.
@@ -115,6 +137,8 @@ class Card:
         path = card.weights(name, cls.find(name))
         state = card.arrays(path)
         try:
+            if check:
+                check_size(lambda: make(card, dict(state)), state)
             with torch.random.fork_rng(devices=[]):
                 model = make(card, state)
             model.load_state_dict({k: v.float() for k, v in state.items()})
@@ -188,21 +212,8 @@ def shipped_cards(kind: str, folder: str = "") -> dict[str, Path]:
     return {path.stem: path for path in sorted(data.glob(f"{kind}-*.json"))}
 
 
-JSON_TYPES: dict[type, str] = {
-    str: "text",
-    float: "a number",
-    int: "a whole number",
-    dict: "an object",
-    tuple: "a list",
-    list: "a list",
-    bool: "true or false",
-    type(None): "null",
-}
-"""JSON's name of a type; a card's tuple is stored as a list."""
-
-
-def _check_fields(cls: type[Card], fields: Any) -> None:
-    """Check the names and types of the fields of a card.
+def _check_names(cls: type[Card], fields: Any) -> None:
+    """Check the names of the fields of a card.
 
     Raises: OptionError.
     """
@@ -214,24 +225,17 @@ def _check_fields(cls: type[Card], fields: Any) -> None:
     ]
     if not isinstance(fields, dict):
         raise OptionError(
-            f"found {_json_type(fields)}, expected an object with {', '.join(required)}"
+            f"found {json_type(fields)}, expected an object with {', '.join(required)}"
         )
     if missing := [name for name in required if name not in fields]:
         names = ", ".join(fields) or "an empty object"
         raise OptionError(f"found {names}; missing are {', '.join(missing)}")
-    hints = typing.get_type_hints(cls)
-    for name, value in fields.items():
+    for name in fields:
         if name not in declared:
             raise OptionError(
                 f"a {cls.kind} card has no field '{name}'; {suggestion(name, declared)}"
             )
-        hint = typing.get_origin(hints[name]) or hints[name]
-        is_whole = hint is float and type(value) is int
-        if hint in JSON_TYPES and JSON_TYPES[hint] != _json_type(value) and not is_whole:
-            raise OptionError(f"{name} must be {JSON_TYPES[hint]}, found {_json_type(value)}")
-        for bound in ranges(cls).get(name, ()):
-            bound.check(value, name)
-    if Path(fields["file"]).name != fields["file"]:
+    if Path(str(fields["file"])).name != str(fields["file"]):
         raise OptionError(
             f"file must be the name of a file beside the card, found '{fields['file']}'"
         )
@@ -257,8 +261,21 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _json_type(value: Any) -> str:
-    return JSON_TYPES[type(value)]
+def check_size(make: Callable[[], nn.Module], state: dict[str, Tensor]) -> None:
+    """Check that a file holds the entries of its card's architecture before those are allocated.
+
+    Args:
+        make: builds the model; it runs without allocating arrays.
+        state: arrays of the file.
+
+    Raises: OptionError with both numbers if the model has far more entries than the file. Smaller
+        differences are left to `load_state_dict`, which names the array.
+    """
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in make().state_dict().values())
+    found = sum(value.numel() for value in state.values())
+    if needed > 4 * found + 10**6:
+        raise OptionError(f"the architecture has {needed} entries, the file {found}")
 
 
 def weights_mismatch(kind: str, path: Path, error: Exception) -> PriorError:

@@ -12,13 +12,63 @@ from torch import Tensor
 from inverse.errors import OptionError, PriorError
 from inverse.io.devices import check_device
 from inverse.priors.analytic import FieldLaw, LowRankPrior
-from inverse.priors.cards import Card, weights_mismatch
+from inverse.priors.card_schema import Fields, Length, Number
+from inverse.priors.cards import Card, check_size, weights_mismatch
 from inverse.priors.networks.corrected import CorrectedPrior
-from inverse.priors.networks.unet import UNetConfig
+from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.priors.prior import NetworkPrior, Prior
 from inverse.registry.discovery import registry
 from inverse.registry.options import build
-from inverse.registry.types import Range
+from inverse.registry.types import Positive, Range
+
+
+@dataclass(frozen=True)
+class LawFields:
+    """Entries of `PriorCard.law`; a kind of law may add others, which its loader checks.
+
+    Args:
+        shape: of one sample.
+        rank: directions of the Gaussian that have their own variance.
+        kind: name of the loader.
+    """
+
+    shape: tuple[Length, Length, Length]
+    rank: Length | None = None
+    kind: str = LowRankPrior.kind
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Entries of `PriorCard.power_law`; see `field.fit_power_law`. All have one entry a channel.
+
+    Raises: OptionError for lists of different lengths.
+    """
+
+    mean: tuple[Number, ...]
+    colours: tuple[tuple[Number, ...], ...]
+    power: tuple[Positive, ...]
+    corner: tuple[Positive, ...]
+    exponent: tuple[Annotated[float, Range(-100, 100)], ...]
+
+    def __post_init__(self):
+        lists = (self.mean, self.colours, *self.colours, self.power, self.corner, self.exponent)
+        if len({len(entries) for entries in lists}) > 1 or not self.mean:
+            raise OptionError("power_law: its lists must have one entry for each channel")
+
+
+@dataclass(frozen=True)
+class FieldDomain:
+    """Entries of `PriorCard.extra` that are read again.
+
+    Args:
+        variables, units: of the channels of a field.
+        latitudes, longitudes: of its grid (degrees).
+    """
+
+    variables: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    latitudes: tuple[Annotated[float, Range(-90, 90)], ...] = ()
+    longitudes: tuple[Annotated[float, Range(-360, 720)], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +106,12 @@ class PriorCard(Card):
     sigma_data: Annotated[float, Range(1e-9, 1e9)]
     sigma_min: Annotated[float, Range(0, 1e9)]
     sigma_max: Annotated[float, Range(1e-9, 1e9)]
-    network: dict[str, Any]
+    network: Annotated[dict[str, Any], Fields(UNetConfig)]
     denoising: dict[str, Any] = field(default_factory=dict)
-    bf16_loss: float | None = None
-    power_law: dict[str, list] = field(default_factory=dict)
-    law: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    bf16_loss: Number | None = None
+    power_law: Annotated[dict[str, list], Fields(PowerLaw)] = field(default_factory=dict)
+    law: Annotated[dict[str, Any], Fields(LawFields, others=True)] = field(default_factory=dict)
+    extra: Annotated[dict[str, Any], Fields(FieldDomain, others=True)] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
 
@@ -218,6 +268,8 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
             {"shift": card.shift, "scale": card.scale},
         )
     try:
+        if card.network:
+            check_size(lambda: UNet(card.config), weights)
         if not card.law:
             prior = NetworkPrior.unet(
                 card.config, card.sigma_data, shift=card.shift, **card.model_units
@@ -238,14 +290,21 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
             prior = CorrectedPrior(law, card.config)
             weights |= {f"law.{name}": value for name, value in law.state_dict().items()}
         prior.load_state_dict(weights)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, ValueError, OptionError) as error:
         raise weights_mismatch("prior", path, error) from error
     return prior
 
 
 def _law(card: PriorCard, weights: dict[str, Tensor]) -> FieldLaw:
-    """The Gaussian of a card, by the loader that is registered for its kind."""
-    return registry().find("inverse_laws", card.law.get("kind", LowRankPrior.kind))(card, weights)
+    """The Gaussian of a card, by the loader that is registered for its kind.
+
+    Raises: OptionError if the weights have another shape than the card states.
+    """
+    kind = card.law.get("kind", LowRankPrior.kind)
+    law = registry().find("inverse_laws", kind)(card, weights)
+    if tuple(law.shape) != tuple(card.law["shape"]):
+        raise OptionError(f"the law has shape {law.shape}, the card says {card.law['shape']}")
+    return law
 
 
 def load_low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:

@@ -41,17 +41,31 @@ class Range:
 
     def check(self, value: Any, where: str) -> None:
         """Raises OptionError that names the bound that a number breaks; None and others pass."""
+        if broken := self.broken(value):
+            raise OptionError(f"{where} must be {broken}, got {value:.10g}")
+
+    def broken(self, value: Any) -> str:
+        """The bounds that a number breaks, in words; "" for none, for None and for others."""
         if not isinstance(value, int | float) or isinstance(value, bool):
-            return
+            return ""
         broken = {
             "at least": value < self.low,
             "above": value <= self.above,
             "at most": value > self.high,
             "below": value >= self.below,
         }
-        said = [text for word, text in self._bounds() if broken[word]]
-        if said:
-            raise OptionError(f"{where} must be {' and '.join(said)}, got {value:.10g}")
+        return " and ".join(text for word, text in self._bounds() if broken[word])
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """The range in a schema of pydantic, which checks the fields of cards."""
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def check(value: Any) -> Any:
+            if broken := self.broken(value):
+                raise PydanticCustomError("range", "must be {broken}", {"broken": broken})
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
 
     def _bounds(self) -> list[tuple[str, str]]:
         bounds = {"at least": self.low, "above": self.above, "at most": self.high}

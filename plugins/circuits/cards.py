@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from inverse.errors import InputError
+from inverse.priors.card_schema import Fields, Length, Number, Width
 from inverse.priors.cards import Card
 from inverse.registry.options import build
+from inverse.registry.types import Range
 from inverse_plugins.circuits.circuit import Circuit, Leaves
 from inverse_plugins.circuits.codec import Codec, CodecConfig
 from inverse_plugins.circuits.graph import Region, RegionGraph
@@ -29,9 +32,9 @@ class CodecCard(Card):
     kind = "codec"
     folder = "circuits"
 
-    network: dict[str, Any]
-    residual: float
-    fidelity: dict[str, float] = field(default_factory=dict)
+    network: Annotated[dict[str, Any], Fields(CodecConfig)]
+    residual: Annotated[float, Range(0, 1e9)]
+    fidelity: dict[str, Number] = field(default_factory=dict)
 
     @property
     def config(self) -> CodecConfig:
@@ -53,12 +56,12 @@ class CircuitCard(Card):
     kind = "circuit"
     folder = "circuits"
 
-    shape: tuple[int, int]
-    states: int
-    categories: int
+    shape: tuple[Length, Length]
+    states: Width
+    categories: Annotated[int, Range(1, 65536)]
     leaves: Leaves
-    spread: float
-    bits: dict[str, float] = field(default_factory=dict)
+    spread: Annotated[float, Range(0, 1e9)]
+    bits: dict[str, Number] = field(default_factory=dict)
     codec: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,7 +93,7 @@ def load_circuit(name: str | Path) -> Circuit:
     Raises: PriorError for a file that is missing, truncated, a pickle, or does not match the hash
         on its card.
     """
-    return CircuitCard.load(name, _circuit)
+    return CircuitCard.load(name, _circuit, check=False)
 
 
 def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
@@ -115,7 +118,17 @@ def save_circuit(circuit: Circuit, path: Path, **about: Any) -> CircuitCard:
 
 
 def _circuit(card: CircuitCard, state: dict[str, Tensor]) -> Circuit:
-    """The circuit of a card, with the graph and ties that are taken out of its arrays."""
+    """The circuit of a card, with the graph and ties that are taken out of its arrays.
+
+    Raises: KeyError or InputError if the arrays are not those of the card.
+    """
+    leaves = state["table" if card.leaves == "categorical" else "mean"]
+    found = (leaves.shape[1], len(state["levels"]))
+    if found != (card.states, card.categories):
+        raise InputError(
+            f"the file has {found[0]} states and {found[1]} categories, "
+            f"the card {card.states} and {card.categories}"
+        )
     graph = RegionGraph(tuple(state.pop("variables").tolist()), unpack(state.pop("partitions")))
     ties = state.pop("ties").tolist() if "ties" in state else None
     height, width = card.shape

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
-from inverse.priors.networks.unet import pixel_norm
+from inverse.priors.card_schema import Blocks, Width
+from inverse.priors.networks.unet import MAX_LEVELS, pixel_norm
+from inverse.registry.types import Range
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,18 @@ class CodecConfig:
     Raises: OptionError for widths and blocks of different lengths, or values out of range.
     """
 
-    channels: int = 3
-    widths: tuple[int, ...] = (32, 64)
-    blocks: tuple[int, ...] = (1, 2)
-    codes: int = 256
-    code_width: int = 8
+    channels: Width = 3
+    widths: tuple[Width, ...] = (32, 64)
+    blocks: tuple[Blocks, ...] = (1, 2)
+    codes: Annotated[int, Range(1, 65536)] = 256
+    code_width: Width = 8
 
     def __post_init__(self):
         if (
             not self.widths
             or len(self.widths) != len(self.blocks)
             or min(*self.widths, *self.blocks, self.code_width) < 1
+            or len(self.widths) > MAX_LEVELS
             or self.codes < 2
         ):
             raise OptionError(

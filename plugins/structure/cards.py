@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
 from inverse.errors import PriorError
+from inverse.priors.card_schema import Fields, Number
 from inverse.priors.cards import Card
 from inverse.priors.networks.unet import UNetConfig
 from inverse.registry.options import build
+from inverse.registry.types import Positive, Range
 from inverse_plugins.structure.diffusion_network import ConditionalConfig, ConditionalNetwork
 from inverse_plugins.structure.structure_network import StructureConfig, StructureNetworks
+
+Scale = Literal["2", "4", "8", "16", "32", "64"]
+"""Side of the averaged squares (pixels), as a name in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +44,15 @@ class StructureCard(Card):
     kind = "structure"
     folder = "structure"
 
-    structure: dict[str, Any]
+    structure: Annotated[dict[str, Any], Fields(StructureConfig)]
     corpus: dict[str, Any]
-    errors: dict[str, dict[str, float]] = field(default_factory=dict)
-    colour: float = 0.0
-    beta: dict[str, dict[str, float]] = field(default_factory=dict)
-    crps: dict[str, dict[str, float]] = field(default_factory=dict)
-    network: dict[str, Any] = field(default_factory=dict)
-    sigma_data: float = 0.0
-    denoising: dict[str, float] = field(default_factory=dict)
+    errors: dict[Scale, dict[str, Number]] = field(default_factory=dict)
+    colour: Annotated[float, Range(0, 1e9)] = 0.0
+    beta: dict[str, dict[Scale, Positive]] = field(default_factory=dict)
+    crps: dict[str, dict[str, Number]] = field(default_factory=dict)
+    network: Annotated[dict[str, Any], Fields(UNetConfig)] = field(default_factory=dict)
+    sigma_data: Annotated[float, Range(0, 1e9)] = 0.0
+    denoising: dict[str, Number] = field(default_factory=dict)
 
     @property
     def config(self) -> StructureConfig:

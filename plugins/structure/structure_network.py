@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
+from inverse.priors.card_schema import Blocks, Width
 from inverse.priors.networks.unet import pad_to_multiple, pixel_norm
+from inverse.registry.types import Range
 from inverse_plugins.structure.coarse_pictures import averaged, grey_of
 
 
@@ -49,9 +51,9 @@ class StructureConfig:
     Raises: OptionError for invalid scales, or widths and blocks of different lengths.
     """
 
-    scales: tuple[int, ...] = (2, 4, 8)
-    widths: tuple[int, ...] = (24, 32, 48)
-    blocks: tuple[int, ...] = (1, 1, 2)
+    scales: tuple[Annotated[int, Range(2, 64)], ...] = (2, 4, 8)
+    widths: tuple[Width, ...] = (24, 32, 48)
+    blocks: tuple[Blocks, ...] = (1, 1, 2)
 
     def __post_init__(self):
         powers_of_2 = {s for s in self.scales if s >= 2 and s & (s - 1) == 0}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
 from inverse.priors.loading import PriorCard, load_low_rank
+from inverse.registry.types import Range, convert
 from inverse_problems.atmosphere.trajectory import TrajectoryPrior
 from inverse_problems.atmosphere.zonal import ZonalPrior, zonal_prior
 
@@ -17,4 +20,5 @@ def load_zonal(card: PriorCard, weights: dict[str, Tensor]) -> ZonalPrior:
 def load_trajectory(card: PriorCard, weights: dict[str, Tensor]) -> TrajectoryPrior:
     """The Gaussian of consecutive hours that a card and its weights describe."""
     of_hour = {name.removeprefix("hour."): value for name, value in weights.items()}
-    return TrajectoryPrior(load_low_rank(card, of_hour), weights["persistence"], card.law["hours"])
+    hours = convert(card.law.get("hours"), Annotated[int, Range(1, 1000)], "law.hours")
+    return TrajectoryPrior(load_low_rank(card, of_hour), weights["persistence"], hours)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from inverse.errors import PriorError, UnknownNameError
 from inverse.priors.cards import sha256
-from inverse.priors.loading import PriorCard, load_prior, save_prior
+from inverse.priors.loading import PriorCard, cards, load_prior, save_prior
 from inverse.priors.networks.unet import UNetConfig
 
 
@@ -203,16 +203,16 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
         ({"licenze": "CC0"}, "a prior card has no field 'licenze'; did you mean 'licence'?"),
         (
             {"network": {"depth": 3}},
-            "UNetConfig has no option 'depth'; did you mean 'widths'? known: blocks",
+            "network has no field 'depth'; did you mean 'widths'? known: blocks",
         ),
         ({"network": 3}, "network must be an object, found a whole number)"),
         (
             {"network": {"widths": 8}},
-            "widths and blocks must be equally many positive numbers, got (8,)",
+            "network.widths must be a list, found a whole number",
         ),
         (
             {"network": {"widths": [8], "blocks": [1, 1]}},
-            "widths and blocks must be equally many positive numbers, got (8,) and (1, 1)",
+            "equally many positive numbers, at most 10, got (8,) and (1, 1)",
         ),
         (
             {"file": "../own.safetensors"},
@@ -226,6 +226,21 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
         ({"sigma_min": -5}, "sigma_min must be at least 0, got -5)"),
         ({"sigma_max": float("inf")}, "it holds Infinity, which is not JSON)"),
         ({"extra": {"a": [float("nan")]}}, "it holds NaN, which is not JSON)"),
+        ({"network": {"blocks": [10**8, 1]}}, "network.blocks.0 must be at most 64, got 1000000"),
+        ({"network": {"channels": 10**9}}, "network.channels must be at most 8192, got 1000000"),
+        ({"network": {"channels": 0}}, "network.channels must be at least 1, got 0"),
+        ({"network": {"channels": "3"}}, "network.channels must be a whole number, found text"),
+        ({"network": {"circular": 1}}, "network.circular must be true or false, found a whole"),
+        ({"network": {"widths": [8] * 11, "blocks": [1] * 11}}, "numbers, at most 10, got"),
+        ({"network": {"embedding": 1e400}}, "it holds Infinity, which is not JSON"),
+        ({"law": {"rank": 3}}, "law.shape is missing"),
+        ({"law": {"shape": [1, 2]}}, "law.shape.2 is missing"),
+        ({"law": {"shape": [1, 2, -3]}}, "law.shape.2 must be at least 1, got -3"),
+        ({"law": {"shape": "1x2x3"}}, "law.shape must be a list, found text"),
+        ({"power_law": {"mean": [0.1]}}, "power_law.colours is missing"),
+        ({"extra": {"latitudes": [91.0]}}, "extra.latitudes.0 must be at most 90, got 91"),
+        ({"extra": {"variables": "t2m"}}, "extra.variables must be a list, found text"),
+        ({"training": {"crop": -4}}, "training.crop must be at least 1, got -4"),
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min must be below sigma_max"),
     ],
 )
@@ -264,6 +279,25 @@ def test_the_named_weights_file_is_loaded(prior_path, tmp_path):
     )
     assert f"renamed.safetensors: sha256 is {sha256(pair / 'renamed.safetensors')[:12]}" in message
     assert load_prior(pair / "renamed.json").name == "own"
+
+
+def test_an_architecture_larger_than_the_file_is_refused_before_it_is_allocated(prior_path):
+    """8192 channels at each of ten levels would take terabytes."""
+    edit_card(prior_path, network={"widths": [8192] * 10, "blocks": [64] * 10})
+    assert "the architecture has" in refused(prior_path)
+
+
+def test_a_law_of_another_shape_is_refused(tmp_path):
+    card = json.loads(cards()["era5-uk-t2m-gaussian"].read_text())
+    weights = cards()["era5-uk-t2m-gaussian"].with_suffix(".safetensors")
+    (tmp_path / card["file"]).write_bytes(weights.read_bytes())
+    path = tmp_path / "law.json"
+    for law, message_part in [
+        (card["law"] | {"shape": [1, 33, 50]}, "the law has shape (1, 33, 49), the card says"),
+        (card["law"] | {"kind": "trajectory"}, "law.hours must be an integer"),
+    ]:
+        path.write_text(json.dumps(card | {"law": law}))
+        assert message_part in refused(path)
 
 
 def test_weights_of_another_network_are_refused_by_tensor(prior_path):

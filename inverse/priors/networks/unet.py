@@ -11,13 +11,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inverse.errors import OptionError
+from inverse.priors.card_schema import Blocks, Width
+from inverse.registry.types import Range
+
+MAX_LEVELS = 10
+"""Levels of a `UNet`, whose stride is then 1024 pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,11 @@ class UNetConfig:
     Raises: OptionError if widths and blocks are not equally many positive numbers.
     """
 
-    channels: int = 3
-    widths: tuple[int, ...] = (64, 128, 256)
-    blocks: tuple[int, ...] = (2, 3, 4)
-    embedding: int = 256
-    extra: int = 0
+    channels: Width = 3
+    widths: tuple[Width, ...] = (64, 128, 256)
+    blocks: tuple[Blocks, ...] = (2, 3, 4)
+    embedding: Width = 256
+    extra: Annotated[int, Range(0, 8192)] = 0
     circular: bool = False
 
     def __post_init__(self):
@@ -49,9 +54,11 @@ class UNetConfig:
             not self.widths
             or len(self.widths) != len(self.blocks)
             or min(*self.widths, *self.blocks) < 1
+            or len(self.widths) > MAX_LEVELS
         ):
             raise OptionError(
-                "network: widths and blocks must be equally many positive numbers, "
+                "network: widths and blocks must be equally many positive numbers, at most "
+                f"{MAX_LEVELS}, "
                 f"got {self.widths} and {self.blocks}"
             )
 

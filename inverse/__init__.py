@@ -51,8 +51,11 @@ MODULES = {
     "verify": "checks.claims",
     "hookimpl": "registry.hooks",
     "Count": "registry.types",
+    "Fraction": "registry.types",
+    "NonNegative": "registry.types",
     "Positive": "registry.types",
     "Range": "registry.types",
+    "Seed": "registry.types",
     "get_method": "registry.discovery",
     "get_problem": "registry.discovery",
     "get_sampler": "sampling.options",
@@ -87,7 +90,7 @@ if TYPE_CHECKING:
     from inverse.problem import ImageProblem, Problem
     from inverse.registry.discovery import get_method, get_problem
     from inverse.registry.hooks import hookimpl
-    from inverse.registry.types import Count, Positive, Range
+    from inverse.registry.types import Count, Fraction, NonNegative, Positive, Range, Seed
     from inverse.result import Result
     from inverse.sampling.options import get_sampler
     from inverse.seeding import Generators, seeded

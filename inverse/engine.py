@@ -20,11 +20,12 @@ from inverse.errors import (
     OptionError,
     PluginError,
     UnsupportedError,
+    is_out_of_memory,
 )
 from inverse.measurement.noise import GaussianNoise
+from inverse.memory import what_fits
 from inverse.method import Method, Weighted
 from inverse.posterior import Posterior
-from inverse.priors.evaluation.memory import is_out_of_memory
 from inverse.priors.evaluation.transfer import to_host
 from inverse.registry.discovery import get_method
 from inverse.registry.options import build, source_file, values
@@ -178,12 +179,11 @@ def device_errors(device: torch.device, where: Callable[[], str]) -> Iterator[No
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(error):
             raise MemoryLimitError(
-                f"{device} ran out of memory {where()} ({reason}); "
-                "a smaller image or fewer samples would fit"
+                f"{device} ran out of memory {where()} ({reason}); {what_fits(error, device)}"
             ) from error
         if isinstance(error, getattr(torch, "AcceleratorError", ())) or reason.startswith(
             ("CUDA error", "CUDA driver error", "cuDNN error")

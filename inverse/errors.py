@@ -57,6 +57,27 @@ class DeviceError(InverseError):
     """A device that failed or disappeared during a solve."""
 
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a primitive",
+    "cannot allocate memory",
+)
+"""Words of torch, numpy, oneDNN and the C++ library for an allocation that failed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a failed allocation; most libraries have no class for it."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(said in words for said in OUT_OF_MEMORY)
+    )
+
+
 class ExecutionWarning(UserWarning):
     """An evaluation that was carried out differently than requested, with the same result."""
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from inverse.analytic_start import analytic_start, unmet_requirement
 from inverse.errors import OptionError
 from inverse.posterior import Posterior
-from inverse.registry.options import check_ranges
-from inverse.registry.types import Count
+from inverse.registry.options import check_options
+from inverse.registry.types import Count, Positive
 from inverse.sampling.integrator import Denoise
 from inverse.sampling.options import get_sampler
 from inverse.sampling.schedules import schedule
@@ -91,7 +91,7 @@ class Method(ABC):
         return [field for field in ("reference", "equation") if not getattr(cls, field)]
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_options(self)
         steps = getattr(self, "steps", None)
         if steps is not None and steps < 1:
             raise OptionError(f"{self.name}: steps must be at least 1, got {steps}")
@@ -164,9 +164,9 @@ class Guidance(Method):
     steps: Count = 100
     sampler: str = "ddim"
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    analytic_start: float | None = None
+    sigma_max: Positive | None = None
+    sigma_min: Positive | None = None
+    analytic_start: Positive | None = None
 
     def unsupported(self, posterior: Posterior) -> str | None:
         reason = unmet_requirement(posterior) if self.analytic_start is not None else None
@@ -218,8 +218,8 @@ def noise_levels(
     posterior: Posterior,
     name: str,
     steps: int,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
+    sigma_min: Positive | None = None,
+    sigma_max: Positive | None = None,
 ) -> Tensor:
     """A named schedule that ends in 0: (steps + 1,), dtype and device of x.
 

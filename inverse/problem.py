@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError, OptionError
+from inverse.errors import InputError
 from inverse.execution import Execution
 from inverse.io.devices import check_device
 from inverse.measurement import operators
@@ -22,7 +22,8 @@ from inverse.posterior import Posterior, as_batch
 from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
 from inverse.registry.defaults import default
-from inverse.registry.options import check_ranges, values
+from inverse.registry.options import check_options, values
+from inverse.registry.types import NonNegative
 from inverse.seeding import as_seed, indices, seeded
 
 if TYPE_CHECKING:
@@ -60,14 +61,10 @@ class Problem(ABC):
     needed_to_restore: ClassVar[tuple[str, ...]] = ()
     photographic: ClassVar[bool] = False
 
-    sigma_y: float = 0.02
+    sigma_y: NonNegative = 0.02
 
     def __post_init__(self) -> None:
-        check_ranges(self)
-        if not 0 <= self.sigma_y < float("inf"):
-            raise OptionError(
-                f"{self.name}: sigma_y must be at least 0 and finite, got {self.sigma_y}"
-            )
+        check_options(self)
 
     @abstractmethod
     def operator(self, shape: tuple[int, ...]) -> Any:

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
+from inverse.io.arrays import own_datasets, stored
 from inverse.io.files import atomic_write
 from inverse.seeding import seeded
 
@@ -208,9 +210,13 @@ class Result:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != "inverse-result 1":
                     raise InputError(f"result {path}: not a result of inverse")
+                datasets = own_datasets(Path(path), file)
+                if lost := set(file) - set(datasets):
+                    raise ValueError(f"{min(lost)} is no dataset")
+                arrays = {name: stored(Path(path), item) for name, item in datasets.items()}
                 fields: dict[str, Any] = {
-                    name: torch.from_numpy(item[()]) if item.ndim else torch.tensor(item[()])
-                    for name, item in file.items()
+                    name: torch.from_numpy(array) if np.ndim(array) else torch.tensor(array)
+                    for name, array in arrays.items()
                 }
                 cost = Cost(**json.loads(file.attrs["cost"]))
                 fields |= {
@@ -220,7 +226,7 @@ class Result:
                 return cls(cost=cost, provenance=json.loads(file.attrs["provenance"]), **fields)
         except OSError as error:
             raise InputError(f"result {path}: not a readable HDF5 file ({error})") from error
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"result {path}: damaged, or written by another version ({error})"
             ) from error

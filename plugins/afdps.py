@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.rows import row_dot
 from inverse.sampling.langevin import adjusted_langevin, langevin
@@ -86,30 +85,18 @@ class AFDPS(inverse.ParticleMethod):
     limit = {"steps": 1.0, "particles": 1.0}
 
     steps: inverse.Count = 100
-    rho: Annotated[float, inverse.Range(high=1e6)] = 7.0
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    rho: Annotated[float, inverse.Range(above=0, high=1e6)] = 7.0
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
     variant: Literal["auto", "sde", "ode"] = "auto"
     anneal: Literal["auto", "none", "linear", "noise-aware"] = "auto"
-    gamma: float | None = None
+    gamma: inverse.Positive | None = None
     weights: Literal["girsanov", "pde"] = "girsanov"
     substep: Literal["exact", "euler"] = "exact"
     corrector: Literal["none", "ula", "mala"] = "ula"
-    corrector_steps: int = 1
-    corrector_rate: Annotated[float, inverse.Range(high=1e6)] = 1.0
+    corrector_steps: inverse.Count = 1
+    corrector_rate: Annotated[float, inverse.Range(above=0, high=1e6)] = 1.0
     mode: Literal["smc", "paper-shortcut"] = "smc"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not (
-            self.rho > 0
-            and self.corrector_steps >= 1
-            and self.corrector_rate > 0
-            and (self.gamma is None or self.gamma > 0)
-        ):
-            raise OptionError(
-                "afdps: rho, corrector_steps, corrector_rate and gamma must be positive"
-            )
 
     def unsupported(self, posterior):
         noise_aware = self._chosen(posterior)[1] == "noise-aware" and not posterior.gaussian

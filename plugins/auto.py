@@ -66,7 +66,7 @@ class Auto(inverse.Method):
     equation = "the first method whose rule fits the posterior"
     claim = "none"  # the claim is that of the method that it chooses
 
-    steps: int | None = None
+    steps: inverse.Count | None = None
 
     def unsupported(self, posterior: inverse.Posterior) -> str | None:
         if _first(posterior, 1) is not None:

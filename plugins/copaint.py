@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.rows import per_row, row_dot
 from inverse.sampling.schedules import transitions, walk_with_jumps
 
@@ -60,21 +60,12 @@ class CoPaint(inverse.Method):
 
     steps: inverse.Count = 250
     iterations: inverse.Count = 2
-    lr: float = 0.02
-    lr_growth: float = 1.012
-    reg: float = 1e-4
-    reg_growth: float = 1.01
-    jump_length: int = 10
-    repeats: int = 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if min(self.iterations, self.jump_length, self.repeats) < 1:
-            raise OptionError("copaint: iterations, jump_length and repeats must be at least 1")
-        if not min(self.lr, self.lr_growth, self.reg_growth) > 0 or not self.reg >= 0:
-            raise OptionError(
-                "copaint: lr, lr_growth and reg_growth must be positive and reg at least 0"
-            )
+    lr: inverse.Positive = 0.02
+    lr_growth: Annotated[float, inverse.Range(above=0, high=1e3)] = 1.012
+    reg: inverse.NonNegative = 1e-4
+    reg_growth: Annotated[float, inverse.Range(above=0, high=1e3)] = 1.01
+    jump_length: inverse.Count = 10
+    repeats: inverse.Count = 1
 
     @property
     def total(self):

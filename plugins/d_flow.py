@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.rows import per_row, row_dot
 from inverse.sampling.lbfgs import lbfgs
-from inverse_plugins._flow import check_time, clipped, destination, destination_with_vjp
+from inverse_plugins._flow import clipped, destination, destination_with_vjp
 
 
 @dataclass(frozen=True)
@@ -58,21 +57,11 @@ class DFlow(inverse.Method):
     needs = ("gaussian",)
 
     steps: inverse.Count = 6
-    lbfgs_steps: int = 400
-    lambda_: float = 0.01
-    alpha: float = 0.1
-    start_time: float = 0.0
+    lbfgs_steps: inverse.Count = 400
+    lambda_: inverse.NonNegative = 0.01
+    alpha: Annotated[float, inverse.Range(0, below=1)] = 0.1
+    start_time: Annotated[float, inverse.Range(0, below=1)] = 0.0
     regulariser: Literal["chi", "gaussian"] = "chi"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_time(self.name, "start_time", self.start_time)
-        check_time(self.name, "alpha", self.alpha)
-        if self.lbfgs_steps < 1 or not self.lambda_ >= 0:
-            raise OptionError(
-                "d-flow: lbfgs_steps must be at least 1 and lambda at least 0, "
-                f"got {self.lbfgs_steps} and {self.lambda_:g}"
-            )
 
     @property
     def total(self):

@@ -57,10 +57,10 @@ class DAPS(inverse.Method):
     units = "tau is a noise of y on [-1, 1]"
 
     steps: inverse.Count = 200
-    ode_steps: int = 5
-    sigma_max: float = 100.0
-    sigma_min: float = 0.1
-    ode_sigma_min: float = 0.01
+    ode_steps: inverse.Count = 5
+    sigma_max: inverse.Positive = 100.0
+    sigma_min: inverse.Positive = 0.1
+    ode_sigma_min: inverse.Positive = 0.01
     inner: Literal["langevin", "exact"] = "langevin"
     langevin_steps: inverse.Count = 100
     lr: inverse.Positive = 1e-4
@@ -69,12 +69,8 @@ class DAPS(inverse.Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.ode_steps < 1 or not 0 < self.ode_sigma_min < self.sigma_min < self.sigma_max:
-            raise OptionError(
-                "daps: need ode_steps of at least 1 and 0 < ode_sigma_min < sigma_min < sigma_max"
-            )
-        if not (self.lr > 0 and self.lr_min_ratio > 0 and self.tau > 0):
-            raise OptionError("daps: lr, lr_min_ratio and tau must be positive")
+        if not self.ode_sigma_min < self.sigma_min < self.sigma_max:
+            raise OptionError("daps: need ode_sigma_min < sigma_min < sigma_max")
 
     def unsupported(self, posterior):
         exact = self.inner == "exact" and not (posterior.linear and posterior.gaussian)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.sampling.schedules import transitions
 
 
@@ -52,12 +51,7 @@ class DDNM(inverse.Method):
 
     steps: inverse.Count = 100
     rule: Literal["released", "paper"] = "released"
-    eta: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.eta is not None and not 0 <= self.eta <= 1:
-            raise OptionError(f"{self.name}: eta must lie in [0, 1], got {self.eta:g}")
+    eta: inverse.Fraction | None = None
 
     def derived(self, posterior):
         return {"eta": self._eta}

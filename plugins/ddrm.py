@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.sampling.schedules import transitions
 
 
@@ -47,15 +46,8 @@ class DDRM(inverse.Method):
     needs = ("decomposable", "gaussian", "white")
 
     steps: inverse.Count = 20
-    eta: float = 0.85
-    eta_b: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
-            raise OptionError(
-                f"ddrm: eta and eta_b must lie in [0, 1], got {self.eta:g} and {self.eta_b:g}"
-            )
+    eta: inverse.Fraction = 0.85
+    eta_b: inverse.Fraction = 1.0
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

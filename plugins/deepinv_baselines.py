@@ -218,8 +218,8 @@ class DDRM(Baseline):
     needs = ("decomposable", "gaussian")
 
     steps: inverse.Count = 100
-    eta: float = 0.85
-    eta_b: float = 1.0
+    eta: inverse.Fraction = 0.85
+    eta_b: inverse.Fraction = 1.0
 
     def reconstruct(self, posterior, physics, y, generator):
         sigmas = torch.linspace(1, 0, self.steps, dtype=torch.float64).tolist()
@@ -251,18 +251,13 @@ class DiffPIR(Baseline):
     units = "it starts from A^T y, which grows by the square"
 
     steps: inverse.Count = 100
-    lambda_: float = 7.0
-    zeta: float = 0.1
+    lambda_: inverse.Positive = 7.0
+    zeta: inverse.Fraction = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         if self.steps < 2:
             raise OptionError(f"{self.name}: steps must be at least 2, got {self.steps}")
-        if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
-            raise OptionError(
-                f"{self.name}: lambda must be positive and zeta in [0, 1], "
-                f"got {self.lambda_:g} and {self.zeta:g}"
-            )
 
     def reconstruct(self, posterior, physics, y, generator):
         L2 = deepinv("optim.data_fidelity").L2()
@@ -289,7 +284,7 @@ class GuidedDiffusion(Baseline):
     """
 
     steps: inverse.Count = 100
-    weight: float = 1.0
+    weight: inverse.NonNegative = 1.0
 
     def reconstruct(self, posterior, physics, y, generator):
         model = self.model(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.sampling.schedules import transitions
 
 
@@ -47,15 +46,7 @@ class DiffPIR(inverse.Method):
 
     steps: inverse.Count = 100
     lambda_: inverse.Positive = 1.0
-    zeta: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.lambda_ > 0 or not 0 <= self.zeta <= 1:
-            raise OptionError(
-                "diffpir: lambda must be positive and zeta in [0, 1], "
-                f"got {self.lambda_:g} and {self.zeta:g}"
-            )
+    zeta: inverse.Fraction = 1.0
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

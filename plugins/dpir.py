@@ -50,8 +50,8 @@ class DPIR(inverse.Method):
     needs = ("linear", "gaussian")
 
     steps: inverse.Count = 24
-    sigma_max: float = 2 * 49 / 255
-    sigma_min: float | None = None
+    sigma_max: inverse.Positive = 2 * 49 / 255
+    sigma_min: inverse.Positive | None = None
     lambda_: inverse.Positive = 0.23
 
     def __post_init__(self):

@@ -14,7 +14,6 @@ from typing import Literal
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.rows import per_row
 from inverse.sampling.schedules import transitions
 from inverse_plugins._residual_norm import UNITS, default_step, paper_length, residual_norm
@@ -51,13 +50,8 @@ class DPS(inverse.Method):
     units = UNITS
 
     steps: inverse.Count = 100
-    zeta: float | None = None
+    zeta: inverse.NonNegative | None = None
     step: Literal["paper", "score"] = "paper"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.zeta is not None and not self.zeta >= 0:
-            raise OptionError(f"dps: zeta must be at least 0, got {self.zeta:g}")
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

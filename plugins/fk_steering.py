@@ -12,7 +12,7 @@ import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -69,24 +69,19 @@ class FKSteering(inverse.ParticleMethod):
     any_prior = True
     limit = {"steps": 1.0, "particles": 1.0}
 
-    particles: int = 64
+    particles: Annotated[int, inverse.Range(2, 10**6)] = 64
     steps: inverse.Count = 100
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
     potential: Literal["difference", "max", "sum"] = "difference"
-    lambda_: float = 1.0
-    interval: int = 1
+    lambda_: Annotated[float, inverse.Range(-1e9, 1e9)] = 1.0
+    interval: inverse.Count = 1
     reward: Callable[[Tensor], Tensor] | str | None = None
-    tau: float = 1.0
+    tau: inverse.NonNegative = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.interval < 1 or not math.isfinite(self.lambda_) or not self.tau >= 0:
-            raise OptionError(
-                "fk-steering: interval must be at least 1, lambda finite and tau at least 0, "
-                f"got {self.interval}, {self.lambda_:g} and {self.tau:g}"
-            )
         if isinstance(self.reward, str) and not all(self.reward.rpartition(":")[::2]):
             raise OptionError(f"fk-steering: reward must be FILE.py:FUNCTION, got '{self.reward}'")
 

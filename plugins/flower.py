@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse_plugins._flow import destination
 
 
@@ -47,16 +47,8 @@ class Flower(inverse.Method):
     needs = ("linear", "gaussian")
 
     steps: inverse.Count = 100
-    gamma: int = 0
-    sigma_data: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.gamma not in (0, 1) or not self.sigma_data > 0:
-            raise OptionError(
-                "flower: gamma must be 0 or 1 and sigma_data positive, "
-                f"got {self.gamma} and {self.sigma_data:g}"
-            )
+    gamma: Annotated[int, inverse.Range(0, 1)] = 0
+    sigma_data: inverse.Positive = 1.0
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.sampling.schedules import transitions
 
@@ -57,14 +56,9 @@ class FPSSMC(inverse.ParticleMethod):
 
     steps: inverse.Count = 100
     schedule: str = "vp"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    c: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.c is not None and not 0 < self.c <= 1:
-            raise OptionError(f"fps-smc: c must lie in (0, 1], got {self.c:g}")
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
+    c: Annotated[float, inverse.Range(above=0, high=1)] | None = None
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

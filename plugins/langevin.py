@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.sampling.langevin import langevin
 
 
@@ -46,18 +46,10 @@ class AnnealedLangevin(inverse.Method):
     needs = ("gaussian",)
 
     steps: inverse.Count = 100
-    inner_steps: int = 5
-    epsilon: float = 0.2
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.inner_steps < 1 or not 0 < self.epsilon < 1:
-            raise OptionError(
-                "langevin: need inner_steps of at least 1 and epsilon in (0, 1), "
-                f"got {self.inner_steps} and {self.epsilon:g}"
-            )
+    inner_steps: inverse.Count = 5
+    epsilon: Annotated[float, inverse.Range(above=0, below=1)] = 0.2
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.rows import per_row
 from inverse.sampling.schedules import transitions
 from inverse_plugins._residual_norm import UNITS, default_step, paper_length, residual_norm
@@ -57,16 +56,8 @@ class LGD(inverse.Method):
     steps: inverse.Count = 100
     draws: inverse.Count = 10
     loss: Literal["norm", "likelihood"] = "norm"
-    zeta: float | None = None
-    temper: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.draws < 1 or not self.temper >= 0 or not (self.zeta is None or self.zeta >= 0):
-            raise OptionError(
-                "lgd: draws must be at least 1, zeta and temper at least 0, "
-                f"got {self.draws}, {self.zeta} and {self.temper:g}"
-            )
+    zeta: inverse.NonNegative | None = None
+    temper: inverse.NonNegative = 1.0
 
     def unsupported(self, posterior):
         stiff = self.loss == "likelihood" and posterior.noise.noiseless

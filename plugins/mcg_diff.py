@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.tempered_likelihood import TemperedLikelihood
 from inverse.rows import row_dot
 
@@ -65,18 +65,10 @@ class MCGDiff(inverse.ParticleMethod):
 
     steps: inverse.Count = 100
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    eta: float = 0.85
-    kappa: float = 1e-4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not (0 < self.eta <= 1 and self.kappa > 0):
-            raise OptionError(
-                "mcg-diff: eta must lie in (0, 1] and kappa above 0, "
-                f"got {self.eta:g} and {self.kappa:g}"
-            )
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
+    eta: Annotated[float, inverse.Range(above=0, high=1)] = 0.85
+    kappa: inverse.Positive = 1e-4
 
     def unsupported(self, posterior):
         return super().unsupported(posterior) or (

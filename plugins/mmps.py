@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import inverse
-from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
+from inverse_plugins._moment_matching import Solver, solve_moments
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,7 @@ class MMPS(inverse.Guidance):
     sampler: str = "heun"
     solver: Solver = "gmres"
     iterations: inverse.Count = 20
-    tolerance: inverse.Positive = 1e-3
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_solver(self.name, self.iterations, self.tolerance)
+    tolerance: inverse.NonNegative = 1e-3
 
     def denoise(self, posterior: inverse.Posterior, x: Tensor, sigma: Tensor) -> Tensor:
         x0_hat, vjp = posterior.tweedie(x, sigma)

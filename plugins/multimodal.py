@@ -21,7 +21,7 @@ from inverse.analytic_start import amplified, fitted_amplitude, unmet_requiremen
 from inverse.errors import OptionError
 from inverse.measurement.modalities import per_modality
 from inverse.per_image import image_by_image
-from inverse_plugins._moment_matching import Solver, check_solver, solve_moments
+from inverse_plugins._moment_matching import Solver, solve_moments
 
 PUBLISHED = {
     "guidance": "sda",
@@ -96,14 +96,14 @@ class Multimodal(inverse.Guidance):
     gamma: tuple[str, ...] = ("1e-2",)
     std: tuple[str, ...] = ()
     average: tuple[str, ...] = ()
-    sigma_data: float = 1.0
+    sigma_data: inverse.Positive = 1.0
     solver: Solver = "gmres"
     iterations: inverse.Count = 20
-    tolerance: float = 1e-3
+    tolerance: inverse.NonNegative = 1e-3
     corrected: bool = False
-    clamp: float | None = None
+    clamp: inverse.Positive | None = None
     amplitude: Literal["prior", "evidence"] = "prior"
-    inflation: float = 1.0
+    inflation: inverse.Positive = 1.0
     preset: Literal["none", "published"] = "none"
 
     def __post_init__(self):
@@ -112,14 +112,6 @@ class Multimodal(inverse.Guidance):
                 if getattr(self, field) == getattr(type(self), field):
                     object.__setattr__(self, field, value)
         super().__post_init__()
-        check_solver(self.name, self.iterations, self.tolerance)
-        if not (self.sigma_data > 0 and self.inflation > 0) or not (
-            self.clamp is None or self.clamp > 0
-        ):
-            raise OptionError(
-                "multimodal: sigma_data, inflation and clamp must be positive, "
-                f"got {self.sigma_data:g}, {self.inflation:g} and {self.clamp}"
-            )
         bounds = {"weights": 0, "std": 0, "gamma": None, "average": None}
         for field, bound in bounds.items():
             for value in _values(field, getattr(self, field)).values():

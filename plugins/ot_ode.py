@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 import inverse
-from inverse_plugins._flow import check_time, clipped, destination_with_vjp
+from inverse_plugins._flow import clipped, destination_with_vjp
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,8 @@ class OTODE(inverse.Method):
     needs = ("linear", "gaussian")
 
     steps: inverse.Count = 100
-    start_time: float = 0.2
+    start_time: Annotated[float, inverse.Range(0, below=1)] = 0.2
     gamma: Literal["constant", "adaptive"] = "constant"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_time(self.name, "start_time", self.start_time)
 
     @property
     def total(self):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -57,18 +58,18 @@ class PnPDM(inverse.Method):
 
     steps: inverse.Count = 100
     rho_max: inverse.Positive = 10.0
-    decay: float = 0.9
+    decay: Annotated[float, inverse.Range(above=0, high=1)] = 0.9
     rho_min: inverse.Positive = 0.03
-    prior_steps: int = 10
+    prior_steps: inverse.Count = 10
     sampler: str = "ancestral"
-    langevin_steps: int = 100
+    langevin_steps: inverse.Count = 100
     langevin_rate: inverse.Positive = 0.3
 
     def __post_init__(self):
         super().__post_init__()
-        if self.prior_steps < 1 or not 0 < self.rho_min <= self.rho_max or not 0 < self.decay <= 1:
+        if self.rho_min > self.rho_max:
             raise OptionError(
-                "pnp-dm: need prior_steps of at least 1, 0 < rho_min <= rho_max and decay in (0, 1]"
+                f"pnp-dm: need rho_min <= rho_max, got {self.rho_min:g} and {self.rho_max:g}"
             )
 
     def run(

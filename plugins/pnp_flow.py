@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse_plugins._flow import destination
 
 
@@ -51,16 +51,8 @@ class PnPFlow(inverse.Method):
 
     steps: inverse.Count = 100
     draws: inverse.Count = 5
-    alpha: float = 0.5
-    lr: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.draws < 1 or not self.lr > 0 or not self.alpha >= 0:
-            raise OptionError(
-                "pnp-flow: draws must be at least 1, lr positive and alpha at least 0, "
-                f"got {self.draws}, {self.lr:g} and {self.alpha:g}"
-            )
+    alpha: Annotated[float, inverse.Range(0, 1e3)] = 0.5
+    lr: inverse.Positive = 1.0
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

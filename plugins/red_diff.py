@@ -71,7 +71,7 @@ class REDDiff(inverse.Method):
 
     steps: inverse.Count = 100
     lr: inverse.Positive = 0.1
-    lambda_: float | None = None
+    lambda_: inverse.NonNegative | None = None
     auto: Literal["noise", "gain"] = "noise"
     weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]
     order: Literal["descending", "ascending", "random"] = "descending"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -58,17 +57,13 @@ class REDMap(inverse.Method):
     needs = ("gaussian",)
 
     steps: inverse.Count = 100
-    sigma_max: float = 1.0
-    sigma_min: float | None = None
-    lr: Annotated[float, inverse.Range(high=1e9)] = 0.1
-    strength: Annotated[float, inverse.Range(high=1e9)] = 1.0
+    sigma_max: inverse.Positive = 1.0
+    sigma_min: inverse.Positive | None = None
+    lr: inverse.Positive = 0.1
+    strength: inverse.Positive = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.lr > 0 and self.strength > 0):
-            raise OptionError(
-                f"red-map: lr and strength must be positive, got {self.lr:g} and {self.strength:g}"
-            )
         if self.sigma_min is not None and not 0 < self.sigma_min < self.sigma_max:
             raise OptionError(
                 "red-map: need 0 < sigma_min < sigma_max, "

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.sampling.schedules import transitions, walk_with_jumps
 
 
@@ -44,16 +43,8 @@ class RePaint(inverse.Method):
     needs = ("linear",)
 
     steps: inverse.Count = 50
-    jump_length: int = 10
-    repeats: int = 10
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.jump_length < 1 or self.repeats < 1:
-            raise OptionError(
-                "repaint: jump_length and repeats must be at least 1, "
-                f"got {self.jump_length} and {self.repeats}"
-            )
+    jump_length: inverse.Count = 10
+    repeats: inverse.Count = 10
 
     def unsupported(self, posterior):
         masks = isinstance(posterior.operator, inverse.physics.Inpainting)

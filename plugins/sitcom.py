@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.rows import per_row, row_dot
 from inverse.sampling.schedules import transitions
 
@@ -47,18 +46,10 @@ class SITCOM(inverse.Method):
     needs = ("gaussian",)
 
     steps: inverse.Count = 20
-    inner_steps: int = 20
-    lr: float = 0.01
-    lambda_: float = 0.0
-    stop: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.inner_steps < 1 or not self.lr > 0 or self.lambda_ < 0:
-            raise OptionError(
-                "sitcom: need inner_steps of at least 1, lr > 0 and lambda >= 0, "
-                f"got {self.inner_steps}, {self.lr:g} and {self.lambda_:g}"
-            )
+    inner_steps: inverse.Count = 20
+    lr: inverse.Positive = 0.01
+    lambda_: inverse.NonNegative = 0.0
+    stop: inverse.NonNegative = 1.0
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

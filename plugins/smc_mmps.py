@@ -12,17 +12,16 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.cloud import ParticleMethod, in_parts, metropolis
 from inverse.rows import row_dot
 from inverse.sampling.integrator import Rule
 from inverse.sampling.schedules import transitions
-from inverse_plugins._moment_matching import check_solver, solve_moments
+from inverse_plugins._moment_matching import solve_moments
 
 
 @dataclass(frozen=True)
@@ -64,19 +63,13 @@ class SMCMMPS(ParticleMethod):
 
     steps: inverse.Count = 100
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    explicit: int = 8
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
+    explicit: Annotated[int, inverse.Range(0, 10**6)] = 8
     iterations: inverse.Count = 20
-    tolerance: inverse.Positive = 1e-3
-    power: float = 1.0
+    tolerance: inverse.NonNegative = 1e-3
+    power: Annotated[float, inverse.Range(above=0, high=1)] = 1.0
     final: Literal["weights", "metropolis"] = "weights"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.power <= 1:
-            raise OptionError(f"smc-mmps: power must lie in (0, 1], got {self.power:g}")
-        check_solver(self.name, self.iterations, self.tolerance)
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.cloud import in_parts
 from inverse.particles.twisted_chain import twisted_chain
 from inverse.rows import row_dot
@@ -68,15 +67,10 @@ class TDS(inverse.ParticleMethod):
 
     steps: inverse.Count = 100
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
     twist: Literal["pigdm", "moment", "dps"] | None = None
-    tau: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.tau >= 0:
-            raise OptionError(f"tds: tau must be at least 0, got {self.tau:g}")
+    tau: inverse.NonNegative = 1.0
 
     def unsupported(self, posterior):
         entries = posterior.y[0].numel()

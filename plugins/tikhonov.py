@@ -9,7 +9,6 @@ from typing import Annotated
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.execution import CG
 from inverse.measurement.finite_differences import smooth_least_squares
 
@@ -31,15 +30,10 @@ class Tikhonov(inverse.Method):
     claim = "point estimate"
     needs = ("linear", "gaussian", "image")
 
-    lambda_: float | None = None
+    lambda_: inverse.NonNegative | None = None
     strength: Annotated[float, inverse.Range(0, 1e9)] = 30.0
     tolerance: inverse.Positive = 1e-6
     max_iter: inverse.Count = 300
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.lambda_ is not None and self.lambda_ < 0:
-            raise OptionError(f"tikhonov: lambda must be at least 0, got {self.lambda_:g}")
 
     def derived(self, posterior):
         return {"lambda": self._lambda(posterior)}

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.execution import CG
 from inverse.measurement.finite_differences import divergence, gradient, smooth_least_squares
 
@@ -45,13 +44,8 @@ class TV(inverse.Method):
     needs = ("linear", "gaussian", "image")
 
     steps: inverse.Count = 300
-    lambda_: float | None = None
+    lambda_: inverse.NonNegative | None = None
     strength: Annotated[float, inverse.Range(0, 1e9)] = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.lambda_ is not None and self.lambda_ < 0:
-            raise OptionError(f"tv: lambda must be at least 0, got {self.lambda_:g}")
 
     def derived(self, posterior):
         return {"lambda": self._lambda(posterior)}

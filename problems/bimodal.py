@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.priors.analytic import MixturePrior
 from inverse_problems._conjugate import Conjugate
 
@@ -32,21 +31,10 @@ class Bimodal(Conjugate):
     summary = "two mirrored modes, a measurement along the mirror; closed-form posterior"
     cases: ClassVar[dict[str, dict[str, Any]]] = {"bimodal": {}}
 
-    sigma_y: float = 0.1
-    mass: float = 0.5
-    std: float = 0.3
-    correlation: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.mass < 1:
-            raise OptionError(f"bimodal: mass must lie between 0 and 1, got {self.mass:g}")
-        if not -1 < self.correlation < 1:
-            raise OptionError(
-                f"bimodal: correlation must lie between -1 and 1, got {self.correlation:g}"
-            )
-        if not self.std > 0:
-            raise OptionError(f"bimodal: std must be positive, got {self.std:g}")
+    sigma_y: inverse.Positive = 0.1
+    mass: Annotated[float, inverse.Range(above=0, below=1)] = 0.5
+    std: Annotated[float, inverse.Range(above=0, high=1e6)] = 0.3
+    correlation: Annotated[float, inverse.Range(above=-1, below=1)] = 0.8
 
     def law(self) -> MixturePrior:
         """The mixture of two Gaussians in the plane, float64."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -45,21 +45,17 @@ class Deblur(inverse.ImageProblem):
     needed_to_restore = ("kernel",)
 
     kernel: str = "gaussian"
-    width: float = 2.0
-    kernel_size: int | None = None
-    kernel_seed: int = 0
+    width: Annotated[float, inverse.Range(above=0, high=1000)] = 2.0
+    kernel_size: Annotated[int, inverse.Range(3, 4097)] | None = None
+    kernel_seed: inverse.Seed = 0
     boundary: Literal["reflect", "replicate", "circular", "zeros", "valid"] = "reflect"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel_size is not None and (self.kernel_size < 3 or self.kernel_size % 2 == 0):
+        if self.kernel_size is not None and self.kernel_size % 2 == 0:
             raise OptionError(
-                f"deblur: kernel_size must be odd and at least 3, got {self.kernel_size}; "
-                f"try {max(3, self.kernel_size + 1)}"
-            )
-        if not 0 < self.width <= 1000:
-            raise OptionError(
-                f"deblur: width must be positive and at most 1000 pixels, got {self.width:g}"
+                f"deblur: kernel_size must be odd, got {self.kernel_size}; "
+                f"try {self.kernel_size + 1}"
             )
 
     @property

@@ -19,7 +19,7 @@ class Denoise(inverse.ImageProblem):
     name = "denoise"
     summary = "white Gaussian noise on a photograph"
 
-    sigma_y: float = 25 / 255
+    sigma_y: inverse.NonNegative = 25 / 255
 
     def operator(self, shape: tuple[int, ...]):
         """The identity."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.measurement import operators
 from inverse.priors.analytic import Exact
 from inverse.priors.field import FieldPrior, matern
@@ -36,18 +35,12 @@ class Field(inverse.Problem):
     cases = {"field": {"size": 8, "width": 1.0, "length": 3.0, "sigma_y": 0.05}}
     prior: ClassVar[str] = ""
 
-    sigma_y: float = 0.02
+    sigma_y: inverse.Positive = 0.02
     size: Annotated[int, inverse.Range(1, 4096)] = 64
     width: Annotated[float, inverse.Range(above=0, high=1000)] = 2.0
     std: Annotated[float, inverse.Range(above=0, high=1e6)] = 0.12
     length: Annotated[float, inverse.Range(above=0, high=1e6)] = 6.0
     smoothness: Annotated[float, inverse.Range(above=0, high=100)] = 1.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("size", "width", "std", "length", "smoothness", "sigma_y"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"field: {name} must be positive, got {getattr(self, name):g}")
 
     def make_prior(self) -> FieldPrior:
         """The Matern field, float64, for images of any size."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.measurement.noise import GaussianNoise
 from inverse.priors.analytic import Exact, GaussianPrior
 from inverse_problems._conjugate import (
@@ -43,23 +42,12 @@ class Gaussian(Conjugate):
     )
     cases = {view: {"side": 4, "view": view} for view in ("inpainting", "blur", "random")}
 
-    sigma_y: float = 0.05
-    side: Annotated[int, inverse.Range(1, 512)] = 8
+    sigma_y: inverse.Positive = 0.05
+    side: Annotated[int, inverse.Range(3, 64)] = 8
     view: Literal["inpainting", "blur", "random"] = "inpainting"
-    view_seed: int = 0
+    view_seed: inverse.Seed = 0
     std: Annotated[float, inverse.Range(above=0, high=1e6)] = 0.12
     length: Annotated[float, inverse.Range(above=0, high=1e6)] = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (3 <= self.side <= 64):
-            raise OptionError(
-                f"gaussian: side must lie between 3 and 64 (dense covariance), got {self.side}"
-            )
-        if not (self.std > 0 and self.length > 0):
-            raise OptionError(
-                f"gaussian: std and length must be positive, got {self.std:g} and {self.length:g}"
-            )
 
     def law(self) -> GaussianPrior:
         """The Gaussian of images (1, side, side), float64."""

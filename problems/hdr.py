@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import inverse
-from inverse.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,7 @@ class HDR(inverse.ImageProblem):
     summary = "a photograph whose dark and bright parts are clipped"
 
     gain: Annotated[float, inverse.Range(1, 1e6)] = 2.0
-    sigma_y: float = 0.02
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.gain >= 1:
-            raise OptionError(f"hdr: gain must be at least 1, got {self.gain:g}")
+    sigma_y: inverse.NonNegative = 0.02
 
     def operator(self, shape: tuple[int, ...]):
         """Scaled and clipped intensities."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError, suggestion
+from inverse.errors import InputError, suggestion
 from inverse.measurement.noise_estimate import noise_level
 
 PAINTED = "red:"
@@ -51,18 +52,10 @@ class Inpainting(inverse.ImageProblem):
     )
 
     mask: str = "box"
-    missing: float = 0.5
-    box: float = 0.25
-    mask_seed: int = 0
+    missing: Annotated[float, inverse.Range(above=0, below=1)] = 0.5
+    box: Annotated[float, inverse.Range(above=0, below=1)] = 0.25
+    mask_seed: inverse.Seed = 0
     invert: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("missing", "box"):
-            if not 0 < getattr(self, name) < 1:
-                raise OptionError(
-                    f"inpainting: {name} must lie between 0 and 1, got {getattr(self, name):g}"
-                )
 
     def observed(self, height: int, width: int) -> Tensor:
         """The mask: boolean (height, width), true where a pixel is observed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 import inverse
 from inverse.errors import OptionError
 from inverse.priors.analytic import MixturePrior
+from inverse.registry.options import check_options
 from inverse_problems._conjugate import Conjugate
 
 
@@ -45,15 +47,16 @@ class Mixture(Conjugate):
         "inverse problems, ICLR 2024, https://arxiv.org/abs/2308.07983"
     )
 
-    sigma_y: float | None = None  # type: ignore[assignment]
-    d: int = 8
-    d_y: int = 1
-    instance: int = 0
+    sigma_y: inverse.Positive | None = None  # type: ignore[assignment]
+    d: Annotated[int, inverse.Range(2, 2000)] = 8
+    d_y: Annotated[int, inverse.Range(1, 2000)] = 1
+    instance: inverse.Seed = 0
 
     def __post_init__(self) -> None:
-        if self.d < 2 or self.d % 2:
-            raise OptionError(f"mixture: d must be even and at least 2, got {self.d}")
-        if not 1 <= self.d_y <= self.d:
+        check_options(self)
+        if self.d % 2:
+            raise OptionError(f"mixture: d must be even, got {self.d}")
+        if self.d_y > self.d:
             raise OptionError(f"mixture: d_y must lie between 1 and d = {self.d}, got {self.d_y}")
         if self.sigma_y is None:
             largest = float(self._singular_values().max())

@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -49,18 +49,13 @@ class MRI(inverse.ImageProblem):
     prior = "mri-96"
 
     mask: str = "random"
-    acceleration: float = 4.0
-    centre: float | None = None
-    mask_seed: int = 0
-    sigma_y: float = 0.01
+    acceleration: Annotated[float, inverse.Range(1, 1000)] = 4.0
+    centre: inverse.Fraction | None = None
+    mask_seed: inverse.Seed = 0
+    sigma_y: inverse.NonNegative = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.acceleration <= 1000:
-            raise OptionError(
-                f"mri: acceleration must be from 1 to 1000, got {self.acceleration:g}; "
-                "4 and 8 are usual"
-            )
         if not 0 <= self._centre * self.acceleration <= 1:
             raise OptionError(
                 f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} "

@@ -7,11 +7,11 @@ General Noisy Inverse Problems, ICLR 2023, https://arxiv.org/abs/2209.14687.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 import inverse
-from inverse.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,8 @@ class PhaseRetrieval(inverse.ImageProblem):
     summary = "the modulus of the Fourier transform of a photograph"
     measured_role = "numbers"
 
-    oversampling: float = 0.5
-    sigma_y: float = 0.02
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.oversampling >= 0:
-            raise OptionError(
-                f"phase-retrieval: oversampling must be at least 0, got {self.oversampling:g}"
-            )
+    oversampling: Annotated[float, inverse.Range(0, 16)] = 0.5
+    sigma_y: inverse.NonNegative = 0.02
 
     def operator(self, shape: tuple[int, ...]):
         """The modulus of the transform of the padded image."""

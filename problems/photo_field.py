@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,17 +39,14 @@ class PhotoField(Conjugate):
     cases = {f"photo {view}": {"view": view} for view in ("reduction", "blur", "pixels")}
     photographic: ClassVar[bool] = True
 
-    sigma_y: float = 0.05
-    side: int = 16
+    sigma_y: inverse.Positive = 0.05
+    side: Annotated[int, inverse.Range(8, 64)] = 16
     view: Literal["reduction", "blur", "pixels"] = "reduction"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.side % 4 or not 8 <= self.side <= 64:
-            raise OptionError(
-                "photo-field: side must be a multiple of 4 between 8 and 64 (dense covariance), "
-                f"got {self.side}"
-            )
+        if self.side % 4:
+            raise OptionError(f"photo-field: side must be a multiple of 4, got {self.side}")
 
     def law(self) -> GaussianPrior:
         """The Gaussian of images (1, side, side), float64."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -31,13 +31,8 @@ class SuperResolution(inverse.ImageProblem):
     summary = "reduction by x2, x4, ...: bicubic or area"
     reference = "bicubic as in Chung et al., ICLR 2023; area as in Kawar et al., NeurIPS 2022"
 
-    factor: int = 4
+    factor: Annotated[int, inverse.Range(2, 1024)] = 4
     filter: Literal["bicubic", "area"] = "bicubic"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.factor < 2:
-            raise OptionError(f"super-resolution: factor must be at least 2, got {self.factor}")
 
     def prepare(self, truth: Tensor) -> Tensor:
         """A truth (C, H, W) cropped to multiples of the factor."""

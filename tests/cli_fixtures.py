@@ -129,9 +129,7 @@ def process(
     """Run `inverse ARGUMENTS` as a process; send SIGINT once `interrupt_when()` is true."""
     child = subprocess.Popen(
         [
-            sys.executable,
-            "-c",
-            "from inverse.command.app import main; main()",
+            *(sys.executable, "-m", "inverse"),
             *map(str, arguments),
         ],
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from inverse.arena.cell import Cell, describe, plain
 from inverse.arena.local import Executor
 from inverse.arena.source import prior_hash
 from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
-from inverse.errors import InverseError
+from inverse.errors import InputError, InverseError
 from inverse.io.files import atomic_write
 from inverse.problem import ImageProblem, Problem
 from inverse.registry.discovery import get_method, get_problem
@@ -49,7 +49,7 @@ class Planner:
 
     def __post_init__(self) -> None:
         path = self.folder / "budgets.json"
-        self.fits = json.loads(path.read_text()) if path.is_file() else {}
+        self.fits = stored_fits(path) if path.is_file() else {}
 
     def cells(self) -> Iterator[Cell]:
         """Every cell: by problem, then method, its options and budget, then truth and seed."""
@@ -187,3 +187,23 @@ class Planner:
 def _is_counted_small(cell: Cell, problem: Problem) -> bool:
     """Whether the costs of a cell are counted on a small square instead of the whole truth."""
     return isinstance(problem, ImageProblem) and "seconds" not in (cell.budget or {})
+
+
+def stored_fits(path: Path) -> dict[str, dict[str, Any]]:
+    """The fitted steps that an earlier run stored.
+
+    Raises: InputError if the file is damaged.
+    """
+    try:
+        fits = json.loads(path.read_text())
+        for fit in fits.values():
+            steps, skip = fit["steps"], fit["skip"]
+            is_count = type(steps) is int and 1 <= steps <= 10**7
+            if not (steps is None or is_count) or not isinstance(skip, str | None):
+                raise ValueError(f"steps {steps!r:.40}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: not the steps that a run fitted ({reason}); delete the file to fit them again"
+        ) from error
+    return fits

@@ -9,7 +9,8 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from inverse import __version__
 from inverse.arena import commands as arena
 from inverse.command import prior as prior_command
 from inverse.command.request import DiagnosisRequest, Request, options_from
-from inverse.errors import InverseError, OptionError
+from inverse.errors import InverseError, OptionError, is_out_of_memory
 from inverse.io.command_line import (
     MethodOptions,
     PluginFiles,
@@ -45,6 +46,10 @@ REPEATABLE = {
 """Options that take several values: `--set a=1 b=2`."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of the system about the disk, not about one file."""
+
+
 class Commands(TyperGroup):
     """Commands of the core, of installed distributions and of plug-in files."""
 
@@ -59,13 +64,25 @@ class Commands(TyperGroup):
             or _plugin_command(cmd_name, ctx)
         )
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Parse the arguments, interruptibly; see `interruptible`."""
+        with interruptible():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; print one line and exit with code 130 if the user interrupts it."""
-        try:
+        """Run a command, interruptibly; see `interruptible`."""
+        with interruptible():
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            print("inverse: interrupted; files saved earlier are unchanged", file=sys.stderr)
-            raise typer.Exit(130) from stop
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Context manager that turns Ctrl-C into one line and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print("inverse: interrupted; files saved earlier are unchanged", file=sys.stderr)
+        raise typer.Exit(130) from stop
 
 
 app = typer.Typer(
@@ -83,8 +100,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the `inverse` command.
 
-    A warning becomes one line on standard error; an `InverseError` or a full disk becomes one line
-    and exit code 2.
+    A warning becomes one line on standard error; an `InverseError`, a file or disk that the system
+    refuses, or memory that it does not have becomes one line and exit code 2.
     """
     warnings.showwarning = lambda message, *_, **__: print(
         f"inverse: warning: {message}", file=sys.stderr
@@ -97,14 +114,25 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (reason := outside(error)):
             raise
-        print(
-            f"inverse: cannot write ({error.strerror}); files saved earlier are unchanged",
-            file=sys.stderr,
-        )
+        print(f"inverse: {reason}; files saved earlier are unchanged", file=sys.stderr)
         sys.exit(2)
+
+
+def outside(error: Exception) -> str:
+    """What the machine refused, in one line: memory, or a file; "" for a mistake in the code."""
+    if is_out_of_memory(error):
+        from inverse.memory import what_fits
+
+        return f"not enough memory ({type(error).__name__}): {what_fits(error)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        if error.errno in FULL:
+            return f"cannot write{' to ' if names else ''}{' and '.join(names)} ({error.strerror})"
+        return f"{' and '.join(names) or 'a file'}: {error.strerror}"
+    return ""
 
 
 def repeat_options(arguments: list[str]) -> list[str]:

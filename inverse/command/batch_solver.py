@@ -109,7 +109,8 @@ class BatchSolver:
         It runs in a thread; it returns an error instead of raising it.
         """
         try:
-            item = read_input(*place, self.problem, self.prior, self.request.measured)
+            with device_errors(torch.device("cpu"), lambda: f"in reading {place[1]}"):
+                item = read_input(*place, self.problem, self.prior, self.request.measured)
             self._check_stated()
             if self.request.measured and "sigma_y" not in self.request.problem_options:
                 item = with_noise_estimated(item)

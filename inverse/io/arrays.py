@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError
-from inverse.io.sizes import check_memory
+from inverse.errors import InputError, is_out_of_memory
+from inverse.io.sizes import check_memory, does_not_fit
 
 PREFERRED = ("y", "kspace")
 """Datasets that hold the measurement if a file has several: ours, and fastMRI's."""
@@ -52,6 +53,8 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # each reader raises its own types
+        if is_out_of_memory(error):
+            raise does_not_fit(path, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "Python objects" in reason or "allow_pickle" in reason:
             reason = "it holds Python objects, which are never loaded"
@@ -60,7 +63,8 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
 
 
 def _from_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
+    # np.load leaves a file open that it cannot read
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         name = _chosen(path, list(archive.files))
         with zipfile.ZipFile(path) as members, members.open(f"{name}.npy") as member:
             major, _ = np.lib.format.read_magic(member)
@@ -76,22 +80,46 @@ def _from_hdf5(path: Path) -> np.ndarray:
     import h5py
 
     with h5py.File(path, "r") as file:
-        for name in file:
-            if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-                raise InputError(f"{path}: '{name}' is a link to another file; store the numbers")
-        found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        found = own_datasets(path, file)
         numeric = [n for n, d in found.items() if d.shape and _numeric(d.dtype)]
-        dataset = found[_chosen(path, numeric, list(found))]
-        if dataset.external or dataset.is_virtual:
-            raise InputError(
-                f"{path}: the numbers of '{dataset.name}' lie in another file; store them here"
-            )
-        if dataset.size and not dataset.id.get_storage_size():
-            raise InputError(
-                f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing"
-            )
-        check_memory(path, dataset.shape)
-        return dataset[()]
+        return stored(path, found[_chosen(path, numeric, list(found))])
+
+
+def own_datasets(path: Path, file: Any) -> dict[str, Any]:
+    """The datasets of an HDF5 file by name, without groups and links that lead nowhere.
+
+    Raises: InputError for a link to another file.
+    """
+    import h5py
+
+    found = {}
+    for name in file:
+        if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+            raise InputError(f"{path}: '{name}' is a link to another file; store the numbers")
+        try:
+            item = file[name]
+        except (KeyError, OSError, RuntimeError):  # a soft link to nothing or to itself
+            continue
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+    return found
+
+
+def stored(path: Path, dataset: Any) -> np.ndarray:
+    """The numbers of an HDF5 dataset.
+
+    Raises: InputError if they lie in another file, were never written, or do not fit into memory.
+    """
+    if dataset.shape is None:
+        raise InputError(f"{path}: '{dataset.name}' is empty (a null dataspace)")
+    if dataset.external or dataset.is_virtual:
+        raise InputError(
+            f"{path}: the numbers of '{dataset.name}' lie in another file; store them here"
+        )
+    if dataset.size and not dataset.id.get_storage_size():
+        raise InputError(f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing")
+    check_memory(path, dataset.shape)
+    return dataset[()]
 
 
 def _chosen(path: Path, names: list[str], listed: list[str] | None = None) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inverse.errors import InputError
+from inverse.errors import InputError, is_out_of_memory
+from inverse.io.arrays import own_datasets, stored
+from inverse.io.sizes import does_not_fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
@@ -28,12 +30,18 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
     if not path.exists():
         raise InputError(f"images {path}: no such file or folder")
     readers = {".npz": _from_npz, ".h5": _from_hdf5, ".hdf5": _from_hdf5}
-    if path.is_dir():
-        images = _from_folder(path, channels)
-    elif path.suffix.lower() in readers:
-        images = readers[path.suffix.lower()](path, channels)
-    else:
+    if not path.is_dir() and path.suffix.lower() not in readers:
         raise InputError(f"images {path}: expected a folder, an .npz or an .h5 file")
+    try:
+        reader = _from_folder if path.is_dir() else readers[path.suffix.lower()]
+        images = reader(path, channels)
+    except InputError:
+        raise
+    except Exception as error:  # each reader raises its own types
+        if is_out_of_memory(error):
+            raise does_not_fit(path, error) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"images {path}: not readable ({reason})") from error
     large = [image for image in images if min(image.shape[:2]) >= size]
     if not large:
         side = max((min(image.shape[:2]) for image in images), default=None)
@@ -50,7 +58,8 @@ def _from_folder(path: Path, channels: int) -> list[np.ndarray]:
 
 
 def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    # np.load leaves a file open that it cannot read
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
             return [
@@ -64,7 +73,7 @@ def _from_hdf5(path: Path, channels: int) -> list[np.ndarray]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        datasets = {n: item[()] for n, item in file.items() if isinstance(item, h5py.Dataset)}
+        datasets = {n: stored(path, item) for n, item in own_datasets(path, file).items()}
     return _from_arrays(path, datasets, channels)
 
 
@@ -87,11 +96,13 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> li
 
 
 def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # each format raises its own types
+        if is_out_of_memory(error):
+            raise does_not_fit(Path(name), error) from error
         raise InputError(f"image {name}: not a readable image ({error})") from error
     return array if array.ndim == 3 else array[..., None]

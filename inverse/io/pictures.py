@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError
-from inverse.io.sizes import check_memory
+from inverse.errors import InputError, is_out_of_memory
+from inverse.io.sizes import check_memory, does_not_fit
 
 KINDS = "PNG, JPEG, TIFF, WebP or BMP"
 TURNS = {
@@ -60,6 +60,8 @@ def read_raster(path: Path, head: bytes) -> Raster:
     except InputError:
         raise
     except Exception as error:  # each reader raises its own types
+        if is_out_of_memory(error):
+            raise does_not_fit(path, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not a readable image ({reason}); expected {KINDS}") from error
 

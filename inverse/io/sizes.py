@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from inverse.errors import InputError
-from inverse.memory import free_memory
+from inverse.memory import free_memory, what_fits
 
 COPIES = 4
 """float32 copies of an image that reading and a first evaluation hold at once."""
@@ -29,3 +29,8 @@ def check_memory(path: Path, shape: Iterable[int]) -> None:
             f"{path}: {size} values need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
             f"free; {side}"
         )
+
+
+def does_not_fit(path: Path, error: BaseException) -> InputError:
+    """The error for a file whose reading ran out of memory."""
+    return InputError(f"{path}: not enough memory to read it; {what_fits(error)}")

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import Tensor
 from inverse.errors import InputError, OptionError
 from inverse.method import Method, Weighted
 from inverse.posterior import Posterior
+from inverse.registry.types import Range
 from inverse.rows import per_row
 from inverse.seeding import Generators
 
@@ -348,25 +349,10 @@ class ParticleMethod(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("noisy",)
 
-    particles: int = 16
-    ess_threshold: float = 0.5
+    particles: Annotated[int, Range(2, 10**6)] = 16
+    ess_threshold: Annotated[float, Range(above=0, high=1)] = 0.5
     resampling: Scheme = "systematic"
-    islands: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.particles < 2:
-            raise OptionError(
-                f"{self.name}: particles must be at least 2, "
-                f"got {self.particles}: the weights of a single one are always 1; try 16"
-            )
-        if not 0 < self.ess_threshold <= 1:
-            raise OptionError(
-                f"{self.name}: ess_threshold must lie in (0, 1], got {self.ess_threshold:g}; "
-                "try 0.5"
-            )
-        if self.islands < 1:
-            raise OptionError(f"{self.name}: islands must be at least 1, got {self.islands}")
+    islands: Annotated[int, Range(1, 10**6)] = 1
 
     def cloud(
         self, posterior: Posterior, samples: int, generator: Generators

@@ -14,7 +14,7 @@ import typing
 from typing import Any
 
 from inverse.errors import InverseError, OptionError, UnknownNameError, suggestion
-from inverse.registry.types import Range, convert, untyped, words
+from inverse.registry.types import check_ranges, convert, untyped, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         key = name.replace("-", "_").rstrip("_")
         if key not in fields:
             raise UnknownNameError(f"{label} has no option '{name}'; {suggestion(key, fields)}")
-        arguments[fields[key]] = convert(value, hints[fields[key]], f"{label}: {name}")
+        arguments[fields[key]] = convert(value, hints[fields[key]], f"{label}: {name.rstrip('_')}")
     try:
         return cls(**arguments)
     except InverseError:
@@ -72,23 +72,14 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         raise OptionError(f"{label} ({source_file(cls)}): {reason}") from error
 
 
-def check_ranges(instance: Any) -> None:
+def check_options(instance: Any) -> None:
     """Raises OptionError for an option outside the range that its annotation declares."""
     label = getattr(instance, "name", type(instance).__name__)
-    for field, bounds in ranges(type(instance)).items():
-        for bound in bounds:
-            bound.check(getattr(instance, field), f"{label}: {field.rstrip('_')}")
-
-
-def ranges(cls: type) -> dict[str, list[Range]]:
-    """The ranges that the fields of a dataclass declare, by field."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    declared = {
-        f.name: [b for b in getattr(hints[f.name], "__metadata__", ()) if isinstance(b, Range)]
-        for f in dataclasses.fields(cls)
-        if f.init
-    }
-    return {field: bounds for field, bounds in declared.items() if bounds}
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    for field in dataclasses.fields(instance):
+        if field.init:
+            where = f"{label}: {field.name.rstrip('_')}"
+            check_ranges(getattr(instance, field.name), hints[field.name], where)
 
 
 def source_file(cls: type) -> str:

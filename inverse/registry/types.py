@@ -45,16 +45,26 @@ class Range:
             raise OptionError(f"{where} must be {broken}, got {value:.10g}")
 
     def broken(self, value: Any) -> str:
-        """The bounds that a number breaks, in words; "" for none, for None and for others."""
+        """The bounds that a number breaks, in words; "" for none, for None and for others.
+
+        A narrow range is named whole.
+        """
         if not isinstance(value, int | float) or isinstance(value, bool):
             return ""
+        if value != value:
+            return "a number"
         broken = {
             "at least": value < self.low,
             "above": value <= self.above,
             "at most": value > self.high,
             "below": value >= self.below,
         }
-        return " and ".join(text for word, text in self._bounds() if broken[word])
+        narrow = min(self.high, self.below) <= 5000
+        return " and ".join(
+            text
+            for word, text in self._bounds()
+            if broken[word] or (narrow and any(broken.values()))
+        )
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """The range in a schema of pydantic, which checks the fields of cards."""
@@ -85,6 +95,38 @@ Count = Annotated[int, Range(1, 10**7)]
 
 Positive = Annotated[float, Range(above=0, high=1e9)]
 """A rate, a weight or a scale."""
+
+NonNegative = Annotated[float, Range(0, 1e9)]
+"""A weight, a noise level or a tolerance that may be zero."""
+
+Fraction = Annotated[float, Range(0, 1)]
+"""A part of a whole."""
+
+Seed = Annotated[int, Range(0, LARGEST_INTEGER)]
+"""A random seed."""
+
+
+def check_ranges(value: Any, hint: Any, where: str) -> None:
+    """Check a value against the ranges in its annotation, also those of entries of containers.
+
+    Args:
+        where: the beginning of an error message, such as "dps: steps".
+
+    Raises: OptionError that names the bound that is broken.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        for bound in hint.__metadata__:
+            if isinstance(bound, Range):
+                bound.check(value, where)
+        check_ranges(value, args[0], where)
+    elif origin in (types.UnionType, typing.Union):
+        for alternative in args:
+            check_ranges(value, alternative, where)
+    elif origin in _CONTAINERS and isinstance(value, list | tuple | set | frozenset):
+        hints = args if origin is tuple and args[-1:] != (Ellipsis,) else args[:1] * len(value)
+        for entry, each in zip(value, hints, strict=False):
+            check_ranges(entry, each, where)
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

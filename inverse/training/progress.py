@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -93,9 +93,20 @@ class SecondInterrupt(KeyboardInterrupt):
     """Ctrl-C while a training ends its last step."""
 
 
+class Stoppable(Protocol):
+    """A training that ends after its current step once `stopping` is true."""
+
+    stopping: bool
+
+
 @contextmanager
-def stops_at_signals(training: Training) -> Iterator[None]:
-    """Context manager under which SIGINT and SIGTERM end the training after a complete step."""
+def stops_at_signals(training: Stoppable) -> Iterator[None]:
+    """Context manager under which SIGINT and SIGTERM end the training after a complete step.
+
+    They set `training.stopping`; the training raises KeyboardInterrupt between two steps.
+
+    Raises: SecondInterrupt at a second SIGINT, wherever the training is.
+    """
 
     def stop(number: int, frame: Any) -> None:
         if training.stopping and number == signal.SIGINT:

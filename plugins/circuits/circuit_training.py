@@ -18,7 +18,7 @@ from inverse.errors import InputError, OptionError
 from inverse.io.image_sets import load_images
 from inverse.seeding import seeded
 from inverse.training.crops import random_crops
-from inverse.training.progress import check_weights_path
+from inverse.training.progress import SecondInterrupt, check_weights_path, stops_at_signals
 from inverse_plugins.circuits.cards import CodecCard, load_codec, save_circuit
 from inverse_plugins.circuits.circuit import Circuit, Leaves
 from inverse_plugins.circuits.codec import Codec
@@ -225,7 +225,7 @@ def train_circuit(
 ) -> bool:
     """Train a circuit and write it with its card.
 
-    After an interruption by the user, the result of the finished epochs is written.
+    After SIGINT or SIGTERM, the circuit of the last complete M-step is written.
 
     Args:
         sources: folders or files of training images, see `io.image_sets.load_images`.
@@ -283,11 +283,18 @@ def bits_per_variable(circuit: Circuit, x: Tensor) -> float:
     return round(_bits(float(log_likelihoods(circuit, x[some]).mean()), x.shape[1]), 4)
 
 
+@dataclass
+class _Signals:
+    """Whether SIGINT or SIGTERM came; see `stops_at_signals`."""
+
+    stopping: bool = False
+
+
 def _run_epochs(
     circuit: Circuit, data: CircuitData, config: CircuitConfig, started_at: float
 ) -> tuple[int, bool]:
-    """Train in place with a report per epoch: epochs finished, and whether the user interrupted."""
-    done = 0
+    """Train in place with a report per epoch: epochs finished, and whether a signal came."""
+    done, signals = 0, _Signals()
     sweeps = fit(
         circuit,
         data.training,
@@ -296,16 +303,20 @@ def _run_epochs(
         pseudocount=config.pseudocount,
         step=config.step,
         seed=config.seed,
+        stop=lambda: signals.stopping,
     )
     try:
-        for done, likelihood in enumerate(sweeps, start=1):
-            bits = _bits(likelihood, data.training.shape[1])
-            print(
-                f"epoch {done}/{config.epochs}  {bits:.4f} bits per {data.unit}  "
-                f"{time.monotonic() - started_at:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+        with stops_at_signals(signals):
+            for done, likelihood in enumerate(sweeps, start=1):
+                bits = _bits(likelihood, data.training.shape[1])
+                print(
+                    f"epoch {done}/{config.epochs}  {bits:.4f} bits per {data.unit}  "
+                    f"{time.monotonic() - started_at:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    except SecondInterrupt:
+        raise  # in the middle of an M-step
     except KeyboardInterrupt:
         return done, True
     return done, False

@@ -7,7 +7,7 @@ the log-likelihood).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -84,6 +84,7 @@ def fit(
     pseudocount: float = 0.1,
     step: tuple[float, float] = (1.0, 1.0),
     seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[float]:
     """Fit a circuit to data in place; yields the mean log-likelihood (nats) during each epoch.
 
@@ -98,8 +99,10 @@ def fit(
         step: fraction of the way to the batch's maximum in the first and the last epoch, geometric
             in between.
         seed: random seed for the order of the rows.
+        stop: asked after each M-step; true ends the fit.
 
-    Raises: OptionError for a value out of range.
+    Raises: OptionError for a value out of range; KeyboardInterrupt between two M-steps if `stop`
+        says so.
     """
     valid_step = 0 < min(step) <= max(step) <= 1
     if epochs < 1 or not valid_step or pseudocount < 0 or (batch is not None and batch < 1):
@@ -119,6 +122,8 @@ def fit(
             likelihood, counts = _batch_counts(circuit, x[rows])
             maximise(circuit, counts, pseudocount, rate)
             total += likelihood
+            if stop():
+                raise KeyboardInterrupt
         yield total / len(x)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 import inverse
-from inverse.errors import OptionError
 from inverse.particles.twisted_chain import twisted_chain
 from inverse_plugins.circuits.guides import PixelGuide, load_guide, measured_pixels
 from inverse_plugins.circuits.pixel_circuit import pixel_moments
@@ -53,17 +53,12 @@ class TractableSMC(inverse.ParticleMethod):
     claim = "none"
     needs = ("linear", "gaussian", "noisy", "image")
 
-    steps: int = 100
+    steps: inverse.Count = 100
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
     circuit: str = "circuit-photo-8"
-    power: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.power <= 1:
-            raise OptionError(f"tractable-smc: power must lie in (0, 1], got {self.power:g}")
+    power: Annotated[float, inverse.Range(above=0, high=1)] = 1.0
 
     def unsupported(self, posterior):
         if reason := super().unsupported(posterior):

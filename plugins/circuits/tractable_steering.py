@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -73,21 +73,21 @@ class TractableSteering(inverse.Method):
     claim = "none"  # the base's claim needs the denoiser of the prior
     needs = ("linear", "gaussian", "image")
 
-    steps: int = 100
+    steps: inverse.Count = 100
     base: str = "ddnm:eta=0"
     circuit: str = "circuit-photo-8"
-    fraction: float = 0.1
-    a0: float = 0.8
-    a1: float = 1.0
-    k: float = 2.0
+    fraction: inverse.Fraction = 0.1
+    a0: inverse.Fraction = 0.8
+    a1: inverse.Fraction = 1.0
+    k: Annotated[float, inverse.Range(0, 1e6)] = 2.0
     variance: Literal["step", "tweedie"] = "step"
-    probes: int | None = 8
-    draws: int = 8
+    probes: inverse.Count | None = 8
+    draws: Annotated[int, inverse.Range(2, 10**6)] = 8
     drawn: Literal["independent", "joint"] = "independent"
-    hot: float = 0.1
-    cold: float = 0.01
-    top: int = 20
-    bins: int | None = None
+    hot: inverse.Positive = 0.1
+    cold: inverse.Positive = 0.01
+    top: inverse.Count = 20
+    bins: Annotated[int, inverse.Range(2, 65536)] | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,18 +96,6 @@ class TractableSteering(inverse.Method):
                 f"tractable-steering: base must be one of {', '.join(BASES)}, got '{name}'"
             )
         _ = self.steered  # refuses wrong settings of the base
-        if self.bins is not None and self.bins < 2:
-            raise OptionError(f"tractable-steering: bins must be at least 2, got {self.bins}")
-        if self.draws < 2 or self.top < 1 or not min(self.hot, self.cold) > 0:
-            raise OptionError(
-                "tractable-steering: draws must be at least 2, top at least 1, hot and cold above 0"
-            )
-        shares = all(0 <= share <= 1 for share in (self.fraction, self.a0, self.a1))
-        if not shares or not self.k >= 0 or (self.probes is not None and self.probes < 1):
-            raise OptionError(
-                "tractable-steering: fraction, a0 and a1 must lie in [0, 1], k must be at least 0 "
-                "and probes at least 1"
-            )
 
     @property
     def guide(self):

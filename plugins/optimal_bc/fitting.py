@@ -12,6 +12,7 @@ from inverse.io.files import check_writable
 from inverse.method import Method
 from inverse.priors.loading import default_side
 from inverse.problem import Problem
+from inverse.training.progress import stops_at_signals
 from inverse_plugins.optimal_bc.references import references
 from inverse_plugins.optimal_bc.search import FitConfig, Search
 from inverse_plugins.optimal_bc.table import Table
@@ -49,7 +50,8 @@ def fit_boundary(
     checkpoint = out.with_suffix(".checkpoint.safetensors")
     search = Search(problem, method, replace(config, size=size), truths, prior, checkpoint)
     try:
-        table = search.run()
+        with stops_at_signals(search):
+            table = search.run()
     except KeyboardInterrupt:
         search.save()
         print(

@@ -47,7 +47,7 @@ class OptimalBC(inverse.Method):
     claim = "none"  # one answer for each y, chosen by a perceptual distance
 
     base: str = "diffpir"
-    steps: int = 10
+    steps: inverse.Count = 10
     table: str | None = None
 
     def __post_init__(self):

@@ -134,6 +134,7 @@ class Search:
             SearchState.empty(config.candidates, len(truths)),
             time.monotonic(),
         )
+        self.stopping = False
         if checkpoint.exists():
             self.state = SearchState.load(checkpoint, self.identity)
             print(f"resuming after {self.state.solves} solves", file=sys.stderr)
@@ -204,6 +205,12 @@ class Search:
         self.saved_at = time.monotonic()
 
     def _save_if_due(self, progress: str) -> None:
+        """Save what is measured, if the last time is long ago.
+
+        Raises: KeyboardInterrupt after a signal; see `stops_at_signals`.
+        """
+        if self.stopping:
+            raise KeyboardInterrupt
         if time.monotonic() - self.saved_at > SAVE_EVERY:
             self.save()
             print(f"{progress}, {self.state.solves} solves", file=sys.stderr, flush=True)

@@ -66,7 +66,13 @@ class SearchState:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            moves, accepted = map(int, header["moves"].split())
+            state = cls(
+                tensors["losses"], tensors["refined"], tensors["refined_losses"], moves, accepted
+            )
+            if state.losses.ndim != 2 or not bool(torch.isfinite(state.refined).all()):
+                raise ValueError("its arrays are not those of a search")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"fit-bc: checkpoint {path} is damaged ({error}); delete it to start again"
             ) from error
@@ -75,7 +81,4 @@ class SearchState:
                 f"fit-bc: checkpoint {path} belongs to other settings; "
                 "use the same ones, another --out, or delete it"
             )
-        moves, accepted = map(int, header["moves"].split())
-        return cls(
-            tensors["losses"], tensors["refined"], tensors["refined_losses"], moves, accepted
-        )
+        return state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -58,13 +59,13 @@ class StructureICDPM(inverse.Method):
     units = "it reads y as a picture, in intensities"
     needs = ("image",)
 
-    steps: int = 50
+    steps: inverse.Count = 50
     sampler: str = "ancestral"
     schedule: str = "karras"
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    sigma_max: inverse.Positive | None = None
+    sigma_min: inverse.Positive | None = None
     net: str = "structure-icdpm"
-    guidance: float = 1.0
+    guidance: Annotated[float, inverse.Range(-1e3, 1e3)] = 1.0
 
     def unsupported(self, posterior):
         if reason := super().unsupported(posterior):

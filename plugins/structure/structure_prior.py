@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 import inverse
-from inverse.errors import OptionError
 from inverse.per_image import image_by_image
 from inverse.registry.discovery import with_settings
 from inverse_plugins.structure.cards import StructureCard, load_structure
@@ -56,17 +56,15 @@ class StructurePrior(inverse.Method):
     units = "it reads y as a picture, in intensities"
     needs = ("linear", "gaussian", "image")
 
-    steps: int = 50
+    steps: inverse.Count = 50
     base: str = "diffpir"
     net: str = "structure-blur"
     blind: bool = False
     scales: tuple[int, ...] = ()
-    beta: float | None = None
+    beta: Annotated[float, inverse.Range(above=0, high=1)] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if self.beta is not None and not 0 < self.beta <= 1:
-            raise OptionError(f"structure-prior: beta must lie in (0, 1], got {self.beta:g}")
         _ = self.solver  # raises for an unknown base
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from inverse.errors import InputError, InverseError
+from inverse.io.sizes import does_not_fit
 
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 HOUR = np.timedelta64(1, "h")
@@ -63,6 +64,8 @@ def opened(path: Path) -> Iterator[Any]:
             yield dataset
     except InverseError:
         raise
+    except MemoryError as error:
+        raise does_not_fit(path, error) from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
         format_name = "Zarr store" if engine == "zarr" else "NetCDF file"
         reason = (str(error).splitlines() or [type(error).__name__])[0]

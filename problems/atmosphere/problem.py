@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import InputError
 from inverse.measurement.operators import clone
 from inverse.priors.analytic import Exact, LowRankPrior
 from inverse.priors.loading import cards
@@ -75,40 +75,22 @@ class Atmosphere(inverse.Problem):
     prior: ClassVar[str] = "era5-uk-t2m"
     exports: ClassVar[tuple[str, ...]] = ("analysis.nc", "map.png")
 
-    sigma_y: float = 0.5
-    sigma_coarse: float | None = None
+    sigma_y: inverse.Positive = 0.5
+    sigma_coarse: inverse.Positive | None = None
     sigmas: tuple[str, ...] = ()
-    representativeness: float = 0.0
+    representativeness: inverse.NonNegative = 0.0
     modalities: Literal["both", "coarse", "stations"] = "both"
-    factor: int = 4
-    count: int = 25
-    withhold: float = 0.2
-    network: int = 0
-    thin: float = 0.0
+    factor: Annotated[int, inverse.Range(1, 10**4)] = 4
+    count: inverse.Count = 25
+    withhold: Annotated[float, inverse.Range(0, below=1)] = 0.2
+    network: inverse.Seed = 0
+    thin: Annotated[float, inverse.Range(0, 2e4)] = 0.0
     stations: Path | None = None
     time: str | None = None
-    window: int = 1
+    window: Annotated[int, inverse.Range(1, 1000)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sigma_coarse = self.sigma_y if self.sigma_coarse is None else self.sigma_coarse
-        if self.sigma_y == 0 or not 0 < sigma_coarse < float("inf"):
-            raise OptionError(
-                "atmosphere: sigma_y and sigma_coarse must be positive, "
-                f"got {self.sigma_y:g} and {self.sigma_coarse}"
-            )
-        if self.count < 1 or self.factor < 1 or not 0 <= self.withhold < 1:
-            raise OptionError(
-                "atmosphere: count and factor must be at least 1 and withhold in [0, 1), "
-                f"got {self.count}, {self.factor}, {self.withhold:g}"
-            )
-        if self.window < 1:
-            raise OptionError(f"atmosphere: window must be at least 1 hour, got {self.window}")
-        if not (self.representativeness >= 0 and self.thin >= 0):
-            raise OptionError(
-                "atmosphere: representativeness and thin must be at least 0, "
-                f"got {self.representativeness:g} and {self.thin:g}"
-            )
         parse_levels(self.sigmas)
 
     # --- observations ---------------------------------------------------------------------------

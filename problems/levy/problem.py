@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 import inverse
 from inverse.errors import OptionError
 from inverse.priors.analytic import GaussianPrior
+from inverse.registry.options import check_options
 from inverse_problems._conjugate import Conjugate, single_measurement
 from inverse_problems.levy.chains import Draws
 from inverse_problems.levy.gibbs import Gibbs
@@ -77,23 +78,20 @@ class Levy(Conjugate):
     )
     truth_count = 1000
 
-    sigma_y: float | None = None  # type: ignore[assignment]
+    sigma_y: inverse.Positive | None = None  # type: ignore[assignment]
     increments: Literal[
         "gaussian", "laplace", "bernoulli-laplace", "student-1", "student-2", "student-3"
     ] = "laplace"
     view: Literal["identity", "convolution", "imputation", "fourier"] = "identity"
-    view_seed: int = 0
-    snr: float = 25.0
-    kept: float = 0.5
-    frequencies: int = 16
+    view_seed: inverse.Seed = 0
+    snr: Annotated[float, inverse.Range(-100, 100)] = 25.0
+    kept: Annotated[float, inverse.Range(above=0, high=1)] = 0.5
+    frequencies: Annotated[int, inverse.Range(5, 10**6)] = 16
 
     length = 64
 
     def __post_init__(self) -> None:
-        if not -100 <= self.snr <= 100:
-            raise OptionError(f"levy: snr must lie between -100 and 100 dB, got {self.snr:g}")
-        if not 0 < self.kept <= 1:
-            raise OptionError(f"levy: kept must be above 0 and at most 1, got {self.kept:g}")
+        check_options(self)
         if not 5 <= self.frequencies <= self.length // 2 + 1:
             raise OptionError(
                 f"levy: frequencies must lie between 5 and {self.length // 2 + 1}, "

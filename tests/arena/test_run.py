@@ -24,6 +24,7 @@ from inverse.arena.budget import fit, spend
 from inverse.arena.cell import Cell, describe
 from inverse.arena.compare import compare_records
 from inverse.arena.floor import Floor, measure_floor
+from inverse.arena.plan import stored_fits
 from inverse.arena.record import Record, append, read_records, repair
 from inverse.arena.reproduce import reproduce
 from inverse.arena.run import Request, run_suite
@@ -276,6 +277,19 @@ def test_failures_are_records_with_reasons_and_stop_no_other_cell(tmp_path, fres
     assert reason.startswith("ZeroDivisionError: oh (broken.py, line ")
     assert run(tmp_path, (tmp_path / "tiny.toml").read_text()).computed == 0
     assert run(tmp_path, (tmp_path / "tiny.toml").read_text(), retry=True).computed == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", "3", "\0", '{"a": 1}', "[" * 100_000),
+        *(f'{{"a": {{"steps": {n}, "skip": null}}}}' for n in ("-4", "1e9", "NaN", "[]")),
+    ],
+)
+def test_damaged_budgets_are_refused(tmp_path, damage):
+    (tmp_path / "budgets.json").write_text(damage)
+    with pytest.raises(InputError, match=r"budgets\.json: not the steps that a run fitted"):
+        stored_fits(tmp_path / "budgets.json")
 
 
 def test_a_truncated_last_line_is_repaired_and_reported(tmp_path, capsys):

@@ -480,8 +480,8 @@ def test_the_papers_shortcut_returns_the_heaviest_unresampled_particle():
     ("options", "words"),
     [
         ({"particles": 1}, "particles must be at least 2, got 1"),
-        ({"ess_threshold": 2.0}, "ess_threshold must lie in"),
-        ({"rho": 0.0}, "rho, corrector_steps, corrector_rate and gamma must be positive"),
+        ({"ess_threshold": 2.0}, "ess_threshold must be positive and at most 1"),
+        ({"rho": 0.0}, "rho must be positive"),
         ({"gamma": -1.0}, "must be positive"),
         ({"corrector_rate": 0.0}, "must be positive"),
         ({"variant": "pde"}, "variant must be one of auto, sde, ode, got 'pde'"),

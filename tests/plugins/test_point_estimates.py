@@ -88,7 +88,7 @@ def test_dpir_draws_nothing(gaussian):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("red-map", {"lr": 0.0}, "lr and strength must be positive"),
+        ("red-map", {"lr": 0.0}, "lr must be positive"),
         ("red-map", {"sigma_min": 2.0}, "sigma_min < sigma_max"),
         ("dpir", {"lambda": 0.0}, "lambda must be positive"),
         ("dpir", {"sigma_min": 1.0}, "sigma_min < sigma_max"),

@@ -135,10 +135,10 @@ def test_partial_resampling_keeps_expectations_and_evidence(power):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"power": 0.0}, "power must lie in"),
+        ({"power": 0.0}, "power must be positive and at most 1"),
         ({"iterations": 0}, "iterations must be"),
         ({"particles": 1}, "at least 2"),
-        ({"ess_threshold": 0.0}, "ess_threshold must lie in"),
+        ({"ess_threshold": 0.0}, "ess_threshold must be positive and at most 1"),
     ],
 )
 def test_bad_options_are_refused(options, words):

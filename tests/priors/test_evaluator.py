@@ -9,11 +9,11 @@ from conftest import host_reads, normal, problems
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverse
-from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError
+from inverse.errors import ExecutionWarning, MemoryLimitError, OptionError, is_out_of_memory
 from inverse.execution import Execution, check_precision
 from inverse.memory import free_memory
 from inverse.priors.evaluation.evaluator import evaluator
-from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory, peak_bytes
+from inverse.priors.evaluation.memory import bytes_needed, peak_bytes
 from inverse.rows import like
 
 CPU = torch.device("cpu")

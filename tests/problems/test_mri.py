@@ -148,7 +148,9 @@ def test_bad_masks_priors_and_measurements_are_refused(command, grey, tiny_prior
         "slice.png",
         "--problem-option",
     )
-    command(*given, "acceleration=0.5").refused("acceleration must be from 1 to 1000, got 0.5")
+    command(*given, "acceleration=0.5").refused(
+        "acceleration must be at least 1 and at most 1000, got 0.5"
+    )
     command(*given, "centre=0.5").refused(
         "centre must be from 0 to 1 / acceleration, got 0.5 at acceleration 4"
     )

@@ -217,8 +217,8 @@ def test_every_registered_default_survives_the_command_line(hook):
     [
         ("dps", "steps", 99999999999999999999, "steps must be an integer below 2^63"),
         ("dps", "steps", 10**7 + 1, "steps must be at most 10000000, got 10000001"),
-        ("red-diff", "beta1", -1, "beta1 must be at least 0, got -1"),
-        ("red-diff", "beta2", 1, "beta2 must be below 1, got 1"),
+        ("red-diff", "beta1", -1, "beta1 must be at least 0 and below 1, got -1"),
+        ("red-diff", "beta2", 1, "beta2 must be at least 0 and below 1, got 1"),
         ("diffpir", "lambda", 1e-300, "lambda must be 0 or of magnitude"),
         ("red-map", "lr", "inf", "lr must be at most 1000000000, got inf"),
         ("daps", "tau", -1, "tau must be positive, got -1"),
@@ -231,5 +231,5 @@ def test_options_of_methods_lie_in_declared_ranges(method, option, value, says):
 
 def test_a_range_holds_for_an_instance_built_in_python():
     method = inverse.get_method("red-diff")
-    with pytest.raises(OptionError, match="beta1 must be at least 0, got -1"):
+    with pytest.raises(OptionError, match="beta1 must be at least 0 and below 1, got -1"):
         dataclasses.replace(method, beta1=-1.0)

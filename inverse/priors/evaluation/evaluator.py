@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from inverse.errors import ExecutionWarning, MemoryLimitError
+from inverse.errors import ExecutionWarning, MemoryLimitError, is_out_of_memory
 from inverse.execution import HALVES, Execution
 from inverse.memory import usable_memory
 from inverse.priors.evaluation.compilation import compiled, error_summary, is_compiler_error
 from inverse.priors.evaluation.half_precision import fingerprint, half_precision_copy
-from inverse.priors.evaluation.memory import bytes_needed, is_out_of_memory
+from inverse.priors.evaluation.memory import bytes_needed
 from inverse.priors.evaluation.tiling import tiled
 from inverse.priors.prior import Prior
 from inverse.rows import like
@@ -228,7 +228,7 @@ class Evaluator:
                 return attempt()
             except Exception as error:
                 if is_out_of_memory(error):
-                    reason = str(error).splitlines()[0]
+                    reason = (str(error).splitlines() or [type(error).__name__])[0]
                 elif self._compiles and is_compiler_error(error):
                     self._compiles = False
                     self._warn(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from inverse.priors.evaluation.memory import is_out_of_memory
+from inverse.errors import is_out_of_memory
 
 Call = Callable[[Tensor, Tensor], Tensor]
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]

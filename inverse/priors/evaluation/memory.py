@@ -1,4 +1,4 @@
-"""Memory that the evaluation of a prior takes, measured, and failures to allocate it."""
+"""Memory that the evaluation of a prior takes, measured."""
 
 from __future__ import annotations
 
@@ -12,13 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from inverse.priors.prior import Prior
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is an allocation failure on a GPU or the CPU (which has no error class)."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 class _Live(TorchDispatchMode):

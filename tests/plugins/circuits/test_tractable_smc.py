@@ -169,5 +169,5 @@ def test_other_operators_and_a_power_of_zero_are_refused():
     )
     with pytest.raises(UnsupportedError, match="inpainting operator"):
         inverse.solve(p, inverse.get_method("tractable-smc"))
-    with pytest.raises(OptionError, match="power must lie in"):
+    with pytest.raises(OptionError, match="power must be positive and at most 1"):
         inverse.get_method("tractable-smc", power=0.0)

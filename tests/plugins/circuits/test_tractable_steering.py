@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import inverse
 from inverse.errors import InverseError, PriorError, UnsupportedError
 from inverse.registry.discovery import with_settings
 from inverse.seeding import SharedStream
+from inverse_plugins.circuits import expectation_maximisation
 from inverse_plugins.circuits.cards import load_circuit, save_circuit
 from inverse_plugins.circuits.circuit import Circuit
 from inverse_plugins.circuits.expectation_maximisation import log_likelihoods
@@ -325,7 +327,7 @@ def test_operator_without_a_mask_is_refused(circuit_file):
         ({"base": "dps"}, "must be one of ddnm"),
         ({"base": "ddnm:eta"}, "takes name=value after the colon"),
         ({"base": "ddnm:zeta=1"}, "ddnm has no option 'zeta'"),
-        ({"base": "ddnm:eta=2"}, r"eta must lie in \[0, 1\]"),
+        ({"base": "ddnm:eta=2"}, "eta must be at least 0 and at most 1"),
         ({"bins": 1}, "bins must be at least 2, got 1"),
     ],
 )
@@ -455,6 +457,29 @@ def test_circuit_of_256_levels_is_trained(command, tmp_path, structure):
     known = torch.arange(16) == 0
     mass = circuit.log_likelihood(circuit.values(x, known.expand(256, 16)))
     assert float(mass.exp().sum()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_training_after_a_complete_step(command, tmp_path, monkeypatch, number):
+    """The circuit of that step is written; every distribution of it still sums to 1."""
+    steps, maximise = [], expectation_maximisation.maximise
+
+    def stopped(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(number)
+        maximise(*arguments)
+
+    monkeypatch.setattr(expectation_maximisation, "maximise", stopped)
+    grey = np.random.default_rng(0).integers(0, 256, size=(100, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "noise.npz", images=grey)
+    given = ["--images", tmp_path / "noise.npz", "--out", tmp_path / "c.safetensors", "--size", 4]
+    outcome = command("train-circuit", *given, "--levels", 4, "--states", 2, "--batch", 10)
+    assert outcome.code == 130, outcome
+    assert len(steps) == 3
+    circuit = load_circuit(tmp_path / "c.safetensors")
+    assert torch.allclose(circuit.theta.sum(-1), torch.ones(()))
+    assert all(torch.allclose(w.sum(-1), torch.ones(())) for w in circuit.weights)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import dataclasses
 import importlib
 import json
 import math
+import signal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -601,7 +603,15 @@ def test_folder_of_the_table_is_created(fit):
     assert fit("--out", "new/folder/t.safetensors").code == 0
 
 
-def test_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [interrupt, *(partial(signal.raise_signal, n) for n in (signal.SIGTERM, signal.SIGINT))],
+)
+def test_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch, stop):
     whole = fit("--refine", "3", "--out", "whole.safetensors")
     assert whole.code == 0, whole.err
     measure, calls = Search.measure, []
@@ -609,7 +619,7 @@ def test_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     def interrupted(self, starts, image):
         calls.append(image)
         if len(calls) in (3, 9):
-            raise KeyboardInterrupt
+            stop()
         return measure(self, starts, image)
 
     monkeypatch.setattr(Search, "measure", interrupted)
@@ -619,6 +629,23 @@ def test_interrupted_fit_resumes_to_the_same_table(fit, monkeypatch):
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.scores.nan_to_num(), second.scores.nan_to_num())
     assert first.about["loss"] == second.about["loss"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:40],
+        lambda data: b"",
+        lambda data: data.replace(b'"moves":"', b'"mooes":"'),
+        lambda data: data.replace(b'"refined_losses"', b'"refined_l0sses"'),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(fit, monkeypatch, tmp_path, damage):
+    monkeypatch.setattr(Search, "refine", lambda self: interrupt())
+    assert fit("--refine", "3").code == 130
+    checkpoint = tmp_path / "t.checkpoint.safetensors"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    fit("--refine", "3").refused("t.checkpoint.safetensors is damaged", "delete it to start again")
 
 
 def test_lpips_needs_the_weights_of_the_user_and_the_table_names_them(fit, monkeypatch, tmp_path):

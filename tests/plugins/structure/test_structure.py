@@ -762,7 +762,7 @@ def test_bad_input_to_the_command_is_refused_in_one_line_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"beta": 2.0}, r"beta must lie in \(0, 1\], got 2"),
+        ({"beta": 2.0}, "beta must be positive and at most 1, got 2"),
         ({"base": "diffpir:zeta"}, "name=value"),
     ],
 )

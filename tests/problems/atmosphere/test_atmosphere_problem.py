@@ -205,7 +205,7 @@ def test_impossible_options_are_refused(command):
     refusals = {
         "sigma_y=0": "must be positive",
         "count=0": "at least 1",
-        "withhold=1": "[0, 1)",
+        "withhold=1": "at least 0 and below 1",
         "factor=40": "from 1 to 33",
         "thin=-1": "thin",
     }

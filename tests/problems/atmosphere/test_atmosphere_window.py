@@ -270,7 +270,7 @@ def refused(fuse, *arguments, words, window=4):
 
 
 def test_impossible_windows_are_refused_in_one_line(fuse, tmp_path, grid, hours):
-    refused(fuse, window=0, words=["window must be at least 1 hour, got 0"])
+    refused(fuse, window=0, words=["window must be at least 1 and at most 1000, got 0"])
     refused(fuse, window=13, words=["12 consecutive hours are shipped, window is 13"])
     refused(
         fuse,

@@ -130,6 +130,10 @@ class Problem(ABC):
         """
         return []
 
+    def prior_notes(self, prior: Prior) -> list[str]:
+        """Notes for the user on how far a prior suits this problem; none by default."""
+        return []
+
     def doubt(self, y: Tensor) -> str | None:
         """What makes it doubtful that a measurement y (*out_shape) is meant as stated, or None.
 

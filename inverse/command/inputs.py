@@ -55,9 +55,10 @@ def read_input(
     Raises: InputError if the file cannot be used.
     """
     if file is None:
-        return Input(index, file, folder, problem, notes=problem.file_notes())
+        notes = [*problem.file_notes(), *problem.prior_notes(prior)]
+        return Input(index, file, folder, problem, notes=notes)
     posed, values, notes = problem.open(file, prior, measured)
-    notes = [*notes, *posed.file_notes()]
+    notes = [*notes, *posed.file_notes(), *posed.prior_notes(prior)]
     if invalid := int((~torch.isfinite(values)).sum()):
         raise InputError(
             f"{file}: {invalid} of {values.numel()} values are NaN or infinite; replace them, and "

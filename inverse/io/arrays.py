@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,10 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
     return _joined(array)
 
 
-def _from_npz(path: Path) -> np.ndarray:
+def _from_npz(path: Path, name: str | None = None) -> np.ndarray:
     # np.load leaves a file open that it cannot read
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        name = _chosen(path, list(archive.files))
+        name = name or _chosen(path, list(archive.files))
         with zipfile.ZipFile(path) as members, members.open(f"{name}.npy") as member:
             major, _ = np.lib.format.read_magic(member)
             read = {1: np.lib.format.read_array_header_1_0}.get(
@@ -120,6 +121,65 @@ def stored(path: Path, dataset: Any) -> np.ndarray:
         raise InputError(f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing")
     check_memory(path, dataset.shape)
     return dataset[()]
+
+
+def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those arrays of a .npz or HDF5 file that have one of these names; none of another file.
+
+    Args:
+        names: of datasets, with their groups in HDF5, such as exchange/data.
+
+    Raises: InputError if the file or an array cannot be read, or does not fit into memory.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head.startswith(b"PK"):
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                present = [name for name in names if name in archive.files]
+            return {name: _joined(_from_npz(path, name)) for name in present}
+        if not head.startswith(b"\x89HDF"):
+            return {}
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return {
+                name: _joined(stored(path, file[name]))
+                for name in names
+                if _is_inside(file, name) and _numeric(file[name].dtype)
+            }
+    except InputError:
+        raise
+    except Exception as error:  # each reader raises its own types
+        if is_out_of_memory(error):
+            raise does_not_fit(path, error) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable array ({reason})") from error
+
+
+def units_of(path: Path, name: str) -> str:
+    """The attribute `units` of an HDF5 dataset; "" if it has none, or for another file."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return ""
+    with h5py.File(path, "r") as file:
+        value = file[name].attrs.get("units", "") if _is_inside(file, name) else ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _is_inside(file: Any, name: str) -> bool:
+    """Whether a dataset exists in the file itself, without links to other files on its path."""
+    import h5py
+
+    group = file
+    for part in name.split("/"):
+        if not isinstance(group, h5py.Group):
+            return False
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink | h5py.SoftLink):
+            return False
+        group = group.get(part)
+    return isinstance(group, h5py.Dataset) and group.file == file
 
 
 def _chosen(path: Path, names: list[str], listed: list[str] | None = None) -> str:

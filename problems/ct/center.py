@@ -1,0 +1,49 @@
+"""The position of the rotation axis on the detector, from the moments of a sinogram.
+
+The centre of mass of each projection is the projection of the centre of mass of the slice:
+
+    sum_s s p(theta, s) / sum_s p(theta, s) = center + x cos(theta) - y sin(theta)
+
+It holds for a parallel beam and an object that every projection sees whole.
+
+Source: Azevedo, Schneberk, Fitch, Martz, Calculation of the rotational centers in computed
+tomography sinograms, IEEE Transactions on Nuclear Science 1990,
+https://doi.org/10.1109/23.55866.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inverse.errors import InputError
+
+VARIATION = 0.05
+"""Largest relative deviation of the sums of projections that see the whole object."""
+
+CONDITION = 1e3
+"""Largest condition number of the fit; an arc of 30 degrees reaches it."""
+
+
+def estimated_center(y: np.ndarray, theta: np.ndarray) -> float:
+    """The axis (detector pixels, counted from 0) of line integrals y (views, detectors).
+
+    Args:
+        theta: angles of the views (radians).
+
+    Raises: InputError if the sums of the projections differ, or the angles do not determine it.
+    """
+    sums = y.sum(1)
+    variation = float(sums.std() / max(abs(sums.mean()), 1e-30))
+    if variation > VARIATION:
+        raise InputError(
+            f"ct: the sums of the projections vary by {variation:.0%}, as where part of the object "
+            "is not seen, so that the rotation axis cannot be estimated; state center=..."
+        )
+    terms = np.stack([np.ones_like(theta), np.cos(theta), -np.sin(theta)], 1)
+    if len(theta) < 3 or np.linalg.cond(terms) > CONDITION:
+        raise InputError(
+            f"ct: {len(theta)} views over {np.degrees(np.ptp(theta)):.0f} degrees do not determine "
+            "the rotation axis; state center=..."
+        )
+    centres = (y * np.arange(y.shape[1])).sum(1) / sums
+    return float(np.linalg.lstsq(terms, centres, rcond=None)[0][0])

@@ -1,0 +1,204 @@
+"""The projector of a scan as a sparse matrix, with the exact transpose as its adjoint.
+
+A line integral is the sum of bilinear interpolations at unit steps along the line, as in
+`skimage.transform.radon`, whose sinograms it reproduces to rounding. deepinv's `Tomography` has
+other pixel centres, and its exact adjoint needs automatic differentiation.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import inverse
+from inverse.errors import MemoryLimitError
+from inverse.memory import free_memory
+from inverse_problems.ct.filtering import filtered_backprojection
+from inverse_problems.ct.geometry import Geometry
+
+BYTES = 16
+"""Bytes of a weight of the matrix and of its transpose in float32, with their indices."""
+
+DENSE_ENOUGH = 50_000_000
+"""Weights above which the matrix is kept in float32."""
+
+
+class Projector:
+    """The sparse matrix P of line integrals (pixels), shared by all copies of an operator.
+
+    Raises: MemoryLimitError if it does not fit into the free memory.
+    """
+
+    def __init__(self, geometry: Geometry):
+        self.geometry = geometry
+        self.shape = (geometry.views * geometry.detectors, geometry.size**2)
+        self._matrices: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def __deepcopy__(self, memo: Any) -> Projector:
+        return self  # it never changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """P x of every channel: (B, C, size, size) -> (B, C, views, detectors)."""
+        matrix, _ = self._pair(x)
+        y = (matrix @ x.flatten(2).flatten(0, 1).T.contiguous()).T
+        return y.reshape(*x.shape[:2], self.geometry.views, self.geometry.detectors)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """P^T y of every channel: (B, C, views, detectors) -> (B, C, size, size)."""
+        _, transpose = self._pair(y)
+        x = (transpose @ y.flatten(2).flatten(0, 1).T.contiguous()).T
+        return x.reshape(*y.shape[:2], self.geometry.size, self.geometry.size)
+
+    def _pair(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        key = (like.device, like.dtype)
+        if key not in self._matrices:
+            first, second = (_tensor(m, self.shape[:: 1 - 2 * i]) for i, m in enumerate(self._csr))
+            self._matrices[key] = (_moved(first, like), _moved(second, like))
+        return self._matrices[key]
+
+    @functools.cached_property
+    def _csr(self) -> tuple[Any, Any]:
+        """The matrix and its transpose as compressed rows."""
+        from scipy import sparse
+
+        geometry = self.geometry
+        weights = 2.6 * self.shape[0] * geometry.size * (math.pi / 4 if geometry.circle else 1)
+        needed, free = weights * BYTES, free_memory(torch.device("cpu"))
+        if free is not None and needed > free:
+            raise MemoryLimitError(
+                f"ct: {geometry.views} views of {geometry.detectors} detector pixels and a slice "
+                f"of {geometry.size} pixels need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                "are free; use fewer views, or bin=2"
+            )
+        dtype = np.float32 if weights > DENSE_ENOUGH else np.float64
+        inside = geometry.inside()
+        theta, s = geometry.lines()
+        rows = [_view(theta[i], s[i], inside, dtype) for i in range(geometry.views)]
+        matrix = sparse.vstack(rows, format="csr")
+        return matrix, matrix.T.tocsr()
+
+
+def _view(theta: np.ndarray, s: np.ndarray, inside: np.ndarray, dtype: Any) -> Any:
+    """The rows of one view, (detectors, size^2), compressed."""
+    from scipy import sparse
+
+    size = len(inside)
+    reach = math.ceil(math.hypot(size, size) / 2) + 2
+    t = np.arange(-reach, reach + 1)
+    cos, sin = np.cos(theta)[:, None], np.sin(theta)[:, None]
+    column = size // 2 + s[:, None] * cos + t * sin
+    row = size // 2 - s[:, None] * sin + t * cos
+    left, top = np.floor(column).astype(np.int32), np.floor(row).astype(np.int32)
+    right, bottom = column - left, row - top
+    line = np.broadcast_to(np.arange(len(s), dtype=np.int32)[:, None], column.shape)
+    lines, pixels, weights = [], [], []
+    for down in (0, 1):
+        for across in (0, 1):
+            weight = (bottom if down else 1 - bottom) * (right if across else 1 - right)
+            r, c = top + down, left + across
+            kept = (r >= 0) & (r < size) & (c >= 0) & (c < size)
+            kept[kept] &= inside[r[kept], c[kept]]
+            lines.append(line[kept])
+            pixels.append(r[kept] * size + c[kept])
+            weights.append(weight[kept].astype(dtype))
+    entries = np.concatenate(weights), (np.concatenate(lines), np.concatenate(pixels))
+    return sparse.coo_matrix(entries, shape=(len(s), size * size)).tocsr()
+
+
+def _tensor(matrix: Any, shape: tuple[int, ...]) -> Tensor:
+    kind = np.int32 if matrix.nnz < 2**31 else np.int64
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Sparse.*", UserWarning)
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(kind)),
+            torch.from_numpy(matrix.indices.astype(kind)),
+            torch.from_numpy(matrix.data),
+            shape,
+        )
+
+
+def _moved(matrix: Tensor, like: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Sparse.*", UserWarning)
+        return matrix.to(like.device, like.dtype)
+
+
+def integrals_operator(projector: Projector, mu: float) -> Any:
+    """The linear operator y = mu P x, x (B, C, N, N) -> y (B, C, views, detectors).
+
+    Args:
+        mu: attenuation of intensity 1 (1 / pixel).
+    """
+    return _classes()[0](projector, mu)
+
+
+def counts_operator(projector: Projector, mu: float, flat: Tensor, dark: Tensor) -> Any:
+    """The nonlinear operator y = flat exp(-mu P x) + dark, in counts.
+
+    Args:
+        mu: attenuation of intensity 1 (1 / pixel).
+        flat, dark: counts without the object and without the beam, broadcastable to (1, views,
+            detectors); flat without dark.
+    """
+    return _classes()[1](projector, mu, flat, dark)
+
+
+@functools.cache
+def _classes() -> tuple[Any, Any]:
+    physics = inverse.physics
+
+    class Integrals(physics.LinearPhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, projector: Projector, mu: float):
+            super().__init__()
+            self.projector, self.mu = projector, mu
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            return _Projection.apply(self.projector, self.mu * x)
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return self.mu * self.projector.adjoint(y)
+
+        def filtered_backprojection(self, y: Tensor, window: str) -> Tensor:
+            return filtered_backprojection(y, self.projector.geometry, window) / self.mu
+
+    class Counts(physics.Physics):  # type: ignore[name-defined, misc]
+        def __init__(self, projector: Projector, mu: float, flat: Tensor, dark: Tensor):
+            super().__init__()
+            self.projector, self.mu = projector, mu
+            self.register_buffer("flat", flat.double())
+            self.register_buffer("dark", dark.double())
+            self.flat: Tensor
+            self.dark: Tensor
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            integrals = _Projection.apply(self.projector, self.mu * x)
+            return self.flat * torch.exp(-integrals) + self.dark
+
+        def integrals(self, y: Tensor) -> Tensor:
+            """-log of the transmission of counts y; at least one hundredth of a flat is left."""
+            return -((y - self.dark) / self.flat).clamp_min(0.01).log()
+
+        def filtered_backprojection(self, y: Tensor, window: str) -> Tensor:
+            geometry = self.projector.geometry
+            return filtered_backprojection(self.integrals(y), geometry, window) / self.mu
+
+    return Integrals, Counts
+
+
+class _Projection(torch.autograd.Function):
+    """P x with P^T as its derivative; sparse products of torch have no batched one."""
+
+    @staticmethod
+    def forward(ctx: Any, projector: Projector, x: Tensor) -> Tensor:
+        ctx.projector = projector
+        return projector.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, ctx.projector.adjoint(gradient)

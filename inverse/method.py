@@ -21,6 +21,8 @@ from inverse.sampling.schedules import schedule
 from inverse.seeding import Generators
 
 CLAIMS = ("exact", "exact in the limit", "point estimate", "biased", "none")
+GROUPS = ("point estimates", "samples", "particles", "baselines")
+"""What a method returns, or what it is for, in the order of `inverse methods`."""
 NEEDS = {
     "linear": ("a linear operator", lambda p: p.linear),
     "decomposable": ("an operator with known singular values", lambda p: p.decomposable),
@@ -63,6 +65,8 @@ class Method(ABC):
         equation: the update in one line.
 
     Class attributes with a default:
+        group: where `inverse methods` lists the method, one of `GROUPS`; by default "point
+            estimates" for methods that claim so, else "samples".
         claim: what the method promises on a conjugate problem, one of `CLAIMS`; `inverse verify`
             checks it.
         bias: largest figures of a `biased` method on the photographic cases of `inverse verify`, by
@@ -76,6 +80,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    group: ClassVar[str] = ""
     reference: ClassVar[str] = ""
     equation: ClassVar[str] = ""
     claim: ClassVar[str] = "biased"
@@ -84,6 +89,12 @@ class Method(ABC):
     limit: ClassVar[dict[str, float]] = {"steps": 1.0}
     needs: ClassVar[tuple[str, ...]] = ()
     units: ClassVar[str] = ""
+
+    @classmethod
+    def listed_in(cls) -> str:
+        """The group of `GROUPS` in which `inverse methods` lists this method."""
+        by_claim = "point estimates" if cls.claim == "point estimate" else "samples"
+        return cls.group or by_claim
 
     @classmethod
     def undeclared(cls) -> list[str]:

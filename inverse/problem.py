@@ -17,6 +17,7 @@ from inverse.errors import InputError
 from inverse.execution import Execution
 from inverse.io.devices import check_device
 from inverse.measurement import operators
+from inverse.measurement.jpeg_blocks import has_jpeg_blocks
 from inverse.measurement.noise import GaussianNoise, Noise
 from inverse.posterior import Posterior, as_batch
 from inverse.priors.loading import load_prior
@@ -140,6 +141,13 @@ class Problem(ABC):
         The user is asked to confirm it before the measurement is restored.
         """
         return None
+
+    def checks(self, y: Tensor) -> list[str]:
+        """What in a measurement y (*out_shape) contradicts the problem, each in words.
+
+        Unlike a doubt, it is reported with the result. Pictures are examined for blocks of JPEG.
+        """
+        return []
 
     def estimated_sigma_y(self, y: Tensor) -> float | None:
         """Standard deviation of the noise in a measurement y (*out_shape), found from y alone.
@@ -328,6 +336,14 @@ class ImageProblem(Problem):
         else:
             picture = read_image(file, channels)
         return self, picture.pixels, list(picture.notes)
+
+    def checks(self, y: Tensor) -> list[str]:
+        if self.measured_role != "picture" or y.ndim != 3 or not has_jpeg_blocks(y):
+            return []
+        return [
+            "the measurement shows the 8 x 8 blocks of JPEG, which are no white noise; use the "
+            "uncompressed picture, or a larger sigma_y"
+        ]
 
     def pictures(self, prior: Prior | None = None) -> list[Path]:
         """Files of the shipped truths in the order of their names; see `shipped_images`."""

@@ -38,6 +38,7 @@ REFERENCE = (
 class Baseline(inverse.Method):
     """A deepinv reconstructor that runs on a posterior; a subclass builds it and calls it."""
 
+    group = "baselines"
     reference = REFERENCE
     claim = "biased"
     limit = {}

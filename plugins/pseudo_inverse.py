@@ -23,6 +23,7 @@ class PseudoInverse(inverse.Method):
     """
 
     name = "pseudo-inverse"
+    group = "baselines"
     reference = "Hestenes, Stiefel, Methods of Conjugate Gradients for Solving Linear Systems, 1952"
     equation = "x = A^+ y, the least-squares solution of least norm around mid-grey"
     claim = "none"

@@ -25,6 +25,7 @@ class Tikhonov(inverse.Method):
     """
 
     name = "tikhonov"
+    group = "baselines"
     reference = "Tikhonov, Arsenin, Solutions of Ill-Posed Problems, 1977"
     equation = "argmin_x |y - A x|^2 + lambda |grad x|^2"
     claim = "point estimate"

@@ -34,6 +34,7 @@ class TV(inverse.Method):
     """
 
     name = "tv"
+    group = "baselines"
     reference = (
         "Rudin, Osher, Fatemi, Nonlinear Total Variation Based Noise Removal Algorithms, "
         "Physica D 1992; Condat, JOTA 2013"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
+from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 
@@ -19,6 +20,9 @@ SEPARABLE_SIDE = 512
 
 The decomposition uses dense matrices of that side; at 512 pixels it takes about a second.
 """
+
+SURE = 60.0
+"""Log-likelihood ratio (nats) from which a kernel counts as wrong (bench/kernel_check.py)."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,19 @@ class Deblur(inverse.ImageProblem):
     def estimated_sigma_y(self, y):
         """The noise level of the picture; see `noise_level`."""
         return noise_level(y)
+
+    def checks(self, y):
+        """Of a picture, and whether its blur is that of the kernel; see `kernel_mismatch`."""
+        found = kernel_mismatch(y, self.filter()[0, 0], self.sigma_y) if y.ndim == 3 else None
+        if found is None or found.gain < SURE or not found.variance:
+            return super().checks(y)
+        pixels = abs(found.variance) ** 0.5
+        more, kernel = ("more", "wider") if found.variance > 0 else ("less", "narrower")
+        return [
+            *super().checks(y),
+            f"the residual still has structure: by its spectrum the measurement is blurred {more} "
+            f"than the kernel says (by about {pixels:.1f} pixels); try a {kernel} kernel",
+        ]
 
     def file_notes(self) -> list[str]:
         """The notes from reading the kernel file."""

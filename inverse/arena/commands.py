@@ -222,6 +222,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the leaderboard as a self-contained HTML page and as Markdown tables."""
+    from inverse.arena.csv_table import csv_table
     from inverse.arena.markdown import markdown
     from inverse.arena.record import read_records
     from inverse.arena.report import write
@@ -229,16 +230,21 @@ def report(
 
     out = out or (folder if folder.suffix != ".jsonl" else folder.parent)
     suffix = out.suffix.lower()
-    if suffix not in ("", ".html", ".htm", ".md"):
+    if suffix not in ("", ".html", ".htm", ".md", ".csv"):
         raise OptionError(
-            f"bench report: --out must be an .html file, an .md file or a folder, got '{out}'"
+            "bench report: --out must be an .html, .md or .csv file, or a folder for all three, "
+            f"got '{out}'"
         )
-    if suffix != ".md":
+    if suffix in ("", ".html", ".htm"):
         print(write(folder, out / "report.html" if suffix == "" else out))
     if suffix in ("", ".md"):
         page = out if suffix == ".md" else out / "report.md"
         write_text(page, markdown(read_records(folder)))
         print(page)
+    if suffix in ("", ".csv"):
+        table = out if suffix == ".csv" else out / "report.csv"
+        write_text(table, csv_table(read_records(folder)))
+        print(table)
 
 
 @bench.command()

@@ -27,6 +27,10 @@ STEPS = "steps"
 """The option that a budget sets, and that quality is plotted against."""
 
 
+CLOCK_ERROR = 0.05
+"""Relative error of a timed solve, within which an efficiency above 1 is 1."""
+
+
 @dataclass(frozen=True)
 class Group:
     """The records of a contestant in a setting under a budget.
@@ -66,7 +70,9 @@ class Group:
     def efficiency(self) -> float | None:
         """Time of the counted evaluations alone over the time of the method.
 
-        Both are sums over the cells that have both; None if no cell has.
+        Both are sums over the cells that have both; None if no cell has. The floor is the time of
+        evaluations one after another, so that a ratio above 1 is an error of the two clocks: up to
+        `CLOCK_ERROR` it counts as 1, and beyond it the efficiency is unknown.
         """
         times = [
             (r.floor_seconds, r.seconds)
@@ -75,7 +81,8 @@ class Group:
         ]
         if not times:
             return None
-        return sum(floor for floor, _ in times) / sum(seconds for _, seconds in times)
+        ratio = sum(floor for floor, _ in times) / sum(seconds for _, seconds in times)
+        return min(ratio, 1.0) if ratio <= 1 + CLOCK_ERROR else None
 
 
 def grouped(records: Iterable[Record]) -> list[Group]:

@@ -15,6 +15,10 @@ def recorded_only(result: Result) -> None:
     """The function of a quantity that reports read from records and no longer compute."""
 
 
+SMALLEST_PEAK = 1 << 16
+"""Bytes of a peak that can be true. Earlier records of CPUs hold the growth of the process, which
+is nothing where a solve reuses freed memory."""
+
 COSTS: dict[str, Metric] = {
     "seconds": Metric(recorded_only, "seconds", "lower"),
     "calls": Metric(recorded_only, "evaluations + VJPs", "lower", digits=0),
@@ -40,8 +44,10 @@ def value(record: Record, name: str) -> float | None:
     number: float | None
     if name == "calls":
         number = record.cost.get("nfe", math.nan) + record.cost.get("vjp", math.nan)
-    elif name in ("seconds", "peak_memory"):
-        number = getattr(record, name)
+    elif name == "seconds":
+        number = record.seconds
+    elif name == "peak_memory":
+        number = record.peak_memory if (record.peak_memory or 0) >= SMALLEST_PEAK else None
     else:
         number = (record.cost if name in COSTS else record.metrics).get(name)
     return None if number is None or not math.isfinite(number) else float(number)

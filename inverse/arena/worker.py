@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from inverse.io.devices import DTYPES, check_device
 from inverse.method import Method
 from inverse.metrics.registered import registered_metrics
 from inverse.posterior import Posterior
+from inverse.priors.evaluation.memory import peak_bytes
 from inverse.priors.prior import Prior
 from inverse.registry.discovery import get_method, registry
 from inverse.registry.options import values
@@ -58,7 +58,7 @@ class Worker:
             registry().load_file(Path(path))
         self._priors: dict[tuple[Any, ...], Prior] = {}
         self._floors: dict[tuple[Any, ...], Floor | None] = {}
-        self._warm: set[tuple[Any, ...]] = set()
+        self._warm: dict[tuple[Any, ...], int | None] = {}
 
     def compute(self, cell: Cell, observation: Observation) -> Outcome:
         """Solve a cell; an error becomes the reason of a failed or skipped record."""
@@ -73,9 +73,9 @@ class Worker:
             posterior, method = self.posterior(cell, observation), cell.build_method()
             if reason := method.unsupported(posterior):
                 return Outcome(cell.record(status="skipped", reason=reason, **facts))
-            self.warm_up(cell, posterior, method)
+            needed = self.warm_up(cell, posterior, method)
             floor = self.floor(cell, posterior)
-            with peak_memory(posterior.device) as peak:
+            with peak_memory(posterior.device, needed) as peak:
                 result = solve(posterior, method, cell.samples, cell.seed, first_image=cell.truth)
             cost = cost_of(result)
             facts |= {
@@ -110,10 +110,13 @@ class Worker:
             execution=Execution(autocast=autocast),
         )
 
-    def warm_up(self, cell: Cell, posterior: Posterior, method: Method) -> None:
+    def warm_up(self, cell: Cell, posterior: Posterior, method: Method) -> int | None:
         """Run two untimed steps, once for each method and shape.
 
         They trigger imports, allocations and the choice of kernels.
+
+        Returns: the largest number of bytes that arrays of the two steps hold at once, which the
+            allocator of a CPU does not report; None on other devices, or if the steps failed.
         """
         key = (
             cell.method["name"],
@@ -124,11 +127,15 @@ class Worker:
             cell.dtype,
         )
         if key in self._warm:
-            return
-        self._warm.add(key)
+            return self._warm[key]
+        self._warm[key] = None
         short = values(method) | ({"steps": 2} if "steps" in values(method) else {})
         with suppress(Exception):  # two steps may be too few; the solve itself reports other errors
-            solve(posterior, get_method(method.name, **short), cell.samples, cell.seed)
+            few = get_method(method.name, **short)
+            solve(posterior, few, cell.samples, cell.seed)
+            if posterior.device.type == "cpu":
+                self._warm[key] = peak_bytes(lambda: solve(posterior, few, cell.samples, cell.seed))
+        return self._warm[key]
 
     def steps_within(
         self, cell: Cell, observation: Observation, budget: dict[str, float], pinned: bool
@@ -189,25 +196,16 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+def peak_memory(device: torch.device, needed: int | None) -> Iterator[Callable[[], int | None]]:
     """A function that returns the peak memory of the block above the memory at its start (bytes).
 
-    It returns None where the system does not report the peak.
+    Args:
+        needed: what it returns on a CPU, whose allocator reports no peak. The resident memory of
+            the process is none: it does not grow where a solve reuses freed memory.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set, Linux only
-        held = _resident("VmRSS")
-    except (OSError, TypeError):
-        yield lambda: None
-        return
-    yield lambda: max(0, _resident("VmHWM") - held)
-
-
-def _resident(name: str) -> int:
-    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(match[1]) * 1024  # type: ignore[index]
+    yield lambda: needed

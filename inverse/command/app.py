@@ -46,6 +46,8 @@ REPEATABLE = {
 """Options that take several values: `--set a=1 b=2`."""
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of the system about the disk, not about one file."""
 
@@ -186,19 +188,52 @@ def diagnose(request: DiagnosisRequest) -> None:
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Method to explain.")] = None,
+    as_json: AsJson = False,
     plugin: PluginFiles = [],
 ) -> None:
-    """List the methods, or explain one method: reference, equation, options."""
-    _list_or_explain("inverse_methods", name, plugin, lambda cls: _first_sentence(cls.__doc__))
+    """List the methods by use, or explain one method: reference, equation, options."""
+    plugins = registry(plugin)
+    if name is not None:
+        return _explain(plugins.find("inverse_methods", name), as_json)
+    things = {key: entry.thing for key, entry in plugins.table("inverse_methods").items()}
+    if as_json:
+        return _print_json([_described(cls) for cls in things.values()])
+    from inverse.method import GROUPS
+    from inverse.registry.defaults import first_methods
+
+    groups = {"start here": {k: use for k, use in first_methods().items() if k in things}}
+    for group in GROUPS:
+        groups[group] = {
+            key: _first_sentence(cls.__doc__)
+            for key, cls in things.items()
+            if cls.listed_in() == group
+        }
+    for group, lines in groups.items():
+        table = columns(group, "description")
+        for key, line in lines.items():
+            table.add_row(key, line)
+        if lines:
+            show(table)
+    return None
 
 
 @app.command()
 def problems(
     name: Annotated[str | None, typer.Argument(help="Problem to explain.")] = None,
+    as_json: AsJson = False,
     plugin: PluginFiles = [],
 ) -> None:
     """List the problems, or explain one problem."""
-    _list_or_explain("inverse_problems", name, plugin, lambda cls: cls.summary)
+    plugins = registry(plugin)
+    if name is not None:
+        return _explain(plugins.find("inverse_problems", name), as_json)
+    things = {key: entry.thing for key, entry in plugins.table("inverse_problems").items()}
+    if as_json:
+        return _print_json([_described(cls) for cls in things.values()])
+    table = columns("problem", "description")
+    for key, cls in things.items():
+        table.add_row(key, cls.summary)
+    return show(table)
 
 
 @app.command()
@@ -306,24 +341,42 @@ app.command()(arena.tune)
 app.add_typer(training.app)
 
 
-def _list_or_explain(
-    hook: str, name: str | None, files: list[Path], describe: Callable[[Any], str]
-) -> None:
-    plugins = registry(files)
-    if name is not None:
-        _explain(plugins.find(hook, name))
-        return
-    table = columns(hook.removeprefix("inverse_").rstrip("s"), "description")
-    for key, entry in plugins.table(hook).items():
-        table.add_row(key, describe(entry.thing))
-    show(table)
+def _described(cls: Any) -> dict[str, Any]:
+    """A method or problem as JSON: what it is, where it is listed, what it claims, its options."""
+    from inverse.registry.options import options, text
+
+    listed_in = getattr(cls, "listed_in", None)
+    words = {
+        key: getattr(cls, key, "")
+        for key in ("equation", "reference", "claim")
+        if hasattr(cls, key)
+    }
+    return {
+        "name": cls.name,
+        **({"group": listed_in()} if listed_in else {}),
+        "summary": getattr(cls, "summary", "") or _first_sentence(cls.__doc__),
+        **words,
+        "needs": list(getattr(cls, "needs", ())),
+        "options": [
+            {"name": o.name, "type": o.type, "default": text(o.default), "help": o.help}
+            for o in options(cls)
+        ],
+    }
 
 
-def _explain(cls: Any) -> None:
+def _print_json(value: Any) -> None:
+    from inverse.io.files import strict_json
+
+    print(strict_json(value))
+
+
+def _explain(cls: Any, as_json: bool) -> None:
     import inspect
 
     from inverse.registry.options import options, text
 
+    if as_json:
+        return _print_json(_described(cls))
     print(f"{cls.name}\n\n{inspect.cleandoc(cls.__doc__ or '').split('Args:')[0].strip()}\n")
     for label in ("equation", "reference", "claim"):
         if getattr(cls, label, ""):
@@ -336,7 +389,7 @@ def _explain(cls: Any) -> None:
     for option in options(cls):
         table.add_row(option.name, option.type, text(option.default), option.help)
     print()
-    show(table)
+    return show(table)
 
 
 def _plugin_command(name: str, ctx: Any) -> Any:

@@ -20,6 +20,7 @@ from inverse.command.inputs import (
     read_input,
     with_noise_estimated,
 )
+from inverse.command.progress import forecast, label
 from inverse.command.request import Request
 from inverse.engine import Interrupted, Observer, device_errors, solve
 from inverse.errors import (
@@ -237,6 +238,13 @@ class BatchSolver:
 
     def _solve(self, batch: list[Input]) -> Solved:
         posterior = self.posterior(batch)
+        announced = (
+            None
+            if self.request.parallel
+            else forecast(posterior, self.method, self.request.samples)
+        )
+        if announced:
+            print(f"inverse: {label(batch, self.count)}: {announced}", file=sys.stderr, flush=True)
         with self._observers(batch) as observers:
             try:
                 result = solve(
@@ -295,6 +303,8 @@ class BatchSolver:
         }
         if structure is not None:
             provenance["residual_correlation"] = structure
+        if self.request.measured and item.values is not None:
+            provenance["checks"] = item.problem.checks(item.values)
         if not alone:
             provenance |= {
                 "input": str(item.file),

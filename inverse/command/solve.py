@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from inverse.command.background import read_ahead, write_behind
 from inverse.command.batch_solver import PARALLEL, BatchSolver, Solved
 from inverse.command.inputs import Input, batches
 from inverse.command.outputs import check_not_inputs, locked, named_files, output_folders
+from inverse.command.progress import progress
 from inverse.command.request import Request
 from inverse.command.summary import record, report
 from inverse.engine import Observer
@@ -126,8 +124,8 @@ def write(solved: Solved) -> None:
 
 @contextmanager
 def observers(batch: list[Input], count: int, quiet: bool) -> Iterator[list[Observer]]:
-    """The observers of a batch's iterates: the progress bar and those of plug-ins."""
-    with nullcontext() if quiet else progress_bar(batch, count) as bar:
+    """The observers of a batch's iterates: the progress and those of plug-ins."""
+    with nullcontext() if quiet else progress(batch, count) as bar:
         yield [] if quiet else [observer for observer in (bar, step_hook()) if observer]
 
 
@@ -139,43 +137,3 @@ def step_hook() -> Observer | None:
     return lambda index, total, x, misfit, nfe: hook(
         index=index, total=total, x=x, misfit=misfit, nfe=nfe
     )
-
-
-@contextmanager
-def progress_bar(batch: list[Input], count: int) -> Iterator[Any]:
-    """An observer that draws steps, data misfit, prior evaluations and time left on a terminal.
-
-    None where the standard error stream is not a terminal.
-    """
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    steps = TextColumn("{task.fields[status]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task, last = bar.add_task(_label(batch, count), total=None, status=""), 0.0
-
-        def observer(step: int, total: int | None, x: Tensor, misfit: Any, nfe: float) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last < 0.3 and step != total:
-                return
-            last = now
-            of = "" if total is None else f"/{total}"
-            status = f"step {step}{of}  chi2 {misfit():.3g}  {nfe:.0f} prior evaluations"
-            bar.update(task, completed=step, total=total, status=status)
-
-        yield observer
-
-
-def _label(batch: list[Input], count: int) -> str:
-    """The first file of a batch, the number of the others, and the position among all inputs."""
-    name = batch[0].file.name if batch[0].file else "solving"
-    others = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
-    position = f" {batch[-1].index + 1}/{count}" if count > 1 else ""
-    return f"{name}{others}{position}"

@@ -62,6 +62,7 @@ def record(result: Result, folder: Path) -> dict[str, Any]:
         "ess": None if result.log_weights is None else float(result.ess.mean()),
         "log_evidence": None if result.log_evidence is None else float(result.log_evidence.mean()),
         "residual_correlation": provenance.get("residual_correlation"),
+        "checks": provenance.get("checks", []),
         "notes": provenance.get("notes", []),
     }
 
@@ -118,6 +119,8 @@ def _print_notes(records: list[dict[str, Any]]) -> None:
                 print(f"{name}: {note}")
         if judged := judgement(record.get("misfit")):
             print(f"check {name}: {judged}")
+        for check in record.get("checks", []):
+            print(f"check {name}: {check}")
         if structured := structure(record.get("residual_correlation")):
             print(f"check {name}: {structured}")
         if record["ess"] is not None:

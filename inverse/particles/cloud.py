@@ -347,6 +347,7 @@ class ParticleMethod(Method):
         islands: clouds of each image that do not interact until the end; they divide the particles.
     """
 
+    group: ClassVar[str] = "particles"
     needs: ClassVar[tuple[str, ...]] = ("noisy",)
 
     particles: Annotated[int, Range(2, 10**6)] = 16

@@ -87,6 +87,8 @@ class Range:
         ]
 
     def __str__(self) -> str:
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:g}"
         return " and ".join(text for _, text in self._bounds())
 
 

@@ -157,6 +157,11 @@ def test_every_cell_is_counted():
     )
 
 
+@pytest.mark.parametrize(("floor", "efficiency"), [(5.0, 0.5), (10.3, 1.0), (11.9, None)])
+def test_an_efficiency_above_one_is_an_error_of_the_clocks(floor, efficiency):
+    assert grouped([record(floor_seconds=floor, seconds=10.0)])[0].efficiency == efficiency
+
+
 def test_efficiency_is_a_ratio_of_sums_over_cells_with_a_floor():
     cells = [
         record(truth=i, seconds=seconds, floor_seconds=floor)

@@ -1,6 +1,7 @@
 """The report as text: its tables, its data, its thumbnails, and its protection from records."""
 
 import base64
+import csv
 import dataclasses
 import gzip
 import hashlib
@@ -15,6 +16,7 @@ from arena_records import record, solved, table, write
 from PIL import Image
 
 from inverse.arena import report, tradeoffs
+from inverse.arena.csv_table import csv_table
 from inverse.arena.gallery import CAP, VIRIDIS, gallery
 from inverse.arena.groups import grouped
 from inverse.arena.labels import budget_label, contestant_labels, setting_labels
@@ -305,6 +307,21 @@ def test_write_makes_one_file(tmp_path, real):
     links = {cell["cell"]: (out.parent / cell["href"]).resolve() for cell in data["cells"]}
     assert links == {r.cell: (folder / r.artifact).resolve() for r in rows}
     assert report.write(folder, tmp_path) == tmp_path / "report.html"
+
+
+def test_the_table_as_csv():
+    """Its numbers are those of the statistics; a name that looks like a formula stays text."""
+    rows = [
+        record(truth=0, psnr=20.0),
+        record(truth=1, psnr=24.0),
+        record(truth=0, status="failed", psnr=None, method="=1+1"),
+    ]
+    table = list(csv.DictReader(io.StringIO(csv_table(rows))))
+    assert [row["method"][:5] for row in table] == [table[0]["method"][:5], "'=1+1"]
+    assert float(table[0]["psnr"]) == 22.0
+    assert float(table[0]["psnr_low"]) < 22 < float(table[0]["psnr_high"])
+    assert (table[0]["psnr_truths"], table[0]["ok"], table[1]["failed"]) == ("2", "2", "1")
+    assert table[1]["psnr"] == ""
 
 
 def test_missing_records_are_an_error_and_leave_no_file(tmp_path):

@@ -362,6 +362,13 @@ def test_the_rows_of_a_cell_that_ran_again_are_replaced(tmp_path, finished):
 # --- continuing -------------------------------------------------------------------------------
 
 
+def test_peak_memory_is_that_of_arrays(finished):
+    """A solve holds at least the answer; growth of the process would often be zero."""
+    records = [r for r in read_records(finished) if r.status == "ok"]
+    assert records
+    assert all(r.peak_memory >= 4 * 64 for r in records)
+
+
 def test_a_finished_suite_computes_nothing(tmp_path):
     assert run(tmp_path).computed == 6
     before = (tmp_path / "records" / "records.jsonl").read_bytes()

@@ -20,6 +20,7 @@ from inverse.command.app import repeat_options
 from inverse.io.command_line import assignments
 from inverse.io.files import strict_json
 from inverse.io.images import read_image
+from inverse.registry.discovery import registry
 
 pytest_plugins = "cli_fixtures"
 
@@ -404,6 +405,32 @@ def test_listing_has_a_line_for_each(command, listing, expected):
     assert all(len(rows[name].split()) > 3 for name in expected)
 
 
+def test_methods_are_listed_by_use(command):
+    """Those to start with first; every method is in one of the other groups."""
+    listing = command("methods").out
+    headings = ["start here", "point estimates", "samples", "particles", "baselines"]
+    at = [listing.index(f" {heading}  ") for heading in headings]
+    assert at == sorted(at)
+    assert listing.index(" auto ") < at[1]
+    names = [line.split()[0] for line in listing[at[1] :].splitlines() if line.strip()]
+    registered = set(registry().table("inverse_methods"))
+    assert sorted(registered) == sorted(name for name in names if name in registered)
+
+
+def test_listings_as_json(command):
+    methods = json.loads(command("methods", "--json").out)
+    assert {m["name"] for m in methods} == set(registry().table("inverse_methods"))
+    assert {m["group"] for m in methods} == {"point estimates", "samples", "particles", "baselines"}
+    one = json.loads(command("methods", "tv", "--json").out)
+    assert one["options"][0] | {"help": ""} == {
+        "name": "steps",
+        "type": "an integer from 1 to 1e+07",
+        "default": "300",
+        "help": "",
+    }
+    assert {"deblur", "mri"} <= {p["name"] for p in json.loads(command("problems", "--json").out)}
+
+
 def test_method_is_explained(command):
     text = command("methods", "red-diff").out
     assert text.startswith("red-diff\n")
@@ -418,7 +445,7 @@ def test_method_is_explained(command):
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "an integer" in rows["steps"]
     assert "100" in rows["steps"]
-    assert "a number or auto" in rows["lambda"]
+    assert "a number from 0 to 1e+09 or auto" in rows["lambda"]
     assert "linear | sqrt | square" in rows["weight"]
 
 
@@ -426,7 +453,7 @@ def test_problem_is_explained(command):
     text = command("problems", "deblur").out
     for part in (
         "kernel_size",
-        "an integer or auto",
+        "an integer from 3 to 4097 or auto",
         "reflect | replicate | circular",
         "sigma_y",
         "units of y",

@@ -142,6 +142,20 @@ function drawBoard() {
   $("board-note").textContent = `Means over truths, ${budgets === "no limit" ? "without a budget" : budgets}; the best of each column and problem in bold, among the methods that finished the most cells. Open a row for its cells, a cell for its record.`;
 }
 
+// the rows of the table with their intervals, in numbers
+function csvOfBoard() {
+  const quoted = (v) => { const text = v == null ? "" : typeof v === "number" ? String(v) : String(v).replace(/^[=+\-@\t\r]/, "'$&"); return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text; };
+  const rows = D.rows.filter(shown), names = [...D.metrics, ...D.costs].map((q) => q.name).filter((name) => rows.some((row) => row.est[name]));
+  const head = ["problem", "budget", "method", ...names.flatMap((name) => [name, `${name}_low`, `${name}_high`, `${name}_truths`]), "efficiency", "ok", "failed", "skipped"];
+  const line = (row) => [D.settings[row.s], D.budgets[row.b], D.contestants[row.m], ...names.flatMap((name) => row.est[name] || [null, null, null, null]), row.eff, ...row.n];
+  return [head, ...rows.map(line)].map((fields) => fields.map(quoted).join(",")).join("\n") + "\n";
+}
+$("save").addEventListener("click", () => {
+  const link = h("a", { href: URL.createObjectURL(new Blob([csvOfBoard()], { type: "text/csv" })), download: "leaderboard.csv" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+
 function headCell(c, sort, falling) {
   if (c.kind === "whisker") return h("th", { class: "text", scope: "col", style: "padding:.38rem .55rem" }, c.text);
   const direction = c.key === sort.key ? ((falling ? !c.better : c.better) ? "descending" : "ascending") : "none";

@@ -6,7 +6,8 @@ is therefore denoised as inside the whole image, and there are no seams to blend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,16 +35,34 @@ def tiled(
             out: Any = checkpoint(denoise, patch, level, use_reentrant=False)
             return out
 
-    rows = []
+    rows: list[Tensor] = []
+    across, done = spans(x.shape[-1], tile), 0
+    count = len(across) * len(spans(x.shape[-2], tile))
     for top, bottom in spans(x.shape[-2], tile):
         row = []
-        for left, right in spans(x.shape[-1], tile):
+        for left, right in across:
             t, b = max(0, top - halo), min(x.shape[-2], bottom + halo)
             lft, r = max(0, left - halo), min(x.shape[-1], right + halo)
             out = run(x[..., t:b, lft:r], sigma)
             row.append(out[..., top - t : bottom - t, left - lft : right - lft])
+            done += 1
+            for watch in _watchers:
+                watch(done, count)
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)
+
+
+_watchers: list[Callable[[int, int], None]] = []
+
+
+@contextmanager
+def tiles_watched(watch: Callable[[int, int], None]) -> Iterator[None]:
+    """Context manager under which `watch(done, count)` is called after every tile."""
+    _watchers.append(watch)
+    try:
+        yield
+    finally:
+        _watchers.remove(watch)
 
 
 def spans(length: int, tile: int) -> list[tuple[int, int]]:

@@ -131,6 +131,8 @@ def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
     Raises: InputError if the file or an array cannot be read, or does not fit into memory.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
             head = file.read(8)

@@ -11,6 +11,7 @@ from torch import Tensor
 from inverse.io.files import atomic_write
 from inverse.result import Result
 from inverse_problems.atmosphere.analysis_file import at_places, coarse_field, station_values
+from inverse_problems.atmosphere.coastlines import coastlines
 from inverse_problems.atmosphere.domain import Domain
 from inverse_problems.atmosphere.netcdf import HOUR, package, stamp
 from inverse_problems.atmosphere.observations import Observations
@@ -21,7 +22,7 @@ EDGES = {"used": "black", "withheld": "red"}
 
 
 def write_map(result: Result, scene: Scene, path: Path, max_hours: int = 4) -> None:
-    """Write maps of the first variable of the first image of a result as PNG.
+    """Write maps of the first variable of the first image of a result as PNG, with coastlines.
 
     The columns are the observations, the mean, the standard deviation, and the error of the mean;
     without a truth the last column is the difference of stations and mean.
@@ -144,6 +145,8 @@ def _draw_field(
     lat, lon = np.array(domain.grid.latitudes), np.array(domain.grid.longitudes)
     axis.set_xlim(lon.min(), lon.max())
     axis.set_ylim(lat.min(), lat.max())
+    coast = coastlines(lon.min(), lon.max(), lat.min(), lat.max())
+    axis.plot(coast[:, 0], coast[:, 1], color="0.25", linewidth=0.6, zorder=2, label="_coast")
     if values is None:
         return None
     rows, columns = (
@@ -164,9 +167,9 @@ def _diverging(bound: float) -> dict[str, Any]:
 
 
 def _time_label(scene: Scene, hour: int) -> str:
-    if scene.domain.hours == 1:
-        return ""
-    return f", hour {hour}" if scene.start is None else f", {stamp(scene.start + hour * HOUR)}"
+    if scene.start is not None:
+        return f", valid {stamp(scene.start + hour * HOUR)}"
+    return "" if scene.domain.hours == 1 else f", hour {hour}"
 
 
 def _numpy(values: Tensor) -> np.ndarray:

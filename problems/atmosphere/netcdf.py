@@ -60,6 +60,10 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         # reads a Zarr store with or without consolidated metadata, without a warning
         settings = {"consolidated": False} if engine == "zarr" else {}
+        if engine == "h5netcdf":
+            import h5py
+
+            h5py.File(path, "r").close()  # h5netcdf complains once more when it forgets a bad file
         with xarray.open_dataset(path, engine=engine, decode_times=False, **settings) as dataset:
             yield dataset
     except InverseError:

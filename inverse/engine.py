@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import operator
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -79,9 +80,12 @@ def solve(
         InputError: the method diverged.
         DeviceError, MemoryLimitError: the device failed or ran out of memory.
     """
+    if not isinstance(posterior, Posterior):
+        raise InputError(f"solve: expected a posterior first, got {type(posterior).__name__}")
     method, seed = method_instance(method), as_seed(seed)
-    if samples < 1:
-        raise OptionError(f"samples must be at least 1, got {samples}")
+    if isinstance(samples, bool) or not isinstance(samples, SupportsIndex) or samples < 1:
+        raise OptionError(f"samples must be a whole number of at least 1, got {samples!r:.80}")
+    samples = operator.index(samples)
     if reason := method.unsupported(posterior):
         raise UnsupportedError(reason)
     asked, (method, reason) = method, method.chosen(posterior, samples)
@@ -135,7 +139,13 @@ def method_instance(method: Method | type[Method] | str) -> Method:
     """The method itself, an instance of a class with default options, or of a registered name."""
     if isinstance(method, str):
         return get_method(method)
-    return build(method, {}) if isinstance(method, type) else method
+    if isinstance(method, type) and issubclass(method, Method):
+        return build(method, {})
+    if not isinstance(method, Method):
+        raise OptionError(
+            f"solve: expected a method, its class or its name, got {type(method).__name__}"
+        )
+    return method
 
 
 def iterator_of(method: Method, iterates: Any) -> Iterator[Tensor | Weighted]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from inverse.errors import InputError, OptionError
 from inverse.execution import Cost
 from inverse.io.arrays import own_datasets, stored
-from inverse.io.files import atomic_write
+from inverse.io.files import atomic_write, strict_json
 from inverse.seeding import seeded
 
 TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
@@ -192,7 +192,7 @@ class Result:
             file.attrs["cost"] = json.dumps(asdict(self.cost))
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
-            file.attrs["provenance"] = json.dumps(self.provenance, default=str)
+            file.attrs["provenance"] = strict_json(self.provenance)
         with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(contents.getbuffer())
 

@@ -34,6 +34,7 @@ class Input:
         values: the ground truth, cropped to what the operator accepts, or the measurement; physical
             units, (*shape).
         notes: what was done to the file's contents, for the provenance.
+        stated: the problem before its noise level was estimated from the file; None if it was not.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Input:
     problem: Problem
     values: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    stated: Problem | None = None
 
 
 def read_input(
@@ -81,29 +83,30 @@ def with_noise_estimated(item: Input) -> Input:
     found = None if item.values is None else item.problem.estimated_sigma_y(item.values)
     if found is None:
         return item
-    sigma_y = float(f"{found:.3g}")
+    sigma_y = float(f"{found:.2g}")  # so that pictures of one camera share a batch
     note = (
         f"sigma_y = {sigma_y:g}, estimated from the measurement; "
         "--problem-option sigma_y=... states it"
     )
     problem = replace(item.problem, sigma_y=sigma_y)
-    return replace(item, problem=problem, notes=[*item.notes, note])
+    return replace(item, problem=problem, stated=item.problem, notes=[*item.notes, note])
 
 
 def batch_key(item: Input, problem: Problem, prior: Prior) -> Hashable | None:
-    """Shape that the inputs of one batch share; None for an input that must be solved alone.
+    """Shape and noise that the inputs of one batch share; None for an input to be solved alone.
 
-    An input is solved alone if its file poses a problem of its own, if its problem overrides
-    `posterior`, or if its file already holds a batch.
+    An input is solved alone if its file poses a problem of its own, other than in the noise level
+    that was estimated from it, if its problem overrides `posterior`, or if its file already holds a
+    batch.
     """
     if (
         item.values is None
-        or item.problem is not problem
+        or (item.stated or item.problem) is not problem
         or type(problem).posterior is not Problem.posterior
         or item.values.ndim != len(prior.shape)
     ):
         return None
-    return tuple(item.values.shape)
+    return tuple(item.values.shape), item.problem.sigma_y
 
 
 def batches(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError
+from inverse.errors import InputError, OptionError
 from inverse.io.arrays import is_array, read_numbers
 from inverse.io.files import atomic_write
 from inverse.io.pictures import KINDS, check_intensities, read_raster
@@ -50,10 +51,46 @@ def read_image(
         role: picture, whose numbers lie in [0, 1]; kernel and numbers, of any range.
         margin: how far the numbers of a picture in an array may lie outside [0, 1], for noise.
 
+    A kernel is read once, as long as its file does not change.
+
     Raises: InputError if the file is missing, empty, not an image, has other channels or another
         range, or does not fit into memory.
     """
-    path, head = _head(Path(path))
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise OptionError(f"read_image: channels must be a whole number, got {channels!r:.80}")
+    path = _path(path)
+    if role == "kernel":
+        pixels, notes = _kernel(path, channels, margin, _version(path))
+        return Picture(pixels.clone(), notes)
+    return _image(path, channels, role, margin)
+
+
+def _path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise InputError(f"image: expected a path, got {type(path).__name__}") from error
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its time and size; None for a file that cannot be read."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=8)
+def _kernel(
+    path: Path, channels: int, margin: float, version: object
+) -> tuple[Tensor, tuple[str, ...]]:
+    picture = _image(path, channels, "kernel", margin)
+    return picture.pixels, picture.notes
+
+
+def _image(path: Path, channels: int, role: Role, margin: float) -> Picture:
+    path, head = _head(path)
     if is_array(head):
         return _array_picture(read_numbers(path, head), channels, path, role, margin)
     raster = read_raster(path, head)
@@ -75,11 +112,19 @@ def read_mask(path: str | Path) -> tuple[Tensor, tuple[str, ...]]:
 
     A picture or array of two values: the larger is observed. In a picture with transparency the
     opaque pixels are observed. Up to a twentieth of the pixels may lie between the two values, as
-    at smoothed edges; they are observed above the middle.
+    at smoothed edges; they are observed above the middle. The file is read once, as long as it does
+    not change.
 
     Raises: InputError if the file is unreadable or has more values, as a photograph has.
     """
-    path, head = _head(Path(path))
+    path = _path(path)
+    observed, notes = _mask(path, _version(path))
+    return observed.clone(), notes
+
+
+@functools.lru_cache(maxsize=8)
+def _mask(path: Path, version: object) -> tuple[Tensor, tuple[str, ...]]:
+    path, head = _head(path)
     if is_array(head):
         array = read_numbers(path, head)
         array = array.reshape([n for n in array.shape if n > 1] or [1])

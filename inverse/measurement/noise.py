@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,14 @@ class GaussianNoise(Noise):
     """
 
     def __init__(self, sigma: float | Tensor, observed: Tensor | None = None):
-        self.sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        try:
+            if isinstance(sigma, bool) or torch.as_tensor(sigma).is_complex():
+                raise TypeError("it is no real number")
+            self.sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise NoiseError(
+                f"Gaussian noise: sigma must be a number or an array of them, got {sigma!r:.80}"
+            ) from error
         self.observed = observed
         if not bool((self.sigma >= 0).all() and self.sigma.isfinite().all()):
             raise NoiseError(f"Gaussian noise: sigma must be finite and at least 0, got {sigma}")
@@ -116,9 +124,9 @@ class PoissonNoise(Noise):
     """
 
     def __init__(self, gain: float):
-        self.gain = float(gain)
-        if not self.gain > 0:
-            raise NoiseError(f"Poisson noise: gain must be positive, got {gain}")
+        self.gain = _number(gain)
+        if not 0 < self.gain < math.inf:
+            raise NoiseError(f"Poisson noise: gain must be positive, got {gain!r:.80}")
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(_non_negative(clean) / self.gain, generator=generator) * self.gain
@@ -142,9 +150,9 @@ class LaplaceNoise(Noise):
     """
 
     def __init__(self, b: float):
-        self.b = float(b)
-        if not self.b > 0:
-            raise NoiseError(f"Laplace noise: b must be positive, got {b}")
+        self.b = _number(b)
+        if not 0 < self.b < math.inf:
+            raise NoiseError(f"Laplace noise: b must be positive, got {b!r:.80}")
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         up, down = (torch.empty_like(clean).exponential_(generator=generator) for _ in range(2))
@@ -201,3 +209,11 @@ def _non_negative(clean: Tensor) -> Tensor:
 
 def _randn(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _number(value: Any) -> float:
+    """A value as a float; NaN for what is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return float("nan")

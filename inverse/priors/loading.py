@@ -173,6 +173,8 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
         this machine lacks.
     """
     device = check_device(device)
+    if not isinstance(name, str | Path):
+        raise PriorError(f"prior: expected a name or a path, got {type(name).__name__}")
     card_path = find_card(name)
     if card_path is None:
         from inverse.priors.networks.pipelines import from_diffusers

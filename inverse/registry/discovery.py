@@ -196,6 +196,8 @@ class Registry:
             failed to load; PluginError if its class cannot be used; DuplicateNameError if a file
             that was given as a plug-in claims it too.
         """
+        if not isinstance(name, str):
+            raise UnknownNameError(f"{_singular(hook)}: expected a name, got {name!r:.80}")
         table = self.table(hook)
         if (hook, name) in self.refused:
             raise self.refused[hook, name]

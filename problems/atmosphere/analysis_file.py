@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inverse import __version__
+from inverse.io.files import strict_json
 from inverse.measurement.operators import clone
 from inverse.result import Result
 from inverse_problems.atmosphere.domain import Domain
@@ -122,7 +122,7 @@ def _attributes(result: Result) -> dict[str, str]:
         "source": f"inverse {__version__}, {method} with the prior {provenance['prior']}",
         "history": _command()
         or f"inverse.solve of {problem} with {method}, seed {provenance['seed']}",
-        "provenance": json.dumps(rest, default=str),
+        "provenance": strict_json(rest),
     }
 
 

@@ -217,7 +217,7 @@ def test_an_input_with_its_own_problem_has_no_batch_key():
     prior = inverse.FlatPrior((3, None, None))
     values = torch.zeros(3, 8, 9)
     item = Input(0, Path("a.png"), Path("out"), problem, values)
-    assert batch_key(item, problem, prior) == (3, 8, 9)
+    assert batch_key(item, problem, prior) == ((3, 8, 9), problem.sigma_y)
     assert batch_key(replace(item, problem=inverse.get_problem("denoise")), problem, prior) is None
     assert batch_key(replace(item, values=values[None]), problem, prior) is None
     assert batch_key(replace(item, values=None), problem, prior) is None

@@ -41,8 +41,8 @@ class Problem(ABC):
         reference: paper or settings that the problem follows.
         prior: name of the default prior.
         exports: names of the files that `export` writes.
-        needed_to_restore: options that a measurement of the user must state, because a default
-            would be a guess.
+        when_restoring: option -> value for a measurement of the user who states none, where the
+            default of a simulation would be a guess.
         cases: name -> options under which `inverse verify` checks methods against `exact`.
         photographic: whether the law has the spectrum of photographs; `inverse verify` holds biased
             methods to their `bias` on it.
@@ -59,7 +59,7 @@ class Problem(ABC):
     prior: ClassVar[str] = default("problem", "prior")
     cases: ClassVar[dict[str, dict[str, Any]]] = {}
     exports: ClassVar[tuple[str, ...]] = ("reconstruction.png", "panel.png")
-    needed_to_restore: ClassVar[tuple[str, ...]] = ()
+    when_restoring: ClassVar[dict[str, Any]] = {}
     photographic: ClassVar[bool] = False
 
     sigma_y: NonNegative = 0.02
@@ -148,6 +148,13 @@ class Problem(ABC):
         Unlike a doubt, it is reported with the result. Pictures are examined for blocks of JPEG.
         """
         return []
+
+    def informed_by(self, y: Tensor) -> Problem:
+        """The problem with what it estimates from a measurement y (*out_shape); self by default.
+
+        Raises: InputError if y does not tell.
+        """
+        return self
 
     def estimated_sigma_y(self, y: Tensor) -> float | None:
         """Standard deviation of the noise in a measurement y (*out_shape), found from y alone.
@@ -277,6 +284,22 @@ class Problem(ABC):
             )
         else:
             y = _batched(as_batch(y, "measurement"), prior).to(dtype)
+            posed = self.informed_by(y[0])
+            if posed is not self:
+                if len(y) > 1:
+                    raise InputError(
+                        f"{self.name}: what is unknown is estimated from one measurement at a "
+                        f"time; got a batch of {len(y)}"
+                    )
+                return posed.posterior(
+                    y=y,
+                    prior=prior,
+                    seed=seed,
+                    device=device,
+                    dtype=dtype,
+                    execution=execution,
+                    first_image=first_image,
+                )
             shape = self.signal_shape(tuple(y.shape[1:]))
             operator = self.operator(shape)
         provenance: dict[str, Any] = {

@@ -107,7 +107,7 @@ def test_wheel_built_from_the_sdist_carries_everything(distributions):
     assert {
         "inverse/py.typed",
         "inverse_plugins/red_diff.py",
-        "inverse_problems/deblur.py",
+        "inverse_problems/deblur/problem.py",
         "inverse_data/images/cat.png",
     } <= set(distributions["wheel"])
     assert any(path.endswith(".dist-info/entry_points.txt") for path in distributions["wheel"])

@@ -76,7 +76,7 @@ class BatchSolver:
         count: int,
         observers: Callable[[list[Input]], AbstractContextManager[list[Observer]]],
     ):
-        self.problem: Problem = get_problem(request.problem, **request.problem_options)
+        self.problem = _problem(request)
         self.method: Method = get_method(request.method, **request.method_options)
         _check_values(request)
         device, memory = check_device(request.device), request.memory
@@ -112,7 +112,6 @@ class BatchSolver:
         try:
             with device_errors(torch.device("cpu"), lambda: f"in reading {place[1]}"):
                 item = read_input(*place, self.problem, self.prior, self.request.measured)
-            self._check_stated()
             if self.request.measured and "sigma_y" not in self.request.problem_options:
                 item = with_noise_estimated(item)
         except InverseError as error:
@@ -122,20 +121,6 @@ class BatchSolver:
         return item, earlier_result(
             item, self.method, self.request.samples, self._request_provenance()
         )
-
-    def _check_stated(self) -> None:
-        """Check that the options are stated without which a measurement cannot be restored.
-
-        Raises: OptionError that names the missing ones.
-        """
-        if not self.request.measured:
-            return
-        for name in self.problem.needed_to_restore:
-            if name not in self.request.problem_options:
-                raise OptionError(
-                    f"{self.problem.name}: a measurement needs its {name}, which is not guessed; "
-                    f"state it with --problem-option {name}=..."
-                )
 
     def usable(
         self, inputs: Iterable[tuple[Input, Result | InverseError | None]]
@@ -343,6 +328,19 @@ def _structure(posterior: Posterior, result: Result, problem: Problem) -> list[f
 def _values(item: Input) -> torch.Tensor:
     assert item.values is not None
     return item.values
+
+
+def _problem(request: Request) -> Problem:
+    """The problem with the options of the request, and `when_restoring` where it states none."""
+    problem: Problem = get_problem(request.problem, **request.problem_options)
+    if not request.measured:
+        return problem
+    unstated = {
+        name: value
+        for name, value in problem.when_restoring.items()
+        if name not in request.problem_options
+    }
+    return replace(problem, **unstated)
 
 
 def _check_values(request: Request) -> None:

@@ -1,10 +1,11 @@
-"""Deblurring with a known kernel: y = k * x + noise."""
+"""Deblurring: y = k * x + noise, with a kernel that is known or estimated from y."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,19 @@ from inverse.errors import InputError, OptionError, suggestion
 from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
+from inverse_problems.deblur.kernel_estimation import KernelEstimate, estimate_kernel
+
+UNKNOWN = "unknown"
+"""The name of a kernel that is estimated from the measurement."""
+
+LARGEST_UNKNOWN = 31
+"""Side of the window (pixels) that must hold an unknown kernel, unless it is stated."""
+
+KERNEL_ERROR = 0.015
+"""Standard deviation (intensity) that the errors of an estimated kernel add to y.
+
+Assumed: bench/blind_noise.py measures what a reconstruction gains from it.
+"""
 
 SEPARABLE_SIDE = 512
 """Largest image side (pixels) for which a rank-one kernel gets a singular value decomposition.
@@ -27,26 +41,32 @@ SURE = 60.0
 
 @dataclass(frozen=True)
 class Deblur(inverse.ImageProblem):
-    """Blur of a photograph of any size by a known kernel.
+    """Blur of a photograph of any size, by a known kernel or by one that y itself tells.
+
+    A measurement without a stated kernel has an unknown one. It is estimated before the picture is
+    restored (`kernel_estimation`). The reconstruction then does not average over kernels.
 
     Args:
-        kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), or the path
-            of a kernel file (picture or .npy, odd sides; it is divided by its sum).
+        kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), unknown
+            (estimated from the measurement), the path of a kernel file (picture or .npy, odd sides;
+            it is divided by its sum), or the path of a result.h5 whose kernel was estimated.
         width: standard deviation of gaussian, radius of defocus (pixels).
         kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise
-            the smallest side that holds the kernel of this width.
+            the smallest side that holds the kernel of this width. For an unknown kernel the window
+            that must hold it; by default 31, or less for a picture of less than 62 pixels.
         kernel_seed: random seed of the motion trajectory.
         boundary: extension of the image beyond its edges: reflect, replicate, circular, zeros, or
-            valid (no extension; the measurement is smaller by the kernel's side minus one).
+            valid (no extension; the measurement is smaller by the kernel's side minus one). With an
+            estimated kernel reflect is read as valid, since nothing reflects beyond a photograph.
     """
 
     name = "deblur"
-    summary = "known-kernel deblurring: Gaussian, motion, defocus or a kernel file"
+    summary = "deblurring: Gaussian, motion, defocus, a kernel file, or an unknown kernel"
     reference = (
         "boundary 'reflect' as in Chung et al., ICLR 2023; "
         "trajectories of deepinv's MotionBlurGenerator"
     )
-    needed_to_restore = ("kernel",)
+    when_restoring = {"kernel": UNKNOWN}
 
     kernel: str = "gaussian"
     width: Annotated[float, inverse.Range(above=0, high=1000)] = 2.0
@@ -78,6 +98,11 @@ class Deblur(inverse.ImageProblem):
         Raises: InputError if the kernel is unknown or its file is unusable.
         """
         makers = {"gaussian": self._gaussian, "motion": self._motion, "defocus": self._defocus}
+        if self.kernel == UNKNOWN:
+            raise InputError(
+                "deblur: an unknown kernel is estimated from a measurement; there is none. Give it "
+                "with --restore (y= in Python), or state the kernel that a simulation uses"
+            )
         if self.kernel not in makers and not Path(self.kernel).exists():
             raise InputError(
                 f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; "
@@ -132,8 +157,33 @@ class Deblur(inverse.ImageProblem):
         """The notes from reading the kernel file."""
         if self.kernel in self.sides or not Path(self.kernel).is_file():
             return []
+        if Path(self.kernel).suffix == ".h5":
+            return []
         notes = inverse.read_image(self.kernel, channels=1, role="kernel").notes
         return [f"kernel: {note}" for note in notes]
+
+    def open(
+        self, file: Path, prior: inverse.Prior, measured: bool
+    ) -> tuple[inverse.Problem, Tensor, list[str]]:
+        """Read a picture; estimate the kernel of a measurement where it is unknown.
+
+        Raises: InputError if the file cannot be read, or does not tell its kernel.
+        """
+        _, values, notes = super().open(file, prior, measured)
+        posed = self.informed_by(values) if measured else self
+        if isinstance(posed, DeblurEstimated):
+            notes = [*notes, *posed.estimation_notes()]
+        return posed, values, notes
+
+    def informed_by(self, y: Tensor) -> Deblur:
+        """The problem with the kernel of a measurement y (C, H, W), where it is unknown."""
+        if self.kernel != UNKNOWN:
+            return self
+        side = self.kernel_size or min(LARGEST_UNKNOWN, (min(y.shape[-2:]) // 2 - 1) // 2 * 2 + 1)
+        estimate = estimate_kernel(y, max(3, side))
+        own = {f.name: getattr(self, f.name) for f in fields(Deblur)}
+        boundary = "valid" if self.boundary == "reflect" else self.boundary
+        return DeblurEstimated(**own | {"boundary": boundary}, estimate_=estimate)
 
     def _gaussian(self) -> Tensor:
         from inverse.measurement.kernels import gaussian_kernel
@@ -149,6 +199,8 @@ class Deblur(inverse.ImageProblem):
         return motion_kernel(self.sides["motion"], self.kernel_seed)
 
     def _from_file(self) -> Tensor:
+        if (found := estimated_earlier(Path(self.kernel))) is not None:
+            return found.kernel
         k = inverse.read_image(self.kernel, channels=1, role="kernel").pixels[0]
         if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
             raise InputError(
@@ -173,13 +225,95 @@ class Deblur(inverse.ImageProblem):
             )
 
 
+@dataclass(frozen=True)
+class DeblurEstimated(Deblur):
+    """Deblurring with a kernel that was estimated from the measurement.
+
+    Args:
+        estimate_: the kernel.
+    """
+
+    exports = ("reconstruction.png", "panel.png", "kernel.png")
+
+    estimate_: KernelEstimate | None = None
+
+    def informed_by(self, y: Tensor) -> Deblur:
+        """The problem itself."""
+        return self
+
+    def estimation_notes(self) -> list[str]:
+        """What was found, for the user."""
+        assert self.estimate_ is not None
+        if self.estimate_.sharp:
+            return [
+                "no blur wider than about a pixel was found: the picture counts as sharp, and only "
+                "its noise is removed"
+            ]
+        height, width = self.estimate_.extent
+        return [
+            f"kernel of {height}x{width} pixels estimated from the picture: kernel.png; "
+            "--problem-option kernel=result.h5 uses it again"
+        ]
+
+    def filter(self) -> Tensor:
+        """The estimated kernel (1, 1, side, side)."""
+        assert self.estimate_ is not None
+        return self.estimate_.kernel[None, None]
+
+    def estimated_sigma_y(self, y: Tensor) -> float | None:
+        """The noise of the picture and, in quadrature, what errors of the kernel add to it."""
+        level = noise_level(y)
+        return None if level is None else math.hypot(level, KERNEL_ERROR)
+
+    def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
+        """As `Problem.posterior`; the provenance records the kernel."""
+        assert self.estimate_ is not None
+        posterior = super().posterior(truth, **settings)
+        posterior.provenance["problem"]["options"].pop("estimate")
+        posterior.provenance["kernel_estimate"] = self.estimate_.record()
+        return posterior
+
+    def export(self, result: inverse.Result, folder: Path) -> None:
+        """As `Problem.export`, cropped to the frame of the measurement; and kernel.png.
+
+        kernel.png shows the kernel beside its standard deviation, both divided by the largest entry
+        of the kernel.
+        """
+        from inverse.io.images import write_png
+
+        assert self.estimate_ is not None
+        super().export(result, folder)
+        r = self.estimate_.kernel.shape[0] // 2
+        if self.boundary == "valid":
+            write_png(folder / "reconstruction.png", result.mean[0][..., r:-r, r:-r])
+        shown = torch.cat([self.estimate_.kernel, self.estimate_.std], 1)
+        shown = (shown / self.estimate_.kernel.max()).clamp(0, 1)
+        write_png(
+            folder / "kernel.png", shown.repeat_interleave(8, 0).repeat_interleave(8, 1)[None]
+        )
+
+
+def estimated_earlier(file: Path) -> KernelEstimate | None:
+    """The kernel that an earlier solve estimated and stored in its result.h5; None for no result.
+
+    Raises: InputError for a result without an estimated kernel.
+    """
+    if file.suffix != ".h5":
+        return None
+    from inverse.result import Result
+
+    record = Result.load(file).provenance.get("kernel_estimate")
+    try:
+        return KernelEstimate.from_record(record)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"deblur: {file} is not a result with an estimated kernel; "
+            "kernel=unknown estimates one, a picture or .npy states one"
+        ) from None
+
+
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:
     """Factors (f, g) with k = outer(f, g) to float32 rounding, or None if the rank is higher."""
     U, s, Vh = torch.linalg.svd(k.double())
     higher = bool((s[1:] > 1e-6 * s[0]).any())
     return None if higher else (U[:, 0] * s[0], Vh[0])
-
-
-@inverse.hookimpl
-def inverse_problems():
-    return [Deblur]

@@ -1,0 +1,152 @@
+"""Deblurring with a kernel that is estimated from the picture."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import inverse
+from inverse.errors import InputError
+from inverse.io.images import write_png
+from inverse.measurement.operators import motion_kernel
+from inverse.problem import shipped_images
+from inverse.result import Result
+from inverse_problems.deblur.kernel_estimation import (
+    KernelEstimate,
+    _normal_equations,
+    cartoon,
+    centred,
+    estimate_kernel,
+    pruned,
+)
+
+
+def photograph(index: int = 0, side: int = 256) -> torch.Tensor:
+    return inverse.read_image(shipped_images()[index]).pixels[:, :side, :side]
+
+
+def blurred(x: torch.Tensor, kernel: torch.Tensor, sigma: float = 0.005) -> torch.Tensor:
+    """k * x inside the picture, with noise."""
+    inside = F.conv2d(x[:, None], kernel.flip(0, 1)[None, None])[:, 0]
+    return inside + sigma * torch.randn(inside.shape, generator=inverse.seeded(0, "noise"))
+
+
+def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest normalised correlation of two kernels over shifts."""
+    f, g = (torch.fft.rfft2(k, s=(128, 128)) for k in (a, b))
+    return float(torch.fft.irfft2(f * g.conj()).max() / (a.norm() * b.norm()))
+
+
+# --- the steps --------------------------------------------------------------------------------
+
+
+def test_the_kernel_step_recovers_the_kernel_from_the_sharp_picture():
+    kernel = motion_kernel(15, 3)
+    x = torch.zeros(1, 160, 160)
+    x[:, 20:-20, 20:-20] = photograph().mean(0)[None, :120, :120]  # nothing crosses the edges
+    y = F.conv2d(x[:, None], kernel.flip(0, 1)[None, None], padding=7)[0, 0]
+    gram, b = _normal_equations(x[0], y, torch.ones_like(y), 15)
+    found = torch.linalg.solve(gram.double() - 2 * torch.eye(225), b.double()).reshape(15, 15)
+    torch.testing.assert_close(found.float(), kernel, atol=2e-4, rtol=0)
+
+
+def test_a_cartoon_is_its_own_cartoon():
+    x = torch.full((64, 64), 0.2)
+    x[20:40, 20:44] = 0.8
+    delta = torch.zeros(5, 5)
+    delta[2, 2] = 1
+    torch.testing.assert_close(cartoon(x, delta, 0.01), x, atol=1e-3, rtol=0)
+
+
+def test_pruning_removes_negative_faint_and_isolated_entries():
+    kernel = torch.zeros(9, 9)
+    kernel[4, 2:7] = 0.2
+    expected = kernel.clone()
+    kernel[0, 0], kernel[8, 8], kernel[3, 4] = 0.04, -0.5, 0.001
+    torch.testing.assert_close(pruned(kernel), expected)
+
+
+def test_a_kernel_is_centred_by_whole_pixels():
+    kernel = torch.zeros(9, 9)
+    kernel[1:4, 2] = 1 / 3
+    moved = centred(kernel)
+    assert moved[3:6, 4].tolist() == pytest.approx([1 / 3] * 3)
+    assert float(moved.sum()) == pytest.approx(1)
+
+
+# --- the estimate -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_camera_shake_is_found_without_knowing_its_size(seed):
+    kernel = motion_kernel(17, seed)
+    estimate = estimate_kernel(blurred(photograph(), kernel), 25)
+    assert likeness(estimate.kernel, kernel) > 0.75
+    assert not estimate.sharp
+    assert float(estimate.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert bool((estimate.kernel >= 0).all())
+
+
+def test_no_blur_is_invented_on_a_sharp_picture():
+    estimate = estimate_kernel(photograph(), 25)
+    assert estimate.sharp
+    assert estimate.kernel[12, 12] == 1 == estimate.kernel.sum()
+
+
+def test_an_estimate_survives_its_record():
+    estimate = estimate_kernel(blurred(photograph(), motion_kernel(9, 0)), 11)
+    again = KernelEstimate.from_record(estimate.record())
+    torch.testing.assert_close(again.kernel, estimate.kernel, atol=1e-5, rtol=1e-4)
+    assert again.extent == estimate.extent
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "reason"),
+    [
+        (torch.rand(1, 40, 40), "it needs 50 pixels on each side"),
+        (torch.full((3, 99, 99), 0.5), "flat"),
+        (torch.ones(3, 99, 99) - torch.rand(3, 99, 99) * 0.02, "clipped"),
+    ],
+    ids=["small", "flat", "clipped"],
+)
+def test_a_picture_that_cannot_tell_its_kernel_is_refused(y, reason):
+    with pytest.raises(InputError, match=reason):
+        estimate_kernel(y, 25)
+
+
+def test_an_unknown_kernel_cannot_be_simulated():
+    with pytest.raises(InputError, match="an unknown kernel is estimated"):
+        inverse.get_problem("deblur", kernel="unknown").posterior()
+
+
+def test_the_library_estimates_one_kernel_at_a_time():
+    y = torch.rand(2, 3, 64, 64)
+    with pytest.raises(InputError, match="one measurement at a time; got a batch of 2"):
+        inverse.get_problem("deblur", kernel="unknown").posterior(y=y)
+
+
+# --- as a user --------------------------------------------------------------------------------
+
+
+def test_a_photograph_without_its_kernel_is_restored_and_the_kernel_used_again(solve, tmp_path):
+    y = blurred(photograph(side=160), motion_kernel(15, 3))
+    write_png(tmp_path / "y.png", y)
+    given = ("--problem", "deblur", "--method", "tikhonov", "--restore", "y.png")
+    outcome = solve(*given, "--problem-option", "kernel_size=15", "--out", "first")
+    assert outcome.code == 0
+    assert "estimated from the picture" in outcome.out + outcome.err
+    pixels = inverse.read_image(tmp_path / "first" / "reconstruction.png").pixels
+    assert pixels.shape == y.shape
+    assert (tmp_path / "first" / "kernel.png").exists()
+    kernel = "kernel=first/result.h5"
+    again = solve(*given, "--problem-option", kernel, "boundary=valid", "--out", "second")
+    assert again.code == 0
+    first, second = (
+        Result.load(tmp_path / name / "result.h5").samples.numpy() for name in ("first", "second")
+    )
+    np.testing.assert_allclose(first, second, atol=2e-3)
+    bad = solve(*given, "--problem-option", "kernel=second/result.h5", "--out", "third")
+    bad.refused("is not a result with an estimated kernel")

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 import inverse
 from inverse.io.files import atomic_write
-from inverse.measurement.operators import fft_blur
+from inverse.measurement.operators import clone, fft_blur
 from inverse_problems.deblur.kernel_estimation import estimate_kernel
 
 BORDER = 30
@@ -48,7 +48,7 @@ def sparse_deconvolution(y: Tensor, kernel: Tensor) -> Tensor:
     """x for y = k * x inside the frame, cropped to y: (H, W) -> (H, W)."""
     r = len(kernel) // 2
     shape = (1, y.shape[0] + 2 * r, y.shape[1] + 2 * r)
-    blur = fft_blur(kernel, shape, "valid").float()
+    blur = clone(fft_blur(kernel, shape, "valid"), "cpu", y.dtype)
     filters = [(torch.tensor(f)[None, None], share) for f, share in DERIVATIVES]
     weights: list[Tensor] = [torch.ones(())] * len(filters)
     x = F.pad(y[None, None], [r] * 4, mode="replicate")

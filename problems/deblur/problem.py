@@ -137,8 +137,16 @@ class Deblur(inverse.ImageProblem):
         return (y_shape[0], y_shape[1] + height - 1, y_shape[2] + width - 1)
 
     def estimated_sigma_y(self, y):
-        """The noise level of the picture; see `noise_level`."""
-        return noise_level(y)
+        """The noise of the picture and, in quadrature, what errors of an estimated kernel add."""
+        level = noise_level(y)
+        if level is None or not self.kernel_is_estimated:
+            return level
+        return math.hypot(level, KERNEL_ERROR)
+
+    @property
+    def kernel_is_estimated(self) -> bool:
+        """Whether the kernel was estimated from a picture, now or by an earlier solve."""
+        return self.kernel == UNKNOWN or Path(self.kernel).suffix == ".h5"
 
     def checks(self, y):
         """Of a picture, and whether its blur is that of the kernel; see `kernel_mismatch`."""
@@ -155,9 +163,9 @@ class Deblur(inverse.ImageProblem):
 
     def file_notes(self) -> list[str]:
         """The notes from reading the kernel file."""
-        if self.kernel in self.sides or not Path(self.kernel).is_file():
+        if self.kernel in self.sides or self.kernel_is_estimated:
             return []
-        if Path(self.kernel).suffix == ".h5":
+        if not Path(self.kernel).is_file():
             return []
         notes = inverse.read_image(self.kernel, channels=1, role="kernel").notes
         return [f"kernel: {note}" for note in notes]
@@ -259,11 +267,6 @@ class DeblurEstimated(Deblur):
         """The estimated kernel (1, 1, side, side)."""
         assert self.estimate_ is not None
         return self.estimate_.kernel[None, None]
-
-    def estimated_sigma_y(self, y: Tensor) -> float | None:
-        """The noise of the picture and, in quadrature, what errors of the kernel add to it."""
-        level = noise_level(y)
-        return None if level is None else math.hypot(level, KERNEL_ERROR)
 
     def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
         """As `Problem.posterior`; the provenance records the kernel."""

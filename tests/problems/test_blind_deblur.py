@@ -20,6 +20,8 @@ from inverse_problems.deblur.kernel_estimation import (
     pruned,
 )
 
+pytest_plugins = "cli_fixtures"
+
 
 def photograph(index: int = 0, side: int = 256) -> torch.Tensor:
     return inverse.read_image(shipped_images()[index]).pixels[:, :side, :side]

@@ -77,7 +77,7 @@ def solve(
     Raises:
         UnsupportedError: the method cannot run on this posterior; the message says why.
         Interrupted: the user pressed Ctrl-C; the error carries the last iterate.
-        InputError: the method diverged.
+        InputError: the method diverged, or its numbers left their range.
         DeviceError, MemoryLimitError: the device failed or ran out of memory.
     """
     if not isinstance(posterior, Posterior):
@@ -121,6 +121,11 @@ def solve(
             if posterior.device.type == "cuda":
                 torch.cuda.synchronize(posterior.device)
             seconds += time.perf_counter() - start
+        except (ArithmeticError, torch.linalg.LinAlgError) as error:
+            raise InputError(
+                f"{method.name} left the range of numbers in step {index + 1} ({error}); "
+                "try options nearer to their defaults, or a larger sigma_y"
+            ) from error
         except KeyboardInterrupt:
             if answer is None:
                 raise

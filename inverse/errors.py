@@ -9,8 +9,13 @@ from collections.abc import Iterable
 class InverseError(Exception):
     """Base of every error that a user can fix.
 
-    The command prints its message without a traceback and exits with code 2.
+    The command prints its message without a traceback and exits with code 2. The message is one
+    line, whatever values it quotes.
     """
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return " ".join(message.split()) if "\n" in message else message
 
 
 class InputError(InverseError):

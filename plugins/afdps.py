@@ -85,7 +85,7 @@ class AFDPS(inverse.ParticleMethod):
     limit = {"steps": 1.0, "particles": 1.0}
 
     steps: inverse.Count = 100
-    rho: Annotated[float, inverse.Range(above=0, high=1e6)] = 7.0
+    rho: Annotated[float, inverse.Range(0.1, 100)] = 7.0
     sigma_max: inverse.Positive | None = None
     sigma_min: inverse.Positive | None = None
     variant: Literal["auto", "sde", "ode"] = "auto"

@@ -86,3 +86,21 @@ def test_a_precision_is_a_floating_dtype(dtype):
 def test_the_answer_of_an_operator_takes_the_precision_of_x(dtype):
     operator = inverse.operator(lambda x: (x / 2).to(dtype), shape=(1, 2, 2))
     assert inverse.Posterior(PRIOR, operator, Y, NOISE).A(Y).dtype == torch.float32
+
+
+def test_numbers_that_leave_their_range_are_one_line():
+    class Overflow(inverse.Method):
+        name = "overflow"
+
+        def run(self, posterior, samples, generator):
+            yield posterior.prior.mean.expand(len(posterior), *posterior.shape)
+            yield 10.0 ** (10.0**10)
+
+    with pytest.raises(InputError, match=r"overflow left the range of numbers in step 2"):
+        inverse.solve(inverse.Posterior(PRIOR, HALF, Y, NOISE), Overflow())
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    with pytest.raises(InverseError) as caught:
+        inverse.GaussianNoise(torch.full((3, 3), torch.nan))
+    assert "\n" not in str(caught.value)

@@ -481,7 +481,7 @@ def test_the_papers_shortcut_returns_the_heaviest_unresampled_particle():
     [
         ({"particles": 1}, "particles must be at least 2, got 1"),
         ({"ess_threshold": 2.0}, "ess_threshold must be positive and at most 1"),
-        ({"rho": 0.0}, "rho must be positive"),
+        ({"rho": 0.0}, "rho must be at least 0.1 and at most 100"),
         ({"gamma": -1.0}, "must be positive"),
         ({"corrector_rate": 0.0}, "must be positive"),
         ({"variant": "pde"}, "variant must be one of auto, sde, ode, got 'pde'"),

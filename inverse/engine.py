@@ -83,9 +83,7 @@ def solve(
     if not isinstance(posterior, Posterior):
         raise InputError(f"solve: expected a posterior first, got {type(posterior).__name__}")
     method, seed = method_instance(method), as_seed(seed)
-    if isinstance(samples, bool) or not isinstance(samples, SupportsIndex) or samples < 1:
-        raise OptionError(f"samples must be a whole number of at least 1, got {samples!r:.80}")
-    samples = operator.index(samples)
+    samples = _count(samples)
     if reason := method.unsupported(posterior):
         raise UnsupportedError(reason)
     asked, (method, reason) = method, method.chosen(posterior, samples)
@@ -138,6 +136,20 @@ def solve(
     if interrupted:
         raise Interrupted(result)
     return result
+
+
+def _count(samples: SupportsIndex) -> int:
+    """A number of samples as a Python integer.
+
+    Raises: OptionError for anything else, or a number that no memory holds.
+    """
+    try:
+        count = 0 if isinstance(samples, bool) else operator.index(samples)
+    except (TypeError, ValueError, RuntimeError):
+        count = 0
+    if not 1 <= count <= 10**9:
+        raise OptionError(f"samples must be at least 1 and at most 10^9, got {samples!r:.80}")
+    return count
 
 
 def method_instance(method: Method | type[Method] | str) -> Method:

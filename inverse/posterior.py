@@ -86,6 +86,12 @@ def as_batch(value: Any, what: str) -> Tensor:
     return value if value.is_floating_point() or value.is_complex() else value.float()
 
 
+def check_dtype(dtype: Any) -> None:
+    """Raises InputError unless dtype is a precision of torch."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r:.80}")
+
+
 class Posterior(LinearSolves):
     """p(x | y) of a prior, an operator, a noise model and a batch of measurements.
 
@@ -130,8 +136,7 @@ class Posterior(LinearSolves):
                 f"operator: expected a deepinv physics object or inverse.operator(function), "
                 f"got {type(operator).__name__}"
             )
-        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
+        check_dtype(dtype)
         model = operator.noise_model if noise is None else noise
         if noise is None and type(model).__name__ == "ZeroNoise":
             raise InputError(

@@ -19,7 +19,7 @@ from inverse.io.devices import check_device
 from inverse.measurement import operators
 from inverse.measurement.jpeg_blocks import has_jpeg_blocks
 from inverse.measurement.noise import GaussianNoise, Noise
-from inverse.posterior import Posterior, as_batch
+from inverse.posterior import Posterior, as_batch, check_dtype
 from inverse.priors.loading import load_prior
 from inverse.priors.prior import Prior
 from inverse.registry.defaults import default
@@ -226,6 +226,7 @@ class Problem(ABC):
         device = check_device(device)
         if isinstance(prior, Prior):
             return prior
+        check_dtype(dtype)
         return (load_prior(prior) if prior else self.make_prior()).to(device, dtype)
 
     @torch.inference_mode(False)

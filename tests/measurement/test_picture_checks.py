@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ import inverse
 from inverse.measurement.jpeg_blocks import has_jpeg_blocks
 from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.problem import shipped_images
+from inverse_problems.deblur.problem import SURE
+
+RECORD = Path(__file__).parents[2] / "results" / "kernel-check.json"
 
 
 def blurred(picture, width, sigma=0.01):
@@ -49,6 +54,15 @@ def test_small_or_noiseless_pictures_are_not_judged():
     kernel = torch.ones(3, 3) / 9
     assert kernel_mismatch(torch.rand(3, 40, 40), kernel, 0.1) is None
     assert kernel_mismatch(torch.rand(3, 80, 80), kernel, 0.0) is None
+
+
+def test_measured_false_alarms_and_power():
+    """On photographs of BSDS500 (bench/kernel_check.py), at the threshold of `deblur`."""
+    record = json.loads(RECORD.read_text())
+    assert record["threshold"] == SURE
+    assert record["false alarms"] <= 0.05
+    wrong = [r for name, r in record["rates"].items() if " as " in name and "sigma 0.01" in name]
+    assert min(wrong) >= 0.7
 
 
 @pytest.mark.parametrize(("quality", "blocks"), [(None, False), (75, True), (40, True)])

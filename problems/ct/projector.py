@@ -159,7 +159,7 @@ def _classes() -> tuple[Any, Any]:
             self.projector, self.mu = projector, mu
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return _Projection.apply(self.projector, self.mu * x)
+            return Projection.apply(self.projector, self.mu * x)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             return self.mu * self.projector.adjoint(y)
@@ -177,7 +177,7 @@ def _classes() -> tuple[Any, Any]:
             self.dark: Tensor
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            integrals = _Projection.apply(self.projector, self.mu * x)
+            integrals = Projection.apply(self.projector, self.mu * x)
             return self.flat * torch.exp(-integrals) + self.dark
 
         def integrals(self, y: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _classes() -> tuple[Any, Any]:
     return Integrals, Counts
 
 
-class _Projection(torch.autograd.Function):
+class Projection(torch.autograd.Function):
     """P x with P^T as its derivative; sparse products of torch have no batched one."""
 
     @staticmethod

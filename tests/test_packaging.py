@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -235,3 +236,15 @@ def test_demo_draws_from_the_exact_posterior(monkeypatch):
         samples.mean(1, keepdim=True).sub(mean).abs().max()
         < 4 * (covariance.diagonal().max() / n) ** 0.5 + 0.02
     )
+
+
+def test_every_package_of_the_source_is_installed():
+    """A clone runs without a package that pyproject.toml forgets; an installation does not."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    places = settings["package-dir"]
+    found = {
+        ".".join([name, *path.parent.relative_to(ROOT / place).parts])
+        for name, place in places.items()
+        for path in (ROOT / place).rglob("__init__.py")
+    }
+    assert found == set(settings["packages"])

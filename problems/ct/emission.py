@@ -344,8 +344,3 @@ def _operators() -> tuple[Any, Any]:
             return self.trues.filtered_backprojection(y - self.background, window)
 
     return Trues, Prompts
-
-
-@inverse.hookimpl
-def inverse_problems():
-    return [PET]

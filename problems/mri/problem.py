@@ -80,6 +80,7 @@ class MRI(inverse.ImageProblem):
         "number varies; `acceleration` fixes their number."
     )
     prior = "mri-96"
+    measured_role = "numbers"
 
     mask: str = "random"
     acceleration: Annotated[float, inverse.Range(1, 1000)] = 4.0

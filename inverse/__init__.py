@@ -47,6 +47,7 @@ MODULES = {
     "Metric": "metrics.metric",
     "solve": "engine",
     "Interrupted": "engine",
+    "fit_operator": "operator_fit",
     "diagnose": "checks.calibration",
     "verify": "checks.claims",
     "hookimpl": "registry.hooks",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from inverse.measurement.operators import adjoint_error, operator
     from inverse.method import Guidance, Method, Weighted, noise_levels, standard_normal
     from inverse.metrics.metric import Metric
+    from inverse.operator_fit import fit_operator
     from inverse.particles.cloud import ParticleMethod
     from inverse.posterior import Posterior
     from inverse.priors.analytic import Exact, FlatPrior, GaussianPrior, LowRankPrior, MixturePrior

@@ -9,8 +9,8 @@ authors released (weight 0.0068; first derivatives, and second ones at a quarter
 exponent 0.8; two reweightings). The files store some of the measured kernels turned by 180 degrees;
 each is used as it fits the sharp pictures better.
 
-The window of the kernel is 31 pixels for every picture, since a user does not know its size; the
-published results know it. A run that was stopped goes on where it was.
+The window of the kernel is found, since a user does not know its size; the published results know
+it. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--side", type=int, default=31, help="window of the kernel (pixels)")
+    parser.add_argument("--side", type=int, help="window of the kernel (pixels)")
     args = parser.parse_args()
     rows: list[dict[str, float]] = []
     if args.out.exists():

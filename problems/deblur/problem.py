@@ -20,9 +20,6 @@ from inverse_problems.deblur.kernel_estimation import KernelEstimate, estimate_k
 UNKNOWN = "unknown"
 """The name of a kernel that is estimated from the measurement."""
 
-LARGEST_UNKNOWN = 31
-"""Side of the window (pixels) that must hold an unknown kernel, unless it is stated."""
-
 KERNEL_ERROR = 0.015
 """Standard deviation (intensity) that the errors of an estimated kernel add to y.
 
@@ -56,7 +53,7 @@ class Deblur(inverse.ImageProblem):
         width: standard deviation of gaussian, radius of defocus (pixels).
         kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise
             the smallest side that holds the kernel of this width. For an unknown kernel the window
-            that must hold it; by default 31, or less for a picture of less than 62 pixels.
+            that must hold it; by default the best of 15, 21 and 31.
         kernel_seed: random seed of the motion trajectory.
         boundary: extension of the image beyond its edges: reflect, replicate, circular, zeros, or
             valid (no extension; the measurement is smaller by the kernel's side minus one). With an
@@ -190,8 +187,7 @@ class Deblur(inverse.ImageProblem):
         """The problem with the kernel of a measurement y (C, H, W), where it is unknown."""
         if self.kernel != UNKNOWN:
             return self
-        side = self.kernel_size or min(LARGEST_UNKNOWN, (min(y.shape[-2:]) // 2 - 1) // 2 * 2 + 1)
-        estimate = estimate_kernel(y, max(3, side))
+        estimate = estimate_kernel(y, self.kernel_size)
         own = {f.name: getattr(self, f.name) for f in fields(Deblur)}
         boundary = "valid" if self.boundary == "reflect" else self.boundary
         return DeblurEstimated(**own | {"boundary": boundary}, estimate_=estimate)

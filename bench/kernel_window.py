@@ -2,11 +2,11 @@
 
     python bench/kernel_window.py --images "$INVERSE_DATA/bsds500/train"
 
-Crops of 255 pixels are blurred by trajectories in windows of 9 to 27 pixels, with noise of 0.01,
-and the kernel is estimated in windows of 15, 21 and 31. For each rule the table has the mean likeness of
-the chosen kernel and the true one: the largest normalised correlation over shifts. The rules take
-the smallest cartoon objective, the smallest L1/L2 of its gradients, their product, or one window;
-"best" is the largest likeness among the three.
+Crops of 255 pixels are blurred by trajectories in windows of 9 to 27 pixels with noise of 0.01,
+and the kernel is estimated in windows of 15, 21 and 31. For each rule the table has the mean
+likeness of the chosen kernel and the true one: the largest normalised correlation over shifts. The
+rules take the smallest cartoon objective, the smallest L1/L2 of its gradients, their product, or
+one window; "best" is the largest likeness among the three.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def fit_operator(
     operator: Callable[..., Any],
     start: dict[str, float],
     *,
-    method: Method | type[Method] | str = "mmps",
+    method: Method | type[Method] | str,
     samples: int = 16,
     rounds: int = 12,
     seed: int = 0,
@@ -75,7 +75,7 @@ def fit_operator(
             k = gaussian_kernel(width, reach=8)
             return inverse.operator(lambda x: convolved(x, k), shape=(3, 64, 64))
 
-        fit = inverse.fit_operator(posterior, blur, {"width": 1.0})
+        fit = inverse.fit_operator(posterior, blur, {"width": 1.0}, method="mmps")
 
     Args:
         posterior: of one or more measurements that share the parameters; its operator is not used.

@@ -91,7 +91,9 @@ def test_the_fit_is_the_maximum_of_the_exact_evidence(seed):
 
 
 def test_a_step_out_of_the_domain_is_halved():
-    fit = inverse.fit_operator(posterior(measurement(0.3)), blur, {"width": 2.5}, rounds=2)
+    fit = inverse.fit_operator(
+        posterior(measurement(0.3)), blur, {"width": 2.5}, method=Draws(), rounds=2
+    )
     assert fit.parameters["width"] > 0
 
 
@@ -112,4 +114,6 @@ def test_a_step_out_of_the_domain_is_halved():
 )
 def test_bad_input_is_one_line(operator, start, reason):
     with pytest.raises(OptionError, match=reason):
-        inverse.fit_operator(posterior(measurement()), operator, start, rounds=1, samples=2)
+        inverse.fit_operator(
+            posterior(measurement()), operator, start, method=Draws(), rounds=1, samples=2
+        )

@@ -6,9 +6,11 @@ import functools
 import operator
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import torch
@@ -120,9 +122,11 @@ def solve(
                 torch.cuda.synchronize(posterior.device)
             seconds += time.perf_counter() - start
         except (ArithmeticError, torch.linalg.LinAlgError) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
             raise InputError(
-                f"{method.name} left the range of numbers in step {index + 1} ({error}); "
-                "try options nearer to their defaults, or a larger sigma_y"
+                f"{method.name} left the range of numbers in step {index + 1} "
+                f"({type(error).__name__}: {error}; {Path(place.filename).name}, line "
+                f"{place.lineno}); try options nearer to their defaults, or a larger sigma_y"
             ) from error
         except KeyboardInterrupt:
             if answer is None:

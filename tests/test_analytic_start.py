@@ -259,9 +259,11 @@ def test_a_prior_without_a_known_gaussian_is_refused(network_prior, gaussian_pri
         analytic_start(counts, 1.0, inverse.Generators.for_samples(0, 1, 1))
 
 
-@pytest.mark.parametrize("level", [0.005, -1.0])
-def test_a_start_below_the_schedule_is_refused(level):
-    with pytest.raises(OptionError, match="at least the last level"):
+@pytest.mark.parametrize(
+    ("level", "reason"), [(0.005, "at least the last level"), (-1.0, "must be positive, got -1")]
+)
+def test_a_start_below_the_schedule_is_refused(level, reason):
+    with pytest.raises(OptionError, match=reason):
         inverse.solve(posterior_of(full()), inverse.get_method("mmps", analytic_start=level))
 
 

@@ -226,7 +226,10 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
         ({"sigma_min": -5}, "sigma_min must be at least 0, got -5)"),
         ({"sigma_max": float("inf")}, "it holds Infinity, which is not JSON)"),
         ({"extra": {"a": [float("nan")]}}, "it holds NaN, which is not JSON)"),
-        ({"network": {"blocks": [10**8, 1]}}, "network.blocks.0 must be at most 64, got 1000000"),
+        (
+            {"network": {"blocks": [10**8, 1]}},
+            "network.blocks.0 must be at least 1 and at most 64, got 1000000",
+        ),
         ({"network": {"channels": 10**9}}, "network.channels must be at most 8192, got 1000000"),
         ({"network": {"channels": 0}}, "network.channels must be at least 1, got 0"),
         ({"network": {"channels": "3"}}, "network.channels must be a whole number, found text"),
@@ -238,7 +241,10 @@ def test_a_file_that_is_not_a_card_is_refused(prior_path, text, message_part):
         ({"law": {"shape": [1, 2, -3]}}, "law.shape.2 must be at least 1, got -3"),
         ({"law": {"shape": "1x2x3"}}, "law.shape must be a list, found text"),
         ({"power_law": {"mean": [0.1]}}, "power_law.colours is missing"),
-        ({"extra": {"latitudes": [91.0]}}, "extra.latitudes.0 must be at most 90, got 91"),
+        (
+            {"extra": {"latitudes": [91.0]}},
+            "extra.latitudes.0 must be at least -90 and at most 90, got 91",
+        ),
         ({"extra": {"variables": "t2m"}}, "extra.variables must be a list, found text"),
         ({"training": {"crop": -4}}, "training.crop must be at least 1, got -4"),
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min must be below sigma_max"),

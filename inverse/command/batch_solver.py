@@ -20,7 +20,7 @@ from inverse.command.inputs import (
     read_input,
     with_noise_estimated,
 )
-from inverse.command.progress import forecast, label
+from inverse.command.progress import forecast, label, said_later
 from inverse.command.request import Request
 from inverse.engine import Interrupted, Observer, device_errors, solve
 from inverse.errors import (
@@ -228,9 +228,8 @@ class BatchSolver:
             if self.request.parallel
             else forecast(posterior, self.method, self.request.samples)
         )
-        if announced:
-            print(f"inverse: {label(batch, self.count)}: {announced}", file=sys.stderr, flush=True)
-        with self._observers(batch) as observers:
+        line = announced and f"inverse: {label(batch, self.count)}: {announced}"
+        with said_later(line), self._observers(batch) as observers:
             try:
                 result = solve(
                     posterior,

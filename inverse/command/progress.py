@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,25 @@ def label(batch: list[Input], count: int) -> str:
     others = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
     position = f" {batch[-1].index + 1}/{count}" if count > 1 else ""
     return f"{name}{others}{position}"
+
+
+LATER = 2.0
+"""Seconds after which a solve is announced: what fails at once is one line, its error."""
+
+
+@contextmanager
+def said_later(line: str | None) -> Iterator[None]:
+    """Print a line to stderr if the block lasts longer than `LATER` seconds."""
+    if line is None:
+        yield
+        return
+    timer = threading.Timer(LATER, print, (line,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def forecast(posterior: Posterior, method: Method, samples: int) -> str | None:

@@ -272,9 +272,13 @@ def test_an_error_or_nan_fails_its_case_and_the_others_go_on(how, words):
 def test_an_error_in_another_batch_or_after_a_rotation_is_a_failure():
     error = "ZeroDivisionError: division by zero"
     batch = inverse.verify(Faulty(where="batch"), samples=SAMPLES, cases=("random",))
-    assert batch.failures == [f"with another batch: {error}"]
+    (failure,) = batch.failures
+    assert failure.startswith("with another batch: ")
+    assert error in failure
     rotation = inverse.verify(Faulty(where="rotation"), samples=SAMPLES, cases=("random",))
-    assert rotation.failures == [f"after y and A are rotated: {error}"]
+    (failure,) = rotation.failures
+    assert failure.startswith("after y and A are rotated: ")
+    assert error in failure
 
 
 def test_floors_are_those_of_exact_draws_and_the_prior_is_worse():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 import torch
@@ -78,3 +79,12 @@ def test_tiles_are_counted_between_steps(solve, tmp_path, monkeypatch):
 )
 def test_durations_are_words(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_solve_that_fails_at_once_is_not_announced(monkeypatch, capsys):
+    monkeypatch.setattr(module, "LATER", 0.05)
+    with module.said_later("quick"):
+        pass
+    with module.said_later("slow"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "slow\n"

@@ -25,6 +25,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"{INTERRUPTED}\n")
         sys.exit(130)
+    finally:  # the interpreter's shutdown would die of the signal, with the exit code of a failure
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -6,7 +6,9 @@ posterior samples x_1 ... x_S (Fisher's and Louis' identities),
     g = mean_s grad log p(y | x_s, theta),
     I = -mean_s grad^2 log p(y | x_s, theta) - cov_s grad log p(y | x_s, theta),
 
-and each round takes the Newton step theta + I^-1 g. Averaging over samples keeps the uncertainty of
+and each round takes the Newton step theta + I^-1 g, halved until the samples' own estimate of the
+evidence, p(y | theta') / p(y | theta) = mean_s p(y | x_s, theta') / p(y | x_s, theta), does not
+fall. Averaging over samples keeps the uncertainty of
 the image in the fit, which a maximum over image and parameters together ignores.
 
 Source: Louis, Finding the observed information matrix when using the EM algorithm, J. R. Stat.
@@ -34,7 +36,7 @@ LEAST_SHARE = 0.05
 The second term is an average over few samples, so that I may come out too small, or negative.
 """
 HALVINGS = 20
-"""How often a step that leaves the operator's domain is halved."""
+"""How often a step that leaves the operator's domain or lowers the evidence is halved."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,15 @@ def fit_operator(
     path: list[Tensor] = []
     curvatures: list[tuple[Tensor, Tensor]] = []
     for index in range(rounds):
-        there = posterior.replaced(operator=_built(operator, names, theta.tolist()))
+        there = posterior.replaced(operator=_built(operator, names, theta))
         x = solve(there, method, samples, seed + index).samples
-        gradients, curvature = _derivatives(posterior, operator, names, theta, x)
+        log_likelihood = _log_likelihood(posterior, operator, names, x)
+        gradients, curvature = _derivatives(log_likelihood, names, theta)
         missing = torch.cov(gradients.T).reshape(len(names), -1)
         curvatures.append((curvature - missing, curvature))
         information = _bounded(*curvatures[-1])
-        score = gradients.mean(0)
-        theta = _within_domain(operator, names, theta, torch.linalg.solve(information, score))
+        step = torch.linalg.solve(information, gradients.mean(0))
+        theta = _uphill(log_likelihood, theta, step)
         path.append(theta)
     later = torch.stack(path[len(path) // 2 :])
     scatter = later.var(0) / len(later) if len(later) > 1 else torch.zeros(len(names))
@@ -129,23 +132,28 @@ def fit_operator(
     )
 
 
-def _derivatives(
-    posterior: Posterior,
-    operator: Callable[..., Any],
-    names: list[str],
-    theta: Tensor,
-    x: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of log p(y | x_s, theta) summed over images, (S, d), and -mean Hessian (d, d)."""
+def _log_likelihood(
+    posterior: Posterior, operator: Callable[..., Any], names: list[str], x: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """theta (d,) -> log p(y | x_s, theta) (S,), summed over images, for samples x (B, S, ...).
+
+    The function raises OptionError if the operator refuses theta.
+    """
     images, samples = x.shape[:2]
     y, x = posterior.y.cpu().double(), x.double()
+    rows = y.repeat_interleave(samples, 0)
 
-    def log_likelihood(values: Tensor) -> Tensor:
-        physics = operator(**dict(zip(names, values, strict=True)))
-        clean = physics.A(x.flatten(0, 1)).double()
-        rows = y.repeat_interleave(samples, 0)
+    def log_likelihood(theta: Tensor) -> Tensor:
+        clean = _built(operator, names, theta).A(x.flatten(0, 1)).double()
         return posterior.noise.log_prob(rows, clean).reshape(images, samples).sum(0)
 
+    return log_likelihood
+
+
+def _derivatives(
+    log_likelihood: Callable[[Tensor], Tensor], names: list[str], theta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of log p(y | x_s, theta), (S, d), and their -mean Hessian, (d, d)."""
     with torch.enable_grad():
         values = theta.clone().requires_grad_()
         total = log_likelihood(values)
@@ -179,30 +187,32 @@ def _bounded(information: Tensor, complete: Tensor) -> Tensor:
     return half @ torch.diag(share.clamp(LEAST_SHARE, 1)) @ half.T
 
 
-def _within_domain(
-    operator: Callable[..., Any], names: list[str], theta: Tensor, step: Tensor
-) -> Tensor:
-    """theta + step, the step halved until the operator accepts it."""
+def _uphill(log_likelihood: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor) -> Tensor:
+    """theta + step, the step halved until the operator accepts it and the evidence does not fall."""
+    here = log_likelihood(theta)
     for _ in range(HALVINGS):
         try:
-            moved = theta + step
-            _built(operator, names, moved.tolist())
-            return moved
+            gain = torch.logsumexp(log_likelihood(theta + step) - here, 0) - math.log(len(here))
         except OptionError:
-            step = step / 2
+            gain = torch.tensor(-math.inf)
+        if gain >= 0:
+            return theta + step
+        step = step / 2
     return theta
 
 
-def _built(operator: Callable[..., Any], names: list[str], values: list[float]) -> Any:
-    """The operator at values.
+def _built(operator: Callable[..., Any], names: list[str], theta: Tensor) -> Any:
+    """The operator at theta, which it gets as numbers, or as tensors where a gradient is taken.
 
     Raises: OptionError if it refuses them.
     """
-    given = dict(zip(names, values, strict=True))
+    values = theta.unbind() if theta.requires_grad else theta.tolist()
     try:
-        return operator(**given)
+        return operator(**dict(zip(names, values, strict=True)))
     except (InverseError, ValueError, ArithmeticError) as error:
-        said = ", ".join(f"{name}={value:.4g}" for name, value in given.items())
+        said = ", ".join(
+            f"{name}={value:.4g}" for name, value in zip(names, theta.tolist(), strict=True)
+        )
         raise OptionError(f"fit_operator: the operator refuses {said}: {error}") from error
     except TypeError as error:
         raise OptionError(

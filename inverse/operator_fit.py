@@ -188,7 +188,7 @@ def _bounded(information: Tensor, complete: Tensor) -> Tensor:
 
 
 def _uphill(log_likelihood: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor) -> Tensor:
-    """theta + step, the step halved until the operator accepts it and the evidence does not fall."""
+    """theta + step, halved until the operator accepts it and the evidence does not fall."""
     here = log_likelihood(theta)
     for _ in range(HALVINGS):
         try:

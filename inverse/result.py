@@ -18,6 +18,9 @@ from inverse.io.arrays import own_datasets, stored
 from inverse.io.files import atomic_write, strict_json
 from inverse.seeding import seeded
 
+FORMAT = "inverse-result 1"
+"""What the attribute `format` of a result's file says."""
+
 TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 """Fields of a result that hold a tensor for each image; the last three may be None."""
 
@@ -188,7 +191,7 @@ class Result:
                     compression = {"compression": "gzip", "compression_opts": 1}
                     options = compression if value.ndim else {}
                     file.create_dataset(name, data=value.numpy(), **options)
-            file.attrs["format"] = "inverse-result 1"
+            file.attrs["format"] = FORMAT
             file.attrs["cost"] = json.dumps(asdict(self.cost))
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
@@ -208,7 +211,7 @@ class Result:
             raise InputError(f"result {path}: no such file")
         try:
             with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != "inverse-result 1":
+                if file.attrs.get("format") != FORMAT:
                     raise InputError(f"result {path}: not a result of inverse")
                 datasets = own_datasets(Path(path), file)
                 if lost := set(file) - set(datasets):
@@ -230,3 +233,24 @@ class Result:
             raise InputError(
                 f"result {path}: damaged, or written by another version ({error})"
             ) from error
+
+
+def stored_provenance(path: str | Path) -> dict[str, Any] | None:
+    """The provenance in a file that `Result.save` wrote; None for any other file.
+
+    Raises: InputError for a damaged result.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                return None
+            provenance = json.loads(file.attrs["provenance"])
+    except OSError:
+        return None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"result {path}: damaged, or written by another version ({error})"
+        ) from error
+    return provenance if isinstance(provenance, dict) else {}

@@ -32,6 +32,7 @@ class RichardsonLucy(inverse.Method):
     """
 
     name = "richardson-lucy"
+    group = "baselines"
     reference = (
         "Richardson, Bayesian-Based Iterative Method of Image Restoration, JOSA 1972; Lucy, An "
         "Iterative Technique for the Rectification of Observed Distributions, AJ 1974"
@@ -87,6 +88,7 @@ class OSEM(RichardsonLucy):
     """
 
     name = "osem"
+    group = "baselines"
     reference = (
         "Hudson, Larkin, Accelerated Image Reconstruction Using Ordered Subsets of Projection "
         "Data, IEEE TMI 1994, https://doi.org/10.1109/42.363108"

@@ -20,6 +20,7 @@ class FBP(inverse.Method):
     """
 
     name = "fbp"
+    group = "baselines"
     reference = (
         "Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; as "
         "skimage.transform.iradon"

@@ -43,6 +43,7 @@ class L1Wavelet(inverse.Method):
     """
 
     name = "l1-wavelet"
+    group = "baselines"
     reference = (
         "Lustig, Donoho, Pauly, Sparse MRI, Magnetic Resonance in Medicine 2007, "
         "https://doi.org/10.1002/mrm.21391"
@@ -65,11 +66,7 @@ class L1Wavelet(inverse.Method):
     ) -> Iterator[Tensor]:
         prior, step = posterior.prior, 1 / posterior.norm_squared
         threshold = step * self._lambda(posterior) * prior.scale
-        x = prior.encode(
-            torch.zeros(
-                len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
-            )
-        )
+        x = prior.encode(posterior.zeros())
         black, z, momentum = x, x, 1.0
         for index in range(self.steps):
             target = z + step * posterior.A_adjoint(posterior.residual(z)) - black

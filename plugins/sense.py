@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 import inverse
@@ -27,6 +26,7 @@ class SENSE(inverse.Method):
     """
 
     name = "sense"
+    group = "baselines"
     reference = (
         "Pruessmann, Weiger, Boernert, Boesiger, Advances in Sensitivity Encoding With Arbitrary "
         "k-Space Trajectories, Magnetic Resonance in Medicine 2001, "
@@ -47,10 +47,7 @@ class SENSE(inverse.Method):
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
-        shape = (len(posterior), *posterior.shape)
-        black = posterior.prior.encode(
-            torch.zeros(shape, dtype=posterior.dtype, device=posterior.device)
-        )
+        black = posterior.prior.encode(posterior.zeros())
         offset, weight = posterior.A(black), self.damping * posterior.norm_squared
         yield black + conjugate_gradient(
             lambda v: posterior.A_adjoint(posterior.A(black + v) - offset) + weight * v,

@@ -33,6 +33,7 @@ class SIRT(inverse.Method):
     """
 
     name = "sirt"
+    group = "baselines"
     reference = (
         "Gregor, Benson, Computational Analysis and Improvement of SIRT, IEEE TMI 2008, "
         "https://doi.org/10.1109/TMI.2008.923696"

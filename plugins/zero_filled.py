@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 import inverse
@@ -19,6 +18,7 @@ class ZeroFilled(inverse.Method):
     """
 
     name = "zero-filled"
+    group = "baselines"
     reference = "Bernstein, King, Zhou, Handbook of MRI Pulse Sequences, 2004, section 13.1"
     equation = "x = A^T y / |A|^2"
     claim = "none"
@@ -28,11 +28,7 @@ class ZeroFilled(inverse.Method):
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
         prior = posterior.prior
-        black = prior.encode(
-            torch.zeros(
-                len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
-            )
-        )
+        black = prior.encode(posterior.zeros())
         step = posterior.A_adjoint(posterior.residual(black)) / posterior.norm_squared
         yield black + step
 

@@ -74,6 +74,10 @@ class LinearSolves(ABC):
     def residual(self, x: Tensor) -> Tensor:
         """y - A(x), units of y."""
 
+    def zeros(self) -> Tensor:
+        """Zeros (B, *shape): mid-grey in model units; a black image once encoded."""
+        return torch.zeros(len(self.y), *self.shape, dtype=self.dtype, device=self.device)
+
     @abstractmethod
     def likelihood_score(self, x: Tensor) -> Tensor:
         """grad_x log p(y | x): (B, *shape) -> (B, *shape)."""
@@ -299,7 +303,7 @@ class LinearSolves(ABC):
 
         Zero for a nonlinear operator or non-Gaussian noise; (B, *shape).
         """
-        zero = torch.zeros(len(self.y), *self.shape, dtype=self.dtype, device=self.device)
+        zero = self.zeros()
         return self.prox(zero, 1.0) if self.linear and self.gaussian else zero
 
     @cached_property

@@ -17,6 +17,8 @@ Freeman, Understanding and evaluating blind deconvolution algorithms, CVPR 2009.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 
@@ -61,7 +63,7 @@ cartoon lacks, mostly reaches 0.7 to 0.96.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KernelEstimate:
     """A kernel, and how far the picture decides it.
 
@@ -77,6 +79,11 @@ class KernelEstimate:
     std: Tensor
     residual: float
     sharp: bool
+
+    def __repr__(self) -> str:
+        """Short, and equal for equal kernels: a resumed solve recognises its kernel by it."""
+        digest = hashlib.sha256(json.dumps(self.record()).encode()).hexdigest()
+        return f"KernelEstimate({self.extent[0]}x{self.extent[1]} pixels, sha256 {digest[:16]})"
 
     @property
     def extent(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from inverse.errors import InputError, OptionError, suggestion
 from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
+from inverse.result import stored_provenance
 from inverse_problems.deblur.kernel_estimation import KernelEstimate, estimate_kernel
 
 UNKNOWN = "unknown"
@@ -146,7 +147,7 @@ class Deblur(inverse.ImageProblem):
     @property
     def kernel_is_estimated(self) -> bool:
         """Whether the kernel was estimated from a picture, now or by an earlier solve."""
-        return self.kernel == UNKNOWN or Path(self.kernel).suffix == ".h5"
+        return self.kernel == UNKNOWN or estimated_earlier(Path(self.kernel)) is not None
 
     def checks(self, y):
         """Of a picture, and whether its blur is that of the kernel; see `kernel_mismatch`."""
@@ -157,8 +158,8 @@ class Deblur(inverse.ImageProblem):
         more, kernel = ("more", "wider") if found.variance > 0 else ("less", "narrower")
         return [
             *super().checks(y),
-            f"the residual still has structure: by its spectrum the measurement is blurred {more} "
-            f"than the kernel says (by about {pixels:.1f} pixels); try a {kernel} kernel",
+            f"by its spectrum the measurement is blurred {more} than the kernel says "
+            f"(by about {pixels:.1f} pixels): the kernel is probably wrong; try a {kernel} one",
         ]
 
     def file_notes(self) -> list[str]:
@@ -271,7 +272,7 @@ class DeblurEstimated(Deblur):
         """As `Problem.posterior`; the provenance records the kernel."""
         assert self.estimate_ is not None
         posterior = super().posterior(truth, **settings)
-        posterior.provenance["problem"]["options"].pop("estimate")
+        posterior.provenance["problem"]["options"]["estimate"] = repr(self.estimate_)
         posterior.provenance["kernel_estimate"] = self.estimate_.record()
         return posterior
 
@@ -296,17 +297,14 @@ class DeblurEstimated(Deblur):
 
 
 def estimated_earlier(file: Path) -> KernelEstimate | None:
-    """The kernel that an earlier solve estimated and stored in its result.h5; None for no result.
+    """The kernel that an earlier solve estimated and stored; None for a file that is no result.
 
     Raises: InputError for a result without an estimated kernel.
     """
-    if file.suffix != ".h5":
+    if (provenance := stored_provenance(file)) is None:
         return None
-    from inverse.result import Result
-
-    record = Result.load(file).provenance.get("kernel_estimate")
     try:
-        return KernelEstimate.from_record(record)
+        return KernelEstimate.from_record(provenance["kernel_estimate"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"deblur: {file} is not a result with an estimated kernel; "

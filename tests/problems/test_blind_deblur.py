@@ -1,5 +1,6 @@
 """Deblurring with a kernel that is estimated from the picture."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -150,5 +151,17 @@ def test_a_photograph_without_its_kernel_is_restored_and_the_kernel_used_again(s
         Result.load(tmp_path / name / "result.h5").samples.numpy() for name in ("first", "second")
     )
     np.testing.assert_allclose(first, second, atol=2e-3)
+    written = (tmp_path / "first" / "result.h5").stat().st_mtime_ns
+    resumed = solve(*given, "--problem-option", "kernel_size=15", "--out", "first", "--resume")
+    assert resumed.code == 0
+    assert (tmp_path / "first" / "result.h5").stat().st_mtime_ns == written
     bad = solve(*given, "--problem-option", "kernel=second/result.h5", "--out", "third")
     bad.refused("is not a result with an estimated kernel")
+
+
+def test_a_kernel_in_plain_hdf5_is_a_stated_one(tmp_path):
+    with h5py.File(tmp_path / "kernel.h5", "w") as file:
+        file["kernel"] = np.full((5, 5), 0.04, np.float32)
+    problem = inverse.get_problem("deblur", kernel=str(tmp_path / "kernel.h5"))
+    assert not problem.kernel_is_estimated
+    torch.testing.assert_close(problem.filter(), torch.full((1, 1, 5, 5), 0.04))

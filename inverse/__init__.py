@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from inverse import torchvision_import
 from inverse.errors import InverseError
 
 __version__ = "0.1.0"
+
+torchvision_import.install()
 
 MODULES = {
     "operator": "measurement.operators",

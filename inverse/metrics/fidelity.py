@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inverse.measurement.deepinv_import import deepinv, import_beside_torchvision
+from inverse.measurement.deepinv_import import deepinv, quietly_imported
 from inverse.result import Result
 
 
@@ -56,7 +56,7 @@ def ms_ssim(result: Result) -> float | None:
     truth = result.truth
     if truth is None or not is_picture(truth) or min(truth.shape[-2:]) <= 160:
         return None
-    torchmetrics = import_beside_torchvision("torchmetrics.functional.image")
+    torchmetrics = quietly_imported("torchmetrics.functional.image")
     similarity = torchmetrics.multiscale_structural_similarity_index_measure
     mean, truth = result.mean.clamp(0, 1).float(), truth.clamp(0, 1).float()
     return float(similarity(mean, truth, data_range=1.0))

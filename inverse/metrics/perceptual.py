@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from inverse.errors import InputError
-from inverse.measurement.deepinv_import import import_beside_torchvision
+from inverse.measurement.deepinv_import import quietly_imported
 from inverse.metrics.fidelity import is_picture
 from inverse.result import Result
 
@@ -165,7 +165,7 @@ def build_lpips(network: str, features: Features) -> Callable[[Tensor, Tensor], 
     Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
     CVPR 2018.
     """
-    library = import_beside_torchvision("torchmetrics.functional.image.lpips")
+    library = quietly_imported("torchmetrics.functional.image.lpips")
     module = library._NoTrainLpips(pretrained=False, net=network, pnet_rand=True)
     _fill(module.net, features)
     linear_layers = Path(str(library.__file__)).parent / "lpips_models" / f"{network}.pth"
@@ -195,8 +195,8 @@ class DISTS(nn.Module):
 
     def __init__(self, features: Features):
         super().__init__()
-        library = import_beside_torchvision("torchmetrics.functional.image.dists")
-        vgg = import_beside_torchvision("torchvision.models.vgg")
+        library = quietly_imported("torchmetrics.functional.image.dists")
+        vgg = quietly_imported("torchvision.models.vgg")
         layers = vgg.make_layers(vgg.cfgs["D"])
         _fill(layers, features)
         for index, channels in zip(self.POOLS, (64, 128, 256, 512), strict=True):

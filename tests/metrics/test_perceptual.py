@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from inverse.errors import InputError
 from inverse.execution import Cost
-from inverse.measurement.deepinv_import import import_beside_torchvision
+from inverse.measurement.deepinv_import import quietly_imported
 from inverse.metrics.shipped import METRICS
 from inverse.result import Result
 
@@ -22,8 +22,8 @@ def networks():
     """SqueezeNet and VGG16 with random weights, without the latter's classifier."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vgg = import_beside_torchvision("torchvision.models.vgg")
-        squeeze = import_beside_torchvision("torchvision.models").squeezenet1_1(weights=None)
+        vgg = quietly_imported("torchvision.models.vgg")
+        squeeze = quietly_imported("torchvision.models").squeezenet1_1(weights=None)
         return {
             "squeeze": squeeze.state_dict(),
             "vgg": {
@@ -61,7 +61,7 @@ def result(mean: torch.Tensor, truth: torch.Tensor | None) -> Result:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_lpips_is_torchmetrics_with_the_users_features(write_weights, networks, suffix):
     write_weights("lpips", "squeeze", suffix)
-    torchmetrics = import_beside_torchvision("torchmetrics.functional.image.lpips")
+    torchmetrics = quietly_imported("torchmetrics.functional.image.lpips")
     module = torchmetrics._NoTrainLpips(
         pretrained=True, net="squeeze", pnet_rand=True
     )  # its linear layers, and random features
@@ -89,8 +89,8 @@ def test_lpips_is_torchmetrics_with_the_users_features(write_weights, networks, 
 
 def test_dists_is_torchmetrics_with_the_users_features(write_weights, networks, monkeypatch):
     write_weights("dists", "vgg")
-    torchmetrics = import_beside_torchvision("torchmetrics.functional.image.dists")
-    vgg = import_beside_torchvision("torchvision.models.vgg")
+    torchmetrics = quietly_imported("torchmetrics.functional.image.dists")
+    vgg = quietly_imported("torchvision.models.vgg")
 
     def local(weights):  # replaces the function that downloads
         layers = vgg.make_layers(vgg.cfgs["D"])

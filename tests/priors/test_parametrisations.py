@@ -6,7 +6,7 @@ from conftest import normal
 from torch import nn
 
 import inverse
-from inverse.measurement.deepinv_import import import_beside_torchvision
+from inverse.measurement.deepinv_import import quietly_imported
 from inverse.priors.loading import load_prior
 from inverse.priors.networks import parametrisations
 
@@ -199,7 +199,7 @@ diffusers = pytest.mark.skipif(
 
 
 def save_pipeline(folder, prediction="epsilon", latent=False):
-    import_beside_torchvision("torchvision")
+    quietly_imported("torchvision")
     import diffusers as d
 
     with torch.random.fork_rng(devices=[]):

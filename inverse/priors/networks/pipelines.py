@@ -12,7 +12,6 @@ Nothing is downloaded, and pickled weights are refused.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from inverse.errors import PriorError
-from inverse.measurement.deepinv_import import import_beside_torchvision
 from inverse.priors.networks.parametrisations import (
     IMAGES,
     ConsistencyPrior,
@@ -180,10 +178,6 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _diffusers(source: Path) -> ModuleType:
-    with suppress(ImportError):
-        import_beside_torchvision(
-            "torchvision"
-        )  # diffusers imports torchvision later, if installed
     try:
         import diffusers
     except ImportError as error:

@@ -18,7 +18,7 @@ from cli_fixtures import pixels, tiny_network, write_picture
 from conftest import dense, draws, image_prior, normal, problems
 
 import inverse
-from inverse.measurement.deepinv_import import import_beside_torchvision
+from inverse.measurement.deepinv_import import quietly_imported
 from inverse.priors.loading import save_prior
 from inverse_plugins.optimal_bc.deterministic_solver import (
     candidate,
@@ -655,9 +655,7 @@ def test_lpips_needs_the_weights_of_the_user_and_the_table_names_them(fit, monke
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(
-            import_beside_torchvision("torchvision.models")
-            .squeezenet1_1(weights=None)
-            .state_dict(),
+            quietly_imported("torchvision.models").squeezenet1_1(weights=None).state_dict(),
             tmp_path / "random.pth",
         )
     monkeypatch.setenv("INVERSE_LPIPS_WEIGHTS", str(tmp_path / "random.pth"))

@@ -237,3 +237,9 @@ def test_public_names_are_declared_for_type_checkers_too():
         for alias in node.names
     }
     assert declared == {name: f"inverse.{home}" for name, home in inverse.MODULES.items()}
+
+
+@each(CORE + METHODS + PROBLEMS)
+def test_printed_json_is_strict(path):
+    """json.dumps writes NaN, which is no JSON; `inverse.io.files.strict_json` writes null."""
+    assert "print(json.dumps(" not in path.read_text()

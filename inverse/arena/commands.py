@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from inverse.io.command_line import (
     registry,
     show,
 )
+from inverse.io.files import strict_json
 from inverse.registry.defaults import default
 
 bench = typer.Typer(
@@ -179,7 +179,7 @@ def compare(
     listed = [c for c in changes if all_ or c.worse or c.change.mean != 0]
     if json_:
         for change in listed:
-            print(json.dumps(asdict(change)))
+            print(strict_json(asdict(change)))
     elif listed:
         table = columns(
             "problem", "method", "budget", "metric", "before", "change", "95 % interval", ""
@@ -324,7 +324,7 @@ def limit(
     setting = best(floors)
     rows = list(measured.efficiencies(chosen, setting))
     if json_:
-        print(json.dumps(record(measured, floors, setting, rows)))
+        print(strict_json(record(measured, floors, setting, rows)))
         return
     for table in tables(floors, rows):
         show(table)

@@ -5,7 +5,6 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from inverse.errors import PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
+from inverse.io.files import strict_json
 
 app = typer.Typer(no_args_is_help=True, help="Show, verify, convert or quantize a prior.")
 
@@ -101,7 +101,7 @@ def verify(
     )
     result = check(loaded, x0, seed=seed)
     if json_:
-        print(json.dumps(result.to_dict()))
+        print(strict_json(result.to_dict()))
     else:
         table = columns("sigma", "error", "sigma sqrt(divergence)", "std of D(x)", "std of x0")
         for level in result.levels:
@@ -242,7 +242,7 @@ def _tables(card: Any) -> dict[str, Any]:
 
 def _show(rows: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows))
+        print(strict_json(rows))
         return
     table = columns("", "")
     table.show_header = False

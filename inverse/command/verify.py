@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / f"{method.name}.json", strict_json(record) + "\n")
         if as_json:
-            print(json.dumps(json.loads(strict_json(record))))
+            print(strict_json(record))
         elif len(methods) == 1:
             _print(_figures(verdict))
             _print(_obligations(verdict))

@@ -203,7 +203,7 @@ class Card:
     def write(self, path: Path) -> None:
         """Write the card alone, as indented JSON."""
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
 
 def shipped_cards(kind: str, folder: str = "") -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from inverse.errors import OptionError
 from inverse.io.devices import check_device
+from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images
 from inverse.io.images import grid, write_png
 from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior
@@ -91,7 +91,7 @@ def train_prior(
         "psnr": denoising_table(prior, held_out, config.size),
     }
     card = save_prior(prior, out, training=facts, denoising=table, **card_text)
-    print(json.dumps({"prior": str(out), "sha256": card.sha256, "denoising": table}))
+    print(strict_json({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
 
 

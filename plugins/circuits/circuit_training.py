@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError, OptionError
+from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images
 from inverse.seeding import seeded
 from inverse.training.crops import random_crops
@@ -273,7 +273,7 @@ def train_circuit(
         codec_card = CodecCard.read(config.codec)
         source = {"name": codec_card.name, "sha256": codec_card.sha256}
     card = save_circuit(circuit, out, training=facts, bits=bits, codec=source, **about)
-    print(json.dumps({"circuit": str(out), "sha256": card.sha256, "bits": bits}))
+    print(strict_json({"circuit": str(out), "sha256": card.sha256, "bits": bits}))
     return not interrupted
 
 

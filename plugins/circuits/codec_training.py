@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from inverse.errors import OptionError
 from inverse.io.devices import check_device
+from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images
 from inverse.io.images import grid, write_png
 from inverse.seeding import seeded
@@ -134,7 +134,7 @@ def train_codec(
     facts |= training_facts(config, loss, time.monotonic() - started_at, target)
     card = save_codec(codec, out, training=facts, fidelity=fidelity, **about)
     report = {"codec": str(out), "sha256": card.sha256}
-    print(json.dumps(report | {"residual": codec.residual, "fidelity": fidelity}))
+    print(strict_json(report | {"residual": codec.residual, "fidelity": fidelity}))
     return True
 
 

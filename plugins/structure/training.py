@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from inverse.errors import OptionError
 from inverse.io.devices import check_device
+from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images
 from inverse.priors.loading import load_prior
 from inverse.seeding import seeded
@@ -182,7 +182,7 @@ def train_structure(
     )
     report = {"structure": str(out)}
     report |= {key: getattr(card, key) for key in ("sha256", "errors", "beta", "denoising")}
-    print(json.dumps(report))
+    print(strict_json(report))
     return True
 
 

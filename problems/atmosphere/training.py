@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from inverse.errors import InputError, OptionError
 from inverse.io.devices import check_device
+from inverse.io.files import strict_json
 from inverse.priors.analytic import FieldLaw
 from inverse.priors.loading import PriorCard, save_prior
 from inverse.priors.networks.corrected import CorrectedPrior
@@ -168,7 +168,7 @@ def _report(message: str) -> None:
 
 def _print_card(out: Path, card: PriorCard) -> None:
     summary = {"prior": str(out), "sha256": card.sha256, "denoising": card.denoising}
-    print(json.dumps(summary))
+    print(strict_json(summary))
 
 
 def _best_ratio(out: Path) -> float:

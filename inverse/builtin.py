@@ -10,6 +10,11 @@ from typing import Any
 from inverse.metrics.metric import Metric
 from inverse.metrics.shipped import METRICS
 from inverse.priors.analytic import LowRankPrior
+from inverse.priors.foreign.architecture import Architecture
+from inverse.priors.foreign.denoisers import RAM, DRUNet, GSDRUNet, SCUNet
+from inverse.priors.foreign.edm import EDM, EDMWithADM
+from inverse.priors.foreign.edm2 import EDM2
+from inverse.priors.foreign.guided_diffusion import GuidedDiffusion
 from inverse.priors.loading import load_low_rank
 from inverse.registry.hooks import hookimpl
 from inverse.sampling import samplers
@@ -30,6 +35,11 @@ def inverse_metrics() -> dict[str, Metric]:
 @hookimpl
 def inverse_laws() -> dict[str, Callable[..., Any]]:
     return {LowRankPrior.kind: load_low_rank}
+
+
+@hookimpl
+def inverse_architectures() -> list[type[Architecture]]:
+    return [GuidedDiffusion, EDM, EDMWithADM, EDM2, DRUNet, GSDRUNet, SCUNet, RAM]
 
 
 @hookimpl

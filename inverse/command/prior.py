@@ -20,7 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="Show, verify, convert or quantize 
 Name = Annotated[
     str,
     typer.Argument(
-        help="Name of a prior, its .safetensors file or card, or a folder saved by diffusers."
+        help="Name of a prior, its .safetensors file or card, a folder saved by diffusers, or "
+        "weights of a known network of another project."
     ),
 ]
 Side = Annotated[
@@ -43,9 +44,9 @@ def info(name: Name, json_: Json = False) -> None:
     if path is None:
         loaded = load_prior(name)
         rows: dict[str, Any] = {
-            "folder": name,
-            "shape": list(loaded.shape),
-            "card": "none: a folder saved by diffusers",
+            "folder" if Path(name).is_dir() else "file": name,
+            "shape": ["any" if side is None else side for side in loaded.shape],
+            "card": _no_card(name),
         }
         rows |= {
             "sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}",
@@ -109,7 +110,11 @@ def verify(
             table.add_row(*[f"{value:.4g}" for value in values])
         show(table)
         no_card = find_card(name) is None
-        hash_line = "a folder has no hash to check" if no_card else "the hash matches the card"
+        hash_line = (
+            f"no card, no hash to check: {_no_card(name)}"
+            if no_card
+            else "the hash matches the card"
+        )
         print("\n".join([*result.failures, hash_line]))
     if result.failures:
         raise typer.Exit(1)
@@ -120,14 +125,18 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Weights (.safetensors, .pt, .pth, .ckpt, .bin) or a folder saved by diffusers."
+            help="Weights (.safetensors, .pt, .pth, .ckpt, .bin, .tar) or a folder saved by "
+            "diffusers."
         ),
     ],
     out: Weights,
     network: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="JSON of the network: fields of UNetConfig, a card, or a config of diffusers."
+            help="JSON of the network, a file or text: fields of UNetConfig, a card, a config of "
+            'diffusers, or {"architecture": "guided-diffusion", ...} with options that the weights '
+            "do not tell.",
+            show_default="told by the weights",
         ),
     ] = None,
     scheduler: Annotated[
@@ -217,6 +226,12 @@ def quantize(
     print(out)
 
 
+def _no_card(name: str) -> str:
+    """Why a prior has no card."""
+    folder = Path(name).is_dir()
+    return "a folder saved by diffusers" if folder else "weights of another project"
+
+
 def _check_apart(source: Path, out: Path) -> None:
     """Raise a PriorError if the output would overwrite the source."""
     if source.resolve() == out.resolve():
@@ -228,6 +243,7 @@ def _tables(card: Any) -> dict[str, Any]:
     network = (
         card.network
         or {key: card.pipeline[key].get("_class_name") for key in card.pipeline}
+        or {key: value for key, value in card.foreign.items() if value is not None}
         or card.law
     )
     training = {key: value for key, value in card.training.items() if key != "command"}

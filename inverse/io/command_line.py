@@ -41,7 +41,7 @@ MethodOptions = Annotated[
 PriorName = Annotated[
     str | None,
     typer.Option(
-        help="Prior: a registered name, a .safetensors file or a diffusers folder.",
+        help="Prior: a registered name, a file of weights or a diffusers folder.",
         show_default="the problem's",
     ),
 ]

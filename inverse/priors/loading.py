@@ -15,6 +15,7 @@ from inverse.priors.analytic import FieldLaw, LowRankPrior
 from inverse.priors.card_schema import Fields, Length, Number
 from inverse.priors.cards import Card, check_size, weights_mismatch
 from inverse.priors.networks.corrected import CorrectedPrior
+from inverse.priors.networks.state_dicts import PICKLES, read_tensors
 from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.priors.prior import NetworkPrior, Prior
 from inverse.registry.discovery import registry
@@ -92,6 +93,8 @@ class PriorCard(Card):
         extra: variables, units, latitudes, longitudes and periods of the training fields; empty for
             images.
         pipeline: configs `unet` and `scheduler` of a diffusers network; empty for a `UNet`.
+        foreign: `architecture`, a name of the hook `inverse_architectures`, and its fields, for a
+            network of another project; empty otherwise.
         quantization: name and sha256 of the float prior, and the calibration of its inputs; empty
             for a float network.
 
@@ -113,6 +116,7 @@ class PriorCard(Card):
     law: Annotated[dict[str, Any], Fields(LawFields, others=True)] = field(default_factory=dict)
     extra: Annotated[dict[str, Any], Fields(FieldDomain, others=True)] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
+    foreign: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -141,6 +145,9 @@ class PriorCard(Card):
             side = unet.get("sample_size") or "any"
             sides = side if isinstance(side, list) else (side, side)
             lengths = (unet["in_channels"], *sides)
+        elif self.foreign:
+            side = self.foreign.get("side", "any")
+            lengths = (self.foreign.get("channels", 3), side, side)
         elif self.law:
             lengths = tuple(self.law["shape"])
         return " x ".join(map(str, lengths))
@@ -166,24 +173,24 @@ def cards() -> dict[str, Path]:
 
 @torch.inference_mode(False)
 def load_prior(name: str | Path, device: torch.device | str = "cpu") -> Prior:
-    """A prior from its registered name, its `.safetensors` file, its card, or a diffusers folder.
+    """A prior from its registered name, its `.safetensors` file, its card, a diffusers folder, or
+    the weights of a known network of another project (`inverse.priors.foreign`).
 
-    Raises: PriorError if the weights are missing, truncated, pickled, or have another hash than the
-        card's; UnknownNameError for a name that is not registered; OptionError for a device that
-        this machine lacks.
+    Raises: PriorError if the weights are missing, truncated, of an unknown network, hold more than
+        tensors, or have another hash than the card's; UnknownNameError for a name that is not
+        registered; OptionError for a device that this machine lacks.
     """
     device = check_device(device)
     if not isinstance(name, str | Path):
         raise PriorError(f"prior: expected a name or a path, got {type(name).__name__}")
     card_path = find_card(name)
     if card_path is None:
-        from inverse.priors.networks.pipelines import from_diffusers
-
-        return from_diffusers(Path(name)).to(device)
+        return _without_card(Path(name)).to(device)
     card = PriorCard.read(card_path)
     prior: Any = _read_prior(card, card.weights(name, card_path))
     prior.name, prior.power_law, prior.extra = card.name, card.power_law, card.extra
-    prior.crop, prior.bf16_loss = card.training.get("crop"), card.bf16_loss
+    prior.bf16_loss = card.bf16_loss
+    prior.crop = card.training.get("crop") or getattr(prior, "crop", None)
     return prior.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
@@ -198,11 +205,16 @@ def default_side(prior: Prior) -> int:
 def find_card(name: str | Path) -> Path | None:
     """The path of the card of a registered name, a `.safetensors` file or a card.
 
-    Returns: None for a folder, which has no card.
-    Raises: PriorError for a pickle or another kind of file, UnknownNameError for an unknown name.
+    Returns: None for a folder of diffusers and for weights of another project without a card.
+    Raises: PriorError for another kind of file, UnknownNameError for an unknown name.
     """
     path = Path(name)
     if path.is_dir() and (path != Path(path.name) or str(name) not in cards()):
+        return None
+    if path.is_file() and path.suffix in PICKLES:
+        return None
+    if path.suffix == ".safetensors" and path.is_file() and not path.with_suffix(".json").exists():
+        _refuse_pickle(path)
         return None
     if path.suffix == ".safetensors" and path.is_file():
         _refuse_pickle(path)
@@ -211,10 +223,32 @@ def find_card(name: str | Path) -> Path | None:
     if path.suffix or path.parent != Path("."):
         if path.is_file():
             _refuse_pickle(path)
+        elif path.suffix in PICKLES:
+            raise PriorError(f"prior {name}: no such file")
         raise PriorError(
-            f"prior {name}: expected a registered name or a .safetensors file with its card"
+            f"prior {name}: expected a registered name, a .safetensors file with its card, weights "
+            f"of a known network ({', '.join(PICKLES)}) or a folder saved by diffusers"
         )
     return registry().find("inverse_priors", str(name))
+
+
+def _without_card(path: Path) -> Prior:
+    """The prior of a diffusers folder, or of weights whose names and shapes tell the network."""
+    from inverse.priors.foreign.recognition import UnknownNetworkError, recognise
+
+    if path.is_dir():
+        from inverse.priors.networks.pipelines import from_diffusers
+
+        return from_diffusers(path)
+    weights = read_tensors(path, label="prior")
+    try:
+        prior: Any = recognise(weights, path).prior()
+    except UnknownNetworkError as error:
+        described = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
+        beside = "weights need their card beside them, or " if path.suffix == ".safetensors" else ""
+        raise PriorError(f"{error}; {beside}describe the network once: {described}") from error
+    prior.name = path.stem
+    return prior
 
 
 def save_prior(prior: NetworkPrior | FieldLaw, path: Path, **fields: Any) -> PriorCard:
@@ -269,6 +303,10 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
             path,
             {"shift": card.shift, "scale": card.scale},
         )
+    if card.foreign:
+        from inverse.priors.foreign.recognition import from_card
+
+        return from_card(card.foreign, weights, path)
     try:
         if card.network:
             check_size(lambda: UNet(card.config), weights)
@@ -349,7 +387,7 @@ def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(9)
     pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
-    if pickled or path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
+    if pickled or path.suffix in (*PICKLES, ".pkl"):
         command = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
         raise PriorError(
             f"prior weights {path}: a pickle can run code when it is read; "

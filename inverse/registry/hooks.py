@@ -40,6 +40,11 @@ def inverse_laws() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-body]
 
 
 @hookspec
+def inverse_architectures() -> list[type]:  # type: ignore[empty-body]
+    """Subclasses of `inverse.priors.foreign.architecture.Architecture`."""
+
+
+@hookspec
 def inverse_samplers() -> dict[str, Callable[..., Any]]:  # type: ignore[empty-body]
     """Samplers by name."""
 

@@ -436,7 +436,7 @@ def test_zero_sigma_y_has_no_likelihood():
         ),
         (
             ("--prior", "weights.pt"),
-            ("weights.pt", "expected a registered name or a .safetensors file"),
+            ("weights.pt", "no such file"),
         ),
         (
             ("--set", "toleranc=1"),

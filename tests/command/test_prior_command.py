@@ -239,12 +239,12 @@ def test_a_pickled_state_dict_of_our_network_becomes_a_prior(command, tmp_path, 
     )  # float32, as they were
 
 
-def test_the_refusal_of_a_pickle_names_the_command_that_mends_it(
+def test_the_refusal_of_our_own_state_dict_names_the_command_that_mends_it(
     command, solve, tmp_path, architecture
 ):
     torch.save(tiny_network().network.state_dict(), tmp_path / "own.pt")
     line = solve("--prior", tmp_path / "own.pt").refused(
-        "a pickle can run code", "inverse prior convert"
+        "no known network has such weights", "inverse prior convert"
     )
     how = (
         line.rpartition("inverse ")[2]

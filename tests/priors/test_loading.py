@@ -134,10 +134,14 @@ def test_disguised_pickle_is_refused_before_it_is_opened(prior_path, kind):
     assert "a pickle can run code" in refused(prior_path)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".pkl", ".bin"])
-def test_a_pickle_suffix_is_refused_for_any_content(prior_path, suffix):
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".tar"])
+def test_a_file_that_only_looks_like_a_pickle_is_refused(prior_path, suffix):
     path = prior_path.rename(prior_path.with_suffix(suffix))
-    assert "a pickle can run code" in refused(path)
+    assert "holds more than tensors" in refused(path)
+
+
+def test_a_plain_pickle_is_refused_by_its_suffix(prior_path):
+    assert "a pickle can run code" in refused(prior_path.rename(prior_path.with_suffix(".pkl")))
 
 
 def test_card_cannot_name_a_pickle(prior_path):
@@ -323,7 +327,7 @@ def test_weights_of_a_shallower_network_are_refused_with_the_missing_key(prior_p
 
 
 def test_another_file_type_is_refused(tmp_path):
-    assert "expected a registered name or a .safetensors file with its card" in refused(
+    assert "expected a registered name, a .safetensors file with its card, weights" in refused(
         tmp_path / "own.onnx"
     )
 

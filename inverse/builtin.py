@@ -10,6 +10,7 @@ from typing import Any
 from inverse.metrics.metric import Metric
 from inverse.metrics.shipped import METRICS
 from inverse.priors.analytic import LowRankPrior
+from inverse.priors.catalogue import fetched_folder
 from inverse.priors.foreign.architecture import Architecture
 from inverse.priors.foreign.denoisers import RAM, DRUNet, GSDRUNet, SCUNet
 from inverse.priors.foreign.edm import EDM, EDMWithADM
@@ -44,7 +45,7 @@ def inverse_architectures() -> list[type[Architecture]]:
 
 @hookimpl
 def inverse_priors() -> list[Path]:
-    return sorted(DATA.glob("*.json"))
+    return [*sorted(DATA.glob("*.json")), *sorted(fetched_folder().glob("[!.]*.json"))]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""`inverse prior`: show, verify, convert and quantize a prior.
+"""`inverse prior`: show, verify, convert, quantize and fetch a prior.
 
 Importing this module does not import torch.
 """
@@ -11,11 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from inverse.command.catalogue import catalogue, fetch
 from inverse.errors import PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
 from inverse.io.files import strict_json
 
-app = typer.Typer(no_args_is_help=True, help="Show, verify, convert or quantize a prior.")
+app = typer.Typer(no_args_is_help=True, help="Show, verify, convert, quantize or fetch a prior.")
+app.command()(catalogue)
+app.command()(fetch)
 
 Name = Annotated[
     str,

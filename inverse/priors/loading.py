@@ -14,6 +14,7 @@ from inverse.io.devices import check_device
 from inverse.priors.analytic import FieldLaw, LowRankPrior
 from inverse.priors.card_schema import Fields, Length, Number
 from inverse.priors.cards import Card, check_size, weights_mismatch
+from inverse.priors.catalogue import read_catalogue
 from inverse.priors.networks.corrected import CorrectedPrior
 from inverse.priors.networks.state_dicts import PICKLES, read_tensors
 from inverse.priors.networks.unet import UNet, UNetConfig
@@ -228,6 +229,12 @@ def find_card(name: str | Path) -> Path | None:
         raise PriorError(
             f"prior {name}: expected a registered name, a .safetensors file with its card, weights "
             f"of a known network ({', '.join(PICKLES)}) or a folder saved by diffusers"
+        )
+    if str(name) not in cards() and str(name) in (known := read_catalogue()):
+        size = f", {known[str(name)].megabytes:g} MB" if known[str(name)].megabytes else ""
+        raise PriorError(
+            f"prior '{name}' is in the catalogue and not on this machine{size}; "
+            f"`inverse prior fetch {name}` downloads it"
         )
     return registry().find("inverse_priors", str(name))
 

@@ -65,7 +65,7 @@ def test_mmps_keeps_its_claim():
     [
         (Late(), "but its sampler heun has order 2"),
         (Paired(), "samples at a fixed distance in the batch are correlated"),
-        (Gain(), "the mean follows a change of y with an error of 0.022, 0.022"),
+        (Gain(), "the mean follows a change of y with an error of 0.02"),
     ],
 )
 def test_a_defect_near_the_floor_fails_for_its_reason(method, words):

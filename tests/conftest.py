@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import inverse
 from inverse.priors.networks.unet import UNetConfig
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
 

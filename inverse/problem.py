@@ -46,6 +46,7 @@ class Problem(ABC):
         cases: name -> options under which `inverse verify` checks methods against `exact`.
         photographic: whether the law has the spectrum of photographs; `inverse verify` holds biased
             methods to their `bias` on it.
+        thorough: whether `inverse verify` runs the cases with `--thorough` only.
 
     Args:
         sigma_y: standard deviation of the measurement noise, in the units of y.
@@ -61,6 +62,7 @@ class Problem(ABC):
     exports: ClassVar[tuple[str, ...]] = ("reconstruction.png", "panel.png")
     when_restoring: ClassVar[dict[str, Any]] = {}
     photographic: ClassVar[bool] = False
+    thorough: ClassVar[bool] = False
 
     sigma_y: NonNegative = 0.02
 

@@ -14,6 +14,8 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.measurement.operators import dense
 from inverse.priors.analytic import Exact, MixturePrior
+from inverse.priors.field import power_law
+from inverse.priors.loading import PriorCard
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,22 @@ def circular_blur(side: int, width: int = 3) -> Tensor:
     first[[i % side for i in range(-(width // 2), width // 2 + 1)]] = 1 / width
     line = torch.stack([first.roll(i) for i in range(side)])
     return torch.kron(line, line)
+
+
+def photographic_spectrum(side: int) -> Tensor:
+    """Spectrum of grey photographs on a torus, for `FieldPrior`: (1, side, side), model units.
+
+    It is the power law of the first mixture of colours on the card of `photo-64`. The mean of an
+    image, whose variance the law leaves open at this size, has that of the lowest frequency.
+    """
+    fitted = PriorCard.read("photo-64").power_law
+    power, corner, exponent = (
+        torch.tensor(fitted[name][:1], dtype=torch.float64)
+        for name in ("power", "corner", "exponent")
+    )
+    spectrum = power_law(power, corner, exponent)(side, side)
+    spectrum[..., 0, 0] = spectrum[..., 0, 1]
+    return spectrum
 
 
 def gaussian_matrix(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor
 import inverse
 from inverse.errors import OptionError
 from inverse.priors.analytic import GaussianPrior
-from inverse.priors.field import FieldPrior, power_law
-from inverse.priors.loading import PriorCard
-from inverse_problems._conjugate import Conjugate, circular_blur
+from inverse.priors.field import FieldPrior
+from inverse_problems._conjugate import Conjugate, circular_blur, photographic_spectrum
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,7 @@ class PhotoField(Conjugate):
 
     def law(self) -> GaussianPrior:
         """The Gaussian of images (1, side, side), float64."""
-        fitted = PriorCard.read("photo-64").power_law
-        power, corner, exponent = (
-            torch.tensor(fitted[name][:1], dtype=torch.float64)
-            for name in ("power", "corner", "exponent")
-        )
-        spectrum = power_law(power, corner, exponent)(self.side, self.side)
-        spectrum[..., 0, 0] = spectrum[..., 0, 1]
+        spectrum = photographic_spectrum(self.side)
         zero = torch.zeros(1, self.side, self.side, dtype=torch.float64)
         field = FieldPrior(zero, lambda height, width: spectrum, (1, self.side, self.side))
         return GaussianPrior(zero, field.covariance, shift=0.5, scale=0.5)

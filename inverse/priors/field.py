@@ -133,6 +133,58 @@ class FieldPrior(AnalyticPrior):
         return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1) ** 2
 
 
+class MeasuredField:
+    """A field on a torus given y = A decode(x) + N(0, sigma_y^2 I), for any A of few measurements.
+
+    Draws are those of the field, corrected by the innovation of a measurement of their own:
+
+        x = u + S A^T M^-1 (y - A u - sigma_y z),    M = A S A^T + sigma_y^2 I
+
+    The law has a mean, draws and the variance of each Fourier coefficient, and no denoiser.
+
+    Args:
+        field: the law of x, of a fixed size.
+        matrix: A (m, n), acting on physical units.
+        sigma_y: standard deviation of the noise, units of y, > 0.
+        y: (m,).
+
+    Source: Doucet, A Note on Efficient Conditional Simulation of Gaussian Distributions, 2010.
+    """
+
+    def __init__(self, field: FieldPrior, matrix: Tensor, sigma_y: float, y: Tensor):
+        self._field, self._matrix, self._sigma_y, self._y = field, matrix, sigma_y, y
+        self.scale, self.decode = field.scale, field.decode
+        H = (matrix * field.scale).reshape(-1, *field._size)
+        CH = field.spectral(H, lambda S: S)
+        M = H.flatten(1) @ CH.flatten(1).T + sigma_y**2 * torch.eye(len(H), dtype=H.dtype)
+        L = torch.linalg.cholesky(M)
+        self._gain = torch.cholesky_solve(CH.flatten(1), L)
+        white = torch.linalg.solve_triangular(L, CH.flatten(1), upper=False).reshape(CH.shape)
+        removed = torch.fft.fft2(white, norm="ortho").abs().square().sum(0)
+        self._variances = (field._spectrum(white) - removed).clamp_min(0)
+        r = self._innovation(field.mean.expand(1, *field._size))
+        self.mean = field.mean + (r @ self._gain).reshape(field._size)
+        whitened = torch.linalg.solve_triangular(L, r.T, upper=False)
+        terms = 0.5 * (whitened.square() + LOG_2PI).sum() + L.diagonal().log().sum()
+        self.log_evidence = -float(terms)
+        """log p(y), nats."""
+
+    def spectrum(self, height: int, width: int) -> Tensor:
+        """Variance of each coefficient of the unitary Fourier transform: (1, height, width)."""
+        return self._variances
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent draws of x given y: (count, *shape), model units."""
+        u = self._field.sample(count, generator)
+        z = torch.randn(count, len(self._y), generator=generator, dtype=u.dtype)
+        r = self._innovation(u) - self._sigma_y * z
+        return u + (r @ self._gain).reshape(u.shape)
+
+    def _innovation(self, x: Tensor) -> Tensor:
+        """y - A decode(x): (B, *shape) -> (B, m)."""
+        return self._y - self.decode(x).flatten(1) @ self._matrix.T
+
+
 def matern(std: float, length: float, smoothness: float = 2.5) -> Callable[[int, int], Tensor]:
     """The spectrum of a Matern field on a torus:
 

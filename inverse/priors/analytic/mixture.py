@@ -44,6 +44,15 @@ class MixturePrior(AnalyticPrior):
     variances: Tensor
     coordinates: Tensor
 
+    @classmethod
+    def along(
+        cls, basis: Tensor, weights: Tensor, means: Tensor, variances: Tensor, **units: float
+    ) -> MixturePrior:
+        """Components with variances (K, n) along the columns of one orthogonal basis (n, n)."""
+        law = cls(weights, means, variances, **units)
+        law.basis, law.coordinates = basis[None], means.flatten(1) @ basis
+        return law
+
     @property
     def weights(self) -> Tensor:
         """Weights w of the components: (K,)."""
@@ -73,7 +82,10 @@ class MixturePrior(AnalyticPrior):
         r = self._log_terms(offsets, total).softmax(0)
         means = self.coordinates[:, None] + self.variances[:, None] / total * offsets
         terms = r[..., None] * means
-        return (terms if self.basis is None else terms @ self.basis.mT).sum(0).reshape(x.shape)
+        if self.basis is None or len(self.basis) == 1:
+            x0_hat = terms.sum(0)
+            return (x0_hat if self.basis is None else x0_hat @ self.basis[0].T).reshape(x.shape)
+        return (terms @ self.basis.mT).sum(0).reshape(x.shape)
 
     def _with_shared_covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
         """D in O(B n K), without a (K, B, n) tensor.

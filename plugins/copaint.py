@@ -55,6 +55,7 @@ class CoPaint(inverse.Method):
         "x = argmin |y - A x0_hat(x)|^2 + c |x - x_prior|^2;  x' = x0_hat + t / s (x - x0_hat)"
     )
     claim = "biased"
+    bias = inverse.Method.bias | {"excess": 55.0}  # fits y without regard to sigma_y
     units = "lr and reg are for images and measurements in [-1, 1]"
     needs = ("gaussian", "white")
 

@@ -54,6 +54,7 @@ class DAPS(inverse.Method):
     )
     equation = "x0 ~ p(y | x0) N(x0; ODE(x, s), s^2 I);  x' = x0 + t z"
     claim = "biased"
+    bias = inverse.Method.bias | {"excess": 45.0}  # fits weak data to tau, however large sigma_y
     units = "tau is a noise of y on [-1, 1]"
 
     steps: inverse.Count = 200
@@ -79,6 +80,17 @@ class DAPS(inverse.Method):
             if exact
             else None
         )
+
+    def notes(self, posterior):
+        if not posterior.gaussian:
+            return []
+        sigma = 2**0.5 * posterior.sigma_y / posterior.prior.scale
+        if self.inner == "exact" or sigma < 20 * self.tau:
+            return []
+        return [
+            f"daps assumes noise of tau = {self.tau:g} in place of sigma_y and fits noise as if it "
+            f"were data; tau={sigma:.2g} assumes sigma_y"
+        ]
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from inverse.checks.exact_cases import (
     PROBE,
@@ -23,46 +17,44 @@ from inverse.checks.exact_cases import (
     main_figure,
     reference,
 )
-from inverse.engine import solve, versions
-from inverse.errors import InputError, InverseError, OptionError, UnsupportedError
-from inverse.execution import Cost
-from inverse.measurement import operators
-from inverse.method import Method, Weighted
-from inverse.particles.cloud import ancestors
-from inverse.posterior import Posterior
+from inverse.checks.trials import (
+    Measured,
+    batch_dependence,
+    convergence_order,
+    in_words,
+    independence,
+    measure,
+    response,
+    rotated,
+    sample,
+    with_effort,
+)
+from inverse.engine import versions
+from inverse.errors import OptionError, UnsupportedError
+from inverse.method import Method
 from inverse.registry.discovery import get_method
 from inverse.registry.options import values
 from inverse.sampling.options import get_sampler
 from inverse.sampling.traits import traits
-from inverse.seeding import Generators, SharedStream, check_seed, seeded
+from inverse.seeding import check_seed
 
-FACTORS = (0.25, 0.5, 1.0, 2.0)
-"""Factors on the effort for the convergence order; a method that claims a limit also gets 4."""
+FACTORS = (0.5, 1.0, 2.0)
+"""Factors on the effort for the convergence order of a method that claims no limit."""
 
+LIMIT_FACTORS = (1.0, 2.0, 4.0, 8.0)
+"""Factors on the effort at which a limit is judged, from the method's own options outwards."""
+
+PRIOR_MARGIN = 0.1
+"""By how much a loss may exceed the prior's where y says little, for errors of the sampler."""
+
+LITTLE = 0.35
+"""Largest advantage of exact draws over the prior at which y says little."""
+
+CLOUD_SAMPLES = 250
+"""Samples and first particles for a limit in particles, whose cost grows as the effort squared."""
 
 RESPONSE_SAMPLES = 100
 """Samples for each y of `response`, whose noise mostly cancels."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figures of a method on one case.
-
-    Args:
-        case: name of the case.
-        figures: figures by name; empty if the case was skipped.
-        cost: evaluations for each sample, by name.
-        seconds: duration of all samples.
-        skipped: why the method cannot run on the case, or None.
-        failed: the error or the divergence on the case, or None.
-    """
-
-    case: str
-    figures: dict[str, Figure] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    skipped: str | None = None
-    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +74,7 @@ class Verdict:
             deviations of independent ones; None for ensembles and point estimates.
         response: error of the mean's change with y and its standard error, both relative to the
             exact change, by factor on the effort; empty unless the claim is a limit.
+        errors: what failed outside the cases: with another batch, rotation or y.
         failures: why the claim, or an obligation of every method, does not hold; empty if all hold.
         unchecked: why nothing was checked, with what the method needs; None if something was.
         versions: versions of the packages that can change the figures.
@@ -97,6 +90,7 @@ class Verdict:
     rotation: tuple[float, float] | None
     independence: float | None
     response: dict[float, tuple[float, float]]
+    errors: list[str]
     failures: list[str]
     unchecked: str | None
     versions: dict[str, str]
@@ -112,202 +106,14 @@ class Verdict:
         return "no" if self.failures else "not checked" if self.unchecked else "yes"
 
 
-def sample(
-    method: Method, posterior: Posterior, samples: int, seed: int = 0
-) -> tuple[Tensor, Cost, float]:
-    """Draw samples without the records of `solve`; resample a weighted ensemble.
-
-    Args:
-        samples: samples for each measurement.
-
-    Returns: samples (measurements * samples, d), measurement by measurement, physical units; their
-    cost; and the duration in seconds.
-
-    Raises: UnsupportedError if the method cannot run on the posterior, InputError if it diverges,
-    and the errors of the method.
-    """
-    rows = posterior.rows(samples)
-    if reason := method.unsupported(rows):
-        raise UnsupportedError(reason)
-    stream, started_at = seeded("verify", seed), time.perf_counter()
-    with torch.no_grad():
-        (answer,) = deque(method.run(rows, samples, SharedStream(stream, len(rows))), maxlen=1)
-    seconds = time.perf_counter() - started_at
-    x = answer.x if isinstance(answer, Weighted) else answer
-    if not bool(x.isfinite().all()):
-        raise InputError("the samples hold NaN or infinity")
-    if isinstance(answer, Weighted) and answer.log_weights is not None:
-        log_weights = answer.log_weights.double().unflatten(0, (len(posterior), samples))
-        chosen = ancestors(log_weights, Generators([stream] * len(posterior)), samples)
-        x = x[(chosen + samples * torch.arange(len(posterior))[:, None]).flatten()]
-    return posterior.prior.decode(x).flatten(1).double(), rows.cost, seconds
-
-
-def measure(method: Method, case: Reference, seed: int = 0) -> Measured:
-    """The figures of a method on one case, or why the case was skipped or failed."""
-    particles = getattr(method, "particles", None)
-    if case.case.photographic and isinstance(particles, int):
-        method = replace(method, **{"particles": max(particles, case.particles)})
-    try:
-        x, cost, seconds = sample(method, case.posterior, case.samples, seed)
-    except UnsupportedError as error:
-        return Measured(case.name, skipped=str(error))
-    except Exception as error:  # of a plug-in: it fails this case, and the others go on
-        return Measured(case.name, failed=_in_words(error))
-    return Measured(
-        case.name,
-        {name: case.figure(name, value) for name, value in figures(case, x).items()},
-        {k: getattr(cost, k) for k in ("nfe", "vjp", "A", "A_adjoint")},
-        seconds,
-    )
-
-
-def _in_words(error: Exception) -> str:
-    """The first line of an error, with its class unless the error is written for users."""
-    lines = str(error).splitlines() or ["no message"]
-    return lines[0] if isinstance(error, InverseError) else f"{type(error).__name__}: {lines[0]}"
-
-
-def with_effort(method: Method, factor: float, samples: int = 1) -> Method:
-    """The method with more or less effort: each option in `method.limit` is scaled by factor^power.
-
-    Args:
-        factor: factor on the effort.
-        samples: smallest number of particles to start from.
-    """
-    names = {f.name.rstrip("_"): f.name for f in fields(method)}
-    changed = {}
-    for option, power in method.limit.items():
-        if option in names:
-            name = names[option]
-            start = getattr(method, name)
-            smallest = samples if option == "particles" else 0
-            value = max(start, smallest) * factor**power
-            changed[name] = max(1, round(value)) if isinstance(start, int) else value
-    return replace(method, **changed)
-
-
-def convergence_order(reference: Reference, curve: dict[float, float]) -> float | None:
-    """Slope of the log loss against the log effort, with the floor subtracted in squares.
-
-    Args:
-        curve: main figure by factor on the effort.
-
-    Returns: the order; None if fewer than two points are more than four standard deviations above
-    the floor.
-    """
-    floor, deviation = reference.floors[main_figure(reference.case)]
-    clear = {k: math.sqrt(v**2 - floor**2) for k, v in curve.items() if v > floor + 4 * deviation}
-    if len(clear) < 2:
-        return None
-    k, v = torch.tensor(list(clear)).log(), torch.tensor(list(clear.values())).log()
-    return -float(((k - k.mean()) * (v - v.mean())).sum() / (k - k.mean()).square().sum())
-
-
-def batch_dependence(method: Method, reference: Reference) -> float | None:
-    """Largest change of the samples of one measurement if it is solved alone instead of with two.
-
-    Returns: the change in posterior standard deviations; None if the method cannot run.
-    """
-    truths = torch.stack(reference.problem.truths()[:3])
-    posterior = reference.problem.posterior(truths, dtype=torch.float64)
-    if method.unsupported(posterior):
-        return None
-    per_image = 8
-    alone = Posterior(
-        posterior.prior,
-        posterior.operator,
-        posterior.y[1:2],
-        posterior.noise,
-        shape=posterior.shape,
-        dtype=torch.float64,
-    )
-    together = solve(posterior, method, samples=per_image).samples[1]
-    single = solve(alone, method, samples=per_image, first_image=1).samples[0]
-    return float((single - together).abs().max()) / (
-        reference.unit / math.sqrt(together[0].numel())
-    )
-
-
-def independence(x: Tensor) -> float | None:
-    """Largest correlation of samples at a fixed distance, in deviations of independent samples.
-
-        r_L = sum_i <u_i, u_(i+L)> / sqrt(n d),    u whitened samples, indices modulo n
-
-    Noise that pairs of samples share, adjacent or halves of the batch apart, shows at one L.
-
-    Args:
-        x: samples (n, d).
-
-    Returns: max_L |r_L|; None if the samples have no spread or are too few to be whitened.
-    """
-    u = x - x.mean(0)
-    U, spread, _ = torch.linalg.svd(u, full_matrices=False)
-    if len(x) < 4 * x.shape[1] or float(spread.max()) <= 1e-9 * float(x.norm()):
-        return None
-    u = U[:, spread > 1e-6 * spread.max()] * math.sqrt(len(x))
-    products = torch.fft.irfft(torch.fft.rfft(u, dim=0).abs().square().sum(1), n=len(u))
-    lags = products[1 : len(u) // 2 + 1] / math.sqrt(u.numel())
-    if len(u) % 2 == 0:  # half the batch apart, every product occurs twice
-        lags[-1] /= math.sqrt(2)
-    return float(lags.abs().max())
-
-
-def response(
-    method: Method, reference: Reference, samples: int, seed: int = 0
-) -> tuple[float, float]:
-    """Relative error of the change of the mean from one measurement to another, at the same seed.
-
-    The noise that both runs share cancels, so that an error of the gain shows in few samples.
-
-    Returns: |change - exact change| / |exact change|, and its standard error.
-    """
-    truths = torch.stack(reference.problem.truths()[:2])
-    both = reference.problem.posterior(truths, dtype=torch.float64)
-    means, runs = [], []
-    for row in range(2):
-        posterior = both.replaced(y=both.y[row : row + 1])
-        runs.append(sample(method, posterior, samples, seed)[0])
-        means.append(reference.problem.exact(both.y[row]).mean.flatten())
-    change, exact = runs[1] - runs[0], means[1] - means[0]
-    error = (change.mean(0) - exact).norm() / exact.norm()
-    return float(error), float(change.std(0).norm() / exact.norm()) / math.sqrt(samples)
-
-
-def rotated(reference: Reference, method: Method) -> Posterior:
-    """The same posterior from Q A and Q y, with an orthogonal matrix Q.
-
-    The operator is a function without singular values, unless the method needs them.
-    """
-    posterior = reference.posterior
-    n = math.prod(posterior.shape)
-    identity = torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)
-    A = posterior.operator.A(identity).flatten(1).T
-    square = torch.randn(len(A), len(A), generator=seeded("rotation"), dtype=torch.float64)
-    Q = torch.linalg.qr(square).Q
-    y = posterior.y.flatten(1) @ Q.T
-
-    def make(operator: Any, y: Tensor) -> Posterior:
-        return Posterior(
-            posterior.prior,
-            operator,
-            y,
-            posterior.noise,
-            shape=posterior.shape,
-            dtype=torch.float64,
-        )
-
-    plain = make(operators.operator(lambda x: x.flatten(1) @ (Q @ A).T, shape=posterior.shape), y)
-    if method.unsupported(plain) is None:
-        return plain
-    return make(
-        operators.dense(Q @ A, posterior.shape, tuple(posterior.y.shape[1:])),
-        y.reshape(posterior.y.shape),
-    )
-
-
 def verify(
-    method: Method | str, samples: int = 1000, seed: int = 0, cases: Sequence[str] | None = None
+    method: Method | str,
+    samples: int = 1000,
+    seed: int = 0,
+    cases: Sequence[str] | None = None,
+    thorough: bool = False,
+    known: Mapping[str, Measured] | None = None,
+    observe: Callable[[Measured], object] | None = None,
 ) -> Verdict:
     """Test a method's claim on the cases with exact posteriors.
 
@@ -315,7 +121,10 @@ def verify(
         method: an instance, or a registered name for its default options.
         samples: samples on each case, at least 100.
         seed: random seed of the method.
-        cases: names from `all_cases`; by default all.
+        cases: names from `all_cases`; by default all, without the thorough ones.
+        thorough: whether the thorough cases are among the default.
+        known: cases that an interrupted run has measured, by name.
+        observe: called with the figures of each other case.
 
     Returns: the figures, the convergence order, the dependence on batch and rotation, and every
     reason why the claim fails.
@@ -324,7 +133,8 @@ def verify(
     """
     method = get_method(method) if isinstance(method, str) else method
     names = [case.name for case in all_cases()]
-    cases = names if cases is None else cases
+    if cases is None:
+        cases = [case.name for case in all_cases() if thorough or not case.thorough]
     if unknown := [name for name in cases if name not in names]:
         raise OptionError(
             f"verify: no case is called '{unknown[0]}'; the cases are {', '.join(names)}"
@@ -332,72 +142,100 @@ def verify(
     if samples < 100:
         raise OptionError(f"verify: samples must be at least 100 for a floor, got {samples}")
     check_seed(seed)
-    measured = [measure(method, reference(name, samples), seed) for name in cases]
+    measured = []
+    for case in cases:
+        found = (known or {}).get(case)
+        if found is None:
+            found = measure(method, reference(case, samples), seed)
+            if observe is not None:
+                observe(found)
+        measured.append(found)
     probe = reference(PROBE, samples)
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
     rotation = batch = apart = None
     gains: dict[float, tuple[float, float]] = {}
-    failures: list[str] = []
+    errors: list[str] = []
     on_probe = next((m for m in measured if m.case == PROBE and m.figures), None) or measure(
         method, probe, seed
     )
     if on_probe.figures:
-        curve = _effort_curve(method, on_probe, probe, samples, seed)
+        curve = _effort_curve(method, on_probe, samples, seed)
         try:
             batch = batch_dependence(method, probe)
         except Exception as error:
-            failures.append(f"with another batch: {_in_words(error)}")
+            errors.append(f"with another batch: {in_words(error)}")
         try:
             x, _, _ = sample(method, rotated(probe, method), samples, seed)
             rotation = (on_probe.figures[name].value, figures(probe, x)[name])
-            apart = independence(x) if _independent(method) else None
+            chosen, _ = method.chosen(probe.posterior, samples)
+            apart = independence(x) if _independent(chosen) else None
         except UnsupportedError:
             rotation = None
         except Exception as error:
-            failures.append(f"after y and A are rotated: {_in_words(error)}")
+            errors.append(f"after y and A are rotated: {in_words(error)}")
         try:
             gains = _responses(method, probe, seed)
         except Exception as error:
-            failures.append(f"with another y: {_in_words(error)}")
+            errors.append(f"with another y: {in_words(error)}")
     verdict = Verdict(
         method.name,
         values(method),
         method.claim,
         measured,
         curve,
-        convergence_order(probe, curve),
+        convergence_order(_limit_probe(method, samples), curve),
         batch,
         rotation,
         apart,
         gains,
-        failures,
+        errors,
+        [],
         None,
         versions(),
     )
+    return judge(method, verdict, samples)
+
+
+def judge(method: Method, verdict: Verdict, samples: int = 1000) -> Verdict:
+    """A verdict with the failures that follow from its figures.
+
+    Args:
+        samples: samples on each case that the figures come from.
+    """
     judged = _judged(method, verdict, samples)
-    failures += _failures(method, verdict, judged, samples)
-    return replace(verdict, unchecked=None if failures else _unchecked(verdict, judged))
+    failures = verdict.errors + list(_failures(method, verdict, judged, samples))
+    unchecked = None if failures else _unchecked(verdict, judged)
+    return replace(verdict, failures=failures, unchecked=unchecked)
+
+
+def _limit_probe(method: Method, samples: int) -> Reference:
+    """The probe on which a limit is judged."""
+    return reference(PROBE, min(samples, CLOUD_SAMPLES) if "particles" in method.limit else samples)
 
 
 def _effort_curve(
-    method: Method, on_probe: Measured, probe: Reference, samples: int, seed: int
+    method: Method, on_probe: Measured, samples: int, seed: int
 ) -> dict[float, float]:
     """Main figure on the probe case by factor on the effort; empty for a method without limit.
 
     For a method that claims a limit, all points start from the same number of particles, at least
-    `samples`: a smaller default would make the first point worse and so the limit easier.
+    as many as the samples: a smaller default would make the first point worse and so the limit
+    easier.
     """
-    if not set(method.limit) & set(values(method)):
+    probe = _limit_probe(method, samples)
+    samples = probe.samples
+    if with_effort(method, 2.0, samples) == with_effort(method, 1.0, samples):
         return {}
     curve, name = {}, main_figure(probe.case)
-    for factor in (*FACTORS, 4.0) if method.claim == "exact in the limit" else FACTORS:
+    known = on_probe.figures[name].floor == probe.figure(name, 0.0).floor
+    for factor in LIMIT_FACTORS if method.claim == "exact in the limit" else FACTORS:
         try:
             scaled = with_effort(method, factor, samples)
         except OptionError:  # the method has no instance of so little effort
             continue
         same = factor == 1 and (scaled == method or method.claim != "exact in the limit")
-        point = on_probe if same else measure(scaled, probe, seed)
+        point = on_probe if same and known else measure(scaled, probe, seed)
         if point.figures:
             curve[factor] = point.figures[name].value
     return curve
@@ -424,9 +262,18 @@ def _responses(method: Method, probe: Reference, seed: int) -> dict[float, tuple
 def _judged(
     method: Method, verdict: Verdict, samples: int
 ) -> list[tuple[Reference, dict[str, Figure]]]:
-    """The cases that ran and that the claim covers, with the figures on each."""
+    """The cases that ran and that the claim covers, with the figures on each.
+
+    A claim covers Gaussian laws, and every law if the method says so. A bias and an estimate are
+    also judged on laws of photographs.
+    """
     ran = [(reference(m.case, samples), m.figures) for m in verdict.cases if m.figures]
-    return [(case, figure) for case, figure in ran if method.any_prior or case.case.gaussian]
+    images = method.claim in ("biased", "point estimate")  # whose purpose are photographs
+    return [
+        (made, figure)
+        for made, figure in ran
+        if method.any_prior or made.case.gaussian or (images and made.case.photographic)
+    ]
 
 
 def _unchecked(verdict: Verdict, judged: Sequence[Any]) -> str | None:
@@ -451,14 +298,19 @@ def _failures(
     for measured in verdict.cases:
         if measured.failed:
             yield f"{measured.case}: {measured.failed}"
+        if _collapsed(method, measured):
+            yield (
+                f"{measured.case}: {measured.distinct} different samples, and no note of the "
+                "method says that its cloud has collapsed"
+            )
     probe = reference(PROBE, samples)
     yield from _obligation_failures(verdict, probe)
     for case, figure in judged:
-        yield from _claim_failures(verdict.claim, case, figure)
-        if verdict.claim == "biased" and case.case.photographic:
+        yield from _claim_failures(method, case, figure)
+        if verdict.claim == "biased" and case.case.photographic and case.case.gaussian:
             yield from _bias_failures(method.bias, case, figure)
     if judged and verdict.claim == "exact in the limit" and verdict.effort:
-        yield from _limit_failures(verdict, probe)
+        yield from _limit_failures(verdict, _limit_probe(method, samples))
         yield from _order_failures(method, verdict, probe)
         yield from _response_failures(verdict)
 
@@ -486,39 +338,64 @@ def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
         )
 
 
-def _claim_failures(claim: str, case: Reference, measured: dict[str, Figure]) -> Iterator[str]:
-    name = main_figure(case.case)
+def _collapsed(method: Method, measured: Measured) -> bool:
+    """Whether a cloud has shrunk to a few particles, unlike an estimate, and does not say so."""
+    few = 0 < measured.distinct <= 3
+    return (
+        few
+        and hasattr(method, "particles")
+        and method.claim != "point estimate"
+        and not measured.notes
+    )
+
+
+def _claim_failures(method: Method, case: Reference, measured: dict[str, Figure]) -> Iterator[str]:
+    name, claim = main_figure(case.case), method.claim
     figure, mean = measured[name], measured["mean"]
     if claim == "exact" and case.excess(name, figure.value) > 5:
         yield (
             f"{case.name}: claims to be exact, but {name} is {figure.value:.3g}, "
             f"and {figure.floor:.3g} for exact draws"
         )
-    if claim in ("biased", "exact in the limit") and _ignores_data(figure):
-        yield f"{case.name}: score {figure.score:.2f}, no better than ignoring the data"
-    if claim == "point estimate" and _ignores_data(mean):
+    excess = method.bias.get("excess", 0.0) if claim == "biased" else 0.0
+    if claim in ("biased", "exact in the limit") and _ignores_data(case, name, figure, excess):
+        allowed = f" and the stated excess of {excess:g}" if excess else ""
+        yield (
+            f"{case.name}: {name} is {figure.value:.3g}, no better than ignoring the data, "
+            f"{figure.prior:.3g}{allowed}"
+        )
+    if claim == "point estimate" and _ignores_data(case, "mean", mean):
         yield f"{case.name}: the estimate is no nearer to the posterior mean than the prior's mean"
 
 
 def _bias_failures(
     bias: dict[str, float], case: Reference, measured: dict[str, Figure]
 ) -> Iterator[str]:
-    """Figures of a photographic case above what a biased method states."""
+    """Figures of a Gaussian photographic case above what a biased method states."""
     for name, bound in bias.items():
+        if name == "excess":
+            continue
         if name not in measured:
             yield f"{case.name}: `bias` bounds '{name}'; the figures are {', '.join(measured)}"
         elif measured[name].value > bound:
             yield f"{case.name}: {name} is {measured[name].value:.3g}, above the stated {bound:g}"
 
 
-def _ignores_data(figure: Figure) -> bool:
-    return figure.score is not None and figure.score >= 1
+def _ignores_data(case: Reference, name: str, figure: Figure, excess: float = 0.0) -> bool:
+    """Whether a loss is that of the prior or more.
+
+    Where y says little, the loss may be larger by a margin, or by the excess that a biased method
+    states: there the prior is nearly exact, and every bias shows.
+    """
+    if figure.score is not None and figure.prior - figure.floor > LITTLE:
+        return figure.score >= 1
+    return figure.value > figure.prior + max(PRIOR_MARGIN, excess) + 5 * case.floors[name][1]
 
 
 def _limit_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
     name = main_figure(probe.case)
     late = {factor: value for factor, value in verdict.effort.items() if factor >= 1}
-    if 1.0 not in late or len(late) < 3:
+    if 1.0 not in late or len(late) < 4:
         yield f"{PROBE}: claims to be exact in the limit, but does not run with more effort"
         return
     for (_, before), (factor, after) in pairwise(late.items()):

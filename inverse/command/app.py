@@ -312,6 +312,13 @@ def verify(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the records instead of tables.")
     ] = False,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough",
+            help="Add images of 64 x 64 pixels; prints the time first, and resumes if interrupted.",
+        ),
+    ] = False,
     plugin: PluginFiles = [],
 ) -> None:
     """Check a method's claim against exact posteriors.
@@ -331,7 +338,7 @@ def verify(
         if name is None
         else [get_method(name, **assignments(set_, "--set"))]
     )
-    if code := run(methods, samples, seed, case or None, out, json_):
+    if code := run(methods, samples, seed, case or None, out, json_, thorough):
         raise typer.Exit(code)
 
 

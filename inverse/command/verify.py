@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from inverse.checks.claims import Measured, Verdict, verify
 from inverse.checks.exact_cases import PROBE, TARGETS, all_cases, main_figure
+from inverse.checks.thorough import Progress, estimated_seconds
 from inverse.io.files import check_writable, strict_json, write_text
 from inverse.method import Method
 
@@ -30,11 +32,14 @@ def run(
     cases: Sequence[str] | None,
     out: Path,
     as_json: bool,
+    thorough: bool = False,
 ) -> int:
     """Verify methods one by one, write `out/METHOD.json` for each, and print the verdicts.
 
+    A thorough verification says how long it will take, and resumes after an interruption.
+
     Args:
-        samples, seed, cases: see `inverse.verify`.
+        samples, seed, cases, thorough: see `inverse.verify`.
         out: folder of the JSON records.
         as_json: whether to print the records instead of tables.
 
@@ -43,11 +48,14 @@ def run(
     Raises: InputError if the folder cannot be written, and the errors of `inverse.verify`.
     """
     check_writable(out)
+    progress = _progress(methods, samples, seed, out) if thorough else None
     verdicts = []
     for index, method in enumerate(methods, 1):
         if len(methods) > 1:
             print(f"inverse: {method.name} ({index} of {len(methods)})", file=sys.stderr)
-        verdict = verify(method, samples, seed, cases)
+        known = progress.known(method) if progress else None
+        observe = functools.partial(progress.add, method) if progress else None
+        verdict = verify(method, samples, seed, cases, thorough, known, observe)
         record = {
             **dataclasses.asdict(verdict),
             "held": verdict.held,
@@ -63,6 +71,8 @@ def run(
             _print(_figures(verdict))
             _print(_obligations(verdict))
         verdicts.append(verdict)
+    if progress:
+        progress.finish()
     outcomes = [verdict.outcome for verdict in verdicts]
     code = 1 if "no" in outcomes else 0 if "yes" in outcomes else 3
     if as_json:
@@ -85,6 +95,22 @@ def run(
         print(f"{verdict.method} claims {verdict.claim}: {WORDS[verdict.outcome]}")
     print(out if len(methods) > 1 else out / f"{methods[0].name}.json")
     return code
+
+
+def _progress(methods: Sequence[Method], samples: int, seed: int, out: Path) -> Progress:
+    """The stored cases of a thorough verification, after a line on its time."""
+    progress = Progress(out / "thorough.jsonl", methods, samples, seed)
+    done = {m.name: len(progress.known(m)) for m in methods}
+    if resumed := sum(done.values()):
+        print(f"inverse: resuming: {resumed} cases are done", file=sys.stderr)
+    seconds = sum(estimated_seconds(m, samples, seed) for m in methods if not done[m.name])
+    minutes = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    print(
+        f"inverse: the thorough cases take at most about {minutes} more than the others; "
+        "if interrupted, the same command resumes",
+        file=sys.stderr,
+    )
+    return progress
 
 
 def _figures(verdict: Verdict) -> Table:
@@ -146,6 +172,14 @@ def _obligations(verdict: Verdict) -> Table:
     if verdict.response:
         errors = ", ".join(f"x{k:g}: {v:.2g}" for k, (v, _) in verdict.response.items())
         table.add_row("response", f"relative error of the mean's change with y at {errors}")
+    for measured in verdict.cases:
+        if measured.path:
+            level, farthest = max(measured.path.items(), key=lambda item: item[1])
+            table.add_row(
+                f"path, {measured.case}",
+                f"at most {farthest:.2f} from the exact law, at noise level {level:.2g}; "
+                f"{list(measured.path.values())[-1]:.2f} at the last",
+            )
     for measured in verdict.cases:
         if measured.cost:
             spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())

@@ -119,7 +119,7 @@ def test_a_limit_holds_if_the_error_falls_and_fails_if_it_stays():
     staying = judge("narrow", "exact in the limit", limit={"steps": 1})
     assert falling.held
     assert falling.order == pytest.approx(1, abs=0.2)
-    assert list(falling.effort) == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert list(falling.effort) == [1.0, 2.0, 4.0, 8.0]
     assert staying.order == pytest.approx(0, abs=0.1)
     assert "does not fall with effort" in staying.failures[0]
 
@@ -135,7 +135,7 @@ class Plateau(Planted):
     def run(self, posterior, samples, generator):
         (x,) = super().run(posterior, samples, generator)
         mean = x.unflatten(0, (-1, samples)).mean(1).repeat_interleave(samples, 0)
-        yield mean + (2 if self.particles >= SAMPLES else 6) * (x - mean)
+        yield mean + (2 if self.particles >= claims.CLOUD_SAMPLES else 6) * (x - mean)
 
 
 PHOTOGRAPHIC = ("photo reduction", "photo blur", "photo pixels")
@@ -184,6 +184,64 @@ def test_a_bound_on_an_unknown_figure_is_a_failure():
     figures = claims.measure(inverse.get_method("pseudo-inverse"), made).figures
     (failure,) = claims._bias_failures({"w2": 1.0}, made, figures)
     assert failure.startswith("photo pixels: `bias` bounds 'w2'; the figures are marginal W2, seen")
+
+
+def test_where_y_says_nothing_the_prior_is_the_floor():
+    """An exact sampler passes; one that is twice too narrow fails, unless it says by how much."""
+    narrow = {"limit": {}, "claim": "biased"}
+    cases = ("weak 10", "no data")
+    exact = type("Planted", (Planted,), narrow)()
+    assert inverse.verify(exact, samples=SAMPLES, cases=cases).failures == []
+    half = type("Planted", (Planted,), narrow)(defect="narrow")
+    found = inverse.verify(half, samples=SAMPLES, cases=cases).failures
+    assert [failure.split(":")[0] for failure in found] == ["weak 10", "no data"]
+    assert all("no better than ignoring the data" in failure for failure in found)
+    stated = type("Planted", (Planted,), narrow | {"bias": {"excess": 0.6}})(defect="narrow")
+    assert inverse.verify(stated, samples=SAMPLES, cases=cases).failures == []
+
+
+def test_a_refusal_of_an_operator_of_zeros_skips_its_case():
+    verdict = inverse.verify(
+        inverse.get_method("dps", steps=5), samples=SAMPLES, cases=("no data",)
+    )
+    assert "A maps every image to zero" in verdict.cases[0].skipped
+    assert verdict.failures == []
+
+
+@dataclass(frozen=True)
+class OneParticle(Planted):
+    """A cloud of copies, with or without a note on it."""
+
+    name = "one-particle"
+    claim = "none"
+    limit = {}
+    particles: int = 100
+    ess: float = 1.0
+
+    def run(self, posterior, samples, generator):
+        (x,) = super().run(posterior, samples, generator)
+        x = x.unflatten(0, (-1, samples))[:, :1].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
+        yield inverse.Weighted(x, None, None, [{"ess": [self.ess]}])
+
+
+def test_a_cloud_that_collapses_must_say_so():
+    silent = inverse.verify(OneParticle(ess=50.0), samples=SAMPLES, cases=("random",))
+    assert "random: 1 different samples, and no note" in silent.failures[0]
+    told = inverse.verify(OneParticle(), samples=SAMPLES, cases=("random",))
+    assert not any("no note" in failure for failure in told.failures)
+    assert "one particle" in told.cases[0].notes[0]
+
+
+def test_the_path_of_an_exact_method_is_exact_at_every_noise_level():
+    """mmps stays at the floor of sqrt(1.5 / n) on the way, and at a wrong sigma_y leaves it."""
+    made = exact_cases.reference("photo reduction", 100)
+    found = claims.measure(inverse.get_method("mmps", steps=20), made).path
+    levels = list(found)
+    assert levels == sorted(levels, reverse=True)
+    assert levels[0] > 10 > 0.1 > levels[-1]
+    assert max(found.values()) < 0.2
+    wrong = claims.measure(inverse.get_method("ddrm", steps=20), made).path
+    assert max(wrong.values()) > 0.25
 
 
 @pytest.mark.parametrize("particles", [10, SAMPLES])

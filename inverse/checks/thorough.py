@@ -56,7 +56,7 @@ class Progress:
         self.path = path
         request: dict[str, Any] = {"methods": [[m.name, values(m)] for m in methods]}
         request |= {"samples": samples, "seed": seed, "versions": versions()}
-        self._lines = [json.dumps(json.loads(strict_json(request)))]
+        self._lines = [strict_json(request)]
         try:
             found = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
@@ -79,7 +79,7 @@ class Progress:
         Raises: InputError if the file cannot be written.
         """
         row = {"method": method.name, "case": asdict(case)}
-        self._lines.append(json.dumps(json.loads(strict_json(row))))
+        self._lines.append(strict_json(row))
         write_text(self.path, "\n".join(self._lines) + "\n")
 
     def finish(self) -> None:

@@ -5,7 +5,6 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from inverse.io.command_line import columns, show
+from inverse.io.files import strict_json
 
 Catalogue = Annotated[
     Path | None,
@@ -31,7 +31,7 @@ def catalogue(
     entries, folder = read_catalogue(path), fetched_folder()
     here = {name: (folder / f"{name}.safetensors").is_file() for name in entries}
     if json_:
-        print(json.dumps([asdict(e) | {"fetched": here[e.name]} for e in entries.values()]))
+        print(strict_json([asdict(e) | {"fetched": here[e.name]} for e in entries.values()]))
         return
     table = columns("name", "contents", "architecture", "MB", "licence", "here", "address")
     for entry in entries.values():
@@ -58,8 +58,8 @@ def fetch(
     The first fetch records the hash of the file; a file with another hash is refused later. A
     broken download is continued.
     """
-    from inverse.priors.catalogue import fetch as fetch_checkpoint
     from inverse.priors.catalogue import fetched_folder, find
+    from inverse.priors.fetching import fetch as fetch_checkpoint
 
     checkpoint, folder = find(name, path), fetched_folder()
     last = -1

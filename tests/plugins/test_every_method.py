@@ -395,6 +395,8 @@ def test_every_option_is_documented(name):
 @every_method
 def test_every_method_runs_on_one_of_these_problems(name, prior, truths):
     """Otherwise the tests above would skip the method silently."""
+    if any(o.name == "weights" and o.default is None for o in options(METHODS[name])):
+        pytest.skip(f"{name} needs a file of weights; tests/plugins/test_pretrained.py has one")
     reasons = [
         METHODS[name]().unsupported(
             problems()[c].posterior(truths[:1], prior=prior, dtype=torch.float64)

@@ -13,7 +13,8 @@ import torch
 from conftest import normal
 
 from inverse.priors.cards import sha256
-from inverse.priors.catalogue import HASHES, read_catalogue
+from inverse.priors.catalogue import read_catalogue
+from inverse.priors.fetching import HASHES
 from inverse.priors.foreign.denoisers import DRUNet
 from inverse.priors.foreign.recognition import architectures
 from inverse.priors.loading import PriorCard, cards, load_prior

@@ -156,14 +156,14 @@ class SCUNet(Architecture):
 
 @dataclass(frozen=True)
 class RAM(Architecture):
-    """The reconstruct-anything model as a denoiser; the method `ram` calls it with an operator.
+    """The reconstruct-anything model as a denoiser; a plug-in calls it with an operator.
 
     Args:
         heads: numbers of channels that the network has an input and an output for.
         channels: of the images to denoise.
     """
 
-    name = "ram"
+    name = "reconstruct-anything"
     reference = "Terris et al., 2025, https://arxiv.org/abs/2503.08915"
     limits = "a denoiser for noise up to about 50 of 255; it was not trained as a generative prior"
 

@@ -213,9 +213,9 @@ def fft_blur(kernel: Tensor, shape: tuple[int, ...], boundary: str) -> Any:
     The spectrum of the kernel is computed once; deepinv's `Blur` computes it at every call.
 
     Args:
-        kernel: (h, w), odd sides.
-        shape: shape (C, H, W) of one x.
-        boundary: reflect, replicate, zeros or valid.
+        kernel: (h, w), odd sides; (d, h, w) for volumes.
+        shape: shape (C, H, W) of one x; (C, D, H, W) for volumes.
+        boundary: circular, reflect, replicate, zeros or valid.
 
     Returns: a deepinv `LinearPhysics`.
     """
@@ -231,39 +231,47 @@ def _fft_blur_class() -> Any:
     class FFTBlur(physics.LinearPhysics):  # type: ignore[name-defined, misc]
         def __init__(self, kernel: Tensor, shape: tuple[int, ...], boundary: str):
             super().__init__(img_size=shape)
+            self.axes = tuple(range(-kernel.ndim, 0))
             margins = [n // 2 for n in kernel.shape]
-            padding = [0, 0] if boundary == "valid" else margins
-            self.pad = (padding[1], padding[1], padding[0], padding[0])
+            padding = [0] * kernel.ndim if boundary == "valid" else margins
+            self.pad = [r for r in reversed(padding) for _ in range(2)]
             self.mode = {"zeros": "constant", "valid": "constant"}.get(boundary, boundary)
-            self.padded = [n + 2 * r for n, r in zip(shape[-2:], padding, strict=True)]
+            self.padded = [n + 2 * r for n, r in zip(self._sides(shape), padding, strict=True)]
             self.size = [next_fast_len(n, real=True) for n in self.padded]
             self.valid: tuple[Any, ...] = (
                 ...,
                 *(slice(2 * r, n) for r, n in zip(margins, self.padded, strict=True)),
             )
-            self.register_buffer("spectrum", torch.fft.rfft2(kernel.double(), s=self.size))
+            spectrum = torch.fft.rfftn(kernel.double(), s=self.size, dim=self.axes)
+            self.register_buffer("spectrum", spectrum)
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            if tuple(x.shape[-2:]) != tuple(self.img_size[-2:]):
-                height, width = self.img_size[-2:]
-                raise OperatorError(
-                    f"this blur was made for images of {height}x{width} pixels, "
-                    f"got {x.shape[-2]}x{x.shape[-1]}"
+            if self._sides(x.shape) != self._sides(self.img_size):
+                made, found = (
+                    "x".join(map(str, self._sides(shape))) for shape in (self.img_size, x.shape)
                 )
-            spectrum = torch.fft.rfft2(self._extend(x), s=self.size) * self.spectrum
-            return torch.fft.irfft2(spectrum, s=self.size)[self.valid]
+                raise OperatorError(f"this blur was made for images of {made} pixels, got {found}")
+            return self._filtered(self._extend(x), self.spectrum)[self.valid]
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
-            whole = y.new_zeros(*y.shape[:-2], *self.size)
+            outer = y.shape[: -len(self.axes)]
+            whole = y.new_zeros(*outer, *self.size)
             whole[self.valid] = y
-            spectrum = torch.fft.rfft2(whole) * self.spectrum.conj()
-            back = torch.fft.irfft2(spectrum, s=self.size)
-            back = back[..., : self.padded[0], : self.padded[1]]
+            back = self._filtered(whole, self.spectrum.conj())
+            inside: tuple[Any, ...] = (..., *(slice(n) for n in self.padded))
+            back = back[inside]
             if not any(self.pad):
                 return back
             with torch.enable_grad():
-                x = y.new_zeros(*y.shape[:-2], *self.img_size[-2:], requires_grad=True)
+                x = y.new_zeros(*outer, *self._sides(self.img_size), requires_grad=True)
                 return torch.autograd.grad(self._extend(x), x, back)[0]
+
+        def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:
+            product = torch.fft.rfftn(x, s=self.size, dim=self.axes) * spectrum
+            return torch.fft.irfftn(product, s=self.size, dim=self.axes)
+
+        def _sides(self, shape: Any) -> tuple[int, ...]:
+            return tuple(shape[self.axes[0] :])
 
         def _extend(self, x: Tensor) -> Tensor:
             return torch.nn.functional.pad(x, self.pad, mode=self.mode) if any(self.pad) else x

@@ -17,6 +17,8 @@ class FieldPrior(AnalyticPrior):
 
         D(x, sigma) = mean + F^-1 S / (S + sigma^2) F (x - mean)
 
+    A field has any number of axes after the channels; below they are (height, width).
+
     Args:
         mean: () or (channels, height, width), model units; height and width may be 1.
         spectrum: S, called with height and width -> (height, width) or (channels, height, width).
@@ -32,7 +34,7 @@ class FieldPrior(AnalyticPrior):
     def __init__(
         self,
         mean: Tensor,
-        spectrum: Callable[[int, int], Tensor],
+        spectrum: Callable[..., Tensor],
         shape: tuple[int | None, ...] = (1, None, None),
         colours: Tensor | None = None,
         **units: float,
@@ -42,14 +44,14 @@ class FieldPrior(AnalyticPrior):
         self.register_buffer("colours", colours)
         self.spectrum = spectrum
 
-    def sized(self, height: int, width: int) -> FieldPrior:
+    def sized(self, *size: int) -> FieldPrior:
         """The same field on a torus of a fixed size (pixels); its spectrum is computed once."""
-        mean = self.mean.expand(self.shape[0] or 1, height, width)
-        S = self.spectrum(height, width).to(mean)
+        mean = self.mean.expand(self.shape[0] or 1, *size)
+        S = self.spectrum(*size).to(mean)
         return FieldPrior(
             mean,
-            lambda height, width: S,
-            (self.shape[0], height, width),
+            lambda *size: S,
+            (self.shape[0], *size),
             self.colours,
             **self.units,
         )
@@ -63,10 +65,11 @@ class FieldPrior(AnalyticPrior):
     def spectral(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(C) x, with f applied to the spectrum: (B, channels, height, width) -> same."""
         response = f(self._spectrum(x))[..., : x.shape[-1] // 2 + 1]
-        filtered = torch.fft.irfft2(torch.fft.rfft2(self._mixtures(x)) * response, s=x.shape[-2:])
-        if self.colours is None:
-            return filtered
-        return torch.einsum("cd,...dhw->...chw", self.colours, filtered)
+        size = x.shape[self._axes[0] :]
+        filtered = torch.fft.irfftn(
+            torch.fft.rfftn(self._mixtures(x), dim=self._axes) * response, s=size, dim=self._axes
+        )
+        return filtered if self.colours is None else self._mixed(filtered, self.colours.T)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.mean + self.spectral(
@@ -75,7 +78,8 @@ class FieldPrior(AnalyticPrior):
 
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         total = self._spectrum(x) + self._variance(x, sigma)
-        power = torch.fft.fft2(self._mixtures(x - self.mean), norm="ortho").abs().square()
+        mixtures = self._mixtures(x - self.mean)
+        power = torch.fft.fftn(mixtures, dim=self._axes, norm="ortho").abs().square()
         return -0.5 * (power / total + total.log() + LOG_2PI).flatten(1).sum(1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -95,11 +99,11 @@ class FieldPrior(AnalyticPrior):
         a, S = transfer * self.scale, self._spectrum(y)
         total = a.abs().square() * S + sigma_y**2
         residual = y - self._blurred(transfer, y)
-        back = torch.fft.ifft2(a.conj() * torch.fft.fft2(residual)).real
+        back = self._filtered(a.conj(), residual)
         posterior = S * sigma_y**2 / total
         return FieldPrior(
             self.mean + self.spectral(back, lambda S: S / total),
-            lambda height, width: posterior,
+            lambda *size: posterior,
             tuple(y.shape),
             self.colours,
             **self.units,
@@ -109,28 +113,40 @@ class FieldPrior(AnalyticPrior):
         """log p(y) in nats, (); arguments as in `given`."""
         S = (transfer * self.scale).abs().square() * self._spectrum(y)
         return FieldPrior(
-            self._blurred(transfer, y), lambda height, width: S, tuple(y.shape), self.colours
+            self._blurred(transfer, y), lambda *size: S, tuple(y.shape), self.colours
         ).log_density(y[None], sigma_y)[0]
 
     def _blurred(self, transfer: Tensor, y: Tensor) -> Tensor:
         """The measurement of the mean: (channels, height, width)."""
-        return torch.fft.ifft2(
-            transfer * torch.fft.fft2(self.decode(self.mean).expand(y.shape))
-        ).real
+        return self._filtered(transfer, self.decode(self.mean).expand(y.shape))
+
+    def _filtered(self, transfer: Tensor, x: Tensor) -> Tensor:
+        spectrum = transfer * torch.fft.fftn(x, dim=self._axes)
+        return torch.fft.ifftn(spectrum, dim=self._axes).real
 
     def _mixtures(self, x: Tensor) -> Tensor:
         """The independent mixtures of channels: (..., channels, height, width) -> same."""
-        return x if self.colours is None else torch.einsum("cd,...chw->...dhw", self.colours, x)
+        return x if self.colours is None else self._mixed(x, self.colours)
+
+    def _mixed(self, x: Tensor, colours: Tensor) -> Tensor:
+        channels = self._axes[0] - 1
+        return (x.movedim(channels, -1) @ colours).movedim(-1, channels)
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        """The axes of the field, (-2, -1) for images."""
+        return tuple(range(1 - len(self.shape), 0))
 
     @property
     def _size(self) -> tuple[int, ...]:
         return tuple(n or 1 for n in self.shape)
 
     def _spectrum(self, x: Tensor) -> Tensor:
-        return self.spectrum(*x.shape[-2:]).to(x.device, x.dtype)
+        return self.spectrum(*x.shape[self._axes[0] :]).to(x.device, x.dtype)
 
     def _variance(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1) ** 2
+        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return levels.reshape(-1, *(1 for _ in self.shape)) ** 2
 
 
 class MeasuredField:
@@ -185,28 +201,32 @@ class MeasuredField:
         return self._y - self.decode(x).flatten(1) @ self._matrix.T
 
 
-def matern(std: float, length: float, smoothness: float = 2.5) -> Callable[[int, int], Tensor]:
-    """The spectrum of a Matern field on a torus:
+def matern(
+    std: float, length: float, smoothness: float = 2.5, spacing: tuple[float, ...] | None = None
+) -> Callable[..., Tensor]:
+    """The spectrum of a Matern field on a torus of d axes:
 
-        S(f) = c (2 smoothness / (2 pi length)^2 + |f|^2)^-(smoothness + 1),  f in cycles per pixel
+        S(f) = c (2 smoothness / (2 pi length)^2 + |f|^2)^-(smoothness + d / 2)
 
     Args:
         std: standard deviation of a pixel; it determines c at every size.
-        length: correlation length (pixels).
+        length: correlation length, in the units of spacing.
         smoothness: rounded up, the number of derivatives of the field, plus one.
+        spacing: distance of pixels along each axis, to which f refers; 1 by default.
 
     Returns: a `spectrum` for `FieldPrior`.
     """
 
-    def spectrum(height: int, width: int) -> Tensor:
+    def spectrum(*size: int) -> Tensor:
         corner = 2 * smoothness / (2 * math.pi * length) ** 2
-        S = (corner + _frequencies(height, width)) ** -(smoothness + 1)
+        f2 = _frequencies(*size, spacing=spacing)
+        S = (corner + f2) ** -(smoothness + len(size) / 2)
         return S * (std**2 / S.mean())
 
     return spectrum
 
 
-def power_law(power: Tensor, corner: Tensor, exponent: Tensor) -> Callable[[int, int], Tensor]:
+def power_law(power: Tensor, corner: Tensor, exponent: Tensor) -> Callable[..., Tensor]:
     """S_c(f) = power_c (corner_c^2 + |f|^2)^-exponent_c, f in cycles per pixel, for every size.
 
     Args:
@@ -287,7 +307,13 @@ def power_law_field(law: dict[str, list], **units: float) -> FieldPrior:
     )
 
 
-def _frequencies(height: int, width: int) -> Tensor:
-    """|f|^2 in cycles per pixel: (height, width), float64."""
-    fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in (height, width))
-    return fy[:, None] ** 2 + fx**2
+def _frequencies(*size: int, spacing: tuple[float, ...] | None = None) -> Tensor:
+    """|f|^2 in cycles per unit of spacing: (*size), float64."""
+    lines = [
+        torch.fft.fftfreq(n, d, dtype=torch.float64) ** 2
+        for n, d in zip(size, spacing or (1.0,) * len(size), strict=True)
+    ]
+    total = torch.zeros(())
+    for line in lines:
+        total = total[..., None] + line
+    return total

@@ -1,24 +1,21 @@
 """Draw where methods leave the exact path: the distance to the posterior at every noise level.
 
+    python bench/verify.py --write docs/verify
     python bench/noise_path.py --write docs/images/noise-path
 
-For each method and photographic case, the iterates at noise level sigma are compared with the
-exact law of x0 + sigma n given y (`inverse verify METHOD` prints the largest distance). Prints the
-distances; with --write, the script draws them and writes results/noise-path.json.
+`verify` compares the iterates of a method at noise level sigma with the exact law of x0 + sigma n
+given y. This script draws the distances in results/verify.json for the photographic cases.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from options import new_parser
-from output import command_line, write_json
 
-from inverse.checks.exact_cases import all_cases, reference
-from inverse.checks.trials import measure
-from inverse.registry.discovery import get_method
+from inverse.checks.exact_cases import PHOTOGRAPHIC_SAMPLES, all_cases
 
 METHODS = ("dps", "pigdm", "mmps", "diffpir", "daps", "smc-mmps")
 COLOURS = ("#D55E00", "#E69F00", "#000000", "#56B4E9", "#009E73", "#CC79A7")
@@ -50,27 +47,23 @@ def draw(paths: dict[str, dict[str, dict[float, float]]], floor: float, path: Pa
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--samples", type=int, default=100, help="samples on each case")
-    parser.add_argument("--write", type=Path, help="picture (without .png) to draw")
+    parser.add_argument("--record", type=Path, default=Path("results/verify.json"))
+    parser.add_argument("--write", type=Path, required=True, help="picture (without .png) to draw")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cases = [case.name for case in all_cases() if case.photographic and case.gaussian]
-    cases = [name for name in cases if not name.startswith("64")]
-    paths = {
+    chosen = [c for c in all_cases() if c.photographic and c.gaussian and not c.thorough]
+    verdicts = {v["method"]: v for v in json.loads(arguments.record.read_text())}
+    paths: dict[str, dict[str, dict[float, float]]] = {
         method: {
-            case: measure(get_method(method), reference(case, arguments.samples)).path
-            for case in cases
+            case["case"]: {float(level): distance for level, distance in case["path"].items()}
+            for case in verdicts[method]["cases"]
+            if case["case"] in {c.name for c in chosen}
         }
         for method in arguments.methods
     }
     for method, found in paths.items():
-        for case, line in found.items():
-            print(method, case, {f"{s:.2g}": round(d, 2) for s, d in line.items()}, flush=True)
-    if arguments.write:
-        floor = (1.5 / arguments.samples) ** 0.5
-        draw(paths, floor, arguments.write.with_suffix(".png"))
-        record = {"command": command_line(), "floor": floor, "paths": paths}
-        write_json(Path("results") / f"{arguments.write.name}.json", record)
+        farthest = {case: round(max(line.values()), 2) for case, line in found.items()}
+        print(method, farthest, flush=True)
+    draw(paths, (1.5 / PHOTOGRAPHIC_SAMPLES) ** 0.5, arguments.write.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from inverse.priors.analytic import MixturePrior
 from inverse.priors.prior import Prior
 from inverse.seeding import Generators
 
-BASES = ("mmps", "smc-mmps")
+BASES = ("mmps", "pigdm")
 DEFECTS = (
     "variance x1.1",
     "variance x1.3",
@@ -151,8 +151,7 @@ def changed(answer: Any, posterior: Any, samples: int, generator: Any, defect: s
     elif defect == "mean x0.98":
         groups = groups - 0.02 * mean
     elif defect == "noise after the last step":
-        z = torch.randn(x.shape, generator=generator.rows[0], dtype=x.dtype)
-        groups = groups + LAST_NOISE * z.view_as(groups)
+        groups = groups + LAST_NOISE * generator.randn_like(x).view_as(groups)
     elif defect == "null space x0.8":
         groups = in_null_space(x, posterior, 0.8).view_as(groups)
     elif defect == "a mode lost" and isinstance(posterior.prior, MixturePrior):

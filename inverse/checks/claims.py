@@ -50,6 +50,9 @@ PRIOR_MARGIN = 0.1
 LITTLE = 0.35
 """Largest advantage of exact draws over the prior at which y says little."""
 
+ESTIMATE_SAMPLES = 40
+"""Largest number of samples of a method that claims a point estimate."""
+
 CLOUD_SAMPLES = 250
 """Samples and first particles for a limit in particles, whose cost grows as the effort squared."""
 
@@ -142,6 +145,7 @@ def verify(
     if samples < 100:
         raise OptionError(f"verify: samples must be at least 100 for a floor, got {samples}")
     check_seed(seed)
+    samples = _enough(method, samples)
     measured = []
     for case in cases:
         found = (known or {}).get(case)
@@ -203,10 +207,16 @@ def judge(method: Method, verdict: Verdict, samples: int = 1000) -> Verdict:
     Args:
         samples: samples on each case that the figures come from.
     """
+    samples = _enough(method, samples)
     judged = _judged(method, verdict, samples)
     failures = verdict.errors + list(_failures(method, verdict, judged, samples))
     unchecked = None if failures else _unchecked(verdict, judged)
     return replace(verdict, failures=failures, unchecked=unchecked)
+
+
+def _enough(method: Method, samples: int) -> int:
+    """The number of samples; estimates, which have little spread or none, need few."""
+    return min(samples, ESTIMATE_SAMPLES) if method.claim == "point estimate" else samples
 
 
 def _limit_probe(method: Method, samples: int) -> Reference:

@@ -22,6 +22,8 @@ def lbfgs(
 ) -> Iterator[Tensor]:
     """Minimise f row by row: x (B, *shape); yields x after each iteration until no row moves.
 
+    A row stays where a step no longer lowers its value by more than rounding.
+
     A step is halved until Armijo's condition holds with factor 1e-4. Pairs of no positive curvature
     are left out.
 
@@ -32,10 +34,11 @@ def lbfgs(
     pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=history)
     value, g = f(x)
     scale = 1 / g.abs().flatten(1).sum(1).clamp_min(1)
+    moving = torch.ones_like(value, dtype=torch.bool)
     while True:
         d = -_inverse_hessian(pairs, scale, g)
         slope = row_dot(g, d)
-        step, todo = torch.ones_like(value), torch.ones_like(value, dtype=torch.bool)
+        step, todo = torch.ones_like(value), moving
         new, new_value, new_g = x, value, g
         for _ in range(HALVINGS):
             trial = x + per_row(step, x) * d
@@ -49,7 +52,9 @@ def lbfgs(
             if not bool(todo.any()):
                 break
             step = torch.where(todo, step / 2, step)
-        if bool(todo.all()):
+        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+        moving = moving & ~todo & (value - new_value > rounding)
+        if not bool(moving.any()):
             return
         s, y = new - x, new_g - g
         curvature = row_dot(s, y)

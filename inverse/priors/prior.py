@@ -113,7 +113,8 @@ class NetworkPrior(Prior):
         D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
 
     Args:
-        network: F, called with (B, C, H, W) and (B,).
+        network: F, called with (B, C, H, W) and (B,). A `UNet` with one extra channel is told which
+            pixels it sees (`seeing`), as a prior learnt from masked measurements alone.
         shape: shape of one sample.
         sigma_data: standard deviation of the training data, model units.
 
@@ -134,8 +135,10 @@ class NetworkPrior(Prior):
         super().__init__(shape, **units)
         self.network, self.sigma_data = network, float(sigma_data)
         config = getattr(network, "config", None)
+        self.told_what_is_seen = False
         if isinstance(config, UNetConfig):
             self.halo, self.stride = config.halo, config.stride
+            self.told_what_is_seen = config.extra == 1
 
     @classmethod
     def unet(cls, config: UNetConfig, sigma_data: float = 0.5, **units: float) -> NetworkPrior:
@@ -144,12 +147,27 @@ class NetworkPrior(Prior):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        if self.told_what_is_seen:
+            return self.seeing(x, sigma, torch.ones_like(x[:, :1]))
         s = like(sigma, x)
         total = s**2 + self.sigma_data**2
         raw = self.network(x * total.rsqrt(), sigma.log() / 4)
         return x * (self.sigma_data**2 / total) + raw.to(x.dtype) * (
             s * self.sigma_data * total.rsqrt()
         )
+
+    def seeing(self, x: Tensor, sigma: Tensor, seen: Tensor) -> Tensor:
+        """E[x0 | the seen pixels of x], for a network with an extra channel.
+
+        An unseen pixel has infinite noise: c_skip = c_in = 0 and c_out = sigma_data.
+
+        x (B, C, H, W), sigma (B,), seen (B, 1, H, W) of zeros and ones -> (B, C, H, W).
+        """
+        s = like(sigma, x)
+        total = s**2 + self.sigma_data**2
+        raw = self.network(torch.cat([x * seen * total.rsqrt(), seen], 1), sigma.log() / 4)
+        c_out = seen * (s * self.sigma_data * total.rsqrt()) + (1 - seen) * self.sigma_data
+        return x * seen * (self.sigma_data**2 / total) + raw.to(x.dtype) * c_out
 
     def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """Mean denoising loss, weighted to unit size at every noise level.

@@ -40,6 +40,8 @@ class TrainerByFile(TyperCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
+        if any(a.partition("=")[0] == "--from-measurements" for a in args):
+            return _from_measurements().make_context(info_name, args, parent, **extra)
         files = [value for option, value in pairwise(args) if option == "--images"]
         files += [
             argument.removeprefix("--images=")
@@ -64,6 +66,15 @@ class TrainerByFile(TyperCommand):
                     "omit the option, or give such a file"
                 )
         return super().make_context(info_name, args, parent, **extra)
+
+
+def _from_measurements() -> Any:
+    """The command that trains from measurements instead of images."""
+    from inverse.training.measurement_commands import train_from_measurements
+
+    application = typer.Typer(add_completion=False)
+    application.command(name="train")(train_from_measurements)
+    return typer.main.get_command(application)
 
 
 def _option_names(command: Any) -> set[str]:
@@ -110,7 +121,10 @@ def train(
     licence: Licence = "",
     limits: Limits = "",
 ) -> None:
-    """Train an unconditional diffusion prior from images; run again to resume a training."""
+    """Train an unconditional diffusion prior from images; run again to resume a training.
+
+    `inverse train --from-measurements FILE --help` shows how to train one without clean signals.
+    """
     from inverse.priors.networks.unet import UNetConfig
     from inverse.training.loop import TrainConfig
     from inverse.training.prior import load_start, train_prior

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import InputError
-from inverse.io.image_sets import load_images
+from inverse.io.image_sets import load_images, refuse_copies, spread
 from inverse.priors.prior import Prior
 from inverse.sampling.samplers import heun
 from inverse.sampling.schedules import schedule
@@ -136,23 +136,24 @@ def _tweedie_holds(level: Level) -> bool:
 
 
 def clean_images(prior: Prior, path: Path, count: int, side: int) -> Tensor:
-    """Crops of the first images of a source, encoded: (B, *shape), model units.
+    """Central crops of images of a source, evenly spread, encoded: (B, *shape), model units.
 
     Args:
         path: a source of `io.image_sets.load_images`.
         count: largest number of images.
         side: side of the crops (pixels) for a prior of any size.
 
-    Raises: InputError if the source holds fewer than two images.
+    Raises: InputError if the source holds fewer than two images, or copies of one alone.
     """
     channels, *sides = prior.shape
     height, width = (n or side for n in sides)
-    images = load_images(path, max(height, width), channels or 3)[:count]
+    images = spread(load_images(path, max(height, width), channels or 3), count)
     if len(images) < 2:
         raise InputError(
             f"prior verify: {path} holds {len(images)} image of at least "
             f"{max(height, width)} pixels; two are needed"
         )
+    refuse_copies(images, path)
     crops = [
         image[(image.shape[0] - height) // 2 :, (image.shape[1] - width) // 2 :][:height, :width]
         for image in images

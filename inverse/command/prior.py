@@ -12,13 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from inverse.command.catalogue import catalogue, fetch
+from inverse.command.distance import distance
 from inverse.errors import PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
 from inverse.io.files import strict_json
 
-app = typer.Typer(no_args_is_help=True, help="Show, verify, convert, quantize or fetch a prior.")
+app = typer.Typer(
+    no_args_is_help=True, help="Show, verify, convert, quantize, compare or fetch a prior."
+)
 app.command()(catalogue)
 app.command()(fetch)
+app.command()(distance)
 
 Name = Annotated[
     str,

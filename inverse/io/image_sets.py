@@ -52,6 +52,18 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
     return large
 
 
+def refuse_copies(images: list[np.ndarray], source: Path) -> None:
+    """Raises InputError if a source holds several images and all of them are equal."""
+    first = images[0]
+    if len(images) > 1 and all(np.array_equal(first, other) for other in images[1:]):
+        raise InputError(f"images {source}: all {len(images)} images are copies of one")
+
+
+def spread(images: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """At most `count` images, evenly spread, since a set may be sorted by class."""
+    return images[:: max(1, len(images) // count)][:count]
+
+
 def _from_folder(path: Path, channels: int) -> list[np.ndarray]:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     return [_decode(file.read_bytes(), channels, str(file)) for file in files]

@@ -13,7 +13,7 @@ from torch import Tensor
 from inverse.errors import OptionError
 from inverse.io.devices import check_device
 from inverse.io.files import strict_json
-from inverse.io.image_sets import load_images
+from inverse.io.image_sets import load_images, refuse_copies
 from inverse.io.images import grid, write_png
 from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior
 from inverse.priors.networks.unet import UNet, UNetConfig
@@ -57,6 +57,8 @@ def train_prior(
     check_weights_path("train", out)
     torch_device = check_device(device)
     images = [load_images(path, config.size, network.channels) for path in sources]
+    for source, found in zip(sources, images, strict=True):
+        refuse_copies(found, source)
     held_out = load_images(validation, config.size, network.channels) if validation else images[0]
     print(
         f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}",

@@ -29,6 +29,7 @@ MODULES = {
     "FieldPrior": "priors.field",
     "FlatPrior": "priors.analytic",
     "Exact": "priors.analytic",
+    "VolumePrior": "priors.volume",
     "Noise": "measurement.noise",
     "GaussianNoise": "measurement.noise",
     "PoissonNoise": "measurement.noise",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from inverse.priors.field import FieldPrior
     from inverse.priors.loading import load_prior
     from inverse.priors.prior import NetworkPrior, Prior, RescaledPrior
+    from inverse.priors.volume import VolumePrior
     from inverse.problem import ImageProblem, Problem
     from inverse.registry.discovery import get_method, get_problem
     from inverse.registry.hooks import hookimpl

@@ -16,10 +16,19 @@ from inverse.command.outputs import check_not_inputs, locked, named_files, outpu
 from inverse.command.progress import progress
 from inverse.command.request import Request
 from inverse.command.summary import record, report
+from inverse.command.volumes import (
+    channels,
+    put_together,
+    slice_folders,
+    unpacked,
+    volume_of,
+    with_one_noise,
+)
 from inverse.engine import Observer
 from inverse.errors import InputError, OptionError
 from inverse.io.files import check_writable
 from inverse.io.images import input_files
+from inverse.io.volumes import read_volume
 from inverse.registry.discovery import registry
 
 READ_AHEAD = 4
@@ -52,10 +61,26 @@ def _run(request: Request, quiet: bool = False) -> bool:
     Args:
         quiet: write and print nothing, because another process has the same results.
     """
+    if (volume := volume_of(request.files)) is not None:
+        return _solve_volume(request, volume, quiet)
     files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
     folders = output_folders(files, request.out)
     with nullcontext() if quiet else locked(folders):
         return _solve_all(request, files, folders, quiet)
+
+
+def _solve_volume(request: Request, path: Path, quiet: bool) -> bool:
+    """`_run` for the slices of a volume, which are put together once all are solved."""
+    volume = read_volume(path)
+    folders = slice_folders(volume, request.out)
+    with nullcontext() if quiet else locked([request.out]):
+        check_writable(request.out)
+        request = with_one_noise(request, volume)
+        files = unpacked(volume, folders, channels(request, volume))
+        interrupted = _solve_all(request, files, folders, quiet)
+        if not (interrupted or quiet):
+            print(put_together(volume, folders, request))
+    return interrupted
 
 
 def _solve_all(

@@ -54,7 +54,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class Inverted(nn.Module):
-    """A depthwise convolution between two of one pixel, with a skip connection where sizes agree."""
+    """A depthwise convolution between two of one pixel, with a skip connection where sizes fit."""
 
     def __init__(self, here: int, there: int, kernel: int, stride: int, expansion: int):
         super().__init__()

@@ -4,8 +4,8 @@
     kernel distance     unbiased MMD^2 with (1 + f g / d)^3
     precision, recall   share of samples (held-out images) within the k-th neighbour's radius of one
                         of the other set
-    memorisation        share of samples whose nearest training image is closer than that of held-out
-                        images, against the same share of chance: 1/2
+    memorisation        share of samples whose nearest training image is closer than that of others
+                        that were held out, against the share of chance, 1/2
 
 The network is EfficientNet-Lite0, so that the values are neither FID nor KID nor LPIPS and compare
 with each other only. Binkowski et al., Demystifying MMD GANs, ICLR 2018; Kynkaanniemi et al.,

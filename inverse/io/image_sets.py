@@ -66,7 +66,7 @@ def spread(images: list[np.ndarray], count: int) -> list[np.ndarray]:
 
 def _from_folder(path: Path, channels: int) -> list[np.ndarray]:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    return [_decode(file.read_bytes(), channels, str(file)) for file in files]
+    return [decoded(file.read_bytes(), channels, str(file)) for file in files]
 
 
 def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
@@ -75,7 +75,7 @@ def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
             return [
-                _decode(blob[start:end].tobytes(), channels, f"{path}[{i}]")
+                decoded(blob[start:end].tobytes(), channels, f"{path}[{i}]")
                 for i, (start, end) in enumerate(itertools.pairwise(offsets))
             ]
         return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
@@ -107,7 +107,11 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> li
     )
 
 
-def _decode(data: bytes, channels: int, name: str) -> np.ndarray:
+def decoded(data: bytes, channels: int, name: str) -> np.ndarray:
+    """The pixels (H, W, channels) of an image file, uint8.
+
+    Raises: InputError if it is not a readable image.
+    """
     from PIL import Image
 
     try:

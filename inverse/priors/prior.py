@@ -169,13 +169,19 @@ class NetworkPrior(Prior):
         c_out = seen * (s * self.sigma_data * total.rsqrt()) + (1 - seen) * self.sigma_data
         return x * seen * (self.sigma_data**2 / total) + raw.to(x.dtype) * c_out
 
-    def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self, x0: Tensor, sigma: Tensor, noise: Tensor, region: Tensor | None = None
+    ) -> Tensor:
         """Mean denoising loss, weighted to unit size at every noise level.
 
-        x0, noise (B, *shape), sigma (B,) -> ().
+        With weights w of pixels, the best denoiser is E[w x0 | x] / E[w | x].
+
+        x0, noise (B, *shape), sigma (B,), region w (B, 1, H, W) or None -> ().
         """
         s = like(sigma, x0)
         weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
+        if region is not None:
+            weight = weight * region
         return (weight * (self(x0 + s * noise, sigma) - x0).square()).mean()
 
 

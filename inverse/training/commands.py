@@ -116,6 +116,14 @@ def train(
     precision: Precision = "float32",
     cooldown: Cooldown = 0.3,
     seed: Seed = 0,
+    weights: Annotated[
+        list[Path],
+        typer.Option(
+            help="Maps that weigh the pixels of --images, white 1 and black 0: a folder with a "
+            "picture of the same name for each image; once for each --images.",
+            show_default=False,
+        ),
+    ] = [],
     validation: Validation = None,
     device: Device = "cpu",
     licence: Licence = "",
@@ -159,5 +167,6 @@ def train(
         {"licence": licence, "limits": limits},
         validation,
         start_prior,
+        weights,
     ):
         raise typer.Exit(130)

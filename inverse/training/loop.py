@@ -50,6 +50,7 @@ class TrainConfig:
         mix: share of the training fields that blend two fields; images are not blended.
         network: architecture of the trained network, a `UNetConfig` for a prior.
         mirror: whether to flip half of the images left to right.
+        regions: hash of the maps that weigh the pixels; empty without maps.
 
     Raises: OptionError for a value out of its range.
     """
@@ -70,6 +71,7 @@ class TrainConfig:
     network: Any = UNetConfig()
     mix: float = 0.0
     mirror: bool = True
+    regions: str = ""
 
     def __post_init__(self):
         for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
@@ -121,7 +123,8 @@ class Training:
     `extra_state`.
 
     Args:
-        sources: lists of uint8 images (H, W, C), see `io.image_sets.load_images`.
+        sources: lists of uint8 images (H, W, C), see `io.image_sets.load_images`; a channel beyond
+            those of the network weighs the pixels, see `io.region_maps`.
         config: everything that determines the weights.
         checkpoint: file of the state. An existing checkpoint is resumed if its config agrees in
             everything but `steps` and `cooldown`.
@@ -161,6 +164,7 @@ class Training:
             fused=True,
         )
         self.step, self.stopping = 0, False
+        self.mean_region: float | None = None
         if checkpoint.exists():
             self._load()
 
@@ -205,12 +209,16 @@ class Training:
     def initial_model(self) -> nn.Module:
         """The model before the first step."""
         return NetworkPrior.unet(
-            self.config.network, sigma_data=pixel_std(self.sources), shift=0.5, scale=0.5
+            self.config.network,
+            sigma_data=pixel_std(self.sources, channels=self.config.network.channels),
+            shift=0.5,
+            scale=0.5,
         )
 
     def batch_loss(self, generator: torch.Generator) -> Tensor:
         """Loss of one batch: ()."""
-        config, x0 = self.config, self.prior.encode(self.draw_batch(generator))
+        config, (pixels, region) = self.config, self.split(self.draw_batch(generator))
+        x0 = self.prior.encode(pixels)
         sigma = self.noise_levels(generator)
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (
@@ -218,7 +226,19 @@ class Training:
             for t in (x0.contiguous(memory_format=torch.channels_last), sigma, noise)
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return self.prior.loss(x0, sigma, noise)
+            if region is None:
+                return self.prior.loss(x0, sigma, noise)
+            return self.prior.loss(x0, sigma, noise, region.to(self.device))
+
+    def split(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Crops without the channel that weighs their pixels, and that channel over its mean."""
+        channels = self.prior.shape[0]
+        if crops.shape[1] == channels:
+            return crops, None
+        if self.mean_region is None:
+            means = [np.mean([i[..., -1].mean() / 255 for i in s]) for s in self.sources]
+            self.mean_region = float(np.mean(means))
+        return crops[:, :channels], crops[:, channels:] / self.mean_region
 
     def noise_levels(self, generator: torch.Generator) -> Tensor:
         """Noise level of each crop of a batch: (batch,), model units."""
@@ -327,7 +347,12 @@ class Training:
 
     def _fingerprint(self) -> str:
         """The config as text, without the fields that may change between runs."""
-        added_later = {"mirror": True, "wide": 0.0, "start": ""}  # older checkpoints lack these
+        added_later = {
+            "mirror": True,
+            "wide": 0.0,
+            "start": "",
+            "regions": "",
+        }  # older checkpoints lack these
         omitted = {"steps", "cooldown"} | {
             name for name, default in added_later.items() if getattr(self.config, name) == default
         }
@@ -335,19 +360,25 @@ class Training:
         return json.dumps(kept, sort_keys=True)
 
 
-def pixel_std(sources: list[list[np.ndarray]], scale: float = 0.5, max_images: int = 500) -> float:
+def pixel_std(
+    sources: list[list[np.ndarray]],
+    scale: float = 0.5,
+    max_images: int = 500,
+    channels: int | None = None,
+) -> float:
     """Standard deviation of the pixels in model units, with equal weight for each source.
 
     Args:
         sources: lists of uint8 images (H, W, C).
         scale: intensities per model unit.
         max_images: largest number of images to read from each source.
+        channels: of an image; further channels do not count.
     """
     means, squares = [], []
     for source in sources:
         chosen = source[:: max(1, len(source) // max_images)]
         for image in chosen:
-            x = (image.astype(np.float64) / 255 - 0.5) / scale
+            x = (image[..., :channels].astype(np.float64) / 255 - 0.5) / scale
             means.append(x.mean() / len(chosen))
             squares.append(np.square(x).mean() / len(chosen))
     mean, square = sum(means) / len(sources), sum(squares) / len(sources)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from inverse.io.devices import check_device
 from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images, refuse_copies
 from inverse.io.images import grid, write_png
+from inverse.io.region_maps import load_weighted
 from inverse.priors.loading import PriorCard, find_card, load_prior, save_prior
 from inverse.priors.networks.unet import UNet, UNetConfig
 from inverse.priors.prior import NetworkPrior, Prior
@@ -37,6 +40,7 @@ def train_prior(
     card_text: dict[str, str],
     validation: Path | None = None,
     start: NetworkPrior | None = None,
+    regions: list[Path] | None = None,
 ) -> bool:
     """Train a prior or resume its training; write `out`, its card and `<name>.samples.png`.
 
@@ -49,6 +53,7 @@ def train_prior(
         card_text: `licence` and `limits` for the card.
         validation: images for the card's denoising table; by default those of the first source.
         start: see `loop.Training`.
+        regions: maps that weigh the pixels of each source, see `io.region_maps`; none by default.
 
     Returns: whether the training reached its end; False if the user interrupted it.
 
@@ -56,10 +61,17 @@ def train_prior(
     """
     check_weights_path("train", out)
     torch_device = check_device(device)
-    images = [load_images(path, config.size, network.channels) for path in sources]
+    images = _sources(sources, regions, config.size, network.channels)
     for source, found in zip(sources, images, strict=True):
         refuse_copies(found, source)
-    held_out = load_images(validation, config.size, network.channels) if validation else images[0]
+    held_out = (
+        load_images(validation, config.size, network.channels)
+        if validation
+        else [image[..., : network.channels] for image in images[0]]
+    )
+    if regions:
+        maps = b"".join(np.ascontiguousarray(i[..., -1]).tobytes() for s in images for i in s)
+        config = replace(config, regions=hashlib.sha256(maps).hexdigest()[:16])
     print(
         f"{sum(map(len, images))} images from {len(images)} source{'s' * (len(images) > 1)}",
         file=sys.stderr,
@@ -86,6 +98,7 @@ def train_prior(
         "data": ", ".join(path.name for path in sources),
         "images": sum(map(len, images)),
         "crop": config.size,
+        **({"regions": ", ".join(path.name for path in regions)} if regions else {}),
         **training_facts(config, loss, time.monotonic() - started_at, torch_device),
     }
     table = {
@@ -95,6 +108,25 @@ def train_prior(
     card = save_prior(prior, out, training=facts, denoising=table, **card_text)
     print(strict_json({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True
+
+
+def _sources(
+    sources: list[Path], regions: list[Path] | None, size: int, channels: int
+) -> list[list[np.ndarray]]:
+    """The images of each source, with a further channel of weights if there are maps.
+
+    Raises: OptionError unless there is a source of maps for each source of images.
+    """
+    if not regions:
+        return [load_images(path, size, channels) for path in sources]
+    if len(regions) != len(sources):
+        raise OptionError(
+            f"train: give --weights once for each --images, got {len(regions)} for {len(sources)}"
+        )
+    return [
+        load_weighted(source, maps, size, channels)
+        for source, maps in zip(sources, regions, strict=True)
+    ]
 
 
 def load_start(name: str) -> tuple[NetworkPrior, str]:

@@ -83,10 +83,13 @@ class CorrectedPrior(NetworkPrior):
         raw = self.network(inputs, sigma.log() / 4).to(x.dtype)
         return gaussian + self.law.admissible(raw) * (e * g * torch.rsqrt(e**2 + g**2))
 
-    def loss(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self, x0: Tensor, sigma: Tensor, noise: Tensor, region: Tensor | None = None
+    ) -> Tensor:
         """Mean square denoising error over e^2; it is 1 for G on its own Gaussian.
 
-        x0, noise (B, *shape), sigma (B,) -> ().
+        x0, noise (B, *shape), sigma (B,), weights of pixels `region` (B, 1, H, W) or None -> ().
         """
         error = self(x0 + like(sigma, x0) * noise, sigma) - x0
-        return (error.square() / like(self.scales(sigma)[0], x0) ** 2).mean()
+        weighted = error.square() if region is None else region * error.square()
+        return (weighted / like(self.scales(sigma)[0], x0) ** 2).mean()

@@ -38,7 +38,7 @@ from inverse.training.measurements import Measurements, simulate
 from inverse.training.progress import train_to_end
 
 COUNT, MASKS, MISSING, NOISE = 4000, 64, 0.6, 0.05
-ROUNDS, STEPS, GAUSSIAN = 4, 1500, 8
+ROUNDS, STEPS, GAUSSIAN = 3, 1500, 8
 NETWORK = UNetConfig(channels=1, widths=(24, 48), blocks=(1, 2))
 CONFIG = TrainConfig(28, STEPS, 64, 1e-3, network=NETWORK, mirror=False)
 LEVELS = (15, 25, 50, 100, 150)
@@ -77,6 +77,16 @@ def from_digits(digits: Tensor, work: Path) -> float:
     training = SampleTraining(digits, config, work / "clean.checkpoint.safetensors", None)
     train_to_end(training)
     save_prior(training.averaged(), work / "clean.safetensors")
+    return time.process_time() - began
+
+
+def from_observations(digits: Tensor, work: Path) -> float:
+    """Train on the observations themselves, with the same network and steps; processor seconds."""
+    began = time.process_time()
+    config = TrainConfig(28, ROUNDS * STEPS, 64, 1e-3, network=NETWORK, mirror=False)
+    train_from_measurements(
+        observed(digits), work / "observations.safetensors", Rounds(None), config, {}, {}
+    )
     return time.process_time() - began
 
 
@@ -126,6 +136,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--stages", nargs="*", default=["clean", "observations"])
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -133,10 +144,13 @@ def main() -> None:
     tests = torch.stack(held_out(given.held_out, 100, 28, 1, 100))
     costs_file = given.work / "costs.json"
     costs = json.loads(costs_file.read_text()) if costs_file.is_file() else {}
-    if "clean" not in costs:
+    if f"round-{ROUNDS}" not in costs:
         costs |= from_measurements(digits, given.work)
-        costs["clean"] = from_digits(digits, given.work)
         costs_file.write_text(json.dumps(costs))
+    for name, train in {"clean": from_digits, "observations": from_observations}.items():
+        if name not in costs and name in given.stages:
+            costs[name] = train(digits, given.work)
+            costs_file.write_text(json.dumps(costs))
     network = load_prior("photo-64")
     others = torch.stack(held_out(given.held_out, 300, 28, 1, 33))
     reference, floor = features(network, others[::2]), features(network, others[1::2])
@@ -155,9 +169,11 @@ def main() -> None:
         for k in range(1, ROUNDS + 1)
     }
     priors |= {
-        "clean": load_prior(given.work / "clean.safetensors"),
-        "digits-28": load_prior("digits-28"),
+        name: load_prior(given.work / f"{name}.safetensors")
+        for name in ("observations", "clean")
+        if name in costs
     }
+    priors["digits-28"] = load_prior("digits-28")
     for name, prior in priors.items():
         prior.dtype_of_draws = torch.float32
         with torch.no_grad():
@@ -173,6 +189,7 @@ def main() -> None:
 
 NAMES = {
     "gaussian": "Gaussian, from the measurements",
+    "observations": "the same network, `--form observations`",
     "clean": "the same network, from the digits themselves",
     "digits-28": "`digits-28`, from 60 000 digits",
 }

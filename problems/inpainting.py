@@ -12,6 +12,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, suggestion
+from inverse.io.picture_notes import SYNTHETIC, read_note, write_note
 from inverse.measurement.noise_estimate import noise_level
 
 PAINTED = "red:"
@@ -115,6 +116,13 @@ class Inpainting(inverse.ImageProblem):
         """Holes in magenta, for the panel."""
         observed = self.observed(*y.shape[-2:])
         return torch.where(observed, y, y.new_tensor(HOLE)[:, None, None])
+
+    def export(self, result: inverse.Result, folder: Path) -> None:
+        """Write the usual files; the reconstruction inherits the note of a synthetic mask."""
+        super().export(result, folder)
+        note = read_note(Path(self.mask))
+        if note.startswith(SYNTHETIC) and (folder / "reconstruction.png").is_file():
+            write_note(folder / "reconstruction.png", note)
 
     def estimated_sigma_y(self, y: Tensor) -> float | None:
         """The noise level of the observed pixels; see `noise_level`."""

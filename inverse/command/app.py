@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from inverse import __version__
 from inverse.arena import commands as arena
 from inverse.command import prior as prior_command
+from inverse.command.mask_like import mask_like
 from inverse.command.request import DiagnosisRequest, Request, options_from
 from inverse.errors import InverseError, OptionError, is_out_of_memory
 from inverse.io.command_line import (
@@ -344,6 +345,7 @@ def verify(
 
 app.add_typer(arena.bench, name="bench")
 app.add_typer(prior_command.app, name="prior")
+app.command()(mask_like)
 app.command()(arena.tune)
 app.add_typer(training.app)
 

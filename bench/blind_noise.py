@@ -1,10 +1,12 @@
-"""Choose the noise level that a reconstruction with an estimated kernel assumes.
+r"""Measure what deblurring without the kernel gains, for several assumed levels of noise.
 
-    python bench/blind_noise.py --images "$INVERSE_DATA/bsds500/train"
+    python bench/blind_noise.py --images "$INVERSE_DATA/bsds500/train" --count 12 \
+        --out results/blind-noise.json
 
 Crops of photographs are blurred by camera shake and given noise of 0.01. The kernel is estimated,
-and `dpir` restores the crop for several assumed levels. The table has the mean PSNR after alignment
-(the estimate of a kernel is free up to a shift), for each level and for the true kernel.
+and `dpir` restores the crop for several assumed levels. The record has the PSNR of the blurred
+crop, and of the restoration with the true kernel and with the estimated one for each level, all
+after alignment, since the estimate of a kernel is free up to a shift.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from pathlib import Path
 import torch
 from alignment import aligned_psnr
 from options import new_parser
+from output import command_line, write_json
 
 import inverse
 from inverse.io.image_sets import load_images
-from inverse.measurement.operators import motion_kernel
+from inverse.measurement.operators import fft_blur, motion_kernel
 from inverse_problems.deblur.kernel_estimation import estimate_kernel
 
 LEVELS = (0.005, 0.01, 0.015, 0.02, 0.03)
@@ -31,31 +34,43 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--prior", default="photo")
     parser.add_argument("--size", type=int, default=176, help="side of the blurred crop (pixels)")
+    parser.add_argument("--out", type=Path, required=True, help="record to write")
     args = parser.parse_args()
     prior = inverse.load_prior(args.prior)
-    rows: dict[str, list[float]] = {}
-    for index, image in enumerate(load_images(args.images, args.size + SIDE - 1, 3)[: args.count]):
-        x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-        x = x[:, : args.size + SIDE - 1, : args.size + SIDE - 1]
-        kernel = motion_kernel(SIDE, index)
-        blur = inverse.measurement.operators.fft_blur(kernel, tuple(x.shape), "valid")
-        noise = inverse.seeded(index, "noise")
-        y = blur.A(x[None])
-        y = y + NOISE * torch.randn(y.shape, generator=noise)
-        estimate = estimate_kernel(y[0], 31)
+    side, s, rows = args.size + SIDE - 1, SIDE // 2, []
+    for index, image in enumerate(load_images(args.images, side, 3)[: args.count]):
+        x = torch.from_numpy(image).permute(2, 0, 1).float()[:, :side, :side] / 255
+        inner, kernel = x[:, s:-s, s:-s], motion_kernel(SIDE, index)
+        clean = fft_blur(kernel, tuple(x.shape), "valid").A(x[None])
+        noise = torch.randn(clean.shape, generator=inverse.seeded(index, "noise"))
+        y = clean + NOISE * noise
+        estimate = estimate_kernel(y[0])
+        row = {"blurred": aligned_psnr(y[0], inner), "sharp": estimate.sharp}
         cases = [("true kernel", kernel, NOISE)]
         cases += [(f"{level:g}", estimate.kernel, level) for level in LEVELS]
         for name, k, level in cases:
-            shape = tuple(n + len(k) - 1 for n in y.shape[-2:])
-            operator = inverse.measurement.operators.fft_blur(k, (3, *shape), "valid")
-            posterior = inverse.Posterior(prior, operator, y, inverse.GaussianNoise(level))
-            found = inverse.solve(posterior, "dpir").mean[0]
-            r, s = len(k) // 2, SIDE // 2
-            value = aligned_psnr(found[:, r:-r, r:-r], x[:, s:-s, s:-s])
-            rows.setdefault(name, []).append(value)
-            print(index, name, f"{value:.2f}", flush=True)
-    for name, values in rows.items():
-        print(f"{name:12} {sum(values) / len(values):.2f} dB over {len(values)}")
+            shape = (3, *(n + len(k) - 1 for n in y.shape[-2:]))
+            noise_model = inverse.GaussianNoise(level)
+            posterior = inverse.Posterior(prior, fft_blur(k, shape, "valid"), y, noise_model)
+            r = len(k) // 2
+            found = inverse.solve(posterior, "dpir").mean[0][:, r:-r, r:-r]
+            row[name] = aligned_psnr(found, inner)
+        rows.append(row)
+        print({k: round(float(v), 2) for k, v in row.items()}, flush=True)
+    gains = {
+        f"{level:g}": sorted(row[f"{level:g}"] - row["blurred"] for row in rows) for level in LEVELS
+    }
+    summary = {
+        level: {
+            "median gain": round(values[len(values) // 2], 2),
+            "mean gain": round(sum(values) / len(values), 2),
+            "worst": round(values[0], 2),
+        }
+        for level, values in gains.items()
+    }
+    print(summary)
+    about = {"command": command_line(), "prior": args.prior, "torch": torch.__version__}
+    write_json(args.out, {"about": about, "summary": summary, "pictures": rows})
 
 
 if __name__ == "__main__":

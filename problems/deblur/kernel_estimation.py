@@ -53,6 +53,9 @@ CLIPPED = 0.98
 """Intensity from which a pixel counts as clipped; edges whose blur reaches it are not used."""
 SMALLEST_PICTURE = 48
 """Smallest side of a picture (pixels) whose kernel is estimated."""
+PLACE = 4
+"""Neighbouring clipped pixels that count as a clipped place."""
+
 MOST_CLIPPED = 0.5
 """Largest share of the picture that clipped pixels and their surroundings may cover."""
 NO_BLUR = 0.65
@@ -124,8 +127,14 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
     grey = _luminance(y.detach().cpu().float())
     if side is not None:
         return estimate_in_window(grey, side)
-    largest = max(WINDOWS[0], min(grey.shape) // 2)
-    found = [estimate_in_window(grey, window) for window in WINDOWS if window <= largest]
+    found = []
+    for window in WINDOWS:
+        try:
+            found.append(estimate_in_window(grey, window))
+        except InputError:  # a smaller window may fit the picture, or lie between clipped places
+            if not found:
+                raise
+            break
     return min(found, key=lambda each: math.prod(cartoon_objective(grey, each.kernel)))
 
 
@@ -285,8 +294,14 @@ def _gradients(x: Tensor) -> Tensor:
 
 
 def _unclipped(y: Tensor, side: int) -> Tensor:
-    """1 where a kernel of this side reaches no clipped pixel, otherwise 0; (H, W)."""
-    clipped = (y >= CLIPPED).float()[None, None]
+    """1 where a kernel of this side reaches no clipped place, otherwise 0; (H, W).
+
+    Fewer than `PLACE` neighbouring clipped pixels are noise: blur spreads a light over more.
+    """
+    parts, count = label((y >= CLIPPED).numpy(), structure=[[1] * 3] * 3)
+    areas = torch.bincount(torch.from_numpy(parts).flatten().long(), minlength=count + 1)
+    areas[0] = 0
+    clipped = (areas >= PLACE)[torch.from_numpy(parts).long()].float()[None, None]
     return 1 - F.max_pool2d(clipped, side, 1, side // 2)[0, 0]
 
 

@@ -120,6 +120,24 @@ def test_a_picture_that_cannot_tell_its_kernel_is_refused(y, reason):
         estimate_kernel(y, 25)
 
 
+def test_isolated_clipped_pixels_are_noise():
+    y = blurred(photograph(side=160), motion_kernel(9, 3))
+    bright = y.clone()
+    bright[:, ::12, ::12] = 1.0  # everywhere within reach of the kernel
+    found, plain = (estimate_kernel(x, 15).kernel for x in (bright, y))
+    assert likeness(found, plain) > 0.9
+
+
+def test_between_lights_a_smaller_window_serves():
+    y = blurred(photograph(side=192), motion_kernel(9, 3))
+    for top in range(10, 170, 24):
+        for left in range(10, 170, 24):
+            y[:, top : top + 3, left : left + 3] = 1.0
+    with pytest.raises(InputError, match="clipped"):
+        estimate_kernel(y, 31)
+    assert len(estimate_kernel(y).kernel) < 31
+
+
 def test_an_unknown_kernel_cannot_be_simulated():
     with pytest.raises(InputError, match="an unknown kernel is estimated"):
         inverse.get_problem("deblur", kernel="unknown").posterior()

@@ -22,6 +22,7 @@ import json
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from scipy.ndimage import label
@@ -124,7 +125,7 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
 
     Raises: InputError if the picture is smaller than twice the window, flat, or clipped.
     """
-    grey = _luminance(y.detach().cpu().float())
+    grey = _without_specks(_luminance(y.detach().cpu().float()))
     if side is not None:
         return estimate_in_window(grey, side)
     found = []
@@ -293,15 +294,22 @@ def _gradients(x: Tensor) -> Tensor:
     return torch.stack([x[:-1, 1:] - x[:-1, :-1], x[1:, :-1] - x[:-1, :-1]])
 
 
-def _unclipped(y: Tensor, side: int) -> Tensor:
-    """1 where a kernel of this side reaches no clipped place, otherwise 0; (H, W).
+def _without_specks(y: Tensor) -> Tensor:
+    """y (H, W) with clipped places of fewer than `PLACE` pixels replaced by their median.
 
-    Fewer than `PLACE` neighbouring clipped pixels are noise: blur spreads a light over more.
+    They are noise, since blur spreads a light over more, and look like lights that are not blurred.
     """
-    parts, count = label((y >= CLIPPED).numpy(), structure=[[1] * 3] * 3)
-    areas = torch.bincount(torch.from_numpy(parts).flatten().long(), minlength=count + 1)
-    areas[0] = 0
-    clipped = (areas >= PLACE)[torch.from_numpy(parts).long()].float()[None, None]
+    parts, _ = label((y >= CLIPPED).numpy(), structure=[[1] * 3] * 3)
+    areas = np.bincount(parts.ravel())
+    areas[0] = PLACE
+    specks = torch.from_numpy(areas[parts] < PLACE)
+    patches = F.unfold(F.pad(y[None, None], [2] * 4, mode="reflect"), 5)[0]
+    return torch.where(specks, patches.median(0).values.reshape(y.shape), y)
+
+
+def _unclipped(y: Tensor, side: int) -> Tensor:
+    """1 where a kernel of this side reaches no clipped pixel, otherwise 0; (H, W)."""
+    clipped = (y >= CLIPPED).float()[None, None]
     return 1 - F.max_pool2d(clipped, side, 1, side // 2)[0, 0]
 
 

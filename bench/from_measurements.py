@@ -38,11 +38,11 @@ from inverse.training.measurements import Measurements, simulate
 from inverse.training.progress import train_to_end
 
 COUNT, MASKS, MISSING, NOISE = 4000, 64, 0.6, 0.05
-ROUNDS, STEPS, GAUSSIAN = 3, 1500, 8
+ROUNDS, STEPS, GAUSSIAN = 2, 1500, 8
 NETWORK = UNetConfig(channels=1, widths=(24, 48), blocks=(1, 2))
 CONFIG = TrainConfig(28, STEPS, 64, 1e-3, network=NETWORK, mirror=False)
 LEVELS = (15, 25, 50, 100, 150)
-DRAWN_BY = ("mmps", {"steps": 12, "solver": "cg", "iterations": 3})
+DRAWN_BY = ("mmps", {"steps": 20, "solver": "gmres", "iterations": 2, "sampler": "ddim"})
 
 
 def problem() -> inverse.Problem:

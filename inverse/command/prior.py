@@ -6,6 +6,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from inverse.command.catalogue import catalogue, fetch
 from inverse.command.distance import distance
-from inverse.errors import PriorError
+from inverse.errors import OptionError, PriorError
 from inverse.io.command_line import Licence, Limits, Weights, columns, show
 from inverse.io.files import strict_json
 
@@ -93,14 +94,32 @@ def verify(
     ] = None,
     count: Annotated[int, typer.Option(min=2, help="Number of images or draws.")] = 8,
     side: Side = None,
+    denoising: Annotated[
+        bool,
+        typer.Option(
+            "--denoising", help="PSNR on --images at 15, 25, 50 of 255, beside published denoisers."
+        ),
+    ] = False,
+    training: Annotated[
+        list[Path],
+        typer.Option(
+            help="Training images, to find those of --images among them; may be repeated.",
+            show_default="the fingerprints beside the weights",
+        ),
+    ] = [],
     seed: Annotated[int, typer.Option(help="Random seed for the draws and the noise.")] = 0,
     json_: Json = False,
 ) -> None:
-    """Check a prior's hash and the identities of denoisers; exit with code 1 if one fails."""
+    """Check a prior's hash and the identities of denoisers; exit with code 1 if one fails.
+
+    With --images, it also checks that none of them was trained on.
+    """
     from inverse.checks.denoiser_identities import check, clean_images, own_draws
     from inverse.priors.loading import default_side, find_card, load_prior
 
     loaded = load_prior(name)
+    if images is None and (denoising or training):
+        raise OptionError("prior verify: --denoising and --training need --images")
     side = side or default_side(loaded)
     x0 = (
         own_draws(loaded, count, side, seed=seed)
@@ -108,14 +127,19 @@ def verify(
         else clean_images(loaded, images, count, side)
     )
     result = check(loaded, x0, seed=seed)
+    known = _known_images(loaded, name, images, training) if images else []
+    result = replace(result, failures=result.failures + known)
+    scores = _denoising(loaded, images, count, seed) if images and denoising else {}
     if json_:
-        print(strict_json(result.to_dict()))
+        print(strict_json(result.to_dict() | ({"denoising": scores} if scores else {})))
     else:
         table = columns("sigma", "error", "sigma sqrt(divergence)", "std of D(x)", "std of x0")
         for level in result.levels:
             values = (level.sigma, level.error, level.tweedie, level.output, level.clean)
             table.add_row(*[f"{value:.4g}" for value in values])
         show(table)
+        if scores:
+            _show_denoising(name, scores)
         no_card = find_card(name) is None
         hash_line = (
             f"no card, no hash to check: {_no_card(name)}"
@@ -231,6 +255,47 @@ def quantize(
     saved = save_prior(prior, out, quantization=quantization, **card_fields)
     print(f"sha256 {saved.sha256}")
     print(out)
+
+
+def _known_images(prior: Any, name: str, images: Path, training: list[Path]) -> list[str]:
+    """A line if images were trained on, by fingerprints of the training images; else none."""
+    import numpy as np
+
+    from inverse.io.fingerprints import fingerprints, matches, read_fingerprints
+    from inverse.io.image_sets import load_images
+    from inverse.priors.loading import PriorCard, find_card
+
+    channels = prior.shape[0] or 3
+    known = [fingerprints(load_images(path, 1, channels)) for path in training]
+    card = find_card(name)
+    beside = read_fingerprints(PriorCard.read(card).weights(name, card)) if card else None
+    known += [] if beside is None else [beside]
+    if not known:
+        return []
+    tested = fingerprints(load_images(images, 1, channels))
+    found = matches(tested, np.concatenate(known))
+    if not found:
+        return []
+    listed = ", ".join(str(i + 1) for i in list(found)[:8]) + ", ..." * (len(found) > 8)
+    return [f"{len(found)} of {len(tested)} images are in the training data: number {listed}"]
+
+
+def _denoising(prior: Any, images: Path, count: int, seed: int) -> dict[int, list[float]]:
+    from inverse.checks.denoising_table import denoising_psnr
+    from inverse.io.image_sets import load_images, spread
+
+    least = max(8, *(side or 0 for side in prior.shape[1:]))
+    chosen = spread(load_images(images, least, prior.shape[0] or 3), count)
+    return denoising_psnr(prior, chosen, seed)
+
+
+def _show_denoising(name: str, scores: dict[int, list[float]]) -> None:
+    from inverse.checks.denoising_table import LEVELS, rows
+
+    table = columns("PSNR (dB)", *(f"noise {level}" for level in LEVELS))
+    for row in rows(name, scores):
+        table.add_row(*row)
+    show(table)
 
 
 def _no_card(name: str) -> str:

@@ -148,6 +148,28 @@ def train_from_measurements(
     return True
 
 
+def plausible(draws: Tensor, report: Callable[[str], None]) -> Tensor:
+    """Draws without those that diverged: a value below -1 or above 2, where intensities are [0, 1].
+
+    One such draw among thousands ruins a training by squares.
+
+    Args:
+        report: called with a line that says how many were dropped, if any.
+
+    Raises: InputError if fewer than half are left.
+    """
+    good = (draws.amin((1, 2, 3)) >= -1) & (draws.amax((1, 2, 3)) <= 2)
+    bad = int((~good).sum())
+    if 2 * bad > len(draws):
+        raise InputError(
+            f"train: {bad} of {len(draws)} draws of the method diverged; try more steps or another "
+            "solver with --set, or another --method"
+        )
+    if bad:
+        report(f"inverse: {bad} of {len(draws)} draws diverged and are left out")
+    return draws[good]
+
+
 def _seed(*key: int | str) -> int:
     """A seed of 31 bits for a key."""
     return seeded(*key).initial_seed() % 2**31
@@ -184,6 +206,7 @@ def _draws(
         assert rounds.method is not None
         x = draw_all(data, prior, rounds.method, _seed(rounds.seed, "round", k))
     report(f"round {k + 1}: {len(x)} draws in {time.monotonic() - began:.0f} s")
+    x = plausible(x, report)
     with atomic_write(path) as temporary:
         save_file({"x": x.contiguous()}, temporary)
     return x

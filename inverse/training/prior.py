@@ -15,6 +15,7 @@ from torch import Tensor
 from inverse.errors import OptionError
 from inverse.io.devices import check_device
 from inverse.io.files import strict_json
+from inverse.io.fingerprints import write_fingerprints
 from inverse.io.image_sets import load_images, refuse_copies
 from inverse.io.images import grid, write_png
 from inverse.io.region_maps import load_weighted
@@ -105,6 +106,7 @@ def train_prior(
         "images": validation.name if validation else f"{sources[0].name} (training images)",
         "psnr": denoising_table(prior, held_out, config.size),
     }
+    write_fingerprints(out, [i[..., : network.channels] for source in images for i in source])
     card = save_prior(prior, out, training=facts, denoising=table, **card_text)
     print(strict_json({"prior": str(out), "sha256": card.sha256, "denoising": table}))
     return True

@@ -11,7 +11,7 @@ import torch
 
 import inverse
 from inverse.priors.loading import PriorCard, load_prior
-from inverse.training.expectation import draw_all
+from inverse.training.expectation import draw_all, plausible
 from inverse.training.gaussian_em import GaussianFit, gaussian_draws, gaussian_em
 from inverse.training.measurements import coverage, simulate, write_measurements
 
@@ -133,7 +133,7 @@ OPTIONS = (
     *("--problem", "inpainting", "--problem-option", "mask=random"),
     *("--problem-option", "sigma_y=0.05", "--out", "own.safetensors"),
     *("--widths", "8,16", "--blocks", "1,1", "--batch", "4", "--steps", "3", "--rounds", "2"),
-    *("--set", "steps=3"),
+    *("--set", "steps=12"),
 )
 
 
@@ -189,3 +189,12 @@ def test_draws_of_a_method_have_the_law_of_the_exact_posterior():
     exact = gaussian_draws(data, fit, 1).flatten(1)
     # entries of the second moments have a standard error of about 0.3 / sqrt(320) = 0.017
     assert float((drawn.T @ drawn / 320 - exact.T @ exact / 320).abs().max()) < 0.07
+
+
+def test_draws_that_diverged_are_left_out_and_counted():
+    x, lines = torch.rand(6, 1, 8, 8), []
+    x[2, 0, 3, 3] = 40.0
+    assert torch.equal(plausible(x, lines.append), x[[0, 1, 3, 4, 5]])
+    assert lines == ["inverse: 1 of 6 draws diverged and are left out"]
+    with pytest.raises(inverse.InverseError, match="4 of 6 draws of the method diverged"):
+        plausible(torch.where(torch.arange(6)[:, None, None, None] < 4, 9.0, x), print)

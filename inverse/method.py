@@ -72,7 +72,8 @@ class Method(ABC):
         bias: largest figures of a `biased` method on the photographic cases of `inverse verify`, by
             name. By default it is nearer to the posterior than the posterior's mean alone, whose
             "marginal W2" is 1, and where y says little its spread is at most 1.25 of the exact one.
-            "excess" is by how much its W2 may exceed the prior's where y says little, 0 by default.
+            "excess", of any method, is by how much its W2 may exceed the prior's where y says
+            little; 0 by default.
         any_prior: whether the claim holds for every prior, not only for Gaussian ones.
         limit: the options in which the limit is taken, with their powers of the effort.
         needs: what the method needs of a posterior, names from `NEEDS`.

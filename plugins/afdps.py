@@ -82,6 +82,7 @@ class AFDPS(inverse.ParticleMethod):
     )
     claim = "exact in the limit"
     any_prior = True
+    bias = inverse.Method.bias | {"excess": 0.5}  # of a cloud without spread
     limit = {"steps": 1.0, "particles": 1.0}
 
     steps: inverse.Count = 100

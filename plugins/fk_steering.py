@@ -67,6 +67,7 @@ class FKSteering(inverse.ParticleMethod):
     )
     claim = "exact in the limit"
     any_prior = True
+    bias = inverse.Method.bias | {"excess": 0.5}  # of a cloud without spread
     limit = {"steps": 1.0, "particles": 1.0}
 
     particles: Annotated[int, inverse.Range(2, 10**6)] = 64

@@ -51,7 +51,11 @@ class FPSSMC(inverse.ParticleMethod):
         "w *= p(y_t|m_t(x))"
     )
     claim = "biased"
-    bias: ClassVar[dict[str, float]] = {"marginal W2": 1.5, "unseen spread": 1.25}  # ends narrow
+    bias: ClassVar[dict[str, float]] = {  # ends narrow
+        "marginal W2": 1.5,
+        "unseen spread": 1.25,
+        "excess": 1.5,
+    }
     needs = ("linear", "gaussian", "noisy")
 
     steps: inverse.Count = 100

@@ -54,7 +54,7 @@ ESTIMATE_SAMPLES = 40
 """Largest number of samples of a method that claims a point estimate."""
 
 CLOUD_SAMPLES = 250
-"""Samples and first particles for a limit in particles, whose cost grows as the effort squared."""
+"""Samples and smallest number of particles at which the limit of a cloud is judged."""
 
 RESPONSE_SAMPLES = 100
 """Samples for each y of `response`, whose noise mostly cancels."""
@@ -221,7 +221,8 @@ def _enough(method: Method, samples: int) -> int:
 
 def _limit_probe(method: Method, samples: int) -> Reference:
     """The probe on which a limit is judged."""
-    return reference(PROBE, min(samples, CLOUD_SAMPLES) if "particles" in method.limit else samples)
+    cloud = hasattr(method, "particles")
+    return reference(PROBE, min(samples, CLOUD_SAMPLES) if cloud else samples)
 
 
 def _effort_curve(
@@ -367,7 +368,7 @@ def _claim_failures(method: Method, case: Reference, measured: dict[str, Figure]
             f"{case.name}: claims to be exact, but {name} is {figure.value:.3g}, "
             f"and {figure.floor:.3g} for exact draws"
         )
-    excess = method.bias.get("excess", 0.0) if claim == "biased" else 0.0
+    excess = method.bias.get("excess", 0.0)
     if claim in ("biased", "exact in the limit") and _ignores_data(case, name, figure, excess):
         allowed = f" and the stated excess of {excess:g}" if excess else ""
         yield (
@@ -394,7 +395,7 @@ def _bias_failures(
 def _ignores_data(case: Reference, name: str, figure: Figure, excess: float = 0.0) -> bool:
     """Whether a loss is that of the prior or more.
 
-    Where y says little, the loss may be larger by a margin, or by the excess that a biased method
+    Where y says little, the loss may be larger by a margin, or by the excess that the method
     states: there the prior is nearly exact, and every bias shows.
     """
     if figure.score is not None and figure.prior - figure.floor > LITTLE:

@@ -100,7 +100,9 @@ def draw(
     if reason := method.unsupported(rows):
         raise UnsupportedError(reason)
     stream, started_at = seeded("verify", seed), time.perf_counter()
-    with torch.no_grad(), _path(rows.prior, len(rows) if recorded else 0) as path:
+    particles = getattr(method, "particles", samples)
+    sizes = {len(posterior) * n for n in (samples, particles)} if recorded else set()
+    with torch.no_grad(), _path(rows.prior, sizes) as path:
         (answer,) = deque(method.run(rows, samples, SharedStream(stream, len(rows))), maxlen=1)
     seconds = time.perf_counter() - started_at
     x, notes = (answer.x if isinstance(answer, Weighted) else answer), []
@@ -118,23 +120,24 @@ def draw(
 
 
 @contextmanager
-def _path(prior: Prior, rows: int) -> Iterator[list[tuple[float, Tensor]]]:
-    """Record the iterates at which a prior is evaluated, of `rows` rows; none for 0 rows.
+def _path(prior: Prior, sizes: set[int]) -> Iterator[list[tuple[float, Tensor]]]:
+    """Record the iterates at which a prior is evaluated, of so many rows; none for no sizes.
 
     An iterate is kept if no later one has a higher noise level: of a method that denoises from
-    every level down to 0, the iterates of the outer loop remain.
+    every level down to 0, the iterates of the outer loop remain. Particles are kept without their
+    weights.
     """
     path: list[tuple[float, Tensor]] = []
 
     def keep(_: Any, arguments: tuple[Any, ...]) -> None:
         x, level = arguments[0], float(torch.as_tensor(arguments[1]).detach().max())
-        if len(x) != rows:
+        if len(x) not in sizes:
             return
         while path and path[-1][0] <= level:
             path.pop()
         path.append((level, torch.as_tensor(x).detach().flatten(1).clone()))
 
-    if not rows:
+    if not sizes:
         yield path
         return
     hook = prior.register_forward_pre_hook(keep)

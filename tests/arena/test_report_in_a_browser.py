@@ -309,6 +309,7 @@ def test_the_slider_divides_the_pictures(visit):
         )
         == "0.5%"
     )
+    page.locator("#slider-frame").scroll_into_view_if_needed()
     box = page.locator("#slider-frame").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
     page.mouse.down()

@@ -3,9 +3,13 @@ r"""Measure what the rules of `auto` rest on: the error of a few methods over ki
     python bench/method_choice.py --images "$INVERSE_DATA/photographs" --out docs/auto-point
     python bench/method_choice.py --images "$INVERSE_DATA/photographs" --size 64 --samples 4 \
         --methods diffpir ddrm pigdm mmps --out docs/auto-samples
+    python bench/method_choice.py --images "$INVERSE_DATA/bsds500/val" --size 48 --count 3 --bf16 \
+        --problems hdr "phase retrieval" "saturated motion blur" \
+        --methods red-diff:lr=0.1 red-diff red-map dps pnp-flow sitcom daps \
+        --out results/tables/method-choice-nonlinear
 
-The images are central crops of every tenth photograph, halved, none of which the prior was trained
-on. All images of a problem are solved in one batch with default options.
+The images are central crops of every tenth photograph, halved. All images of a problem are solved
+in one batch with default options. In phase retrieval an image turned by 180 degrees is as good.
 """
 
 from __future__ import annotations
@@ -22,7 +26,32 @@ import inverse
 from inverse.io.files import write_text
 from inverse.io.images import input_files, read_image
 from inverse.metrics.shipped import METRICS
+from inverse.registry.discovery import with_settings
 
+
+class Saturated(inverse.ImageProblem):
+    """Motion blur, and a film whose response saturates: y = 1 / (1 + exp(-6 (k * x - 1/2)))."""
+
+    name = "saturated"
+    sigma_y = 0.02
+
+    def operator(self, shape: tuple[int, ...]):
+        blur = inverse.get_problem("deblur", kernel="motion").operator(shape)
+
+        @inverse.operator(shape=shape, linear=False)
+        def film(x):
+            return (6 * (blur.A(x) - 0.5)).sigmoid()
+
+        return film
+
+
+NONLINEAR = {
+    "hdr": ("hdr", {}),
+    "hdr, gain 4": ("hdr", {"gain": 4.0}),
+    "saturated motion blur": (Saturated, {}),
+    "phase retrieval": ("phase-retrieval", {}),
+}
+"""Operators that only gradients know, which only `--problems` names."""
 PROBLEMS = {
     "denoise 25/255": ("denoise", {"sigma_y": 25 / 255}),
     "Gaussian blur, noise 0.02": ("deblur", {"kernel": "gaussian"}),
@@ -65,35 +94,42 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--prior", default="photo-64")
+    parser.add_argument("--bf16", action="store_true", help="run the prior in bf16")
     add_out(parser, required=True)
     given = parser.parse_args()
     truths = crops(given.images, given.count, given.size)
     rows, records = [], []
     for label in given.problems:
-        name, options = PROBLEMS[label]
+        name, options = (PROBLEMS | NONLINEAR)[label]
         if "box" in options:
             options = options | {"box": options["box"] / given.size}
-        problem = inverse.get_problem(name, **options)
-        posterior = problem.posterior(truths, prior=given.prior)
+        problem = inverse.get_problem(name, **options) if isinstance(name, str) else name()
+        execution = inverse.Execution(autocast="bf16" if given.bf16 else None)
+        posterior = problem.posterior(truths, prior=given.prior, execution=execution)
         cells = []
         for method in given.methods:
             start = time.process_time()
             try:
-                result = inverse.solve(posterior, method, given.samples)
+                result = inverse.solve(posterior, with_settings(method), given.samples)
             except inverse.InverseError as error:
                 records.append({"problem": label, "method": method, "error": str(error)})
                 cells.append("-")
                 continue
             scores = psnr(result.mean, truths.to(result.mean))
+            if label == "phase retrieval":
+                turned = psnr(result.mean.flip(-1, -2), truths.to(result.mean))
+                scores = torch.maximum(scores, turned)
             record = {
                 "problem": label,
                 "method": method,
                 "psnr": scores.tolist(),
                 "crps": METRICS["crps"](result),
+                "misfit": float(result.misfit.mean()),
                 "calls": result.cost.nfe + result.cost.vjp,
                 "seconds": (time.process_time() - start) / len(truths),
             }
             records.append(record)
+            print(label, method, record, flush=True)
             crps = f" ({1e3 * record['crps']:.1f})" if given.samples > 1 else ""
             cells.append(f"{float(scores.mean()):.2f}{crps}")
         rows.append([label, *cells])

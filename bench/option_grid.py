@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from images import photographs
 from options import new_parser
-from photo_restoration import PROBLEMS
+from photo_restoration import MORE, PROBLEMS
 
 import inverse
 from inverse.metrics.fidelity import psnr
@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--sigma-y", type=float, nargs="*", default=[0.02])
     parser.add_argument("--prior", default="photo-64")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="run the prior in bf16")
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     arguments = parser.parse_args()
 
     prior = inverse.load_prior(arguments.prior, arguments.device)
+    execution = inverse.Execution(autocast="bf16" if arguments.bf16 else None)
     truths = torch.stack(photographs(arguments.images, arguments.count, arguments.size))
     axes = [
         [(name, value) for value in values.split(",")]
@@ -53,10 +55,11 @@ def main() -> None:
         for choice in itertools.product(*axes):
             scores = {}
             for label in arguments.problems:
-                name, settings = PROBLEMS[label]
+                name, settings = (PROBLEMS | MORE)[label]
                 problem = inverse.get_problem(name, sigma_y=sigma_y, **settings)
                 method = inverse.get_method(arguments.method, **dict(choice))
-                result = inverse.solve(problem.posterior(truths, prior=prior), method)
+                posterior = problem.posterior(truths, prior=prior, execution=execution)
+                result = inverse.solve(posterior, method)
                 scores[label] = round(psnr(result) or 0.0, 3)
             row = {
                 "method": arguments.method,

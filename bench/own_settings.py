@@ -5,6 +5,8 @@ r"""Compare methods on photographs, each at its own settings instead of under on
 
 The tables show one sample of each photograph and, with --samples of 2 or more, the mean of the
 samples: a sample from the posterior has up to 3 dB less than its mean, the least-squares estimate.
+The mean of infinitely many is extrapolated: its squared error is (n e_n - e_1) / (n - 1), where e_n
+is that of the mean of n.
 Finished runs are stored in --records, one per line, and not repeated.
 """
 
@@ -41,13 +43,15 @@ def score(
     truths: torch.Tensor,
     prior: inverse.Prior,
     samples: int,
+    bf16: bool,
 ) -> dict:
     """PSNR of a sample of each photograph and of the mean of its samples, and the cost of one.
 
     If the method cannot run, the reason.
     """
     start = time.process_time()
-    posterior = problem.posterior(truths, prior=prior)
+    execution = inverse.Execution(autocast="bf16" if bf16 else None)
+    posterior = problem.posterior(truths, prior=prior, execution=execution)
     if method.claim == "point estimate":
         samples = 1
     try:
@@ -58,11 +62,33 @@ def score(
     return {
         "psnr": psnr(draws[:, 0], result.truth).tolist(),
         "mean": psnr(draws.mean(1), result.truth).tolist(),
+        "samples": samples,
         "nfe": result.cost.nfe,
         "vjp": result.cost.vjp,
         "misfit": float(result.misfit.mean()),
         "seconds": (time.process_time() - start) / len(truths),
     }
+
+
+def limit(row: dict) -> float | None:
+    """PSNR of the mean of infinitely many samples, if the row has several.
+
+    The mean over photographs of e_n / e_1 is extrapolated, since photographs differ.
+    """
+    n = row.get("samples", 1)
+    if n == 1:
+        return None
+    pairs = list(zip(row["psnr"], row["mean"], strict=True))
+    ratio = sum(10 ** ((one - mean) / 10) for one, mean in pairs) / len(pairs)
+    one = sum(row["psnr"]) / len(pairs)
+    return one - 10 * math.log10(max((n * ratio - 1) / (n - 1), 1e-9))
+
+
+def limit_cell(row: dict, best: dict) -> str:
+    """The limit, and its difference to total variation."""
+    if (found := limit(row)) is None:
+        return "-"
+    return f"{found:.2f} ({found - sum(best['psnr']) / len(best['psnr']):+.2f})"
 
 
 def cell(row: dict, best: dict, kind: str = "psnr") -> str:
@@ -96,9 +122,11 @@ def table(results: dict[str, dict[str, dict]]) -> str:
         best = [problems["tv"] for problems in results.values()]
         pairs = list(zip(rows, best, strict=True))
         lines.append([f"`{name}`", *(cell(*pair) for pair in pairs), costs[0] if costs else "-"])
-        if any(row.get("mean", row.get("psnr")) != row.get("psnr") for row in rows):
+        if any(limit(row) is not None for row in rows):
             cells = [cell(*pair, "mean") for pair in pairs]
             lines.append([f"`{name}`, mean of its samples", *cells, ""])
+            cells = [limit_cell(*pair) for pair in pairs]
+            lines.append([f"`{name}`, mean of many, extrapolated", *cells, ""])
     return markdown_table(["method", *results, "calls"], lines)
 
 
@@ -110,6 +138,10 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=PROBLEMS)
     parser.add_argument("--sigma-y", type=float, default=0.02)
     parser.add_argument("--samples", type=int, default=1, help="samples of each photograph")
+    parser.add_argument(
+        "--single", nargs="*", default=[], help="further methods, one sample of each photograph"
+    )
+    parser.add_argument("--bf16", action="store_true", help="run the prior in bf16")
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--records", help="file of finished runs, to read and to append to")
     parser.add_argument("--write", help="page (without .md) into which to insert the table")
@@ -120,16 +152,17 @@ def main() -> None:
     truths = torch.stack(photographs(arguments.images, arguments.count * every, arguments.size))
     truths = truths[::every]
     results: dict[str, dict[str, dict]] = {}
-    for name in dict.fromkeys(("tv", *arguments.methods)):
+    for name in dict.fromkeys(("tv", *arguments.methods, *arguments.single)):
+        samples = 1 if name in arguments.single else arguments.samples
         for label in arguments.problems:
             kind, settings = PROBLEMS[label]
             problem = inverse.get_problem(kind, sigma_y=arguments.sigma_y, **settings)
             key = f"{label} {name} {len(truths)} {arguments.size} {every} {arguments.sigma_y}"
-            key += f" {arguments.samples}" if arguments.samples > 1 else ""
+            key += f" {samples}" if samples > 1 else ""
             row = ledger.get(
                 key,
-                lambda p=problem, n=name: score(
-                    p, with_settings(n), truths, prior, arguments.samples
+                lambda p=problem, n=name, s=samples: score(
+                    p, with_settings(n), truths, prior, s, arguments.bf16
                 ),
             )
             results.setdefault(label, {})[name] = row

@@ -30,6 +30,9 @@ PROBLEMS = {
     "box inpainting": ("inpainting", {"mask": "box"}),
 }
 MORE = {
+    "denoise": ("denoise", {}),
+    "motion deblur": ("deblur", {"kernel": "motion"}),
+    "circular deblur": ("deblur", {"boundary": "circular"}),
     "random inpainting": ("inpainting", {"mask": "random"}),
     "hdr": ("hdr", {}),
     "phase retrieval": ("phase-retrieval", {}),
@@ -44,11 +47,12 @@ def solve_each(
     method: inverse.Method,
     truths: list[torch.Tensor],
     prior: inverse.Prior,
+    execution: inverse.Execution | None = None,
 ) -> list[dict]:
     """Solve every image by itself; return a record of metrics and cost for each."""
     records = []
     for index, truth in enumerate(truths):
-        posterior = problem.posterior(truth, prior=prior, seed=index)
+        posterior = problem.posterior(truth, prior=prior, seed=index, execution=execution)
         solve = partial(inverse.solve, posterior, method, seed=0, first_image=index)
         result, seconds = timed(solve)
         scores = {name: METRICS[name](result) for name in ("psnr", "ssim", "misfit")}
@@ -121,10 +125,12 @@ def main() -> None:
     parser.add_argument("--sigma-y", type=float, default=0.02)
     parser.add_argument("--set", nargs="*", default=[], help="options (name=value) of every method")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="run the prior in bf16")
     parser.add_argument("--out", type=Path, help="stem of the .md and .json to write")
     arguments = parser.parse_args()
 
     prior = inverse.load_prior(arguments.prior, arguments.device)
+    execution = inverse.Execution(autocast="bf16" if arguments.bf16 else None)
     truths = photographs(arguments.images, arguments.count, arguments.size)
     options = dict(pair.split("=", 1) for pair in arguments.set)
     results: dict[str, dict[str, list[dict]]] = {}
@@ -133,7 +139,7 @@ def main() -> None:
         problem = inverse.get_problem(name, sigma_y=arguments.sigma_y, **settings)
         for method_name in arguments.methods:
             method = inverse.get_method(method_name, **options)
-            records = solve_each(problem, method, truths, prior)
+            records = solve_each(problem, method, truths, prior, execution)
             results.setdefault(label, {})[method_name] = records
             print(label, method_name, summary(records), flush=True)
     if arguments.out:

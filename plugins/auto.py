@@ -43,6 +43,7 @@ RULES = (
     ),
     Rule("diffpir", "samples of a linear problem", lambda p, n: n > 1),
     Rule("dpir", "one answer to a linear problem", lambda p, n: True),
+    Rule("red-diff", "one answer, an operator that only gradients know", lambda p, n: n == 1),
     Rule("daps", "an operator or a noise that only gradients know", lambda p, n: True),
     Rule("dps", "an operator or a noise that only gradients know", lambda p, n: True),
 )

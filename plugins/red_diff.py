@@ -43,13 +43,13 @@ class REDDiff(inverse.Method):
     Args:
         steps: levels visited, evenly spaced in t of the 1000-step VP process; one prior evaluation
             each.
-        lr: Adam's step, model units.
-        lambda_: weight of the prior term; auto is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in
-            model units: the authors' 0.25 without noise, and 1 at sigma_y = 0.1; docs/methods.md
-            has the calibration.
-        auto: rule of lambda = auto: noise, as above; gain multiplies it by the root of the mean
-            over the largest squared gain of A, which is near 1 for masks and reductions and small
-            for blurs.
+        lr: Adam's step, model units; auto is the authors' 0.1, and their 0.5 for a nonlinear
+            operator.
+        lambda_: weight of the prior term; auto follows the rule `auto`.
+        auto: noise is 0.25 max(1, (sigma_y / 0.05)^2) with sigma_y in model units: the authors'
+            0.25 without noise, and 1 at sigma_y = 0.1. gain multiplies it by the fourth root of the
+            mean over the largest squared gain of A, which is 1 for masks and 0.4 to 0.6 for blurs;
+            docs/methods.md has the calibration.
         weight: function of the level s that weights the prior term.
         order: order in which the levels are visited.
         normalise: mean divides the data term by the number of measurements and the prior term by
@@ -70,9 +70,9 @@ class REDDiff(inverse.Method):
     needs = ("gaussian",)
 
     steps: inverse.Count = 100
-    lr: inverse.Positive = 0.1
+    lr: inverse.Positive | None = None
     lambda_: inverse.NonNegative | None = None
-    auto: Literal["noise", "gain"] = "noise"
+    auto: Literal["noise", "gain"] = "gain"
     weight: Literal[tuple(WEIGHTS)] = "linear"  # type: ignore[valid-type]
     order: Literal["descending", "ascending", "random"] = "descending"
     normalise: Literal["mean", "sum"] = "mean"
@@ -89,15 +89,16 @@ class REDDiff(inverse.Method):
             )
 
     def derived(self, posterior):
-        """lambda, and the equivalent value without normalisation."""
+        """The step, lambda, and the equivalent value of lambda without normalisation."""
         m, n = posterior.y[0].numel(), torch.Size(posterior.shape).numel()
         lam = self._lambda(posterior)
-        return {"lambda": lam, "lambda_eff": lam * m / n if self.normalise == "mean" else lam}
+        lambda_eff = lam * m / n if self.normalise == "mean" else lam
+        return {"lr": self._lr(posterior), "lambda": lam, "lambda_eff": lambda_eff}
 
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
-        w, lam = WEIGHTS[self.weight], self._lambda(posterior)
+        w, lam, lr = WEIGHTS[self.weight], self._lambda(posterior), self._lr(posterior)
         m, n = posterior.y[0].numel(), torch.Size(posterior.shape).numel()
         data = (n / m if self.normalise == "mean" else 1.0) / posterior.prior.scale**2
         levels = (
@@ -107,7 +108,7 @@ class REDDiff(inverse.Method):
         )
         priority = lam * w(levels)
         mu = posterior.pseudo_inverse()
-        update = self._adam(mu) if self.optimizer == "adam" else lambda mu, g: mu - self.lr * g
+        update = self._adam(mu, lr) if self.optimizer == "adam" else lambda mu, g: mu - lr * g
         for t in self._order(generator):
             s = levels[t].reshape(-1, *[1] * (mu.ndim - 1))
             eps = generator.randn_like(mu)
@@ -133,7 +134,7 @@ class REDDiff(inverse.Method):
         descending = [999 - 1000 * i // self.steps for i in range(self.steps)]
         return descending if self.order == "descending" else descending[::-1]
 
-    def _adam(self, mu):
+    def _adam(self, mu, lr):
         first, second, count = torch.zeros_like(mu), torch.zeros_like(mu), 0
 
         def update(mu, g):
@@ -142,15 +143,18 @@ class REDDiff(inverse.Method):
             first.lerp_(g, 1 - self.beta1)
             second.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
             scale = (second / (1 - self.beta2**count)).sqrt_().add_(1e-8)
-            return torch.addcdiv(mu, first, scale, value=-self.lr / (1 - self.beta1**count))
+            return torch.addcdiv(mu, first, scale, value=-lr / (1 - self.beta1**count))
 
         return update
+
+    def _lr(self, posterior):
+        return self.lr or (0.1 if posterior.linear else 0.5)
 
     def _lambda(self, posterior):
         if self.lambda_ is not None:
             return self.lambda_
         lam = 0.25 * max(1.0, (posterior.sigma_y / posterior.prior.scale / 0.05) ** 2)
-        return lam * mean_gain(posterior) ** 0.5 if self.auto == "gain" else lam
+        return lam * mean_gain(posterior) ** 0.25 if self.auto == "gain" else lam
 
 
 def mean_gain(posterior: inverse.Posterior) -> float:

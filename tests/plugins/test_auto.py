@@ -39,7 +39,7 @@ class Network(inverse.Prior):
         (True, None, 4, "smc-mmps"),
         (True, Network(), 1, "dpir"),
         (True, Network(), 4, "diffpir"),
-        (False, Network(), 1, "daps"),
+        (False, Network(), 1, "red-diff"),
         (False, Network(), 4, "daps"),
     ],
 )

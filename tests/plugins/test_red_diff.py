@@ -221,7 +221,7 @@ def test_lambda_eff_is_the_weight_without_normalisation():
     assert REDDiff(lambda_=0.2, normalise="sum").derived(p)["lambda_eff"] == 0.2
 
 
-def test_the_gain_rule_multiplies_lambda_by_the_root_of_the_mean_over_the_largest_gain():
+def test_the_gain_rule_multiplies_lambda_by_the_fourth_root_of_the_mean_over_the_largest_gain():
     """A diagonal A with squared gains 1, 1/4, 1/4, 1/4: 7/16 in the mean."""
     A = torch.block_diag(*(torch.eye(64, dtype=F64) * g for g in (1, 0.5, 0.5, 0.5)))
     prior = inverse.GaussianPrior(normal(256), torch.eye(256, dtype=F64), scale=0.5)
@@ -230,8 +230,20 @@ def test_the_gain_rule_multiplies_lambda_by_the_root_of_the_mean_over_the_larges
     )
     noise, gain = (REDDiff(auto=rule).derived(p)["lambda"] for rule in ("noise", "gain"))
     assert noise == pytest.approx(0.25 * 16)
-    assert gain / noise == pytest.approx((7 / 16) ** 0.5, rel=0.1)
+    assert gain / noise == pytest.approx((7 / 16) ** 0.25, rel=0.05)
     assert REDDiff(auto="gain", lambda_=0.3).derived(p)["lambda"] == 0.3
+
+
+@pytest.mark.parametrize(("linear", "lr"), [(True, 0.1), (False, 0.5)])
+def test_the_step_is_the_published_one_for_the_kind_of_operator(linear, lr):
+    half = inverse.operator(lambda x: 0.5 * x, shape=(256,), linear=linear)
+    prior = inverse.GaussianPrior(normal(256), torch.eye(256, dtype=F64), scale=0.5)
+    p = inverse.Posterior(
+        prior, half, normal(1, 256), inverse.GaussianNoise(0.1), shape=(256,), dtype=F64
+    )
+    assert REDDiff().derived(p)["lr"] == lr
+    auto, stated = (answers(p, 2, steps=3, lambda_=0.25, **o) for o in ({}, {"lr": lr}))
+    assert torch.equal(auto, stated)
 
 
 def test_without_a_prior_term_it_is_gradient_descent_on_the_misfit():

@@ -43,6 +43,7 @@ class SITCOM(inverse.Method):
         "v = argmin |y - A x0_hat(v)|^2 + lambda |v - x|^2 / (1 + s^2);  x' = x0_hat(v) + t z"
     )
     claim = "biased"
+    bias = inverse.Method.bias | {"excess": 2.0}  # fits y to sigma_y, however little it says
     needs = ("gaussian",)
 
     steps: inverse.Count = 20

@@ -41,6 +41,7 @@ class Baseline(inverse.Method):
     group = "baselines"
     reference = REFERENCE
     claim = "biased"
+    bias: ClassVar[dict[str, float]] = inverse.Method.bias | {"excess": 1.0}
     limit = {}
 
     total = 1
@@ -328,7 +329,7 @@ class DPS(GuidedDiffusion):
     name = "deepinv-dps"
     equation = "score + weight grad_x -|y - A(x0_hat(x))|"
     needs = ("image",)
-    bias: ClassVar[dict[str, float]] = {"marginal W2": 2.0, "unseen spread": 1.25}
+    bias: ClassVar[dict[str, float]] = Baseline.bias | {"marginal W2": 2.0}
     units = "it weighs |y - A x| as it is, without 1 / sigma_y"
 
     steps: inverse.Count = 1000

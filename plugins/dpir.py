@@ -47,6 +47,7 @@ class DPIR(inverse.Method):
     )
     equation = "x_k = prox_{-log p(y|.)}(z_{k-1}; sigma_k^2 / lambda);  z_k = x0_hat(x_k, sigma_k)"
     claim = "point estimate"
+    bias = inverse.Method.bias | {"excess": 1.0}  # where y says little
     needs = ("linear", "gaussian")
 
     steps: inverse.Count = 24

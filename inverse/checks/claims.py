@@ -47,8 +47,8 @@ LIMIT_FACTORS = (1.0, 2.0, 4.0, 8.0)
 PRIOR_MARGIN = 0.1
 """By how much a loss may exceed the prior's where y says little, for errors of the sampler."""
 
-LITTLE = 0.35
-"""Largest advantage of exact draws over the prior at which y says little."""
+LITTLE, MUCH = 0.35, 1.2
+"""Advantages of exact draws over the prior below which y says little, and not much."""
 
 ESTIMATE_SAMPLES = 40
 """Largest number of samples of a method that claims a point estimate."""
@@ -375,7 +375,7 @@ def _claim_failures(method: Method, case: Reference, measured: dict[str, Figure]
             f"{case.name}: {name} is {figure.value:.3g}, no better than ignoring the data, "
             f"{figure.prior:.3g}{allowed}"
         )
-    if claim == "point estimate" and _ignores_data(case, "mean", mean):
+    if claim == "point estimate" and _ignores_data(case, "mean", mean, excess):
         yield f"{case.name}: the estimate is no nearer to the posterior mean than the prior's mean"
 
 
@@ -395,12 +395,15 @@ def _bias_failures(
 def _ignores_data(case: Reference, name: str, figure: Figure, excess: float = 0.0) -> bool:
     """Whether a loss is that of the prior or more.
 
-    Where y says little, the loss may be larger by a margin, or by the excess that the method
-    states: there the prior is nearly exact, and every bias shows.
+    Where y says little the loss may be larger by a margin, for errors of the sampler, and where it
+    does not say much by the excess that the method states: there every bias shows.
     """
-    if figure.score is not None and figure.prior - figure.floor > LITTLE:
-        return figure.score >= 1
-    return figure.value > figure.prior + max(PRIOR_MARGIN, excess) + 5 * case.floors[name][1]
+    advantage, allowed = figure.prior - figure.floor, 0.0
+    if figure.score is None or advantage < LITTLE:
+        allowed = PRIOR_MARGIN + 5 * case.floors[name][1]
+    if figure.score is None or advantage < MUCH:
+        allowed = max(allowed, excess)
+    return figure.value >= figure.prior + allowed
 
 
 def _limit_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:

@@ -87,12 +87,13 @@ def judge(defect, claim="exact", **options):
 def test_an_exact_sampler_keeps_every_claim_and_scores_zero(claim):
     verdict = judge("none", claim)
     assert verdict.failures == []
+    few = claim == "point estimate"
     for measured in verdict.cases:
-        made = exact_cases.reference(measured.case, SAMPLES)
+        made = exact_cases.reference(measured.case, claims.ESTIMATE_SAMPLES if few else SAMPLES)
         assert [
             name for name, figure in measured.figures.items() if made.excess(name, figure.value) > 5
         ] == []
-        assert abs(measured.figures["W2"].score) < 0.02
+        assert abs(measured.figures["W2"].score) < (0.1 if few else 0.02)
     assert verdict.batch < 1e-9
     assert verdict.rotation[0] == pytest.approx(verdict.rotation[1], abs=1e-9)
 

@@ -219,9 +219,23 @@ def quantize(
         int, typer.Option(min=1, help="Number of draws from the prior for the calibration.")
     ] = 32,
     side: Side = None,
+    guided: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROBLEM:METHOD",
+            help="Calibrate on the inputs of a method that solves a problem's shipped images.",
+            show_default="draws from the prior",
+        ),
+    ] = None,
+    iterations: Annotated[
+        int,
+        typer.Option(min=0, help="Steps of the reconstruction of each block; 0 leaves it out."),
+    ] = 100,
     seed: Annotated[int, typer.Option(help="Random seed for the draws.")] = 0,
 ) -> None:
     """Quantize a prior to eight bits, half the size of half precision; the card notes how."""
+    import copy
+
     from inverse.io.files import check_writable
     from inverse.priors.cards import check_suffix
     from inverse.priors.loading import PriorCard, default_side, find_card, load_prior, save_prior
@@ -237,13 +251,32 @@ def quantize(
     card = PriorCard.read(path)
     _check_apart(card.weights(name, path), out)
     side = side or default_side(prior)
-    pairs = calibration_pairs(prior, samples, side, seed=seed) if inputs else None
+    if guided and not inputs:
+        raise OptionError("quantize: --guided calibrates the inputs; omit --no-inputs")
+    pairs = None
+    if guided:
+        pairs = _guided_pairs(prior, guided, samples, side, seed)
+    elif inputs:
+        pairs = calibration_pairs(prior, samples, side, seed=seed)
+    original = copy.deepcopy(prior)
     round_to_int8(prior, pairs)
+    if pairs is not None and iterations:
+        from inverse.priors.networks.reconstruction import reconstruct
+
+        reconstruct(prior, original, pairs, iterations)
     quantization = {
         "bits": 8,
         "of": card.name,
         "sha256": card.sha256,
-        "inputs": {"samples": samples, "side": side, "seed": seed} if inputs else {},
+        "inputs": {
+            "samples": samples,
+            "side": side,
+            "seed": seed,
+            "guided": guided or "",
+            "iterations": iterations,
+        }
+        if inputs
+        else {},
     }
     card_fields = {
         "units": card.units,
@@ -255,6 +288,16 @@ def quantize(
     saved = save_prior(prior, out, quantization=quantization, **card_fields)
     print(f"sha256 {saved.sha256}")
     print(out)
+
+
+def _guided_pairs(prior: Any, guided: str, samples: int, side: int, seed: int) -> Any:
+    from inverse.command.guided_pairs import guided_pairs
+    from inverse.registry.discovery import get_method, get_problem
+
+    problem, colon, method = guided.partition(":")
+    if not (problem and colon and method):
+        raise OptionError(f"quantize: --guided takes PROBLEM:METHOD, got '{guided}'")
+    return guided_pairs(prior, get_problem(problem), get_method(method), samples, side, seed)
 
 
 def _known_images(prior: Any, name: str, images: Path, training: list[Path]) -> list[str]:

@@ -374,7 +374,7 @@ def load_low_rank(card: PriorCard, weights: dict[str, Tensor]) -> LowRankPrior:
     )
 
 
-SINGLE_PRECISION = {"scale", "step", "zero"}
+SINGLE_PRECISION = {"scale", "step", "zero", "factors"}
 """Entries of a quantised layer's state that are stored in single precision."""
 
 

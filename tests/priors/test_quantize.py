@@ -18,11 +18,13 @@ from inverse.priors.networks.quantize import (
     Int8Conv,
     calibration_pairs,
     calibration_times,
+    equalising_factors,
     fit_range,
     fit_scale,
     quantize,
     rounded,
 )
+from inverse.priors.networks.reconstruction import reconstruct, units
 
 pytest_plugins = "cli_fixtures"
 
@@ -120,7 +122,7 @@ def test_a_quantised_prior_denoises_nearly_the_same(inputs):
 
 
 def test_the_command_writes_a_smaller_prior_that_loads_as_usual(command, tiny_prior, solve):
-    options = ("--out", "small.safetensors", "--samples", 4, "--side", 16)
+    options = ("--out", "small.safetensors", "--samples", 4, "--side", 16, "--iterations", 10)
     outcome = command("prior", "quantize", tiny_prior, *options)
     assert outcome.code == 0, outcome.err
     weights = load_file("small.safetensors")
@@ -157,3 +159,94 @@ def test_a_prior_never_overwrites_its_source(command, tiny_prior):
             "is the source itself; choose another file"
         )
     assert tiny_prior.read_bytes() == before
+
+
+# --- equalised channels, reconstructed blocks, guided calibration --------------------------------
+
+
+def test_factors_of_channels_leave_the_product_unchanged():
+    """conv(x) = (W c)(x / c); without rounding of inputs only the weights' rounding is left."""
+    conv = torch.nn.Conv2d(4, 6, 3, padding=1)
+    torch.nn.init.normal_(conv.weight, generator=inverse.seeded("weights"))
+    x = normal(2, 4, 8, 8).float() * torch.tensor([1.0, 30.0, 0.1, 5.0])[:, None, None]
+    factors = equalising_factors(x.transpose(0, 1).flatten(1), conv)
+    assert float(factors.log().mean()) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        layer, expected = Int8Conv(conv, 0, True, factors), conv(x)
+        error = (layer(x) - expected).square().mean() / expected.square().mean()
+    assert float(error) < 1e-4  # 8 bits: (1 / 127)^2 / 12 a weight, as large as 5e-6
+
+
+def test_equalised_channels_round_their_inputs_better():
+    """Channels of ranges from 0.1 to 30 share one step; the error of the output falls tenfold."""
+    conv = torch.nn.Conv2d(4, 6, 3, padding=1)
+    torch.nn.init.normal_(conv.weight, generator=inverse.seeded("weights"))
+    spread = torch.tensor([1.0, 30.0, 0.1, 5.0])[:, None, None]
+    x = normal(2, 4, 16, 16).float().abs() * spread
+    with torch.no_grad():
+        conv.weight.div_(spread[None, :, 0, 0, None, None])  # every channel matters equally
+        expected, errors = conv(x), {}
+        for name in ("one", "equalised"):
+            flat = x.transpose(0, 1).flatten(1)
+            factors = equalising_factors(flat, conv) if name == "equalised" else torch.ones(4)
+            layer = Int8Conv(conv, 0, True, factors)
+            step, zero = fit_range((flat / factors[:, None]).flatten())
+            layer.step.fill_(step)
+            layer.zero.fill_(zero)
+            errors[name] = float((layer(x) - expected).square().mean())
+    assert errors["equalised"] < 0.1 * errors["one"]
+
+
+def test_reconstruction_lowers_the_error_of_each_block_and_of_the_prior():
+    original = tiny_network()
+    pairs = calibration_pairs(original, 16, 16)
+    rough = quantize(tiny_network(), pairs)
+    for module in rough.network.modules():  # a scale that is wrong by a tenth can be recovered
+        if isinstance(module, Int8Conv):
+            module.scale.mul_(1.1)
+            module.packed = None
+
+    def error(prior):
+        with torch.no_grad():
+            return float((prior(*pairs) - original(*pairs)).square().mean())
+
+    before = error(rough)
+    report = reconstruct(rough, original, pairs, iterations=80, rate=5e-3)
+    assert [name for name, *_ in report] == units(rough.network)
+    assert all(after <= first for _, first, after in report)
+    assert error(rough) < 0.5 * before
+
+
+def test_blocks_are_reconstructed_in_the_order_of_evaluation():
+    network = quantize(tiny_network(), None).network
+    called: list[str] = []
+    for name in units(network):
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: called.append(name)
+        )
+    with torch.no_grad():
+        network(normal(1, 3, 16, 16).float(), torch.zeros(1))
+    assert called == units(network)
+
+
+def test_an_int8_file_without_factors_still_loads(tmp_path):
+    prior = quantize(tiny_network(), calibration_pairs(tiny_network(), 8, 16))
+    state = {k: v for k, v in prior.state_dict().items() if not k.endswith("factors")}
+    other = quantize(tiny_network(), None)
+    other.load_state_dict(state)
+    assert all(bool((m.factors == 1).all()) for m in other.modules() if isinstance(m, Int8Conv))
+
+
+def test_the_command_calibrates_on_a_guided_trajectory(command, tiny_prior):
+    given = ("prior", "quantize", tiny_prior, "--out", "own-int8.safetensors", "--samples", 4)
+    options = ("--side", 16, "--iterations", 2)
+    outcome = command(*given, *options, "--guided", "denoise:dpir")
+    assert outcome.code == 0, outcome.err
+    card = PriorCard.read("own-int8.safetensors")
+    assert card.quantization["inputs"]["guided"] == "denoise:dpir"
+    assert torch.isfinite(load_prior("own-int8.safetensors")(*calibration_pairs(
+        tiny_network(), 2, 16
+    ))).all()  # fmt: skip
+    command(*given, *options, "--guided", "denoise").refused("takes PROBLEM:METHOD")
+    command(*given, *options, "--guided", "a:b", "--no-inputs").refused("omit --no-inputs")
+    command(*given, *options, "--guided", "denoise:tikhonov").refused("evaluates the prior 0 times")

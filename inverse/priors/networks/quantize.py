@@ -3,14 +3,18 @@
     Q(x) = s (clip(round(x / s) + z, 0, 2^b - 1) - z)
 
 Weights are rounded symmetrically, with a scale s for each output channel. Inputs have a scale s and
-a zero point z for each convolution. A scale is the fraction of the full range with the least
-|x - Q(x)|^2.4 (`fit_scale`). Inputs are calibrated on pairs (x, sigma) of the full-precision
-reverse process at times t ~ N(0.4 T, (0.4 T)^2), truncated to [0, T]: mostly at low noise, as
-published. The image and the inputs of transposed convolutions and linear maps are not rounded.
+a zero point z for each convolution, after a division of each input channel by its own factor c_j,
+which multiplies the weights of that channel (`equalising_factors`). A scale is the fraction of the
+full range with the least |x - Q(x)|^2.4 (`fit_scale`). Inputs are calibrated on pairs (x, sigma) of
+the full-precision reverse process at times t ~ N(0.4 T, (0.4 T)^2), truncated to [0, T]: mostly at
+low noise, as published. The image and the inputs of transposed convolutions and linear maps are not
+rounded.
 
 Source: Shang et al., Post-training Quantization on Diffusion Models, CVPR 2023,
 https://arxiv.org/abs/2211.15736. Their T is the number of DDPM steps; this module uses log sigma
-between the prior's limits as time. They also refine the rounding block by block.
+between the prior's limits as time. `reconstruction` fits the blocks afterwards, as they do. The
+factors of the channels are those of Xiao et al., SmoothQuant, ICML 2023,
+https://arxiv.org/abs/2211.10438.
 """
 
 from __future__ import annotations
@@ -124,14 +128,34 @@ class Int8Conv(Int8):
 
     step: Tensor
     zero: Tensor
+    factors: Tensor
 
-    def __init__(self, conv: nn.Conv2d, axis: int, fit: bool):
+    def __init__(self, conv: nn.Conv2d, axis: int, fit: bool, factors: Tensor | None = None):
+        if factors is not None:
+            equalised = nn.utils.skip_init(
+                nn.Conv2d, *conv.weight.shape[1::-1], conv.kernel_size, conv.stride, conv.padding
+            )
+            equalised.load_state_dict(
+                {"weight": conv.weight * factors[None, :, None, None], "bias": conv.bias}
+            )
+            conv = equalised
         super().__init__(conv, axis, fit)
+        self.register_buffer("factors", torch.ones(1) if factors is None else factors.clone())
         self.stride: list[int] = [int(n) for n in conv.stride]
         self.padding: list[int] = [int(n) for n in conv.padding]
         self.packed: Tensor | None = None
         self.register_buffer("step", torch.zeros(()))
         self.register_buffer("zero", torch.zeros(()))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # files of earlier versions have no factors
+        factors = state.setdefault(f"{prefix}factors", torch.ones(1))
+        self.factors = torch.ones(factors.shape).to(self.factors)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def divided(self, x: Tensor) -> Tensor:
+        """x with each channel over its factor."""
+        return x if len(self.factors) == 1 else x / self.factors.to(x)[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         step, zero = float(self.step), int(self.zero)
@@ -139,6 +163,7 @@ class Int8Conv(Int8):
         supported = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
         if step > 0 and supported and not differentiated and sums_integers_exactly():
             return self.integers(x, step, zero)
+        x = self.divided(x)
         if step > 0:
             x = x + (step * ((x / step).round() + zero).clamp(0, 255).sub(zero) - x).detach()
         return F.conv2d(x, self.dequantized(x), self.bias.to(x), self.stride, self.padding)
@@ -151,7 +176,14 @@ class Int8Conv(Int8):
         if self.packed is None:
             weight = self.weight.contiguous()
             self.packed = onednn.qconv_prepack(weight, scale, step, zero, *geometry, None)
-        q = (x.float() * (1 / step)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+        grid = 1 / (step * self.factors.to(x.device, torch.float32))
+        q = (
+            (x.float() * (grid if len(grid) == 1 else grid[:, None, None]))
+            .round_()
+            .add_(zero)
+            .clamp_(0, 255)
+            .to(torch.uint8)
+        )
         zero_points = torch.zeros(len(scale), dtype=torch.int64)
         weights = (self.packed, scale, zero_points, self.bias.float())
         output: tuple[Any, ...] = (1.0, 0, x.dtype, "none", [], "")
@@ -186,19 +218,23 @@ INT8_LAYERS: dict[type, tuple[Any, int]] = {
 """The int8 layer of each float layer, and the dimension of the output channels in its weight."""
 
 
-def replace_with_int8(network: nn.Module, fit: bool = True) -> nn.Module:
+def replace_with_int8(
+    network: nn.Module, fit: bool = True, factors: dict[str, Tensor] | None = None
+) -> nn.Module:
     """Replace convolutions, transposed convolutions and linear maps by int8 layers, in place.
 
     Weights are rounded; inputs are rounded after calibration.
 
     Args:
         fit: whether to fit the scales; otherwise they are 1 until loaded.
+        factors: of the input channels of convolutions, by name; see `equalising_factors`.
     """
     for name, layer in list(network.named_modules()):
         if type(layer) in INT8_LAYERS:
             int8_layer, axis = INT8_LAYERS[type(layer)]
             parent, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(parent), leaf, int8_layer(layer, axis, fit))
+            known = {"factors": factors[name]} if factors and name in factors else {}
+            setattr(network.get_submodule(parent), leaf, int8_layer(layer, axis, fit, **known))
     return network
 
 
@@ -271,6 +307,7 @@ def quantize(
     """
     check_quantizable(prior)
     inputs_of: dict[str, list[Tensor]] = {}
+    factors: dict[str, Tensor] = {}
     if pairs is not None:
         convolutions = [
             (name, m)
@@ -286,21 +323,40 @@ def quantize(
                 prior(x, sigma)
         for hook in hooks:
             hook.remove()
-    replace_with_int8(prior.network)
+        for name, conv in convolutions:
+            factors[name] = equalising_factors(torch.cat(inputs_of[name], 1), conv)
+    replace_with_int8(prior.network, factors=factors)
     for name, inputs in inputs_of.items():
         layer: Any = prior.network.get_submodule(name)
-        step, zero = fit_range(torch.cat(inputs))
+        step, zero = fit_range((torch.cat(inputs, 1) / factors[name][:, None]).flatten())
         layer.step.fill_(step)
         layer.zero.fill_(zero)
     return prior
 
 
+STRENGTH = 0.75
+"""Exponent of the inputs' range in a channel's factor; 1 makes the ranges of all channels equal."""
+
+
+def equalising_factors(x: Tensor, conv: nn.Conv2d, strength: float = STRENGTH) -> Tensor:
+    """Factors c_j = range(x_j)^strength / range(W_j)^(1 - strength), of geometric mean 1: (C,).
+
+    Args:
+        x: inputs of the convolution (C, n).
+        strength: how much of the spread of the ranges moves from inputs to weights.
+    """
+    inputs = x.abs().amax(1).clamp_min(1e-6)
+    weights = conv.weight.detach().float().abs().amax((0, 2, 3)).clamp_min(1e-6)
+    log = strength * inputs.log() - (1 - strength) * weights.log()
+    return (log - log.mean()).exp()
+
+
 def _subsample(kept: list[Tensor], count: int) -> Any:
-    """A hook that appends evenly spaced input values of a layer to `kept`."""
+    """A hook that appends evenly spaced pixels of a layer's inputs (C, n) to `kept`."""
 
     def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].flatten()
+        x = inputs[0].transpose(0, 1).flatten(1)
         stride = max(1, x.numel() * count // (CALIBRATION_INPUTS * len(inputs[0])))
-        kept.append(x[::stride].clone())
+        kept.append(x[:, ::stride].clone())
 
     return hook

@@ -156,7 +156,7 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Weights (.safetensors, .pt, .pth, .ckpt, .bin, .tar) or a folder saved by "
+            help="Weights (.safetensors, .pt, .pth, .ckpt, .bin, .tar, .pkl) or a folder saved by "
             "diffusers."
         ),
     ],

@@ -394,7 +394,7 @@ def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(9)
     pickled = head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
-    if pickled or path.suffix in (*PICKLES, ".pkl"):
+    if pickled or path.suffix in PICKLES:
         command = f"inverse prior convert {path} --network CONFIG.json --out NAME.safetensors"
         raise PriorError(
             f"prior weights {path}: a pickle can run code when it is read; "

@@ -1,7 +1,7 @@
 """State dicts on disk, from safetensors or through torch's restricted reader of pickles.
 
 The restricted reader creates tensors and containers and runs no code; a pickle that needs more is
-refused.
+refused. A `.pkl` file of a whole network (EDM, EDM2) is read for its tensors alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from inverse.errors import PriorError
+from inverse.priors.foreign.persistent_pickles import read_persistent
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".pkl")
 AVERAGED = ("ema", "ema_model", "model_ema", "params_ema", "state_dict_ema")
 """Entries of checkpoints with averaged weights, which are preferred to those of the last step."""
 
@@ -36,6 +37,8 @@ def read_tensors(path: Path, key: str | None = None, label: str = "convert") -> 
     from safetensors.torch import load_file
 
     check_weights(path, label)
+    if path.suffix == ".pkl":
+        return read_persistent(path, label)
     read_pickle = partial(torch.load, map_location="cpu", weights_only=True)
     try:
         with warnings.catch_warnings():

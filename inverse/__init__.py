@@ -52,6 +52,7 @@ MODULES = {
     "solve": "engine",
     "Interrupted": "engine",
     "fit_operator": "operator_fit",
+    "compare": "evidence",
     "diagnose": "checks.calibration",
     "verify": "checks.claims",
     "hookimpl": "registry.hooks",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from inverse.checks.claims import verify
     from inverse.deepinv_reconstructors import as_reconstructor, from_reconstructor
     from inverse.engine import Interrupted, solve
+    from inverse.evidence import compare
     from inverse.execution import CG, Execution
     from inverse.io.images import read_image, read_mask
     from inverse.measurement.modalities import stack, stacked_noise

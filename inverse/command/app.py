@@ -22,7 +22,7 @@ from inverse import __version__
 from inverse.arena import commands as arena
 from inverse.command import prior as prior_command
 from inverse.command.mask_like import mask_like
-from inverse.command.request import DiagnosisRequest, Request, options_from
+from inverse.command.request import ComparisonRequest, DiagnosisRequest, Request, options_from
 from inverse.errors import InverseError, OptionError, is_out_of_memory
 from inverse.io.command_line import (
     MethodOptions,
@@ -184,6 +184,16 @@ def diagnose(request: DiagnosisRequest) -> None:
     registry(request.plugin)
     if not run(request).calibrated:
         raise typer.Exit(1)
+
+
+@app.command()
+@options_from(ComparisonRequest)
+def compare(request: ComparisonRequest) -> None:
+    """Weigh values of options, or priors, by how well they explain a measurement: log p(y)."""
+    from inverse.command.compare import run
+
+    registry(request.plugin)
+    run(request)
 
 
 @app.command()

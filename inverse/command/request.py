@@ -1,4 +1,4 @@
-"""The requests of `inverse solve` and `inverse diagnose`: every option, declared once.
+"""The requests of `inverse solve`, `diagnose` and `compare`: every option, declared once.
 
 Nothing in this module imports torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -218,6 +219,66 @@ class DiagnosisRequest(_ProblemOptions):
         bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
     ] = False
     plugin: PluginFiles = field(default_factory=list)
+
+    @property
+    def method_options(self) -> dict[str, str]:
+        """The options of the method by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return assignments(self.method_option, "--set")
+
+
+@dataclass(frozen=True)
+class ComparisonRequest(_ProblemOptions):
+    """What the user asks of `inverse compare`; a field is an option, as in `Request`."""
+
+    problem: ProblemName = default("compare", "problem")
+    method: MethodName = default("compare", "method")
+    measurement: Annotated[
+        Path | None,
+        typer.Option(
+            "--restore",
+            "--measurement",
+            help="Your measurement; without one, a shipped example is measured under the first "
+            "candidate.",
+            show_default=False,
+        ),
+    ] = None
+    problem_option: ProblemOptions = field(default_factory=list)
+    method_option: MethodOptions = field(default_factory=list)
+    prior: PriorName = None
+    samples: Annotated[int, typer.Option(help="Samples for each candidate and repetition.")] = 8
+    repetitions: Annotated[
+        int, typer.Option(help="Independent estimates of each log p(y); their scatter is shown.")
+    ] = 4
+    seed: Annotated[int, typer.Option(help="Random seed of the measurement and the method.")] = 0
+    device: Device = "cpu"
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32"
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("out")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record as JSON instead of a table.")
+    ] = False
+    plugin: PluginFiles = field(default_factory=list)
+
+    @property
+    def candidates(self) -> list[tuple[str, dict[str, str], str | None]]:
+        """Name, options of the problem and prior of every candidate.
+
+        An option or a prior of several values, separated by commas, makes a candidate of each.
+        """
+        choices: list[tuple[str, list[str]]] = [
+            (name, value.split(",")) for name, value in self.problem_options.items()
+        ]
+        if self.prior is not None:
+            choices.append(("prior", self.prior.split(",")))
+        several = [name for name, values in choices if len(values) > 1]
+        found = []
+        for values in itertools.product(*(values for _, values in choices)):
+            chosen = dict(zip((name for name, _ in choices), values, strict=True))
+            label = " ".join(f"{name}={chosen[name]}" for name in several)
+            found.append((label, chosen, chosen.pop("prior", None)))
+        return found
 
     @property
     def method_options(self) -> dict[str, str]:

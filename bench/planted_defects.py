@@ -21,8 +21,10 @@ from output import command_line, in_results, insert_tables, markdown_table, writ
 from torch import Tensor
 
 import inverse
+import inverse.engine
 from inverse.checks.calibration import diagnose
 from inverse.checks.claims import verify
+from inverse.checks.exact_cases import all_cases
 from inverse.measurement.noise import GaussianNoise
 from inverse.method import Method, Weighted
 from inverse.particles.cloud import CloudGenerators, ParticleMethod
@@ -49,6 +51,9 @@ RULES = {
     "daps inner=exact": ("daps", {"inner": "exact"}),
     "ddnm-plus rule=paper": ("ddnm-plus", {"rule": "paper"}),
 }
+FIRST = ("random", "bimodal")
+"""Cases of `verify` that run first; the others run if they find nothing."""
+
 LOW_NOISE = 0.1
 """Level (model units) below which the sign of the guidance is swapped."""
 
@@ -186,7 +191,10 @@ def in_one_mode(groups: Tensor, law: MixturePrior) -> Tensor:
 def outcome(method: Method, defect: str, seed: int) -> dict[str, Any]:
     """What `verify` and `diagnose` say about a method."""
     torch.set_num_threads(1)
-    verdict = verify(method, seed=seed)
+    verdict = verify(method, seed=seed, cases=FIRST)
+    if not verdict.failures:  # the other cases of the default
+        rest = [case.name for case in all_cases() if not case.thorough and case.name not in FIRST]
+        verdict = verify(method, seed=seed, cases=rest)
     problem = (
         inverse.get_problem("bimodal")
         if defect == "a mode lost"
@@ -196,23 +204,29 @@ def outcome(method: Method, defect: str, seed: int) -> dict[str, Any]:
     return {"verify": verdict.failures, "diagnose": list(found.report.objections)}
 
 
-def stored(folder: Path, name: str, method: Method, defect: str, seed: int) -> dict[str, Any]:
-    """The outcome, from its file if it is there."""
-    path = folder / f"{name.replace('^', '').replace(' ', '-')}-{seed}.json"
-    if not path.exists():
-        write_json(path, outcome(method, defect, seed))
-        print(name, path.read_text(), flush=True)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+REASONS = {
+    "correlated": "independence",
+    "other images": "batch",
+    "rotated": "adjoint",
+    "converges with order": "order",
+    "follows a change": "response",
+    "rises": "limit",
+    "does not fall": "limit",
+}
+"""Words of a failure of `verify`, and the rule."""
 
 
-def cell(found: dict[str, Any]) -> str:
-    """How many findings each check has, first that of `verify`."""
-    return f"{words(found['verify'])}; {words(found['diagnose'])}"
+def found_by_verify(findings: list[str]) -> str:
+    """The rules or the cases that object; at most three."""
+    rules = [
+        next((rule for words, rule in REASONS.items() if words in f), f.split(":")[0])
+        for f in findings
+    ]
+    return ", ".join(list(dict.fromkeys(rules))[:3]) or "**no**"
 
 
-def words(findings: list[str]) -> str:
-    return f"yes ({len(findings)})" if findings else "**no**"
+def found_by_diagnose(findings: list[str]) -> str:
+    return f"{len(findings)} checks" if findings else "**no**"
 
 
 def main() -> None:
@@ -220,50 +234,59 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=BASES)
     parser.add_argument("--controls", type=int, default=5, help="seeds of each base")
     parser.add_argument("--store", type=Path, default=Path("out/planted"))
+    parser.add_argument("--stored", action="store_true", help="show the stored results only")
     parser.add_argument("--write", help="page (without .md) into which to insert the table")
     arguments = parser.parse_args()
-    records: dict[str, Any] = {"command": command_line(), "defects": {}, "controls": {}}
-    rows = []
-    for base in arguments.bases:
-        for seed in range(arguments.controls):
-            records["controls"][f"{base}, seed {seed}"] = stored(
-                arguments.store, base, inverse.get_method(base), "", seed
-            )
-    for name, (method, options) in RULES.items():
-        records["defects"][name] = stored(
-            arguments.store, name, inverse.get_method(method, **options), "", 0
-        )
-    for defect in DEFECTS:
-        row = []
-        for base in arguments.bases:
-            cls = type(inverse.get_method(base))
-            name = f"{base}, {defect}"
-            found = stored(arguments.store, name, planted(cls, defect), defect, 0)
-            records["defects"][name] = found
-            row += [words(found["verify"]), words(found["diagnose"])]
-        rows.append([defect, *row])
-    heads = ["defect", *(f"`{b}`, {check}" for b in arguments.bases for check in CHECKS)]
-    for name in RULES:
-        found = records["defects"][name]
-        blank = [""] * (len(heads) - 3)
-        rows.append([f"`{name}`", words(found["verify"]), words(found["diagnose"]), *blank])
-    alarms = [
-        sum(
-            bool(found[check])
-            for name, found in records["controls"].items()
-            if name.startswith(f"{base},")
-        )
+    planned: list[tuple[str, Method, str, int]] = [
+        (f"{base}, {defect}", planted(type(inverse.get_method(base)), defect), defect, 0)
         for base in arguments.bases
-        for check in CHECKS
+        for defect in DEFECTS
     ]
-    rows.append(
-        ["none: alarms in as many controls", *(f"{n} of {arguments.controls}" for n in alarms)]
-    )
-    text = markdown_table(heads, rows)
+    planned[len(DEFECTS) : len(DEFECTS)] = [
+        (rule, inverse.get_method(name, **options), "", 0)
+        for rule, (name, options) in RULES.items()
+    ]
+    planned += [
+        (f"{base}, control {seed}", inverse.get_method(base), "", seed)
+        for seed in range(arguments.controls)
+        for base in arguments.bases
+    ]
+    results: dict[str, dict[str, list[str]]] = {}
+    for name, method, defect, seed in planned:
+        path = arguments.store / f"{name.replace('^', '').replace(' ', '-')}.json"
+        if not path.exists() and not arguments.stored:
+            write_json(path, outcome(method, defect, seed))
+        if path.exists():
+            results[name] = json.loads(path.read_text())
+            print(name, results[name], flush=True)
+    text = table(results, arguments.bases)
     print(text)
     if arguments.write:
         insert_tables(Path(f"{arguments.write}.md"), text)
-        write_json(in_results(Path(f"{arguments.write}.json")), records)
+        record = {"command": command_line(), "versions": inverse.engine.versions()}
+        write_json(in_results(Path(f"{arguments.write}.json")), record | {"results": results})
+
+
+def table(results: dict[str, dict[str, list[str]]], bases: list[str]) -> str:
+    """What finds each defect; a dash where it was not run."""
+
+    def cells(name: str) -> list[str]:
+        if name not in results:
+            return ["-", "-"]
+        found = results[name]
+        return [found_by_verify(found["verify"]), found_by_diagnose(found["diagnose"])]
+
+    heads = ["defect", *(f"`{base}`, {check}" for base in bases for check in CHECKS)]
+    rows = [
+        [defect, *(cell for base in bases for cell in cells(f"{base}, {defect}"))]
+        for defect in DEFECTS
+    ]
+    rows += [[f"`{rule}` itself", *cells(rule), *[""] * (len(heads) - 3)] for rule in RULES]
+    alarms = []
+    for base in bases:
+        controls = [r for name, r in results.items() if name.startswith(f"{base}, control")]
+        alarms += [f"{sum(bool(r[c]) for r in controls)} of {len(controls)}" for c in CHECKS]
+    return markdown_table(heads, [*rows, ["none (controls)", *alarms]])
 
 
 CHECKS = ("verify", "diagnose")

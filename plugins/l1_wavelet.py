@@ -64,7 +64,7 @@ class L1Wavelet(inverse.Method):
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
-        prior, step = posterior.prior, 1 / posterior.norm_squared
+        prior, step = posterior.prior, 1 / posterior.norm**2
         threshold = step * self._lambda(posterior) * prior.scale
         x = prior.encode(posterior.zeros())
         black, z, momentum = x, x, 1.0

@@ -29,7 +29,7 @@ class ZeroFilled(inverse.Method):
     ) -> Iterator[Tensor]:
         prior = posterior.prior
         black = prior.encode(posterior.zeros())
-        step = posterior.A_adjoint(posterior.residual(black)) / posterior.norm_squared
+        step = posterior.A_adjoint(posterior.residual(black)) / posterior.norm**2
         yield black + step
 
 

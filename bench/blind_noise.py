@@ -19,6 +19,7 @@ from options import new_parser
 from output import command_line, write_json
 
 import inverse
+from inverse.errors import InputError
 from inverse.io.image_sets import load_images
 from inverse.measurement.operators import fft_blur, motion_kernel
 from inverse_problems.deblur.kernel_estimation import estimate_kernel
@@ -46,7 +47,7 @@ def main() -> None:
         y = clean + NOISE * noise
         try:
             estimate = estimate_kernel(y[0])
-        except inverse.InputError as refusal:
+        except InputError as refusal:
             print(f"picture {index} is refused: {refusal}", flush=True)
             continue
         row = {"blurred": aligned_psnr(y[0], inner), "sharp": estimate.sharp}

@@ -192,7 +192,7 @@ class Result:
                     options = compression if value.ndim else {}
                     file.create_dataset(name, data=value.numpy(), **options)
             file.attrs["format"] = FORMAT
-            file.attrs["cost"] = strict_json(asdict(self.cost))
+            file.attrs["cost"] = json.dumps(asdict(self.cost), allow_nan=False)
             file.attrs["seconds"] = self.seconds
             file.attrs["interrupted"] = self.interrupted
             file.attrs["provenance"] = strict_json(self.provenance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from inverse.errors import OptionError, PriorError
 from inverse.io.devices import check_device
 from inverse.priors.analytic import FieldLaw, LowRankPrior
-from inverse.priors.card_schema import Fields, Length, Number
+from inverse.priors.card_schema import Fields, Length, Number, Width
 from inverse.priors.cards import Card, check_size, weights_mismatch
 from inverse.priors.catalogue import read_catalogue
 from inverse.priors.networks.corrected import CorrectedPrior
@@ -73,6 +73,27 @@ class FieldDomain:
     longitudes: tuple[Annotated[float, Range(-360, 720)], ...] = ()
 
 
+@dataclass(frozen=True)
+class DiffusersUNet:
+    """Entries of a diffusers network's config that are read here.
+
+    Args:
+        in_channels: of a sample.
+        sample_size: its side, or height and width (pixels); None for any.
+    """
+
+    in_channels: Width = 3
+    sample_size: Length | tuple[Length, Length] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineFields:
+    """The entry `pipeline` of a card: the configs of a diffusers network and its scheduler."""
+
+    unet: Annotated[dict[str, Any], Fields(DiffusersUNet, others=True)]
+    scheduler: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PriorCard(Card):
     """The description of a trained prior.
@@ -116,7 +137,7 @@ class PriorCard(Card):
     power_law: Annotated[dict[str, list], Fields(PowerLaw)] = field(default_factory=dict)
     law: Annotated[dict[str, Any], Fields(LawFields, others=True)] = field(default_factory=dict)
     extra: Annotated[dict[str, Any], Fields(FieldDomain, others=True)] = field(default_factory=dict)
-    pipeline: dict[str, Any] = field(default_factory=dict)
+    pipeline: Annotated[dict[str, Any], Fields(PipelineFields)] = field(default_factory=dict)
     foreign: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
 
@@ -145,7 +166,7 @@ class PriorCard(Card):
             unet = self.pipeline["unet"]
             side = unet.get("sample_size") or "any"
             sides = side if isinstance(side, list) else (side, side)
-            lengths = (unet["in_channels"], *sides)
+            lengths = (unet.get("in_channels", 3), *sides)
         elif self.foreign:
             side = self.foreign.get("side", "any")
             lengths = (self.foreign.get("channels", 3), side, side)

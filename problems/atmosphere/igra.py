@@ -188,7 +188,7 @@ def _sounding(
 def _time(header: str) -> np.datetime64:
     year, month, day, hour = (int(header[a:b]) for a, b in ((13, 17), (18, 20), (21, 23), (24, 26)))
     return (
-        np.datetime64("NaT")
+        np.datetime64("NaT", "h")
         if hour == 99
         else np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}", "h")
     )

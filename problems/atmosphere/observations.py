@@ -99,7 +99,7 @@ def observations(
     columns = list(zip(*rows, strict=True)) or [()] * 7
     dtypes: list[Any] = [object, float, float, object, object, float, float]
     arrays = [np.array(column, dtype=dtype) for column, dtype in zip(columns, dtypes, strict=True)]
-    unknown = [np.datetime64("NaT")] * len(rows)
+    unknown = [np.datetime64("NaT", "m")] * len(rows)
     time = np.array(unknown if times is None else times, dtype="datetime64[m]")
     hour = np.array([0] * len(rows) if hours is None else hours, dtype=np.int64)
     return Observations(*(*arrays, time, hour))

@@ -60,9 +60,12 @@ def within(seconds: int) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again, should a callback swallow the first
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except TooLong:
         pass
     finally:

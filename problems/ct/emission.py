@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import inverse
-from inverse.errors import InputError, OptionError
+from inverse.errors import InputError
 from inverse.io.arrays import read_named
-from inverse_problems.ct.circle import InCircle
 from inverse_problems.ct.filtering import filtered_backprojection
 from inverse_problems.ct.geometry import Geometry, circle_mask
 from inverse_problems.ct.projector import Projector
 from inverse_problems.ct.scan import view_axis
 from inverse_problems.ct.scan_files import checked, read_array, read_projections, read_theta
-
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of a measured slice, and the intensity that it gets where scale is not stated."""
+from inverse_problems.ct.slices import BRIGHTEST, SliceProblem, brightness
 
 WATER = 0.096 * 0.3
 """Attenuation of water at 511 keV per simulated pixel of 3 mm (Hubbell, Seltzer, NIST 1995)."""
 
 
 @dataclass(frozen=True)
-class PET(inverse.ImageProblem):
+class PET(SliceProblem):
     """Emission tomography of one slice: y ~ Poisson(scale a P x + background), counts.
 
     P holds line integrals (pixels), as in `ct`, and a is the part of the photon pairs that leaves
@@ -58,8 +54,7 @@ class PET(inverse.ImageProblem):
     name = "pet"
     summary = "emission tomography: Poisson counts, attenuation, randoms and scatter"
     reference = "Shepp, Vardi, Maximum Likelihood Reconstruction for Emission Tomography, TMI 1982"
-    prior = "mri-96"
-    measured_role: ClassVar[Literal["picture", "numbers"]] = "numbers"
+    kind = "PET"
 
     likelihood: Literal["gaussian", "poisson"] = "gaussian"
     views: Annotated[int, inverse.Range(1, 10**5)] = 60
@@ -79,12 +74,7 @@ class PET(inverse.ImageProblem):
 
         Raises: OptionError if the slice is not grey or not square.
         """
-        if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2]:
-            raise OptionError(
-                f"pet: a slice is grey and square, (1, N, N), got {tuple(shape)}; "
-                "use a grey prior, e.g. --prior mri-96, and a square slice"
-            )
-        size = shape[1]
+        size = self.side(shape)
         theta = math.pi * np.arange(self.views) / self.views
         projector = _projector(theta.tobytes(), size, size // 2, size)
         water = torch.from_numpy(circle_mask(size))[None, None] * WATER * 96 / size
@@ -131,47 +121,9 @@ class PET(inverse.ImageProblem):
         counts = posterior.y[0].cpu().double() + self.scan(posterior.shape).background
         return posterior.replaced(noise=inverse.GaussianNoise(counts.clamp_min(1).sqrt()))
 
-    def resolve_prior(
-        self,
-        prior: inverse.Prior | str | Path | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> inverse.Prior:
-        """As `Problem.resolve_prior`; nothing is active outside the circle, see `InCircle`."""
-        found = super().resolve_prior(prior, device, dtype)
-        return found if isinstance(found, InCircle) or len(found.shape) != 3 else InCircle(found)
-
-    def prior_notes(self, prior: inverse.Prior) -> list[str]:
-        """That no prior of activity ships."""
-        name = getattr(prior, "name", type(prior).__name__)
-        if name != self.prior:
-            return []
-        return [
-            f"no prior of PET slices ships; {name} is a prior of brain MRI and may invent what "
-            "belongs there; not for diagnosis"
-        ]
-
-    def prepare(self, truth: Tensor) -> Tensor:
-        """The central square of a truth (..., H, W), without activity outside the circle."""
-        side = min(truth.shape[-2:])
-        top, left = ((n - side) // 2 for n in truth.shape[-2:])
-        square = truth[..., top : top + side, left : left + side]
-        inside = torch.from_numpy(circle_mask(side)).to(square.device)
-        return torch.where(inside, square, 0.0)
-
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the slice, (1, N, N)."""
         return (1, y_shape[-1], y_shape[-1])
-
-    def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:
-        """A slice of an average brain, as a stand-in; no PET slice ships."""
-        images = Path(str(importlib.resources.files("inverse_data"))) / "images"
-        return [images / "mri-96" / "slice.png"]
-
-    def truths(self) -> list[Tensor]:
-        """The shipped slice, (1, 96, 96), intensities."""
-        read = (inverse.read_image(path, channels=1).pixels for path in self.pictures())
-        return [self.prepare(image) for image in read]
 
     def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
         """The filtered back-projection of counts, corrected for background and attenuation."""
@@ -214,13 +166,14 @@ class PET(inverse.ImageProblem):
         projector = _projector(angles.tobytes(), detectors, detectors // 2, detectors)
         trues = (counts - known) / loss.clamp_min(1e-3)
         first = filtered_backprojection(trues[None], projector.geometry, "hann")[0, 0]
-        bright = float(np.percentile(first[torch.from_numpy(circle_mask(detectors))], BRIGHT))
+        bright = brightness(first, circle_mask(detectors))
         if self.scale is None and bright <= 0:
             raise InputError(f"{file}: the counts do not exceed the background")
         scale = self.scale or float(f"{bright / BRIGHTEST:.3g}")
         notes.append(f"intensity 1 is {scale:g} counts per pixel and line; scale=... states it")
         emission = Emission(projector, loss, known, scale)
-        posed = MeasuredPET(**vars(self) | {"emission_": emission, "scale": scale})
+        own: dict[str, Any] = vars(self) | {"emission_": emission, "scale": scale}
+        posed = MeasuredPET(**own)
         y = counts if self.likelihood == "poisson" else counts - known
         return posed, y.float(), notes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.io.stacks import write_tiff
 from inverse_problems.ct.center import estimated_center
-from inverse_problems.ct.circle import InCircle
 from inverse_problems.ct.filtering import filtered_backprojection
 from inverse_problems.ct.geometry import Geometry
 from inverse_problems.ct.projector import Projector, counts_operator, integrals_operator
@@ -29,9 +27,7 @@ from inverse_problems.ct.scan_files import (
     read_projections,
     read_theta,
 )
-
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of a measured slice, and the intensity that it gets where mu is not stated."""
+from inverse_problems.ct.slices import BRIGHTEST, SliceProblem, brightness
 
 PICTURE = (0.3, 1.3)
 """Values of that percentile that a picture in [0, 1] has, whose mu is 1."""
@@ -44,7 +40,7 @@ OPAQUE = 4.0
 
 
 @dataclass(frozen=True)
-class CT(inverse.ImageProblem):
+class CT(SliceProblem):
     """Computed tomography of one slice: y = mu P x + noise, P the line integrals (pixels).
 
     P is that of `skimage.transform.radon`: sinograms of scikit-image are measurements as they are.
@@ -90,8 +86,7 @@ class CT(inverse.ImageProblem):
     name = "ct"
     summary = "computed tomography: sparse views, limited arcs, parallel and fan beams, counts"
     reference = "Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988"
-    prior = "mri-96"
-    measured_role: ClassVar[Literal["picture", "numbers"]] = "numbers"
+    kind = "CT"
     exports: ClassVar[tuple[str, ...]] = (
         "reconstruction.png",
         "panel.png",
@@ -135,6 +130,11 @@ class CT(inverse.ImageProblem):
                 "ct: source and screen belong to a fan beam, got beam=parallel; state beam=fan"
             )
 
+    @property
+    def in_circle(self) -> bool:
+        """Whether the slice is air outside the circle that every view sees."""
+        return self.circle
+
     # --- the scan -------------------------------------------------------------------------------
 
     def geometry(self, shape: tuple[int, ...]) -> Geometry:
@@ -142,12 +142,7 @@ class CT(inverse.ImageProblem):
 
         Raises: OptionError if the slice is not grey or not square.
         """
-        if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2]:
-            raise OptionError(
-                f"ct: a slice is grey and square, (1, N, N), got {tuple(shape)}; "
-                "use a grey prior, e.g. --prior mri-96, and a square slice"
-            )
-        size = shape[1]
+        size = self.side(shape)
         return self._beam(self._angles(self.views or 30), size, size, self.center)
 
     def _angles(self, views: int) -> np.ndarray:
@@ -234,52 +229,10 @@ class CT(inverse.ImageProblem):
         """Standard deviation of the line integrals y of counts: (1, views, detectors) -> same."""
         return (y.exp() / self.photons + self.sigma_model**2).sqrt()
 
-    def resolve_prior(
-        self,
-        prior: inverse.Prior | str | Path | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> inverse.Prior:
-        """As `Problem.resolve_prior`; the slice is air outside the circle, see `InCircle`."""
-        found = super().resolve_prior(prior, device, dtype)
-        if not self.circle or isinstance(found, InCircle) or len(found.shape) != 3:
-            return found
-        return InCircle(found)
-
-    def prior_notes(self, prior: inverse.Prior) -> list[str]:
-        """That no prior of CT slices ships."""
-        name = getattr(prior, "name", type(prior).__name__)
-        if name != self.prior:
-            return []
-        return [
-            f"no prior of CT slices ships; {name} is a prior of brain MRI and may invent what "
-            "belongs there; not for diagnosis"
-        ]
-
-    def prepare(self, truth: Tensor) -> Tensor:
-        """The central square of a truth (..., H, W), with air outside the circle."""
-        side = min(truth.shape[-2:])
-        top, left = ((n - side) // 2 for n in truth.shape[-2:])
-        square = truth[..., top : top + side, left : left + side]
-        if not self.circle:
-            return square
-        inside = torch.from_numpy(Geometry(np.zeros(1), side, 0.0, side).inside())
-        return torch.where(inside.to(square.device), square, 0.0)
-
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the slice, (1, N, N)."""
         size = self.size or y_shape[-1]
         return (1, size, size)
-
-    def pictures(self, prior: inverse.Prior | None = None) -> list[Path]:
-        """A slice of an average brain, as a stand-in; no CT slice ships."""
-        images = Path(str(importlib.resources.files("inverse_data"))) / "images"
-        return [images / "mri-96" / "slice.png"]
-
-    def truths(self) -> list[Tensor]:
-        """The shipped slice, (1, 96, 96), intensities."""
-        read = (inverse.read_image(path, channels=1).pixels for path in self.pictures())
-        return [self.prepare(image) for image in read]
 
     def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
         """The filtered back-projection of line integrals; counts as parts of the largest flat."""
@@ -487,7 +440,7 @@ class CT(inverse.ImageProblem):
             return self.mu
         y = torch.from_numpy(integrals)[None, None]
         picture = filtered_backprojection(y, geometry, "hann")[0, 0].numpy()
-        bright = float(np.percentile(picture[geometry.inside()], BRIGHT))
+        bright = brightness(picture, geometry.inside())
         if kind == "integrals" and PICTURE[0] <= bright <= PICTURE[1]:
             return 1.0
         if bright <= 0:

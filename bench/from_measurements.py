@@ -32,7 +32,6 @@ from inverse.io.images import grid, write_png
 from inverse.priors.loading import load_prior, save_prior
 from inverse.priors.networks.unet import UNetConfig
 from inverse.training.expectation import Rounds, SampleTraining, train_from_measurements
-from inverse.training.gaussian_em import gaussian_em
 from inverse.training.loop import TrainConfig
 from inverse.training.measurements import Measurements, simulate
 from inverse.training.progress import train_to_end
@@ -159,22 +158,18 @@ def main() -> None:
     record: dict[str, Any] = {
         "costs": {k: round(v) for k, v in costs.items()},
         "floor": [round(kernel_distance(*pair), 3), round(standard_error(*pair), 3)],
-        "priors": {},
+        "priors": json.loads(given.out.read_text())["priors"] if given.out.is_file() else {},
     }
+    names = [*(f"round-{k}" for k in range(1, ROUNDS + 1)), "observations", "clean"]
     priors: dict[str, Any] = {
-        "gaussian": gaussian_em(observed(digits), GAUSSIAN).prior((1, 28, 28)).float()
-    }
-    priors |= {
-        f"round-{k}": load_prior(given.work / f"round-{k}.safetensors")
-        for k in range(1, ROUNDS + 1)
-    }
-    priors |= {
         name: load_prior(given.work / f"{name}.safetensors")
-        for name in ("observations", "clean")
-        if name in costs
+        for name in names
+        if (given.work / f"{name}.safetensors").is_file()
     }
     priors["digits-28"] = load_prior("digits-28")
     for name, prior in priors.items():
+        if name in record["priors"]:  # of an earlier run of this script
+            continue
         prior.dtype_of_draws = torch.float32
         with torch.no_grad():
             record["priors"][name] = {"denoising": denoising(prior, tests)}
@@ -187,8 +182,8 @@ def main() -> None:
         insert_tables(given.page, tables(record))
 
 
+ORDER = (*(f"round-{k}" for k in range(1, ROUNDS + 1)), "observations", "clean", "digits-28")
 NAMES = {
-    "gaussian": "Gaussian, from the measurements",
     "observations": "the same network, `--form observations`",
     "clean": "the same network, from the digits themselves",
     "digits-28": "`digits-28`, from 60 000 digits",
@@ -198,7 +193,8 @@ NAMES = {
 def tables(record: dict[str, Any]) -> str:
     """The table of the page."""
     rows = []
-    for name, scores in record["priors"].items():
+    for name in sorted(record["priors"], key=[*ORDER].index):
+        scores = record["priors"][name]
         d, error = scores["distance"]
         label = NAMES.get(name, f"network after {name.replace('-', ' ')}, from the measurements")
         rows.append(

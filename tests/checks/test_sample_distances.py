@@ -63,6 +63,14 @@ def test_copies_of_training_images_are_found_and_fresh_samples_are_not():
     assert fresh == pytest.approx(0.5, abs=4 * 0.5 / 10)
 
 
+def test_a_feature_that_the_held_out_images_never_excite_does_not_decide_alone():
+    held_out, samples = draws(200, "held-out"), draws(100, "samples")
+    held_out[:, 0], samples[:, 0] = 0.0, 0.1
+    found = compare(samples, held_out)
+    assert found.frechet < 1
+    assert found.precision > 0.7
+
+
 @pytest.mark.parametrize(
     ("samples", "words"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from inverse.checks.claims import Measured, Verdict, verify
-from inverse.checks.exact_cases import PROBE, TARGETS, all_cases, main_figure
+from inverse.checks.exact_cases import PROBE, TARGETS, Case, all_cases, main_figure
 from inverse.checks.thorough import Progress, estimated_seconds
 from inverse.io.files import check_writable, strict_json, write_text
 from inverse.method import Method
 
 COSTS = {"nfe": "prior evaluations", "vjp": "vjps", "A": "A", "A_adjoint": "A^T"}
+
+KINDS: dict[str, Callable[[Case], bool]] = {
+    "Gaussian": lambda case: case.gaussian and not case.photographic,
+    "photographic": lambda case: case.gaussian and case.photographic,
+    "not Gaussian": lambda case: not case.gaussian,
+}
+"""Kinds of cases, the columns of the summary."""
 
 WORDS = {"yes": "held", "no": "FAILED", "not checked": "not checked"}
 """The outcome of a verdict in the last line."""
@@ -68,7 +75,9 @@ def run(
         if as_json:
             print(strict_json(record))
         elif len(methods) == 1:
-            _print(_figures(verdict))
+            for table in _figures(verdict):
+                _print(table)
+            _print_unmeasured(verdict)
             _print(_obligations(verdict))
         verdicts.append(verdict)
     if progress:
@@ -113,35 +122,49 @@ def _progress(methods: Sequence[Method], samples: int, seed: int, out: Path) -> 
     return progress
 
 
-def _figures(verdict: Verdict) -> Table:
-    """The figures of each case in four lines: the method, the floor, the prior, the score."""
-    names = list(dict.fromkeys(name for m in verdict.cases for name in m.figures))
+def _figures(verdict: Verdict) -> list[Table]:
+    """The figures of each case in four lines: the method, the floor, the prior, the score.
+
+    Cases with the same figures share a table, and octaves have one of their own.
+    """
+    groups: dict[tuple[str, ...], list[Measured]] = {}
+    for measured in verdict.cases:
+        own = tuple(name for name in measured.figures if " octave " not in name)
+        if own:
+            groups.setdefault(own, []).append(measured)
+    for measured in verdict.cases:
+        octaves = tuple(name for name in measured.figures if " octave " in name)
+        if octaves:
+            groups.setdefault(octaves, []).append(measured)
+    return [_table(verdict.method, names, cases) for names, cases in groups.items()]
+
+
+def _table(method: str, names: Sequence[str], cases: Sequence[Measured]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for label in ("case", "", *(f"{n} ({TARGETS[n]:g})" if n in TARGETS else n for n in names)):
         table.add_column(
             label, justify="right" if label in names else "left", no_wrap=label in ("case", "")
         )
-    for measured in verdict.cases:
-        if measured.skipped:
-            table.add_row(measured.case, measured.skipped.split(";")[0], style="dim")
-            continue
-        if measured.failed:
-            table.add_row(measured.case, f"FAILED: {measured.failed}")
-            continue
+    for measured in cases:
         for line in ("value", "floor", "prior", "score"):
-            cells = [
-                _number(getattr(measured.figures[n], line)) if n in measured.figures else ""
-                for n in names
-            ]
-            first = measured.case if line == "value" else ""
+            cells = [_number(getattr(measured.figures[n], line)) for n in names]
             table.add_row(
-                first,
-                verdict.method if line == "value" else line,
+                measured.case if line == "value" else "",
+                method if line == "value" else line,
                 *cells,
                 style="" if line in ("value", "score") else "dim",
             )
         table.add_section()
     return table
+
+
+def _print_unmeasured(verdict: Verdict) -> None:
+    """A line for each case without figures."""
+    for measured in verdict.cases:
+        if measured.skipped:
+            print(f"{measured.case}: skipped: {measured.skipped.split(';')[0]}")
+        if measured.failed:
+            print(f"{measured.case}: FAILED: {measured.failed}")
 
 
 def _obligations(verdict: Verdict) -> Table:
@@ -180,42 +203,55 @@ def _obligations(verdict: Verdict) -> Table:
                 f"at most {farthest:.2f} from the exact law, at noise level {level:.2g}; "
                 f"{list(measured.path.values())[-1]:.2f} at the last",
             )
+    costs: dict[str, list[Measured]] = {}
     for measured in verdict.cases:
         if measured.cost:
             spent = ", ".join(f"{measured.cost[k]:.0f} {label}" for k, label in COSTS.items())
-            table.add_row(
-                f"cost, {measured.case}", f"{spent} per sample; {measured.seconds:.2f} s in total"
-            )
+            costs.setdefault(spent, []).append(measured)
+    for spent, cases in costs.items():
+        seconds = sum(measured.seconds for measured in cases)
+        others = f" and {len(cases) - 1} others" if len(cases) > 1 else ""
+        table.add_row(f"cost, {cases[0].case}{others}", f"{spent} per sample; {seconds:.2f} s")
     return table
 
 
 def _summary(verdicts: Sequence[Verdict]) -> Table:
-    """One line for each method: the score of its main figure on each case."""
-    cases = list(dict.fromkeys(m.case for v in verdicts for m in v.cases))
+    """One line for each method: its worst score on each kind of case."""
+    by_name = {case.name: case for case in all_cases()}
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
-        caption="scores of W2, or of sliced W1 if the posterior is not Gaussian: "
+        caption="worst scores of W2, or of sliced W1 if the posterior is not Gaussian: "
         "0 is exact, 1 ignores the data",
     )
-    for label in ("method", "claim", "held", *cases, "order", "batch", "adjoint"):
+    for label in ("method", "claim", "held", *KINDS, "order", "batch", "adjoint"):
         table.add_column(
             label,
             no_wrap=label == "method",
-            justify="right" if label in (*cases, "order", "batch", "adjoint") else "left",
+            justify="right" if label in ("order", "batch", "adjoint") else "left",
         )
     for v in verdicts:
         rotation = "" if v.rotation is None else f"{v.rotation[1] - v.rotation[0]:+.2f}"
-        row = [
-            "-" if m.skipped else "error" if m.failed else _number(_main_figure(m).score)
-            for m in v.cases
-        ]
+        row = [_worst([m for m in v.cases if holds(by_name[m.case])]) for holds in KINDS.values()]
         order = "" if v.order is None else f"{v.order:.1f}"
         batch = "" if v.batch is None else f"{v.batch:.0e}"
         table.add_row(
             v.method, v.claim, "NO" if v.failures else v.outcome, *row, order, batch, rotation
         )
     return table
+
+
+def _worst(cases: Sequence[Measured]) -> str:
+    """The worst score and its case, or what came of the cases."""
+    if any(m.failed for m in cases):
+        return "error"
+    scores = [
+        (score, m.case) for m in cases if m.figures and (score := _main_figure(m).score) is not None
+    ]
+    if not scores:
+        return "-"
+    score, case = max(scores)
+    return f"{_number(score)} {case}"
 
 
 def _main_figure(measured: Measured) -> Any:

@@ -156,6 +156,14 @@ def test_size_that_the_operator_cannot_take_is_cropped_and_noted(solve, tmp_path
     assert load(outcome.path).y.shape == (1, 3, 8, 11)
 
 
+def test_one_answer_is_followed_by_what_to_try_next(solve, tmp_path):
+    arguments = ("--input", write_picture(tmp_path / "a.png", pixels(8, 8)), "--steps", 1)
+    one = solve(*arguments, "--method", "diffpir", "--out", "one")
+    assert "\nnext: --samples 8" in one.out
+    several = solve(*arguments, "--method", "diffpir", "--samples", 2, "--out", "several")
+    assert "next:" not in several.out
+
+
 def test_several_inputs_get_a_folder_each(solve, tmp_path):
     paths = [
         write_picture(tmp_path / f"{name}.png", pixels(12, 14, seed=i))

@@ -80,9 +80,9 @@ def from_digits(digits: Tensor, work: Path) -> float:
 
 
 def from_observations(digits: Tensor, work: Path) -> float:
-    """Train on the observations themselves, with the same network and steps; processor seconds."""
+    """Train on the observations themselves, for the steps of one round; processor seconds."""
     began = time.process_time()
-    config = TrainConfig(28, ROUNDS * STEPS, 64, 1e-3, network=NETWORK, mirror=False)
+    config = TrainConfig(28, STEPS, 64, 1e-3, network=NETWORK, mirror=False)
     train_from_measurements(
         observed(digits), work / "observations.safetensors", Rounds(None), config, {}, {}
     )
@@ -184,7 +184,7 @@ def main() -> None:
 
 ORDER = (*(f"round-{k}" for k in range(1, ROUNDS + 1)), "observations", "clean", "digits-28")
 NAMES = {
-    "observations": "the same network, `--form observations`",
+    "observations": "the same network, `--form observations`, steps of one round",
     "clean": "the same network, from the digits themselves",
     "digits-28": "`digits-28`, from 60 000 digits",
 }

@@ -70,7 +70,13 @@ def verdict_of(record: dict[str, Any]) -> Verdict:
     cases = [measured(case) for case in record["cases"]]
     effort = {float(factor): value for factor, value in record["effort"].items()}
     response = {float(factor): tuple(v) for factor, v in record["response"].items()}
-    verdict = Verdict(**{**record, "cases": cases, "effort": effort, "response": response})
+    sharp = {
+        name: {float(factor): v for factor, v in curve.items()}
+        for name, curve in record.get("sharp", {}).items()
+    }
+    verdict = Verdict(
+        **{**record, "sharp": sharp, "cases": cases, "effort": effort, "response": response}
+    )
     return judge(get_method(verdict.method), verdict)
 
 

@@ -56,6 +56,12 @@ ESTIMATE_SAMPLES = 40
 CLOUD_SAMPLES = 250
 """Samples and smallest number of particles at which the limit of a cloud is judged."""
 
+SHARP = ("whitened mean", "whitened spread")
+"""Figures with small floors, on which a limit is judged too."""
+
+SHARP_ORDER = 0.15
+"""Order at which they must fall, floor included."""
+
 RESPONSE_SAMPLES = 100
 """Samples for each y of `response`, whose noise mostly cancels."""
 
@@ -68,6 +74,8 @@ class Verdict:
         method, options, claim: the method, its options and what it claims.
         cases: the figures on every case.
         effort: main figure on the probe case, by the factor on the options of the claim's limit.
+        sharp: errors of the whitened mean and spread on the probe case, by figure and by factor on
+            the effort; empty for a cloud or without a limit.
         order: convergence order: the slope of the log loss above the floor against the log effort;
             None if the loss cannot be distinguished from the floor.
         batch: largest change of a sample caused by the other images of its batch, in posterior
@@ -88,6 +96,7 @@ class Verdict:
     claim: str
     cases: list[Measured]
     effort: dict[float, float]
+    sharp: dict[str, dict[float, float]]
     order: float | None
     batch: float | None
     rotation: tuple[float, float] | None
@@ -157,6 +166,7 @@ def verify(
     probe = reference(PROBE, samples)
     name = main_figure(probe.case)
     curve: dict[float, float] = {}
+    sharp: dict[str, dict[float, float]] = {}
     rotation = batch = apart = None
     gains: dict[float, tuple[float, float]] = {}
     errors: list[str] = []
@@ -164,7 +174,13 @@ def verify(
         method, probe, seed
     )
     if on_probe.figures:
-        curve = _effort_curve(method, on_probe, samples, seed)
+        points = _effort_curve(method, on_probe, samples, seed)
+        curve = {factor: point.figures[name].value for factor, point in points.items()}
+        if method.claim == "exact in the limit" and _independent(method):
+            sharp = {
+                key: {f: loss(key, point.figures[key].value) for f, point in points.items()}
+                for key in SHARP
+            }
         try:
             batch = batch_dependence(method, probe)
         except Exception as error:
@@ -188,6 +204,7 @@ def verify(
         method.claim,
         measured,
         curve,
+        sharp,
         convergence_order(_limit_probe(method, samples), curve),
         batch,
         rotation,
@@ -227,8 +244,8 @@ def _limit_probe(method: Method, samples: int) -> Reference:
 
 def _effort_curve(
     method: Method, on_probe: Measured, samples: int, seed: int
-) -> dict[float, float]:
-    """Main figure on the probe case by factor on the effort; empty for a method without limit.
+) -> dict[float, Measured]:
+    """The probe case by factor on the effort; empty for a method without limit.
 
     For a method that claims a limit, all points start from the same number of particles, at least
     as many as the samples: a smaller default would make the first point worse and so the limit
@@ -248,7 +265,7 @@ def _effort_curve(
         same = factor == 1 and (scaled == method or method.claim != "exact in the limit")
         point = on_probe if same and known else measure(scaled, probe, seed)
         if point.figures:
-            curve[factor] = point.figures[name].value
+            curve[factor] = point
     return curve
 
 
@@ -324,6 +341,7 @@ def _failures(
         yield from _limit_failures(verdict, _limit_probe(method, samples))
         yield from _order_failures(method, verdict, probe)
         yield from _response_failures(verdict)
+        yield from _sharp_failures(verdict, probe)
 
 
 def _obligation_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
@@ -441,6 +459,19 @@ def _order_failures(method: Method, verdict: Verdict, probe: Reference) -> Itera
             f"{PROBE}: converges with order {order:.2f}, but its sampler {sampler} has order "
             f"{declared}: check the noise levels of its steps"
         )
+
+
+def _sharp_failures(verdict: Verdict, probe: Reference) -> Iterator[str]:
+    """A mean or a spread that exact draws do not have, and that more effort does not approach."""
+    for name, curve in verdict.sharp.items():
+        first, last = next(iter(curve.values())), list(curve.values())[-1]
+        mean, deviation = probe.floors[name]
+        if last > mean + 6 * deviation and last > first * max(curve) ** -SHARP_ORDER:
+            points = ", ".join(f"x{factor:g} {value:.2g}" for factor, value in curve.items())
+            yield (
+                f"{PROBE}: claims to be exact in the limit, but the error of the {name} stays: "
+                f"{points}, where exact draws have {mean:.2g}"
+            )
 
 
 def _response_failures(verdict: Verdict) -> Iterator[str]:

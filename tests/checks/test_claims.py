@@ -54,6 +54,8 @@ class Planted(inverse.Method):
         )
         if self.defect == "narrow":
             spread = 0.5 * spread
+        if self.defect == "variance x1.2":
+            spread = 1.2**0.5 * spread
         if self.defect == "slow":
             spread = spread * (1 + 5 / self.steps)
         if self.defect == "ignores y":
@@ -123,6 +125,14 @@ def test_a_limit_holds_if_the_error_falls_and_fails_if_it_stays():
     assert list(falling.effort) == [1.0, 2.0, 4.0, 8.0]
     assert staying.order == pytest.approx(0, abs=0.1)
     assert "does not fall with effort" in staying.failures[0]
+
+
+def test_a_limit_with_too_much_variance_in_all_directions_fails():
+    verdict = judge("variance x1.2", "exact in the limit", limit={"steps": 1})
+    assert any("the error of the whitened spread stays" in f for f in verdict.failures)
+    right = judge("none", "exact in the limit", limit={"steps": 1})
+    assert right.failures == []
+    assert right.sharp["whitened spread"][8.0] < 0.03
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ DEFECTS = (
     "noise shared in pairs",
     "schedule shifted by one",
     "noise after the last step",
-    "A^T x1.05",
+    "A^T x1.05 in the guidance",
     "null space x0.8",
     "sign of the guidance swapped at low noise",
 )
@@ -115,17 +115,24 @@ def planted(base: type[Method], defect: str) -> Method:
             return rows, cloud
 
         def denoise(self, posterior, x, sigma):
-            x0_y = super().denoise(posterior, x, sigma)
-            if "sign" not in defect or float(sigma.max()) > LOW_NOISE:
+            x0_y, scale = super().denoise(posterior, x, sigma), guidance(defect, sigma)
+            if scale == 1:
                 return x0_y
-            return 2 * posterior.denoise(x, sigma) - x0_y
+            x0 = posterior.denoise(x, sigma)
+            return x0 + scale * (x0_y - x0)
 
         def twist(self, posterior, x, sigma):
             x0, x0_y, log_psi = super().twist(posterior, x, sigma)
-            swapped = "sign" in defect and float(sigma.max()) <= LOW_NOISE
-            return x0, 2 * x0 - x0_y if swapped else x0_y, log_psi
+            return x0, x0 + guidance(defect, sigma) * (x0_y - x0), log_psi
 
     return Planted()
+
+
+def guidance(defect: str, sigma: Tensor) -> float:
+    """The factor on the guidance, linear in A^T; 1 without a defect."""
+    if "sign" in defect and float(sigma.max()) <= LOW_NOISE:
+        return -1.0
+    return 1.05 if "A^T" in defect else 1.0
 
 
 def spoilt(method: Any, posterior: inverse.Posterior, defect: str) -> inverse.Posterior:
@@ -136,10 +143,6 @@ def spoilt(method: Any, posterior: inverse.Posterior, defect: str) -> inverse.Po
     if defect == "schedule shifted by one":
         levels = inverse.noise_levels(posterior, method.schedule, method.steps)
         return posterior.replaced(prior=Late(posterior.prior, levels[:-1]))
-    if defect == "A^T x1.05":
-        other = posterior.replaced()
-        other.A_adjoint = lambda v: 1.05 * posterior.A_adjoint(v)  # type: ignore[method-assign]
-        return other
     return posterior
 
 
@@ -212,6 +215,7 @@ REASONS = {
     "follows a change": "response",
     "rises": "limit",
     "does not fall": "limit",
+    "whitened": "whitened figures",
 }
 """Words of a failure of `verify`, and the rule."""
 

@@ -22,9 +22,9 @@ import inverse
 from inverse.errors import InputError
 from inverse.io.image_sets import load_images
 from inverse.measurement.operators import fft_blur, motion_kernel
-from inverse_problems.deblur.kernel_estimation import estimate_kernel
+from inverse_problems.deblur.kernel_estimation import estimate_kernel, likeness
 
-LEVELS = (0.005, 0.01, 0.015, 0.02, 0.03)
+LEVELS = (0.015, 0.03, 0.05, 0.08)
 NOISE = 0.01
 SIDE = 21
 
@@ -51,6 +51,7 @@ def main() -> None:
             print(f"picture {index} is refused: {refusal}", flush=True)
             continue
         row = {"blurred": aligned_psnr(y[0], inner), "sharp": estimate.sharp}
+        row |= {"agreement": estimate.agreement, "likeness": likeness(estimate.kernel, kernel)}
         cases = [("true kernel", kernel, NOISE)]
         cases += [(f"{level:g}", estimate.kernel, level) for level in LEVELS]
         for name, k, level in cases:
@@ -61,7 +62,7 @@ def main() -> None:
             found = inverse.solve(posterior, "dpir").mean[0][:, r:-r, r:-r]
             row[name] = aligned_psnr(found, inner)
         rows.append(row)
-        print({k: round(float(v), 2) for k, v in row.items()}, flush=True)
+        print({k: v and round(float(v), 2) for k, v in row.items()}, flush=True)
     gains = {
         f"{level:g}": sorted(row[f"{level:g}"] - row["blurred"] for row in rows) for level in LEVELS
     }

@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -59,6 +60,10 @@ PLACE = 4
 
 MOST_CLIPPED = 0.5
 """Largest share of the picture that clipped pixels and their surroundings may cover."""
+ALIKE = 0.7
+"""Likeness of the kernels of two windows below which neither is trusted (bench/blind_noise.py)."""
+SMALL_PICTURE = 200
+"""Side (pixels) below which no kernel is trusted (bench/blind_noise.py)."""
 NO_BLUR = 0.65
 """Share of a kernel in 3 x 3 pixels from which the picture counts as sharp.
 
@@ -77,12 +82,26 @@ class KernelEstimate:
             not contain the uncertainty of the edges.
         residual: root mean square of y - k * x for the cartoon x (intensities).
         sharp: whether no blur was found; the kernel is then a delta.
+        agreement: smallest likeness of the kernels of neighbouring windows; None for one window.
+        picture: smaller side of the picture (pixels), if known.
     """
 
     kernel: Tensor
     std: Tensor
     residual: float
     sharp: bool
+    agreement: float | None = None
+    picture: int | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the kernel may be wrong, in words."""
+        found = []
+        if self.agreement is not None and self.agreement < ALIKE:
+            found.append("windows of different size tell different kernels")
+        if self.picture is not None and self.picture < SMALL_PICTURE:
+            found.append(f"a picture below {SMALL_PICTURE} pixels rarely tells its kernel")
+        return [] if self.sharp else found
 
     def __repr__(self) -> str:
         """Short, and equal for equal kernels: a resumed solve recognises its kernel by it."""
@@ -101,7 +120,8 @@ class KernelEstimate:
             name: [[float(f"{v:.5g}") for v in row] for row in values.tolist()]
             for name, values in (("kernel", self.kernel), ("std", self.std))
         }
-        return {**digits, "residual": self.residual, "sharp": self.sharp}
+        rest = ("residual", "sharp", "agreement", "picture")
+        return {**digits, **{name: getattr(self, name) for name in rest}}
 
     @classmethod
     def from_record(cls, record: dict[str, object]) -> KernelEstimate:
@@ -112,7 +132,15 @@ class KernelEstimate:
         kernel, std = (torch.tensor(record[name]) for name in ("kernel", "std"))
         if kernel.ndim != 2 or std.shape != kernel.shape or not bool(torch.isfinite(kernel).all()):
             raise ValueError("not the record of a kernel")
-        return cls(kernel, std, float(record["residual"]), bool(record["sharp"]))  # type: ignore[arg-type]
+        agreement, picture = record.get("agreement"), record.get("picture")
+        return cls(
+            kernel,
+            std,
+            float(record["residual"]),  # type: ignore[arg-type]
+            bool(record["sharp"]),
+            None if agreement is None else float(agreement),  # type: ignore[arg-type]
+            None if picture is None else int(picture),  # type: ignore[call-overload]
+        )
 
 
 def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
@@ -127,8 +155,8 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
     """
     grey = _without_specks(_luminance(y.detach().cpu().float()))
     if side is not None:
-        return estimate_in_window(grey, side)
-    found = []
+        return replace(estimate_in_window(grey, side), picture=min(grey.shape))
+    found: list[KernelEstimate] = []
     for window in WINDOWS:
         try:
             found.append(estimate_in_window(grey, window))
@@ -136,7 +164,16 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
             if not found:
                 raise
             break
-    return min(found, key=lambda each: math.prod(cartoon_objective(grey, each.kernel)))
+    best = min(found, key=lambda each: math.prod(cartoon_objective(grey, each.kernel)))
+    agreement = [likeness(a.kernel, b.kernel) for a, b in pairwise(found)]
+    return replace(best, agreement=min(agreement, default=None), picture=min(grey.shape))
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """Largest normalised correlation of two kernels (h, w) over shifts; 1 for equal shapes."""
+    size = [m + n for m, n in zip(a.shape, b.shape, strict=True)]
+    f, g = (torch.fft.rfft2(k, s=size) for k in (a, b))
+    return float(torch.fft.irfft2(f * g.conj(), s=size).max() / (a.norm() * b.norm()))
 
 
 def estimate_in_window(grey: Tensor, side: int) -> KernelEstimate:

@@ -138,6 +138,17 @@ def test_between_lights_a_smaller_window_serves():
     assert len(estimate_kernel(y).kernel) < 31
 
 
+def test_windows_that_disagree_are_a_doubt():
+    delta = torch.zeros(5, 5)
+    delta[2, 2] = 1
+    estimate = KernelEstimate(delta, delta, 0.01, False, agreement=0.4, picture=300)
+    assert estimate.doubts == ["windows of different size tell different kernels"]
+    assert KernelEstimate.from_record(estimate.record()).doubts == estimate.doubts
+    assert KernelEstimate(delta, delta, 0.01, False, agreement=0.9, picture=300).doubts == []
+    assert KernelEstimate(delta, delta, 0.01, True, agreement=0.4, picture=99).doubts == []
+    assert likeness(delta, delta.roll(1, 0)) == pytest.approx(1)
+
+
 def test_an_unknown_kernel_cannot_be_simulated():
     with pytest.raises(InputError, match="an unknown kernel is estimated"):
         inverse.get_problem("deblur", kernel="unknown").posterior()
@@ -159,6 +170,7 @@ def test_a_photograph_without_its_kernel_is_restored_and_the_kernel_used_again(s
     outcome = solve(*given, "--problem-option", "kernel_size=15", "--out", "first")
     assert outcome.code == 0
     assert "estimated from the picture" in outcome.out + outcome.err
+    assert "warning: a picture below 200 pixels rarely tells its kernel" in outcome.out
     pixels = inverse.read_image(tmp_path / "first" / "reconstruction.png").pixels
     assert pixels.shape == y.shape
     assert (tmp_path / "first" / "kernel.png").exists()

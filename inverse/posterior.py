@@ -70,10 +70,10 @@ def as_batch(value: Any, what: str) -> Tensor:
     """
     if not isinstance(value, Tensor):
         found = type(value).__name__
-        if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        if any(isinstance(part, Tensor) for part in _parts(value)):
             raise InputError(
-                f"{what}: expected a tensor, got a {found} of {len(value)} tensors; "
-                "join them with torch.stack"
+                f"{what}: expected a tensor, got a {found} of {len(_parts(value))} tensors; join "
+                "them with torch.stack, and operators that measure together with inverse.stack"
             )
         try:
             value = torch.from_numpy(np.array(value, dtype=np.result_type(np.array(value), "f4")))
@@ -84,6 +84,12 @@ def as_batch(value: Any, what: str) -> Tensor:
     if value.ndim == 0 or not value.numel():
         raise InputError(f"{what}: it holds no values, its shape is {tuple(value.shape)}")
     return value if value.is_floating_point() or value.is_complex() else value.float()
+
+
+def _parts(value: Any) -> list[Any]:
+    """The items of a list, a tuple or deepinv's TensorList; none of anything else."""
+    parts = getattr(value, "x", value)
+    return list(parts) if isinstance(parts, list | tuple) else []
 
 
 def check_dtype(dtype: Any) -> None:

@@ -104,3 +104,13 @@ def test_a_message_is_one_line_whatever_it_quotes():
     with pytest.raises(InverseError) as caught:
         inverse.GaussianNoise(torch.full((3, 3), torch.nan))
     assert "\n" not in str(caught.value)
+
+
+def test_measurements_of_stacked_physics_are_refused():
+    """deepinv's TensorList is no list; numpy would take its first tensor for all."""
+    physics = inverse.physics
+    stacked = physics.StackedLinearPhysics([physics.Denoising(), physics.Denoising()])
+    y = stacked.A(torch.zeros(1, 1, 4, 4))
+    prior = inverse.FlatPrior((1, None, None))
+    with pytest.raises(inverse.InverseError, match="got a TensorList of 2 tensors"):
+        inverse.Posterior(prior, stacked, y, inverse.GaussianNoise(0.1))

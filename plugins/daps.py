@@ -41,8 +41,8 @@ class DAPS(inverse.Method):
         ode_sigma_min: last level of the ODE, model units; the release's 0.01.
         inner: how x0 is drawn given y: langevin, or exact for a linear A and Gaussian noise.
         langevin_steps: Langevin steps at each level; the release's 100.
-        lr: Langevin step at the first level; the release's 1e-4 for linear operators on images, and
-            5e-5 for others.
+        lr: Langevin step at the first level; auto is the release's for images, 1e-4 for linear
+            operators and 5e-5 for others.
         lr_min_ratio: Langevin step at the last level, relative to the first; the release's 0.01.
         tau: assumed noise of y in place of sigma_y, model units; the release's 0.01.
     """
@@ -64,7 +64,7 @@ class DAPS(inverse.Method):
     ode_sigma_min: inverse.Positive = 0.01
     inner: Literal["langevin", "exact"] = "langevin"
     langevin_steps: inverse.Count = 100
-    lr: inverse.Positive = 1e-4
+    lr: inverse.Positive | None = None
     lr_min_ratio: inverse.Positive = 0.01
     tau: inverse.Positive = 0.01
 
@@ -92,6 +92,9 @@ class DAPS(inverse.Method):
             f"were data; tau={sigma:.2g} assumes sigma_y"
         ]
 
+    def derived(self, posterior):
+        return {"lr": self._lr(posterior)}
+
     def run(
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[Tensor]:
@@ -111,6 +114,9 @@ class DAPS(inverse.Method):
                 x0 = self._langevin(assumed, x0_hat, s, i / self.steps, generator)
             yield (x := x0 + t * generator.randn_like(x0) if t > 0 else x0)
 
+    def _lr(self, posterior):
+        return self.lr or (1e-4 if posterior.linear else 5e-5)
+
     def _assumed(self, posterior):
         """The posterior whose likelihood is exp(-|y - A x|^2 / tau^2)."""
         if not posterior.gaussian:
@@ -120,7 +126,7 @@ class DAPS(inverse.Method):
 
     def _langevin(self, assumed, x0_hat, s, share, generator):
         """The Langevin steps of level s, after a share of the levels."""
-        rate = self.lr * (1 - share * (1 - self.lr_min_ratio))
+        rate = self._lr(assumed) * (1 - share * (1 - self.lr_min_ratio))
         if assumed.linear:
             rate /= max(1.0, assumed.norm_squared / assumed.prior.scale**2)
         if not (assumed.decomposable and assumed.gaussian):

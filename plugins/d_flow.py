@@ -53,6 +53,7 @@ class DFlow(inverse.Method):
     )
     equation = "x0 = argmin |y - A T(x0)|^2 + lambda (|x0|^2 / 2 - (n - 1) log |x0|);  x = T(x0)"
     claim = "point estimate"
+    bias = inverse.Method.bias | {"excess": 45.0}  # lambda does not grow with sigma_y
     units = "lambda weighs R against |y - A x|^2 as it is, without 1 / sigma_y^2, as in the paper"
     needs = ("gaussian",)
 

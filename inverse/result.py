@@ -197,7 +197,7 @@ class Result:
             file.attrs["interrupted"] = self.interrupted
             file.attrs["provenance"] = strict_json(self.provenance)
         with atomic_write(Path(path)) as temporary:
-            temporary.write_bytes(contents.getbuffer())
+            temporary.write_bytes(contents.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

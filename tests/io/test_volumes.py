@@ -111,6 +111,7 @@ def test_a_cut_file_is_one_line(tmp_path):
 # --- MRC ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mrcfile beside NumPy 2.5
 def test_an_mrc_volume_keeps_voxel_size_and_origin(tmp_path):
     with mrcfile.new(tmp_path / "a.mrc") as file:
         file.set_data(numbers(3, 4, 5))

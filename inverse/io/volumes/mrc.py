@@ -71,7 +71,11 @@ class MRC(Volume):
         mrcfile = package(path, "mrcfile")
         ratio = [a / b for a, b in zip(self.slices.shape, slices.shape, strict=True)]
         z, y, x = (s * r for s, r in zip(self.spacing, ratio, strict=True))
-        with atomic_write(path) as temporary, mrcfile.new(temporary, overwrite=True) as file:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            atomic_write(path) as temporary,
+            mrcfile.new(temporary, overwrite=True) as file,
+        ):
             file.set_data(np.ascontiguousarray(slices, np.float32))
             file.voxel_size = (x, y, z)
             for name in KEPT:

@@ -23,6 +23,7 @@ from inverse.errors import (
     OptionError,
     PluginError,
     UnsupportedError,
+    first_line,
     is_out_of_memory,
 )
 from inverse.measurement.noise import GaussianNoise
@@ -211,7 +212,7 @@ def device_errors(device: torch.device, where: Callable[[], str]) -> Iterator[No
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if is_out_of_memory(error):
             raise MemoryLimitError(
                 f"{device} ran out of memory {where()} ({reason}); {what_fits(error, device)}"

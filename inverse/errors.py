@@ -93,3 +93,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     head = f"did you mean '{close[0]}'? " if close else ""
     return f"{head}known: {', '.join(names) if names else 'none'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

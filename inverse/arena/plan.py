@@ -15,7 +15,7 @@ from inverse.arena.cell import Cell, describe, plain
 from inverse.arena.local import Executor
 from inverse.arena.source import prior_hash
 from inverse.arena.suite import MethodEntry, ProblemEntry, Suite
-from inverse.errors import InputError, InverseError
+from inverse.errors import InputError, InverseError, first_line
 from inverse.io.files import atomic_write
 from inverse.problem import ImageProblem, Problem
 from inverse.registry.discovery import get_method, get_problem
@@ -202,7 +202,7 @@ def stored_fits(path: Path) -> dict[str, dict[str, Any]]:
             if not (steps is None or is_count) or not isinstance(skip, str | None):
                 raise ValueError(f"steps {steps!r:.40}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"{path}: not the steps that a run fitted ({reason}); delete the file to fit them again"
         ) from error

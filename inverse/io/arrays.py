@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError, is_out_of_memory
-from inverse.io.sizes import check_memory, does_not_fit
+from inverse.errors import InputError, first_line, is_out_of_memory
+from inverse.io.sizes import check_memory, does_not_fit, reading
 
 PREFERRED = ("y", "kspace")
 """Datasets that hold the measurement if a file has several: ours, and fastMRI's."""
@@ -56,7 +56,7 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
     except Exception as error:  # each reader raises its own types
         if is_out_of_memory(error):
             raise does_not_fit(path, error) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "Python objects" in reason or "allow_pickle" in reason:
             reason = "it holds Python objects, which are never loaded"
         raise InputError(f"{path}: not a readable array ({reason})") from error
@@ -133,7 +133,7 @@ def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    try:
+    with reading(path, "a readable array"):
         with path.open("rb") as file:
             head = file.read(8)
         if head.startswith(b"PK"):
@@ -150,13 +150,6 @@ def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                 for name in names
                 if _is_inside(file, name) and _numeric(file[name].dtype)
             }
-    except InputError:
-        raise
-    except Exception as error:  # each reader raises its own types
-        if is_out_of_memory(error):
-            raise does_not_fit(path, error) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable array ({reason})") from error
 
 
 def units_of(path: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inverse.errors import InputError, is_out_of_memory
+from inverse.errors import InputError, first_line, is_out_of_memory
 from inverse.io.arrays import own_datasets, stored
 from inverse.io.sizes import does_not_fit
 
@@ -40,8 +40,7 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
     except Exception as error:  # each reader raises its own types
         if is_out_of_memory(error):
             raise does_not_fit(path, error) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"images {path}: not readable ({reason})") from error
+        raise InputError(f"images {path}: not readable ({first_line(error)})") from error
     large = [image for image in images if min(image.shape[:2]) >= size]
     if not large:
         side = max((min(image.shape[:2]) for image in images), default=None)

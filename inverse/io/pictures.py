@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError, is_out_of_memory
-from inverse.io.sizes import check_memory, does_not_fit
+from inverse.errors import InputError
+from inverse.io.sizes import check_memory, reading
+from inverse.io.stacks import is_tiff
 
 KINDS = "PNG, JPEG, TIFF, WebP or BMP"
 TURNS = {
@@ -51,19 +52,12 @@ def read_raster(path: Path, head: bytes) -> Raster:
     Raises: InputError if the file cannot be read, holds no single picture, or does not fit into
         memory.
     """
-    try:
-        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    with reading(path, "a readable image", f"; expected {KINDS}"):
+        if is_tiff(head):
             return _from_tiff(path)
         if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 26 and head[24] == 16:
             return _from_deep_png(path, head)
         return _from_pillow(path)
-    except InputError:
-        raise
-    except Exception as error:  # each reader raises its own types
-        if is_out_of_memory(error):
-            raise does_not_fit(path, error) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable image ({reason}); expected {KINDS}") from error
 
 
 def _from_tiff(path: Path) -> Raster:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from inverse.errors import InputError
+from inverse.errors import InputError, first_line, is_out_of_memory
 from inverse.memory import free_memory, what_fits
 
 COPIES = 4
@@ -34,3 +35,24 @@ def check_memory(path: Path, shape: Iterable[int]) -> None:
 def does_not_fit(path: Path, error: BaseException) -> InputError:
     """The error for a file whose reading ran out of memory."""
     return InputError(f"{path}: not enough memory to read it; {what_fits(error)}")
+
+
+@contextmanager
+def reading(path: Path, kind: str, expected: str = "") -> Iterator[None]:
+    """Turn whatever a reader raises into an InputError of one line; each raises its own types.
+
+    Args:
+        path: the file, which begins the message.
+        kind: what it is not, such as "a readable array".
+        expected: what would be read, at the end of the message.
+
+    Raises: InputError, unchanged if the block raises one itself.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise does_not_fit(path, error) from error
+        raise InputError(f"{path}: not {kind} ({first_line(error)}){expected}") from error

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError
 from inverse.io.files import atomic_write
-from inverse.io.sizes import check_memory
+from inverse.io.sizes import check_memory, reading
 
 
 def is_tiff(head: bytes) -> bool:
@@ -29,16 +28,10 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str]:
 
     # The error reports a damaged file; tifffile would log it as well.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    try:
-        with tifffile.TiffFile(path) as file:
-            series: Any = file.series[0]
-            check_memory(path, series.shape)
-            return series.asarray(), str(series.axes)
-    except InputError:
-        raise
-    except Exception as error:  # the reader raises its own types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable TIFF file ({reason})") from error
+    with reading(path, "a readable TIFF file"), tifffile.TiffFile(path) as file:
+        series: Any = file.series[0]
+        check_memory(path, series.shape)
+        return series.asarray(), str(series.axes)
 
 
 def write_tiff(path: Path, numbers: np.ndarray, **settings: Any) -> None:

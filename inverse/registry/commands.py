@@ -23,7 +23,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from inverse.errors import PluginError
+from inverse.errors import PluginError, first_line
 
 COMMANDS, TRAINERS = "inverse.commands", "inverse.trainers"
 
@@ -77,7 +77,7 @@ def click_command(entry: EntryPoint) -> Any:
     try:
         target = entry.load()
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise PluginError(
             f"command {entry.name} ({entry.value}) cannot be loaded: {reason}; "
             "see `inverse plugins`"

@@ -13,7 +13,7 @@ import re
 import typing
 from typing import Any
 
-from inverse.errors import InverseError, OptionError, UnknownNameError, suggestion
+from inverse.errors import InverseError, OptionError, UnknownNameError, first_line, suggestion
 from inverse.registry.types import check_ranges, convert, untyped, words
 
 
@@ -68,8 +68,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     except InverseError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OptionError(f"{label} ({source_file(cls)}): {reason}") from error
+        raise OptionError(f"{label} ({source_file(cls)}): {first_line(error)}") from error
 
 
 def check_options(instance: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError, InverseError
+from inverse.errors import InputError, InverseError, first_line
 from inverse.io.sizes import does_not_fit
 
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
@@ -72,8 +72,7 @@ def opened(path: Path) -> Iterator[Any]:
         raise does_not_fit(path, error) from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, EOFError) as error:
         format_name = "Zarr store" if engine == "zarr" else "NetCDF file"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable {format_name} ({reason})") from error
+        raise InputError(f"{path}: not a readable {format_name} ({first_line(error)})") from error
 
 
 def _engine(path: Path) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inverse.errors import InputError
+from inverse.errors import InputError, first_line
 from inverse.io.files import atomic_write
-from inverse.io.sizes import check_memory
+from inverse.io.sizes import check_memory, reading
 from inverse.io.volumes.volume import LIMITS, Volume, package
 
 KEPT = (
@@ -46,7 +47,7 @@ UNEVEN = 0.02
 
 def recognises(path: Path) -> bool:
     """Whether a folder holds DICOM files, or a file is one."""
-    return bool(_files(path)) if path.is_dir() else _is_dicom(path)
+    return any(_series(path)) if path.is_dir() else _is_dicom(path)
 
 
 def read(path: Path) -> Series:
@@ -58,11 +59,9 @@ def read(path: Path) -> Series:
     pydicom = package(path, "pydicom")
     if path.is_file():
         raise InputError(f"{path}: one slice of a DICOM series; give the folder of the series")
-    files = _files(path)
-    try:
+    files = list(_series(path))
+    with reading(path, "a readable DICOM series"):
         heads = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-    except Exception as error:  # the reader raises its own types
-        raise InputError(f"{path}: not a readable DICOM series ({error})") from error
     for what, words in (
         ("SeriesInstanceUID", "series"),
         ("ImageOrientationPatient", "orientations"),
@@ -133,13 +132,13 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _files(folder: Path) -> list[Path]:
+def _series(folder: Path) -> Iterator[Path]:
     """The DICOM files of a folder, without hidden ones."""
     try:
-        found = sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
+        entries = sorted(folder.iterdir())
     except OSError:
-        return []
-    return [path for path in found if _is_dicom(path)]
+        return
+    yield from (p for p in entries if p.is_file() and p.name[0] != "." and _is_dicom(p))
 
 
 def _positions(path: Path, heads: list[Any]) -> tuple[np.ndarray, float]:
@@ -173,8 +172,7 @@ def _pixels(file: Path, pydicom: Any) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # the reader raises its own types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file}: its pixels cannot be read ({reason})") from error
+        raise InputError(f"{file}: its pixels cannot be read ({first_line(error)})") from error
     return numbers * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
-from inverse.io.sizes import check_memory
+from inverse.io.sizes import check_memory, reading
 from inverse.io.volumes.volume import LIMITS, Volume, package
 
 KEPT = ("nxstart", "nystart", "nzstart", "origin", "cellb", "mapc", "mapr", "maps", "ispg")
@@ -33,23 +33,19 @@ def read(path: Path) -> MRC:
     Raises: InputError if it cannot be read, or is no volume of real numbers.
     """
     mrcfile = package(path, "mrcfile")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.mmap(path, mode="r", permissive=False) as file:
-                header, shape = file.header.copy(), file.data.shape
-                check_memory(path, shape)
-                if len(shape) != 3 or file.data.dtype.kind == "c":
-                    raise InputError(
-                        f"{path}: expected a volume of three axes of real numbers, found "
-                        f"{'x'.join(map(str, shape))} {file.data.dtype}"
-                    )
-                numbers = np.array(file.data, dtype=np.float32)
-    except InputError:
-        raise
-    except Exception as error:  # the reader raises its own types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable MRC file ({reason})") from error
+    with (
+        reading(path, "a readable MRC file"),
+        warnings.catch_warnings(action="ignore"),
+        mrcfile.mmap(path, mode="r", permissive=False) as file,
+    ):
+        header, shape = file.header.copy(), file.data.shape
+        check_memory(path, shape)
+        if len(shape) != 3 or file.data.dtype.kind == "c":
+            raise InputError(
+                f"{path}: expected a volume of three axes of real numbers, found "
+                f"{'x'.join(map(str, shape))} {file.data.dtype}"
+            )
+        numbers = np.array(file.data, dtype=np.float32)
     return MRC(path, header, numbers)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
-from inverse.io.sizes import check_memory
+from inverse.io.sizes import check_memory, reading
 from inverse.io.volumes.volume import LIMITS, Volume, package
 
 MAGIC = (b"n+1\0", b"n+2\0", b"ni1\0", b"ni2\0")
@@ -40,7 +40,7 @@ def read(path: Path) -> NIfTI:
     Raises: InputError if it cannot be read, or has more than three axes.
     """
     nibabel = package(path, "nibabel")
-    try:
+    with reading(path, "a readable NIfTI file"):
         image = nibabel.load(path)
         shape = image.shape
         while len(shape) > 3 and shape[-1] == 1:
@@ -52,11 +52,6 @@ def read(path: Path) -> NIfTI:
                 " extract one volume, e.g. with fslroi or nibabel's slicer"
             )
         numbers = image.get_fdata(dtype=np.float32).reshape(shape)
-    except InputError:
-        raise
-    except Exception as error:  # the reader raises its own types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable NIfTI file ({reason})") from error
     return NIfTI(path, image, numbers)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from inverse.errors import ExecutionWarning, MemoryLimitError, is_out_of_memory
+from inverse.errors import ExecutionWarning, MemoryLimitError, first_line, is_out_of_memory
 from inverse.execution import HALVES, Execution
 from inverse.memory import usable_memory
 from inverse.priors.evaluation.compilation import compiled, error_summary, is_compiler_error
@@ -228,7 +228,7 @@ class Evaluator:
                 return attempt()
             except Exception as error:
                 if is_out_of_memory(error):
-                    reason = (str(error).splitlines() or [type(error).__name__])[0]
+                    reason = first_line(error)
                 elif self._compiles and is_compiler_error(error):
                     self._compiles = False
                     self._warn(

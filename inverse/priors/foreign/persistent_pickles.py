@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import PriorError
+from inverse.errors import PriorError, first_line
 
 PARTS = ("_parameters", "_buffers", "_modules")
 """What a pickled `torch.nn.Module` keeps its tensors and children in."""
@@ -89,8 +89,7 @@ def read_persistent(path: Path, label: str = "prior") -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch warns of typed storages
             contents = _Reader(file).load()
     except Exception as error:  # a damaged pickle raises anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PriorError(f"{label}: {path}: not a readable pickle ({reason})") from error
+        raise PriorError(f"{label}: {path}: not a readable pickle ({first_line(error)})") from error
     networks = contents if isinstance(contents, dict) else {"": contents}
     for name in ("ema", "net", "", *networks):
         if name in networks and (weights := _tensors(networks[name])):

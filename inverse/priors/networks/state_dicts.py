@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inverse.errors import PriorError
+from inverse.errors import PriorError, first_line
 from inverse.priors.foreign.persistent_pickles import read_persistent
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".pkl")
@@ -51,8 +51,9 @@ def read_tensors(path: Path, key: str | None = None, label: str = "convert") -> 
             "save its state_dict() alone"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PriorError(f"{label}: {path}: not a readable file of weights ({reason})") from error
+        raise PriorError(
+            f"{label}: {path}: not a readable file of weights ({first_line(error)})"
+        ) from error
     tensors = _state_dict(contents, path, key, label)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 

@@ -15,22 +15,19 @@ from pathlib import Path
 
 import torch
 from options import new_parser
-from torch import Tensor
 from torch.nn import functional as F
 
 import inverse
 from inverse.io.image_sets import load_images
 from inverse.measurement.operators import motion_kernel
-from inverse_problems.deblur.kernel_estimation import cartoon_objective, estimate_in_window
+from inverse_problems.deblur.kernel_estimation import (
+    cartoon_objective,
+    estimate_in_window,
+    likeness,
+)
 
 WINDOWS = (15, 21, 31)
 SIDE = 255
-
-
-def likeness(a: Tensor, b: Tensor) -> float:
-    """Largest normalised correlation of two kernels over shifts."""
-    f, g = (torch.fft.rfft2(k, s=(128, 128)) for k in (a, b))
-    return float(torch.fft.irfft2(f * g.conj()).max() / (a.norm() * b.norm()))
 
 
 def main() -> None:

@@ -114,15 +114,14 @@ def compare(
                 f"compare: {name} has an unknown of shape {posterior.shape}, the first candidate "
                 f"one of {first.shape}"
             )
-    results: list[list[Result]] = []
+    results: list[Result] = []
+    estimates: list[Tensor] = []
     for posterior in posteriors.values():
-        results.append([])
         for repetition in range(repetitions):
-            result = solve(posterior, method, samples, seed + repetition)
-            _evidence(result)
-            results[-1].append(result)
-            observe(sum(map(len, results)), len(posteriors) * repetitions)
-    single = torch.stack([torch.cat([_evidence(r) for r in row]) for row in results])
+            results.append(solve(posterior, method, samples, seed + repetition))
+            estimates.append(_evidence(results[-1]))
+            observe(len(results), len(posteriors) * repetitions)
+    single = torch.cat(estimates).reshape(len(posteriors), repetitions)
     log_evidence = single.logsumexp(1) - math.log(repetitions)
     if not bool(torch.isfinite(log_evidence).any()):
         raise InputError(f"compare: no candidate explains y; log p(y) is {log_evidence.tolist()}")
@@ -133,7 +132,7 @@ def compare(
         relative.std(1) / math.sqrt(repetitions),
         single.std(1),
         log_evidence.softmax(0),
-        _mixture([r for row in results for r in row], single.flatten()),
+        _mixture(results, single.flatten()),
     )
 
 

@@ -112,12 +112,12 @@ def fit_operator(
         there = posterior.replaced(operator=_built(operator, names, theta))
         x = solve(there, method, samples, seed + index).samples
         log_likelihood = _log_likelihood(posterior, operator, names, x)
-        gradients, curvature = _derivatives(log_likelihood, names, theta)
+        here, gradients, curvature = _derivatives(log_likelihood, names, theta)
         missing = torch.cov(gradients.T).reshape(len(names), -1)
         curvatures.append((curvature - missing, curvature))
         information = _bounded(*curvatures[-1])
         step = torch.linalg.solve(information, gradients.mean(0))
-        theta = _uphill(log_likelihood, theta, step)
+        theta = _uphill(log_likelihood, theta, here, step)
         path.append(theta)
     later = torch.stack(path[len(path) // 2 :])
     scatter = later.var(0) / len(later) if len(later) > 1 else torch.zeros(len(names))
@@ -152,8 +152,8 @@ def _log_likelihood(
 
 def _derivatives(
     log_likelihood: Callable[[Tensor], Tensor], names: list[str], theta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of log p(y | x_s, theta), (S, d), and their -mean Hessian, (d, d)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(y | x_s, theta) (S,), its gradients (S, d), and its -mean Hessian (d, d)."""
     with torch.enable_grad():
         values = theta.clone().requires_grad_()
         total = log_likelihood(values)
@@ -174,7 +174,7 @@ def _derivatives(
                 "through a gradient"
             )
         hessian = torch.autograd.functional.hessian(lambda v: log_likelihood(v).mean(), theta)
-    return torch.stack(gradients), -hessian
+    return total.detach(), torch.stack(gradients), -hessian
 
 
 def _bounded(information: Tensor, complete: Tensor) -> Tensor:
@@ -187,9 +187,14 @@ def _bounded(information: Tensor, complete: Tensor) -> Tensor:
     return half @ torch.diag(share.clamp(LEAST_SHARE, 1)) @ half.T
 
 
-def _uphill(log_likelihood: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor) -> Tensor:
-    """theta + step, halved until the operator accepts it and the evidence does not fall."""
-    here = log_likelihood(theta)
+def _uphill(
+    log_likelihood: Callable[[Tensor], Tensor], theta: Tensor, here: Tensor, step: Tensor
+) -> Tensor:
+    """theta + step, halved until the operator accepts it and the evidence does not fall.
+
+    Args:
+        here: log_likelihood(theta), (S,).
+    """
     for _ in range(HALVINGS):
         try:
             gain = torch.logsumexp(log_likelihood(theta + step) - here, 0) - math.log(len(here))

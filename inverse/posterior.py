@@ -70,9 +70,10 @@ def as_batch(value: Any, what: str) -> Tensor:
     """
     if not isinstance(value, Tensor):
         found = type(value).__name__
-        if any(isinstance(part, Tensor) for part in _parts(value)):
+        parts = _parts(value)
+        if any(isinstance(part, Tensor) for part in parts):
             raise InputError(
-                f"{what}: expected a tensor, got a {found} of {len(_parts(value))} tensors; join "
+                f"{what}: expected a tensor, got a {found} of {len(parts)} tensors; join "
                 "them with torch.stack, and operators that measure together with inverse.stack"
             )
         try:

@@ -8,7 +8,7 @@ import torch
 
 from inverse.command.inputs import read_input
 from inverse.command.request import ComparisonRequest
-from inverse.errors import InputError, OptionError
+from inverse.errors import OptionError
 from inverse.evidence import Comparison, compare
 from inverse.io.command_line import show
 from inverse.io.devices import check_device
@@ -81,8 +81,6 @@ def _posed(request: ComparisonRequest) -> tuple[Problem, dict[str, Posterior]]:
             if y is None
             else problem.posterior(y=y, prior=prior, seed=request.seed, **settings)
         )
-        if y is not None and y.shape != posteriors[name].y.shape[-y.ndim :]:
-            raise InputError(f"compare: {name} takes another measurement than the first candidate")
         first = first or problem
         y = posteriors[name].y[0]
     assert first is not None

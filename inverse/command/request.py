@@ -29,10 +29,11 @@ from inverse.io.command_line import (
 from inverse.registry.defaults import default
 
 
-class _ProblemOptions:
-    """What requests share: the options of the problem."""
+class _NamedOptions:
+    """What requests share: the options of the problem and of the method by name."""
 
     problem_option: list[str]
+    method_option: list[str]
 
     @property
     def problem_options(self) -> dict[str, str]:
@@ -42,9 +43,17 @@ class _ProblemOptions:
         """
         return assignments(self.problem_option, "--problem-option")
 
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The options of the method by name.
+
+        Raises: OptionError for text that is not NAME=VALUE.
+        """
+        return dict(assignments(self.method_option, "--set"))
+
 
 @dataclass(frozen=True)
-class Request(_ProblemOptions):
+class Request(_NamedOptions):
     """What the user asks of `inverse solve`.
 
     A field is an option of the command: its type, its default, its name and its help text. The
@@ -167,7 +176,7 @@ class Request(_ProblemOptions):
 
         Raises: OptionError for text that is not NAME=VALUE, or for two values of `steps`.
         """
-        options: dict[str, Any] = dict(assignments(self.method_option, "--set"))
+        options = super().method_options
         if self.steps is None:
             return options
         if "steps" in options:
@@ -179,7 +188,7 @@ class Request(_ProblemOptions):
 
 
 @dataclass(frozen=True)
-class DiagnosisRequest(_ProblemOptions):
+class DiagnosisRequest(_NamedOptions):
     """What the user asks of `inverse diagnose`; a field is an option, as in `Request`."""
 
     problem: ProblemName = default("diagnose", "problem")
@@ -220,17 +229,9 @@ class DiagnosisRequest(_ProblemOptions):
     ] = False
     plugin: PluginFiles = field(default_factory=list)
 
-    @property
-    def method_options(self) -> dict[str, str]:
-        """The options of the method by name.
-
-        Raises: OptionError for text that is not NAME=VALUE.
-        """
-        return assignments(self.method_option, "--set")
-
 
 @dataclass(frozen=True)
-class ComparisonRequest(_ProblemOptions):
+class ComparisonRequest(_NamedOptions):
     """What the user asks of `inverse compare`; a field is an option, as in `Request`."""
 
     problem: ProblemName = default("compare", "problem")
@@ -279,14 +280,6 @@ class ComparisonRequest(_ProblemOptions):
             label = " ".join(f"{name}={chosen[name]}" for name in several)
             found.append((label, chosen, chosen.pop("prior", None)))
         return found
-
-    @property
-    def method_options(self) -> dict[str, str]:
-        """The options of the method by name.
-
-        Raises: OptionError for text that is not NAME=VALUE.
-        """
-        return assignments(self.method_option, "--set")
 
 
 def options_from(request: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:

@@ -17,7 +17,7 @@ from inverse.command.progress import progress
 from inverse.command.request import Request
 from inverse.command.summary import record, report
 from inverse.command.volumes import (
-    channels,
+    prior_channels,
     put_together,
     slice_folders,
     unpacked,
@@ -76,7 +76,7 @@ def _solve_volume(request: Request, path: Path, quiet: bool) -> bool:
     with nullcontext() if quiet else locked([request.out]):
         check_writable(request.out)
         request = with_one_noise(request, volume)
-        files = unpacked(volume, folders, channels(request, volume))
+        files = unpacked(volume, folders, prior_channels(request, volume))
         interrupted = _solve_all(request, files, folders, quiet)
         if not (interrupted or quiet):
             print(put_together(volume, folders, request))

@@ -36,7 +36,7 @@ def slice_folders(volume: Volume, out: Path) -> list[Path]:
     return [out / "slices" / f"{index + 1:04d}" for index in range(len(volume.slices))]
 
 
-def channels(request: Request, volume: Volume) -> int:
+def prior_channels(request: Request, volume: Volume) -> int:
     """Channels of the prior; said if grey slices are repeated for it."""
     problem = get_problem(request.problem, **request.problem_options)
     count = problem.resolve_prior(request.prior).shape[0] or 1

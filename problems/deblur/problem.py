@@ -148,7 +148,9 @@ class Deblur(inverse.ImageProblem):
     @property
     def kernel_is_estimated(self) -> bool:
         """Whether the kernel was estimated from a picture, now or by an earlier solve."""
-        return self.kernel == UNKNOWN or estimated_earlier(Path(self.kernel)) is not None
+        if self.kernel == UNKNOWN or self.kernel in self.sides:
+            return self.kernel == UNKNOWN
+        return estimated_earlier(Path(self.kernel)) is not None
 
     def checks(self, y):
         """Of a picture, and whether its blur is that of the kernel; see `kernel_mismatch`."""

@@ -127,8 +127,13 @@ class Microscopy(inverse.Problem):
         return optical_psf(optics, self.voxel, size)
 
     @property
+    def is_stack(self) -> bool:
+        """Whether x is a stack."""
+        return self.depth is not None
+
+    @property
     def _scale(self) -> float:
-        return self.scale or (200.0 if self.depth is None else 5000.0)
+        return self.scale or (5000.0 if self.is_stack else 200.0)
 
     @property
     def _background(self) -> float:
@@ -200,8 +205,8 @@ class Microscopy(inverse.Problem):
     def make_prior(self) -> inverse.Prior:
         """A Gaussian field of pictures or stacks that is correlated over the resolution."""
         length = Optics(self.wavelength, self.na, self.immersion, self.immersion, 0.0).lateral / 2
-        stack = self.depth is not None or self._measured_axes == 3
-        sides = (self.voxel.step, self.voxel.pixel, self.voxel.pixel)[0 if stack else 1 :]
+        voxel = (self.voxel.step, self.voxel.pixel, self.voxel.pixel)
+        sides = voxel if self.is_stack else voxel[1:]
         law = FieldPrior(
             torch.tensor(-0.8),
             matern(0.3, length, 0.5, sides),
@@ -212,11 +217,6 @@ class Microscopy(inverse.Problem):
         law.name = SMOOTH  # type: ignore[assignment]
         return law
 
-    @property
-    def _measured_axes(self) -> int | None:
-        """Axes of the measured image, if there is one."""
-        return None
-
     def resolve_prior(
         self,
         prior: inverse.Prior | str | Path | None = None,
@@ -225,8 +225,7 @@ class Microscopy(inverse.Problem):
     ) -> inverse.Prior:
         """As `Problem.resolve_prior`; a prior of pictures judges the slices of a stack."""
         found = super().resolve_prior(prior, device, dtype)
-        stack = self.depth is not None or self._measured_axes == 3
-        if not stack or len(found.shape) != 3:
+        if not self.is_stack or len(found.shape) != 3:
             return found
         if getattr(found, "name", "") == SMOOTH:
             return self.make_prior().to(device, dtype)
@@ -350,5 +349,6 @@ class MeasuredMicroscopy(Microscopy):
     axes_: int = 2
 
     @property
-    def _measured_axes(self) -> int | None:
-        return self.axes_
+    def is_stack(self) -> bool:
+        """Whether the file holds a stack."""
+        return self.axes_ == 3

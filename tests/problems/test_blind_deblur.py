@@ -18,6 +18,7 @@ from inverse_problems.deblur.kernel_estimation import (
     cartoon,
     centred,
     estimate_kernel,
+    likeness,
     pruned,
 )
 
@@ -32,12 +33,6 @@ def blurred(x: torch.Tensor, kernel: torch.Tensor, sigma: float = 0.005) -> torc
     """k * x inside the picture, with noise."""
     inside = F.conv2d(x[:, None], kernel.flip(0, 1)[None, None])[:, 0]
     return inside + sigma * torch.randn(inside.shape, generator=inverse.seeded(0, "noise"))
-
-
-def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest normalised correlation of two kernels over shifts."""
-    f, g = (torch.fft.rfft2(k, s=(128, 128)) for k in (a, b))
-    return float(torch.fft.irfft2(f * g.conj()).max() / (a.norm() * b.norm()))
 
 
 # --- the steps --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from inverse.command.progress import progress
 from inverse.command.request import Request
 from inverse.command.summary import record, report
 from inverse.command.volumes import (
+    check_pictures,
     prior_channels,
     put_together,
     slice_folders,
@@ -72,6 +73,7 @@ def _run(request: Request, quiet: bool = False) -> bool:
 def _solve_volume(request: Request, path: Path, quiet: bool) -> bool:
     """`_run` for the slices of a volume, which are put together once all are solved."""
     volume = read_volume(path)
+    check_pictures(request, volume)
     folders = slice_folders(volume, request.out)
     with nullcontext() if quiet else locked([request.out]):
         check_writable(request.out)

@@ -13,7 +13,7 @@ from inverse.command.request import Request
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
 from inverse.io.volumes import Volume, format_of
-from inverse.registry.discovery import get_problem
+from inverse.registry.discovery import get_problem, registry
 from inverse.result import Result
 
 SIGNAL = 0.1
@@ -29,6 +29,20 @@ def volume_of(paths: list[Path]) -> Path | None:
     if volumes and len(paths) > 1:
         raise InputError(f"{volumes[0]}: is a volume; solve one volume at a time")
     return volumes[0] if volumes else None
+
+
+def check_pictures(request: Request, volume: Volume) -> None:
+    """Check that the problem takes pictures, as slices are.
+
+    Raises: InputError otherwise.
+    """
+    cls = registry().find("inverse_problems", request.problem)
+    role = getattr(cls, "measured_role", None)
+    if role is None or (request.measured and role != "picture"):
+        raise InputError(
+            f"{volume.path}: holds pictures, slice by slice, and {request.problem} takes other "
+            "numbers; give a file of its own kind"
+        )
 
 
 def slice_folders(volume: Volume, out: Path) -> list[Path]:

@@ -256,6 +256,11 @@ class Microscopy(inverse.Problem):
         """
         stack = read_stack(Path(file))
         axes = stack.numbers.ndim
+        if self.depth is not None:
+            raise OptionError(
+                f"microscopy: depth={self.depth} belongs to a simulated stack; {file} has "
+                f"{'planes of its own' if axes == 3 else 'no planes'}; leave depth out"
+            )
         pixel = self.pixel or (stack.voxel.pixel if stack.voxel else None)
         step = self.step or (stack.voxel.step if stack.voxel and axes == 3 else None)
         known = pixel is not None and (axes == 2 or step is not None)

@@ -245,3 +245,10 @@ def test_a_volume_beside_another_input_is_refused(solve, tmp_path):
     for name in ("a.nii", "b.nii"):
         nifti(tmp_path / name, numbers(4, 4, 4), np.eye(4))
     solve("--restore", "a.nii", "--restore", "b.nii").refused("solve one volume at a time")
+
+
+@pytest.mark.parametrize("problem", ["ct", "gaussian"])
+def test_a_volume_for_a_problem_of_other_numbers_is_refused(command, tmp_path, problem):
+    nifti(tmp_path / "a.nii", numbers(4, 4, 4), np.eye(4))
+    given = ("solve", "--problem", problem, "--method", "tv", "--restore", "a.nii")
+    command(*given).refused("holds pictures, slice by slice", "give a file of its own kind")

@@ -246,6 +246,7 @@ def test_voxels_of_psf_and_image_must_agree(tmp_path):
         (np.ones((2, 3, 9, 9)), ("pixel=65",), "expected a picture (y, x) or a stack"),
         (np.ones((9, 9)), ("pixel=65", "na=1.6"), "na=1.6 needs an immersion medium"),
         (np.ones((9, 9)), ("pixel=65", "offset=5"), "do not exceed offset and background"),
+        (np.ones((9, 9)), ("pixel=65", "depth=4"), "depth=4 belongs to a simulated stack"),
     ],
 )
 def test_unusable_images_are_one_line(solve, tmp_path, numbers, options, words):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from inverse.errors import InputError, OptionError
 from inverse.io.files import atomic_write
 from inverse.priors.networks.unet import UNetConfig
 from inverse.priors.prior import NetworkPrior
+from inverse.registry.options import check_options
+from inverse.registry.types import Fraction, Positive, Range
 from inverse.seeding import check_seed, seeded
 from inverse.training.crops import random_crops
 
@@ -55,38 +57,29 @@ class TrainConfig:
     Raises: OptionError for a value out of its range.
     """
 
-    size: int = 64
-    steps: int = 100_000
-    batch: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 300
-    cooldown: float = 0.3
-    ema: float = 0.999
-    sigma_log_mean: float = -1.2
-    sigma_log_std: float = 1.2
-    wide: float = 0.0
+    size: Annotated[int, Range(8, 4096)] = 64
+    steps: Annotated[int, Range(1, 10**9)] = 100_000
+    batch: Annotated[int, Range(1, 10**5)] = 16
+    learning_rate: Positive = 1e-3
+    warmup: Annotated[int, Range(0, 10**9)] = 300
+    cooldown: Fraction = 0.3
+    ema: Annotated[float, Range(0, below=1)] = 0.999
+    sigma_log_mean: Annotated[float, Range(-20, 20)] = -1.2
+    sigma_log_std: Annotated[float, Range(0, 20)] = 1.2
+    wide: Fraction = 0.0
     start: str = ""
     precision: str = "float32"
     seed: int = 0
     network: Any = UNetConfig()
-    mix: float = 0.0
+    mix: Fraction = 0.0
     mirror: bool = True
     regions: str = ""
 
+    name: ClassVar[str] = "train"
+
     def __post_init__(self):
-        for name, least in {"size": 8, "steps": 1, "batch": 1}.items():
-            if getattr(self, name) < least:
-                raise OptionError(
-                    f"train: {name} must be at least {least}, got {getattr(self, name)}"
-                )
+        check_options(self)
         check_seed(self.seed, bits=63)
-        for name in ("mix", "cooldown", "wide"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"train: {name} must be from 0 to 1, got {getattr(self, name):g}")
-        if not 0 < self.learning_rate < math.inf:
-            raise OptionError(
-                f"train: learning_rate must be positive and finite, got {self.learning_rate:g}"
-            )
         if self.precision not in ("bf16", "float32"):
             raise OptionError(
                 f"train: precision must be 'bf16' or 'float32', got '{self.precision}'"

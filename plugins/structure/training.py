@@ -7,13 +7,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inverse.errors import OptionError
+import inverse
 from inverse.io.devices import check_device
 from inverse.io.files import strict_json
 from inverse.io.image_sets import load_images
@@ -53,12 +53,9 @@ class StructureTrainConfig(TrainConfig):
 
     network: Any = StructureConfig()
     corpus: BlurCorpus = BlurCorpus()
-    dropout: float = 0.2
+    dropout: inverse.Fraction = 0.2
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.dropout <= 1:
-            raise OptionError(f"train-structure: dropout must be from 0 to 1, got {self.dropout:g}")
+    name: ClassVar[str] = "train-structure"
 
 
 class StructureTraining(Training):

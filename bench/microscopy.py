@@ -25,6 +25,7 @@ SPECIMENS, SIDE, PLANES = 5, 96, 16
 METHODS: list[tuple[str, str, dict[str, Any]]] = [
     *[("richardson-lucy", "poisson", {"steps": n}) for n in (10, 40, 160)],
     ("tikhonov", "gaussian", {}),
+    ("wiener", "gaussian", {}),
     *[("tv", "gaussian", {"lambda": weight}) for weight in (30.0, 100.0, 300.0)],
     ("dpir", "gaussian", {}),
 ]

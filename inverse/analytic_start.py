@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from inverse.errors import UnsupportedError
+from inverse.execution import CG
 from inverse.measurement.linalg import conjugate_gradient
 from inverse.measurement.noise import GaussianNoise
 from inverse.posterior import Posterior
@@ -70,7 +71,7 @@ def gaussian_of(prior: Prior, shape: tuple[int, ...]) -> Gaussian | None:
     elif not isinstance(law, AnalyticPrior):
         return None
     if isinstance(law, FieldPrior):
-        law = law.sized(*shape[-2:])
+        law = law.sized(*shape[1:])
     return Gaussian(law.mean, lambda x, f: law.spectral(x.to(law.mean), f).to(x))
 
 
@@ -101,31 +102,69 @@ def unmet_requirement(posterior: Posterior) -> str | None:
     return None
 
 
+def is_gaussian(prior: Prior) -> bool:
+    """Whether the law of a prior is a Gaussian that is known exactly."""
+    if isinstance(prior, RescaledPrior | AmplifiedPrior):
+        return is_gaussian(prior.native)
+    return isinstance(prior, AnalyticPrior) and hasattr(prior, "spectral")
+
+
 def analytic_start(posterior: Posterior, sigma: float, generator: Generators) -> Tensor:
     """A draw at noise level sigma of the prior's Gaussian, given y: (B, *shape), model units.
 
-    It evaluates the prior nowhere, and is exact up to the linear solve,
-    (I + C^1/2 A^T R^-1 A C^1/2) w = C^1/2 A^T R^-1 (y + n - A x'), by the conjugate gradients of
-    `posterior.execution`.
+    It evaluates the prior nowhere, and is exact up to the linear solve, by the conjugate gradients
+    of `posterior.execution`.
 
     Raises: UnsupportedError for a posterior with an `unmet_requirement`.
     """
+    law = _checked_law(posterior)
+    white = generator.randn_like(_empty(posterior))
+    x = law.mean.to(white) + law.spectral(white, torch.sqrt)
+    gain = _gain(posterior, law, posterior.execution.solver)
+    return posterior.corrected_draw(x, gain, generator) + sigma * generator.randn_like(x)
+
+
+def gaussian_mean(posterior: Posterior, settings: CG) -> Tensor:
+    """m + C A^T (A C A^T + R)^-1 (y - A m), the mean of the prior's Gaussian given y: (B, *shape).
+
+    Model units. It evaluates the prior nowhere, and is exact up to the linear solve.
+
+    Args:
+        settings: of the conjugate gradients.
+
+    Raises: UnsupportedError for a posterior with an `unmet_requirement`.
+    """
+    law = _checked_law(posterior)
+    mean = law.mean.to(posterior.y).expand(len(posterior), *posterior.shape)
+    return mean + _gain(posterior, law, settings)(posterior.residual(mean))
+
+
+def _checked_law(posterior: Posterior) -> Gaussian:
     if reason := unmet_requirement(posterior):
-        raise UnsupportedError(f"analytic_start needs {reason}")
+        raise UnsupportedError(f"the prior's Gaussian given y needs {reason}")
     law = gaussian_of(posterior.prior, posterior.shape)
     assert law is not None
+    return law
+
+
+def _empty(posterior: Posterior) -> Tensor:
+    """An uninitialised x for each row: (B, *shape)."""
+    return torch.empty(
+        len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
+    )
+
+
+def _gain(posterior: Posterior, law: Gaussian, settings: CG) -> Callable[[Tensor], Tensor]:
+    """r -> C A^T (A C A^T + R)^-1 r = C^1/2 w.
+
+    w solves (I + C^1/2 A^T R^-1 A C^1/2) w = C^1/2 A^T R^-1 r.
+    """
     assert isinstance(posterior.noise, GaussianNoise)
+    variance = posterior.noise.variance(posterior.y)
+    offset = posterior.A(torch.zeros_like(_empty(posterior)))
 
     def root(v: Tensor) -> Tensor:
         return law.spectral(v, torch.sqrt)
-
-    white = generator.randn_like(
-        torch.empty(
-            len(posterior), *posterior.shape, dtype=posterior.dtype, device=posterior.device
-        )
-    )
-    x = law.mean.to(white) + root(white)
-    variance, offset = posterior.noise.variance(posterior.y), posterior.A(torch.zeros_like(x))
 
     def back(v: Tensor) -> Tensor:
         return root(posterior.A_adjoint(v / variance))
@@ -133,10 +172,7 @@ def analytic_start(posterior: Posterior, sigma: float, generator: Generators) ->
     def precision(w: Tensor) -> Tensor:
         return w + back(posterior.A(root(w)) - offset)
 
-    def gain(r: Tensor) -> Tensor:
-        return root(conjugate_gradient(precision, back(r), settings=posterior.execution.solver))
-
-    return posterior.corrected_draw(x, gain, generator) + sigma * generator.randn_like(x)
+    return lambda r: root(conjugate_gradient(precision, back(r), settings=settings))
 
 
 def amplified(posterior: Posterior) -> Posterior:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import inverse
+from inverse.analytic_start import is_gaussian
 from inverse.errors import UnknownNameError, UnsupportedError
 
 
@@ -35,6 +36,7 @@ RULES = (
         "the prior is known exactly, and weights find its modes",
         lambda p, n: p.prior.exact and n > 1,
     ),
+    Rule("wiener", "the mean of a Gaussian posterior", lambda p, n: is_gaussian(p.prior)),
     Rule("mmps", "the prior is known exactly", lambda p, n: p.prior.exact),
     Rule(
         "multimodal",

@@ -293,3 +293,20 @@ def test_the_docs_hold_what_the_bench_wrote(monkeypatch):
         for sampler in (with_common_options, *SAMPLERS.values())
         for option in sampler_options(sampler)
     )
+
+
+def test_the_gaussian_of_a_field_has_its_number_of_axes():
+    """A field of volumes keeps its covariance."""
+    field = FieldPrior(
+        torch.zeros((), dtype=torch.float64), decaying_spectrum, (1, None, None, None)
+    )
+    law = gaussian_of(field, (1, 3, 4, 5))
+    unit = torch.eye(60, dtype=torch.float64).reshape(60, 1, 3, 4, 5)
+    found = law.spectral(unit, lambda v: v).reshape(60, 60)
+    torch.testing.assert_close(found, field.sized(3, 4, 5).covariance)
+
+
+def decaying_spectrum(*size: int) -> torch.Tensor:
+    """1 / (1 + |f|^2) for whole frequencies f on a torus."""
+    axes = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n) for n in size), indexing="ij")
+    return 1 / (1 + sum(a.square() for a in axes))

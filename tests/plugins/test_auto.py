@@ -32,10 +32,16 @@ class Network(inverse.Prior):
         return x / (1 + torch.as_tensor(sigma) ** 2)
 
 
+MIXTURE = inverse.MixturePrior(
+    torch.ones(2), torch.stack([-torch.ones(1, 8, 8), torch.ones(1, 8, 8)]), torch.ones(1)
+)
+
+
 @pytest.mark.parametrize(
     ("linear", "prior", "samples", "chosen"),
     [
-        (True, None, 1, "mmps"),
+        (True, None, 1, "wiener"),
+        (True, MIXTURE, 1, "mmps"),
         (True, None, 4, "smc-mmps"),
         (True, Network(), 1, "dpir"),
         (True, Network(), 4, "diffpir"),

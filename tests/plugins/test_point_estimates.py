@@ -39,6 +39,19 @@ def mode(C, m, A, y, sigma_y, weight=1.0):
     )
 
 
+def test_wiener_is_the_mean_of_a_gaussian_posterior(gaussian):
+    """Also with a noise level for each measurement; the tolerance is that of the linear solve."""
+    posterior, C, m, A, y = gaussian
+    found = inverse.solve(posterior, "wiener").mean[0]
+    torch.testing.assert_close(found, mode(C, m, A, y, 0.3), atol=1e-5, rtol=0)
+    sigma_y = torch.tensor([0.1, 0.3, 1.0], dtype=F64)
+    uneven = posterior.replaced(noise=inverse.GaussianNoise(sigma_y))
+    expected = m + torch.linalg.solve(
+        A.T @ (A / sigma_y[:, None] ** 2) + torch.linalg.inv(C), A.T @ ((y - A @ m) / sigma_y**2)
+    )
+    torch.testing.assert_close(inverse.solve(uneven, "wiener").mean[0], expected, atol=1e-5, rtol=0)
+
+
 def end_of_red_map(posterior, sigma_min, steps=600, **options):
     """Mean of 400 rows; optimiser noise gives it a standard error of 0.02 to 0.03 in total."""
     method = inverse.get_method("red-map", steps=steps, lr=0.3, sigma_min=sigma_min, **options)

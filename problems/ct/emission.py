@@ -15,12 +15,13 @@ from torch import Tensor
 import inverse
 from inverse.errors import InputError
 from inverse.io.arrays import read_named
+from inverse.io.brightness import three_digits, unit
 from inverse_problems.ct.filtering import filtered_backprojection
 from inverse_problems.ct.geometry import Geometry, circle_mask
 from inverse_problems.ct.projector import Projector
 from inverse_problems.ct.scan import view_axis
 from inverse_problems.ct.scan_files import checked, read_array, read_projections, read_theta
-from inverse_problems.ct.slices import BRIGHTEST, SliceProblem, brightness
+from inverse_problems.ct.slices import SliceProblem
 
 WATER = 0.096 * 0.3
 """Attenuation of water at 511 keV per simulated pixel of 3 mm (Hubbell, Seltzer, NIST 1995)."""
@@ -166,10 +167,9 @@ class PET(SliceProblem):
         projector = _projector(angles.tobytes(), detectors, detectors // 2, detectors)
         trues = (counts - known) / loss.clamp_min(1e-3)
         first = filtered_backprojection(trues[None], projector.geometry, "hann")[0, 0]
-        bright = brightness(first, circle_mask(detectors))
-        if self.scale is None and bright <= 0:
+        scale = self.scale or three_digits(unit(first[torch.from_numpy(circle_mask(detectors))]))
+        if scale <= 0:
             raise InputError(f"{file}: the counts do not exceed the background")
-        scale = self.scale or float(f"{bright / BRIGHTEST:.3g}")
         notes.append(f"intensity 1 is {scale:g} counts per pixel and line; scale=... states it")
         emission = Emission(projector, loss, known, scale)
         own: dict[str, Any] = vars(self) | {"emission_": emission, "scale": scale}
@@ -258,8 +258,6 @@ def _projector(theta: bytes, detectors: int, center: int, size: int) -> Projecto
 
 @functools.cache
 def _operators() -> tuple[Any, Any]:
-    from inverse_problems.ct.projector import Projection
-
     physics = inverse.physics
 
     class Trues(physics.LinearPhysics):  # type: ignore[name-defined, misc]
@@ -272,7 +270,7 @@ def _operators() -> tuple[Any, Any]:
             self.gains: Tensor
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return self.gains * Projection.apply(self.projector, x)
+            return self.gains * self.projector.forward(x)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             return self.projector.adjoint(self.gains * y)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError
+from inverse.io.brightness import are_intensities, three_digits, unit
 from inverse.io.stacks import write_tiff
 from inverse_problems.ct.center import estimated_center
 from inverse_problems.ct.filtering import filtered_backprojection
@@ -27,10 +28,7 @@ from inverse_problems.ct.scan_files import (
     read_projections,
     read_theta,
 )
-from inverse_problems.ct.slices import BRIGHTEST, SliceProblem, brightness
-
-PICTURE = (0.3, 1.3)
-"""Values of that percentile that a picture in [0, 1] has, whose mu is 1."""
+from inverse_problems.ct.slices import SliceProblem
 
 UNITS = "attenuation per pixel"
 """Description in the TIFF files that are written."""
@@ -439,13 +437,12 @@ class CT(SliceProblem):
         if self.mu is not None:
             return self.mu
         y = torch.from_numpy(integrals)[None, None]
-        picture = filtered_backprojection(y, geometry, "hann")[0, 0].numpy()
-        bright = brightness(picture, geometry.inside())
-        if kind == "integrals" and PICTURE[0] <= bright <= PICTURE[1]:
+        picture = filtered_backprojection(y, geometry, "hann")[0, 0].numpy()[geometry.inside()]
+        if kind == "integrals" and are_intensities(picture):
             return 1.0
-        if bright <= 0:
+        mu = three_digits(unit(picture))
+        if mu <= 0:
             raise InputError("ct: the projections hold no attenuation; check flats and darks")
-        mu = float(f"{bright / BRIGHTEST:.3g}")
         notes.append(f"intensity 1 is an attenuation of {mu:g} per pixel; mu=... states it")
         return mu
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import MemoryLimitError
+from inverse.measurement.sparse import SparseMatrix
 from inverse.memory import free_memory
 from inverse_problems.ct.filtering import filtered_backprojection
 from inverse_problems.ct.geometry import Geometry
@@ -38,33 +38,23 @@ class Projector:
     def __init__(self, geometry: Geometry):
         self.geometry = geometry
         self.shape = (geometry.views * geometry.detectors, geometry.size**2)
-        self._matrices: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __deepcopy__(self, memo: Any) -> Projector:
         return self  # it never changes
 
     def forward(self, x: Tensor) -> Tensor:
         """P x of every channel: (B, C, size, size) -> (B, C, views, detectors)."""
-        matrix, _ = self._pair(x)
-        y = (matrix @ x.flatten(2).flatten(0, 1).T.contiguous()).T
-        return y.reshape(*x.shape[:2], self.geometry.views, self.geometry.detectors)
+        y = self.matrix.forward(x.flatten(2))
+        return y.unflatten(2, (self.geometry.views, self.geometry.detectors))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """P^T y of every channel: (B, C, views, detectors) -> (B, C, size, size)."""
-        _, transpose = self._pair(y)
-        x = (transpose @ y.flatten(2).flatten(0, 1).T.contiguous()).T
-        return x.reshape(*y.shape[:2], self.geometry.size, self.geometry.size)
-
-    def _pair(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        key = (like.device, like.dtype)
-        if key not in self._matrices:
-            first, second = (_tensor(m, self.shape[:: 1 - 2 * i]) for i, m in enumerate(self._csr))
-            self._matrices[key] = (_moved(first, like), _moved(second, like))
-        return self._matrices[key]
+        x = self.matrix.adjoint(y.flatten(2))
+        return x.unflatten(2, (self.geometry.size, self.geometry.size))
 
     @functools.cached_property
-    def _csr(self) -> tuple[Any, Any]:
-        """The matrix and its transpose as compressed rows."""
+    def matrix(self) -> SparseMatrix:
+        """P, (views detectors, size^2)."""
         from scipy import sparse
 
         geometry = self.geometry
@@ -80,8 +70,7 @@ class Projector:
         inside = geometry.inside()
         theta, s = geometry.lines()
         rows = [_view(theta[i], s[i], inside, dtype) for i in range(geometry.views)]
-        matrix = sparse.vstack(rows, format="csr")
-        return matrix, matrix.T.tocsr()
+        return SparseMatrix(sparse.vstack(rows, format="csr"))
 
 
 def _view(theta: np.ndarray, s: np.ndarray, inside: np.ndarray, dtype: Any) -> Any:
@@ -109,24 +98,6 @@ def _view(theta: np.ndarray, s: np.ndarray, inside: np.ndarray, dtype: Any) -> A
             weights.append(weight[kept].astype(dtype))
     entries = np.concatenate(weights), (np.concatenate(lines), np.concatenate(pixels))
     return sparse.coo_matrix(entries, shape=(len(s), size * size)).tocsr()
-
-
-def _tensor(matrix: Any, shape: tuple[int, ...]) -> Tensor:
-    kind = np.int32 if matrix.nnz < 2**31 else np.int64
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Sparse.*", UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(kind)),
-            torch.from_numpy(matrix.indices.astype(kind)),
-            torch.from_numpy(matrix.data),
-            shape,
-        )
-
-
-def _moved(matrix: Tensor, like: Tensor) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Sparse.*", UserWarning)
-        return matrix.to(like.device, like.dtype)
 
 
 def integrals_operator(projector: Projector, mu: float) -> Any:
@@ -159,7 +130,7 @@ def _classes() -> tuple[Any, Any]:
             self.projector, self.mu = projector, mu
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return Projection.apply(self.projector, self.mu * x)
+            return self.projector.forward(self.mu * x)
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
             return self.mu * self.projector.adjoint(y)
@@ -177,7 +148,7 @@ def _classes() -> tuple[Any, Any]:
             self.dark: Tensor
 
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            integrals = Projection.apply(self.projector, self.mu * x)
+            integrals = self.projector.forward(self.mu * x)
             return self.flat * torch.exp(-integrals) + self.dark
 
         def integrals(self, y: Tensor) -> Tensor:
@@ -189,16 +160,3 @@ def _classes() -> tuple[Any, Any]:
             return filtered_backprojection(self.integrals(y), geometry, window) / self.mu
 
     return Integrals, Counts
-
-
-class Projection(torch.autograd.Function):
-    """P x with P^T as its derivative; sparse products of torch have no batched one."""
-
-    @staticmethod
-    def forward(ctx: Any, projector: Projector, x: Tensor) -> Tensor:
-        ctx.projector = projector
-        return projector.forward(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
-        return None, ctx.projector.adjoint(gradient)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +14,6 @@ import inverse
 from inverse.errors import OptionError
 from inverse_problems.ct.circle import InCircle
 from inverse_problems.ct.geometry import circle_mask
-
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of a measured slice, and the intensity that it gets where its scale is not stated."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,3 @@ class SliceProblem(inverse.ImageProblem):
                 "use a grey prior, e.g. --prior mri-96, and a square slice"
             )
         return shape[1]
-
-
-def brightness(slice_: np.ndarray | Tensor, inside: np.ndarray) -> float:
-    """The percentile `BRIGHT` of a slice (N, N) inside a circle."""
-    return float(np.percentile(np.asarray(slice_)[inside], BRIGHT))

@@ -12,15 +12,13 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError
+from inverse.io.brightness import three_digits, unit
 from inverse.priors.field import FieldPrior, matern
 from inverse.priors.volume import Plane, VolumePrior
 from inverse_problems.microscopy.counting import brightness_operator, counts_operator
 from inverse_problems.microscopy.point_spread import Optics, measured_psf, optical_psf
 from inverse_problems.microscopy.specimen import filaments
 from inverse_problems.microscopy.stacks import Voxel, read_stack, write_stack
-
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of a measured image, and the intensity that it gets where scale is not stated."""
 
 PLANES: dict[str, tuple[Plane, ...]] = {"focal": ("yx",), "all": ("yx", "zx", "zy")}
 SMOOTH = "smooth-field"
@@ -282,10 +280,9 @@ class Microscopy(inverse.Problem):
             own["background"] = float(f"{max(np.percentile(electrons, 1), 0):.3g}")
             notes.append(f"background {own['background']:g} photo-electrons, estimated; state it")
         if self.scale is None:
-            bright = float(np.percentile(electrons, BRIGHT)) - own["background"]
-            if bright <= 0:
+            own["scale"] = three_digits(unit(electrons, own["background"]))
+            if own["scale"] <= 0:
                 raise InputError(f"{file}: the counts do not exceed offset and background")
-            own["scale"] = float(f"{bright / BRIGHTEST:.3g}")
             notes.append(f"intensity 1 is {own['scale']:g} photo-electrons; scale=... states it")
         posed = MeasuredMicroscopy(**own | {"axes_": axes})
         y = posed.from_electrons(torch.from_numpy(electrons)[None])

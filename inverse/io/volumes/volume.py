@@ -10,9 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from inverse.errors import InputError
-
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of the values, and the intensity that it gets."""
+from inverse.io import brightness
 
 LIMITS = "not for diagnosis"
 """Written into every file that has room for a description."""
@@ -63,9 +61,9 @@ def _window(path: Path, slices: np.ndarray) -> tuple[float, float]:
     """
     if invalid := int((~np.isfinite(slices)).sum()):
         raise InputError(f"{path}: {invalid} of {slices.size} values are NaN or infinite")
-    lowest, brightest = float(slices.min()), float(np.percentile(slices, BRIGHT))
+    lowest = float(slices.min())
     low = min(0.0, lowest)
-    high = max(low + (brightest - low) / BRIGHTEST, float(slices.max()))
+    high = max(low + brightness.unit(slices, low), float(slices.max()))
     if not high > low or lowest == float(slices.max()):
         raise InputError(f"{path}: all values are {lowest:g}; there is nothing to restore")
     return low, high

@@ -148,8 +148,22 @@ def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
             return {
                 name: _joined(stored(path, file[name]))
                 for name in names
-                if _is_inside(file, name) and _numeric(file[name].dtype)
+                if is_inside(file, name) and _numeric(file[name].dtype)
             }
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays at the top of a .npz or HDF5 file; none of another file.
+
+    Raises: InputError if it cannot be read.
+    """
+    if not path.is_file():
+        return []
+    with reading(path, "a readable array"), path.open("rb") as file:
+        if not file.read(4).startswith(b"PK"):
+            return datasets(path)
+        with zipfile.ZipFile(path) as members:
+            return [name.removesuffix(".npy") for name in members.namelist()]
 
 
 def units_of(path: Path, name: str) -> str:
@@ -159,11 +173,11 @@ def units_of(path: Path, name: str) -> str:
     if not path.is_file() or not h5py.is_hdf5(path):
         return ""
     with h5py.File(path, "r") as file:
-        value = file[name].attrs.get("units", "") if _is_inside(file, name) else ""
+        value = file[name].attrs.get("units", "") if is_inside(file, name) else ""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _is_inside(file: Any, name: str) -> bool:
+def is_inside(file: Any, name: str) -> bool:
     """Whether a dataset exists in the file itself, without links to other files on its path."""
     import h5py
 

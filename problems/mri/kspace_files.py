@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import numpy as np
 from inverse.errors import InputError
 from inverse.io.arrays import is_array, read_named, read_numbers
 from inverse_problems.mri.espirit import transform
-
-HEADER = 1 << 20
-"""Largest size of a header that is read (bytes)."""
+from inverse_problems.mri.ismrmrd_files import HEADER, parsed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,20 +22,24 @@ class KSpace:
         sampled: boolean (H, W).
         maps: (coils, H, W) times the phase of the slice; None for one coil and a real slice.
         recon: height and width of the scanner's reconstruction; None if the file has none.
+        sigma: noise of the real and imaginary parts, from a noise scan; None without one.
     """
 
     data: np.ndarray
     sampled: np.ndarray
     maps: np.ndarray | None = None
     recon: tuple[int, int] | None = None
+    sigma: float | None = None
 
     def __repr__(self) -> str:
         coils, height, width = self.data.shape
         return f"{coils} coils, {height}x{width}, {self.sampled.mean():.4g} sampled"
 
 
-def read_kspace(path: Path, slice_: int | None, coils_first: bool, notes: list[str]) -> np.ndarray:
-    """One slice of k-space, (coils, H, W) complex.
+def read_kspace(
+    path: Path, slice_: int | None, coils_first: bool, notes: list[str], shots: bool = False
+) -> np.ndarray:
+    """One slice of k-space, (coils, H, W) complex, or with `shots` (coils, shots, samples).
 
     Complex (H, W); (coils, H, W) in arrays; (slices, H, W) or (slices, coils, H, W) in fastMRI's
     `kspace`; (slices, coils, H, W) in arrays. Real (2 coils, H, W) are real and imaginary parts.
@@ -46,6 +47,7 @@ def read_kspace(path: Path, slice_: int | None, coils_first: bool, notes: list[s
     Args:
         slice_: counted from 0; None is the middle one.
         coils_first: whether the first of three axes of `kspace` are coils.
+        shots: whether k-space lies off a grid, as (..., shots, samples).
 
     Raises: InputError if the file is of another kind.
     """
@@ -57,7 +59,7 @@ def read_kspace(path: Path, slice_: int | None, coils_first: bool, notes: list[s
     else:
         notes.append("complex")
     sides = array.shape
-    if array.ndim == 3 and is_fastmri and not coils_first:
+    if array.ndim == 3 and is_fastmri and not (coils_first or shots):
         array = array[:, None]
     if array.ndim == 4:
         count = len(array)
@@ -69,7 +71,7 @@ def read_kspace(path: Path, slice_: int | None, coils_first: bool, notes: list[s
         array = array[chosen]
     if array.ndim == 2:
         array = array[None]
-    if array.ndim != 3 or min(array.shape[1:]) < 4:
+    if array.ndim != 3 or (min(array.shape[1:]) < 4 and not shots):
         raise InputError(
             f"{path}: complex numbers of shape {sides}; expected (height, width), "
             "(coils, height, width) or (slices, coils, height, width)"
@@ -139,11 +141,11 @@ def header_sides(path: Path) -> tuple[int, int] | None:
             return None
         raw = item[()] if item.shape == () else item[0]
     text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
-    space = re.search(r"<reconSpace>.*?<matrixSize>(.*?)</matrixSize>", text[:HEADER], re.S)
-    if space is None:
+    try:
+        recon = parsed(text[:HEADER]).recon
+    except ValueError:
         return None
-    sides = [re.search(rf"<{axis}>\s*(\d{{1,5}})\s*</{axis}>", space[1]) for axis in "xy"]
-    return None if None in sides else (int(sides[0][1]), int(sides[1][1]))  # type: ignore[index]
+    return None if recon is None else recon[:2]
 
 
 def read_maps(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -205,39 +207,48 @@ def _share(energy: np.ndarray) -> float:
     return float(middle.sum())
 
 
-def noise_level(data: np.ndarray, sampled: np.ndarray, share: float = 0.05) -> float | None:
-    """Standard deviation of the real and imaginary parts at the highest sampled frequencies.
+def noise_level(samples: np.ndarray) -> float | None:
+    """Standard deviation of the real and imaginary parts of samples that hold little signal.
 
     Args:
-        data: (coils, H, W).
-        share: of the sampled frequencies, counted from the highest.
+        samples: (coils, count), such as `outer`.
 
-    Returns: None if fewer than 32 frequencies would decide.
+    Returns: None if fewer than 32 samples would decide.
     """
-    coils = _outer(data, sampled, share)
-    if coils.shape[1] < 32:
+    if samples.shape[1] < 32:
         return None
-    return float(np.median(np.abs(np.concatenate([coils.real, coils.imag])))) / 0.6745
+    return float(np.median(np.abs(np.concatenate([samples.real, samples.imag])))) / 0.6745
 
 
-def whitening(data: np.ndarray, sampled: np.ndarray, share: float = 0.05) -> np.ndarray:
+def whitening(samples: np.ndarray) -> np.ndarray:
     """The matrix (coils, coils) that makes the coils' noise white, of unit determinant.
 
-    The covariance is that of the highest sampled frequencies.
+    Args:
+        samples: of the noise, (coils, count).
 
     Source: Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories,
     Magnetic Resonance in Medicine 2001, appendix A.
     """
-    outer = _outer(data, sampled, share)
-    covariance = outer @ outer.conj().T / outer.shape[1]
-    inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + 1e-12 * np.eye(len(covariance))))
-    return inverse_root / np.abs(np.linalg.det(inverse_root)) ** (1 / len(covariance))
+    covariance = samples @ samples.conj().T / samples.shape[1]
+    ridge = 1e-12 * max(float(np.trace(covariance).real), 1e-300) * np.eye(len(covariance))
+    inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + ridge))
+    _, logarithm = np.linalg.slogdet(inverse_root)
+    return inverse_root / np.exp(logarithm / len(covariance))
 
 
-def _outer(data: np.ndarray, sampled: np.ndarray, share: float) -> np.ndarray:
-    """The highest sampled frequencies: (coils, count)."""
+def outer(data: np.ndarray, radius: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """The samples of the highest frequencies: (coils, count).
+
+    Args:
+        data: (coils, samples).
+        radius: of each sample's frequency, (samples,).
+        share: of the samples, counted from the highest.
+    """
+    return data[:, radius >= np.quantile(radius, 1 - share)]
+
+
+def grid_radius(sampled: np.ndarray) -> np.ndarray:
+    """The radius of each sampled frequency in units of the highest on its axis, (count,)."""
     height, width = sampled.shape
     y, x = np.ogrid[:height, :width]
-    radius = np.hypot((y - height // 2) / (height / 2), (x - width // 2) / (width / 2))[sampled]
-    chosen = radius >= np.quantile(radius, 1 - share)
-    return data[:, sampled][:, chosen]
+    return np.hypot((y - height // 2) / (height / 2), (x - width // 2) / (width / 2))[sampled]

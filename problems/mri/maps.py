@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -50,13 +51,22 @@ def sense(maps: np.ndarray, kspace: np.ndarray, sampled: np.ndarray) -> np.ndarr
 
     def normal(x: np.ndarray) -> np.ndarray:
         seen = transform(sampled * transform(maps * x), inverse=True)
-        return (maps.conj() * seen).sum(0) + DAMPING * x
+        return (maps.conj() * seen).sum(0)
 
-    x = np.zeros(kspace.shape[1:], dtype=np.complex64)
-    r = (maps.conj() * transform(kspace, inverse=True)).sum(0)
+    return least_squares(normal, (maps.conj() * transform(kspace, inverse=True)).sum(0))
+
+
+def least_squares(normal: Callable[[np.ndarray], np.ndarray], r: np.ndarray) -> np.ndarray:
+    """The complex slice x with (A^H A + damping) x = r, by conjugate gradients from 0.
+
+    Args:
+        normal: A^H A.
+        r: A^H y, (H, W).
+    """
+    x = np.zeros(r.shape, dtype=np.complex64)
     p, power = r, float(np.vdot(r, r).real)
     for _ in range(ITERATIONS):
-        q = normal(p)
+        q = normal(p) + DAMPING * p
         step = power / max(float(np.vdot(p, q).real), 1e-30)
         x, r = x + step * p, r - step * q
         power, before = float(np.vdot(r, r).real), power

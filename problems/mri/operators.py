@@ -124,3 +124,40 @@ def _one_coil() -> Any:
             return torch.where(self.mask > 0, c / self.mask.clamp_min(0.5), 0.0)
 
     return SampledFourier
+
+
+def off_grid(nufft: Any, maps: Tensor, density: Tensor) -> Any:
+    """y_c = F maps_c x at any frequencies, x (B, 1, H, W) -> y (B, 2 coils, shots, samples).
+
+    Args:
+        nufft: F, a `NUFFT` of shots times samples frequencies.
+        maps: complex (coils, H, W): sensitivities times the phase of the slice.
+        density: area of k-space of each frequency, (shots, samples), for `gridding`.
+    """
+    return _off_grid()(nufft, maps, density)
+
+
+@functools.cache
+def _off_grid() -> Any:
+    class OffGrid(inverse.physics.LinearPhysics):  # type: ignore[name-defined, misc]
+        def __init__(self, nufft: Any, maps: Tensor, density: Tensor):
+            super().__init__()
+            self.nufft = nufft
+            self.register_buffer("maps", maps)
+            self.register_buffer("density", density.double())
+            self.maps: Tensor
+            self.density: Tensor
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            values = self.nufft.forward(self.maps * x)
+            return as_parts(values.unflatten(-1, self.density.shape))
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            images = self.nufft.adjoint(as_complex(y).flatten(-2))
+            return (self.maps.conj() * images).real.sum(1, keepdim=True)
+
+        def gridding(self, y: Tensor) -> Tensor:
+            """A^T of y times the area of k-space that each frequency stands for."""
+            return self.A_adjoint(self.density.to(y) * y)
+
+    return OffGrid

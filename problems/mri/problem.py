@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,35 +14,25 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError
+from inverse.io import brightness
 from inverse.io.images import write_png
-from inverse_problems.mri.espirit import calibration_centre, cropped, padded, transform
-from inverse_problems.mri.kspace_files import (
-    KSpace,
-    centred,
-    file_mask,
-    header_sides,
-    noise_level,
-    read_kspace,
-    read_maps,
-    whitening,
-)
-from inverse_problems.mri.maps import estimated_maps, sense, simulated_maps, smooth_phase
-from inverse_problems.mri.operators import one_coil, several_coils
+from inverse_problems.mri.kspace_files import KSpace, grid_radius, noise_level, outer, read_maps
+from inverse_problems.mri.maps import simulated_maps
+from inverse_problems.mri.measurements import Reader
+from inverse_problems.mri.nufft import NUFFT, density_compensation
+from inverse_problems.mri.operators import off_grid, one_coil, several_coils
+from inverse_problems.mri.trajectories import Shots, radial, spiral
 
-BRIGHT, BRIGHTEST = 99.9, 0.95
-"""Percentile of a measured slice, and the intensity that it gets where scale is not stated."""
+LINES = ("random", "equispaced")
+"""Masks that are drawn."""
 
-PICTURE = (0.3, 1.3)
-"""Values of that percentile that a slice in [0, 1] has, whose scale is 1."""
-
-HAS_PHASE = 0.02
-"""Share of energy in the imaginary part of the central frequencies above which a slice of one coil
-has a phase."""
+ARMS = 16
+"""Arms of a spiral at acceleration 1."""
 
 
 @dataclass(frozen=True)
 class MRI(inverse.ImageProblem):
-    """Cartesian sampling of a real (magnitude) slice of any size: y_c = M F S_c x + noise.
+    """Sampling of the Fourier transform of a real (magnitude) slice: y_c = M F S_c x + noise.
 
     F is the centred orthonormal 2-D Fourier transform, M the mask and S_c the sensitivity of coil
     c, with the phase of the slice; for one coil of a real slice it is 1. y has the real and the
@@ -50,14 +41,24 @@ class MRI(inverse.ImageProblem):
     deviation sigma_y. F preserves lengths, so sigma_y is in intensities too: if all lines are
     measured, the inverse transform has noise of that standard deviation.
 
-    `--measurement` takes complex .npy, .npz and HDF5 and fastMRI's files. Their mask, scale, noise
-    and where the zero frequency lies are found from the data.
+    Off a grid, on radial and spiral trajectories, M F is the transform at their frequencies and y
+    is (2 coils, shots, samples).
+
+    `--measurement` takes complex .npy, .npz and HDF5, fastMRI's files and ISMRMRD. Their mask,
+    scale, noise and where the zero frequency lies are found from the data.
 
     Args:
         mask: random or equispaced lines beside a fully measured centre, or the path of a mask
             picture (white = measured) of the slice's size. A measurement is taken as measured
             wherever it is not zero, within the mask of its file and of this picture.
-        acceleration: ratio of all columns to measured columns.
+        trajectory: cartesian; radial (golden angles) or spiral, simulated; or a file of the
+            trajectory (shots, samples, 2) of a measurement. That of the file of k-space is used
+            without being stated.
+        trajectory_unit: fov (cycles per field of view), pixel (cycles per pixel) or radian (radians
+            per pixel); auto is found from the range.
+        size: height and width of a slice that is measured off a grid (pixels); auto is that of the
+            header, or twice the highest frequency.
+        acceleration: ratio of all columns, spokes or arms to the measured ones.
         centre: fraction of the columns in the fully measured centre; by default
             0.32 / acceleration, i.e. 8 % at acceleration 4 and 4 % at 8.
         mask_seed: random seed of the random lines and of the offset of equispaced lines.
@@ -65,15 +66,17 @@ class MRI(inverse.ImageProblem):
         coils: number of simulated coils.
         maps: file of sensitivity maps (coils, H, W), complex, of unit norm over the coils; auto
             estimates them from the centre of k-space by ESPIRiT.
-        whiten: whether to make the noise of a measurement's coils uncorrelated and equal.
+        whiten: whether to make the noise of a measurement's coils uncorrelated and equal; auto does
+            so if the file has noise scans.
         slice_: slice of a measured volume, counted from 0; auto is the middle one.
+        select: image of an ISMRMRD file, such as repetition:2,contrast:0.
         scale: intensity 1 in units of the file; auto is found from the measurement.
 
     Raises: OptionError if centre is out of range.
     """
 
     name = "mri"
-    summary = "accelerated MRI, one coil or several: random or equispaced lines, k-space files"
+    summary = "accelerated MRI, one coil or several: lines, spokes, spirals, k-space files"
     reference = (
         "Zbontar et al., fastMRI, 2018, https://arxiv.org/abs/1811.08839: accelerations 4 and 8 "
         "with centres of 8 and 4 %. The paper draws each random line independently, so that their "
@@ -83,14 +86,18 @@ class MRI(inverse.ImageProblem):
     measured_role = "numbers"
 
     mask: str = "random"
+    trajectory: str = "cartesian"
+    trajectory_unit: Literal["fov", "pixel", "radian"] | None = None
+    size: tuple[int, int] | None = None
     acceleration: Annotated[float, inverse.Range(1, 1000)] = 4.0
     centre: inverse.Fraction | None = None
     mask_seed: inverse.Seed = 0
     sigma_y: inverse.NonNegative = 0.01
     coils: Annotated[int, inverse.Range(1, 256)] = 1
     maps: Path | None = None
-    whiten: bool = False
+    whiten: bool | None = None
     slice_: Annotated[int, inverse.Range(0, 10**7)] | None = None
+    select: dict[str, int] | None = None
     scale: inverse.Positive | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +107,12 @@ class MRI(inverse.ImageProblem):
                 f"mri: centre must be from 0 to 1 / acceleration, got {self._centre:g} "
                 f"at acceleration {self.acceleration:g}"
             )
+        if self.size is not None and not all(4 <= n <= 10**5 for n in self.size):
+            raise OptionError(f"mri: size must be from 4 to 1e5 pixels, got {self.size}")
+
+    @property
+    def _is_cartesian(self) -> bool:
+        return self.trajectory == "cartesian"
 
     @property
     def _centre(self) -> float:
@@ -110,21 +123,14 @@ class MRI(inverse.ImageProblem):
 
         Raises: InputError if the mask is unknown, has another size or measures nothing.
         """
-        if self.mask in ("random", "equispaced"):
+        if self.mask in LINES:
             return self._lines(width).expand(height, width)
-        if not Path(self.mask).exists():
-            raise InputError(
-                f"mri: mask '{self.mask}' is neither a file nor a known mask; "
-                "known: random, equispaced"
-            )
-        mask, _ = inverse.read_mask(self.mask)
+        mask = _read_mask(self.mask)
         if mask.shape != (height, width):
             raise InputError(
                 f"mri: mask {self.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, "
                 f"the slice {height}x{width}; resize the mask"
             )
-        if not bool(mask.any()):
-            raise InputError(f"mri: mask {self.mask} leaves nothing measured; use another mask")
         return mask
 
     def _lines(self, width: int) -> Tensor:
@@ -147,6 +153,8 @@ class MRI(inverse.ImageProblem):
     def operator(self, shape: tuple[int, ...]) -> Any:
         """The masked Fourier transform of a slice (1, H, W) -> (2 coils, H, W).
 
+        Off a grid -> (2 coils, shots, samples).
+
         Raises: OptionError if the image has several channels.
         """
         if len(shape) != 3 or shape[0] != 1:
@@ -154,8 +162,26 @@ class MRI(inverse.ImageProblem):
                 f"mri: a slice is grey, (1, height, width), got {tuple(shape)}; "
                 "use a grey prior, e.g. --prior mri-96"
             )
-        sampled, maps = self.sampled(*shape[-2:]), self._maps(*shape[-2:])
+        height, width = shape[-2:]
+        maps = self._maps(height, width)
+        if not self._is_cartesian:
+            nufft, density = self._frequencies((height, width))
+            ones = torch.ones(1, height, width, dtype=torch.complex64)
+            return off_grid(nufft, ones if maps is None else maps, density)
+        sampled = self.sampled(height, width)
         return one_coil(sampled) if maps is None else several_coils(sampled, maps)
+
+    def _frequencies(self, sides: tuple[int, int]) -> tuple[NUFFT, Tensor]:
+        """The transform at the frequencies of the simulated trajectory, and their density."""
+        full = {"radial": np.pi / 2 * max(sides), "spiral": ARMS}
+        if self.trajectory not in full:
+            raise OptionError(
+                f"mri: trajectory {self.trajectory} is not known for a simulation; known: "
+                "cartesian, radial, spiral. A file belongs to a measurement, --measurement FILE"
+            )
+        return _simulated(
+            self.trajectory, max(1, round(full[self.trajectory] / self.acceleration)), sides
+        )
 
     def _maps(self, height: int, width: int) -> Tensor | None:
         """Complex (coils, H, W), or None for one coil of a real slice."""
@@ -169,11 +195,23 @@ class MRI(inverse.ImageProblem):
 
     def noise(self, shape: tuple[int, ...]):
         """White Gaussian noise of the measured frequencies."""
+        if not self._is_cartesian:
+            return inverse.GaussianNoise(self.sigma_y)
         return inverse.GaussianNoise(self.sigma_y, observed=self.sampled(*shape[-2:]))
 
     def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the slice, (1, H, W)."""
-        return (1, *y_shape[1:])
+        """Shape of the slice, (1, H, W).
+
+        Raises: OptionError off a grid without `size`.
+        """
+        if self._is_cartesian:
+            return (1, *y_shape[1:])
+        if self.size is None:
+            raise OptionError(
+                f"mri: k-space on a {self.trajectory} trajectory does not tell the size of the "
+                "slice; state size=HEIGHT,WIDTH"
+            )
+        return (1, *self.size)
 
     def prior_notes(self, prior: inverse.Prior) -> list[str]:
         """What `mri-96` was trained on."""
@@ -194,8 +232,8 @@ class MRI(inverse.ImageProblem):
         return [inverse.read_image(path, channels=1).pixels for path in self.pictures()]
 
     def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
-        """The zero-filled reconstruction A^T y: (B, 2 coils, H, W) -> (B, 1, H, W)."""
-        return operator.A_adjoint(y)
+        """The zero-filled, or off a grid the gridded, slice: (B, 2 coils, ...) -> (B, 1, H, W)."""
+        return operator.A_adjoint(y) if self._is_cartesian else operator.gridding(y)
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -207,75 +245,74 @@ class MRI(inverse.ImageProblem):
         if not measured:
             return super().open(file, prior, measured)
         notes: list[str] = []
-        file = Path(file)
-        data = read_kspace(file, self.slice_, self.maps is not None, notes)
-        data = centred(data, notes)
-        sampled = data.any(0)
-        stated = file_mask(file, sampled.shape)
-        if stated is not None:
-            sampled = sampled & stated
-        if self.mask not in ("random", "equispaced"):
-            sampled = sampled & self.sampled(*sampled.shape).numpy()
-        if not sampled.any():
-            raise InputError(f"{file}: nothing is measured within the mask")
-        data = np.where(sampled, data, 0).astype(np.complex64)
-        notes.append(f"{len(data)} coil{'s' * (len(data) > 1)}, {sampled.mean():.1%} sampled")
-        maps = None if self.maps is None else read_maps(self.maps, data.shape)
-        if self.whiten and len(data) > 1:
-            matrix = whitening(data, sampled).astype(np.complex64)
-            data, maps = np.einsum("cd,dhw->chw", matrix, data), _mixed(matrix, maps)
-            notes.append("coils made white by the covariance at the highest frequencies")
-        maps, magnitude = self._sensitivities(data, sampled, maps, notes)
+        found, magnitude = self._reader().read(Path(file), notes)
         scale = self._scale(magnitude, notes)
-        kspace = KSpace(data / scale, sampled, maps, header_sides(file))
-        posed = MeasuredMRI(**vars(self) | {"kspace_": kspace, "scale": scale, "coils": len(data)})
-        y = torch.view_as_real(torch.from_numpy(kspace.data)).movedim(-1, 1).flatten(0, 1)
+        sigma = None if found.sigma is None else found.sigma / scale
+        found = replace(found, data=found.data / scale, sigma=sigma)
+        own: dict[str, Any] = vars(self) | {"scale": scale, "coils": len(found.data)}
+        posed: MRI
+        if isinstance(found, KSpace):
+            posed = MeasuredMRI(**own | {"trajectory": "cartesian"}, kspace_=found)
+        else:
+            kept = self.trajectory if self._reader().trajectory else "file"
+            posed = MeasuredShots(**own | {"trajectory": kept}, shots_=found)
+        y = torch.view_as_real(torch.from_numpy(found.data)).movedim(-1, 1).flatten(0, 1)
         return posed, y.contiguous(), notes
 
-    def _sensitivities(
-        self, data: np.ndarray, sampled: np.ndarray, maps: np.ndarray | None, notes: list[str]
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Maps times the phase of the slice, and a first reconstruction (H, W).
-
-        No maps for one coil of a real slice.
-        """
-        if len(data) == 1 and maps is None:
-            centre = calibration_centre(sampled)
-            h, w = (n - 1 + n % 2 for n in centre)  # odd, so that every frequency has its mirror
-            low = transform(padded(cropped(data[0], (h, w)), sampled.shape), inverse=True)
-            share = float((low.imag**2).sum() / max((np.abs(low) ** 2).sum(), 1e-30))
-            if min(h, w) < 1 or (share < HAS_PHASE and low.real.sum() > 0):
-                return None, transform(data[0], inverse=True).real
-            maps = np.ones_like(data)
-        elif maps is None:
-            maps, how = estimated_maps(data, sampled)
-            notes.append(how)
-        notes.append("phase of the slice from a smoothed least-squares solution")
-        first = sense(maps, data, sampled)
-        return maps * smooth_phase(first), np.abs(first)
+    def _reader(self) -> Reader:
+        """What the options say about a measurement."""
+        stated = None
+        if self.trajectory not in ("cartesian", "radial", "spiral"):
+            stated = Path(self.trajectory)
+        mask = None
+        if self.mask not in LINES:
+            mask = _read_mask(self.mask).numpy()
+        return Reader(
+            self.maps,
+            self.whiten,
+            self.slice_,
+            self.select,
+            mask,
+            stated,
+            self.trajectory_unit,
+            self.size,
+        )
 
     def _scale(self, magnitude: np.ndarray, notes: list[str]) -> float:
         if self.scale is not None:
             return self.scale
-        bright = float(np.percentile(magnitude, BRIGHT))
-        if PICTURE[0] <= bright <= PICTURE[1]:
+        if brightness.are_intensities(magnitude):
             return 1.0
-        if not bright > 0:
+        scale = brightness.three_digits(brightness.unit(magnitude))
+        if not scale > 0:
             raise InputError("mri: the zero-filled slice is not positive; state scale=...")
-        scale = float(f"{bright / BRIGHTEST:.3g}")
         notes.append(
             f"intensity 1 is {scale:g} in orthonormal units of the file; scale=... states it"
         )
         return scale
 
 
-def _mixed(matrix: np.ndarray, maps: np.ndarray | None) -> np.ndarray | None:
-    """Maps of coils that a matrix mixed, of unit norm again."""
-    if maps is None:
-        return None
-    mixed = np.einsum("cd,dhw->chw", matrix, maps)
-    norm = np.sqrt((np.abs(mixed) ** 2).sum(0))
-    return mixed / np.where(norm > 0, norm, 1)
+def _read_mask(name: str) -> Tensor:
+    """The measured frequencies of a picture, boolean (H, W).
+
+    Raises: InputError if it is no file, or measures nothing.
+    """
+    if not Path(name).exists():
+        raise InputError(
+            f"mri: mask '{name}' is neither a file nor a known mask; known: {', '.join(LINES)}"
+        )
+    mask, _ = inverse.read_mask(name)
+    if not bool(mask.any()):
+        raise InputError(f"mri: mask {name} leaves nothing measured; use another mask")
+    return mask
+
+
+@functools.lru_cache(maxsize=4)
+def _simulated(name: str, shots: int, sides: tuple[int, int]) -> tuple[NUFFT, Tensor]:
+    """The transform at the frequencies of a simulated trajectory, and their density."""
+    k = radial(shots, sides) if name == "radial" else spiral(shots, sides, ARMS)
+    density = density_compensation(k.reshape(-1, 2)).reshape(k.shape[:2])
+    return NUFFT(k.reshape(-1, 2), sides), torch.from_numpy(density)
 
 
 @dataclass(frozen=True)
@@ -312,8 +349,11 @@ class MeasuredMRI(MRI):
         return None if maps is None else torch.from_numpy(maps)
 
     def estimated_sigma_y(self, y: Tensor) -> float | None:
-        """The noise at the highest measured frequencies; signal there counts as noise."""
-        return noise_level(self.kspace.data, self.kspace.sampled)
+        """That of noise scans, or at the highest frequencies, where signal counts as noise."""
+        if self.kspace.sigma is not None:
+            return self.kspace.sigma
+        data, sampled = self.kspace.data, self.kspace.sampled
+        return noise_level(outer(data[:, sampled], grid_radius(sampled)))
 
     def export(self, result: inverse.Result, folder: Path) -> None:
         """As `Problem.export`; reconstruction.png has the size that the scanner's header states."""
@@ -324,3 +364,39 @@ class MeasuredMRI(MRI):
         top, left = sides[0] // 2 - recon[0] // 2, sides[1] // 2 - recon[1] // 2
         picture = result.mean[0][:, top : top + recon[0], left : left + recon[1]]
         write_png(folder / "reconstruction.png", picture)
+
+
+@dataclass(frozen=True)
+class MeasuredShots(MRI):
+    """The problem of k-space measured off a grid.
+
+    Args:
+        shots_: data, trajectory, density and maps.
+    """
+
+    shots_: Shots | None = None
+
+    @property
+    def shots(self) -> Shots:
+        """The measured k-space."""
+        assert self.shots_ is not None
+        return self.shots_
+
+    def _frequencies(self, sides: tuple[int, int]) -> tuple[NUFFT, Tensor]:
+        if sides != self.shots.sides:
+            raise InputError(f"mri: the slice has {self.shots.sides} pixels, got {sides}")
+        return self.shots.nufft, torch.from_numpy(self.shots.density)
+
+    def _maps(self, height: int, width: int) -> Tensor:
+        return torch.from_numpy(self.shots.maps)
+
+    def signal_shape(self, y_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the slice, (1, H, W)."""
+        return (1, *self.shots.sides)
+
+    def estimated_sigma_y(self, y: Tensor) -> float | None:
+        """That of noise scans, or at the highest frequencies, where signal counts as noise."""
+        if self.shots.sigma is not None:
+            return self.shots.sigma
+        radius = np.hypot(*(self.shots.frequencies.reshape(-1, 2) / self.shots.sides).T)
+        return noise_level(outer(self.shots.data.reshape(len(self.shots.data), -1), radius))

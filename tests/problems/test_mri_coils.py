@@ -19,7 +19,7 @@ from inverse.priors.loading import save_prior
 from inverse.priors.networks.unet import UNetConfig
 from inverse_plugins.l1_wavelet import analysis, shrunk, synthesis
 from inverse_problems.mri.espirit import calibration_centre, espirit, transform
-from inverse_problems.mri.kspace_files import noise_level, whitening
+from inverse_problems.mri.kspace_files import grid_radius, noise_level, outer, whitening
 from inverse_problems.mri.maps import sense, simulated_maps, smooth_phase
 from inverse_problems.mri.operators import as_complex, as_parts, several_coils
 
@@ -139,11 +139,12 @@ def test_noise_and_its_covariance_are_found():
     mixing = np.array([[1, 0.5j], [0, 0.8]])
     noise = mixing @ (as_complex(normal(4, 60, 50)).numpy().reshape(2, -1))
     data, sampled = 0.1 * noise.reshape(2, 60, 50), np.ones((60, 50), dtype=bool)
-    white = np.einsum("cd,dhw->chw", whitening(data, sampled, 1.0), data).reshape(2, -1)
+    white = np.einsum("cd,dhw->chw", whitening(data.reshape(2, -1)), data).reshape(2, -1)
     covariance = white @ white.conj().T / white.shape[1]
     np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(2), atol=1e-9)
     alone = 0.1 * as_complex(normal(2, 60, 50)).numpy()
-    assert noise_level(alone, sampled, 0.5) == pytest.approx(0.1, rel=0.05)
+    quiet = outer(alone[:, sampled], grid_radius(sampled), 0.5)
+    assert noise_level(quiet) == pytest.approx(0.1, rel=0.05)
 
 
 # --- baselines ----------------------------------------------------------------------------------

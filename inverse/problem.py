@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -125,6 +125,25 @@ class Problem(ABC):
         from inverse.io.images import read_array
 
         return self, read_array(file), []
+
+    def parts(self, file: Path) -> list[Problem]:
+        """The problems of the slices that a measured file holds, if the options ask for all.
+
+        Each opens the file again and takes its own slice. None by default: a file is one input.
+
+        Raises: InputError if the file cannot be used.
+        """
+        return []
+
+    def put_together(self, file: Path, results: Iterable[Result], folder: Path) -> Path:
+        """Write the results of all `parts` of a file as one file into a folder; its path.
+
+        Args:
+            results: in the order of the parts; each may be dropped once it is read.
+
+        Raises: OSError.
+        """
+        raise NotImplementedError(f"{self.name} takes no file apart")
 
     def file_notes(self) -> list[str]:
         """Notes for the user from reading the files that options name; none by default.

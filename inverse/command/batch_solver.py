@@ -63,6 +63,7 @@ class BatchSolver:
 
     Attributes:
         problem, method, prior, device, dtype, execution: what the request names, looked up.
+        parts: problems of the inputs that are slices of one file, by index; empty otherwise.
         resumed: inputs that an earlier run solved, with their results.
         skipped: number of inputs that could not be used.
         interrupted: inputs whose result is the last iterate before an interruption.
@@ -93,6 +94,7 @@ class BatchSolver:
         self.execution = _execution(request, autocast, memory)
         self.device = self.prior.device or torch.device("cpu")
         self.request, self.count = request, count
+        self.parts: list[Problem] = []
         self.resumed: Solved = []
         self.skipped = 0
         self.interrupted: list[Input] = []
@@ -111,7 +113,8 @@ class BatchSolver:
         """
         try:
             with device_errors(torch.device("cpu"), lambda: f"in reading {place[1]}"):
-                item = read_input(*place, self.problem, self.prior, self.request.measured)
+                problem = self.parts[place[0]] if self.parts else self.problem
+                item = read_input(*place, problem, self.prior, self.request.measured)
             if self.request.measured and "sigma_y" not in self.request.problem_options:
                 item = with_noise_estimated(item)
         except InverseError as error:

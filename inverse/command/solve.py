@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from inverse.command.request import Request
 from inverse.command.summary import record, report
 from inverse.command.volumes import (
     check_pictures,
+    joined,
     prior_channels,
     put_together,
     slice_folders,
@@ -67,30 +68,50 @@ def _run(request: Request, quiet: bool = False) -> bool:
     files: list[Path | None] = list(input_files(request.files)) if request.files else [None]
     folders = output_folders(files, request.out)
     with nullcontext() if quiet else locked(folders):
-        return _solve_all(request, files, folders, quiet)
+        solver = _solver(request, len(files), quiet)
+        if request.measured and files[0] is not None and len(files) == 1:
+            solver.parts = solver.problem.parts(files[0])
+        if solver.parts:
+            return _solve_parts(solver, files[0], quiet)
+        return _solve_all(solver, files, folders, quiet)
+
+
+def _solver(request: Request, count: int, quiet: bool) -> BatchSolver:
+    check_writable(request.out)
+    return BatchSolver(request, count, lambda batch: observers(batch, count, quiet))
+
+
+def _solve_parts(solver: BatchSolver, file: Path | None, quiet: bool) -> bool:
+    """`_run` for the slices of a measured file, which are joined once all are solved."""
+    assert file is not None
+    count, out = len(solver.parts), solver.request.out
+    solver.count, folders = count, slice_folders(count, out)
+    interrupted = _solve_all(solver, [file] * count, folders, quiet)
+    if not (interrupted or quiet):
+        print(joined(solver.problem, file, folders, out))
+    return interrupted
 
 
 def _solve_volume(request: Request, path: Path, quiet: bool) -> bool:
     """`_run` for the slices of a volume, which are put together once all are solved."""
     volume = read_volume(path)
     check_pictures(request, volume)
-    folders = slice_folders(volume, request.out)
+    folders = slice_folders(len(volume.slices), request.out)
     with nullcontext() if quiet else locked([request.out]):
-        check_writable(request.out)
         request = with_one_noise(request, volume)
-        files = unpacked(volume, folders, prior_channels(request, volume))
-        interrupted = _solve_all(request, files, folders, quiet)
+        solver = _solver(request, len(folders), quiet)
+        files = unpacked(volume, folders, prior_channels(solver.prior, volume))
+        interrupted = _solve_all(solver, files, folders, quiet)
         if not (interrupted or quiet):
             print(put_together(volume, folders, request))
     return interrupted
 
 
 def _solve_all(
-    request: Request, files: list[Path | None], folders: list[Path], quiet: bool
+    solver: BatchSolver, files: Sequence[Path | None], folders: list[Path], quiet: bool
 ) -> bool:
-    check_writable(request.out)
-    solver = BatchSolver(request, len(files), lambda batch: observers(batch, len(files), quiet))
-    check_not_inputs([*files, *named_files(request.problem_options)], folders, solver.problem)
+    named = named_files(solver.request.problem_options)
+    check_not_inputs([*files, *named], folders, solver.problem)
     places = list(zip(range(len(files)), files, folders, strict=True))
     records: dict[int, dict[str, Any]] = {}
     with write_behind(write) as put:

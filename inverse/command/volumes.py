@@ -13,6 +13,8 @@ from inverse.command.request import Request
 from inverse.errors import InputError
 from inverse.io.files import atomic_write
 from inverse.io.volumes import Volume, format_of
+from inverse.priors.prior import Prior
+from inverse.problem import Problem
 from inverse.registry.discovery import get_problem, registry
 from inverse.result import Result
 
@@ -45,15 +47,14 @@ def check_pictures(request: Request, volume: Volume) -> None:
         )
 
 
-def slice_folders(volume: Volume, out: Path) -> list[Path]:
-    """Where the results of each slice are written."""
-    return [out / "slices" / f"{index + 1:04d}" for index in range(len(volume.slices))]
+def slice_folders(count: int, out: Path) -> list[Path]:
+    """Where the results of each of `count` slices are written."""
+    return [out / "slices" / f"{index + 1:04d}" for index in range(count)]
 
 
-def prior_channels(request: Request, volume: Volume) -> int:
+def prior_channels(prior: Prior, volume: Volume) -> int:
     """Channels of the prior; said if grey slices are repeated for it."""
-    problem = get_problem(request.problem, **request.problem_options)
-    count = problem.resolve_prior(request.prior).shape[0] or 1
+    count = prior.shape[0] or 1
     if count > 1:
         print(
             f"inverse: {volume.path}: grey repeated to {count} channels; a prior of grey images "
@@ -106,6 +107,18 @@ def with_one_noise(request: Request, volume: Volume) -> Request:
     )
     stated = [*request.problem_option, f"sigma_y={sigma_y}"]
     return replace(request, problem_option=stated)
+
+
+def joined(problem: Problem, file: Path, folders: list[Path], out: Path) -> Path:
+    """Write the results of the slices of a measured file as the problem joins them; the path.
+
+    Raises: InputError if a slice has no result, or the file cannot be written.
+    """
+    results = (Result.load(folder / "result.h5") for folder in folders)
+    try:
+        return problem.put_together(file, results, out)
+    except OSError as error:
+        raise InputError(f"output folder {out}: {error.strerror or error}") from error
 
 
 def put_together(volume: Volume, folders: list[Path], request: Request) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inverse.errors import InputError, first_line, is_out_of_memory
+from inverse.io.files import atomic_write
 from inverse.io.sizes import check_memory, does_not_fit, reading
 
 PREFERRED = ("y", "kspace")
@@ -106,8 +107,11 @@ def own_datasets(path: Path, file: Any) -> dict[str, Any]:
     return found
 
 
-def stored(path: Path, dataset: Any) -> np.ndarray:
-    """The numbers of an HDF5 dataset.
+def stored(path: Path, dataset: Any, part: Any = ()) -> np.ndarray:
+    """The numbers of an HDF5 dataset, or of a part of it.
+
+    Args:
+        part: index of the part.
 
     Raises: InputError if they lie in another file, were never written, or do not fit into memory.
     """
@@ -119,15 +123,22 @@ def stored(path: Path, dataset: Any) -> np.ndarray:
         )
     if dataset.size and not dataset.id.get_storage_size():
         raise InputError(f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing")
-    check_memory(path, dataset.shape)
-    return dataset[()]
+    if part == ():
+        check_memory(path, dataset.shape)
+    return dataset[part]
 
 
-def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+def read_named(
+    path: Path,
+    names: Iterable[str],
+    part: Callable[[str, tuple[int, ...]], Any] = lambda name, shape: (),
+) -> dict[str, np.ndarray]:
     """Those arrays of a .npz or HDF5 file that have one of these names; none of another file.
 
     Args:
         names: of datasets, with their groups in HDF5, such as exchange/data.
+        part: index of what to keep of an array of this name and shape. Of HDF5 the rest is not
+            read.
 
     Raises: InputError if the file or an array cannot be read, or does not fit into memory.
     """
@@ -139,17 +150,33 @@ def read_named(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         if head.startswith(b"PK"):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 present = [name for name in names if name in archive.files]
-            return {name: _joined(_from_npz(path, name)) for name in present}
+            arrays = {name: _joined(_from_npz(path, name)) for name in present}
+            return {name: array[part(name, array.shape)] for name, array in arrays.items()}
         if not head.startswith(b"\x89HDF"):
             return {}
         import h5py
 
         with h5py.File(path, "r") as file:
             return {
-                name: _joined(stored(path, file[name]))
+                name: _joined(stored(path, file[name], part(name, file[name].shape or ())))
                 for name in names
                 if is_inside(file, name) and _numeric(file[name].dtype)
             }
+
+
+def shape_of(path: Path, name: str) -> tuple[int, ...] | None:
+    """The shape of an array of a .npz or HDF5 file; None if it has none of this name.
+
+    Raises: InputError if the file cannot be read.
+    """
+    found: list[tuple[int, ...]] = []
+
+    def nothing(_: str, shape: tuple[int, ...]) -> Any:
+        found.append(shape)
+        return tuple(slice(0) for _ in shape)
+
+    read_named(path, (name,), nothing)
+    return found[0] if found else None
 
 
 def array_names(path: Path) -> list[str]:
@@ -164,6 +191,19 @@ def array_names(path: Path) -> list[str]:
             return datasets(path)
         with zipfile.ZipFile(path) as members:
             return [name.removesuffix(".npy") for name in members.namelist()]
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write arrays as datasets of an HDF5 file, atomically, in float32; the path.
+
+    Raises: OSError.
+    """
+    import h5py
+
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, array in arrays.items():
+            file[name] = np.asarray(array, dtype=np.float32)
+    return path
 
 
 def units_of(path: Path, name: str) -> str:

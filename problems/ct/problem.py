@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -27,6 +28,7 @@ from inverse_problems.ct.scan_files import (
     read_array,
     read_projections,
     read_theta,
+    slice_count,
 )
 from inverse_problems.ct.slices import SliceProblem
 
@@ -60,7 +62,7 @@ class CT(SliceProblem):
             Auto is estimated from a measurement of a parallel beam, else detectors // 2.
         size: side of the slice (pixels); auto is what every view sees.
         bin: number of neighbouring detector pixels of a measurement to join.
-        slice_: slice of a measured volume, counted from 0; auto is the middle one.
+        slice_: slice of a measured volume, counted from 0, or all; auto is the middle one.
         circle: whether the slice is air outside the circle that every view sees.
         mu: attenuation of intensity 1 (per pixel). Auto is 1 for pictures, found from a
             measurement otherwise, and 4 / size for simulated counts and intensities.
@@ -102,7 +104,7 @@ class CT(SliceProblem):
     center: Annotated[float, inverse.Range(-1e5, 1e5)] | None = None
     size: Annotated[int, inverse.Range(4, 10**5)] | None = None
     bin: Annotated[int, inverse.Range(1, 10**4)] = 1
-    slice_: Annotated[int, inverse.Range(0, 10**7)] | None = None
+    slice_: Annotated[int, inverse.Range(0, 10**7)] | Literal["all"] | None = None
     circle: bool = True
     mu: inverse.Positive | None = None
     sigma_y: inverse.NonNegative = 1.0
@@ -254,14 +256,42 @@ class CT(SliceProblem):
         """
         if not measured:
             return super().open(file, prior, measured)
+        if self.slice_ == "all":
+            raise InputError(f"{file}: slice=all takes one measured file alone")
         notes: list[str] = []
         scan = self._scan(Path(file), notes)
         posed = MeasuredCT(**vars(self) | {"scan_": scan, "mu": scan.mu})
         y = scan.counts.counts if scan.counts and self.likelihood == "poisson" else scan.integrals
         return posed, torch.from_numpy(y[None].astype(np.float32)), notes
 
+    def parts(self, file: Path) -> list[inverse.Problem]:
+        """The problems of every slice, with slice=all."""
+        if self.slice_ != "all":
+            return []
+        return [replace(self, slice_=index) for index in range(slice_count(Path(file)))]
+
+    def put_together(self, file: Path, results: Iterable[inverse.Result], folder: Path) -> Path:
+        """Write the attenuation per pixel of all slices as a TIFF stack, and its spread."""
+        means, spreads, several = [], [], False
+        for result in results:
+            mu = float(result.provenance["problem"]["options"]["mu"])
+            means.append(mu * result.mean[0, 0].numpy())
+            spreads.append(mu * result.std[0, 0].numpy())
+            several = result.samples.shape[1] > 1
+        stacks = {"reconstruction.tif": means} | ({"spread.tif": spreads} if several else {})
+        for name, slices in stacks.items():
+            write_tiff(folder / name, np.stack(slices), description=UNITS)
+        return folder / "reconstruction.tif"
+
     def _scan(self, file: Path, notes: list[str]) -> Scan:
-        found = read_projections(file, self.theta_unit)
+        count = slice_count(file)
+        chosen = count // 2 if self.slice_ is None else self.slice_
+        assert not isinstance(chosen, str)
+        if chosen >= count:
+            raise InputError(f"{file}: slice {chosen} does not exist; there are {count}, from 0")
+        if count > 1:
+            notes.append(f"slice {chosen} of {count}, counted from 0")
+        found = read_projections(file, self.theta_unit, chosen)
         kind = "counts" if found.exchange and self.data == "integrals" else self.data
         theta = found.theta if self.theta is None else read_theta(self.theta, self.theta_unit)
         data = self._sinogram(file, found, theta, notes)
@@ -295,7 +325,7 @@ class CT(SliceProblem):
         data = found.data
         views = None if theta is None else len(theta)
         if data.ndim == 3:
-            data = self._slice_of(file, data, notes)
+            data = data[:, 0]
             if views is not None and views != len(data):
                 raise InputError(
                     f"{file}: {len(data)} projections and {views} angles; "
@@ -320,15 +350,6 @@ class CT(SliceProblem):
         if how:
             notes.append(f"{len(data)} views of {data.shape[1]} detector pixels: {how}")
         return data
-
-    def _slice_of(self, file: Path, stack: np.ndarray, notes: list[str]) -> np.ndarray:
-        count = stack.shape[1]
-        chosen = count // 2 if self.slice_ is None else self.slice_
-        if chosen >= count:
-            raise InputError(f"{file}: slice {chosen} does not exist; there are {count}, from 0")
-        if count > 1:
-            notes.append(f"slice {chosen} of {count}, counted from 0")
-        return stack[:, chosen]
 
     def _equally_spaced(self, file: Path, views: int, notes: list[str]) -> np.ndarray:
         theta = replace(self, views=None, theta=None)._angles(views)
@@ -396,7 +417,7 @@ class CT(SliceProblem):
             return None
         if field.ndim == 3:
             count = field.shape[1]
-            chosen = count // 2 if self.slice_ is None else self.slice_
+            chosen = self.slice_ if isinstance(self.slice_, int) else count // 2
             field = field[:, min(chosen, count - 1)]
         field = field.reshape(-1, field.shape[-1])
         if field.shape[1] != detectors:

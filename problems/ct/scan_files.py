@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inverse.errors import InputError
-from inverse.io.arrays import is_array, read_named, read_numbers, units_of
+from inverse.io.arrays import is_array, read_named, read_numbers, shape_of, units_of
 from inverse.io.stacks import is_tiff, read_tiff
 
 PROJECTIONS = ("exchange/data", "data", "sinogram", "projections", "y")
@@ -44,11 +45,12 @@ class Projections:
     exchange: bool
 
 
-def read_projections(path: Path, theta_unit: str | None) -> Projections:
+def read_projections(path: Path, theta_unit: str | None, slice_: int | None = None) -> Projections:
     """Read a file of projections.
 
     Args:
         theta_unit: degree or radian; None takes that of the file, or degree.
+        slice_: the only slice to keep, of HDF5 to read, of arrays of three axes; None keeps all.
 
     Raises: InputError if the file cannot be read, its numbers are not real or its angles are in
         another unit.
@@ -56,7 +58,14 @@ def read_projections(path: Path, theta_unit: str | None) -> Projections:
     names = (*PROJECTIONS, *FLATS, *DARKS, *ANGLES)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    named = read_named(path, names)
+
+    def part(name: str, shape: tuple[int, ...]) -> Any:
+        if slice_ is None or len(shape) != 3:
+            return ()
+        kept = min(slice_, shape[1] - 1)
+        return (slice(None), slice(kept, kept + 1))
+
+    named = read_named(path, names, part)
 
     def first(candidates: tuple[str, ...]) -> tuple[str, np.ndarray] | tuple[None, None]:
         return next(((n, named[n]) for n in candidates if n in named), (None, None))
@@ -66,6 +75,7 @@ def read_projections(path: Path, theta_unit: str | None) -> Projections:
     )
     if data is None:
         data = read_array(path)
+        data = data[part("", data.shape)]
     numbers = checked(path, data)
     radians = None
     if theta is not None:
@@ -78,6 +88,17 @@ def read_projections(path: Path, theta_unit: str | None) -> Projections:
         None if darks is None else checked(path, darks),
         str(name).startswith("exchange"),
     )
+
+
+def slice_count(path: Path) -> int:
+    """Number of slices of a file of projections; 1 without an axis of slices.
+
+    Raises: InputError if it cannot be read.
+    """
+    shapes = (shape_of(path, name) for name in PROJECTIONS)
+    shape = next((found for found in shapes if found is not None), None)
+    shape = read_array(path).shape if shape is None else shape
+    return shape[1] if len(shape) == 3 else 1
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -150,15 +150,15 @@ def group_of(path: Path) -> str | None:
     return None
 
 
-def count_slices(path: Path) -> int:
-    """Number of slices of an ISMRMRD file."""
+def slices_of(path: Path) -> list[int]:
+    """The slices of an ISMRMRD file, as its acquisitions count them."""
     import h5py
 
     name = group_of(path)
     with reading(path, "a readable ISMRMRD file"), h5py.File(path, "r") as file:
         heads = file[f"{name}/data"].fields("head")[()]
         image = _kind(heads, Header(embedded=True)) == ""
-        return int(heads["idx"]["slice"][image].max(initial=0)) + 1
+        return sorted({int(v) for v in heads["idx"]["slice"][image]})
 
 
 def read_ismrmrd(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from inverse.errors import InputError
-from inverse.io.arrays import is_array, read_named, read_numbers
+from inverse.io.arrays import is_array, read_named, read_numbers, shape_of
+from inverse.io.sizes import reading
 from inverse_problems.mri.espirit import transform
-from inverse_problems.mri.ismrmrd_files import HEADER, parsed
+from inverse_problems.mri.ismrmrd_files import HEADER, group_of, parsed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,24 +52,21 @@ def read_kspace(
 
     Raises: InputError if the file is of another kind.
     """
-    named = read_named(path, ("kspace",))
+    count = slice_count(path, coils_first, shots)
+    chosen = (count or 1) // 2 if slice_ is None else slice_
+    if count is not None and chosen >= count:
+        raise InputError(f"{path}: slice {chosen} does not exist; there are {count}, from 0")
+    if count is not None and count > 1:
+        notes.append(f"slice {chosen} of {count}, counted from 0")
+    named = read_named(path, ("kspace",), lambda *_: () if count is None else (chosen,))
     array = named["kspace"] if named else read_complex_numbers(path)
-    is_fastmri = bool(named) and path.suffix.lower() in (".h5", ".hdf5")
+    sides = array.shape if count is None or not named else (count, *array.shape)
+    if not named and count is not None:
+        array = array[chosen]
     if not np.iscomplexobj(array):
         array = _joined(path, array)
     else:
         notes.append("complex")
-    sides = array.shape
-    if array.ndim == 3 and is_fastmri and not (coils_first or shots):
-        array = array[:, None]
-    if array.ndim == 4:
-        count = len(array)
-        chosen = count // 2 if slice_ is None else slice_
-        if chosen >= count:
-            raise InputError(f"{path}: slice {chosen} does not exist; there are {count}, from 0")
-        if count > 1:
-            notes.append(f"slice {chosen} of {count}, counted from 0")
-        array = array[chosen]
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or (min(array.shape[1:]) < 4 and not shots):
@@ -83,8 +81,22 @@ def read_kspace(
     return array.astype(np.complex64)
 
 
-def read_complex_numbers(path: Path) -> np.ndarray:
+def slice_count(path: Path, coils_first: bool, shots: bool = False) -> int | None:
+    """Number of slices of a file of k-space that has an axis of slices; None without one."""
+    shape = shape_of(path, "kspace")
+    if shape is None:
+        shape = read_complex_numbers(path, shape_alone=True).shape
+        return shape[0] if len(shape) == 4 else None
+    is_fastmri = path.suffix.lower() in (".h5", ".hdf5")
+    with_slices = len(shape) == 4 or (len(shape) == 3 and is_fastmri and not (coils_first or shots))
+    return shape[0] if with_slices else None
+
+
+def read_complex_numbers(path: Path, shape_alone: bool = False) -> np.ndarray:
     """The numbers of an array file.
+
+    Args:
+        shape_alone: whether the numbers of a .npy file may stay on disk.
 
     Raises: InputError if the file is missing or no array.
     """
@@ -94,6 +106,9 @@ def read_complex_numbers(path: Path) -> np.ndarray:
         head = file.read(64)
     if not is_array(head):
         raise InputError(f"{path}: expected an array (.npy, .npz or HDF5), found a picture")
+    if shape_alone and head.startswith(b"\x93NUMPY"):
+        with reading(path, "a readable array"):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     return read_numbers(path, head)
 
 
@@ -133,8 +148,9 @@ def header_sides(path: Path) -> tuple[int, int] | None:
 
     if not h5py.is_hdf5(path):
         return None
+    group = group_of(path)
     with h5py.File(path, "r") as file:
-        item = file.get("ismrmrd_header")
+        item = file.get("ismrmrd_header" if group is None else f"{group}/xml")
         if not isinstance(item, h5py.Dataset) or item.shape not in ((), (1,)):
             return None
         if item.id.get_storage_size() > HEADER:

@@ -11,7 +11,7 @@ import torch
 
 from inverse.errors import InputError
 from inverse_problems.mri.espirit import calibration_centre, cropped, padded, transform
-from inverse_problems.mri.ismrmrd_files import Acquired, is_ismrmrd, read_ismrmrd
+from inverse_problems.mri.ismrmrd_files import Acquired, is_ismrmrd, read_ismrmrd, slices_of
 from inverse_problems.mri.kspace_files import (
     KSpace,
     centred,
@@ -21,6 +21,7 @@ from inverse_problems.mri.kspace_files import (
     outer,
     read_kspace,
     read_maps,
+    slice_count,
     whitening,
 )
 from inverse_problems.mri.maps import estimated_maps, least_squares, sense, smooth_phase
@@ -74,6 +75,16 @@ class Reader:
         sampled = sampled if stated is None else sampled & stated
         recon = header_sides(file)
         return self._on_grid(file, Acquired(data, sampled, None, None, None, None, recon), notes)
+
+    def slices(self, file: Path) -> list[int]:
+        """The slices of a file, counted from 0.
+
+        Raises: InputError if it cannot be used.
+        """
+        if is_ismrmrd(file):
+            return slices_of(file)
+        count = slice_count(file, self.maps is not None, self._is_off_grid(file))
+        return list(range(count or 1))
 
     def _is_off_grid(self, file: Path) -> bool:
         return self.trajectory is not None or has_trajectory(file)

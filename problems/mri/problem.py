@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +16,16 @@ from torch import Tensor
 import inverse
 from inverse.errors import InputError, OptionError
 from inverse.io import brightness
+from inverse.io.arrays import write_hdf5
 from inverse.io.images import write_png
-from inverse_problems.mri.kspace_files import KSpace, grid_radius, noise_level, outer, read_maps
+from inverse_problems.mri.kspace_files import (
+    KSpace,
+    grid_radius,
+    header_sides,
+    noise_level,
+    outer,
+    read_maps,
+)
 from inverse_problems.mri.maps import simulated_maps
 from inverse_problems.mri.measurements import Reader
 from inverse_problems.mri.nufft import NUFFT, density_compensation
@@ -68,7 +77,7 @@ class MRI(inverse.ImageProblem):
             estimates them from the centre of k-space by ESPIRiT.
         whiten: whether to make the noise of a measurement's coils uncorrelated and equal; auto does
             so if the file has noise scans.
-        slice_: slice of a measured volume, counted from 0; auto is the middle one.
+        slice_: slice of a measured volume, counted from 0, or all; auto is the middle one.
         select: image of an ISMRMRD file, such as repetition:2,contrast:0.
         scale: intensity 1 in units of the file; auto is found from the measurement.
 
@@ -96,7 +105,7 @@ class MRI(inverse.ImageProblem):
     coils: Annotated[int, inverse.Range(1, 256)] = 1
     maps: Path | None = None
     whiten: bool | None = None
-    slice_: Annotated[int, inverse.Range(0, 10**7)] | None = None
+    slice_: Annotated[int, inverse.Range(0, 10**7)] | Literal["all"] | None = None
     select: dict[str, int] | None = None
     scale: inverse.Positive | None = None
 
@@ -244,6 +253,8 @@ class MRI(inverse.ImageProblem):
         """
         if not measured:
             return super().open(file, prior, measured)
+        if self.slice_ == "all":
+            raise InputError(f"{file}: slice=all takes one measured file alone")
         notes: list[str] = []
         found, magnitude = self._reader().read(Path(file), notes)
         scale = self._scale(magnitude, notes)
@@ -259,6 +270,29 @@ class MRI(inverse.ImageProblem):
         y = torch.view_as_real(torch.from_numpy(found.data)).movedim(-1, 1).flatten(0, 1)
         return posed, y.contiguous(), notes
 
+    def parts(self, file: Path) -> list[inverse.Problem]:
+        """The problems of every slice, with slice=all."""
+        if self.slice_ != "all":
+            return []
+        return [replace(self, slice_=index) for index in self._reader().slices(Path(file))]
+
+    def put_together(self, file: Path, results: Iterable[inverse.Result], folder: Path) -> Path:
+        """Write `reconstruction` (slices, H, W) as HDF5, as fastMRI does, and `spread`.
+
+        In units of the file, cropped to the size that its header states.
+        """
+        means, spreads, several = [], [], False
+        sides = header_sides(Path(file))
+        for result in results:
+            scale = float(result.provenance["problem"]["options"]["scale"])
+            means.append(scale * _centre(result.mean[0, 0], sides).numpy())
+            spreads.append(scale * _centre(result.std[0, 0], sides).numpy())
+            several = result.samples.shape[1] > 1
+        arrays = {"reconstruction": np.stack(means)}
+        if several:
+            arrays["spread"] = np.stack(spreads)
+        return write_hdf5(folder / "reconstruction.h5", arrays)
+
     def _reader(self) -> Reader:
         """What the options say about a measurement."""
         stated = None
@@ -270,7 +304,7 @@ class MRI(inverse.ImageProblem):
         return Reader(
             self.maps,
             self.whiten,
-            self.slice_,
+            None if self.slice_ == "all" else self.slice_,
             self.select,
             mask,
             stated,
@@ -290,6 +324,15 @@ class MRI(inverse.ImageProblem):
             f"intensity 1 is {scale:g} in orthonormal units of the file; scale=... states it"
         )
         return scale
+
+
+def _centre(picture: Tensor, recon: tuple[int, int] | None) -> Tensor:
+    """The middle (..., h, w) of a picture (..., H, W); all of it if it is smaller."""
+    sides = picture.shape[-2:]
+    if recon is None or recon[0] > sides[0] or recon[1] > sides[1]:
+        return picture
+    top, left = sides[0] // 2 - recon[0] // 2, sides[1] // 2 - recon[1] // 2
+    return picture[..., top : top + recon[0], left : left + recon[1]]
 
 
 def _read_mask(name: str) -> Tensor:
@@ -358,12 +401,9 @@ class MeasuredMRI(MRI):
     def export(self, result: inverse.Result, folder: Path) -> None:
         """As `Problem.export`; reconstruction.png has the size that the scanner's header states."""
         super().export(result, folder)
-        recon, sides = self.kspace.recon, result.samples.shape[-2:]
-        if recon is None or recon == sides or recon[0] > sides[0] or recon[1] > sides[1]:
-            return
-        top, left = sides[0] // 2 - recon[0] // 2, sides[1] // 2 - recon[1] // 2
-        picture = result.mean[0][:, top : top + recon[0], left : left + recon[1]]
-        write_png(folder / "reconstruction.png", picture)
+        picture = _centre(result.mean[0], self.kspace.recon)
+        if picture.shape != result.mean[0].shape:
+            write_png(folder / "reconstruction.png", picture)
 
 
 @dataclass(frozen=True)

@@ -502,3 +502,27 @@ def test_the_axis_of_both_slices_of_the_tooth_agrees(ct):
         assert outcome.code == 0, outcome.err
         place = float(outcome.out.split("rotation axis at detector pixel ")[1].split()[0])
         assert place == pytest.approx(296.2, abs=0.3)
+
+
+def test_every_slice_of_a_scan_is_solved_and_resumed(ct, tmp_path):
+    """A stack of attenuation; one slice alone has the same answer."""
+    theta = np.arange(0.0, 180, 9)
+    volume = [random_slice(24), random_slice(24)[::-1]]
+    sinograms = np.stack([radon(s, theta, circle=True).T for s in volume], 1)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["data"], file["theta"] = sinograms, theta
+    outcome = ct("--restore", "scan.h5", slice="all")
+    assert outcome.code == 0, outcome.err
+    stack = tifffile.imread(outcome.path)
+    assert outcome.path.name == "reconstruction.tif"
+    assert stack.shape == (2, 24, 24)
+    one = ct("--restore", "scan.h5", "--out", "one", slice=1)
+    assert np.array_equal(tifffile.imread(one.path / "reconstruction.tif"), stack[1])
+    first = outcome.path.parent / "slices" / "0001" / "result.h5"
+    written = first.stat().st_mtime_ns
+    assert ct("--restore", "scan.h5", "--resume", slice="all").code == 0
+    assert first.stat().st_mtime_ns == written
+    ct("--restore", "scan.h5", slice=2).refused("slice 2 does not exist; there are 2")
+    outcome = ct("--restore", "scan.h5", "--restore", "scan.h5", slice="all")
+    assert outcome.code == 2
+    assert "slice=all takes one measured file alone" in outcome.err

@@ -285,6 +285,22 @@ def test_a_file_of_fastmri_is_solved(mri, measured, tmp_path):
         assert picture.size == (40, 32)
 
 
+def test_every_slice_of_a_volume_is_solved(mri, measured, tmp_path):
+    """As fastMRI writes reconstructions: `reconstruction` (slices, H, W), in units of the file."""
+    kspace, image = measured
+    header = "<h><encoding><reconSpace><matrixSize><x>60</x><y>40</y></matrixSize></reconSpace>"
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = np.stack([kspace, 3 * kspace])
+        file["ismrmrd_header"] = header + "</encoding></h>"
+    outcome = mri("a.h5", slice="all")
+    assert outcome.code == 0, outcome.err
+    with h5py.File(outcome.path, "r") as file:
+        slices = file["reconstruction"][()]
+    assert slices.shape == (2, 60, 40)
+    assert np.sqrt(((slices[0] - image[2:-2, 4:-4]) ** 2).mean()) < 0.03
+    np.testing.assert_allclose(slices[1], 3 * slices[0], atol=0.05)
+
+
 def test_complex_numbers_as_compounds_and_as_real_parts(mri, measured, tmp_path):
     kspace, _ = measured
     pairs = np.empty(kspace.shape, dtype=[("r", "f4"), ("i", "f4")])

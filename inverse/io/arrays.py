@@ -1,4 +1,4 @@
-"""Array files to numbers: .npy, .npz and .h5, by content, checked before they are read."""
+"""Array files to numbers: .npy, .npz, .h5 and .mat, by content, checked before they are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import numpy as np
 
 from inverse.errors import InputError, first_line, is_out_of_memory
 from inverse.io.files import atomic_write
+from inverse.io.matlab import (
+    V5,
+    V73,
+    as_matlab_shows,
+    from_matlab,
+    numeric_variables,
+    variable,
+)
 from inverse.io.sizes import check_memory, does_not_fit, reading
 
 PREFERRED = ("y", "kspace")
@@ -18,8 +26,8 @@ PREFERRED = ("y", "kspace")
 
 
 def is_array(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is an .npy, .npz or HDF5 file."""
-    return head.startswith((b"\x93NUMPY", b"\x89HDF", b"PK\x03\x04"))
+    """Whether a file that begins with these bytes is an .npy, .npz, HDF5 or MATLAB file."""
+    return head.startswith((b"\x93NUMPY", b"\x89HDF", b"PK\x03\x04", V5, V73))
 
 
 def datasets(path: Path) -> list[str]:
@@ -50,6 +58,8 @@ def read_numbers(path: Path, head: bytes) -> np.ndarray:
             array = np.array(array)
         elif head.startswith(b"PK"):
             array = _from_npz(path)
+        elif head.startswith(V5):
+            array = variable(path, _chosen(path, numeric_variables(path)))
         else:
             array = _from_hdf5(path)
     except InputError:
@@ -83,7 +93,7 @@ def _from_hdf5(path: Path) -> np.ndarray:
 
     with h5py.File(path, "r") as file:
         found = own_datasets(path, file)
-        numeric = [n for n, d in found.items() if d.shape and _numeric(d.dtype)]
+        numeric = [n for n, d in found.items() if d.shape and _numeric(d.dtype) and not _text(d)]
         return stored(path, found[_chosen(path, numeric, list(found))])
 
 
@@ -123,9 +133,9 @@ def stored(path: Path, dataset: Any, part: Any = ()) -> np.ndarray:
         )
     if dataset.size and not dataset.id.get_storage_size():
         raise InputError(f"{path}: '{dataset.name}' declares {dataset.shape}, but holds nothing")
-    if part == ():
+    if part == () or from_matlab(dataset):
         check_memory(path, dataset.shape)
-    return dataset[part]
+    return as_matlab_shows(dataset)[part] if from_matlab(dataset) else dataset[part]
 
 
 def read_named(
@@ -133,7 +143,9 @@ def read_named(
     names: Iterable[str],
     part: Callable[[str, tuple[int, ...]], Any] = lambda name, shape: (),
 ) -> dict[str, np.ndarray]:
-    """Those arrays of a .npz or HDF5 file that have one of these names; none of another file.
+    """Those arrays of an .npz, HDF5 or MATLAB file that have one of these names.
+
+    None of another file.
 
     Args:
         names: of datasets, with their groups in HDF5, such as exchange/data.
@@ -146,22 +158,31 @@ def read_named(
         raise InputError(f"{path}: no such file")
     with reading(path, "a readable array"):
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(16)
         if head.startswith(b"PK"):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 present = [name for name in names if name in archive.files]
             arrays = {name: _joined(_from_npz(path, name)) for name in present}
             return {name: array[part(name, array.shape)] for name, array in arrays.items()}
-        if not head.startswith(b"\x89HDF"):
+        if head.startswith(V5):
+            present = [name for name in numeric_variables(path) if name in names]
+            arrays = {name: variable(path, name) for name in present}
+            return {name: array[part(name, array.shape)] for name, array in arrays.items()}
+        if not head.startswith((b"\x89HDF", V73)):
             return {}
         import h5py
 
         with h5py.File(path, "r") as file:
             return {
-                name: _joined(stored(path, file[name], part(name, file[name].shape or ())))
+                name: _joined(stored(path, file[name], part(name, _shape(file[name]))))
                 for name in names
                 if is_inside(file, name) and _numeric(file[name].dtype)
             }
+
+
+def _shape(dataset: Any) -> tuple[int, ...]:
+    shape = dataset.shape or ()
+    return shape[::-1] if from_matlab(dataset) else shape
 
 
 def shape_of(path: Path, name: str) -> tuple[int, ...] | None:
@@ -246,6 +267,11 @@ def _chosen(path: Path, names: list[str], listed: list[str] | None = None) -> st
 
 def _numeric(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc" or _parts(dtype) is not None
+
+
+def _text(dataset: Any) -> bool:
+    """Whether MATLAB stored text as a dataset of numbers."""
+    return dataset.attrs.get("MATLAB_class") == b"char"
 
 
 def _parts(dtype: np.dtype) -> tuple[str, str] | None:

@@ -10,18 +10,18 @@ import numpy as np
 
 from inverse.errors import InputError, first_line, is_out_of_memory
 from inverse.io.arrays import own_datasets, stored
+from inverse.io.images import read_image
+from inverse.io.pictures import PICTURES
 from inverse.io.sizes import does_not_fit
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
 
 def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
     """All images of a source as uint8 arrays (H, W, C), at least `size` pixels on each side.
 
     Args:
-        path: a folder of image files (searched recursively), an `.npz` or `.h5` file with a single
-            uint8 array (N, H, W[, C]), or an `.npz` file of concatenated JPEG files (`jpeg` uint8,
-            `offsets` of N + 1 numbers).
+        path: a folder of pictures (searched recursively; hidden files are skipped), an `.npz` or
+            `.h5` file with a single uint8 array (N, H, W[, C]), or an `.npz` file of concatenated
+            JPEG files (`jpeg` uint8, `offsets` of N + 1 numbers).
         size: smallest side (pixels); smaller images are skipped.
         channels: 1 or 3; image files are converted.
 
@@ -63,9 +63,22 @@ def spread(images: list[np.ndarray], count: int) -> list[np.ndarray]:
     return images[:: max(1, len(images) // count)][:count]
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder and its subfolders, without hidden files such as `._` ones."""
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.name[0] != ".")
+    return sorted(files)
+
+
+def read_uint8(path: Path, channels: int) -> np.ndarray:
+    """The pixels (H, W, channels) of a picture, read as any input is, uint8.
+
+    Raises: InputError if it is not a readable image.
+    """
+    return (read_image(path, channels).pixels * 255).round().byte().permute(1, 2, 0).numpy()
+
+
 def _from_folder(path: Path, channels: int) -> list[np.ndarray]:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    return [decoded(file.read_bytes(), channels, str(file)) for file in files]
+    return [read_uint8(file, channels) for file in pictures_in(path)]
 
 
 def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
@@ -74,7 +87,7 @@ def _from_npz(path: Path, channels: int) -> list[np.ndarray]:
         if {"jpeg", "offsets"} <= set(archive.files):
             blob, offsets = archive["jpeg"], archive["offsets"]
             return [
-                decoded(blob[start:end].tobytes(), channels, f"{path}[{i}]")
+                _decoded(blob[start:end].tobytes(), channels, f"{path}[{i}]")
                 for i, (start, end) in enumerate(itertools.pairwise(offsets))
             ]
         return _from_arrays(path, {name: archive[name] for name in archive.files}, channels)
@@ -106,8 +119,8 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], channels: int) -> li
     )
 
 
-def decoded(data: bytes, channels: int, name: str) -> np.ndarray:
-    """The pixels (H, W, channels) of an image file, uint8.
+def _decoded(data: bytes, channels: int, name: str) -> np.ndarray:
+    """The pixels (H, W, channels) of a JPEG file, uint8.
 
     Raises: InputError if it is not a readable image.
     """

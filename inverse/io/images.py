@@ -15,10 +15,9 @@ from torch import Tensor
 from inverse.errors import InputError, OptionError
 from inverse.io.arrays import is_array, read_numbers
 from inverse.io.files import atomic_write
-from inverse.io.pictures import KINDS, check_intensities, read_raster
+from inverse.io.pictures import KINDS, PICTURES, check_intensities, is_picture, read_raster
 
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
-ARRAYS = {".npy", ".npz", ".h5", ".hdf5"}
+ARRAYS = {".npy", ".npz", ".h5", ".hdf5", ".mat"}
 Role = Literal["picture", "kernel", "numbers"]
 """What an image is to a problem: intensities, weights, or numbers of any range."""
 LUMA = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
@@ -40,14 +39,15 @@ class Picture:
 def read_image(
     path: str | Path, channels: int = 3, role: Role = "picture", margin: float = 0.0
 ) -> Picture:
-    """Read a picture (PNG, JPEG, TIFF, WebP, BMP) or an array (.npy, .npz, .h5), by content.
+    """Read a picture (PNG, JPEG, TIFF, ...) or an array (.npy, .npz, .h5, .mat), by content.
 
     Pictures may have any depth, grey or colour, and alpha: transparency is white paper, but 0 in a
     kernel. Unsigned integers of an array are scaled as in a picture, except in the role "numbers".
+    An array is (H, W), or has its channels first or last.
 
     Args:
-        channels: 3 or 1. A grey picture is repeated; a colour picture is averaged with luma
-            weights. An array must have this number of channels.
+        channels: of the result. Where it is 3, grey is repeated; where it is 1, colours are
+            averaged with luma weights; but not numbers.
         role: picture, whose numbers lie in [0, 1]; kernel and numbers, of any range.
         margin: how far the numbers of a picture in an array may lie outside [0, 1], for noise.
 
@@ -99,6 +99,11 @@ def _image(path: Path, channels: int, role: Role, margin: float) -> Picture:
         paper = 0.0 if role == "kernel" else 1.0
         values = values * raster.alpha + paper * (1 - raster.alpha)
         notes.append("transparency taken as 0" if paper == 0 else "transparency laid on white")
+    return _with_channels(values, channels, notes)
+
+
+def _with_channels(values: np.ndarray, channels: int, notes: list[str]) -> Picture:
+    """The picture of values (H, W, C): grey repeated, or colours averaged, as `channels` asks."""
     if values.shape[2] == 1 and channels == 3:
         values, notes = np.repeat(values, 3, axis=2), [*notes, "grey repeated to three channels"]
     elif values.shape[2] == 3 and channels == 1:
@@ -165,13 +170,15 @@ def _two_valued(path: Path, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]
 def _head(path: Path) -> tuple[Path, bytes]:
     """The path and the first bytes of a file.
 
-    Raises: InputError if it is missing, a folder, empty, or of no known kind.
+    Raises: InputError if it is missing, a folder, a pipe, empty, or of no known kind.
     """
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file")
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected a file")
+        if not path.is_file():
+            raise InputError(f"{path}: is a pipe or a device, expected a file; store its contents")
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
@@ -179,19 +186,16 @@ def _head(path: Path) -> tuple[Path, bytes]:
     if not head:
         raise InputError(f"{path}: is empty (0 bytes)")
     suffix = path.suffix.lower()
-    if not (is_array(head) or _is_picture(head) or suffix in PICTURES | ARRAYS):
+    if not (is_array(head) or is_picture(head) or suffix in PICTURES | ARRAYS):
         raise InputError(
             f"{path}: expected one of {', '.join(sorted(PICTURES | ARRAYS))}, "
             f"got '{suffix or 'no suffix'}'"
         )
-    if suffix in ARRAYS and not is_array(head) and not _is_picture(head):
-        raise InputError(f"{path}: not a readable array (neither .npy, .npz nor HDF5, nor {KINDS})")
+    if suffix in ARRAYS and not is_array(head) and not is_picture(head):
+        raise InputError(
+            f"{path}: not a readable array (neither .npy, .npz, HDF5 nor .mat, nor {KINDS})"
+        )
     return path, head
-
-
-def _is_picture(head: bytes) -> bool:
-    marks = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-    return head.startswith(marks) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def input_files(paths: list[Path]) -> list[Path]:
@@ -257,7 +261,7 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
 
 
 def read_array(path: Path) -> Tensor:
-    """Real numbers of any shape from a .npy, .npz or .h5 file, float32, stored values.
+    """Real numbers of any shape from a .npy, .npz, .h5 or .mat file, float32, stored values.
 
     A file of several arrays must hold one named `y` or a single numeric one.
 
@@ -275,7 +279,7 @@ def read_array(path: Path) -> Tensor:
 
 
 def read_complex(path: Path) -> Tensor | None:
-    """Complex numbers of any shape from a .npy, .npz or .h5 file, complex64; None if they are real.
+    """Complex numbers of any shape from an array file, complex64; None if they are real.
 
     A file of several arrays must hold one named `y` or `kspace`, or a single numeric one.
 
@@ -302,25 +306,35 @@ def _array_picture(
 ) -> Picture:
     """A picture of an array: channels first, unsigned integers scaled to [0, 1]."""
     _check_real(path, array)
-    if array.ndim == 4 and len(array) == 1:
+    shape = array.shape
+    while array.ndim > 3 and len(array) == 1:
         array = array[0]
     if array.ndim == 2:
-        array = array[None]
-    elif array.ndim == 3 and array.shape[0] != channels and array.shape[2] == channels:
-        array = array.transpose(2, 0, 1)
+        array = array[..., None]
+    elif array.ndim == 3 and _channels_first(array.shape, channels):
+        array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.size == 0:
-        raise InputError(f"{path}: expected (channels, height, width), found shape {array.shape}")
-    if array.shape[0] != channels:
+        raise InputError(f"{path}: expected (channels, height, width), found shape {shape}")
+    found = array.shape[2]
+    if found != channels and (role == "numbers" or (found, channels) not in ((1, 3), (3, 1))):
         raise InputError(
-            f"{path}: has {array.shape[0]} channels, the prior has {channels}; "
+            f"{path}: shape {shape} has {found} channels, the prior has {channels}; "
             f"store it as ({channels}, height, width)"
         )
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)
     scale = 1 if role == "numbers" else scale
     if scale == 1 and role == "picture":
         check_intensities(path, array, margin)
-    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(scale))
-    return Picture(pixels, (f"{array.dtype} divided by {scale}",) if scale > 1 else ())
+    notes = [f"{array.dtype} divided by {scale}"] if scale > 1 else []
+    return _with_channels(array.astype(np.float32) / np.float32(scale), channels, notes)
+
+
+def _channels_first(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether (., ., .) are channels, height, width; the shorter end decides if neither fits."""
+    first, last = shape[0], shape[2]
+    if first == channels or last == channels:
+        return first == channels
+    return first in (1, 3) or (last not in (1, 3) and first <= last)
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Picture files to intensities: PNG, JPEG, TIFF, WebP, BMP, by content, at full depth, upright."""
+"""Picture files to intensities: by content, at full depth, upright."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ from inverse.errors import InputError
 from inverse.io.sizes import check_memory, reading
 from inverse.io.stacks import is_tiff
 
-KINDS = "PNG, JPEG, TIFF, WebP or BMP"
+KINDS = "PNG, JPEG, JPEG 2000, TIFF, WebP, GIF, PNM or BMP"
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "WEBP", "GIF", "PPM", "BMP")
+"""Those that Pillow may open, under its names."""
+PICTURES = {".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".tif", ".tiff", ".webp", ".gif", ".bmp"} | {
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+}
+BEGINNINGS = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"BM"),
+    *(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\r\n"),
+)
+"""The first bytes of each format but WebP."""
 TURNS = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -26,6 +40,13 @@ TURNS = {
 """EXIF orientation -> what turns an array (H, W, ...) upright."""
 COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}
 """Photometric interpretation -> channels of a TIFF that tifffile decodes; Pillow reads others."""
+RAW = {50706, 50752}
+"""Tags of a camera's raw file: DNGVersion, and the slices of CR2."""
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a picture."""
+    return head.startswith(BEGINNINGS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,11 @@ def _from_tiff(path: Path) -> Raster:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
+        if RAW & set(page.tags.keys()) or (page.is_reduced and page.subifds):
+            raise InputError(
+                f"{path}: is a camera's raw file, whose first picture is a preview; develop it to "
+                "a TIFF or PNG"
+            )
         colours = COLOURS.get(getattr(page.photometric, "name", ""))
         if colours is None or page.dtype is None:
             return _from_pillow(path)
@@ -104,7 +130,7 @@ def _from_deep_png(path: Path, head: bytes) -> Raster:
     width, height = (int.from_bytes(head[i : i + 4], "big") for i in (16, 20))
     check_memory(path, (height, width, 4))
     array = imagecodecs.png_decode(path.read_bytes())
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         orientation, profile = image.getexif().get(0x0112, 1), image.info.get("icc_profile")
     return _untagged(path, array, 16, orientation, profile, [])
 
@@ -112,7 +138,7 @@ def _from_deep_png(path: Path, head: bytes) -> Raster:
 def _from_pillow(path: Path) -> Raster:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         check_memory(path, (image.height, image.width, 4))
         pages = getattr(image, "n_frames", 1)
         notes = [f"first of {pages} pages"] if pages > 1 else []
@@ -222,7 +248,9 @@ def check_intensities(path: Path, array: np.ndarray, margin: float = 0.0) -> Non
         return
     low, high = float(finite.min()), float(finite.max())
     scales = [n for n in (100, 255, 1023, 4095, 16383, 65535) if 0.3 * n < high <= n * 1.02]
-    if low < 0 and -1 - 2 * margin <= low and high <= 1 + 2 * margin:
+    if low < 0 and -0.5 - margin <= low and high <= 0.5 + margin:
+        advice = "they look like -0.5 to 0.5: add 0.5"
+    elif low < 0 and -1 - 2 * margin <= low and high <= 1 + 2 * margin:
         advice = "they look like -1 to 1: add 1 and halve them"
     elif low >= -0.02 * high and scales:
         advice = f"they look like 0 to {scales[0]}: divide them by {scales[0]}"

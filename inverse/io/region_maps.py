@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from inverse.errors import InputError
-from inverse.io.image_sets import SUFFIXES, decoded, load_images
+from inverse.io.image_sets import load_images, pictures_in, read_uint8
 
 
 def load_weighted(source: Path, maps: Path, size: int, channels: int) -> list[np.ndarray]:
@@ -52,16 +52,11 @@ def load_weighted(source: Path, maps: Path, size: int, channels: int) -> list[np
 def _of_folders(
     source: Path, maps: Path, channels: int
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    known = {path.relative_to(maps).with_suffix(""): path for path in _files(maps)}
+    known = {path.relative_to(maps).with_suffix(""): path for path in pictures_in(maps)}
     pairs = []
-    for path in _files(source):
+    for path in pictures_in(source):
         key = path.relative_to(source).with_suffix("")
         if key not in known:
             raise InputError(f"weights {maps}: no map for the image {path.relative_to(source)}")
-        weight = decoded(known[key].read_bytes(), 1, str(known[key]))
-        pairs.append((path.name, decoded(path.read_bytes(), channels, str(path)), weight))
+        pairs.append((path.name, read_uint8(path, channels), read_uint8(known[key], 1)))
     return pairs
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -80,7 +80,7 @@ def read_projections(path: Path, theta_unit: str | None, slice_: int | None = No
     radians = None
     if theta is not None:
         unit = theta_unit or ("radian" if units_of(path, str(angles)).startswith("rad") else None)
-        radians = as_radians(f"{path}: theta", theta, unit)
+        radians = as_radians(f"{path}: theta", np.ravel(theta), unit)
     return Projections(
         numbers,
         radians,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ import tifffile
 import torch
 from cli_fixtures import pixels
 from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_array
 
 from inverse.errors import InputError
 from inverse.io import sizes
+from inverse.io.image_sets import load_images
 from inverse.io.images import read_array, read_complex, read_image, read_mask
 
 COLOUR = pixels(dtype=np.uint16)
@@ -151,6 +156,150 @@ def test_another_colour_profile_is_noted(tmp_path):
         Image.fromarray(pixels()).save(tmp_path / "a.png", icc_profile=profile)
         notes = read_image(tmp_path / "a.png").notes
         assert any("colour profile" in note for note in notes) == noted
+
+
+# --- further formats ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("suffix", "depth"), [("jp2", 8), ("jp2", 16), ("pgm", 8), ("pgm", 16)])
+def test_grey_pictures_of_further_formats_keep_their_depth(tmp_path, suffix, depth):
+    grey = COLOUR[..., 0] >> (16 - depth)
+    image = Image.fromarray(grey.astype(np.uint8 if depth == 8 else np.uint16))
+    image.save(tmp_path / f"a.{suffix}", **({"irreversible": False} if suffix == "jp2" else {}))
+    close(read_image(tmp_path / f"a.{suffix}", 1).pixels, EXPECTED[:1], 2**-depth)
+
+
+def test_a_plain_pnm_and_an_animation_are_pictures(tmp_path):
+    (tmp_path / "a.pgm").write_text("P2\n# from a scanner\n2 1\n15\n3 15\n")
+    close(read_image(tmp_path / "a.pgm", 1).pixels, torch.tensor([[[0.2, 1.0]]]), 1 / 255)
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    picture = read_image(tmp_path / "a.gif")
+    assert picture.pixels[:, 0, 0].tolist() == [1, 0, 0]
+    assert "first of 2 pages" in picture.notes
+
+
+@pytest.mark.parametrize("marked", ["dng", "preview"])
+def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(tmp_path, marked):
+    small, large = np.zeros((8, 9, 3), np.uint8), np.zeros((64, 72), np.uint16)
+    tags = [(50706, 1, 4, (1, 4, 0, 0), True)] if marked == "dng" else []
+    with tifffile.TiffWriter(tmp_path / "a.nef") as file:
+        file.write(small, subfiletype=1, subifds=1, photometric="rgb", extratags=tags)
+        file.write(large, photometric="minisblack")
+    with pytest.raises(InputError, match=r"is a camera's raw file, .* develop it to a TIFF or PNG"):
+        read_image(tmp_path / "a.nef")
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+INTENSITIES = EXPECTED.numpy()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        INTENSITIES[0],
+        INTENSITIES[:1],
+        INTENSITIES[0][..., None],
+        INTENSITIES[:1][None, None],
+        np.asfortranarray(INTENSITIES[0].astype(">f8")),
+    ],
+)
+def test_a_grey_array_is_read_as_a_grey_picture(tmp_path, stored):
+    np.save(tmp_path / "a.npy", stored)
+    close(read_image(tmp_path / "a.npy", 1).pixels, EXPECTED[:1])
+    colour = read_image(tmp_path / "a.npy", 3)
+    close(colour.pixels, EXPECTED[:1].expand(3, -1, -1))
+    assert colour.notes == ("grey repeated to three channels",)
+    with pytest.raises(InputError, match="has 1 channels, the prior has 3"):
+        read_image(tmp_path / "a.npy", 3, role="numbers")
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0)])
+def test_the_channels_of_an_array_come_first_or_last(tmp_path, axes):
+    np.save(tmp_path / "a.npy", INTENSITIES.transpose(axes))
+    close(read_image(tmp_path / "a.npy", 3).pixels, EXPECTED)
+    assert read_image(tmp_path / "a.npy", 1).pixels.shape == EXPECTED[:1].shape
+
+
+def test_channels_that_are_no_colours_are_refused(tmp_path):
+    for shape in [(2, 8, 9), (8, 9, 4)]:
+        np.save(tmp_path / "a.npy", np.zeros(shape))
+        with pytest.raises(InputError, match=rf"shape {re.escape(str(shape))} has [24] channels"):
+            read_image(tmp_path / "a.npy")
+
+
+# --- MATLAB ---------------------------------------------------------------------------------------
+
+
+def write_matlab73(path, array, kind="double"):
+    """An array as MATLAB stores it: HDF5 after a header, columns first, beside a text."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        dataset = file.create_dataset("picture", data=array.T)
+        dataset.attrs["MATLAB_class"] = np.bytes_(kind)
+        text = file.create_dataset("name", data=np.array([[65], [66]], np.uint16))
+        text.attrs["MATLAB_class"] = np.bytes_("char")
+        file.create_group("#refs#")
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
+
+
+@pytest.mark.parametrize("version", ["5", "5 compressed", "7.3"])
+def test_matlab_arrays_are_read_as_matlab_shows_them(tmp_path, version):
+    stored = INTENSITIES.transpose(1, 2, 0).astype(np.float64)
+    if version == "7.3":
+        write_matlab73(tmp_path / "a.mat", stored)
+    else:
+        content = {"picture": stored, "name": "AB", "settings": {"gain": 2.0}}
+        savemat(tmp_path / "a.mat", content, do_compression=version != "5")
+    close(read_image(tmp_path / "a.mat").pixels, EXPECTED)
+
+
+def test_a_logical_array_of_matlab_is_a_mask(tmp_path):
+    mask = np.arange(20).reshape(4, 5) % 3 > 0
+    savemat(tmp_path / "old.mat", {"mask": mask})
+    write_matlab73(tmp_path / "new.mat", mask.astype(np.uint8), "logical")
+    for name in ("old", "new"):
+        assert torch.equal(read_mask(tmp_path / f"{name}.mat")[0], torch.from_numpy(mask))
+
+
+def test_matlab_files_without_one_array_are_refused(tmp_path):
+    kernel = np.ones((3, 3))
+    for content, found in [
+        ({"a": kernel, "b": kernel}, "found a, b"),
+        ({"s": {"a": kernel}, "sparse": csc_array(kernel)}, "found none"),
+    ]:
+        savemat(tmp_path / "a.mat", content)
+        with pytest.raises(InputError, match=f"expected a dataset 'y' or a single .*, {found}"):
+            read_image(tmp_path / "a.mat")
+    (tmp_path / "a.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"expected a dataset|not a readable array"):
+        read_image(tmp_path / "a.mat")
+
+
+def test_the_size_of_a_matlab_array_is_checked_before_it_is_read(tmp_path, monkeypatch):
+    savemat(tmp_path / "a.mat", {"a": np.zeros((400, 500))}, do_compression=True)
+    monkeypatch.setattr(sizes, "free_memory", lambda device: 10**6)
+    with pytest.raises(InputError, match="400x500 values need"):
+        read_image(tmp_path / "a.mat")
+
+
+# --- folders of training images -------------------------------------------------------------------
+
+
+def test_training_images_are_read_as_inputs_are(tmp_path):
+    """At full depth and upright; Pillow alone would clip 16 bits of grey to white."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    grey = COLOUR[..., 0]
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray((np.rot90(COLOUR, 1) >> 8).astype(np.uint8)).save(
+        tmp_path / "turned.png", exif=turned
+    )
+    (tmp_path / "._deep.png").write_bytes(b"resource fork")
+    deep, upright = load_images(tmp_path, 8, 3)
+    assert np.abs(deep / 255 - grey[..., None] / 65535).max() < 1 / 255
+    assert np.abs(upright / 255 - COLOUR / 65535).max() < 1 / 255
 
 
 # --- content, not names -------------------------------------------------------------------------

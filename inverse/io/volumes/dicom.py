@@ -47,7 +47,7 @@ UNEVEN = 0.02
 
 def recognises(path: Path) -> bool:
     """Whether a folder holds DICOM files, or a file is one."""
-    return any(_series(path)) if path.is_dir() else _is_dicom(path)
+    return any(_series(path)) if path.is_dir() else path.is_file() and _is_dicom(path)
 
 
 def read(path: Path) -> Series:

@@ -2,7 +2,7 @@ r"""Compare methods on radial and spiral MRI of the held-out slices that bench/m
 
     python bench/mri_off_grid.py --images out/mri/held-out.npz --out results/tables/mri-off-grid
 
-A quarter of the spokes or arms, one coil. The weight of total variation is chosen from three on
+A quarter of the spokes or arms, one coil. The weight of total variation is chosen from four on
 another slice.
 """
 
@@ -19,7 +19,7 @@ from photo_restoration import solve_each, standard_error, summary
 import inverse
 
 METHODS = {"gridding": {}, "sense": {}, "tv": {}, "dpir": {}}
-WEIGHTS = (1e-4, 3e-4, 1e-3)
+WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
 """Of total variation, chosen on a slice that does not count."""
 
 

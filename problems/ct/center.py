@@ -4,7 +4,8 @@ The centre of mass of each projection is the projection of the centre of mass of
 
     sum_s s p(theta, s) / sum_s p(theta, s) = center + x cos(theta) - y sin(theta)
 
-It holds for a parallel beam and an object that every projection sees whole.
+It holds for a parallel beam and an object that every projection sees whole. A fan beam sees every
+line twice in a full turn, from both sides of the axis: the mean over the views is symmetric.
 
 Source: Azevedo, Schneberk, Fitch, Martz, Calculation of the rotational centers in computed
 tomography sinograms, IEEE Transactions on Nuclear Science 1990,
@@ -30,9 +31,12 @@ def estimated_center(y: np.ndarray, theta: np.ndarray) -> float:
     Args:
         theta: angles of the views (radians).
 
-    Raises: InputError if the sums of the projections differ, or the angles do not determine it.
+    Raises: InputError if the sums of the projections are 0 or differ, or the angles do not
+        determine it.
     """
     sums = y.sum(1)
+    if not sums.mean() > 0:
+        raise InputError("ct: the projections hold no attenuation; check flats, darks and metal")
     variation = float(sums.std() / max(abs(sums.mean()), 1e-30))
     if variation > VARIATION:
         raise InputError(
@@ -47,3 +51,20 @@ def estimated_center(y: np.ndarray, theta: np.ndarray) -> float:
         )
     centres = (y * np.arange(y.shape[1])).sum(1) / sums
     return float(np.linalg.lstsq(terms, centres, rcond=None)[0][0])
+
+
+def fan_center(y: np.ndarray, theta: np.ndarray) -> float | None:
+    """The axis (detector pixels, counted from 0) of a full turn of a fan beam; None without one.
+
+    Args:
+        y: line integrals (views, detectors).
+        theta: angles of the views (radians).
+    """
+    angles = np.sort(np.mod(theta, 2 * np.pi))
+    gaps = np.append(np.diff(angles), angles[0] + 2 * np.pi - angles[-1])
+    if len(theta) < 8 or gaps.max() > 1.5 * gaps.mean():
+        return None
+    mean = y.mean(0)
+    if max(abs(mean[0]), abs(mean[-1])) > VARIATION * mean.max() or mean.sum() <= 0:
+        return None  # part of the object is not seen
+    return float((mean * np.arange(len(mean))).sum() / mean.sum())

@@ -57,6 +57,27 @@ def filtered_backprojection(y: Tensor, geometry: Geometry, window: str = "ramp")
     return torch.where(inside, answer / 2, 0.0)
 
 
+def filled(y: Tensor, seen: Tensor) -> Tensor:
+    """y (..., views, detectors) with what is not seen interpolated along the detector.
+
+    Beyond the ends of the detector there is air.
+
+    Args:
+        seen: boolean (views, detectors).
+
+    Source: Kalender, Hebel, Ebersberger, Reduction of CT artifacts caused by metallic implants,
+    Radiology 1987.
+    """
+    detectors = y.shape[-1]
+    place = torch.arange(1, detectors + 1, device=y.device).expand(seen.shape)
+    left = torch.where(seen, place, 0).cummax(-1).values
+    right = torch.where(seen, place, detectors + 1).flip(-1).cummin(-1).values.flip(-1)
+    part = torch.where(seen, 0.0, (place - left) / (right - left).clamp_min(1)).to(y)
+    padded = torch.nn.functional.pad(y, (1, 1))
+    before, after = (padded.gather(-1, i.expand(y.shape)) for i in (left, right))
+    return before + part * (after - before)
+
+
 def angular_weights(theta: np.ndarray, period: float) -> np.ndarray:
     """The angle (radians) that each view stands for: half the gaps to its neighbours.
 

@@ -17,9 +17,10 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.io.brightness import are_intensities, three_digits, unit
 from inverse.io.stacks import write_tiff
-from inverse_problems.ct.center import estimated_center
-from inverse_problems.ct.filtering import filtered_backprojection
+from inverse_problems.ct.center import estimated_center, fan_center
+from inverse_problems.ct.filtering import filled, filtered_backprojection
 from inverse_problems.ct.geometry import Geometry
+from inverse_problems.ct.metal import seen_rays, threshold_of
 from inverse_problems.ct.projector import Projector, counts_operator, integrals_operator
 from inverse_problems.ct.scan import Counts, Scan, averaged, fitted_gain, view_axis
 from inverse_problems.ct.scan_files import (
@@ -59,7 +60,8 @@ class CT(SliceProblem):
         order: axes of a measured sinogram, views-detectors or detectors-views (scikit-image);
             auto finds the views.
         center: position of the rotation axis on the detector (detector pixels, counted from 0).
-            Auto is estimated from a measurement of a parallel beam, else detectors // 2.
+            Auto is estimated from a measurement of a parallel beam or of a full turn of a fan, else
+            detectors // 2.
         size: side of the slice (pixels); auto is what every view sees.
         bin: number of neighbouring detector pixels of a measurement to join.
         slice_: slice of a measured volume, counted from 0, or all; auto is the middle one.
@@ -79,6 +81,10 @@ class CT(SliceProblem):
         source: distance of the source from the axis (pixels), of a fan; auto is twice the size.
         screen: distance of the detector from the axis (pixels), of a fan; auto is the size.
         pitch: distance of detector pixels (pixels of the slice); auto is 1, magnified by a fan.
+        projector: interpolated, as skimage.transform.radon; or of the ASTRA toolbox line (square
+            pixels) or strip (as wide as a detector pixel, parallel beams).
+        metal: line integrals above this number are not used, nor are the rays through a mask
+            picture of the slice, or of the sinogram (white = metal).
 
     Raises: OptionError if an option is out of range.
     """
@@ -117,6 +123,8 @@ class CT(SliceProblem):
     source: inverse.Positive | None = None
     screen: inverse.NonNegative | None = None
     pitch: inverse.Positive | None = None
+    projector: Literal["interpolated", "line", "strip"] = "interpolated"
+    metal: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +137,9 @@ class CT(SliceProblem):
             raise OptionError(
                 "ct: source and screen belong to a fan beam, got beam=parallel; state beam=fan"
             )
+
+        if self.metal is not None and self.likelihood == "poisson":
+            raise OptionError("ct: metal= leaves out line integrals; state likelihood=gaussian")
 
     @property
     def in_circle(self) -> bool:
@@ -185,7 +196,7 @@ class CT(SliceProblem):
         projector = _projector(self, tuple(shape))
         mu = self._mu(shape[1])
         if self.likelihood == "gaussian":
-            return integrals_operator(projector, mu)
+            return integrals_operator(projector, mu, self._seen(projector))
         flat = torch.tensor(1.0 if self.data == "intensities" else self.photons * (self.gain or 1))
         return counts_operator(projector, mu, flat, torch.zeros(()))
 
@@ -194,7 +205,19 @@ class CT(SliceProblem):
         if self.likelihood == "poisson":
             counts = self.data == "counts"
             return inverse.PoissonNoise((self.gain or 1.0) if counts else 1 / self.photons)
-        return inverse.GaussianNoise(self.sigma_y)
+        return inverse.GaussianNoise(self.sigma_y, observed=self._observed(shape))
+
+    def _seen(self, projector: Projector) -> Tensor | None:
+        """The rays that pass no metal, boolean (views, detectors); None if there is none."""
+        if self.metal is None:
+            return None
+        seen = seen_rays(self.metal, projector, None)
+        return torch.from_numpy(seen)
+
+    def _observed(self, shape: tuple[int, ...]) -> Tensor | None:
+        if self.metal is None:
+            return None
+        return self._seen(_projector(self, tuple(shape)))
 
     def measure(self, truth: Tensor, generator: torch.Generator, operator: Any = None) -> Tensor:
         """As `Problem.measure`; line integrals of counts come from counts that are drawn."""
@@ -202,7 +225,9 @@ class CT(SliceProblem):
             return super().measure(truth, generator, operator)
         physics = self.operator(tuple(truth.shape[1:])) if operator is None else operator
         expected = self.photons * torch.exp(-physics.A(truth.double()))
-        return self._of_photons(torch.poisson(expected, generator=generator)).to(truth.dtype)
+        y = self._of_photons(torch.poisson(expected, generator=generator)).to(truth.dtype)
+        seen = self._observed(tuple(truth.shape[1:]))
+        return y if seen is None else seen * y
 
     def _of_photons(self, photons: Tensor) -> Tensor:
         return (self.photons / photons.clamp_min(1)).log()
@@ -223,7 +248,8 @@ class CT(SliceProblem):
                 "solve them one by one"
             )
         sigma = self._sigma(posterior.y[0].cpu().double())
-        return posterior.replaced(noise=inverse.GaussianNoise(sigma))
+        observed = self._observed(tuple(posterior.shape))
+        return posterior.replaced(noise=inverse.GaussianNoise(sigma, observed))
 
     def _sigma(self, y: Tensor) -> Tensor:
         """Standard deviation of the line integrals y of counts: (1, views, detectors) -> same."""
@@ -302,21 +328,39 @@ class CT(SliceProblem):
             counts = self._counts(file, kind, data, found, notes).binned(self.bin)
         integrals = averaged(data, self.bin) if counts is None else counts.integrals()
         self._check_integrals(file, kind, integrals)
-        center = self._center(integrals, theta, notes)
+        rough = self._metal_free(file, integrals, notes)
+        center = self._center(rough, theta, notes)
         detectors = integrals.shape[1]
         seen = min(detectors, 2 * math.ceil(min(center, detectors - center)) + 1)
         geometry = self._beam(theta, detectors, self.size or seen, center)
-        mu = self._measured_mu(integrals, geometry, kind, notes)
+        seen = None
+        if self.metal is not None:
+            seen = seen_rays(self.metal, Projector(geometry, self.projector), integrals)
+            notes.append(f"{1 - seen.mean():.1%} of the rays pass metal and are not used")
+            rough = filled(torch.from_numpy(integrals), torch.from_numpy(seen)).numpy()
+            integrals = integrals * seen
+        mu = self._measured_mu(rough, geometry, kind, notes)
         if self.views is not None and self.views > len(theta):
             raise InputError(f"{file}: has {len(theta)} views, views={self.views} asks for more")
         if self.views is not None and self.views < len(theta):
             chosen = np.arange(self.views) * len(theta) // self.views
             notes.append(f"{self.views} of {len(theta)} views")
             geometry, integrals = replace(geometry, theta=theta[chosen]), integrals[chosen]
+            seen = None if seen is None else seen[chosen]
             counts = None if counts is None else counts.views(chosen)
         if self.likelihood == "poisson" and counts is None:
             raise InputError(f"{file}: likelihood=poisson needs counts; state data=counts")
-        return Scan(geometry, integrals, counts, mu)
+        return Scan(geometry, integrals, counts, mu, seen)
+
+    def _metal_free(self, file: Path, integrals: np.ndarray, notes: list[str]) -> np.ndarray:
+        """Line integrals with those above a stated threshold interpolated."""
+        threshold = threshold_of(self.metal)
+        if threshold is None:
+            return integrals
+        seen = torch.from_numpy(integrals <= threshold)
+        if not bool(seen.any()):
+            raise InputError(f"{file}: metal={self.metal} leaves no ray; every integral is above")
+        return filled(torch.from_numpy(integrals), seen).numpy()
 
     def _sinogram(
         self, file: Path, found: Projections, theta: np.ndarray | None, notes: list[str]
@@ -442,13 +486,17 @@ class CT(SliceProblem):
                     f"ct: center {self.center:g} lies beyond the {detectors} detector pixels"
                 )
             return (self.center - (self.bin - 1) / 2) / self.bin
-        if self.beam == "fan":
-            return float(integrals.shape[1] // 2)
-        center = estimated_center(integrals, theta)
+        detectors, how = integrals.shape[1], "estimated from the centres of mass"
+        if self.beam == "parallel":
+            center = estimated_center(integrals, theta)
+        elif (found := fan_center(integrals, theta)) is not None:
+            center, how = found, "where the mean over a full turn is symmetric"
+        else:
+            center, how = float(detectors // 2), "assumed, since the views do not tell it"
         stated = center * self.bin + (self.bin - 1) / 2
         notes.append(
-            f"rotation axis at detector pixel {stated:.2f} of {integrals.shape[1] * self.bin}, "
-            "estimated from the centres of mass; center=... states it"
+            f"rotation axis at detector pixel {stated:.2f} of {detectors * self.bin}, {how}; "
+            "center=... states it"
         )
         return center
 
@@ -503,19 +551,22 @@ class MeasuredCT(CT):
         counts = self.scan.counts
         projector = _projector(self, tuple(shape))
         if self.likelihood == "gaussian" or counts is None:
-            return integrals_operator(projector, self.scan.mu)
+            return integrals_operator(projector, self.scan.mu, self._seen(projector))
         flat, dark = (torch.from_numpy(a) for a in (counts.flat - counts.dark, counts.dark))
         return counts_operator(projector, self.scan.mu, flat, dark)
 
     def noise(self, shape: tuple[int, ...]) -> inverse.Noise:
         """Of the counts, or of sigma_y where line integrals were measured."""
-        counts = self.scan.counts
+        counts, observed = self.scan.counts, self._observed(shape)
         if counts is None:
-            return inverse.GaussianNoise(self.sigma_y)
+            return inverse.GaussianNoise(self.sigma_y, observed)
         if self.likelihood == "poisson":
             return inverse.PoissonNoise(counts.gain)
         sigma = np.sqrt(counts.sigma() ** 2 + self.sigma_model**2)[None]
-        return inverse.GaussianNoise(torch.from_numpy(sigma))
+        return inverse.GaussianNoise(torch.from_numpy(sigma), observed)
+
+    def _seen(self, projector: Projector) -> Tensor | None:
+        return None if self.scan.seen is None else torch.from_numpy(self.scan.seen)
 
     def posterior(self, truth: Tensor | int = 0, **settings: Any) -> inverse.Posterior:
         """As `Problem.posterior`."""
@@ -532,7 +583,7 @@ class MeasuredCT(CT):
 
 @functools.lru_cache(maxsize=2)
 def _cached_projector(key: tuple[Any, ...], problem: CT) -> Projector:
-    return Projector(problem.geometry(key))
+    return Projector(problem.geometry(key), problem.projector)
 
 
 def _projector(problem: CT, shape: tuple[int, ...]) -> Projector:

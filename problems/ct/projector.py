@@ -19,7 +19,8 @@ import inverse
 from inverse.errors import MemoryLimitError
 from inverse.measurement.sparse import SparseMatrix
 from inverse.memory import free_memory
-from inverse_problems.ct.filtering import filtered_backprojection
+from inverse_problems.ct.astra_projector import astra_matrix
+from inverse_problems.ct.filtering import filled, filtered_backprojection
 from inverse_problems.ct.geometry import Geometry
 
 BYTES = 16
@@ -32,11 +33,14 @@ DENSE_ENOUGH = 50_000_000
 class Projector:
     """The sparse matrix P of line integrals (pixels), shared by all copies of an operator.
 
+    Args:
+        kind: interpolated, or line or strip of the ASTRA toolbox.
+
     Raises: MemoryLimitError if it does not fit into the free memory.
     """
 
-    def __init__(self, geometry: Geometry):
-        self.geometry = geometry
+    def __init__(self, geometry: Geometry, kind: str = "interpolated"):
+        self.geometry, self.kind = geometry, kind
         self.shape = (geometry.views * geometry.detectors, geometry.size**2)
 
     def __deepcopy__(self, memo: Any) -> Projector:
@@ -66,6 +70,8 @@ class Projector:
                 f"of {geometry.size} pixels need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
                 "are free; use fewer views, or bin=2"
             )
+        if self.kind != "interpolated":
+            return SparseMatrix(astra_matrix(geometry, self.kind))
         dtype = np.float32 if weights > DENSE_ENOUGH else np.float64
         inside = geometry.inside()
         theta, s = geometry.lines()
@@ -100,13 +106,16 @@ def _view(theta: np.ndarray, s: np.ndarray, inside: np.ndarray, dtype: Any) -> A
     return sparse.coo_matrix(entries, shape=(len(s), size * size)).tocsr()
 
 
-def integrals_operator(projector: Projector, mu: float) -> Any:
+def integrals_operator(projector: Projector, mu: float, seen: Tensor | None = None) -> Any:
     """The linear operator y = mu P x, x (B, C, N, N) -> y (B, C, views, detectors).
 
     Args:
         mu: attenuation of intensity 1 (1 / pixel).
+        seen: boolean (views, detectors); y is 0 where it is false. None is everywhere.
     """
-    return _classes()[0](projector, mu)
+    if seen is None:
+        return _classes()[0](projector, mu)
+    return _classes()[2](projector, mu, seen)
 
 
 def counts_operator(projector: Projector, mu: float, flat: Tensor, dark: Tensor) -> Any:
@@ -121,7 +130,7 @@ def counts_operator(projector: Projector, mu: float, flat: Tensor, dark: Tensor)
 
 
 @functools.cache
-def _classes() -> tuple[Any, Any]:
+def _classes() -> tuple[Any, Any, Any]:
     physics = inverse.physics
 
     class Integrals(physics.LinearPhysics):  # type: ignore[name-defined, misc]
@@ -159,4 +168,21 @@ def _classes() -> tuple[Any, Any]:
             geometry = self.projector.geometry
             return filtered_backprojection(self.integrals(y), geometry, window) / self.mu
 
-    return Integrals, Counts
+    class SeenIntegrals(Integrals):
+        """Line integrals of some rays; filtered back-projection interpolates the others."""
+
+        def __init__(self, projector: Projector, mu: float, seen: Tensor):
+            super().__init__(projector, mu)
+            self.register_buffer("seen", seen)
+            self.seen: Tensor
+
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            return self.seen * super().A(x)
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return super().A_adjoint(self.seen * y)
+
+        def filtered_backprojection(self, y: Tensor, window: str) -> Tensor:
+            return super().filtered_backprojection(filled(y, self.seen), window)
+
+    return Integrals, Counts, SeenIntegrals

@@ -66,12 +66,14 @@ class Scan:
         integrals: line integrals (views, detectors), in the unit of the file or per slice pixel.
         counts: what the detector counted, if the file holds counts or transmissions.
         mu: attenuation of intensity 1 (units of the integrals per pixel).
+        seen: boolean (views, detectors), false where metal hides the slice; None is everywhere.
     """
 
     geometry: Geometry
     integrals: np.ndarray
     counts: Counts | None
     mu: float
+    seen: np.ndarray | None = None
 
     def __repr__(self) -> str:
         beam = self.geometry

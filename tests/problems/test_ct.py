@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ import tifffile
 import torch
 from cli_fixtures import pixels, write_picture
 from conftest import dense, normal, smooth_covariance
+from PIL import Image
 from skimage.transform import iradon, radon
 
 import inverse
@@ -23,9 +25,9 @@ from inverse.errors import InputError, OptionError
 from inverse.measurement.operators import adjoint_error, clone
 from inverse.priors.loading import save_prior
 from inverse.priors.networks.unet import UNetConfig
-from inverse_problems.ct.center import estimated_center
+from inverse_problems.ct.center import estimated_center, fan_center
 from inverse_problems.ct.circle import InCircle
-from inverse_problems.ct.filtering import angular_weights, filtered_backprojection
+from inverse_problems.ct.filtering import angular_weights, filled, filtered_backprojection
 from inverse_problems.ct.geometry import Geometry, circle_mask
 from inverse_problems.ct.projector import Projector
 from inverse_problems.ct.scan import fitted_gain
@@ -132,6 +134,36 @@ def test_filtered_backprojection_recovers_a_smooth_slice(beam, views):
     geometry = inverse.get_problem("ct", views=views, beam=beam).geometry((1, size, size))
     found = filtered_backprojection(Projector(geometry).forward(x), geometry)
     assert float((found - x).abs().max()) < 0.02
+
+
+ASTRA = {
+    "line": Geometry(np.deg2rad(ANGLES), 37, 15.3, 32, True, 1.1),
+    "strip": Geometry(np.deg2rad(ANGLES), 38, 15.3, 33, True, 1.1),
+    "line of a fan": Geometry(np.deg2rad(ANGLES * 2), 40, 17.7, 32, True, 2.0, 60.0, 30.0),
+}
+
+
+@pytest.mark.parametrize("kind", ASTRA)
+def test_line_integrals_are_those_of_astra(kind):
+    """An independent geometry; a line through square pixels of a blob errs by a tenth."""
+    pytest.importorskip("astra")
+    geometry = ASTRA[kind]
+    axis = np.arange(geometry.size) - geometry.size // 2
+    blob = np.exp(-((axis[:, None] - 4) ** 2 + (axis + 6) ** 2) / (2 * 3.0**2))
+    x = torch.from_numpy(blob)[None, None]
+    ours = Projector(geometry).forward(x)
+    theirs = Projector(geometry, kind.split()[0]).forward(x)
+    assert float((ours - theirs).abs().max()) < (0.1 if kind == "strip" else 0.8)
+    assert float((ours - theirs).sum().abs()) < 0.005 * float(ours.sum())
+    centroids = [(y * torch.arange(geometry.detectors)).sum(-1) / y.sum(-1) for y in (ours, theirs)]
+    torch.testing.assert_close(*centroids, atol=0.2, rtol=0)
+
+
+def test_a_projector_of_astra_needs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "astra", None)
+    problem = inverse.get_problem("ct", projector="strip", views=3)
+    with pytest.raises(OptionError, match="pip install astra-toolbox"):
+        problem.operator((1, 16, 16)).A(torch.zeros(1, 1, 16, 16))
 
 
 def test_views_of_an_uneven_arc_are_weighted_by_their_angles():
@@ -250,6 +282,17 @@ def test_the_rotation_axis_is_found(shift, views):
     assert estimated_center(y, theta) == pytest.approx(64 + shift, abs=0.02)
     noisy = y + np.random.default_rng(0).normal(0, 0.2, y.shape)
     assert estimated_center(noisy, theta) == pytest.approx(64 + shift, abs=0.15)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.4, -7.2])
+def test_the_axis_of_a_fan_is_found(shift):
+    """From pixel edges and the measure of the angle an error of a tenth of a pixel remains."""
+    theta = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+    geometry = Geometry(theta, 128, 64 + shift, 96, True, 1.3, 150.0, 60.0)
+    y = Projector(geometry).forward(disc(96, 20.0, 11.0, -8.0))[0, 0].numpy()
+    assert fan_center(y, theta) == pytest.approx(64 + shift, abs=0.1)
+    assert fan_center(y, theta / 2) is None
+    assert fan_center(y[:, 45:], theta) is None
 
 
 def test_an_axis_that_cannot_be_found_is_refused():
@@ -526,3 +569,70 @@ def test_every_slice_of_a_scan_is_solved_and_resumed(ct, tmp_path):
     outcome = ct("--restore", "scan.h5", "--restore", "scan.h5", slice="all")
     assert outcome.code == 2
     assert "slice=all takes one measured file alone" in outcome.err
+
+
+# --- metal --------------------------------------------------------------------------------------
+
+
+def with_metal(size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """A slice (1, size, size), and the mask of a small disk of metal in it."""
+    soft = 0.5 * disc(size, 17.0) + 0.3 * disc(size, 6.0, -7.0, 3.0)
+    return soft[0], disc(size, 2.5, 8.0, -2.0)[0, 0] > 0.4
+
+
+def test_what_is_not_seen_is_interpolated():
+    y = torch.tensor([[[1.0, 9.0, 9.0, 4.0, 9.0]]])
+    seen = torch.tensor([[True, False, False, True, False]])
+    torch.testing.assert_close(filled(y, seen), torch.tensor([[[1.0, 2.0, 3.0, 4.0, 2.0]]]))
+    assert torch.equal(filled(y, torch.ones_like(seen)), y)
+
+
+def test_rays_through_metal_are_not_used(ct, tmp_path):
+    """A threshold and the mask of the slice find the same rays; the slice beside is recovered."""
+    soft, metal = with_metal()
+    Image.fromarray((metal.numpy() * 255).astype(np.uint8)).save(tmp_path / "metal.png")
+    geometry = inverse.get_problem("ct", views=60).geometry((1, 48, 48))
+    x = torch.where(metal, 40.0, soft)[None]
+    np.save(tmp_path / "y.npy", Projector(geometry).forward(x)[0, 0].numpy())
+    errors = {}
+    stated = {"center": 24, "mu": 1, "sigma_y": 0.1}
+    for name, options in {
+        "none": {},
+        "threshold": {"metal": 22},
+        "mask": {"metal": "metal.png"},
+    }.items():
+        outcome = ct("--restore", "y.npy", "--out", name, **stated, **options)
+        assert outcome.code == 0, outcome.err
+        found = inverse.Result.load(outcome.path / "result.h5").mean[0, 0]
+        errors[name] = float((found - soft[0])[~metal].square().mean().sqrt())
+        assert ("of the rays pass metal" in outcome.out) == bool(options)
+    assert errors["mask"] < 0.4 * errors["none"]
+    assert errors["threshold"] < 0.4 * errors["none"]
+
+
+def test_unseen_rays_carry_no_likelihood(tmp_path):
+    soft, metal = with_metal(24)
+    Image.fromarray((metal.numpy() * 255).astype(np.uint8)).save(tmp_path / "metal.png")
+    problem = inverse.get_problem("ct", views=9, metal=str(tmp_path / "metal.png"), sigma_y=0.1)
+    operator = problem.operator((1, 24, 24))
+    assert adjoint_error(operator, (1, 24, 24)) < 1e-13
+    posterior = problem.posterior(
+        soft, prior=inverse.FlatPrior((1, None, None), shift=0.5, scale=0.5), dtype=F64
+    )
+    hidden = ~posterior.noise.observed
+    assert 0 < float(hidden.double().mean()) < 0.4
+    assert not bool(posterior.y[0][hidden[None]].any())
+    inside = torch.where(metal, 1.0, 0.0)[None, None].double()
+    assert float(operator.A(inside).abs().max()) <= 0.5
+
+
+def test_bad_metal_is_refused(ct, tmp_path):
+    np.save(tmp_path / "y.npy", np.ones((20, 24)) * np.hanning(24))
+    Image.fromarray(np.full((30, 30), 255, np.uint8)).save(tmp_path / "metal.png")
+    given = ("--restore", "y.npy")
+    ct(*given, metal="lost.png").refused("neither a number nor a file")
+    ct(*given, metal="metal.png").refused("metal mask metal.png has 30x30 pixels")
+    ct(*given, metal="-2").refused("must be a positive line integral")
+    ct(*given, metal="1e-9").refused("hold no attenuation")
+    ct(metal="3").refused("a threshold of metal= is for a measurement")
+    ct(*given, metal="2", data="counts", flats=9, likelihood="poisson").refused("metal= leaves out")

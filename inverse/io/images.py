@@ -314,11 +314,14 @@ def _array_picture(
     elif array.ndim == 3 and _channels_first(array.shape, channels):
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.size == 0:
-        raise InputError(f"{path}: expected (channels, height, width), found shape {shape}")
+        raise InputError(
+            f"{path}: expected (height, width) or (channels, height, width), found shape {shape}"
+        )
     found = array.shape[2]
     if found != channels and (role == "numbers" or (found, channels) not in ((1, 3), (3, 1))):
+        owner = "a kernel" if role == "kernel" else "the prior"
         raise InputError(
-            f"{path}: shape {shape} has {found} channels, the prior has {channels}; "
+            f"{path}: shape {shape} has {found} channels, {owner} has {channels}; "
             f"store it as ({channels}, height, width)"
         )
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype, 1)

@@ -17,6 +17,7 @@ from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 from inverse.result import stored_provenance
 from inverse_problems.deblur.kernel_estimation import KernelEstimate, estimate_kernel
+from inverse_problems.deblur.kernel_files import kernel_notes, read_kernel
 
 UNKNOWN = "unknown"
 """The name of a kernel that is estimated from the measurement."""
@@ -171,8 +172,7 @@ class Deblur(inverse.ImageProblem):
             return []
         if not Path(self.kernel).is_file():
             return []
-        notes = inverse.read_image(self.kernel, channels=1, role="kernel").notes
-        return [f"kernel: {note}" for note in notes]
+        return [f"kernel: {note}" for note in kernel_notes(self.kernel)]
 
     def open(
         self, file: Path, prior: inverse.Prior, measured: bool
@@ -212,20 +212,7 @@ class Deblur(inverse.ImageProblem):
     def _from_file(self) -> Tensor:
         if (found := estimated_earlier(Path(self.kernel))) is not None:
             return found.kernel
-        k = inverse.read_image(self.kernel, channels=1, role="kernel").pixels[0]
-        if k.shape[0] % 2 == 0 or k.shape[1] % 2 == 0:
-            raise InputError(
-                f"deblur: kernel must have odd sides, {self.kernel} has {k.shape[0]}x{k.shape[1]}; "
-                "crop or pad it by one pixel"
-            )
-        if not bool(torch.isfinite(k).all()):
-            raise InputError(f"deblur: kernel {self.kernel} holds NaN or infinity")
-        if abs(float(k.sum())) < 1e-6 * float(k.abs().sum()) or not bool(k.any()):
-            raise InputError(
-                f"deblur: kernel {self.kernel} sums to zero and cannot be normalised; "
-                "give a kernel with a non-zero sum"
-            )
-        return k
+        return read_kernel(self.kernel)
 
     def _check_fits(self, sides: tuple[int, int], shape: tuple[int, ...]) -> None:
         if max(sides) > min(shape[-2:]):

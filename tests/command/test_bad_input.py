@@ -178,7 +178,7 @@ def test_wrong_number_of_dimensions(refuse, tmp_path):
     refuse(
         "--measurement",
         save(tmp_path / "y.npy", np.zeros((2, 3, 8, 8))),
-        says=("expected (channels, height, width)", "(2, 3, 8, 8)"),
+        says=("expected (height, width) or (channels, height, width)", "(2, 3, 8, 8)"),
     )
 
 

@@ -207,7 +207,7 @@ def test_hdf5_with_several_datasets_and_no_y_lists_them(tmp_path):
     [
         (np.zeros((3, 8, 9), complex), "expected real numbers, found complex128"),
         (np.array(["a", "b"]), "expected real numbers"),
-        (np.zeros(5), r"expected \(channels, height, width\), found shape \(5,\)"),
+        (np.zeros(5), r"or \(channels, height, width\), found shape \(5,\)"),
         (np.zeros((2, 3, 8, 9)), r"found shape \(2, 3, 8, 9\)"),
         (np.zeros((3, 0, 9)), r"found shape \(3, 0, 9\)"),
         (np.zeros((5, 8, 9)), "has 5 channels, the prior has 3"),

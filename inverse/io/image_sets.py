@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from inverse.errors import InputError, first_line, is_out_of_memory
 from inverse.io.arrays import own_datasets, stored
@@ -49,6 +50,15 @@ def load_images(path: Path, size: int, channels: int) -> list[np.ndarray]:
             f"images {path}: {len(images)} found, none of at least {size}x{size} pixels{largest}"
         )
     return large
+
+
+def read_slices(path: Path) -> list[torch.Tensor]:
+    """Grey ground truths (1, height, width), intensities, of a folder, .npz or .h5 file.
+
+    Raises: InputError if the source holds no images.
+    """
+    images = load_images(path, 1, 1)
+    return [torch.from_numpy(image).movedim(-1, 0).float() / 255 for image in images]
 
 
 def refuse_copies(images: list[np.ndarray], source: Path) -> None:

@@ -255,7 +255,7 @@ def fit_power_law(images: list[Tensor], bins: int = 24) -> dict[str, list]:
     Returns: the argument of `power_law_field`, in JSON types.
     """
     pixels = torch.cat([image.flatten(1) for image in images], 1).double()
-    mean, (variances, colours) = pixels.mean(1), torch.linalg.eigh(pixels.cov())
+    mean, (variances, colours) = pixels.mean(1), torch.linalg.eigh(torch.atleast_2d(pixels.cov()))
     variances, colours = variances.flip(0), colours.flip(1)
     frequencies, powers = [], []
     for image in images:

@@ -15,6 +15,7 @@ from inverse.priors.analytic import FieldLaw, LowRankPrior
 from inverse.priors.card_schema import Fields, Length, Number, Width
 from inverse.priors.cards import Card, check_size, weights_mismatch
 from inverse.priors.catalogue import read_catalogue
+from inverse.priors.field import power_law_field
 from inverse.priors.networks.corrected import CorrectedPrior
 from inverse.priors.networks.state_dicts import PICKLES, read_tensors
 from inverse.priors.networks.unet import UNet, UNetConfig
@@ -103,7 +104,8 @@ class PriorCard(Card):
         shift, scale: physical = scale * model + shift.
         sigma_data: standard deviation of the training data, model units.
         sigma_min, sigma_max: smallest and largest trusted noise level, model units.
-        network: fields of `UNetConfig`; empty for a Gaussian without a network.
+        network: fields of `UNetConfig`; empty for a Gaussian without a network, which is `law` or,
+            without it, the field of `power_law`.
         denoising: measured table, noise level (of 255) -> PSNR in dB.
         bf16_loss: largest loss of PSNR (dB) of the denoiser in bf16, over noise levels from 2 to
             500 of 255 (`bench/denoise.py --against bf16`); None if it was not measured.
@@ -170,6 +172,8 @@ class PriorCard(Card):
         elif self.foreign:
             side = self.foreign.get("side", "any")
             lengths = (self.foreign.get("channels", 3), side, side)
+        elif self.power_law and not self.network and not self.law:
+            lengths = (len(self.power_law["mean"]), "any", "any")
         elif self.law:
             lengths = tuple(self.law["shape"])
         return " x ".join(map(str, lengths))
@@ -338,6 +342,8 @@ def _read_prior(card: PriorCard, path: Path) -> Prior:
     try:
         if card.network:
             check_size(lambda: UNet(card.config), weights)
+        if not card.law and not card.network and card.power_law:
+            return power_law_field(card.power_law, shift=card.shift, **card.model_units).float()
         if not card.law:
             prior = NetworkPrior.unet(
                 card.config, card.sigma_data, shift=card.shift, **card.model_units

@@ -180,12 +180,15 @@ def _of_union(value: Any, args: tuple[Any, ...], where: str) -> Any:
     if optional and (value is None or is_none):
         return None
     alternatives = [a for a in args if a is not types.NoneType]
-    for alternative in alternatives[:-1]:
+    if len(alternatives) == 1:
+        return convert(value, alternatives[0], where)
+    for alternative in alternatives:
         try:
             return convert(value, alternative, where)
         except OptionError:
             continue
-    return convert(value, alternatives[-1], where)
+    known = " or ".join(map(words, alternatives))
+    raise OptionError(f"{where} must be {known}, got '{value}'")
 
 
 _CONTAINERS: dict[Any, Callable[[list[Any]], Any]] = {

@@ -131,14 +131,23 @@ def train(
 ) -> None:
     """Train an unconditional diffusion prior from images; run again to resume a training.
 
+    `--steps 0` fits a Gaussian field with the mean and the power spectrum of the images.
+
     `inverse train --from-measurements FILE --help` shows how to train one without clean signals.
     """
     from inverse.priors.networks.unet import UNetConfig
+    from inverse.training.field import fit_field
     from inverse.training.loop import TrainConfig
     from inverse.training.prior import load_start, train_prior
 
     if channels not in (1, 3):
         raise OptionError(f"train: --channels must be 1 or 3, got {channels}")
+    if steps == 0:
+        if start or weights:
+            raise OptionError("train: --steps 0 fits a field; it takes no --start and no --weights")
+        card_text = {"licence": licence, "limits": limits}
+        fit_field(images, out, size, channels, card_text, validation)
+        return
     start_prior, digest = load_start(start) if start else (None, "")
     requested = UNetConfig(
         channels=channels, widths=integers(widths, "--widths"), blocks=integers(blocks, "--blocks")

@@ -168,7 +168,7 @@ def sample_grid(prior: Prior, size: int, count: int = 32, steps: int = 24, seed:
 
 
 def denoising_table(
-    prior: NetworkPrior, images: list[np.ndarray], size: int, count: int = 64
+    prior: Prior, images: list[np.ndarray], size: int, count: int = 64
 ) -> dict[str, float]:
     """Mean PSNR (dB) of denoised central crops, by noise level (intensity times 255).
 
@@ -178,7 +178,7 @@ def denoising_table(
         count: number of images to use, spread evenly because a set may be sorted by class.
     """
     chosen = images[:: max(1, len(images) // count)][:count]
-    arrays = np.stack([_central_crop(image, size) for image in chosen])
+    arrays = np.stack([central_crop(image, size) for image in chosen])
     crops = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
     x0, table = prior.encode(crops), {}
     for level in LEVELS:
@@ -191,6 +191,7 @@ def denoising_table(
     return table
 
 
-def _central_crop(image: np.ndarray, size: int) -> np.ndarray:
+def central_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle (size, size, C) of an image (H, W, C)."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

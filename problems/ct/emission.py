@@ -37,6 +37,7 @@ class PET(SliceProblem):
     `randoms` and `scatter` of the same shape.
 
     Args:
+        slices: ground truths in place of the shipped one: a folder, .npz or .h5 file of images.
         likelihood: poisson (a nonlinear operator, negative activity counts as none), or gaussian:
             counts without background, with their own number as variance.
         views: number of simulated views over 180 degrees.

@@ -36,6 +36,9 @@ from inverse_problems.ct.slices import SliceProblem
 UNITS = "attenuation per pixel"
 """Description in the TIFF files that are written."""
 
+FEWEST = 4
+"""Least number of detector pixels."""
+
 OPAQUE = 4.0
 """Line integral of intensity 1 across a simulated slice that is measured in counts."""
 
@@ -49,6 +52,7 @@ class CT(SliceProblem):
     `--measurement` takes HDF5 Data Exchange files, .npy, .npz, HDF5 and TIFF.
 
     Args:
+        slices: ground truths in place of the shipped one: a folder, .npz or .h5 file of images.
         data: what the measurement holds: integrals (line integrals), counts (with flats and darks),
             intensities (transmissions, 1 without the object).
         beam: parallel or fan (a flat detector).
@@ -294,7 +298,9 @@ class CT(SliceProblem):
         """The problems of every slice, with slice=all."""
         if self.slice_ != "all":
             return []
-        return [replace(self, slice_=index) for index in range(slice_count(Path(file)))]
+        if not (count := slice_count(Path(file))):
+            raise InputError(f"{file}: holds no slice")
+        return [replace(self, slice_=index) for index in range(count)]
 
     def put_together(self, file: Path, results: Iterable[inverse.Result], folder: Path) -> Path:
         """Write the attenuation per pixel of all slices as a TIFF stack, and its spread."""
@@ -327,6 +333,10 @@ class CT(SliceProblem):
         if kind != "integrals":
             counts = self._counts(file, kind, data, found, notes).binned(self.bin)
         integrals = averaged(data, self.bin) if counts is None else counts.integrals()
+        if integrals.shape[1] < FEWEST:
+            raise InputError(
+                f"{file}: {integrals.shape[1]} detector pixels; a slice needs at least {FEWEST}"
+            )
         self._check_integrals(file, kind, integrals)
         rough = self._metal_free(file, integrals, notes)
         center = self._center(rough, theta, notes)

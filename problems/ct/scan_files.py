@@ -159,7 +159,10 @@ def as_radians(what: str, theta: np.ndarray, unit: str | None) -> np.ndarray:
 
     Raises: InputError if the range of the angles is that of another unit.
     """
-    theta = np.ravel(np.asarray(theta, dtype=np.float64))
+    theta = np.ravel(theta)
+    if theta.dtype.kind not in "fiu" or not theta.size or not np.isfinite(theta).all():
+        raise InputError(f"{what}: expected finite real numbers, found {theta.dtype}")
+    theta = theta.astype(np.float64)
     span = float(np.ptp(theta))
     if unit == "radian":
         if np.abs(theta).max() > 2 * FULL_TURN:

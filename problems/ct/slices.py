@@ -12,17 +12,24 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import OptionError
+from inverse.io.image_sets import read_slices
 from inverse_problems.ct.circle import InCircle
 from inverse_problems.ct.geometry import circle_mask
 
 
 @dataclass(frozen=True)
 class SliceProblem(inverse.ImageProblem):
-    """Base of the problems of tomography. A subclass names its `kind` of slices."""
+    """Base of the problems of tomography. A subclass names its `kind` of slices.
+
+    Args:
+        slices: ground truths in place of the shipped one: a folder, .npz or .h5 file of images.
+    """
 
     prior = "mri-96"
     kind: ClassVar[str] = ""
     measured_role: ClassVar[Literal["picture", "numbers"]] = "numbers"
+
+    slices: Path | None = None
 
     @property
     def in_circle(self) -> bool:
@@ -67,9 +74,15 @@ class SliceProblem(inverse.ImageProblem):
         return [images / "mri-96" / "slice.png"]
 
     def truths(self) -> list[Tensor]:
-        """The shipped slice, (1, 96, 96), intensities."""
+        """The shipped slice, (1, 96, 96), or those of `slices`, intensities."""
+        if self.slices is not None:
+            return [self.prepare(image) for image in read_slices(self.slices)]
         read = (inverse.read_image(path, channels=1).pixels for path in self.pictures())
         return [self.prepare(image) for image in read]
+
+    def truths_for(self, prior: inverse.Prior) -> list[Tensor]:
+        """The truths, for every prior."""
+        return self.truths()
 
     def side(self, shape: tuple[int, ...]) -> int:
         """Side of a slice (1, N, N).

@@ -82,9 +82,13 @@ class Reader:
         Raises: InputError if it cannot be used.
         """
         if is_ismrmrd(file):
-            return slices_of(file)
-        count = slice_count(file, self.maps is not None, self._is_off_grid(file))
-        return list(range(count or 1))
+            found = slices_of(file)
+        else:
+            count = slice_count(file, self.maps is not None, self._is_off_grid(file))
+            found = list(range(1 if count is None else count))
+        if not found:
+            raise InputError(f"{file}: holds no slice")
+        return found
 
     def _is_off_grid(self, file: Path) -> bool:
         return self.trajectory is not None or has_trajectory(file)

@@ -17,6 +17,7 @@ import inverse
 from inverse.errors import InputError, OptionError
 from inverse.io import brightness
 from inverse.io.arrays import write_hdf5
+from inverse.io.image_sets import read_slices
 from inverse.io.images import write_png
 from inverse_problems.mri.kspace_files import (
     KSpace,
@@ -32,7 +33,7 @@ from inverse_problems.mri.nufft import NUFFT, density_compensation
 from inverse_problems.mri.operators import off_grid, one_coil, several_coils
 from inverse_problems.mri.trajectories import Shots, radial, spiral
 
-LINES = ("random", "equispaced")
+LINES = ("random", "equispaced", "fastmri-random", "fastmri-equispaced")
 """Masks that are drawn."""
 
 ARMS = 16
@@ -57,8 +58,9 @@ class MRI(inverse.ImageProblem):
     scale, noise and where the zero frequency lies are found from the data.
 
     Args:
-        mask: random or equispaced lines beside a fully measured centre, or the path of a mask
-            picture (white = measured) of the slice's size. A measurement is taken as measured
+        mask: random or equispaced lines beside a fully measured centre, fastmri-random or
+            fastmri-equispaced by the rules of fastMRI, or the path of a mask picture (white =
+            measured) of the slice's size. A measurement is taken as measured
             wherever it is not zero, within the mask of its file and of this picture.
         trajectory: cartesian; radial (golden angles) or spiral, simulated; or a file of the
             trajectory (shots, samples, 2) of a measurement. That of the file of k-space is used
@@ -79,6 +81,7 @@ class MRI(inverse.ImageProblem):
             so if the file has noise scans.
         slice_: slice of a measured volume, counted from 0, or all; auto is the middle one.
         select: image of an ISMRMRD file, such as repetition:2,contrast:0.
+        slices: ground truths in place of the shipped one: a folder, .npz or .h5 file of images.
         scale: intensity 1 in units of the file; auto is found from the measurement.
 
     Raises: OptionError if centre is out of range.
@@ -107,6 +110,7 @@ class MRI(inverse.ImageProblem):
     whiten: bool | None = None
     slice_: Annotated[int, inverse.Range(0, 10**7)] | Literal["all"] | None = None
     select: dict[str, int] | None = None
+    slices: Path | None = None
     scale: inverse.Positive | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +155,8 @@ class MRI(inverse.ImageProblem):
         measured[first : first + centre] = True
         rest, count = torch.nonzero(~measured).flatten(), lines - centre
         generator = inverse.seeded(self.mask_seed, "mri lines")
+        if self.mask.startswith("fastmri"):
+            return measured | fastmri_lines(self.mask, width, self.acceleration, centre, generator)
         if self.mask == "random":
             chosen = rest[torch.randperm(len(rest), generator=generator)[:count]]
         else:
@@ -237,8 +243,14 @@ class MRI(inverse.ImageProblem):
         return [images / "mri-96" / "slice.png"]
 
     def truths(self) -> list[Tensor]:
-        """The shipped slice, (1, 96, 96), intensities."""
+        """The shipped slice, (1, 96, 96), or those of `slices`, intensities."""
+        if self.slices is not None:
+            return read_slices(self.slices)
         return [inverse.read_image(path, channels=1).pixels for path in self.pictures()]
+
+    def truths_for(self, prior: inverse.Prior) -> list[Tensor]:
+        """The truths, for every prior."""
+        return self.truths()
 
     def as_pictures(self, y: Tensor, operator: Any) -> Tensor:
         """The zero-filled, or off a grid the gridded, slice: (B, 2 coils, ...) -> (B, 1, H, W)."""
@@ -324,6 +336,32 @@ class MRI(inverse.ImageProblem):
             f"intensity 1 is {scale:g} in orthonormal units of the file; scale=... states it"
         )
         return scale
+
+
+def fastmri_lines(
+    mask: str, width: int, acceleration: float, centre: int, generator: torch.Generator
+) -> Tensor:
+    """The measured columns beside the centre by the rules of fastMRI, boolean (width,).
+
+    fastmri-random measures each column with a probability, so that their number varies;
+    fastmri-equispaced takes a column every `step` from a random offset, counting the centre.
+
+    Args:
+        centre: columns in the fully measured centre.
+
+    Source: `RandomMaskFunc` and `EquispacedMaskFractionFunc` of
+    https://github.com/facebookresearch/fastMRI, fastmri/data/subsample.py.
+    """
+    if centre >= min(width, width / acceleration):
+        return torch.zeros(width, dtype=torch.bool)
+    if mask == "fastmri-random":
+        share = (width / acceleration - centre) / (width - centre)
+        return torch.rand(width, generator=generator, dtype=torch.float64) < share
+    step = acceleration * (centre - width) / (centre * acceleration - width)
+    offset = int(torch.randint(max(1, round(step)), (1,), generator=generator))
+    measured = torch.zeros(width, dtype=torch.bool)
+    measured[torch.arange(offset, width - 1, step, dtype=torch.float64).round().long()] = True
+    return measured
 
 
 def _centre(picture: Tensor, recon: tuple[int, int] | None) -> Tensor:

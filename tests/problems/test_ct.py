@@ -31,6 +31,7 @@ from inverse_problems.ct.filtering import angular_weights, filled, filtered_back
 from inverse_problems.ct.geometry import Geometry, circle_mask
 from inverse_problems.ct.projector import Projector
 from inverse_problems.ct.scan import fitted_gain
+from inverse_problems.ct.scan_files import as_radians
 
 pytest_plugins = "cli_fixtures"
 F64 = torch.float64
@@ -624,6 +625,12 @@ def test_unseen_rays_carry_no_likelihood(tmp_path):
     assert not bool(posterior.y[0][hidden[None]].any())
     inside = torch.where(metal, 1.0, 0.0)[None, None].double()
     assert float(operator.A(inside).abs().max()) <= 0.5
+
+
+@pytest.mark.parametrize("theta", [np.array([0, np.nan, 2]), np.array([0j, 1]), np.array(["a"])])
+def test_angles_that_are_no_numbers_are_refused(theta):
+    with pytest.raises(InputError, match="expected finite real numbers"):
+        as_radians("theta", theta, None)
 
 
 def test_bad_metal_is_refused(ct, tmp_path):

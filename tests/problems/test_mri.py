@@ -180,3 +180,37 @@ def test_bad_masks_priors_and_measurements_are_refused(command, grey, tiny_prior
         "--measurement",
         "slice.png",
     ).refused("expected an array", "found a picture")
+
+
+@pytest.mark.parametrize("acceleration", [4, 8])
+def test_masks_of_fastmri_measure_their_share(acceleration):
+    """Random lines vary in number, equispaced ones have one step; both hold the centre."""
+    width = 368
+    counts = {"fastmri-random": [], "fastmri-equispaced": []}
+    for mask in counts:
+        for seed in range(20):
+            problem = inverse.get_problem(
+                "mri", mask=mask, acceleration=acceleration, mask_seed=seed
+            )
+            lines = problem.sampled(4, width)[0]
+            low = round(width * 0.32 / acceleration)
+            assert bool(lines[width // 2 - low // 2 :][:low].all())
+            counts[mask].append(int(lines.sum()))
+    expected = width / acceleration
+    deviation = expected**0.5 / 20**0.5
+    assert abs(np.mean(counts["fastmri-random"]) - expected) < 5 * deviation
+    assert np.std(counts["fastmri-random"]) > 1
+    assert abs(np.mean(counts["fastmri-equispaced"]) - expected) < 4
+
+
+def test_truths_may_come_from_a_file(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8)
+    np.savez(tmp_path / "slices.npz", images=images)
+    for name in ("mri", "ct"):
+        problem = inverse.get_problem(name, slices=tmp_path / "slices.npz")
+        assert len(problem.truths()) == 3
+        posterior = problem.posterior(2, prior=inverse.FlatPrior((1, None, None)))
+        assert posterior.truth.shape == (1, 1, 20, 20)
+        assert float(posterior.truth[0, 0, 10, 10]) == pytest.approx(images[2, 10, 10] / 255)
+    with pytest.raises(inverse.InverseError, match="no such file"):
+        inverse.get_problem("mri", slices="lost.npz").truths()

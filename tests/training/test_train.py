@@ -329,6 +329,34 @@ def test_train_writes_a_prior_that_loads_and_a_card_that_describes_it(images, tm
     assert gap < 2e-3  # the weights were rounded to half precision: 11 bits
 
 
+def test_no_steps_fit_the_field_of_the_images(tmp_path, command):
+    """The law is that of the images: their mean, variance and exponent, for any size."""
+    field = inverse.priors.field.power_law_field(
+        {"mean": [0.1], "colours": [[1.0]], "power": [1e-4], "corner": [0.05], "exponent": [1.4]},
+        shift=0.5,
+        scale=0.5,
+    ).sized(32, 32)
+    drawn = field.decode(field.sample(60, inverse.seeded("field"))).clamp(0, 1)
+    images = (255 * drawn[:, 0]).round().to(torch.uint8).numpy()
+    np.savez(tmp_path / "a.npz", images=images)
+    given = ("train", "--images", "a.npz", "--size", "32", "--channels", "1", "--steps", "0")
+    outcome = command(*given, "--out", "field.safetensors", "--limits", "none")
+    assert outcome.code == 0, outcome.err
+    prior = inverse.load_prior(tmp_path / "field.safetensors")
+    assert prior.shape == (1, None, None)
+    assert float(prior.mean.squeeze()) == pytest.approx(float(images.mean() / 127.5 - 1), abs=1e-4)
+    x = torch.randn(2, 1, 20, 28, generator=inverse.seeded(0))
+    expected = field_of(prior.power_law)(x, torch.tensor(0.5))
+    torch.testing.assert_close(prior(x, torch.tensor(0.5)), expected.float(), atol=1e-5, rtol=0)
+    assert prior.power_law["exponent"][0] == pytest.approx(1.4, abs=0.3)
+    command(*given, "--out", "f.safetensors", "--start", "digits-28").refused("no --start")
+
+
+def field_of(law):
+    """The field of a card, in double precision."""
+    return inverse.priors.field.power_law_field(law, shift=0.5, scale=0.5).double()
+
+
 def test_out_must_be_safetensors(tmp_path):
     with pytest.raises(OptionError, match=r"must end in \.safetensors"):
         train_prior([tmp_path], tmp_path / "prior.pt", TINY.network, TINY, "cpu", {})

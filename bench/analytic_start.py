@@ -26,6 +26,7 @@ import inverse
 from inverse.io.images import input_files, read_image
 from inverse.metrics.shipped import METRICS
 from inverse.priors.field import fit_power_law
+from inverse.registry.discovery import with_settings
 
 PROBLEMS = {"deblur": {}, "super-resolution": {"factor": 4}}
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--fit", type=Path, help="folder of photographs whose power law to print (then exit)"
     )
-    parser.add_argument("--method", default="pigdm")
+    parser.add_argument("--method", default="pigdm:step=score")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--levels", type=float, nargs="*", default=[3.0, 1.0, 0.3])
     parser.add_argument("--size", type=int, default=64, help="side of the central crop (pixels)")
@@ -86,7 +87,7 @@ def main() -> None:
         for plan in plans:
             if plan["steps"] is None:
                 plan["steps"] = round(records[-1]["nfe"])
-            method = inverse.get_method(arguments.method, **plan)
+            method = with_settings(arguments.method, **plan)
             record = {
                 "problem": name,
                 "start": plan.get("analytic_start"),

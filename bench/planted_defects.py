@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from inverse.method import Method, Weighted
 from inverse.particles.cloud import CloudGenerators, ParticleMethod
 from inverse.priors.analytic import MixturePrior
 from inverse.priors.prior import Prior
+from inverse.registry.discovery import with_settings
 from inverse.seeding import Generators
 
-BASES = ("mmps", "pigdm")
+BASES = ("mmps", "pigdm:step=score")
 DEFECTS = (
     "variance x1.1",
     "variance x1.3",
@@ -92,10 +94,10 @@ class Shared(Generators):
         return self.inner.rand_like(x)
 
 
-def planted(base: type[Method], defect: str) -> Method:
+def planted(base: Method, defect: str) -> Method:
     """A method like `base` with a defect."""
 
-    class Planted(base):  # type: ignore[valid-type, misc]
+    class Planted(type(base)):  # type: ignore[misc]
         name = f"{base.name} with {defect}"
 
         def run(self, posterior, samples, generator):
@@ -125,7 +127,7 @@ def planted(base: type[Method], defect: str) -> Method:
             x0, x0_y, log_psi = super().twist(posterior, x, sigma)
             return x0, x0 + guidance(defect, sigma) * (x0_y - x0), log_psi
 
-    return Planted()
+    return Planted(**{field.name: getattr(base, field.name) for field in fields(base)})
 
 
 def guidance(defect: str, sigma: Tensor) -> float:
@@ -242,7 +244,7 @@ def main() -> None:
     parser.add_argument("--write", help="page (without .md) into which to insert the table")
     arguments = parser.parse_args()
     planned: list[tuple[str, Method, str, int]] = [
-        (f"{base}, {defect}", planted(type(inverse.get_method(base)), defect), defect, 0)
+        (f"{base}, {defect}", planted(with_settings(base), defect), defect, 0)
         for base in arguments.bases
         for defect in DEFECTS
     ]
@@ -251,7 +253,7 @@ def main() -> None:
         for rule, (name, options) in RULES.items()
     ]
     planned += [
-        (f"{base}, control {seed}", inverse.get_method(base), "", seed)
+        (f"{base}, control {seed}", with_settings(base), "", seed)
         for seed in range(arguments.controls)
         for base in arguments.bases
     ]

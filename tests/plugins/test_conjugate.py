@@ -214,13 +214,20 @@ def heun_step(
     return law.then(I + d / 2 * (F1 + F2), d / 2 * (g1 + g2))
 
 
-def law_of_pigdm(p: Conjugate, steps: int) -> Law:
+def law_of_pigdm(p: Conjugate, steps: int, step: str = "released") -> Law:
+    """The released rule adds K (y - A x0_hat) = G x + h - x0_hat, with weight r^2, to the step."""
     levels = levels_of(p, "vp", steps)
     law = start(p, levels[0])
     for s, t in pairwise(levels):
-        r2 = s**2 / (1 + s**2)
-        K = s**2 * p.J(s) @ p.A.T @ torch.linalg.inv(r2 * p.A @ p.A.T + p.R)
-        law = ancestral_step(law, *guided(p, K, s), s, t)
+        r2, J = s**2 / (1 + s**2), p.J(s)
+        K = J @ p.A.T @ torch.linalg.inv(r2 * p.A @ p.A.T + p.R)
+        if step == "score":
+            law = ancestral_step(law, *guided(p, s**2 * K, s), s, t)
+            continue
+        G, h = guided(p, r2 * K, s)
+        ratio, m = (t / s) ** 2, p.m - J @ p.m
+        F = (1 - ratio) * J + ratio * p.I + G - J
+        law = law.then(F, (1 - ratio) * m + h - m, t**2 * (1 - ratio) * p.I)
     return law
 
 
@@ -412,6 +419,7 @@ def law_of_repaint(p: Conjugate, method: inverse.Method) -> Law:
 
 LINEAR = [
     ("pigdm", {"steps": 50}, lambda p: law_of_pigdm(p, 50)),
+    ("pigdm", {"steps": 50, "step": "score"}, lambda p: law_of_pigdm(p, 50, "score")),
     ("tmpd", {"steps": 50}, lambda p: law_of_tmpd(p, 50)),
     ("mmps", {"steps": 25, "tolerance": 1e-9}, lambda p: law_of_mmps(p, 25)),
     ("mmps", {"steps": 25, "tolerance": 1e-9, "solver": "cg"}, lambda p: law_of_mmps(p, 25)),

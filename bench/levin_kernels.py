@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,7 +28,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import inverse
+from inverse.execution import CG
 from inverse.io.files import atomic_write
+from inverse.measurement.linalg import conjugate_gradient
 from inverse.measurement.operators import clone, fft_blur
 from inverse_problems.deblur.kernel_estimation import estimate_kernel
 
@@ -62,27 +63,11 @@ def sparse_deconvolution(y: Tensor, kernel: Tensor) -> Tensor:
         return blur.A_adjoint(blur.A(v)) + WEIGHT * smooth
 
     for _ in range(3):
-        x = conjugate_gradients(normal, target, x, 70)
+        x = conjugate_gradient(normal, target, x, CG(max_iter=70, tolerance=1e-4))
         weights = [
             0.1 * share * F.conv2d(x, f).abs().clamp_min(0.01) ** (0.8 - 2) for f, share in filters
         ]
     return x[0, 0, r:-r, r:-r]
-
-
-def conjugate_gradients(
-    normal: Callable[[Tensor], Tensor], target: Tensor, x: Tensor, steps: int
-) -> Tensor:
-    residual = target - normal(x)
-    direction, power = residual.clone(), residual.square().sum()
-    for _ in range(steps):
-        image = normal(direction)
-        length = power / (direction * image).sum()
-        x, residual = x + length * direction, residual - length * image
-        power, before = residual.square().sum(), power
-        if power < 1e-8 * target.square().sum():
-            break
-        direction = residual + power / before * direction
-    return x
 
 
 def measured_kernel(folder: Path, number: int) -> Tensor:

@@ -20,6 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -31,6 +33,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inverse.errors import InputError
+from inverse.measurement.noise_estimate import ROUNDING, noise_level
+from inverse.seeding import seeded
+from inverse_problems.deblur.image_and_kernel import (
+    Frame,
+    Sharp,
+    expectation_maximization,
+    robust_std,
+)
 
 ROUNDS = 8
 """Alternations at each scale."""
@@ -45,6 +55,12 @@ JUDGED_WEIGHT = 2e-3
 """lambda with which the kernels of several windows are compared."""
 WINDOWS = (15, 21, 31)
 """Sides of the windows (pixels) in which a kernel of unknown size is sought."""
+NOISE_OF_GRADIENTS = 0.75
+"""Noise of a gradient in EM, over that of a pixel.
+
+For white noise of pixels it would be sqrt(2), but that noise is small where a kernel passes much.
+With more, EM finds kernels that are too narrow; see docs/blind.md.
+"""
 RIDGE = 2.0
 """w, the weight of |k|^2."""
 FAINT = 0.03
@@ -62,6 +78,12 @@ MOST_CLIPPED = 0.5
 """Largest share of the picture that clipped pixels and their surroundings may cover."""
 ALIKE = 0.7
 """Likeness of the kernels of two windows below which neither is trusted (bench/blind_noise.py)."""
+SHARED = 0.8
+"""Median likeness of a picture's own kernel to those of others below which it is another.
+
+Among two scenes of Levin's pictures, the same kernel is found with a likeness of 0.90 to 0.98, and
+different ones with 0.50 to 0.77.
+"""
 SMALL_PICTURE = 200
 """Side (pixels) below which no kernel is trusted (bench/blind_noise.py)."""
 NO_BLUR = 0.65
@@ -153,20 +175,55 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
 
     Raises: InputError if the picture is smaller than twice the window, flat, or clipped.
     """
-    grey = _without_specks(_luminance(y.detach().cpu().float()))
+    return _estimate([_grey(y)], side)
+
+
+def estimate_shared_kernel(pictures: Sequence[Tensor], side: int | None = None) -> KernelEstimate:
+    """The one kernel of several pictures, from all their edges and gradients.
+
+    Args:
+        pictures: (C, H, W) each, of any sizes; as in `estimate_kernel`.
+        side: as in `estimate_kernel`.
+
+    Raises: InputError if a picture does not tell its kernel, or tells another one than the rest.
+    """
+    greys = [_grey(y) for y in pictures]
+    window = side or WINDOWS[1]
+    own = [estimate_in_window([grey], window).kernel for grey in greys] if len(greys) > 1 else []
+    for number, kernel in enumerate(own, 1):
+        rest = [likeness(kernel, other) for other in own if other is not kernel]
+        if (alike := statistics.median(rest)) < SHARED:
+            raise InputError(
+                f"deblur: picture {number} of {len(greys)} has another blur than the rest "
+                f"(likeness {alike:.2f}, below {SHARED:g}), so that they share no kernel; restore "
+                "them with kernel=unknown, each with its own"
+            )
+    return _estimate(greys, side)
+
+
+def _grey(y: Tensor) -> Tensor:
+    return _without_specks(_luminance(y.detach().cpu().float()))
+
+
+def _estimate(greys: Sequence[Tensor], side: int | None) -> KernelEstimate:
+    picture = min(min(grey.shape) for grey in greys)
     if side is not None:
-        return replace(estimate_in_window(grey, side), picture=min(grey.shape))
+        return replace(refined(greys, estimate_in_window(greys, side)), picture=picture)
     found: list[KernelEstimate] = []
     for window in WINDOWS:
         try:
-            found.append(estimate_in_window(grey, window))
+            found.append(estimate_in_window(greys, window))
         except InputError:  # a smaller window may fit the picture, or lie between clipped places
             if not found:
                 raise
             break
-    best = min(found, key=lambda each: math.prod(cartoon_objective(grey, each.kernel)))
+
+    def objective(each: KernelEstimate) -> float:
+        return sum(math.prod(cartoon_objective(grey, each.kernel)) for grey in greys)
+
     agreement = [likeness(a.kernel, b.kernel) for a, b in pairwise(found)]
-    return replace(best, agreement=min(agreement, default=None), picture=min(grey.shape))
+    best = refined(greys, min(found, key=objective))
+    return replace(best, agreement=min(agreement, default=None), picture=picture)
 
 
 def likeness(a: Tensor, b: Tensor) -> float:
@@ -176,21 +233,44 @@ def likeness(a: Tensor, b: Tensor) -> float:
     return float(torch.fft.irfft2(f * g.conj(), s=size).max() / (a.norm() * b.norm()))
 
 
-def estimate_in_window(grey: Tensor, side: int) -> KernelEstimate:
-    """The kernel of a grey picture (H, W) in a window of the given side; see `estimate_kernel`."""
-    _check(grey, side)
+def estimate_in_window(greys: Sequence[Tensor], side: int) -> KernelEstimate:
+    """The kernel of grey pictures (H, W) in a window of the given side; see `estimate_kernel`."""
+    for grey in greys:
+        _check(grey, side)
     weight, kernel = EDGE_WEIGHT, _start(COARSEST)
     for factor, size in _scales(side):
-        blurred = _reduced(grey, factor)
-        usable = _unclipped(blurred, size)
+        blurred = [_reduced(grey, factor) for grey in greys]
+        usable = [_unclipped(y, size) for y in blurred]
         kernel = _start(size) if size <= COARSEST else _enlarged(kernel, size)
         for _ in range(ROUNDS):
-            sharp = cartoon(blurred, kernel, weight)
-            gram, correlation = _normal_equations(sharp, blurred, usable, size)
+            gram, correlation = RIDGE * torch.eye(size**2), torch.zeros(size**2)
+            for y, counted in zip(blurred, usable, strict=True):
+                sharp = cartoon(y, kernel, weight)
+                of_one = _normal_equations(sharp, y, counted, size)
+                gram, correlation = gram + of_one[0], correlation + of_one[1]
             kernel = pruned(torch.linalg.solve(gram, correlation).reshape(size, size))
             weight = max(weight / 1.1, SMALLEST_EDGE_WEIGHT)
         kernel = centred(kernel)
-    return _judged(kernel, gram, cartoon(blurred, kernel, weight), blurred)
+    return _judged(kernel, gram, [cartoon(y, kernel, weight) for y in blurred], blurred)
+
+
+def refined(greys: Sequence[Tensor], estimate: KernelEstimate) -> KernelEstimate:
+    """The kernel after EM over all gradients of grey pictures (H, W), from the cartoons' kernel.
+
+    Its standard deviations are robust to what the model of gradients lacks; see `robust_std`.
+    """
+    if estimate.sharp:
+        return estimate
+    pictures = [_sharp(grey, len(estimate.kernel)) for grey in greys]
+    kernel = expectation_maximization(pictures, estimate.kernel)
+    std = robust_std(pictures, kernel, seeded(0, "kernel"))
+    kernel = pruned(kernel)
+    return replace(estimate, kernel=centred(kernel), std=_moved(std, _way_to_centre(kernel)))
+
+
+def _sharp(grey: Tensor, side: int) -> Sharp:
+    frame = Frame(_gradients(grey), _unclipped(grey, side)[:-1, :-1], (side, side))
+    return Sharp(frame, NOISE_OF_GRADIENTS * (noise_level(grey[None]) or ROUNDING))
 
 
 def cartoon_objective(y: Tensor, kernel: Tensor) -> tuple[float, float]:
@@ -244,7 +324,7 @@ def cartoon(y: Tensor, kernel: Tensor, weight: float) -> Tensor:
 
 
 def _normal_equations(x: Tensor, y: Tensor, usable: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """G (side^2, side^2) and b (side^2,) of min |k * grad x - grad y|^2 + w |k|^2: G k = b."""
+    """G (side^2, side^2) and b (side^2,) of min |k * grad x - grad y|^2: G k = b."""
     size = [next_fast_len(n + side, real=True) for n in x.shape]
     gx, gy = (torch.fft.rfft2(_gradients(z) * usable[:-1, :-1], s=size) for z in (x, y))
     power = torch.fft.irfft2((gx.abs() ** 2).sum(0), s=size)
@@ -253,7 +333,7 @@ def _normal_equations(x: Tensor, y: Tensor, usable: Tensor, side: int) -> tuple[
     lag = offset[:, None] - offset
     gram = power[lag % size[0]][:, :, lag % size[1]].permute(0, 2, 1, 3).reshape(side**2, side**2)
     b = cross[offset % size[0]][:, offset % size[1]].flatten()
-    return gram + RIDGE * torch.eye(side**2), b
+    return gram, b
 
 
 def pruned(kernel: Tensor) -> Tensor:
@@ -305,13 +385,24 @@ def _enlarged(kernel: Tensor, side: int) -> Tensor:
 
 def centred(kernel: Tensor) -> Tensor:
     """The kernel moved by whole pixels until its centre of mass is closest to the centre."""
-    place = torch.arange(len(kernel), dtype=kernel.dtype)
-    shift = [round(len(kernel) // 2 - float((kernel.sum(d) * place).sum())) for d in (1, 0)]
-    moved = torch.zeros_like(kernel)
-    rows, columns = kernel.nonzero().T + torch.tensor(shift)[:, None]
-    inside = (rows >= 0) & (rows < len(kernel)) & (columns >= 0) & (columns < len(kernel))
-    moved[rows[inside], columns[inside]] = kernel[kernel > 0][inside]
+    moved = _moved(kernel, _way_to_centre(kernel))
     return moved / moved.sum()
+
+
+def _way_to_centre(kernel: Tensor) -> tuple[int, int]:
+    place = torch.arange(len(kernel), dtype=kernel.dtype)
+    mass = kernel.sum()
+    down, right = (
+        round(len(kernel) // 2 - float((kernel.sum(d) * place).sum() / mass)) for d in (1, 0)
+    )
+    return down, right
+
+
+def _moved(values: Tensor, way: tuple[int, int]) -> Tensor:
+    """Values (side, side) moved down and right; what leaves the window is lost."""
+    down, right = way
+    wide = F.pad(values, [max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)])
+    return wide[max(-down, 0) :, max(-right, 0) :][: len(values), : len(values)].contiguous()
 
 
 # --- the picture --------------------------------------------------------------------------------
@@ -395,16 +486,21 @@ def _check(y: Tensor, side: int) -> None:
         )
 
 
-def _judged(kernel: Tensor, gram: Tensor, x: Tensor, y: Tensor) -> KernelEstimate:
+def _judged(
+    kernel: Tensor, gram: Tensor, sharp: Sequence[Tensor], blurred: Sequence[Tensor]
+) -> KernelEstimate:
     """The kernel with its standard deviations, or a delta if it spreads over hardly a pixel."""
     side = len(kernel)
-    fit = F.conv2d(x[None, None], kernel.flip(0, 1)[None, None])[0, 0]
     r = side // 2
-    residual = y[r : r + fit.shape[0], r : r + fit.shape[1]] - fit
-    variance = float(_gradients(residual).square().mean())
+    residuals = []
+    for x, y in zip(sharp, blurred, strict=True):
+        fit = F.conv2d(x[None, None], kernel.flip(0, 1)[None, None])[0, 0]
+        residuals.append(y[r : r + fit.shape[0], r : r + fit.shape[1]] - fit)
+    variance = float(torch.cat([_gradients(e).flatten() for e in residuals]).square().mean())
     std = (variance * torch.linalg.inv(gram).diagonal()).clamp_min(0).sqrt().reshape(side, side)
-    sharp = float(F.avg_pool2d(kernel[None, None], 3, 1, 1).max() * 9) >= NO_BLUR
-    if sharp:
+    no_blur = float(F.avg_pool2d(kernel[None, None], 3, 1, 1).max() * 9) >= NO_BLUR
+    if no_blur:
         kernel = torch.zeros_like(kernel)
         kernel[r, r] = 1
-    return KernelEstimate(kernel, std, float(residual.square().mean().sqrt()), sharp)
+    residual = torch.cat([e.flatten() for e in residuals]).square().mean().sqrt()
+    return KernelEstimate(kernel, std, float(residual), no_blur)

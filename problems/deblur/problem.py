@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,11 +13,16 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
+from inverse.io.images import input_files
 from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.measurement.noise_estimate import noise_level
 from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
 from inverse.result import stored_provenance
-from inverse_problems.deblur.kernel_estimation import KernelEstimate, estimate_kernel
+from inverse_problems.deblur.kernel_estimation import (
+    KernelEstimate,
+    estimate_kernel,
+    estimate_shared_kernel,
+)
 from inverse_problems.deblur.kernel_files import kernel_notes, read_kernel
 
 UNKNOWN = "unknown"
@@ -52,7 +58,8 @@ class Deblur(inverse.ImageProblem):
     Args:
         kernel: gaussian, motion (a random camera-shake trajectory), defocus (a disk), unknown
             (estimated from the measurement), the path of a kernel file (picture or .npy, odd sides;
-            it is divided by its sum), or the path of a result.h5 whose kernel was estimated.
+            it is divided by its sum), the path of a result.h5 whose kernel was estimated, or a
+            folder of blurred pictures that share one unknown kernel.
         width: standard deviation of gaussian, radius of defocus (pixels).
         kernel_size: side of a generated kernel (pixels, odd); by default 31 for motion, otherwise
             the smallest side that holds the kernel of this width. For an unknown kernel the window
@@ -111,6 +118,11 @@ class Deblur(inverse.ImageProblem):
                 f"deblur: kernel '{self.kernel}' is neither a file nor a known kernel; "
                 f"{suggestion(self.kernel, makers)}"
             )
+        if self.kernel not in makers and self.kernel_is_shared:
+            raise InputError(
+                f"deblur: the kernel that the pictures of {self.kernel} share is for restoring "
+                "(--restore, y= in Python); state the kernel that a simulation uses"
+            )
         k = makers[self.kernel]() if self.kernel in makers else self._from_file()
         return (k / k.sum())[None, None]
 
@@ -151,7 +163,14 @@ class Deblur(inverse.ImageProblem):
         """Whether the kernel was estimated from a picture, now or by an earlier solve."""
         if self.kernel == UNKNOWN or self.kernel in self.sides:
             return self.kernel == UNKNOWN
+        if self.kernel_is_shared:
+            return True
         return estimated_earlier(Path(self.kernel)) is not None
+
+    @property
+    def kernel_is_shared(self) -> bool:
+        """Whether the kernel is that of all pictures of a folder."""
+        return Path(self.kernel).is_dir() and Path(self.kernel).suffix != ".zarr"
 
     def checks(self, y):
         """Of a picture, and whether its blur is that of the kernel; see `kernel_mismatch`."""
@@ -189,9 +208,12 @@ class Deblur(inverse.ImageProblem):
 
     def informed_by(self, y: Tensor) -> Deblur:
         """The problem with the kernel of a measurement y (C, H, W), where it is unknown."""
-        if self.kernel != UNKNOWN:
+        if self.kernel != UNKNOWN and not self.kernel_is_shared:
             return self
-        estimate = estimate_kernel(y, self.kernel_size)
+        if self.kernel == UNKNOWN:
+            estimate = estimate_kernel(y, self.kernel_size)
+        else:
+            estimate = _shared_kernel(_contents(Path(self.kernel)), self.kernel_size)
         own = {f.name: getattr(self, f.name) for f in fields(Deblur)}
         boundary = "valid" if self.boundary == "reflect" else self.boundary
         return DeblurEstimated(**own | {"boundary": boundary}, estimate_=estimate)
@@ -306,6 +328,20 @@ def estimated_earlier(file: Path) -> KernelEstimate | None:
             f"deblur: {file} is not a result with an estimated kernel; "
             "kernel=unknown estimates one, a picture or .npy states one"
         ) from None
+
+
+def _contents(folder: Path) -> tuple[tuple[Path, int], ...]:
+    """The pictures of a folder, and when each was written.
+
+    Raises: InputError if there is none.
+    """
+    return tuple((file, file.stat().st_mtime_ns) for file in input_files([folder]))
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_kernel(contents: tuple[tuple[Path, int], ...], side: int | None) -> KernelEstimate:
+    pictures = [inverse.read_image(file, channels=1).pixels for file, _ in contents]
+    return estimate_shared_kernel(pictures, side)
 
 
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:

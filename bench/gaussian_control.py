@@ -24,8 +24,9 @@ from inverse.registry.discovery import with_settings
 from inverse.seeding import Generators
 
 METHODS = ("mmps", "pnp-dm", "diffpir", "flower", "tmpd", "lgd", "dps", "dps:steps=400", "pigdm")
-METHODS += ("pigdm:steps=400", "pigdm:sigma_data=0.5", "pigdm:sigma_data=0.25", "ot-ode")
-METHODS += ("ot-ode:steps=400", "ddrm", "ddrm:steps=100", "repaint")
+METHODS += ("pigdm:steps=400", "pigdm:step=score", "ot-ode", "ot-ode:steps=400", "ddrm")
+METHODS += ("ddrm:steps=100", "repaint")
+SHOWN = ("random inpainting", "super-resolution x4")
 
 
 def losses(x: torch.Tensor, mean: torch.Tensor, variance: float) -> tuple[float, float]:
@@ -42,7 +43,7 @@ def losses(x: torch.Tensor, mean: torch.Tensor, variance: float) -> tuple[float,
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS)[-3:], choices=PROBLEMS)
+    parser.add_argument("--problems", nargs="*", default=SHOWN, choices=PROBLEMS)
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=4, help="truths drawn from the field")

@@ -1,6 +1,7 @@
 """auto: the method that suits a posterior, by rules that rest on measurements.
 
-`bench/method_choice.py` measures what the rules rest on; docs/methods.md has the tables.
+`bench/method_choice.py` and `bench/count_choice.py` measure what the rules rest on; docs/methods.md
+has the tables.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 import inverse
@@ -30,6 +32,19 @@ class Rule:
     holds: Callable[[inverse.Posterior, int], bool]
 
 
+def is_counts(posterior: inverse.Posterior) -> bool:
+    """Whether y are Poisson counts."""
+    return isinstance(posterior.noise, inverse.PoissonNoise)
+
+
+def counts_rise(posterior: inverse.Posterior) -> bool:
+    """Whether y are counts that nowhere fall as x rises, as those of an emitter."""
+    if not is_counts(posterior):
+        return False
+    x = torch.zeros(len(posterior), *posterior.shape).to(posterior.y)
+    return bool((posterior.A_vjp(x, torch.ones_like(posterior.y)) >= 0).all())
+
+
 RULES = (
     Rule(
         "smc-mmps",
@@ -45,6 +60,13 @@ RULES = (
     ),
     Rule("diffpir", "samples of a linear problem", lambda p, n: n > 1),
     Rule("dpir", "one answer to a linear problem", lambda p, n: True),
+    Rule("dps", "counts of a linear operator", lambda p, n: p.linear and is_counts(p)),
+    Rule(
+        "osem",
+        "one answer to counts of an emitter, without a prior; where the problem has the option "
+        "likelihood=gaussian, dpir answers with one",
+        lambda p, n: n == 1 and counts_rise(p),
+    ),
     Rule("red-diff", "one answer, an operator that only gradients know", lambda p, n: n == 1),
     Rule("daps", "an operator or a noise that only gradients know", lambda p, n: True),
     Rule("dps", "an operator or a noise that only gradients know", lambda p, n: True),
@@ -56,9 +78,9 @@ RULES = (
 class Auto(inverse.Method):
     """Run the method of the first rule that fits the posterior; say which and why.
 
-    The rules ask whether the law of the prior is known, whether the operator is linear and the
-    noise Gaussian, and whether one answer or samples were asked for. The record holds the method
-    that ran, with its options.
+    The rules ask whether the law of the prior is known, whether the operator is linear, whether the
+    noise is Gaussian or that of counts, and whether one answer or samples were asked for. The
+    record holds the method that ran, with its options.
 
     Args:
         steps: of the method that is chosen; by default its own.

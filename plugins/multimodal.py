@@ -43,8 +43,9 @@ class Multimodal(inverse.Guidance):
 
     `mmps` and `pigdm` condition on all modalities jointly, with noise R_k / lambda_k; for one
     modality they equal the methods of those names (`pigdm` with step=score). `sda` adds the
-    published scores, with variance R_k + gamma_k sigma^2 (in model units). `dps` descends |R_k^-1/2 r_k|, scaled to equal the
-    likelihood's score where the residual has the size that the noise predicts.
+    published scores, with variance R_k + gamma_k sigma^2 (in model units). `dps` descends
+    |R_k^-1/2 r_k|, scaled to equal the likelihood's score where the residual has the size that
+    the noise predicts.
 
     A value per modality is written "name:value"; a value without a name applies to all others.
     preset=published replaces every option left at its default by the authors' setting. Departures:

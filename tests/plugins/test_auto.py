@@ -57,6 +57,29 @@ def test_the_rules_ask_for_law_operator_and_samples(linear, prior, samples, chos
     assert reason
 
 
+@pytest.mark.parametrize(
+    ("gain", "linear", "samples", "chosen"),
+    [
+        (1.0, True, 1, "dps"),
+        (1.0, True, 4, "dps"),
+        (1.0, False, 1, "osem"),
+        (1.0, False, 4, "daps"),
+        (-1.0, False, 1, "daps"),
+    ],
+)
+def test_counts_have_rules_of_their_own(gain, linear, samples, chosen):
+    """Counts that fall as x rises are those of an absorber."""
+
+    @inverse.operator(shape=(1, 8, 8), linear=linear)
+    def counts(x):
+        return x if linear else (gain * x).exp()
+
+    y = torch.full((1, 1, 8, 8), 3.0)
+    given = inverse.Posterior(Network(), counts, y, inverse.PoissonNoise(1.0), shape=(1, 8, 8))
+    method, _ = inverse.get_method("auto").chosen(given, samples)
+    assert method == inverse.get_method(chosen)
+
+
 def test_the_answer_is_that_of_the_chosen_method_and_the_record_names_both():
     given = posterior(prior=Network())
     chosen, asked = inverse.solve(given, "dpir"), inverse.solve(given, "auto")

@@ -38,7 +38,8 @@ class SMCMMPS(ParticleMethod):
     Args:
         steps: number of noise levels.
         schedule: name of a noise schedule.
-        sigma_max: first noise level, model units; by default the prior's.
+        sigma_max: first noise level, model units; by default the prior's, or five root mean squares
+            of x0 in the widest direction of an exact law.
         sigma_min: last noise level, model units; by default the prior's, at least 0.002.
         explicit: largest number of measurements for which S is built.
         iterations: largest number of solver iterations for more measurements.
@@ -62,7 +63,7 @@ class SMCMMPS(ParticleMethod):
     needs: ClassVar[tuple[str, ...]] = ("linear", "gaussian", "noisy")
 
     steps: inverse.Count = 100
-    schedule: str = "karras"
+    schedule: str = "log-uniform"
     sigma_max: inverse.Positive | None = None
     sigma_min: inverse.Positive | None = None
     explicit: Annotated[int, inverse.Range(0, 10**6)] = 8
@@ -75,8 +76,9 @@ class SMCMMPS(ParticleMethod):
         self, posterior: inverse.Posterior, samples: int, generator: inverse.Generators
     ) -> Iterator[inverse.Weighted]:
         rows, cloud = self.cloud(posterior, samples, generator)
+        sigma_max = self.sigma_max or posterior.prior.covering_level
         sigmas = inverse.noise_levels(
-            posterior, self.schedule, self.steps, self.sigma_min, self.sigma_max
+            posterior, self.schedule, self.steps, self.sigma_min, sigma_max
         )[:-1]
         chain, past = Rule(eta=1.0), deque[float](maxlen=2)
         cloud.x = sigmas[0] * cloud.x

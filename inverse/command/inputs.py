@@ -68,6 +68,12 @@ def read_input(
         )
     if not measured:
         cropped = posed.prepare(values)
+        if not cropped.numel():
+            size = "x".join(map(str, values.shape[-2:]))
+            options = ", ".join(f"{k}={v}" for k, v in options_of(posed).items() if v is not None)
+            raise InputError(
+                f"{file}: its {size} pixels are fewer than {posed.name} needs with {options}"
+            )
         if cropped.shape != values.shape:
             before, after = (f"{x.shape[-2]}x{x.shape[-1]}" for x in (values, cropped))
             notes = [*notes, f"cropped from {before} to {after}"]

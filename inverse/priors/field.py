@@ -57,6 +57,14 @@ class FieldPrior(AnalyticPrior):
         )
 
     @property
+    def largest_variance(self) -> float:
+        return float(self.spectrum(*self.shape[1:]).max())
+
+    @property
+    def covering_level(self) -> float:
+        return self.sigma_max if None in self.shape else super().covering_level
+
+    @property
     def covariance(self) -> Tensor:
         n = math.prod(self._size)
         unit = torch.eye(n, dtype=self.mean.dtype, device=self.mean.device).reshape(n, *self._size)

@@ -69,6 +69,11 @@ class Prior(nn.Module):
         """The device of the weights; None for a prior without weights."""
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
 
+    @property
+    def covering_level(self) -> float:
+        """Noise level (model units) from which x0 + sigma n is nearly N(0, sigma^2 I)."""
+        return self.sigma_max
+
     def native_sigma(self, sigma: Tensor | float) -> Tensor | float:
         """The noise levels to compare with `sigma_min` and `sigma_max` for an evaluation at sigma.
 

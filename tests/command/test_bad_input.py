@@ -131,6 +131,11 @@ def test_a_pipe_is_refused_and_not_waited_for(refuse, tmp_path):
     refuse("--restore", tmp_path / "a.png", says=("is a pipe or a device", "store its contents"))
 
 
+def test_a_picture_smaller_than_one_measured_pixel_is_refused(refuse, picture):
+    sizes = ("--problem", "super-resolution", "--problem-option", "factor=1000")
+    refuse(*sizes, "--input", picture, says=("fewer than super-resolution needs", "factor=1000"))
+
+
 def test_empty_folder(refuse, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("hello")

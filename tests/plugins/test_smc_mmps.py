@@ -153,3 +153,14 @@ def test_the_command_reports_the_ensembles_size_and_evidence(command):
     assert done.code == 0
     assert "effective sample size" in done.out
     assert "log p(y) = " in done.out
+
+
+def test_the_first_level_covers_an_exact_law_of_wide_spread():
+    """The mixture deviates by 7 in its widest direction, and its levels end at 14."""
+    law = inverse.get_problem("mixture", d=80).law()
+    draws = law.sample(2000, torch.Generator().manual_seed(0))
+    widest = float(torch.linalg.svdvals(draws)[0]) / len(draws) ** 0.5
+    assert law.covering_level == pytest.approx(5 * widest, rel=0.05)
+    assert law.covering_level > 2 * law.sigma_max
+    small = inverse.get_problem("mixture", d=8).law()
+    assert small.covering_level == small.sigma_max

@@ -43,6 +43,10 @@ class FieldLaw(AnalyticPrior):
         """f(C) x, with f applied to the eigenvalues of C: (B, *shape) -> same."""
 
     @property
+    def largest_variance(self) -> float:
+        return float(self.eigenvalues[0].max())
+
+    @property
     def deviation(self) -> float:
         """Root mean square standard deviation of the entries of x0."""
         values, share = self.eigenvalues

@@ -27,6 +27,17 @@ class AnalyticPrior(Prior):
     def covariance(self) -> Tensor:
         """Covariance of x0: (n, n), n the number of entries of one x."""
 
+    @property
+    def largest_variance(self) -> float:
+        """Largest eigenvalue of the covariance."""
+        return float(torch.linalg.eigvalsh(self.covariance)[-1])
+
+    @property
+    def covering_level(self) -> float:
+        """At least sigma_max, and five times the root mean square of x0 in its widest direction."""
+        square = self.largest_variance + float(self.mean.square().sum())
+        return max(self.sigma_max, 5 * math.sqrt(square))
+
     @abstractmethod
     def log_density(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """log p_sigma(x), the density of x0 + sigma n, in nats.

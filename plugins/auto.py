@@ -60,7 +60,7 @@ RULES = (
     ),
     Rule("diffpir", "samples of a linear problem", lambda p, n: n > 1),
     Rule("dpir", "one answer to a linear problem", lambda p, n: True),
-    Rule("dps", "counts of a linear operator", lambda p, n: p.linear and is_counts(p)),
+    Rule("lgd", "counts of a linear operator", lambda p, n: p.linear and is_counts(p)),
     Rule(
         "osem",
         "one answer to counts of an emitter, without a prior; where the problem has the option "

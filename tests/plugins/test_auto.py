@@ -60,8 +60,8 @@ def test_the_rules_ask_for_law_operator_and_samples(linear, prior, samples, chos
 @pytest.mark.parametrize(
     ("gain", "linear", "samples", "chosen"),
     [
-        (1.0, True, 1, "dps"),
-        (1.0, True, 4, "dps"),
+        (1.0, True, 1, "lgd"),
+        (1.0, True, 4, "lgd"),
         (1.0, False, 1, "osem"),
         (1.0, False, 4, "daps"),
         (-1.0, False, 1, "daps"),

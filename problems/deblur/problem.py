@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError, OptionError, suggestion
-from inverse.io.images import input_files
+from inverse.io.images import input_files, write_png
 from inverse.measurement.kernel_check import kernel_mismatch
 from inverse.measurement.noise_estimate import noise_level
-from inverse.measurement.operators import fft_blur, motion_kernel, separable_blur
+from inverse.measurement.operators import clone, fft_blur, motion_kernel, separable_blur
+from inverse.panel import panel
 from inverse.result import stored_provenance
+from inverse_problems.deblur.gamma import to_light, to_picture
 from inverse_problems.deblur.kernel_estimation import (
     KernelEstimate,
     estimate_kernel,
@@ -68,6 +70,8 @@ class Deblur(inverse.ImageProblem):
         boundary: extension of the image beyond its edges: reflect, replicate, circular, zeros, or
             valid (no extension; the measurement is smaller by the kernel's side minus one). With an
             estimated kernel reflect is read as valid, since nothing reflects beyond a photograph.
+        linear: whether to blur light: the curve of sRGB is undone in pictures that are read, and
+            applied in those that are written. result.h5 and y= in Python hold linear light.
     """
 
     name = "deblur"
@@ -83,6 +87,7 @@ class Deblur(inverse.ImageProblem):
     kernel_size: Annotated[int, inverse.Range(3, 4097)] | None = None
     kernel_seed: inverse.Seed = 0
     boundary: Literal["reflect", "replicate", "circular", "zeros", "valid"] = "reflect"
+    linear: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,6 +206,7 @@ class Deblur(inverse.ImageProblem):
         Raises: InputError if the file cannot be read, or does not tell its kernel.
         """
         _, values, notes = super().open(file, prior, measured)
+        values = to_light(values) if self.linear else values
         posed = self.informed_by(values) if measured else self
         if isinstance(posed, DeblurEstimated):
             notes = [*notes, *posed.estimation_notes()]
@@ -213,10 +219,31 @@ class Deblur(inverse.ImageProblem):
         if self.kernel == UNKNOWN:
             estimate = estimate_kernel(y, self.kernel_size)
         else:
-            estimate = _shared_kernel(_contents(Path(self.kernel)), self.kernel_size)
+            contents = _contents(Path(self.kernel))
+            estimate = _shared_kernel(contents, self.kernel_size, self.linear)
         own = {f.name: getattr(self, f.name) for f in fields(Deblur)}
         boundary = "valid" if self.boundary == "reflect" else self.boundary
         return DeblurEstimated(**own | {"boundary": boundary}, estimate_=estimate)
+
+    def truths_for(self, prior: inverse.Prior) -> list[Tensor]:
+        """As `ImageProblem.truths_for`, in linear light where `linear` says so."""
+        truths = super().truths_for(prior)
+        return [to_light(x) for x in truths] if self.linear else truths
+
+    def export(self, result: inverse.Result, folder: Path) -> None:
+        """As `Problem.export`; light is written as the pictures that were read."""
+        if not self.linear:
+            return super().export(result, folder)
+        operator = clone(self.operator(tuple(result.samples.shape[2:])), "cpu", result.y.dtype)
+        residual = result.y - operator.A(result.mean.to(result.y.dtype))
+        stored = replace(
+            result,
+            samples=to_picture(result.samples),
+            y=to_picture(result.y),
+            truth=None if result.truth is None else to_picture(result.truth),
+        )
+        write_png(folder / "reconstruction.png", to_picture(result.mean[0]))
+        write_png(folder / "panel.png", panel(stored, residual=residual))
 
     def _gaussian(self) -> Tensor:
         from inverse.measurement.kernels import gaussian_kernel
@@ -300,13 +327,13 @@ class DeblurEstimated(Deblur):
         kernel.png shows the kernel beside its standard deviation, both divided by the largest entry
         of the kernel.
         """
-        from inverse.io.images import write_png
-
         assert self.estimate_ is not None
         super().export(result, folder)
         r = self.estimate_.kernel.shape[0] // 2
         if self.boundary == "valid":
-            write_png(folder / "reconstruction.png", result.mean[0][..., r:-r, r:-r])
+            mean = result.mean[0][..., r:-r, r:-r]
+            mean = to_picture(mean) if self.linear else mean
+            write_png(folder / "reconstruction.png", mean)
         shown = torch.cat([self.estimate_.kernel, self.estimate_.std], 1)
         shown = (shown / self.estimate_.kernel.max()).clamp(0, 1)
         write_png(
@@ -339,9 +366,11 @@ def _contents(folder: Path) -> tuple[tuple[Path, int], ...]:
 
 
 @functools.lru_cache(maxsize=4)
-def _shared_kernel(contents: tuple[tuple[Path, int], ...], side: int | None) -> KernelEstimate:
+def _shared_kernel(
+    contents: tuple[tuple[Path, int], ...], side: int | None, linear: bool
+) -> KernelEstimate:
     pictures = [inverse.read_image(file, channels=1).pixels for file, _ in contents]
-    return estimate_shared_kernel(pictures, side)
+    return estimate_shared_kernel([to_light(y) for y in pictures] if linear else pictures, side)
 
 
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -12,6 +12,7 @@ from inverse.io.images import write_png
 from inverse.measurement.operators import motion_kernel
 from inverse.problem import shipped_images
 from inverse.result import Result
+from inverse_problems.deblur.gamma import to_light, to_picture
 from inverse_problems.deblur.kernel_estimation import (
     KernelEstimate,
     _normal_equations,
@@ -217,3 +218,29 @@ def test_a_folder_without_pictures_tells_no_kernel(tmp_path):
     problem = inverse.get_problem("deblur", kernel=str(tmp_path))
     with pytest.raises(InputError, match="holds no image"):
         problem.informed_by(torch.rand(3, 64, 64))
+
+
+# --- linear light -----------------------------------------------------------------------------
+
+
+def test_the_curve_of_srgb_is_undone_exactly_and_has_its_published_values():
+    stored = torch.linspace(-0.2, 1.3, 301, dtype=torch.float64)
+    torch.testing.assert_close(to_picture(to_light(stored)), stored, atol=1e-5, rtol=0)
+    assert float(to_light(torch.tensor(0.5).double())) == pytest.approx(0.21404, abs=1e-5)
+
+
+def test_light_is_blurred_and_pictures_are_written(solve, tmp_path):
+    x = photograph(side=64)
+    box = torch.full((5, 5), 0.04)
+    y = to_picture(blurred(to_light(x), box, 0.0))
+    write_png(tmp_path / "y.png", y)
+    np.save(tmp_path / "kernel.npy", box.numpy())
+    given = ("--problem", "deblur", "--method", "tikhonov", "--restore", "y.png")
+    options = ("kernel=kernel.npy", "boundary=valid", "sigma_y=0.005")
+    errors = {}
+    for linear in ("true", "false"):
+        run = ("--problem-option", *options, f"linear={linear}", "--out", linear)
+        assert solve(*given, *run).code == 0
+        found = inverse.read_image(tmp_path / linear / "reconstruction.png").pixels
+        errors[linear] = float((found - x).square().mean())
+    assert errors["true"] < errors["false"]

@@ -47,7 +47,7 @@ class Header:
         trajectory: cartesian, radial, spiral and others.
         encoded, recon: matrix sizes; None if the header has none.
         encoded_fov, recon_fov: fields of view (mm).
-        centre: line of the zero frequency.
+        centre, centre_partition: line and partition of the zero frequency.
         embedded: whether calibration lines belong to the image.
         bandwidth: of the receiver's noise, relative to the sampling rate.
     """
@@ -58,8 +58,14 @@ class Header:
     encoded_fov: tuple[float, float, float] | None = None
     recon_fov: tuple[float, float, float] | None = None
     centre: int | None = None
+    centre_partition: int | None = None
     embedded: bool = False
     bandwidth: float = 1.0
+
+    @property
+    def partitions(self) -> int:
+        """Lines of the third axis; 1 for slices."""
+        return 1 if self.encoded is None else self.encoded[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +123,9 @@ def parsed(text: str) -> Header:
     def words(path: str) -> str:
         return (root.findtext("/".join("{*}" + part for part in path.split("/"))) or "").strip()
 
-    centre = number("encoding/encodingLimits/kspace_encoding_step_1/center")
+    centre, partition = (
+        number(f"encoding/encodingLimits/kspace_encoding_step_{i}/center") for i in (1, 2)
+    )
     bandwidth = number("acquisitionSystemInformation/relativeReceiverNoiseBandwidth")
     return Header(
         words("encoding/trajectory").lower() or "cartesian",
@@ -126,6 +134,7 @@ def parsed(text: str) -> Header:
         triple("encodedSpace/fieldOfView_mm"),
         triple("reconSpace/fieldOfView_mm"),
         None if centre is None else int(centre),
+        None if partition is None else int(partition),
         words("encoding/parallelImaging/calibrationMode").lower() == "embedded",
         bandwidth if bandwidth and 0 < bandwidth <= 1 else 1.0,
     )
@@ -156,8 +165,11 @@ def slices_of(path: Path) -> list[int]:
 
     name = group_of(path)
     with reading(path, "a readable ISMRMRD file"), h5py.File(path, "r") as file:
+        header = _header(path, file[f"{name}/xml"])
         heads = file[f"{name}/data"].fields("head")[()]
         image = _kind(heads, Header(embedded=True)) == ""
+        if header.partitions > 1 and image.any():
+            return list(range(header.partitions))
         return sorted({int(v) for v in heads["idx"]["slice"][image]})
 
 
@@ -165,6 +177,8 @@ def read_ismrmrd(
     path: Path, slice_: int | None, select: Mapping[str, int], notes: list[str]
 ) -> Acquired:
     """One slice of an ISMRMRD file; averages are averaged.
+
+    The slices of a 3-D encoding are those of the transform along its partitions.
 
     Args:
         slice_: counted from 0; None is the middle one.
@@ -185,16 +199,19 @@ def read_ismrmrd(
         if not len(heads):
             raise InputError(f"{path}: holds no acquisition")
         kinds = _kind(heads, header)
-        chosen = _chosen(path, heads, kinds, slice_, select, notes)
+        if header.partitions > 1:
+            partition, slab = _partition(path, header, slice_, notes), None
+        else:
+            partition, slab = 0, slice_
+        chosen = _chosen(path, heads, kinds, slab, select, notes)
         noisy = np.flatnonzero(kinds == "noise")
         values = heads["number_of_samples"].astype(np.int64) * heads["active_channels"]
         check_memory(path, (int(2 * (values[chosen].sum() + values[noisy].sum())),))
         rows, noise_rows = ([table[int(i)] for i in places] for places in (chosen, noisy))
-    if header.encoded is not None and header.encoded[2] > 1:
+    if header.partitions > 1 and header.trajectory != "cartesian":
         raise InputError(
-            f"{path}: is encoded in 3-D ({header.encoded[2]} partitions), which is not read; "
-            "transform along the partitions and store slices, e.g. as (slices, coils, height, "
-            "width)"
+            f"{path}: a {header.trajectory} trajectory of {header.partitions} partitions is not "
+            "read; transform along the partitions and store slices"
         )
     coils = {int(row["head"]["active_channels"]) for row in rows}
     if len(coils) > 1:
@@ -203,7 +220,7 @@ def read_ismrmrd(
     recon = None if header.recon is None else header.recon[:2]
     if header.trajectory != "cartesian":
         return _shots(path, rows, header, noise, recon)
-    data, sampled = _lines(path, rows, header)
+    data, sampled = _lines(path, rows, header, partition)
     data, sampled = _without_oversampling(data, sampled, header, notes)
     return Acquired(data, sampled, None, None, None, noise, recon)
 
@@ -298,11 +315,24 @@ def _samples(path: Path, row: Any) -> np.ndarray:
     return numbers.view(np.complex64).reshape(coils, count)
 
 
-def _lines(path: Path, rows: list[Any], header: Header) -> tuple[np.ndarray, np.ndarray]:
+def _partition(path: Path, header: Header, slice_: int | None, notes: list[str]) -> int:
+    """The slice of a 3-D encoding, counted from 0."""
+    count = header.partitions
+    chosen = count // 2 if slice_ is None else slice_
+    if chosen >= count:
+        raise InputError(f"{path}: slice {chosen} does not exist; there are {count}, from 0")
+    notes.append(f"slice {chosen} of {count}, counted from 0, transformed along the partitions")
+    return chosen
+
+
+def _lines(
+    path: Path, rows: list[Any], header: Header, partition: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cartesian k-space on the encoded matrix, (coils, x, y), and what of it is sampled."""
     if header.encoded is None:
         raise InputError(f"{path}: its header does not state the encoded matrix")
-    width, height, _ = header.encoded
+    width, height, depth = header.encoded
+    middle_partition = depth // 2 if header.centre_partition is None else header.centre_partition
     centre = height // 2 if header.centre is None else header.centre
     coils = int(rows[0]["head"]["active_channels"])
     check_memory(path, (2 * coils, width, height))
@@ -322,7 +352,9 @@ def _lines(path: Path, rows: list[Any], header: Header) -> tuple[np.ndarray, np.
             raise InputError(
                 f"{path}: a line lies outside the encoded matrix {width}x{height} of its header"
             )
-        total[:, start : start + last - first, place] += line[:, first:last]
+        z = int(head["idx"]["kspace_encode_step_2"]) - middle_partition
+        turn = np.exp(2j * np.pi * z * (partition - depth // 2) / depth) / math.sqrt(depth)
+        total[:, start : start + last - first, place] += turn * line[:, first:last]
         times[start : start + last - first, place] += 1
     seen = np.unique(times[times > 0])
     if len(seen) > 1:
@@ -330,7 +362,12 @@ def _lines(path: Path, rows: list[Any], header: Header) -> tuple[np.ndarray, np.
             f"{path}: lines were measured {seen[0]} to {seen[-1]} times, so that their noise "
             "differs; choose one with select=average:0"
         )
-    return total / max(int(seen[0]), 1), times > 0
+    if depth > 1 and int(seen[0]) % depth:
+        raise InputError(
+            f"{path}: lines were measured at {seen[0]} of {depth} partitions; a 3-D encoding is "
+            "read if all partitions of a line are measured"
+        )
+    return total / max(int(seen[0]) // depth, 1), times > 0
 
 
 def _without_oversampling(

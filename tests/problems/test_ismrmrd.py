@@ -15,7 +15,7 @@ from inverse.errors import InputError
 from inverse.priors.loading import save_prior
 from inverse.priors.networks.unet import UNetConfig
 from inverse_problems.mri.espirit import transform
-from inverse_problems.mri.ismrmrd_files import Acquired, parsed, read_ismrmrd
+from inverse_problems.mri.ismrmrd_files import Acquired, parsed, read_ismrmrd, slices_of
 from inverse_problems.mri.maps import simulated_maps
 from inverse_problems.mri.operators import as_complex
 
@@ -117,6 +117,31 @@ def test_averages_are_averaged_and_images_are_chosen(file):
     np.testing.assert_allclose(third.data, expected(head() ** 2), atol=1e-5)
 
 
+def test_partitions_of_a_3d_encoding_are_transformed(file):
+    """Every slice of a volume from its three-dimensional k-space, averages included."""
+    depth = 5
+    slices = [lines(head() ** (1 + i / 2)) for i in range(depth)]
+    stack = np.fft.ifftshift(np.stack(slices), axes=0)
+    volume = np.fft.fftshift(np.fft.fft(stack, axis=0, norm="ortho"), axes=0)
+    every = [
+        row
+        for z in range(depth)
+        for average in range(2)
+        for row in rows(volume[z], every=2, kspace_encode_step_2=z, average=average)
+    ]
+    write(file, header((64, 24, depth), (32, 24, depth)), every)
+    for i in (0, 3):
+        found, notes = read(file, slice_=i)
+        np.testing.assert_allclose(
+            found.data, expected(head() ** (1 + i / 2)) * found.sampled, atol=1e-4
+        )
+        assert f"slice {i} of 5" in notes[0]
+    assert slices_of(file) == list(range(depth))
+    write(file, header((64, 24, depth), (32, 24, depth)), every[: 2 * len(every) // depth])
+    with pytest.raises(InputError, match="measured at 4 of 5 partitions"):
+        read(file)
+
+
 def test_embedded_calibration_lines_belong_to_the_image(file):
     extra = "<parallelImaging><calibrationMode>embedded</calibrationMode></parallelImaging>"
     kspace = lines(head())
@@ -207,7 +232,12 @@ def refusals() -> dict[str, tuple[str, list[np.ndarray], str]]:
         ),
         "no matrix": ("<ismrmrdHeader/>", good, "does not state the encoded matrix"),
         "negative matrix": (header((64, -24, 1), (32, 24, 1)), good, "encodedSpace/matrixSize of"),
-        "three axes": (header((64, 24, 16), (32, 24, 16)), good, "encoded in 3-D (16 partitions)"),
+        "three axes": (header((64, 24, 16), (32, 24, 16)), good, "at 1 of 16 partitions"),
+        "stack of stars": (
+            header((64, 24, 16), (32, 24, 16), "radial"),
+            good,
+            "a radial trajectory of 16 partitions is not read",
+        ),
         "another matrix": (header((64, 12, 1), (32, 12, 1)), good, "outside the encoded matrix"),
         "coils": (XML, short, "2 numbers of coils"),
         "short data": (XML, broken, "holds 7 numbers"),

@@ -19,7 +19,7 @@ from photo_restoration import solve_each, standard_error, summary
 import inverse
 
 METHODS = {"gridding": {}, "sense": {}, "tv": {}, "dpir": {}}
-WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
+WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2)
 """Of total variation, chosen on a slice that does not count."""
 
 

@@ -29,7 +29,7 @@ METHODS: list[tuple[str, str, dict[str, Any]]] = [
     *[("tv", "gaussian", {"lambda": weight}) for weight in (30.0, 100.0, 300.0)],
     ("dpir", "gaussian", {}),
 ]
-STACK = [method for method in METHODS if method[0] == "richardson-lucy"]
+STACK = [method for method in METHODS if method[0] in ("richardson-lucy", "wiener")]
 
 
 def score(scale: float, size: tuple[int, ...], seed: int, case: tuple[str, str, Any]) -> float:

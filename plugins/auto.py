@@ -63,8 +63,8 @@ RULES = (
     Rule("lgd", "counts of a linear operator", lambda p, n: p.linear and is_counts(p)),
     Rule(
         "osem",
-        "one answer to counts of an emitter, without a prior; where the problem has the option "
-        "likelihood=gaussian, dpir answers with one",
+        "one answer to counts of an emitter, without the prior; the problem's option "
+        "likelihood=gaussian, if it has one, lets auto use it",
         lambda p, n: n == 1 and counts_rise(p),
     ),
     Rule("red-diff", "one answer, an operator that only gradients know", lambda p, n: n == 1),

@@ -61,6 +61,8 @@ NOISE_OF_GRADIENTS = 0.75
 For white noise of pixels it would be sqrt(2), but that noise is small where a kernel passes much.
 With more, EM finds kernels that are too narrow; see docs/blind.md.
 """
+WORSE = 1.02
+"""Factor on the product of `cartoon_objective` above which EM has left the right kernel."""
 RIDGE = 2.0
 """w, the weight of |k|^2."""
 FAINT = 0.03
@@ -217,12 +219,8 @@ def _estimate(greys: Sequence[Tensor], side: int | None) -> KernelEstimate:
             if not found:
                 raise
             break
-
-    def objective(each: KernelEstimate) -> float:
-        return sum(math.prod(cartoon_objective(grey, each.kernel)) for grey in greys)
-
     agreement = [likeness(a.kernel, b.kernel) for a, b in pairwise(found)]
-    best = refined(greys, min(found, key=objective))
+    best = refined(greys, min(found, key=lambda each: _objective(greys, each.kernel)))
     return replace(best, agreement=min(agreement, default=None), picture=picture)
 
 
@@ -257,7 +255,8 @@ def estimate_in_window(greys: Sequence[Tensor], side: int) -> KernelEstimate:
 def refined(greys: Sequence[Tensor], estimate: KernelEstimate) -> KernelEstimate:
     """The kernel after EM over all gradients of grey pictures (H, W), from the cartoons' kernel.
 
-    Its standard deviations are robust to what the model of gradients lacks; see `robust_std`.
+    The cartoon's kernel stays where EM explains the picture worse, by `WORSE`. The standard
+    deviations are robust to what the model of gradients lacks; see `robust_std`.
     """
     if estimate.sharp:
         return estimate
@@ -265,7 +264,14 @@ def refined(greys: Sequence[Tensor], estimate: KernelEstimate) -> KernelEstimate
     kernel = expectation_maximization(pictures, estimate.kernel)
     std = robust_std(pictures, kernel, seeded(0, "kernel"))
     kernel = pruned(kernel)
-    return replace(estimate, kernel=centred(kernel), std=_moved(std, _way_to_centre(kernel)))
+    way, kernel = _way_to_centre(kernel), centred(kernel)
+    if _objective(greys, kernel) > WORSE * _objective(greys, estimate.kernel):
+        return replace(estimate, std=std)
+    return replace(estimate, kernel=kernel, std=_moved(std, way))
+
+
+def _objective(greys: Sequence[Tensor], kernel: Tensor) -> float:
+    return sum(math.prod(cartoon_objective(grey, kernel)) for grey in greys)
 
 
 def _sharp(grey: Tensor, side: int) -> Sharp:

@@ -61,7 +61,7 @@ NOISE_OF_GRADIENTS = 0.75
 For white noise of pixels it would be sqrt(2), but that noise is small where a kernel passes much.
 With more, EM finds kernels that are too narrow; see docs/blind.md.
 """
-WORSE = 1.02
+WORSE = 1.025
 """Factor on the product of `cartoon_objective` above which EM has left the right kernel."""
 RIDGE = 2.0
 """w, the weight of |k|^2."""

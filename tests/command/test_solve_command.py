@@ -222,6 +222,7 @@ def test_measurement_has_no_truth(solve, picture, tmp_path):
         "width": 2.0,
         "kernel_size": None,
         "kernel_seed": 0,
+        "linear": False,
     }
     result = load(Path("out"))
     assert result.truth is None

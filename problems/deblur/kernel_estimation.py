@@ -180,26 +180,30 @@ def estimate_kernel(y: Tensor, side: int | None = None) -> KernelEstimate:
     return _estimate([_grey(y)], side)
 
 
-def estimate_shared_kernel(pictures: Sequence[Tensor], side: int | None = None) -> KernelEstimate:
+def estimate_shared_kernel(
+    pictures: Sequence[Tensor], side: int | None = None, names: Sequence[str] = ()
+) -> KernelEstimate:
     """The one kernel of several pictures, from all their edges and gradients.
 
     Args:
         pictures: (C, H, W) each, of any sizes; as in `estimate_kernel`.
         side: as in `estimate_kernel`.
+        names: of the pictures, for the error; by default their numbers.
 
     Raises: InputError if a picture does not tell its kernel, or tells another one than the rest.
     """
     greys = [_grey(y) for y in pictures]
     window = side or WINDOWS[1]
     own = [estimate_in_window([grey], window).kernel for grey in greys] if len(greys) > 1 else []
-    for number, kernel in enumerate(own, 1):
-        rest = [likeness(kernel, other) for other in own if other is not kernel]
-        if (alike := statistics.median(rest)) < SHARED:
-            raise InputError(
-                f"deblur: picture {number} of {len(greys)} has another blur than the rest "
-                f"(likeness {alike:.2f}, below {SHARED:g}), so that they share no kernel; restore "
-                "them with kernel=unknown, each with its own"
-            )
+    alike = [statistics.median(likeness(k, other) for other in own if other is not k) for k in own]
+    if alike and min(alike) < SHARED:
+        odd = min(range(len(alike)), key=alike.__getitem__)
+        name = names[odd] if names else f"picture {odd + 1}"
+        raise InputError(
+            f"deblur: {name} has another blur than the rest of {len(greys)} pictures "
+            f"(likeness {alike[odd]:.2f}, below {SHARED:g}), so that they share no kernel; restore "
+            "them with kernel=unknown, each with its own"
+        )
     return _estimate(greys, side)
 
 

@@ -302,9 +302,10 @@ class DeblurEstimated(Deblur):
             "the picture: state kernel=... or kernel_size=..., or give a larger picture"
             for reason in self.estimate_.doubts
         ]
+        source = f"all pictures of {self.kernel}" if self.kernel_is_shared else "the picture"
         return [
             *doubt,
-            f"kernel of {height}x{width} pixels estimated from the picture: kernel.png; "
+            f"kernel of {height}x{width} pixels estimated from {source}: kernel.png; "
             "--problem-option kernel=result.h5 uses it again",
         ]
 
@@ -370,7 +371,9 @@ def _shared_kernel(
     contents: tuple[tuple[Path, int], ...], side: int | None, linear: bool
 ) -> KernelEstimate:
     pictures = [inverse.read_image(file, channels=1).pixels for file, _ in contents]
-    return estimate_shared_kernel([to_light(y) for y in pictures] if linear else pictures, side)
+    names = [file.name for file, _ in contents]
+    light = [to_light(y) for y in pictures] if linear else pictures
+    return estimate_shared_kernel(light, side, names)
 
 
 def _rank_one(k: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -26,20 +26,32 @@ TENSORS = ("samples", "y", "misfit", "truth", "log_weights", "log_evidence")
 
 
 def collapse_notes(method: str, trace: list[dict[str, Any]] | None) -> list[str]:
-    """A note if a single particle of some measurement held all weight at the end of a trace.
+    """Notes if few particles of some measurement carried the answer at the end of a trace.
 
     Args:
         method: name of the method.
-        trace: of a particle method, with the effective sample sizes `ess` of each measurement.
+        trace: of a particle method, with the effective sample size `ess` of each measurement, and
+            that of its `distinct` particles.
     """
-    sizes = (trace or [{}])[-1].get("ess", [])
+    last = (trace or [{}])[-1]
+    sizes = last.get("ess", [])
     alone = sum(size < 1.1 for size in sizes)
-    if not alone:
-        return []
-    return [
-        f"{method} ended with one particle in {alone} of {len(sizes)} measurements: its samples "
-        "are copies or have no weight; try more particles or steps, or a larger sigma_y"
-    ]
+    copies = sum(
+        n <= 3 and size >= 1.1 for n, size in zip(last.get("distinct", []), sizes, strict=False)
+    )
+    advice = "try more particles or steps, or a larger sigma_y"
+    notes = []
+    if alone:
+        notes.append(
+            f"{method} ended with one particle in {alone} of {len(sizes)} measurements: its "
+            f"samples are copies or have no weight; {advice}"
+        )
+    if copies:
+        notes.append(
+            f"{method} ended with three different particles or fewer in {copies} of {len(sizes)} "
+            f"measurements: its samples are copies; {advice}"
+        )
+    return notes
 
 
 @dataclass(frozen=True, repr=False)

@@ -60,7 +60,10 @@ class MCGDiff(inverse.ParticleMethod):
         "x'_i ~ N((1 - K) m_i + K y_i / s_i, K v_t) where t >= tau_i,  K = c^2 / (c^2 + v_t)"
     )
     claim = "biased"
-    bias = inverse.Method.bias | {"marginal W2": 1.5}  # few particles for many measurements
+    bias = inverse.Method.bias | {
+        "marginal W2": 1.5,  # few particles for many measurements
+        "excess": 0.5,  # of a cloud without spread
+    }
     limit = {"steps": 1.0, "particles": 1.0}
     needs = ("decomposable", "gaussian", "noisy")
 

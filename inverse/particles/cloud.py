@@ -246,13 +246,15 @@ class Cloud:
         theirs.
         """
         log_weights, log_evidence = self._of_images()
+        trace = [
+            *self.trace[:-1],
+            *({**t, "distinct": self._distinct(log_weights)} for t in self.trace[-1:]),
+        ]
         if samples == log_weights.shape[1]:
-            return Weighted(self.x, log_weights.flatten(), log_evidence, list(self.trace))
+            return Weighted(self.x, log_weights.flatten(), log_evidence, trace)
         first = log_weights.shape[1] * torch.arange(self.images, device=self.x.device)[:, None]
         rows = (ancestors(log_weights, self.generator, samples) + first).flatten()
-        return Weighted(
-            self.x[rows], log_weights.new_zeros(len(rows)), log_evidence, list(self.trace)
-        )
+        return Weighted(self.x[rows], log_weights.new_zeros(len(rows)), log_evidence, trace)
 
     @property
     def best(self) -> Tensor:
@@ -261,6 +263,19 @@ class Cloud:
         return self.x.unflatten(0, log_weights.shape)[
             torch.arange(self.images, device=self.x.device), log_weights.argmax(1)
         ]
+
+    def _distinct(self, log_weights: Tensor) -> list[float]:
+        """Effective number of different particles of each image: copies share their weight.
+
+        Copies are told by the sum of their entries.
+        """
+        sums = self.x.flatten(1).double().sum(1).view_as(log_weights)
+        found = []
+        for row, weights in zip(sums, log_weights.exp(), strict=True):
+            _, copy = row.unique(return_inverse=True)
+            shared = weights.new_zeros(len(row)).index_add_(0, copy, weights)
+            found.append(1 / float(shared.square().sum()))
+        return found
 
     def _of_images(self) -> tuple[Tensor, Tensor]:
         """Normalised log-weights (images, particles) and log-evidence (images,), all islands."""

@@ -21,6 +21,7 @@ from inverse.particles.cloud import (
     in_parts,
     next_temperature,
 )
+from inverse.result import collapse_notes
 from inverse.seeding import Generators, SharedStream
 
 SCHEMES = ("systematic", "stratified", "residual", "multinomial")
@@ -446,3 +447,15 @@ def test_evaluating_in_parts_changes_nothing():
 
 def test_a_weighted_iterate_has_no_trace_unless_given():
     assert Weighted(normal(2), normal(2)).trace is None
+
+
+def test_copies_of_one_particle_are_noted_though_they_share_the_weight():
+    x = torch.zeros(20, 3)
+    x[10:] = torch.arange(30.0).reshape(10, 3)
+    cloud = Cloud(x, CloudGenerators([torch.Generator().manual_seed(0)]))
+    cloud.reweight(torch.where(torch.arange(20) < 10, 0.0, -1e6), 0.0)
+    (entry,) = cloud.weighted(20).trace
+    assert entry["ess"] == [pytest.approx(10)]
+    assert entry["distinct"] == [pytest.approx(1)]
+    (note,) = collapse_notes("some-method", [entry])
+    assert "three different particles or fewer in 1 of 1 measurements" in note

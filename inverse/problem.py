@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from inverse.errors import InputError
+from inverse.errors import InputError, UnsupportedError
 from inverse.execution import Execution
 from inverse.io.devices import check_device
 from inverse.measurement import operators
@@ -141,9 +141,9 @@ class Problem(ABC):
         Args:
             results: in the order of the parts; each may be dropped once it is read.
 
-        Raises: OSError.
+        Raises: OSError; UnsupportedError by default.
         """
-        raise NotImplementedError(f"{self.name} takes no file apart")
+        raise UnsupportedError(f"{self.name} divides a file into parts, but has no put_together")
 
     def file_notes(self) -> list[str]:
         """Notes for the user from reading the files that options name; none by default.

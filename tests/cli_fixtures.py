@@ -107,6 +107,20 @@ def command(
 
 
 @pytest.fixture
+def mri(command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Outcome]:
+    """Run `inverse solve --problem mri --restore FILE` with an untrained prior."""
+    prior = NetworkPrior.unet(UNetConfig(1, (8, 16), (1, 1), 16), shift=0.5, scale=0.5)
+    save_prior(prior, tmp_path / "grey.safetensors")
+
+    def run(file: Path, method: str = "sense", **options: object) -> Outcome:
+        stated = [part for n, v in options.items() for part in ("--problem-option", f"{n}={v}")]
+        given = ("solve", "--problem", "mri", "--method", method, "--prior", "grey.safetensors")
+        return command(*given, "--restore", file, *stated)
+
+    return run
+
+
+@pytest.fixture
 def solve(command: Callable[..., Outcome], tiny_prior: Path) -> Callable[..., Outcome]:
     """Run `inverse solve`, by default with the tiny prior, denoise and pseudo-inverse."""
 

@@ -12,8 +12,6 @@ from ismrmrd_writer import acquisition, header, write
 
 import inverse
 from inverse.errors import InputError
-from inverse.priors.loading import save_prior
-from inverse.priors.networks.unet import UNetConfig
 from inverse_problems.mri.espirit import transform
 from inverse_problems.mri.ismrmrd_files import Acquired, parsed, read_ismrmrd, slices_of
 from inverse_problems.mri.maps import simulated_maps
@@ -163,20 +161,6 @@ def test_noise_scans_have_the_variance_of_the_data(file):
     np.testing.assert_allclose(
         found.noise, drawn.transpose(0, 2, 1).reshape(COILS, -1) * np.sqrt(4 / 0.8), atol=1e-5
     )
-
-
-@pytest.fixture
-def mri(command, tmp_path):
-    """Run `inverse solve --problem mri --restore FILE` with an untrained prior."""
-    prior = inverse.NetworkPrior.unet(UNetConfig(1, (8, 16), (1, 1), 16), shift=0.5, scale=0.5)
-    save_prior(prior, tmp_path / "grey.safetensors")
-
-    def run(file, method="sense", **options):
-        stated = [part for n, v in options.items() for part in ("--problem-option", f"{n}={v}")]
-        given = ("solve", "--problem", "mri", "--method", method, "--prior", "grey.safetensors")
-        return command(*given, "--restore", file, *stated)
-
-    return run
 
 
 def test_a_file_is_solved_with_its_noise(mri, file):

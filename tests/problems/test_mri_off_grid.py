@@ -14,8 +14,6 @@ from ismrmrd_writer import acquisition, header, write
 import inverse
 from inverse.errors import OptionError
 from inverse.measurement.operators import adjoint_error, clone
-from inverse.priors.loading import save_prior
-from inverse.priors.networks.unet import UNetConfig
 from inverse_problems.mri.maps import simulated_maps
 from inverse_problems.mri.nufft import NUFFT, density_compensation
 from inverse_problems.mri.operators import as_complex, off_grid
@@ -147,20 +145,6 @@ def test_the_size_is_that_of_the_trajectory():
 
 
 # --- files --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mri(command, tmp_path):
-    """Run `inverse solve --problem mri --restore FILE` with an untrained prior."""
-    prior = inverse.NetworkPrior.unet(UNetConfig(1, (8, 16), (1, 1), 16), shift=0.5, scale=0.5)
-    save_prior(prior, tmp_path / "grey.safetensors")
-
-    def run(file, method="sense", **options):
-        stated = [part for n, v in options.items() for part in ("--problem-option", f"{n}={v}")]
-        given = ("solve", "--problem", "mri", "--method", method, "--prior", "grey.safetensors")
-        return command(*given, "--restore", file, *stated)
-
-    return run
 
 
 @pytest.fixture(scope="module")

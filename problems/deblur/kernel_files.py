@@ -9,6 +9,7 @@ from torch import Tensor
 
 import inverse
 from inverse.errors import InputError
+from inverse.io.images import ARRAYS
 
 DARK_ON_WHITE = 0.5
 """Share of pixels near the largest value above which a kernel with darker parts is inverted."""
@@ -52,7 +53,7 @@ def kernel_notes(path: str) -> list[str]:
     """What a user should know of a kernel file: conversions, its sum, and where it moves light."""
     notes = list(inverse.read_image(path, channels=1, role="kernel").notes)
     k = read_kernel(path)
-    if Path(path).suffix.lower() in (".npy", ".npz", ".h5", ".hdf5", ".mat"):
+    if Path(path).suffix.lower() in ARRAYS:
         total = float(k.sum())
         notes += [f"divided by its sum, {total:.3g}"] if abs(total - 1) > 0.01 else []
     weights = k / k.sum()
